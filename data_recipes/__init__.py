@@ -1,0 +1,1 @@
+"""Commented recipes to copy."""

@@ -1,0 +1,1 @@
+"""Selective-token loss: each operation beside its torch reference."""

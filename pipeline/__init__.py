@@ -1,0 +1,1 @@
+"""Perdure: the pipeline from text and a model to the model's next version."""

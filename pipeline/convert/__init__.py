@@ -1,0 +1,1 @@
+"""Hugging Face import and export, one mapping table per model family."""

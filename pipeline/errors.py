@@ -1,0 +1,40 @@
+"""Errors that a user can cause: one readable line each, never a traceback."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+class PerdureError(ValueError):
+    """A mistake or mishap outside the program; the message says what, where, and what would be right."""
+
+    exit_status = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a recipe.
+
+    Attributes:
+        path: Dotted path of the field, as in `training.seq_length`.
+        value: What stands there.
+        remedy: What would be right.
+    """
+
+    path: str
+    value: Any
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.path} = {self.value!r}: {self.remedy}"
+
+
+class RecipeError(PerdureError):
+    """A recipe that cannot run, with all of its problems."""
+
+    exit_status = 2
+
+    def __init__(self, source: str, problems: list[Problem]):
+        self.source = source
+        self.problems = problems
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n".join([f"{source}: {count}", *(f"  {problem}" for problem in problems)]))

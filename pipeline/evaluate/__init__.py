@@ -1,0 +1,1 @@
+"""Loss matrix, continual-learning metrics and the report."""

@@ -1,0 +1,124 @@
+"""Artefacts on disk: hashes, atomic writes, and the `_SUCCESS` that says a directory is whole.
+
+Every artefact is a directory that ends as `manifest.json` (what went in, what came out) and then an empty
+`_SUCCESS`. Its name carries the first eight digits of a hash over everything that it depends on, so a changed
+recipe makes a new directory, and a finished one is never recomputed.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from perdure.pipeline.errors import PerdureError
+
+SUCCESS = "_SUCCESS"
+
+
+def hash_of(value: Any) -> str:
+    """SHA-256, in hex, of a JSON-serialisable value with sorted keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256, in hex, of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_directory(path: Path) -> str:
+    """SHA-256, in hex, over the names and contents of all files below `path`."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return hash_of([(str(file.relative_to(path)), hash_file(file)) for file in files])
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all: a temporary name beside it, flushed to disk, then a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically, keys in the order given, for people to read as well."""
+    write_atomic(path, json.dumps(value, indent=1, default=str, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        PerdureError: If the file is missing or broken.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PerdureError(f"{path}: missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PerdureError(f"{path}: not readable as JSON ({error}); delete it and run again") from None
+
+
+def finish(directory: Path, manifest: dict) -> None:
+    """Declares an artefact whole: writes its manifest, then `_SUCCESS`, in that order.
+
+    `versions` of the packages that made it are added to the manifest.
+    """
+    write_json(directory / "manifest.json", manifest | {"versions": package_versions()})
+    write_atomic(directory / SUCCESS, "")
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether the artefact is whole."""
+    return (directory / SUCCESS).exists()
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that shape results."""
+    found = {}
+    for package in ("perdure", "torch", "megatron-core", "datatrove", "transformers", "tokenizers", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def differences(expected: dict, found: dict, prefix: str = "") -> list[str]:
+    """Names what differs between two nested mappings, a `path: expected -> found` line each."""
+    lines = []
+    for key in sorted(expected.keys() | found.keys(), key=str):
+        left, right = expected.get(key), found.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            lines += differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            lines.append(f"{prefix}{key}: {left!r} -> {right!r}")
+    return lines
+
+
+@contextmanager
+def disk_errors(where: Path):
+    """Turns a full or forbidden disk into one readable line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise PerdureError(f"{error.filename or where}: the disk is full; free some space and run the same command "
+                               "again: finished parts are kept") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise PerdureError(f"{error.filename or where}: no permission to write; choose another place with --out") from error
+        raise

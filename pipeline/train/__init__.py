@@ -1,0 +1,1 @@
+"""The trainer: Megatron-core on CUDA (NCCL) or CPU (gloo)."""

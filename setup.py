@@ -1,0 +1,14 @@
+"""Packaging: the top-level folders install as `perdure.<folder>`; metadata lives in pyproject.toml."""
+
+from setuptools import find_packages, setup
+
+FOLDERS = ("pipeline", "data_recipes", "launch", "kernels")
+packages = [folder for folder in FOLDERS] + [
+    f"{folder}.{sub}" for folder in FOLDERS for sub in find_packages(folder)
+]
+
+setup(
+    packages=[f"perdure.{package}" for package in packages],
+    package_dir={f"perdure.{package}": package.replace(".", "/") for package in packages},
+    package_data={"perdure.data_recipes": ["*.yaml"], "perdure.pipeline": ["py.typed"]},
+)
