@@ -117,8 +117,12 @@ def disk_errors(where: Path):
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise PerdureError(f"{error.filename or where}: the disk is full; free some space and run the same command "
-                               "again: finished parts are kept") from error
+            raise PerdureError(
+                f"{error.filename or where}: the disk is full; free some space and run the same command "
+                "again: finished parts are kept"
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise PerdureError(f"{error.filename or where}: no permission to write; choose another place with --out") from error
+            raise PerdureError(
+                f"{error.filename or where}: no permission to write; choose another place with --out"
+            ) from error
         raise

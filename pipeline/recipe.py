@@ -22,7 +22,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 class Section(BaseModel):
     """Base of every part of a recipe: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 # ------------------------------------------------------------------------------------------- sources
@@ -401,7 +403,9 @@ class Recipe(Section):
 # ------------------------------------------------------------------------------------------- loading
 
 
-def load_recipe(path: Path | str, overrides: list[str] | tuple[str, ...] = (), out: Path | None = None) -> Recipe:
+def load_recipe(
+    path: Path | str, overrides: list[str] | tuple[str, ...] = (), out: Path | None = None
+) -> Recipe:
     """Reads a recipe.
 
     Args:
@@ -427,7 +431,10 @@ def load_recipe(path: Path | str, overrides: list[str] | tuple[str, ...] = (), o
 def json_schema() -> str:
     """JSON schema of a recipe, with which editors complete and check it."""
     schema = Recipe.model_json_schema()
-    schema["properties"]["extends"] = {"type": "string", "description": "Another recipe that this one builds on."}
+    schema["properties"]["extends"] = {
+        "type": "string",
+        "description": "Another recipe that this one builds on.",
+    }
     return json.dumps(schema, indent=1)
 
 
@@ -440,9 +447,13 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise RecipeError(str(path), [Problem("recipe", str(path), f"cannot be read: {reason}")]) from None
     except yaml.YAMLError as error:
-        raise RecipeError(str(path), [Problem("recipe", str(path), f"not YAML: {' '.join(str(error).split())}")]) from None
+        raise RecipeError(
+            str(path), [Problem("recipe", str(path), f"not YAML: {' '.join(str(error).split())}")]
+        ) from None
     if not isinstance(tree, dict):
-        raise RecipeError(str(path), [Problem("recipe", tree, "should be a mapping; see `perdure recipe new`")])
+        raise RecipeError(
+            str(path), [Problem("recipe", tree, "should be a mapping; see `perdure recipe new`")]
+        )
     if (base := tree.pop("extends", None)) is None:
         return tree
     if not isinstance(base, str):
@@ -457,7 +468,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands twice", node.start_mark
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -492,7 +505,9 @@ def _problem(detail: Any, tree: dict) -> Problem:
         if isinstance(value, dict) and part not in value and position < len(location) - 1:
             continue  # the tag of a discriminated union, which is no key of the recipe
         path.append(str(part))
-        value = value.get(part) if isinstance(value, dict) else value[part] if isinstance(value, list) else None
+        value = (
+            value.get(part) if isinstance(value, dict) else value[part] if isinstance(value, list) else None
+        )
     name, kind = ".".join(path), detail["type"]
     if "[key]" in detail["loc"]:
         value = path[-1]
@@ -502,7 +517,9 @@ def _problem(detail: Any, tree: dict) -> Problem:
         near = difflib.get_close_matches(path[-1], _field_names(), n=1)
         return Problem(name, value, f"unknown field{f'; did you mean `{near[0]}`?' if near else ''}")
     if kind == "union_tag_invalid":
-        return Problem(f"{name}.type", value.get("type"), f"should be one of {detail['ctx']['expected_tags']}")
+        return Problem(
+            f"{name}.type", value.get("type"), f"should be one of {detail['ctx']['expected_tags']}"
+        )
     if kind == "union_tag_not_found":
         return Problem(f"{name}.type", None, "required: names the kind of this section")
     if kind == "string_pattern_mismatch":

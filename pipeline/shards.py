@@ -13,7 +13,16 @@ import numpy as np
 from perdure.pipeline.errors import PerdureError
 
 HEADER = b"MMIDIDX\x00\x00"
-DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.float64, 7: np.float32, 8: np.uint16}
+DTYPES = {
+    1: np.uint8,
+    2: np.int8,
+    3: np.int16,
+    4: np.int32,
+    5: np.int64,
+    6: np.float64,
+    7: np.float32,
+    8: np.uint16,
+}
 
 REF_NATS_PER_UNIT = 1e-3
 """Sidecars hold milli-nats in uint16."""
@@ -48,22 +57,30 @@ def open_shard(prefix: Path) -> Shard:
             head = file.read(34)
         size = data_path.stat().st_size
     except FileNotFoundError as error:
-        raise PerdureError(f"{error.filename}: shard file missing; delete {prefix.parent} and run the data stage again") from None
+        raise PerdureError(
+            f"{error.filename}: shard file missing; delete {prefix.parent} and run the data stage again"
+        ) from None
     if len(head) < 34 or head[:9] != HEADER:
-        raise PerdureError(f"{index_path}: not a Megatron index; delete {prefix.parent} and run the data stage again")
+        raise PerdureError(
+            f"{index_path}: not a Megatron index; delete {prefix.parent} and run the data stage again"
+        )
     _version, code, num_sequences, num_documents = struct.unpack("<QBQQ", head[9:])
     dtype = np.dtype(DTYPES[code])
     expected = 34 + num_sequences * 12 + num_documents * 8
     if index_path.stat().st_size < expected:
-        raise PerdureError(f"{index_path}: truncated ({index_path.stat().st_size} of {expected} bytes); "
-                           f"delete {prefix.parent} and run the data stage again")
+        raise PerdureError(
+            f"{index_path}: truncated ({index_path.stat().st_size} of {expected} bytes); "
+            f"delete {prefix.parent} and run the data stage again"
+        )
     if num_sequences == 0:
         return Shard(np.empty(0, dtype), np.empty(0, np.int32))
     lengths = np.memmap(index_path, np.int32, "r", offset=34, shape=(num_sequences,))
     pointers = np.memmap(index_path, np.int64, "r", offset=34 + 4 * num_sequences, shape=(num_sequences,))
     expected = int(pointers[-1]) + int(lengths[-1]) * dtype.itemsize
     if size != expected:
-        raise PerdureError(f"{data_path}: truncated ({size} of {expected} bytes); "
-                           f"delete {prefix.parent} and run the data stage again")
+        raise PerdureError(
+            f"{data_path}: truncated ({size} of {expected} bytes); "
+            f"delete {prefix.parent} and run the data stage again"
+        )
     values = np.memmap(data_path, dtype, "r") if size else np.empty(0, dtype)
     return Shard(values, lengths)
