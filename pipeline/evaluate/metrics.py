@@ -1,0 +1,116 @@
+"""Continual-learning metrics over a loss matrix: what a lineage of versions learned, kept and forgot.
+
+A recipe's versions form a tree (an update beside its control), so every metric belongs to one version and looks at
+its *path*: the initial model, then each ancestor from the root down to the version itself. `losses` holds one row
+per model on the path: row 0 is the initial model, row T the version; columns are domains; NaN is "not measured".
+
+Domains join a path at different times. `learned[i]` says when domain i did, see `learned_at`: the row of the first
+version that trained on it as new data, 0 if the initial model already knew it, None if it takes no part. With one
+new domain per version the formulas below are the published ones; with several, each domain is one term.
+
+Accuracies of the literature become A := -loss, so larger is better and every value is in nats per token. A term
+that needs an unmeasured loss is left out; a metric without any term is NaN.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def lineage(parents: dict[str, str | None], version: str) -> list[str]:
+    """The versions from the root down to `version`, both included; `parents` maps each to its parent or None."""
+    path: list[str] = []
+    member: str | None = version
+    while member is not None:
+        path.insert(0, member)
+        member = parents[member]
+    return path
+
+
+def learned_at(domains: Sequence[str], new: Sequence[Sequence[str]], pretrained: bool) -> list[int | None]:
+    """When each domain joined a path.
+
+    Args:
+        domains: The matrix's columns.
+        new: Per version on the path, in order, the sources that it trains on as new data; replay is not new.
+        pretrained: Whether the initial model has been trained before. Then it is taken to know every domain that
+            no version on the path brings in; random weights know none.
+
+    Returns:
+        Per domain the row of the version that introduced it (1 is the root), 0 for known from the start, None for
+        a domain that takes no part.
+    """
+    unseen = 0 if pretrained else None
+    return [
+        next((row for row, sources in enumerate(new, start=1) if domain in sources), unseen)
+        for domain in domains
+    ]
+
+
+def average_accuracy(losses: np.ndarray, learned: Sequence[int | None]) -> float:
+    """ACC = 1/T sum_i A_{T,i}: the version's macro-average over the domains that take part.
+
+    Source: Lopez-Paz and Ranzato 2017 (GEM, arXiv 1706.08840), equation 2.
+    """
+    return _mean([-losses[-1, i] for i, row in enumerate(learned) if row is not None])
+
+
+def backward_transfer(losses: np.ndarray, learned: Sequence[int | None]) -> float:
+    """BWT = 1/(T-1) sum_{i<T} (A_{T,i} - A_{i,i}): change on each earlier domain since it was learned.
+
+    Negative is forgetting. Source: Lopez-Paz and Ranzato 2017 (GEM, arXiv 1706.08840), equation 3.
+    """
+    last = len(losses) - 1
+    return _mean(
+        [losses[row, i] - losses[last, i] for i, row in enumerate(learned) if row is not None and row < last]
+    )
+
+
+def forward_transfer(losses: np.ndarray, learned: Sequence[int | None]) -> float:
+    """FWT = 1/(T-1) sum_{i=2}^{T-1} (A_{T,i} - b_i): what the last version holds of the domains in between.
+
+    b is the initial model. The published sum has T-2 terms over the divisor T-1: the last version's own domains
+    count in the divisor alone. NaN without a domain in between. `gem_forward_transfer` is the older measure.
+
+    Source: the continual-learning tutorial's definition, kept as published.
+    """
+    last = len(losses) - 1
+    later = [i for i, row in enumerate(learned) if row is not None and row >= 2]
+    terms = [losses[0, i] - losses[last, i] for i in later if learned[i] != last]
+    measured = [term for term in terms if not np.isnan(term)]
+    if not measured:
+        return float("nan")
+    return float(sum(measured) / (len(later) - len(terms) + len(measured)))
+
+
+def gem_forward_transfer(losses: np.ndarray, learned: Sequence[int | None]) -> float:
+    """GEM's FWT = 1/(T-1) sum_{i=2}^{T} (A_{i-1,i} - b_i): gain on a domain before it is trained on.
+
+    b is the initial model. Source: Lopez-Paz and Ranzato 2017 (GEM, arXiv 1706.08840), equation 4.
+    """
+    return _mean(
+        [losses[0, i] - losses[row - 1, i] for i, row in enumerate(learned) if row is not None and row >= 2]
+    )
+
+
+def forgetting(losses: np.ndarray, learned: Sequence[int | None]) -> np.ndarray:
+    """Rise of each earlier domain's loss over the best ever seen on the path, the initial model included.
+
+    0 if the version itself is the best so far, so forgetting is never offset by gains elsewhere.
+
+    Returns:
+        float64 [domains], nats per token; NaN for domains not learned before the version.
+
+    Source: Chaudhry et al. 2018 (arXiv 1801.10112), equation 3, with the version itself among the candidates.
+    """
+    last = len(losses) - 1
+    rises = np.full(losses.shape[1], np.nan)
+    for i, row in enumerate(learned):
+        if row is not None and row < last and not np.isnan(losses[last, i]):
+            rises[i] = losses[last, i] - np.nanmin(losses[:, i])
+    return rises
+
+
+def _mean(terms: Sequence[float]) -> float:
+    measured = [term for term in terms if not np.isnan(term)]
+    return float(np.mean(measured)) if measured else float("nan")
