@@ -416,16 +416,31 @@ def load_recipe(
     Raises:
         RecipeError: With every mistake found, each with its path, value and remedy.
     """
+    tree = read_tree(path, overrides, out)
+    if found := structural_problems(tree):
+        raise RecipeError(str(path), found)
+    return Recipe.model_validate(tree)
+
+
+def read_tree(path: Path | str, overrides: list[str] | tuple[str, ...] = (), out: Path | None = None) -> dict:
+    """Reads what `load_recipe` would validate: the YAML with `extends:` and overrides merged in.
+
+    Raises:
+        RecipeError: If there is no tree to speak of.
+    """
     tree = _read_tree(Path(path), ())
     for override in overrides:
         tree = _apply_override(tree, override, str(path))
-    if out is not None:
-        tree["out"] = str(out)
+    return tree if out is None else tree | {"out": str(out)}
+
+
+def structural_problems(tree: dict) -> list[Problem]:
+    """All mistakes that types can tell: unknown and missing fields, wrong types, values out of range."""
     try:
-        return Recipe.model_validate(tree)
+        Recipe.model_validate(tree)
     except ValidationError as error:
-        problems = [_problem(detail, tree) for detail in error.errors()]
-        raise RecipeError(str(path), problems) from None
+        return [_problem(detail, tree) for detail in error.errors()]
+    return []
 
 
 def json_schema() -> str:

@@ -97,6 +97,13 @@ def config_shape(directory: Path) -> Shape:
         )
     except KeyError as error:
         raise PerdureError(f"{path}: {error.args[0]} is missing") from None
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise PerdureError(f"{path}: not a Llama config ({error})") from None
+
+
+def config_vocab_size(directory: Path) -> int:
+    """Rows of the embedding that a Hugging Face directory's `config.json` states; transformers' default if none."""
+    return int(read_json(directory / "config.json").get("vocab_size", 32_000))
 
 
 def padded_vocab_size(vocab_size: int) -> int:

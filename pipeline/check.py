@@ -1,0 +1,53 @@
+"""Preflight: everything that types cannot judge about a recipe, found at once, before anything starts."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from perdure.pipeline.checks import model, sources, versions
+from perdure.pipeline.errors import Problem, RecipeError
+from perdure.pipeline.lenient import BrokenField, lenient_recipe
+from perdure.pipeline.recipe import Recipe, read_tree, structural_problems
+
+
+def load_checked(
+    path: Path | str, overrides: list[str] | tuple[str, ...] = (), out: Path | None = None
+) -> Recipe:
+    """Reads a recipe that is ready to run; arguments as for `load_recipe`.
+
+    Raises:
+        RecipeError: With all mistakes, of types and of sense alike.
+    """
+    tree = read_tree(path, overrides, out)
+    if structural := structural_problems(tree):
+        raise RecipeError(str(path), structural + problems(lenient_recipe(tree)))
+    recipe = Recipe.model_validate(tree)
+    if found := problems(recipe):
+        raise RecipeError(str(path), found)
+    return recipe
+
+
+def problems(recipe: Recipe) -> list[Problem]:
+    """All mistakes of sense in a recipe; parts of a lenient recipe that are broken are passed over."""
+    found: list[Problem] = []
+    for check in _checks(recipe):
+        try:
+            for problem in check():
+                found.append(problem)
+        except BrokenField:
+            continue  # its own mistake is listed already
+    return found
+
+
+def _checks(recipe: Recipe) -> list[Callable[[], Iterator[Problem]]]:
+    """One callable each, so that a broken part costs no more than the checks that need it."""
+    checks = [partial(check, recipe) for check in (sources.output, *model.CHECKS)]
+    if isinstance(recipe.sources, dict):
+        checks += [partial(sources.source, name, source) for name, source in recipe.sources.items()]
+    if isinstance(recipe.versions, dict):
+        checks += [
+            partial(check, recipe, name, version)
+            for name, version in recipe.versions.items()
+            for check in versions.CHECKS
+        ]
+    return checks

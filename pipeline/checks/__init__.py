@@ -1,0 +1,1 @@
+"""The single checks that `perdure.pipeline.check` runs, by part of the recipe."""

@@ -1,0 +1,35 @@
+"""What a remedy can suggest."""
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from perdure.pipeline.errors import Problem
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """A hint for the end of a remedy: what is near a misspelt word, else what there is."""
+    known = sorted(known)
+    if match := difflib.get_close_matches(word, known, n=1):
+        return f"; did you mean `{match[0]}`?"
+    return f"; there is {', '.join(f'`{name}`' for name in known[:10])}" if known else ""
+
+
+def missing(where: str, path: Path, kind: str) -> Problem:
+    """A path that does not exist, with what is near it."""
+    parent = path.parent
+    if not parent.is_dir():
+        return Problem(where, str(path), f"no such {kind}: there is no directory {parent}")
+    match = difflib.get_close_matches(path.name, os.listdir(parent), n=1)
+    return Problem(
+        where, str(path), f"no such {kind}" + (f"; did you mean `{parent / match[0]}`?" if match else "")
+    )
+
+
+def near_package(package: str) -> str:
+    """A hint for the end of a remedy: an installed package with a similar name, else how to get it."""
+    from importlib.metadata import packages_distributions
+
+    match = difflib.get_close_matches(package, packages_distributions(), n=1)
+    return f"; did you mean `{match[0]}`?" if match else f" (try `pip install {package}`)"

@@ -1,0 +1,154 @@
+"""Checks of tokenizer, model, layout and batch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from perdure.pipeline.checks.hints import missing, near
+from perdure.pipeline.errors import PerdureError, Problem
+from perdure.pipeline.recipe import (
+    HuggingFaceModel,
+    HuggingFaceTokenizer,
+    LlamaModel,
+    Recipe,
+    SentencePieceTokenizer,
+    TrainedTokenizer,
+)
+from perdure.pipeline.shape import Shape, config_shape, config_vocab_size, model_shape, padded_vocab_size
+from perdure.pipeline.sizes import vocab_size
+
+Problems = Iterator[Problem]
+
+
+def tokenizer(recipe: Recipe) -> Problems:
+    """Sources and files that the tokenizer is made from."""
+    tokenizer = recipe.tokenizer
+    if isinstance(tokenizer, TrainedTokenizer):
+        for number, name in enumerate(tokenizer.sources):
+            if name not in recipe.sources:
+                yield Problem(
+                    f"tokenizer.sources.{number}", name, f"no such source{near(name, recipe.sources)}"
+                )
+    elif isinstance(tokenizer, HuggingFaceTokenizer):
+        if not tokenizer.path.is_dir():
+            yield missing("tokenizer.path", tokenizer.path, "directory")
+        elif not (tokenizer.path / "tokenizer.json").is_file():
+            yield Problem(
+                "tokenizer.path", str(tokenizer.path), "should be a directory with `tokenizer.json`"
+            )
+        elif vocab_size(recipe) is None:
+            yield Problem("tokenizer.path", str(tokenizer.path), "its `tokenizer.json` cannot be read")
+    elif isinstance(tokenizer, SentencePieceTokenizer):
+        if not tokenizer.path.is_file():
+            yield missing("tokenizer.path", tokenizer.path, "file")
+        elif vocab_size(recipe) is None:
+            yield Problem("tokenizer.path", str(tokenizer.path), "is no sentencepiece model")
+
+
+def model(recipe: Recipe) -> Problems:
+    """A Hugging Face model that can be converted."""
+    if isinstance(recipe.model, HuggingFaceModel):
+        yield from model_directory("model.path", recipe.model.path, recipe)
+
+
+def model_directory(where: str, path: Path, recipe: Recipe) -> Problems:
+    """Whether a Hugging Face directory can be converted and its vocabulary holds the tokenizer's."""
+    if not path.is_dir():
+        yield missing(where, path, "directory")
+        return
+    if not (path / "config.json").is_file():
+        yield Problem(where, str(path), "should be a Hugging Face model directory; it has no `config.json`")
+        return
+    try:
+        config_shape(path)
+    except PerdureError as error:
+        yield Problem(where, str(path), str(error).removeprefix(f"{path}/"))
+        return
+    if not any(path.glob("*.safetensors")):
+        yield Problem(where, str(path), "has no weights: no `*.safetensors` in it")
+    needed, rows = vocab_size(recipe), config_vocab_size(path)
+    if needed is not None and rows < needed:
+        yield Problem(
+            where, str(path), f"its vocabulary ({rows:,} tokens) is smaller than the tokenizer's ({needed:,})"
+        )
+
+
+def heads(recipe: Recipe) -> Problems:
+    """Query heads in whole groups."""
+    if isinstance(model := recipe.model, LlamaModel) and model.num_attention_heads % model.num_query_groups:
+        yield Problem(
+            "model.num_query_groups",
+            model.num_query_groups,
+            f"should divide num_attention_heads ({model.num_attention_heads})",
+        )
+
+
+def head_width(recipe: Recipe) -> Problems:
+    """Heads of an even width."""
+    model = recipe.model
+    if isinstance(model, LlamaModel) and model.hidden_size % (2 * model.num_attention_heads):
+        yield Problem(
+            "model.hidden_size",
+            model.hidden_size,
+            f"should be an even multiple of num_attention_heads ({model.num_attention_heads}): rotary "
+            "embeddings turn pairs of a head's dimensions",
+        )
+
+
+def tensor_parallel(recipe: Recipe) -> Problems:
+    """Matrices that split evenly."""
+    size, model = recipe.parallel.tensor_parallel, recipe.model
+    shape = _shape(recipe)
+    if size == 1 or shape is None:
+        return
+    for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size"):
+        if (value := getattr(shape, name)) % size:
+            field = name if isinstance(model, LlamaModel) else f"{name} of {model.path}"
+            yield Problem("parallel.tensor_parallel", size, f"should divide model.{field} ({value})")
+
+
+def vocabulary(recipe: Recipe) -> Problems:
+    """An embedding that splits evenly."""
+    size, vocab = recipe.parallel.tensor_parallel, vocab_size(recipe)
+    if vocab is not None and (padded := padded_vocab_size(vocab)) % size:
+        yield Problem("parallel.tensor_parallel", size, f"should divide the padded vocabulary ({padded:,})")
+
+
+def pipeline(recipe: Recipe) -> Problems:
+    """Layers that split evenly."""
+    size, shape = recipe.parallel.pipeline_parallel, _shape(recipe)
+    if shape is not None and shape.num_layers % size:
+        yield Problem(
+            "parallel.pipeline_parallel", size, f"should divide the number of layers ({shape.num_layers})"
+        )
+
+
+def _shape(recipe: Recipe) -> Shape | None:
+    try:
+        return model_shape(recipe)
+    except PerdureError:
+        return None  # `model` says why
+
+
+def batch(recipe: Recipe) -> Problems:
+    """Whole micro-batches on every replica."""
+    micro, data, batch = (
+        recipe.training.micro_batch_size,
+        recipe.parallel.data_parallel,
+        recipe.training.global_batch_size,
+    )
+    if batch % (micro * data):
+        yield Problem(
+            "training.global_batch_size",
+            batch,
+            f"should be a multiple of micro_batch_size x data_parallel ({micro} x {data} = {micro * data})",
+        )
+
+
+def adam(recipe: Recipe) -> Problems:
+    """Decays that decay."""
+    for name in ("adam_beta1", "adam_beta2"):
+        if (beta := getattr(recipe.training, name)) >= 1:
+            yield Problem(f"training.{name}", beta, "should be below 1")
+
+
+CHECKS = (tokenizer, model, heads, head_width, tensor_parallel, vocabulary, pipeline, batch, adam)
