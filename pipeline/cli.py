@@ -1,0 +1,285 @@
+"""The command line: a verb, a recipe, and a function for it. What a verb needs is imported when it is called."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perdure.pipeline.recipe import Recipe
+
+Say = Callable[[str], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: What stands after `perdure`; default: the process's own.
+
+    Returns:
+        The exit status: 0, 1 for a mishap, 2 for a bad recipe or command line, 130 when interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        VERBS[options.verb](options)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if options.debug:
+            raise
+        return _report(error)
+    return 0
+
+
+def _report(error: Exception) -> int:
+    from perdure.pipeline.errors import PerdureError
+
+    if isinstance(error, PerdureError):
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    text = " ".join(str(error).split())
+    print(f"error: {type(error).__name__}: {text}; run again with --debug for the traceback", file=sys.stderr)
+    return 1
+
+
+# ------------------------------------------------------------------------------------------- verbs
+
+
+def _run(options: argparse.Namespace) -> None:
+    recipe = _ready(options)
+    from perdure.pipeline.run import run
+
+    with _disk_errors(recipe):
+        run(recipe, options.recipe, _say())
+
+
+def _check(options: argparse.Namespace) -> None:
+    from perdure.pipeline.errors import RecipeError
+
+    try:
+        recipe = _ready(options)
+    except RecipeError as error:
+        if options.json:
+            _print_json({"problems": [vars(problem) for problem in error.problems]})
+        raise
+    from perdure.pipeline.preview import preview
+
+    if options.json:
+        _print_json({"problems": []} | preview(recipe))
+    else:
+        from perdure.pipeline.preview_text import print_preview
+
+        print_preview(preview(recipe))
+
+
+def _data(options: argparse.Namespace) -> None:
+    recipe = _ready(options)
+    from perdure.pipeline.data.stage import run_data
+
+    with _disk_errors(recipe):
+        run_data(recipe, _say())
+
+
+def _train(options: argparse.Namespace) -> None:
+    recipe = _ready(options)
+    name = _known_version(recipe, options)
+    from perdure.pipeline.run import train
+
+    with _disk_errors(recipe):
+        train(recipe, options.recipe, name, _say())
+
+
+def _eval(options: argparse.Namespace) -> None:
+    recipe = _load(options)
+    name = _known_version(recipe, options) if options.version else None
+    from perdure.pipeline.run import evaluate
+
+    with _disk_errors(recipe):
+        evaluate(recipe, options.recipe, name, _say())
+
+
+def _report_verb(options: argparse.Namespace) -> None:
+    recipe = _load(options)
+    from perdure.pipeline.evaluate.report import write_report
+    from perdure.pipeline.manifest import read_json
+
+    with _disk_errors(recipe):
+        write_report(recipe, _say(sys.stderr if options.json else None))
+    if options.json:
+        _print_json(read_json(recipe.directory / "report.json"))
+
+
+def _export(options: argparse.Namespace) -> None:
+    recipe = _load(options)
+    name = _known_version(recipe, options)
+    from perdure.pipeline.run import export
+
+    with _disk_errors(recipe):
+        export(recipe, options.recipe, name, options.to, _say())
+
+
+def _recipe(options: argparse.Namespace) -> None:
+    if options.action == "schema":
+        from perdure.pipeline.recipe import json_schema
+
+        content = json_schema() + "\n"
+    else:
+        from importlib.resources import files
+
+        content = (files("perdure.data_recipes") / "template.yaml").read_text(encoding="utf-8")
+    if options.file is None:
+        print(content, end="")
+    else:
+        _write_new(options.file, content)
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "run": _run,
+    "check": _check,
+    "data": _data,
+    "train": _train,
+    "eval": _eval,
+    "report": _report_verb,
+    "export": _export,
+    "recipe": _recipe,
+}
+
+
+# ----------------------------------------------------------------------------------------- helpers
+
+
+def _ready(options: argparse.Namespace) -> "Recipe":
+    """The recipe, free of mistakes."""
+    from perdure.pipeline.check import load_checked
+
+    return load_checked(options.recipe, options.set, options.out)
+
+
+def _load(options: argparse.Namespace) -> "Recipe":
+    """The recipe, for verbs that work on what is there: its sources may be gone."""
+    from perdure.pipeline.recipe import load_recipe
+
+    return load_recipe(options.recipe, options.set, options.out)
+
+
+def _known_version(recipe: "Recipe", options: argparse.Namespace) -> str:
+    from perdure.pipeline.checks.hints import near
+    from perdure.pipeline.errors import Problem, RecipeError
+
+    if options.version not in recipe.versions:
+        remedy = f"no such version{near(options.version, recipe.versions)}"
+        raise RecipeError(str(options.recipe), [Problem("--version", options.version, remedy)])
+    return options.version
+
+
+def _say(stream: Any = None) -> Say:
+    """Prints a line: through rich on a terminal, plainly otherwise, at once in either case."""
+    stream = stream or sys.stdout
+    if stream.isatty():
+        from rich.console import Console
+
+        console = Console(file=stream, highlight=True)
+        return lambda line: console.print(line, markup=False, soft_wrap=True)
+    return lambda line: print(line, file=stream, flush=True)
+
+
+def _disk_errors(recipe: "Recipe") -> Any:
+    from perdure.pipeline.manifest import disk_errors
+
+    return disk_errors(recipe.directory)
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, indent=1, default=str, ensure_ascii=False))
+
+
+def _write_new(path: Path, content: str) -> None:
+    from perdure.pipeline.errors import PerdureError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(content)
+    except FileExistsError:
+        raise PerdureError(f"{path} exists already; choose another name or delete it") from None
+    except OSError as error:
+        raise PerdureError(f"{path}: cannot be written ({error.strerror})") from None
+    print(f"wrote {path}")
+
+
+# ----------------------------------------------------------------------------------- command line
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="perdure",
+        description="Continual pre-training: an existing model and new text in, the model's next version out.",
+        epilog="Begin with `perdure recipe new my.yaml`, `perdure check my.yaml`, `perdure run my.yaml`.",
+    )
+    parser.add_argument("--version", action="version", version=f"perdure {version('perdure')}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    on_recipe, machine = _recipe_options(), _json_option()
+
+    verbs.add_parser("run", parents=[on_recipe], help="all stages of all versions, skipping what is finished")
+    verbs.add_parser(
+        "check",
+        parents=[on_recipe, machine],
+        help="what a recipe would do, or all of its mistakes; starts nothing",
+    )
+    verbs.add_parser("data", parents=[on_recipe], help="clean, split and tokenise the sources")
+    train = verbs.add_parser("train", parents=[on_recipe], help="train one version, from where it stopped")
+    evaluate = verbs.add_parser("eval", parents=[on_recipe], help="measure versions on held-out documents")
+    verbs.add_parser("report", parents=[on_recipe, machine], help="write report.json and report/index.html")
+    export = verbs.add_parser("export", parents=[on_recipe], help="write a version as a Hugging Face model")
+
+    train.add_argument("--version", metavar="NAME", required=True, help="the version to train")
+    evaluate.add_argument(
+        "--version", metavar="NAME", help="the version to measure; default: all that are trained"
+    )
+    export.add_argument("--version", metavar="NAME", required=True, help="the version to write")
+    export.add_argument("--to", metavar="DIR", type=Path, help="default: the version's own `hf/`")
+
+    actions = verbs.add_parser("recipe", help="a new recipe, or the schema of recipes").add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
+    for action, text in (
+        ("new", "a commented recipe to copy; refuses to overwrite"),
+        ("schema", "the JSON schema, with which editors complete and check recipes"),
+    ):
+        command = actions.add_parser(action, help=text)
+        command.add_argument("file", metavar="FILE", nargs="?", type=Path, help="default: print it")
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _recipe_options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("recipe", metavar="RECIPE", type=Path, help="a YAML file")
+    options.add_argument(
+        "--out", metavar="DIR", type=Path, help="where everything is written (default runs/NAME)"
+    )
+    options.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change a field, as in training.seq_length=512; repeatable",
+    )
+    options.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return options
+
+
+def _json_option() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--json", action="store_true", help="print JSON")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Memory of one rank, from the recipe alone."""
+
+from typing import Any
+
+from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.shape import model_shape, padded_vocab_size
+from perdure.pipeline.sizes import vocab_size
+
+ACTIVATIONS_FORMULA = (
+    "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + logits); "
+    "a layer: (4 hidden + (2 query + 2 key_value + 4 ffn)/tp) x bytes; logits: vocabulary/tp x 8"
+)
+"""What the backward pass keeps: per layer the inputs of both norms and both blocks, q, k, v and the attention's
+output, and the SwiGLU's gate, up, activated gate and product; on the last stage fp32 logits and their gradient. In
+flight: the micro-batches that the first stage of a one-forward-one-backward pipeline holds at a time."""
+
+
+def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
+    """Bytes on the fullest rank: weights, gradients and optimizer states exactly, activations as an estimate.
+
+    Gradients are kept in fp32. Optimizer states are Adam's two fp32 moments, and fp32 master weights under bf16.
+    """
+    shape, vocab, parallel, training = (
+        model_shape(recipe),
+        vocab_size(recipe),
+        recipe.parallel,
+        recipe.training,
+    )
+    assert vocab is not None  # a checked recipe has a readable tokenizer
+    tensor, pipeline, data = parallel.tensor_parallel, parallel.pipeline_parallel, parallel.data_parallel
+    query, key_value = shape.num_attention_heads * shape.head_dim, shape.num_query_groups * shape.head_dim
+    layers = shape.num_layers // pipeline
+    rows = padded_vocab_size(vocab) // tensor
+
+    matrices = shape.hidden_size * (2 * query + 2 * key_value + 3 * shape.ffn_hidden_size) // tensor
+    layer = matrices + 2 * shape.hidden_size
+    embedding = rows * shape.hidden_size
+    # First and last stage hold an embedding each; on one stage tied embeddings are a single matrix.
+    embeddings = embedding * (1 if pipeline > 1 or shape.tie_embeddings else 2)
+    parameters = layers * layer + embeddings + shape.hidden_size
+
+    width = 2 if training.precision == "bf16" else 4
+    states = parameters * (12 if training.precision == "bf16" else 8)
+    micro_batches = training.global_batch_size // (training.micro_batch_size * data)
+    per_layer = 4 * shape.hidden_size + (2 * query + 2 * key_value + 4 * shape.ffn_hidden_size) // tensor
+    first_stage = min(pipeline, micro_batches) * layers * per_layer * width
+    last_stage = layers * per_layer * width + rows * 8
+    activations = training.micro_batch_size * training.seq_length * max(first_stage, last_stage)
+    parts = {
+        "weights": parameters * width,
+        "gradients": parameters * 4,
+        "optimizer": states // data if parallel.distributed_optimizer else states,
+        "activations": activations,
+    }
+    return {
+        "parameters": parameters,
+        **parts,
+        "total": sum(parts.values()),
+        "activations_formula": ACTIVATIONS_FORMULA,
+    }

@@ -1,0 +1,158 @@
+"""Prints what a recipe would do: with colours on a terminal, plainly otherwise."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.tree import Tree
+
+PLOT_HEIGHT = 6
+"""Lines of the learning-rate curve."""
+
+
+def print_preview(data: dict[str, Any]) -> None:
+    """Prints what `perdure.pipeline.preview.preview` returned."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 120  # else rich would squeeze a file's tables into 80 columns
+    console.print(f"[bold]{data['recipe']}[/] -> {data['out']}")
+    _heading(console, "Sources")
+    console.print(_table(("source", "reader", "tokens", "held out", "repetitions"), _source_rows(data)))
+    if any(source["estimated"] for source in data["sources"]):
+        console.print("[dim]~ estimated from file sizes; exact once the data stage has run[/]")
+    estimated = {source["name"]: source["estimated"] for source in data["sources"]}
+    for version in data["versions"]:
+        _print_version(console, version, estimated)
+    _print_model(console, data["model"])
+    _print_layout(console, data["parallel"])
+    _print_memory(console, data["memory_per_rank"])
+    _heading(console, "Total")
+    console.print(f"{data['total']['steps']:,} steps, {data['total']['tokens']:,} tokens")
+
+
+def plot(values: list[float], height: int = PLOT_HEIGHT) -> list[str]:
+    """A curve of non-negative values as `height` lines of text, the first the highest; one column a value.
+
+    A column's height is its value's share of the maximum, rounded up to eighths of a line.
+    """
+    top = max(values) or 1.0
+    eighths = [-int(-value / top * height * 8 // 1) for value in values]
+    return [
+        "".join(" ▁▂▃▄▅▆▇█"[min(8, max(0, eighth - 8 * line))] for eighth in eighths)
+        for line in reversed(range(height))
+    ]
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print(f"\n[bold]{text}[/]")
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < 2 else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _source_rows(data: dict[str, Any]) -> Iterable[tuple[str, ...]]:
+    for source in data["sources"]:
+        mark = "~" if source["estimated"] else ""
+        held_out = "" if source["heldout_tokens"] is None else f"{source['heldout_tokens']:,}"
+        repetitions = ", ".join(f"{name} {mark}{times:.2f}" for name, times in source["repetitions"].items())
+        yield (
+            source["name"],
+            source["reader"],
+            _tokens(source["tokens"], mark),
+            held_out,
+            repetitions or "unused",
+        )
+
+
+def _tokens(tokens: int | None, mark: str) -> str:
+    return "unknown" if tokens is None else f"{mark}{tokens:,}"
+
+
+def _print_version(console: Console, version: dict[str, Any], estimated: dict[str, bool]) -> None:
+    origin = f"update of {version['parent']}" if version["parent"] else "init"
+    _heading(console, f"Version {version['name']}: {origin}")
+    console.print(
+        f"{version['steps']:,} steps, {version['samples']:,} samples, {version['tokens']:,} tokens"
+        f" ({version['lineage_tokens']:,} with its ancestors')"
+    )
+    if selection := version["selection"]:
+        console.print(
+            f"trains on the {selection['k']:.0%} of tokens per {selection['scope']} with the highest excess loss over "
+            f"{selection['reference']}"
+        )
+    console.print(_mixture_tree(version, estimated))
+    curve = version["learning_rate"]
+    console.print(
+        f"learning rate ({version['schedule']['type']}), peak {version['schedule']['max_lr']:g}, last {curve[-1][1]:g}"
+    )
+    for line in plot([rate for _, rate in curve]):
+        console.print(f"  {line}".rstrip())
+    first, last = f"step {curve[0][0]:,}", f"{curve[-1][0]:,}"
+    console.print(f"  {first}{last:>{max(1, len(curve) - len(first))}}")
+
+
+def _mixture_tree(version: dict[str, Any], estimated: dict[str, bool]) -> Tree:
+    tree = Tree("mixture")
+    for part, share in (("new", 1 - version["replay_share"]), ("replay", version["replay_share"])):
+        members = [member for member in version["mixture"] if member["part"] == part]
+        if not members:
+            continue
+        branch = tree.add(f"{part} {share:.1%}")
+        for member in members:
+            mark = "~" if estimated[member["source"]] else ""
+            times = "" if member["repetitions"] is None else f", {mark}{member['repetitions']:.2f} times over"
+            order = member["order"]
+            if order == "easy_to_hard":
+                order += f" by {version['perplexity_model']}"
+            branch.add(
+                f"{member['source']} {member['share']:.1%}, {member['tokens']:,} tokens{times}, {order}"
+            )
+    return tree
+
+
+def _print_model(console: Console, model: dict[str, Any]) -> None:
+    _heading(console, "Model")
+    console.print(
+        f"{model['parameters']:,} parameters: {model['num_layers']} layers, hidden {model['hidden_size']}, FFN "
+        f"{model['ffn_hidden_size']}, {model['num_attention_heads']} heads in {model['num_query_groups']} groups, "
+        f"vocabulary {model['vocab_size']:,} (padded to {model['padded_vocab_size']:,})"
+        + (", tied embeddings" if model["tie_embeddings"] else "")
+    )
+
+
+def _print_layout(console: Console, layout: dict[str, Any]) -> None:
+    _heading(console, "Layout")
+    console.print(
+        f"{layout['world_size']} ranks = tensor {layout['tensor_parallel']} x pipeline {layout['pipeline_parallel']} "
+        f"x data {layout['data_parallel']}"
+        + (", distributed optimizer" if layout["distributed_optimizer"] else "")
+        + f"; micro-batches a step: {layout['micro_batches']}"
+    )
+    if layout["world_size"] > 1:
+        columns = ("rank", "tensor", "pipeline", "data")
+        console.print(_table(columns, ([str(place[name]) for name in columns] for place in layout["ranks"])))
+
+
+def _print_memory(console: Console, memory: dict[str, Any]) -> None:
+    _heading(console, "Memory of the fullest rank")
+    rows = [
+        (name, "~" if name in ("activations", "total") else "", _bytes(memory[name]))
+        for name in ("weights", "gradients", "optimizer", "activations", "total")
+    ]
+    console.print(_table(("", "", ""), rows))
+    console.print(f"[dim]activations = {memory['activations_formula']}[/]")
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:,.1f} {unit}"
+        number /= 1024
+    return f"{number:,.1f} TiB"
