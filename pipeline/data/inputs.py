@@ -1,0 +1,183 @@
+"""Where a reader's input lies, and a fingerprint of it; cheap, and without importing any package it looks at."""
+
+import hashlib
+import importlib.util
+import sysconfig
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+from perdure.pipeline import recipe
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import hash_of
+
+EDGE = 64 * 1024
+"""Bytes of a file's beginning and of its end that enter its fingerprint."""
+STDLIB = "stdlib"
+TEST_DIRECTORIES = {"test", "tests", "idle_test"}
+SKIPPED_DIRECTORIES = TEST_DIRECTORIES | {"__pycache__", "site-packages", "dist-packages", "lib-dynload"}
+
+
+@dataclass(frozen=True)
+class Module:
+    """One module of an installed package: dotted name, file, and its package's name, version and licence."""
+
+    name: str
+    path: Path
+    package: str
+    version: str | None
+    license: str | None
+
+
+def fingerprint(reader: recipe.Reader) -> dict[str, str | int]:
+    """Describes a reader's input, and says what the description covers.
+
+    Raises:
+        PerdureError: If the input does not exist.
+    """
+    if isinstance(reader, recipe.PythonDocsReader | recipe.PythonCodeReader):
+        modules = python_modules(reader.packages)
+        versions = {module.package: module.version for module in modules}
+        return {
+            "packages": ", ".join(f"{name} {version or ''}".strip() for name, version in versions.items()),
+            "files": len(modules),
+            "hash": hash_of([(module.name, module.path.stat().st_size) for module in modules] + [versions]),
+            "covers": "names and versions of the packages, names and sizes of their modules",
+        }
+    if isinstance(reader, recipe.HuggingFaceReader):
+        if (directory := huggingface_on_disk(reader)) is None:
+            return {
+                "dataset": f"{reader.path} {reader.config or ''} {reader.split}",
+                "covers": "the dataset's name, configuration and split; not its content on the hub",
+            }
+        folder, files = directory, sorted(str(path.relative_to(directory)) for path in directory.glob("*"))
+    else:
+        name, files = input_files(reader)
+        folder = Path(name)
+    parts = [(file, (folder / file).stat().st_size, _edges(folder / file)) for file in files]
+    return {
+        "files": len(files),
+        "bytes": sum(size for _, size, _ in parts),
+        "hash": hash_of(parts),
+        "covers": "relative names, sizes, and the first and last 64 KiB of each file",
+    }
+
+
+def input_files(
+    reader: recipe.JsonlReader | recipe.ParquetReader | recipe.TextReader,
+) -> tuple[str, list[str]]:
+    """The folder of a reader's files and their names relative to it, sorted.
+
+    Raises:
+        PerdureError: If there is no such file or directory, or no fitting file in it.
+    """
+    path = reader.path
+    if path.is_file():
+        return str(path.parent), [path.name]
+    if not path.is_dir():
+        raise PerdureError(f"{path}: no such file or directory; correct the reader's `path`")
+    match reader:
+        case recipe.JsonlReader():
+            globs = ["**/*.jsonl", "**/*.jsonl.gz", "**/*.jsonl.zst"]
+        case recipe.ParquetReader():
+            globs = ["**/*.parquet"]
+        case recipe.TextReader():
+            globs = [reader.glob]
+    files = {
+        file.relative_to(path).as_posix() for glob in globs for file in path.glob(glob) if file.is_file()
+    }
+    if not files:
+        raise PerdureError(f"{path}: no file fits {' or '.join(globs)}; correct the reader's `path`")
+    return str(path), sorted(files)
+
+
+def huggingface_on_disk(reader: recipe.HuggingFaceReader) -> Path | None:
+    """The directory that `save_to_disk` wrote, the split chosen if it holds several; None for a hub name.
+
+    Raises:
+        PerdureError: If the directory holds no such split, or no dataset.
+    """
+    directory = Path(reader.path)
+    if not directory.is_dir():
+        if directory.is_absolute() or reader.path.startswith("."):
+            raise PerdureError(f"{directory}: no such directory; correct the reader's `path`")
+        return None
+    if (directory / "dataset_dict.json").is_file():
+        if not (directory / reader.split / "state.json").is_file():
+            splits = sorted(path.parent.name for path in directory.glob("*/state.json"))
+            raise PerdureError(f"{directory}: no split {reader.split!r}; it has {', '.join(splits)}")
+        return directory / reader.split
+    if not (directory / "state.json").is_file():
+        raise PerdureError(
+            f"{directory}: not written by `save_to_disk`; use a reader of type parquet or jsonl for plain files"
+        )
+    return directory
+
+
+def python_modules(packages: list[str]) -> list[Module]:
+    """All modules of installed packages, in the order of `packages` and then by name, test directories left out.
+
+    Raises:
+        PerdureError: If a package is not installed.
+    """
+    found: list[Module] = []
+    for package in packages:
+        version, license = _distribution(package)
+        for name, path in _files(package):
+            found.append(Module(name, path, package, version, license))
+    return found
+
+
+def _files(package: str) -> list[tuple[str, Path]]:
+    """Names and files of a package's modules; a lookup of the top-level name alone imports nothing."""
+    if package == STDLIB:
+        return _walk(Path(sysconfig.get_path("stdlib")), "")
+    top, *rest = package.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or not (spec.submodule_search_locations or spec.origin):
+        raise PerdureError(f"{package}: no such package is installed; correct `packages` or install it")
+    if not spec.submodule_search_locations:
+        path = Path(str(spec.origin))
+        return [(package, path)] if path.suffix == ".py" else []
+    for location in spec.submodule_search_locations:
+        folder = Path(location).joinpath(*rest)
+        if folder.is_dir():
+            return _walk(folder, f"{package}.")
+        if folder.with_suffix(".py").is_file():
+            return [(package, folder.with_suffix(".py"))]
+    raise PerdureError(f"{package}: {top} is installed, but has no such part; correct `packages`")
+
+
+def _walk(folder: Path, prefix: str) -> list[tuple[str, Path]]:
+    modules = []
+    for path in sorted(folder.rglob("*.py")):
+        *parents, name = path.relative_to(folder).with_suffix("").parts
+        if SKIPPED_DIRECTORIES.isdisjoint(parents):
+            parts = parents if name == "__init__" else [*parents, name]
+            modules.append(((prefix + ".".join(parts)).rstrip("."), path))
+    return modules
+
+
+@lru_cache
+def _distribution(package: str) -> tuple[str | None, str | None]:
+    """Version and licence of the distribution that a package came with, as far as they are known."""
+    if package == STDLIB:
+        return sysconfig.get_python_version(), "PSF-2.0"
+    top = package.split(".")[0]
+    try:
+        found = metadata.metadata(top)
+    except metadata.PackageNotFoundError:
+        names = metadata.packages_distributions().get(top)
+        if not names:
+            return None, None
+        found = metadata.metadata(names[0])
+    license = found.get("License-Expression") or found.get("License")
+    return found["Version"], license.splitlines()[0] if license else None
+
+
+def _edges(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(EDGE)
+        file.seek(max(path.stat().st_size - EDGE, 0))
+        return hashlib.sha256(head + file.read(EDGE)).hexdigest()

@@ -1,0 +1,78 @@
+"""What counts as the same text: normalisation, the hash that splits off held-out documents, words for MinHash."""
+
+import re
+import unicodedata
+
+import xxhash
+from datatrove.data import DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.word_tokenizers import WordTokenizer
+
+LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+UNWANTED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
+# Scripts written without spaces: kana, Han, Thai, Lao, Khmer, Myanmar.
+WORD = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]|"
+    "[^\\s\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]+"
+)
+
+
+def normalise(text: str) -> str:
+    """Brings a text into the one form in which it is compared, hashed and trained on.
+
+    Line ends become `\\n`; control characters (all but tab), byte-order marks and lone surrogates go; Unicode NFC;
+    blanks at line ends go, and so do blank lines before and blanks after the text. Idempotent.
+    """
+    text = unicodedata.normalize("NFC", UNWANTED.sub("", LINE_ENDS.sub("\n", text)))
+    return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
+
+
+def text_hash(text: str) -> int:
+    """64-bit XXH3 of a normalised text's UTF-8 bytes."""
+    return xxhash.xxh3_64_intdigest(text.encode())
+
+
+def is_heldout(digest: int, fraction: float) -> bool:
+    """Whether the document with this `text_hash` is held out: its hash, as a fraction of 2^64, is below `fraction`."""
+    return digest < fraction * 2.0**64
+
+
+class Normaliser(PipelineStep):
+    """Normalises texts; drops and counts what is then `empty` or `too_short`."""
+
+    type = "✂️ - FORMAT"
+    name = "Normaliser"
+
+    def __init__(self, min_chars: int):
+        super().__init__()
+        self.min_chars = min_chars
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Yields the documents worth keeping."""
+        for document in data:
+            document.text = normalise(document.text)
+            if not document.text:
+                self.stat_update("dropped:empty")
+            elif len(document.text) < self.min_chars:
+                self.stat_update("dropped:too_short")
+            else:
+                yield document
+
+
+class Words(WordTokenizer):
+    """Words for MinHash without any download: runs of non-blanks, and single characters where no blanks are written.
+
+    datatrove hands it text that is lower-cased and stripped of punctuation.
+    """
+
+    def word_tokenize(self, text: str) -> list[str]:
+        """Splits a text into words."""
+        return WORD.findall(text)
+
+    def sent_tokenize(self, text: str) -> list[str]:
+        """Unused by MinHash."""
+        raise NotImplementedError
+
+    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+        """Unused by MinHash."""
+        raise NotImplementedError

@@ -1,0 +1,77 @@
+"""Text from Python source: docstrings as prose, and code without docstrings; nothing is ever imported or run."""
+
+import ast
+import inspect
+import io
+import re
+import tokenize
+import warnings
+from collections.abc import Iterator
+
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def decode_source(content: bytes) -> str:
+    """Decodes a source file as Python does (PEP 263), with `\\n` line ends.
+
+    Raises:
+        SyntaxError: If it declares an unknown encoding.
+        UnicodeDecodeError: If it is not in the encoding declared, or in UTF-8.
+    """
+    encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+    text = content.decode(encoding)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def docs_of(source: str) -> str | None:
+    """All docstrings of a module, in order, blank lines between; interactive examples are left out.
+
+    Returns:
+        None if there are none.
+
+    Raises:
+        SyntaxError: If it is no Python.
+    """
+    texts = [_prose(inspect.cleandoc(statement.value.value)) for _, statement in _docstrings(_parse(source))]
+    return "\n\n".join(text for text in texts if text) or None
+
+
+def code_of(source: str) -> str:
+    """The module with its docstrings removed, everything else, comments included, as it was.
+
+    A docstring that is its block's only statement becomes `pass`.
+
+    Raises:
+        SyntaxError: If it is no Python.
+    """
+    lines = [line.encode() for line in source.split("\n")]  # the tree counts columns in UTF-8 bytes
+    for owner, statement in reversed(list(_docstrings(_parse(source)))):
+        first, last = statement.lineno - 1, statement.end_lineno - 1
+        before, after = lines[first][: statement.col_offset], lines[last][statement.end_col_offset :]
+        needed = len(owner.body) == 1 and not isinstance(owner, ast.Module)
+        if needed or before.strip() or after.strip():
+            lines[first : last + 1] = [before + b"pass" + after]
+        else:
+            del lines[first : last + 1]
+    text = b"\n".join(lines).decode()
+    _parse(text)
+    return text
+
+
+def _parse(source: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in other people's code
+        return ast.parse(source)
+
+
+def _docstrings(tree: ast.AST) -> Iterator[tuple[ast.AST, ast.Expr]]:
+    """Every docstring statement with the definition that it belongs to, in source order."""
+    if isinstance(tree, DOCUMENTED) and ast.get_docstring(tree, clean=False) is not None:
+        yield tree, tree.body[0]
+    for child in ast.iter_child_nodes(tree):
+        yield from _docstrings(child)
+
+
+def _prose(docstring: str) -> str:
+    paragraphs = re.split(r"\n\s*\n", docstring)
+    return "\n\n".join(text for text in paragraphs if not text.lstrip().startswith(">>>")).strip()

@@ -1,0 +1,274 @@
+"""datatrove reader steps for every `reader.type` of a recipe; what cannot be read is counted, never lost silently.
+
+All of them share the same bookkeeping: every document met counts as `in`, every one given up as `dropped:<reason>`.
+Work is split over tasks by whole files where there are at least as many files as tasks, else document by document.
+"""
+
+import codecs
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.readers.base import BaseDiskReader, BaseReader
+from datatrove.pipeline.readers.huggingface import HuggingFaceDatasetReader
+from datatrove.pipeline.readers.jsonl import JsonlReader
+from datatrove.pipeline.readers.parquet import ParquetReader
+
+from perdure.pipeline import recipe
+from perdure.pipeline.data.inputs import Module, huggingface_on_disk, input_files, python_modules
+from perdure.pipeline.data.python import code_of, decode_source, docs_of
+from perdure.pipeline.errors import PerdureError
+
+BUFFER = 1 << 20
+"""Bytes read at a time."""
+
+
+def reader_step(reader: recipe.Reader) -> PipelineStep:
+    """The datatrove step that reads what a recipe's reader names.
+
+    Raises:
+        PerdureError: If its input does not exist.
+    """
+    match reader:
+        case recipe.JsonlReader():
+            return JsonLines(*input_files(reader), reader.text_field, reader.id_field)
+        case recipe.ParquetReader():
+            return ParquetRows(*input_files(reader), reader.text_field, reader.id_field)
+        case recipe.TextReader():
+            return TextFiles(*input_files(reader))
+        case recipe.HuggingFaceReader():
+            return HuggingFaceRows(reader)
+        case recipe.PythonDocsReader() | recipe.PythonCodeReader():
+            return PythonModules(python_modules(reader.packages), docs=reader.type == "python_docs")
+
+
+class Counted:
+    """Mixin for datatrove readers: makes documents of mappings, counts them and what is wrong with them."""
+
+    def get_document_from_dict(self, data: dict, source_file: str, id_in_file: int | str) -> Document | None:
+        """A document with all other fields as metadata; None, and counted, if it has no text."""
+        self.stat_update("in")
+        if not isinstance(text := data.pop(self.text_key, None), str):
+            return self.drop("no_text")
+        identifier = data.pop(self.id_key, None)
+        metadata = data.pop("metadata", None)
+        if not isinstance(metadata, dict):
+            metadata = {} if metadata is None else {"metadata": metadata}
+        metadata |= {key: value for key, value in data.items() if not isinstance(value, bytes)}
+        return Document(
+            text=text,
+            id=f"{source_file}/{id_in_file}" if identifier in (None, "") else str(identifier),
+            metadata=metadata,
+        )
+
+    def drop(self, reason: str) -> None:
+        """Counts a document that is given up."""
+        self.stat_update(f"dropped:{reason}")
+
+
+class Files(Counted):
+    """Mixin for file readers: a fixed list of files, split over tasks by file or else by document."""
+
+    def set_files(self, files: list[str], text_field: str = "text", id_field: str = "id") -> None:
+        """Names the files, relative to the reader's folder, and the fields to look at."""
+        self.files, self.text_key, self.id_key = files, text_field, id_field
+        self.part = (0, 1)
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Yields this task's documents."""
+        if len(self.files) >= world_size:
+            yield from self.read_files_shard(self.files[rank::world_size])
+        else:
+            self.part = (rank, world_size)
+            yield from self.read_files_shard(self.files)
+
+    def is_mine(self, index: int) -> bool:
+        """Whether this task reads the document at this index of a file."""
+        rank, world_size = self.part
+        return index % world_size == rank
+
+
+class JsonLines(Files, JsonlReader):
+    """datatrove's JSONL reader, which would give up a whole file at the first invalid byte."""
+
+    def __init__(self, folder: str, files: list[str], text_field: str = "text", id_field: str = "id"):
+        super().__init__(folder)
+        self.set_files(files, text_field, id_field)
+
+    def read_file(self, filepath: str) -> Iterator[Document]:
+        """Reads lines as bytes, each one judged for itself; blank lines are no documents.
+
+        Raises:
+            PerdureError: If a compressed file is damaged or cut short, which other zstd readers pass over.
+        """
+        path = self.data_folder.resolve_paths(filepath)
+        compression = {".gz": "gzip", ".zst": "zstd"}.get(Path(path).suffix)
+        with pa.input_stream(path, compression=compression) as stream:
+            lines = enumerate(io.BufferedReader(stream, BUFFER))
+            while (numbered := _next_line(lines, path)) is not None:
+                number, line = numbered
+                if self.is_mine(number) and (document := self.parse(line, filepath, number)):
+                    yield document
+
+    def parse(self, line: bytes, filepath: str, number: int) -> Document | None:
+        """A line's document, or None."""
+        if number == 0:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if not line.strip():
+            return None
+        try:
+            data = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            self.stat_update("in")
+            return self.drop("broken_json" if _is_utf8(line) else "invalid_utf8")
+        if not isinstance(data, dict):
+            self.stat_update("in")
+            return self.drop("not_an_object")
+        return self.get_document_from_dict(data, filepath, number)
+
+
+class CleanedDocuments(JsonLines):
+    """Reads back what each task wrote: task k reads `k.jsonl.zst`, which is missing if it had no documents."""
+
+    def __init__(self, folder: str):
+        super().__init__(folder, [])
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Yields this task's documents."""
+        name = f"{rank:05d}.jsonl.zst"
+        if self.data_folder.isfile(name):
+            yield from self.read_file(name)
+
+
+class ParquetRows(Files, ParquetReader):
+    """datatrove's Parquet reader with invalid UTF-8 judged row by row; binary columns are no metadata."""
+
+    def __init__(self, folder: str, files: list[str], text_field: str, id_field: str):
+        super().__init__(folder)
+        self.set_files(files, text_field, id_field)
+
+    def read_file(self, filepath: str) -> Iterator[Document]:
+        """Reads rows in batches."""
+        row = 0
+        with self.data_folder.open(filepath, "rb") as file:
+            try:
+                parquet = pq.ParquetFile(file)
+            except pa.ArrowInvalid as error:
+                raise PerdureError(
+                    f"{self.data_folder.resolve_paths(filepath)}: not Parquet ({error})"
+                ) from None
+            for batch in parquet.iter_batches(batch_size=self.batch_size):
+                columns = {
+                    name: column.cast(pa.large_binary()) if _is_string(column.type) else column
+                    for name, column in zip(batch.schema.names, batch.columns)
+                }
+                for data in pa.table(columns).to_pylist():
+                    if self.is_mine(row) and (document := self.parse(data, batch.schema, filepath, row)):
+                        yield document
+                    row += 1
+
+    def parse(self, data: dict[str, Any], schema: pa.Schema, filepath: str, row: int) -> Document | None:
+        """A row's document, or None."""
+        try:
+            for name, value in data.items():
+                if value is not None and _is_string(schema.field(name).type):
+                    data[name] = value.decode()
+        except UnicodeDecodeError:
+            self.stat_update("in")
+            return self.drop("invalid_utf8")
+        return self.get_document_from_dict(data, filepath, row)
+
+
+class TextFiles(Files, BaseDiskReader):
+    """One document a text file; its id is the file's relative name."""
+
+    name = "📄 Text"
+
+    def __init__(self, folder: str, files: list[str]):
+        super().__init__(folder)
+        self.set_files(files)
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Yields this task's files."""
+        yield from self.read_files_shard(self.files[rank::world_size])
+
+    def read_file(self, filepath: str) -> Iterator[Document]:
+        """Reads a file whole."""
+        content = self.data_folder.cat_file(filepath)
+        if not _is_utf8(content):
+            self.stat_update("in")
+            self.drop("invalid_utf8")
+        else:
+            yield self.get_document_from_dict({"text": content.decode(), "id": filepath}, filepath, 0)
+
+
+class HuggingFaceRows(Counted, HuggingFaceDatasetReader):
+    """datatrove's reader of Hugging Face datasets, from disk or from the hub."""
+
+    def __init__(self, reader: recipe.HuggingFaceReader):
+        if local := huggingface_on_disk(reader):
+            super().__init__(str(local), text_key=reader.text_field, load_from_disk=True)
+        else:
+            options = {"name": reader.config, "split": reader.split}
+            super().__init__(reader.path, options, text_key=reader.text_field)
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Yields this task's rows."""
+        try:
+            yield from super().run(data, rank, world_size)
+        except (OSError, ValueError) as error:  # datasets' own errors derive from these
+            raise PerdureError(f"{self.dataset}: the dataset cannot be loaded: {error}") from error
+
+
+class PythonModules(Counted, BaseReader):
+    """Installed Python packages: their docstrings, or their code without them; one document a module."""
+
+    name = "🐍 Python"
+
+    def __init__(self, modules: list[Module], docs: bool):
+        super().__init__()
+        self.modules, self.docs = modules, docs
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Yields this task's modules."""
+        for module in self.modules[rank::world_size]:
+            if document := self.read_module(module):
+                yield document
+
+    def read_module(self, module: Module) -> Document | None:
+        """A module's document, or None."""
+        try:
+            text = (docs_of if self.docs else code_of)(decode_source(module.path.read_bytes()))
+        except (SyntaxError, UnicodeDecodeError, ValueError, RecursionError) as error:
+            self.stat_update("in")
+            return self.drop("invalid_utf8" if isinstance(error, UnicodeDecodeError) else "syntax_error")
+        metadata = {"package": module.package, "version": module.version, "license": module.license}
+        metadata["language"] = "en" if self.docs else "python"
+        return self.get_document_from_dict({"text": text, "id": module.name, **metadata}, module.name, 0)
+
+
+def _next_line(lines: Iterator[tuple[int, bytes]], path: str) -> tuple[int, bytes] | None:
+    try:
+        return next(lines, None)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise PerdureError(f"{path}: damaged ({error}); restore the file or remove it") from None
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -1,0 +1,104 @@
+"""A sentencepiece model (Kudo and Richardson 2018) as a fast tokenizer, built from what the model file says."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perdure.pipeline.errors import PerdureError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+SPACE = "▁"
+UNIGRAM, BPE = 1, 2
+CONTROL, USER_DEFINED = 3, 4
+
+
+def convert(path: Path) -> tuple["Tokenizer", str]:
+    """Converts a `.model` file.
+
+    Returns:
+        The tokenizer and its end-of-sequence piece.
+
+    Raises:
+        PerdureError: If it is no sentencepiece model, has no end-of-sequence piece, or is neither unigram nor BPE.
+    """
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+    from tokenizers import AddedToken, Tokenizer, decoders, models
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except DecodeError:
+        raise PerdureError(f"tokenizer.path = {path}: not a sentencepiece model") from None
+    spec = proto.trainer_spec
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    if not 0 <= spec.eos_id < len(pieces):
+        raise PerdureError(
+            f"tokenizer.path = {path}: the model has no end-of-sequence piece to separate documents"
+        )
+    if spec.model_type == UNIGRAM:
+        model = models.Unigram(pieces, spec.unk_id, spec.byte_fallback)
+    elif spec.model_type == BPE:
+        vocabulary = {piece: index for index, (piece, _) in enumerate(pieces)}
+        model = models.BPE(
+            vocabulary,
+            _merges(proto.pieces, vocabulary),
+            unk_token=pieces[spec.unk_id][0],
+            fuse_unk=True,
+            byte_fallback=spec.byte_fallback,
+        )
+    else:
+        raise PerdureError(f"tokenizer.path = {path}: only unigram and BPE models can be converted")
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = _normalizer(proto.normalizer_spec)
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if proto.normalizer_spec.add_dummy_prefix:
+        steps.append(decoders.Strip(content=" ", left=1))
+    tokenizer.decoder = decoders.Sequence(steps)
+    for piece in proto.pieces:
+        if piece.type in (CONTROL, USER_DEFINED):
+            tokenizer.add_tokens([AddedToken(piece.piece, normalized=False, special=piece.type == CONTROL)])
+    return tokenizer, pieces[spec.eos_id][0]
+
+
+def verify(tokenizer: "Tokenizer", path: Path, texts: list[str]) -> None:
+    """Compares a converted tokenizer with its original.
+
+    Raises:
+        PerdureError: With the first text on which they differ.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    original = SentencePieceProcessor(model_file=str(path))
+    for text in texts:
+        if tokenizer.encode(text, add_special_tokens=False).ids != original.encode(text):
+            raise PerdureError(
+                f"tokenizer.path = {path}: the converted tokenizer differs from sentencepiece on {text[:60]!r}; "
+                "convert the model yourself and use type `huggingface`"
+            )
+
+
+def _normalizer(spec: Any):
+    from tokenizers import Regex, normalizers
+
+    steps = []
+    if spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    if spec.add_dummy_prefix:
+        steps.append(normalizers.Prepend(SPACE))
+    return normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+
+
+def _merges(pieces: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+    """All pairs of pieces that form a piece, best score first: the order in which sentencepiece merges."""
+    merges = []
+    for piece in pieces:
+        text = piece.piece
+        for cut in range(1, len(text)):
+            left, right = text[:cut], text[cut:]
+            if left in vocabulary and right in vocabulary:
+                merges.append((-piece.score, vocabulary[left], vocabulary[right], left, right))
+    return [(left, right) for *_, left, right in sorted(merges)]

@@ -1,0 +1,176 @@
+"""Tokenising cleaned documents into Megatron shards: a train and a held-out one a task, and a table of documents."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
+
+from perdure.pipeline.data.executor import Executor, building
+from perdure.pipeline.data.normalise import is_heldout, text_hash
+from perdure.pipeline.data.readers import CleanedDocuments
+from perdure.pipeline.data.tokenizer import LoadedTokenizer, load_tokenizer
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import finish, hash_file
+
+UINT16_VOCAB = 65500
+"""Vocabularies below this size are stored in two bytes a token, as Megatron does, others in four."""
+BATCH_CHARS = 1 << 20
+"""Characters tokenised at a time; a longer document is a batch of its own."""
+PREFIXES = {"train": "{:05d}", "heldout": "heldout.{:05d}"}
+"""File name of a task's shard, by split."""
+DOCUMENTS = pa.schema(
+    {
+        "split": pa.string(),
+        "shard": pa.int32(),
+        "sequence": pa.int32(),
+        "id": pa.string(),
+        "num_tokens": pa.int32(),
+        "num_chars": pa.int64(),
+        "num_bytes": pa.int64(),
+        "hash": pa.string(),
+        "metadata": pa.string(),
+    }
+)
+"""Columns of `docs.parquet`; `num_tokens` counts the separator, `metadata` is JSON, `hash` is `text_hash` in hex."""
+
+
+class ShardWriter(PipelineStep):
+    """Writes every document as its tokens and one separator to the shard of its split."""
+
+    type = "🔢 - TOKENIZER"
+    name = "Megatron shards"
+
+    def __init__(self, directory: Path, tokenizer: Path, heldout_fraction: float):
+        super().__init__()
+        self.directory, self.tokenizer = directory, tokenizer
+        self.heldout_fraction = heldout_fraction
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
+        """Writes `<rank>.{bin,idx}`, `heldout.<rank>.{bin,idx}` and `docs.<rank>.parquet`."""
+        tokenizer = load_tokenizer(self.tokenizer)
+        size = 2 if tokenizer.vocab_size < UINT16_VOCAB else 4
+        shards = {
+            split: MegatronTokenizedFile(str(self.directory), prefix.format(rank), token_size=size)
+            for split, prefix in PREFIXES.items()
+        }
+        with pq.ParquetWriter(self.directory / f"docs.{rank:05d}.parquet", DOCUMENTS) as table:
+            for batch in batches(data):
+                rows = []
+                for document, tokens in zip(
+                    batch, encode(tokenizer, [doc.text for doc in batch]), strict=True
+                ):
+                    digest = text_hash(document.text)
+                    split = "heldout" if is_heldout(digest, self.heldout_fraction) else "train"
+                    num_bytes = len(document.text.encode())
+                    rows.append(
+                        {
+                            "split": split,
+                            "shard": rank,
+                            "sequence": len(shards[split].sequence_lengths),
+                            "id": document.id,
+                            "num_tokens": len(tokens),
+                            "num_chars": len(document.text),
+                            "num_bytes": num_bytes,
+                            "hash": f"{digest:016x}",
+                            "metadata": json.dumps(document.metadata, ensure_ascii=False, sort_keys=True),
+                        }
+                    )
+                    shards[split].write(tokens)
+                    for key, value in (("documents", 1), ("tokens", len(tokens)), ("bytes", num_bytes)):
+                        self.stat_update(f"{split}_{key}", value=value)
+                table.write_table(pa.Table.from_pylist(rows, DOCUMENTS))
+        for shard in shards.values():
+            shard.close()
+
+
+def write_shards(
+    out: Path,
+    final: Path,
+    name: str,
+    clean: Path,
+    tokenizer: Path,
+    heldout_fraction: float,
+    tasks: int,
+    pool: ProcessPoolExecutor,
+    manifest: dict,
+) -> None:
+    """Tokenises one source.
+
+    Args:
+        out: The run's directory.
+        final: Where the artefact goes.
+        name: The source's name in the recipe.
+        clean: Its cleaned documents.
+        tokenizer: The tokenizer's directory.
+        heldout_fraction: Share of documents held out.
+        tasks: Number of parts, the same as in `clean`.
+        pool: Worker processes.
+        manifest: What the artefact depends on; `counts` per split and `files` are added.
+
+    Raises:
+        PerdureError: If a split has no document.
+    """
+    with building(out, final) as work:
+        artefact = work / "artefact"
+        steps = [CleanedDocuments(str(clean)), ShardWriter(artefact, tokenizer, heldout_fraction)]
+        *_, counts = Executor(steps, tasks, pool, work / "tokenise").run()
+        documents = counts["train_documents"] + counts["heldout_documents"]
+        assert documents == manifest["counts"]["documents"]["out"]
+        for split, remedy in (("heldout", "raise"), ("train", "lower")):
+            if not counts[f"{split}_documents"]:
+                raise PerdureError(
+                    f"sources.{name}: none of its {documents} documents falls into the {split} split; {remedy} "
+                    f"sources.{name}.heldout_fraction = {heldout_fraction}, or give it more documents"
+                )
+        splits = {
+            "train": {key: counts[f"train_{key}"] for key in ("documents", "tokens")},
+            "heldout": {key: counts[f"heldout_{key}"] for key in ("documents", "tokens", "bytes")},
+        }
+        merge_tables(
+            [artefact / f"docs.{task:05d}.parquet" for task in range(tasks)], artefact / "docs.parquet"
+        )
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+            for path in sorted(artefact.iterdir())
+            if path.suffix in (".bin", ".idx", ".parquet")
+        }
+        finish(artefact, manifest | {"counts": manifest["counts"] | splits, "files": files})
+
+
+def merge_tables(parts: list[Path], merged: Path) -> None:
+    """Concatenates Parquet files and removes them; once `merged` exists they are not looked at again."""
+    if not merged.exists():
+        temporary = merged.with_suffix(".tmp")
+        with pq.ParquetWriter(temporary, pq.read_schema(parts[0])) as writer:
+            for part in parts:
+                for batch in pq.ParquetFile(part).iter_batches():
+                    writer.write_batch(batch)
+        temporary.replace(merged)
+    for part in parts:
+        part.unlink(missing_ok=True)
+
+
+def batches(documents: DocumentsPipeline) -> Iterator[list[Document]]:
+    """Groups documents into batches of about `BATCH_CHARS` characters."""
+    batch: list[Document] = []
+    chars = 0
+    for document in documents:
+        if batch and chars + len(document.text) > BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+        batch.append(document)
+        chars += len(document.text)
+    if batch:
+        yield batch
+
+
+def encode(tokenizer: LoadedTokenizer, texts: list[str]) -> Iterator[list[int]]:
+    """Token ids of each text, and the separator."""
+    for encoding in tokenizer.tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+        yield [*encoding.ids, tokenizer.eos_id]

@@ -1,0 +1,187 @@
+"""The data stage: for every source clean -> tokenise, with one tokenizer between; finished artefacts are kept.
+
+Nothing heavy is imported before there is work to do, so that `finished_data` serves `perdure check`.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from perdure.pipeline.data.inputs import fingerprint
+from perdure.pipeline.data.tokenizer import build_tokenizer, tokenizer_inputs
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import disk_errors, hash_of, is_finished, read_json
+from perdure.pipeline.recipe import Recipe
+
+FORMAT = 1
+"""Version of what the stage writes; a change in its meaning makes new directories."""
+
+
+def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str, Path]:
+    """Turns every source of a recipe into shards.
+
+    Args:
+        recipe: The recipe.
+        report: Receives a line for each artefact, finished before or now.
+
+    Returns:
+        Each source's directory of shards.
+
+    Raises:
+        PerdureError: If an input is missing, a source ends up empty, or the disk is full or not writable.
+    """
+    out = recipe.directory
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        clean = _clean_inputs(recipe)
+        tokenizer = _tokenizer_inputs(recipe, clean)
+        pool = _Pool(recipe.data.workers)
+        try:
+            return _run(recipe, clean, tokenizer, pool, report)
+        finally:
+            pool.close()
+
+
+def finished_data(recipe: Recipe) -> dict[str, Path | None]:
+    """Finds what is finished: each source's directory of shards, or None.
+
+    Raises:
+        PerdureError: If an input is missing.
+    """
+    out = recipe.directory
+    clean = _clean_inputs(recipe)
+    tokenizer = _at(out, "tokenizer", _tokenizer_inputs(recipe, clean))
+    if not is_finished(tokenizer):
+        return dict.fromkeys(recipe.sources)
+    facts = read_json(tokenizer / "manifest.json")
+    found = {name: _at(out, f"data/{name}", _data_inputs(recipe, name, clean, facts)) for name in clean}
+    return {name: path if is_finished(path) else None for name, path in found.items()}
+
+
+def _run(
+    recipe: Recipe, clean: dict[str, dict], tokenizer: dict, pool: "_Pool", report: Callable[[str], None]
+) -> dict[str, Path]:
+    out, tasks = recipe.directory, recipe.data.tasks
+    command = " ".join(["perdure", *sys.argv[1:]])
+    cleaned = {name: _at(out, f"clean/{name}", inputs) for name, inputs in clean.items()}
+    for name, source in recipe.sources.items():
+        if not is_finished(cleaned[name]):
+            from perdure.pipeline.data.clean import clean_source
+
+            manifest = {
+                "source": name,
+                "hash": hash_of(clean[name]),
+                "inputs": clean[name],
+                "command": command,
+            }
+            clean_source(out, cleaned[name], name, source, tasks, pool.get(), manifest)
+        report(f"{name}: {_documents(read_json(cleaned[name] / 'manifest.json')['counts']['documents'])}")
+    fractions = {name: source.heldout_fraction for name, source in recipe.sources.items()}
+    directory = build_tokenizer(
+        recipe.tokenizer,
+        _at(out, "tokenizer", tokenizer),
+        {name: (cleaned[name], fractions[name]) for name in cleaned},
+        tokenizer,
+    )
+    facts = read_json(directory / "manifest.json")
+    report(f"tokenizer: {facts['vocab_size']:,} tokens, documents end in {facts['eos_token']!r}")
+    found = {}
+    for name in recipe.sources:
+        inputs = _data_inputs(recipe, name, clean, facts)
+        final = found[name] = _at(out, f"data/{name}", inputs)
+        if not is_finished(final):
+            from perdure.pipeline.data.shard import write_shards
+
+            manifest = {
+                "source": name,
+                "data_hash": hash_of(inputs),
+                "tokenizer_hash": facts["tokenizer_hash"],
+                "eos_id": facts["eos_id"],
+                "vocab_size": facts["vocab_size"],
+                "tasks": tasks,
+                "heldout_fraction": fractions[name],
+                "inputs": clean[name],
+                "counts": read_json(cleaned[name] / "manifest.json")["counts"],
+                "command": command,
+            }
+            write_shards(
+                out, final, name, cleaned[name], directory, fractions[name], tasks, pool.get(), manifest
+            )
+        counts = read_json(final / "manifest.json")["counts"]
+        report(
+            f"{name}: {counts['train']['tokens']:,} tokens of {counts['train']['documents']:,} documents to train "
+            f"on, {counts['heldout']['tokens']:,} of {counts['heldout']['documents']:,} held out"
+        )
+    return found
+
+
+class _Pool:
+    """The stage's worker pool, started when the first artefact is missing."""
+
+    def __init__(self, workers: int):
+        self.workers = workers
+        self.context = self.pool = None
+
+    def get(self):
+        """The pool."""
+        if self.pool is None:
+            from perdure.pipeline.data.executor import worker_pool
+
+            self.context = worker_pool(self.workers)
+            self.pool = self.context.__enter__()
+        return self.pool
+
+    def close(self) -> None:
+        """Ends it."""
+        if self.context is not None:
+            self.context.__exit__(None, None, None)
+
+
+def _at(out: Path, name: str, inputs: dict) -> Path:
+    return out / f"{name}@{hash_of(inputs)[:8]}"
+
+
+def _clean_inputs(recipe: Recipe) -> dict[str, dict]:
+    """Everything that each source's cleaned documents depend on."""
+    found = {}
+    for name, source in recipe.sources.items():
+        try:
+            described = fingerprint(source.reader)
+        except PerdureError as error:
+            raise PerdureError(f"sources.{name}.reader: {error}") from None
+        found[name] = {
+            "format": FORMAT,
+            "reader": source.reader.model_dump(mode="json", exclude={"path"}),
+            "fingerprint": described,
+            "min_chars": source.min_chars,
+            "exact_dedup": source.exact_dedup,
+            "minhash_dedup": source.minhash_dedup,
+            "tasks": recipe.data.tasks,
+        }
+    return found
+
+
+def _tokenizer_inputs(recipe: Recipe, clean: dict[str, dict]) -> dict:
+    inputs = tokenizer_inputs(recipe.tokenizer)
+    if recipe.tokenizer.type == "train":
+        names = recipe.tokenizer.sources
+        inputs["sources"] = {
+            name: {"clean": hash_of(clean[name]), "heldout_fraction": recipe.sources[name].heldout_fraction}
+            for name in names
+        }
+    return {"format": FORMAT, **inputs}
+
+
+def _data_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict) -> dict:
+    """Everything that a source's shards depend on."""
+    return {
+        "clean": hash_of(clean[name]),
+        "heldout_fraction": recipe.sources[name].heldout_fraction,
+        "tokenizer_hash": facts["tokenizer_hash"],
+        "eos_id": facts["eos_id"],
+    }
+
+
+def _documents(counts: dict) -> str:
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts["dropped"].items())
+    return f"{counts['in']:,} documents in, dropped: {dropped or 'none'}; {counts['out']:,} out"

@@ -1,0 +1,210 @@
+"""The run's one tokenizer: copied from a model, converted from sentencepiece, or trained; always a Hugging Face
+directory with a `tokenizer.json`, which both the tokenizers library and transformers' `AutoTokenizer` load."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perdure.pipeline import recipe
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import finish, hash_file, is_finished, read_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+SEPARATOR = "<|endoftext|>"
+"""Separates documents where the tokenizer is trained here."""
+COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+SAMPLE = 200
+"""Documents on which a converted tokenizer is compared with its original."""
+
+
+@dataclass(frozen=True)
+class LoadedTokenizer:
+    """A tokenizer as the pipeline uses it.
+
+    Attributes:
+        tokenizer: The fast tokenizer.
+        eos_id: Id of the separator that ends every document.
+        vocab_size: One more than the largest id.
+        hash: SHA-256 of `tokenizer.json`.
+    """
+
+    tokenizer: "Tokenizer"
+    eos_id: int
+    vocab_size: int
+    hash: str
+
+
+def load_tokenizer(directory: Path) -> LoadedTokenizer:
+    """Loads a tokenizer that `build_tokenizer` wrote."""
+    from tokenizers import Tokenizer
+
+    facts = read_json(directory / "manifest.json")
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    return LoadedTokenizer(tokenizer, facts["eos_id"], facts["vocab_size"], facts["tokenizer_hash"])
+
+
+def tokenizer_inputs(spec: recipe.Tokenizer) -> dict:
+    """What a tokenizer depends on, sources to train on excepted.
+
+    Raises:
+        PerdureError: If its files do not exist.
+    """
+    match spec:
+        case recipe.HuggingFaceTokenizer():
+            if not (spec.path / "tokenizer.json").is_file():
+                raise PerdureError(f"tokenizer.path = {spec.path}: no `tokenizer.json` in it")
+            files = {name: hash_file(spec.path / name) for name in COPIED if (spec.path / name).is_file()}
+            return {"type": spec.type, "files": files, "eos_token": spec.eos_token}
+        case recipe.SentencePieceTokenizer():
+            if not spec.path.is_file():
+                raise PerdureError(
+                    f"tokenizer.path = {spec.path}: no such file; name a sentencepiece `.model`"
+                )
+            return {"type": spec.type, "model": hash_file(spec.path)}
+        case recipe.TrainedTokenizer():
+            return {"type": spec.type, "vocab_size": spec.vocab_size}
+
+
+def build_tokenizer(
+    spec: recipe.Tokenizer, final: Path, sources: dict[str, tuple[Path, float]], inputs: dict
+) -> Path:
+    """Writes the tokenizer's directory, unless it is finished.
+
+    Args:
+        spec: The recipe's tokenizer.
+        final: Where it goes.
+        sources: Per source, its cleaned documents and its held-out fraction.
+        inputs: What it depends on, for the manifest.
+
+    Returns:
+        `final`.
+
+    Raises:
+        PerdureError: If the separator is unknown, or a sentencepiece model cannot be converted faithfully.
+    """
+    if is_finished(final):
+        return final
+    work = final.with_name(f".{final.name}.tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(final, ignore_errors=True)
+    work.mkdir(parents=True)
+    match spec:
+        case recipe.HuggingFaceTokenizer():
+            tokenizer, eos = _copy(spec, work)
+        case recipe.SentencePieceTokenizer():
+            from perdure.pipeline.data.sentencepiece import convert, verify
+
+            tokenizer, eos = convert(spec.path)
+            texts = [text for directory, _ in sources.values() for text in islice(_texts(directory), SAMPLE)]
+            verify(tokenizer, spec.path, texts)
+            _save(tokenizer, eos, work)
+        case recipe.TrainedTokenizer():
+            chosen = [sources[name] for name in spec.sources]
+            tokenizer, eos = train(spec.vocab_size, _train_texts(chosen)), SEPARATOR
+            _save(tokenizer, eos, work)
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    finish(
+        work,
+        {
+            "inputs": inputs,
+            "tokenizer_hash": hash_file(work / "tokenizer.json"),
+            "eos_token": eos,
+            "eos_id": vocabulary[eos],
+            "vocab_size": max(vocabulary.values()) + 1,
+        },
+    )
+    work.replace(final)
+    return final
+
+
+def train(vocab_size: int, texts: Iterator[str]) -> "Tokenizer":
+    """Trains a byte-level BPE tokenizer (Radford et al. 2019), whose every byte is in the vocabulary.
+
+    The vocabulary is smaller than `vocab_size` if the texts hold fewer pairs to merge.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[SEPARATOR],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _copy(spec: recipe.HuggingFaceTokenizer, directory: Path) -> tuple["Tokenizer", str]:
+    """Copies the files as they are, so that their hashes go on identifying them; only the separator may change."""
+    from tokenizers import Tokenizer
+
+    for name in COPIED:
+        if (spec.path / name).is_file():
+            shutil.copyfile(spec.path / name, directory / name)
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    config_path = directory / "tokenizer_config.json"
+    config = (
+        read_json(config_path) if config_path.is_file() else {"tokenizer_class": "PreTrainedTokenizerFast"}
+    )
+    own = config.get("eos_token")
+    eos = spec.eos_token or (own["content"] if isinstance(own, dict) else own)
+    if eos is None or tokenizer.token_to_id(eos) is None:
+        raise PerdureError(
+            f"tokenizer.eos_token = {spec.eos_token!r}: {spec.path} "
+            + ("names no end-of-sequence token" if eos is None else f"has no token {eos!r}")
+            + "; set it to a token of its vocabulary that should separate documents"
+        )
+    if eos != own or not config_path.is_file():
+        _write_json(config_path, config | {"eos_token": eos})
+        (directory / "special_tokens_map.json").unlink(missing_ok=True)
+    return tokenizer, eos
+
+
+def _save(tokenizer: "Tokenizer", eos: str, directory: Path) -> None:
+    tokenizer.save(str(directory / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": eos,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 1_000_000_000,
+    }
+    _write_json(directory / "tokenizer_config.json", config)
+
+
+def _write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _texts(directory: Path) -> Iterator[str]:
+    from perdure.pipeline.data.readers import CleanedDocuments
+
+    reader = CleanedDocuments(str(directory))
+    for name in reader.data_folder.list_files(glob_pattern="*.jsonl.zst"):
+        for document in reader.read_file(name):
+            yield document.text
+
+
+def _train_texts(sources: list[tuple[Path, float]]) -> Iterator[str]:
+    from perdure.pipeline.data.normalise import is_heldout, text_hash
+
+    for directory, fraction in sources:
+        for text in _texts(directory):
+            if not is_heldout(text_hash(text), fraction):
+                yield text
