@@ -39,10 +39,16 @@ class Shard:
     Attributes:
         values: All tokens (or losses), flat, in document order.
         lengths: int32 [num_documents], tokens per document.
+        pointers: int64 [num_documents], byte offset of each document in the `.bin`.
     """
 
     values: np.ndarray
     lengths: np.ndarray
+    pointers: np.ndarray
+
+    def start(self, document: int) -> int:
+        """Where a document begins in `values`."""
+        return int(self.pointers[document]) // self.values.itemsize
 
 
 def open_shard(prefix: Path) -> Shard:
@@ -73,7 +79,7 @@ def open_shard(prefix: Path) -> Shard:
             f"delete {prefix.parent} and run the data stage again"
         )
     if num_sequences == 0:
-        return Shard(np.empty(0, dtype), np.empty(0, np.int32))
+        return Shard(np.empty(0, dtype), np.empty(0, np.int32), np.empty(0, np.int64))
     lengths = np.memmap(index_path, np.int32, "r", offset=34, shape=(num_sequences,))
     pointers = np.memmap(index_path, np.int64, "r", offset=34 + 4 * num_sequences, shape=(num_sequences,))
     expected = int(pointers[-1]) + int(lengths[-1]) * dtype.itemsize
@@ -83,4 +89,4 @@ def open_shard(prefix: Path) -> Shard:
             f"delete {prefix.parent} and run the data stage again"
         )
     values = np.memmap(data_path, dtype, "r") if size else np.empty(0, dtype)
-    return Shard(values, lengths)
+    return Shard(values, lengths, pointers)

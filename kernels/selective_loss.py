@@ -1,0 +1,140 @@
+"""Selective-token loss (RHO-1): forward over all tokens, backward over the selected ones.
+
+This file is the torch implementation, and the reference that fused kernels are tested against. The interface works
+on the last hidden states and the (vocabulary-sharded) output weight, so that an implementation is free never to
+materialise the logits.
+
+Source: Lin et al. 2024, "Rho-1: Not All Tokens Are What You Need" (arXiv 2404.07965), equations 3 to 5.
+"""
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Scope = Literal["sequence", "microbatch"]
+
+
+def select_tokens(
+    nll: Tensor, reference_nll: Tensor | None, valid: Tensor, *, k: float, scope: Scope = "microbatch"
+) -> Tensor:
+    """Chooses the tokens with the highest excess loss `nll - reference_nll`.
+
+    Exactly round(k * valid tokens) tokens per scope, halves rounded up; ties go to the lowest index. A token whose
+    excess loss is not finite (no reference) is never selected while k < 1.
+
+    Args:
+        nll: float32 [batch, sequence], the trainee's loss in nats.
+        reference_nll: float32 [batch, sequence], the reference's loss in nats, NaN where it has none. None is
+            allowed with k = 1 only.
+        valid: bool [batch, sequence], tokens that count.
+        k: Share of valid tokens to select, in (0, 1].
+        scope: Tokens that compete: of one sequence, or of the whole micro-batch.
+
+    Returns:
+        bool [batch, sequence], the selected tokens. With k = 1: `valid`.
+    """
+    if k == 1:
+        return valid.clone()
+    assert reference_nll is not None
+    excess = (nll - reference_nll).masked_fill(~valid, -torch.inf)
+    excess = excess.masked_fill(~torch.isfinite(excess), -torch.inf)
+    rows = excess if scope == "sequence" else excess.reshape(1, -1)
+    counts = torch.floor(valid.reshape(rows.shape).sum(1).double() * k + 0.5).long()
+    counts = torch.minimum(counts, torch.isfinite(rows).sum(1))
+    order = torch.sort(rows, dim=1, descending=True, stable=True).indices
+    place = torch.empty_like(order).scatter_(
+        1, order, torch.arange(rows.shape[1], device=rows.device).expand_as(order)
+    )
+    return (place < counts[:, None]).view_as(valid)
+
+
+def selective_linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    valid: Tensor,
+    reference_nll: Tensor | None = None,
+    k: float = 1.0,
+    scope: Scope = "microbatch",
+    vocab_size: int,
+    tp_group: dist.ProcessGroup | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Per-token cross entropy of a linear output layer, differentiable at the selected tokens only.
+
+    Args:
+        hidden: [batch, sequence, D], input of the output layer, equal on all ranks of `tp_group`.
+        weight: [V / tp, D], this rank's rows of the output layer.
+        labels: int64 [batch, sequence], ids over the whole vocabulary.
+        valid: bool [batch, sequence], tokens that count.
+        reference_nll: float32 [batch, sequence], see `select_tokens`.
+        k: Share of valid tokens to train on; 1 is the plain loss, bit for bit.
+        scope: See `select_tokens`.
+        vocab_size: True size of the vocabulary; rows of `weight` beyond it are padding and get no probability.
+        tp_group: Ranks that hold the other rows of `weight`; None: this rank holds all.
+
+    Returns:
+        nll, float32 [batch, sequence], of every token, and selected, bool [batch, sequence]. The gradient of `nll`
+        flows to `hidden` and `weight` through the selected tokens alone; that of `hidden` is summed over `tp_group`.
+    """
+    return _SelectiveLinearCrossEntropy.apply(
+        hidden, weight, labels, valid, reference_nll, k, scope, vocab_size, tp_group
+    )
+
+
+class _SelectiveLinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, labels, valid, reference_nll, k, scope, vocab_size, tp_group):
+        tp_rank = dist.get_rank(tp_group) if tp_group is not None else 0
+        vocab_start = tp_rank * weight.shape[0]
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        logits = (rows @ weight.t()).float()
+        if (padding := vocab_start + weight.shape[0] - vocab_size) > 0:
+            logits[:, -min(padding, weight.shape[0]) :] = -torch.inf
+        own_labels = labels.reshape(-1) - vocab_start
+        is_own = (own_labels >= 0) & (own_labels < weight.shape[0])
+        own_labels = own_labels.clamp(0, weight.shape[0] - 1)
+        target = logits.gather(1, own_labels[:, None])[:, 0].masked_fill(~is_own, 0.0)
+        lse, target = _combine(torch.logsumexp(logits, dim=1), target, tp_group)
+        nll = (lse - target).view(labels.shape)
+        selected = select_tokens(nll, reference_nll, valid, k=k, scope=scope)
+        index = selected.reshape(-1).nonzero()[:, 0]
+        if any(ctx.needs_input_grad):
+            everything = len(index) == len(rows)
+            pick = (lambda x: x) if everything else (lambda x: x.index_select(0, index))
+            ctx.save_for_backward(
+                pick(rows), weight, pick(logits), pick(lse), pick(own_labels), pick(is_own), index
+            )
+        ctx.shape, ctx.tp_group = hidden.shape, tp_group
+        ctx.mark_non_differentiable(selected)
+        return nll, selected
+
+    @staticmethod
+    def backward(ctx, grad_nll, _):
+        rows, weight, logits, lse, own_labels, is_own, index = ctx.saved_tensors
+        grad = grad_nll.reshape(-1).index_select(0, index)
+        grad_logits = torch.exp(logits - lse[:, None])
+        grad_logits[torch.arange(len(index), device=index.device), own_labels] -= is_own.float()
+        grad_logits = grad_logits.mul_(grad[:, None]).to(weight.dtype)
+        grad_rows = grad_logits @ weight
+        if ctx.tp_group is not None:
+            dist.all_reduce(grad_rows, group=ctx.tp_group)
+        grad_hidden = grad_rows.new_zeros(ctx.shape).view(-1, ctx.shape[-1]).index_copy_(0, index, grad_rows)
+        grad_weight = grad_logits.t() @ rows
+        return grad_hidden.view(ctx.shape), grad_weight, None, None, None, None, None, None, None
+
+
+def _combine(lse: Tensor, target: Tensor, tp_group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor]:
+    """Joins the shards' log-sum-exp and target logits, both float32 [tokens], in rank order.
+
+    Every rank adds the same numbers in the same order, so all get the same bits and select the same tokens.
+    """
+    if tp_group is None:
+        return lse, target
+    own = torch.stack([lse, target])
+    parts = [torch.empty_like(own) for _ in range(dist.get_world_size(tp_group))]
+    dist.all_gather(parts, own, group=tp_group)
+    gathered = torch.stack(parts)
+    return torch.logsumexp(gathered[:, 0], dim=0), gathered[:, 1].sum(0)

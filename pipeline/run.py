@@ -1,0 +1,224 @@
+"""`perdure run`: every stage of a recipe in order, finished ones skipped."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import (
+    differences,
+    disk_errors,
+    is_finished,
+    read_json,
+    write_atomic,
+    write_json,
+)
+from perdure.pipeline.plan import build_plan, data_hash
+from perdure.pipeline.recipe import HuggingFaceModel, Mixture, Recipe
+
+Say = Callable[[str], None]
+
+
+def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
+    """All stages: data, then every version (scores, plan, training, evaluation, export), then the report."""
+    from perdure.pipeline.evaluate.report import write_report
+
+    data = _data(recipe, say)
+    for name in recipe.versions:
+        _version(recipe, recipe_path, name, data, say)
+    write_report(recipe, say)
+
+
+def train(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
+    """Data, if need be, and one version; its parent and its models must be finished."""
+    _version(recipe, recipe_path, version, _data(recipe, say), say)
+
+
+def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, say: Say) -> None:
+    """Prints the held-out losses of finished versions, all or one, and rewrites the report."""
+    from perdure.pipeline.evaluate.report import write_report
+
+    for name in [version] if version else recipe.versions:
+        if not is_finished(version_directory(recipe, name)):
+            raise PerdureError(
+                f"version {name} is not finished; run `perdure train {recipe_path} --version {name}` first"
+            )
+    write_report(recipe, say)
+
+
+def export(recipe: Recipe, recipe_path: Path, version: str, to: Path | None, say: Say) -> None:
+    """Copies a finished version's Hugging Face directory, or says where it stands."""
+    directory = version_directory(recipe, version)
+    if not is_finished(directory):
+        raise PerdureError(
+            f"version {version} is not finished; run `perdure train {recipe_path} --version {version}` first"
+        )
+    if to is None:
+        say(f"{directory / 'hf'} loads with AutoModelForCausalLM.from_pretrained()")
+        return
+    if to.exists():
+        raise PerdureError(f"{to}: already exists; choose another --to or remove it")
+    with disk_errors(to):
+        partial = to.with_name(f".{to.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(directory / "hf", partial)
+        partial.rename(to)
+    say(f"{to} loads with AutoModelForCausalLM.from_pretrained()")
+
+
+def version_directory(recipe: Recipe, name: str) -> Path:
+    """Where a version's files stand."""
+    return recipe.directory / "versions" / name
+
+
+def _data(recipe: Recipe, say: Say) -> dict[str, Path]:
+    from perdure.pipeline.data.stage import run_data
+
+    with disk_errors(recipe.directory):
+        return run_data(recipe, say)
+
+
+def _version(recipe: Recipe, recipe_path: Path, name: str, data: dict[str, Path], say: Say) -> None:
+    from perdure.launch import local
+
+    directory = version_directory(recipe, name)
+    with disk_errors(directory):
+        inputs = _inputs(recipe, name, data, say)
+        if (directory / "inputs.json").exists():
+            found = read_json(directory / "inputs.json")["identity"]
+            if differing := differences(found, inputs["identity"]):
+                raise PerdureError(
+                    f"version {name}: {directory} was made from something else; give the version another name, or delete that "
+                    f"directory to train it anew. What differs: {'; '.join(differing)}"
+                )
+        if is_finished(directory):
+            say(f"version {name}: finished, skipped")
+            return
+        version = recipe.versions[name]
+        say(f"version {name}")
+        plan = build_plan(
+            directory / "plan", recipe, version, data, _perplexity_scores(recipe, version.mixture, data, say)
+        )
+        say(
+            f"plan: {plan.num_samples:,} samples of {plan.seq_length} tokens; "
+            + ", ".join(f"{key} {entry['order']}" for key, entry in plan.sources.items())
+        )
+        write_atomic(
+            directory / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+        )
+        write_json(directory / "inputs.json", inputs)
+    local.start(directory, recipe.parallel.world_size)
+
+
+def _inputs(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> dict:
+    """What a version's trainer reads, and, as `identity`, everything that decides its result."""
+    version = recipe.versions[name]
+    some_source = read_json(next(iter(data.values())) / "manifest.json")
+    tokenizer = _tokenizer_directory(recipe)
+    used = list(version.mixture.sources) + list(
+        version.mixture.replay.sources if version.mixture.replay else ()
+    )
+    parent = version.start.parent if version.start.type == "update" else None
+    if parent is not None:
+        weights: Path | None = _finished_export(recipe, parent)
+    else:
+        weights = recipe.model.path if isinstance(recipe.model, HuggingFaceModel) else None
+    scores = {}
+    if version.selection and version.selection.k < 1:
+        scores = _scores(recipe, version.selection.reference, sorted(set(used)), data, say)
+    return {
+        "version": name,
+        "parent": parent,
+        "parent_lineage_tokens": read_json(version_directory(recipe, parent) / "version.json")[
+            "lineage_tokens"
+        ]
+        if parent
+        else 0,
+        "vocab_size": _vocab_size(recipe, some_source["vocab_size"]),
+        "eos_id": some_source["eos_id"],
+        "tokenizer": str(tokenizer),
+        "initial_weights": str(weights) if weights else None,
+        "data": {source: str(path) for source, path in data.items()},
+        "scores": {source: str(path) for source, path in scores.items()},
+        "identity": {
+            "seed": recipe.seed,
+            "model": recipe.model.model_dump(mode="json"),
+            "training": recipe.training.model_dump(exclude={"checkpoint_interval", "log_interval"}),
+            "version": version.model_dump(mode="json"),
+            "evaluation": recipe.evaluation.model_dump(),
+            "tokenizer_hash": some_source["tokenizer_hash"],
+            "data": {source: data_hash(path) for source, path in data.items()},
+            "initial_weights": _weights_hash(recipe, parent),
+            "scores": {source: path.name for source, path in scores.items()},
+        },
+    }
+
+
+def _weights_hash(recipe: Recipe, parent: str | None) -> str | None:
+    if parent is not None:
+        return read_json(version_directory(recipe, parent) / "version.json")["weights_hash"]
+    if isinstance(recipe.model, HuggingFaceModel):
+        from perdure.pipeline.convert.huggingface import weights_hash
+
+        return weights_hash(recipe.model.path)
+    return None
+
+
+def _vocab_size(recipe: Recipe, tokenizer_size: int) -> int:
+    """Rows of the embedding: an existing model's own, else the tokenizer's."""
+    if not isinstance(recipe.model, HuggingFaceModel):
+        return tokenizer_size
+    size = read_json(recipe.model.path / "config.json")["vocab_size"]
+    if size < tokenizer_size:
+        raise PerdureError(
+            f"model {recipe.model.path} has {size:,} embeddings, but the tokenizer has {tokenizer_size:,} tokens; "
+            "use the model's own tokenizer"
+        )
+    return size
+
+
+def _perplexity_scores(recipe: Recipe, mixture: Mixture, data: dict[str, Path], say: Say) -> dict[str, Path]:
+    members = [*mixture.sources.items(), *(mixture.replay.sources.items() if mixture.replay else ())]
+    ordered = sorted({source for source, member in members if member.order == "easy_to_hard"})
+    if not ordered:
+        return {}
+    assert mixture.perplexity_model is not None
+    return _scores(recipe, mixture.perplexity_model, ordered, data, say)
+
+
+def _scores(
+    recipe: Recipe, model: str, sources: list[str], data: dict[str, Path], say: Say
+) -> dict[str, Path]:
+    """Score directories of some sources by a model, named as in the recipe."""
+    from perdure.pipeline.data.score import score_source
+
+    directory = Path(model) if "/" in model else _finished_export(recipe, model)
+    label = directory.resolve().name if "/" in model else model
+    return {
+        source: score_source(
+            data[source],
+            directory,
+            label=label,
+            seq_length=recipe.training.seq_length,
+            workers=recipe.data.workers,
+            say=say,
+        )
+        for source in sources
+    }
+
+
+def _finished_export(recipe: Recipe, version: str) -> Path:
+    directory = version_directory(recipe, version)
+    if not is_finished(directory):
+        raise PerdureError(
+            f"version {version} is needed, but not finished; run it first (`perdure run` does all in order)"
+        )
+    return directory / "hf"
+
+
+def _tokenizer_directory(recipe: Recipe) -> Path:
+    from perdure.pipeline.data.tokenizer import tokenizer_directory
+
+    return tokenizer_directory(recipe)

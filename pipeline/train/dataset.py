@@ -1,0 +1,173 @@
+"""Reading training samples: the plan says which, the shards hold the tokens, the sidecars the reference losses.
+
+Every rank reads for itself; what it reads follows from the sample index alone, so there is no state to restore.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import read_json
+from perdure.pipeline.plan import Plan, locate, open_order, open_plan
+from perdure.pipeline.shards import REF_MISSING, Shard, open_shard
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One source in training order.
+
+    Attributes:
+        documents: int64 [documents], document numbers in order, counted over all shards.
+        ends: int64 [documents], where each ends in the stream.
+        shard_starts: int64 [shards], number of each shard's first document.
+        shards: Tokens.
+        sidecars: Reference losses in milli-nats, aligned with `shards`; empty without a reference.
+        eos_id: Stands before the first document.
+    """
+
+    documents: np.ndarray
+    ends: np.ndarray
+    shard_starts: np.ndarray
+    shards: list[Shard]
+    sidecars: list[Shard]
+    eos_id: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A plan with its opened sources."""
+
+    plan: Plan
+    streams: dict[str, Stream]
+
+
+def open_dataset(plan_directory: Path, data: dict[str, Path], scores: dict[str, Path]) -> Dataset:
+    """Maps everything that a plan refers to; the time it takes does not grow with the corpus.
+
+    Args:
+        plan_directory: A version's `plan/`.
+        data: Data directory per source.
+        scores: Directory of reference losses per source; empty without selection.
+
+    Raises:
+        PerdureError: If a shard is missing or truncated, or a sidecar does not fit its shard.
+    """
+    plan = open_plan(plan_directory)
+    streams = {}
+    for key, entry in plan.sources.items():
+        name = entry["source"]
+        documents, ends = open_order(plan_directory, key)
+        streams[key] = _stream(data[name], scores.get(name), documents, ends, prefix="")
+    return Dataset(plan, streams)
+
+
+def open_heldout(data: Path) -> Stream:
+    """A source's held-out documents, in the order in which they were read."""
+    manifest = read_json(data / "manifest.json")
+    lengths = np.concatenate(
+        [open_shard(data / f"heldout.{task:05d}").lengths for task in range(manifest["tasks"])]
+    )
+    return _stream(data, None, np.arange(len(lengths)), np.cumsum(lengths, dtype=np.int64), prefix="heldout.")
+
+
+def _stream(data: Path, scores: Path | None, documents: np.ndarray, ends: np.ndarray, prefix: str) -> Stream:
+    manifest = read_json(data / "manifest.json")
+    shards = [open_shard(data / f"{prefix}{task:05d}") for task in range(manifest["tasks"])]
+    sidecars = []
+    if scores is not None:
+        for task, shard in enumerate(shards):
+            sidecar = open_shard(scores / f"{task:05d}.ref")
+            if len(sidecar.values) != len(shard.values) or len(sidecar.lengths) != len(shard.lengths):
+                raise PerdureError(
+                    f"{scores}/{task:05d}.ref: {len(sidecar.values):,} losses for {len(shard.values):,} tokens; "
+                    "it belongs to other data: delete it and run again"
+                )
+            sidecars.append(sidecar)
+    starts = np.cumsum([0, *(len(shard.lengths) for shard in shards)])[:-1]
+    return Stream(documents, ends, starts, shards, sidecars, manifest["eos_id"])
+
+
+def read_sample(stream: Stream, sample: int, seq_length: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Reads one packed sample.
+
+    Args:
+        stream: The source.
+        sample: Its place in the stream; its labels are tokens [sample * seq_length, (sample + 1) * seq_length).
+        seq_length: Labels per sample.
+
+    Returns:
+        tokens, int64 [seq_length + 1]: inputs are `[:-1]`, labels `[1:]`; padded with end-of-sequence.
+        reference, int32 [seq_length], milli-nats of each label, `REF_MISSING` where there is none.
+        num_valid, labels that are not padding.
+    """
+    first = sample * seq_length - 1
+    last = min(first + 1 + seq_length, int(stream.ends[-1]))
+    tokens = np.full(seq_length + 1, stream.eos_id, np.int64)
+    reference = np.full(seq_length + 1, REF_MISSING, np.int32)
+    position = max(first, 0)
+    place = int(np.searchsorted(stream.ends, position, side="right"))
+    while position < last:
+        document = int(stream.documents[place])
+        end = int(stream.ends[place])
+        task = int(np.searchsorted(stream.shard_starts, document, side="right")) - 1
+        shard = stream.shards[task]
+        number = document - int(stream.shard_starts[task])
+        stop = min(end, last)
+        # The document's end in its shard, less what is left of it after `stop` and before `position`.
+        finish = shard.start(number) + int(shard.lengths[number]) - (end - stop)
+        begin = finish - (stop - position)
+        tokens[position - first : stop - first] = shard.values[begin:finish]
+        if stream.sidecars:
+            reference[position - first : stop - first] = stream.sidecars[task].values[begin:finish]
+        position, place = stop, place + 1
+    return tokens, reference[1:], last - (first + 1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch on its device.
+
+    Attributes:
+        tokens: int64 [batch, sequence].
+        labels: int64 [batch, sequence].
+        valid: bool [batch, sequence].
+        reference: int32 [batch, sequence], milli-nats, `REF_MISSING` where there is none.
+        source: int64 [batch], number of the mixture key.
+    """
+
+    tokens: torch.Tensor
+    labels: torch.Tensor
+    valid: torch.Tensor
+    reference: torch.Tensor
+    source: torch.Tensor
+
+
+def read_batch(dataset: Dataset, indices: range, device: torch.device) -> Batch:
+    """Reads the samples with these global indices."""
+    plan = dataset.plan
+    keys, samples = [], []
+    for index in indices:
+        key, _epoch, sample = locate(plan, index)
+        keys.append(plan.keys.index(key))
+        samples.append(read_sample(dataset.streams[key], sample, plan.seq_length))
+    return collate(samples, keys, device)
+
+
+def collate(
+    samples: list[tuple[np.ndarray, np.ndarray, int]], keys: list[int], device: torch.device
+) -> Batch:
+    """Stacks samples from `read_sample` into a batch; `keys` number their sources."""
+    tokens = torch.from_numpy(np.stack([sample[0] for sample in samples]))
+    reference = torch.from_numpy(np.stack([sample[1] for sample in samples]))
+    num_valid = torch.tensor([sample[2] for sample in samples])
+    valid = torch.arange(tokens.shape[1] - 1)[None] < num_valid[:, None]
+    return Batch(
+        tokens[:, :-1].contiguous().to(device, non_blocking=True),
+        tokens[:, 1:].contiguous().to(device, non_blocking=True),
+        valid.to(device, non_blocking=True),
+        reference.to(device, non_blocking=True),
+        torch.tensor(keys, device=device),
+    )

@@ -1,0 +1,95 @@
+"""The device: CUDA with NCCL, or the CPU with gloo.
+
+Megatron-core assumes CUDA. Where there is none, `install_cpu_backend` points its calls at the CPU, so that the same
+trainer runs on a laptop; with CUDA present it does nothing.
+"""
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.overrides import TorchFunctionMode
+
+
+def initialise() -> torch.device:
+    """Starts the process group from torchrun's environment and returns this rank's device.
+
+    Without torchrun's environment, a group of one rank is made.
+    """
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "0")
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    timeout = timedelta(minutes=10)
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", rank=rank, world_size=world_size, timeout=timeout, device_id=device)
+        return device
+    install_cpu_backend()
+    store = dist.HashStore() if world_size == 1 else None
+    dist.init_process_group("gloo", rank=rank, world_size=world_size, timeout=timeout, store=store)
+    return torch.device("cpu")
+
+
+def install_cpu_backend() -> None:
+    """Makes CUDA calls of Megatron-core act on the CPU, for the rest of the process."""
+    import megatron.core.tensor_parallel.random as megatron_random
+
+    def no_op(*_args, **_kwargs):
+        return None
+
+    for module in (torch.cuda, torch.cuda.random):
+        module.get_rng_state = lambda device=None: torch.get_rng_state()
+        module.set_rng_state = lambda state, device=None: torch.set_rng_state(state)
+        module.manual_seed = lambda seed: torch.default_generator.manual_seed(seed)
+    torch.cuda.current_device = lambda: 0
+    torch.cuda.Stream = _NoStream
+    torch.cuda.current_stream = torch.cuda.stream = _NoStream
+    torch.cuda.synchronize = torch.cuda.empty_cache = no_op
+    megatron_random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(
+        state
+    )
+    _CudaToCpu().__enter__()
+
+
+class _NoStream:
+    """Stands for a CUDA stream."""
+
+    def __init__(self, *_args, **_kwargs): ...
+    def wait_stream(self, *_): ...
+    def wait_event(self, *_): ...
+    def synchronize(self): ...
+
+    def record_event(self, *_):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_): ...
+
+
+class _CudaToCpu(TorchFunctionMode):
+    """Redirects tensor factories, `.cuda()` and `.to("cuda")` to the CPU."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if _names_cuda(kwargs.get("device")):
+            kwargs["device"] = "cpu"
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if func is torch.Tensor.type and len(args) == 1 and not kwargs:
+            # The distributed optimizer sorts parameters by the names 'torch.cuda.FloatTensor', ...
+            return func(*args).replace("torch.", "torch.cuda.")
+        if func is torch.Tensor.to and len(args) > 1 and _names_cuda(args[1]):
+            args = (args[0], "cpu", *args[2:])
+        return func(*args, **kwargs)
+
+
+def _names_cuda(device) -> bool:
+    return (
+        (isinstance(device, int) and not isinstance(device, bool))  # torch.cuda.current_device() is a number
+        or (isinstance(device, str) and device.startswith("cuda"))
+        or (isinstance(device, torch.device) and device.type == "cuda")
+    )

@@ -1,0 +1,122 @@
+"""What a run tells while it runs: `metrics.jsonl`, TensorBoard and console lines."""
+
+import json
+import time
+from pathlib import Path
+
+from perdure.pipeline.train.step import Counts
+
+PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
+"""Dense bf16 FLOP/s by device name (NVIDIA data sheets), for the model FLOP utilisation."""
+
+
+class Recorder:
+    """Writes a version's metrics; made on rank 0 only.
+
+    Args:
+        directory: The version's directory.
+        first_step: Steps done; later lines of an interrupted run are dropped.
+        sources: Names of the mixture's places, in the order of `Counts`.
+    """
+
+    def __init__(self, directory: Path, first_step: int, sources: tuple[str, ...]):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.sources = sources
+        path = directory / "metrics.jsonl"
+        kept = path.read_text().splitlines(keepends=True)[:first_step] if path.exists() else []
+        path.write_text("".join(kept))
+        self.file = path.open("a", buffering=1)
+        self.board = SummaryWriter(str(directory / "tb"), purge_step=first_step + 1)
+
+    def step(
+        self,
+        step: int,
+        tokens: int,
+        lr: float,
+        grad_norm: float,
+        counts: Counts,
+        tokens_per_second: float,
+        mfu: float | None,
+        selective: bool,
+    ) -> dict:
+        """Records one step and returns its line."""
+        total_tokens, total_loss = sum(counts.tokens), sum(counts.loss)
+        unselected = total_tokens - counts.selected_tokens
+        line = {
+            "step": step,
+            "tokens": tokens,
+            "loss": total_loss / total_tokens,
+            "loss_selected": counts.selected_loss / counts.selected_tokens if selective else None,
+            "loss_unselected": (total_loss - counts.selected_loss) / unselected
+            if selective and unselected
+            else None,
+            "selected_fraction": counts.selected_tokens / total_tokens,
+            "lr": lr,
+            "grad_norm": grad_norm,
+            "tokens_per_second": tokens_per_second,
+            "mfu": mfu,
+            "source_loss": {
+                name: loss / count
+                for name, loss, count in zip(self.sources, counts.loss, counts.tokens)
+                if count
+            },
+            "stream": counts.stream,
+            "selection": counts.selection,
+        }
+        self.file.write(json.dumps(line) + "\n")
+        for name in ("loss", "loss_selected", "loss_unselected"):
+            self._scalar(f"loss/{name.removeprefix('loss_') if '_' in name else 'all'}", line[name], step)
+        for name, value in line["source_loss"].items():
+            self._scalar(f"loss_by_source/{name}", value, step)
+        for name in ("lr", "grad_norm", "selected_fraction", "tokens_per_second", "mfu"):
+            self._scalar(f"train/{name}", line[name], step)
+        return line
+
+    def evaluation(self, step: int, domains: dict[str, dict]) -> None:
+        """Records held-out losses."""
+        for name, result in domains.items():
+            self._scalar(f"heldout_loss/{name}", result["loss"], step)
+            self._scalar(f"heldout_bits_per_byte/{name}", result["bits_per_byte"], step)
+        self.board.flush()
+
+    def close(self) -> None:
+        """Flushes everything to disk."""
+        self.file.close()
+        self.board.close()
+
+    def _scalar(self, name: str, value: float | None, step: int) -> None:
+        if value is not None:
+            self.board.add_scalar(name, value, step)
+
+
+def console_line(line: dict, total_steps: int, started: float, first_step: int) -> str:
+    """One readable line of progress with the time that is left."""
+    done = line["step"] - first_step
+    left = (total_steps - line["step"]) * (time.monotonic() - started) / done
+    parts = [
+        f"step {line['step']:>{len(str(total_steps))}}/{total_steps}",
+        f"loss {line['loss']:.4f}",
+        f"lr {line['lr']:.2e}",
+        f"grad {line['grad_norm']:.2f}",
+    ]
+    if line["loss_selected"] is not None:
+        parts.append(f"selected {line['selected_fraction']:.0%}")
+    parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
+    if line["mfu"] is not None:
+        parts.append(f"MFU {line['mfu']:.0%}")
+    minutes, seconds = divmod(round(left), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts.append(f"ETA {hours}:{minutes:02d}:{seconds:02d}" if hours else f"ETA {minutes}:{seconds:02d}")
+    return "  ".join(parts)
+
+
+def model_flop_utilisation(tokens_per_second: float, flops_per_token: float, ranks: int) -> float | None:
+    """Share of the GPUs' peak bf16 FLOP/s that the model's own arithmetic uses; None where the peak is unknown."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    name = torch.cuda.get_device_name()
+    peak = next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
+    return tokens_per_second * flops_per_token / (peak * ranks) if peak else None

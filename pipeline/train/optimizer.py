@@ -1,0 +1,94 @@
+"""AdamW for Megatron-core without Transformer Engine or Apex.
+
+Megatron falls back to torch's AdamW, which keeps a step count per parameter; the distributed optimizer cannot load
+such a state (KeyError: 'step'). This one keeps the count in its parameter group, as Apex and Transformer Engine do,
+and runs torch's fused kernel.
+"""
+
+import megatron.core.optimizer as megatron_optimizer
+import torch
+from megatron.core.optimizer import OptimizerConfig, distrib_optimizer, get_megatron_optimizer
+from megatron.core.optimizer.optimizer import MegatronOptimizer
+
+from perdure.pipeline.recipe import Training
+
+
+class FusedAdamW(torch.optim.Optimizer):
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2) by torch's fused kernel; one step count per group.
+
+    Args:
+        params: Parameters or parameter groups.
+        lr: Learning rate.
+        betas: Decay of the two moments.
+        eps: Added to the denominator.
+        weight_decay: Decoupled weight decay.
+        adam_w_mode: Megatron passes it to Apex-like optimizers; must be True.
+    """
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, adam_w_mode=True):
+        assert adam_w_mode
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One update of all parameters that have a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+            params = [p for p in group["params"] if p.grad is not None and p.numel()]
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            count = torch.tensor(float(group["step"]), device=params[0].device)
+            torch._fused_adamw_(
+                params,
+                [p.grad for p in params],
+                [self.state[p]["exp_avg"] for p in params],
+                [self.state[p]["exp_avg_sq"] for p in params],
+                [],
+                [count] * len(params),
+                lr=float(group["lr"]),
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
+
+
+def make_optimizer(training: Training, model: torch.nn.Module, distributed: bool) -> MegatronOptimizer:
+    """Megatron's optimizer over a DDP-wrapped model.
+
+    Args:
+        training: AdamW's constants and the precision.
+        model: The wrapped model.
+        distributed: Shard the states over the data-parallel ranks.
+    """
+    if megatron_optimizer.USING_PYTORCH_OPTIMIZER:
+        megatron_optimizer.Adam = distrib_optimizer.Adam = FusedAdamW
+        megatron_optimizer.USING_PYTORCH_OPTIMIZER = False
+        distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_APEX_OPTIMIZER = True
+    bf16 = training.precision == "bf16"
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=0.0,
+        weight_decay=training.weight_decay,
+        adam_beta1=training.adam_beta1,
+        adam_beta2=training.adam_beta2,
+        adam_eps=training.adam_eps,
+        bf16=bf16,
+        params_dtype=torch.bfloat16 if bf16 else torch.float32,
+        use_distributed_optimizer=distributed,
+        clip_grad=training.clip_grad,
+    )
+    return get_megatron_optimizer(config, [model])
+
+
+def set_learning_rate(optimizer: MegatronOptimizer, lr: float, weight_decay: float) -> None:
+    """Sets every group's learning rate and decay; norms and biases (`wd_mult` 0) are not decayed."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        group["weight_decay"] = weight_decay * group["wd_mult"]

@@ -1,0 +1,59 @@
+"""A passage of training text as the selection saw it, for the report."""
+
+from pathlib import Path
+
+import megatron.core.parallel_state as mpu
+import torch
+from tokenizers import Tokenizer
+
+from perdure.pipeline.manifest import write_json
+from perdure.pipeline.plan import locate
+from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT
+from perdure.pipeline.train.dataset import Dataset, read_batch
+from perdure.pipeline.train.step import token_losses
+
+
+def write_passage(
+    path: Path,
+    model: torch.nn.Module,
+    recipe: Recipe,
+    dataset: Dataset,
+    tokenizer: Path,
+    device: torch.device,
+) -> None:
+    """Writes the last new (not replayed) sample of the run with every token's loss, reference loss and selection.
+
+    All ranks call this; the last pipeline stage writes.
+    """
+    plan, micro = dataset.plan, recipe.training.micro_batch_size
+    first = plan.num_samples - micro
+    while not (
+        fresh := [i for i in range(first, first + micro) if not locate(plan, i)[0].startswith("replay/")]
+    ):
+        first -= micro
+    batch = read_batch(dataset, range(first, first + micro), device)
+    eos_id = next(iter(dataset.streams.values())).eos_id
+    found = token_losses(model, recipe, batch, range(first, first + micro), eos_id, len(plan.keys))
+    if found is None or mpu.get_tensor_model_parallel_rank() or mpu.get_data_parallel_rank():
+        return
+    nll, selected = found
+    row = fresh[-1] - first
+    length = int(batch.valid[row].sum())
+    vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    reference = batch.reference[row, :length].tolist()
+    write_json(
+        path,
+        {
+            "source": locate(plan, fresh[-1])[0],
+            "tokens": [
+                vocabulary.decode([token], skip_special_tokens=False)
+                for token in batch.labels[row, :length].tolist()
+            ],
+            "loss": [round(value, 4) for value in nll[row, :length].tolist()],
+            "reference_loss": [
+                None if units == REF_MISSING else units * REF_NATS_PER_UNIT for units in reference
+            ],
+            "selected": selected[row, :length].tolist(),
+        },
+    )

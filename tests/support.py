@@ -1,0 +1,204 @@
+"""Small real artefacts for tests of the trainer: shards, sidecars and prepared versions."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import yaml
+from pyarrow import parquet
+
+from perdure.pipeline.manifest import finish, hash_file, read_json, write_json
+from perdure.pipeline.plan import build_plan, data_hash
+from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.shards import REF_NATS_PER_UNIT
+
+EOS = 0
+
+
+def write_shard(prefix: Path, documents: list[np.ndarray], dtype=np.uint16) -> None:
+    """A Megatron shard, by datatrove's own writer."""
+    from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
+
+    file = MegatronTokenizedFile(str(prefix.parent), prefix.name, token_size=np.dtype(dtype).itemsize)
+    for document in documents:
+        file.write(document)
+    file.close()
+
+
+def write_data(
+    directory: Path, tasks: list[list[np.ndarray]], heldout: list[np.ndarray], vocab_size: int
+) -> Path:
+    """A finished data directory: documents per task (end-of-sequence included) and held-out documents in task 0."""
+    directory.mkdir(parents=True)
+    rows = []
+    for task, documents in enumerate(tasks):
+        parts = {"train": documents, "heldout": heldout if task == 0 else []}
+        for split, members in parts.items():
+            write_shard(directory / f"{'heldout.' if split == 'heldout' else ''}{task:05d}", members)
+            rows += [
+                {
+                    "split": split,
+                    "shard": task,
+                    "sequence": number,
+                    "id": f"{split}/{task}/{number}",
+                    "num_tokens": len(document),
+                    "num_bytes": 4 * len(document),
+                }
+                for number, document in enumerate(members)
+            ]
+    parquet.write_table(pa.Table.from_pylist(rows), directory / "docs.parquet")
+    files = {path.name: {"sha256": hash_file(path)} for path in sorted(directory.glob("*.bin"))}
+    finish(
+        directory,
+        {
+            "tasks": len(tasks),
+            "eos_id": EOS,
+            "vocab_size": vocab_size,
+            "tokenizer_hash": "test",
+            "files": files,
+        },
+    )
+    return directory
+
+
+def write_scores(directory: Path, data: Path, losses: list[list[np.ndarray]]) -> Path:
+    """A sidecar of reference losses (nats), per task and document."""
+    directory.mkdir(parents=True)
+    for task, documents in enumerate(losses):
+        units = [np.round(document / REF_NATS_PER_UNIT).astype(np.uint16) for document in documents]
+        write_shard(directory / f"{task:05d}.ref", units)
+    finish(directory, {"data_hash": data_hash(data)})
+    return directory
+
+
+def random_documents(seed: int, count: int, vocab_size: int, longest: int = 40) -> list[np.ndarray]:
+    """Documents over a skewed vocabulary, so that there is something to learn."""
+    rng = np.random.default_rng(seed)
+    documents = []
+    for _ in range(count):
+        start = rng.integers(1, vocab_size)
+        length = rng.integers(3, longest)
+        tokens = (start + np.arange(length) * rng.integers(1, 4)) % (vocab_size - 1) + 1
+        documents.append(np.append(tokens, EOS).astype(np.uint16))
+    return documents
+
+
+def tiny_recipe(out: Path, **changes) -> Recipe:
+    """A recipe over two sources, `a` and `b`, for hand-made data; `changes` are merged into it by dotted path."""
+    tree = {
+        "name": "tiny",
+        "out": str(out),
+        "sources": {name: {"reader": {"type": "text", "path": "unused"}} for name in ("a", "b")},
+        "tokenizer": {"type": "train", "vocab_size": 300, "sources": ["a"]},
+        "model": {
+            "type": "llama",
+            "num_layers": 4,
+            "hidden_size": 32,
+            "ffn_hidden_size": 64,
+            "num_attention_heads": 4,
+            "num_query_groups": 2,
+        },
+        "training": {
+            "seq_length": 32,
+            "micro_batch_size": 2,
+            "global_batch_size": 8,
+            "checkpoint_interval": 5,
+            "log_interval": 5,
+        },
+        "versions": {
+            "v1": {
+                "start": {"type": "init"},
+                "tokens": 32 * 8 * 20,
+                "mixture": {"sources": {"a": {"weight": 0.7}, "b": {"weight": 0.3}}, "max_repetition": 100},
+                "schedule": {"type": "cosine", "max_lr": 0.01, "min_lr": 0.001, "warmup": 0.1},
+            }
+        },
+        "evaluation": {"max_tokens": 500},
+    }
+    for path, value in changes.items():
+        node = tree
+        *parents, last = path.split("__")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return Recipe.model_validate(tree)
+
+
+def prepare_version(recipe: Recipe, scored: bool = False, vocab_size: int = 300) -> Path:
+    """A version directory that `perdure.pipeline.train.worker` can run, over random documents."""
+    out = recipe.directory
+    data, scores = {}, {}
+    for number, name in enumerate(("a", "b")):
+        path = out / "data" / name
+        tasks = [random_documents(10 * number + task, 60, vocab_size) for task in range(2)]
+        if not path.exists():
+            write_data(path, tasks, random_documents(99 + number, 12, vocab_size), vocab_size)
+        data[name] = path
+        if scored:
+            rng = np.random.default_rng(number)
+            losses = [[rng.uniform(0, 6, len(document)) for document in task] for task in tasks]
+            scores[name] = path / "scores" / "test"
+            if not scores[name].exists():
+                write_scores(scores[name], path, losses)
+    tokenizer = out / "tokenizer"
+    if not tokenizer.exists():
+        from tokenizers import Tokenizer, models
+
+        tokenizer.mkdir(parents=True)
+        Tokenizer(
+            models.WordLevel({f"t{number}": number for number in range(vocab_size)}, unk_token="t1")
+        ).save(str(tokenizer / "tokenizer.json"))
+    (name, version), *_ = recipe.versions.items()
+    directory = out / "versions" / name
+    build_plan(directory / "plan", recipe, version, data, {})
+    (directory / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    write_json(
+        directory / "inputs.json",
+        {
+            "version": name,
+            "parent": None,
+            "parent_lineage_tokens": 0,
+            "vocab_size": vocab_size,
+            "eos_id": EOS,
+            "tokenizer": str(tokenizer),
+            "initial_weights": None,
+            "data": {key: str(path) for key, path in data.items()},
+            "scores": {key: str(path) for key, path in scores.items()},
+            "identity": {"initial_weights": None, "data": {}, "tokenizer_hash": "test"},
+        },
+    )
+    return directory
+
+
+def start_ranks(directory: Path, world_size: int, **environment: str) -> subprocess.CompletedProcess:
+    """Trains a prepared version to its end in real processes."""
+    code = f"from pathlib import Path; from perdure.launch import local; local.start(Path({str(directory)!r}), {world_size})"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def metrics(directory: Path) -> list[dict]:
+    """The lines of a version's `metrics.jsonl`."""
+    import json
+
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+__all__ = [
+    "metrics",
+    "prepare_version",
+    "random_documents",
+    "read_json",
+    "start_ranks",
+    "tiny_recipe",
+    "write_data",
+    "write_scores",
+    "write_shard",
+]
