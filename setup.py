@@ -10,5 +10,9 @@ packages = [folder for folder in FOLDERS] + [
 setup(
     packages=[f"perdure.{package}" for package in packages],
     package_dir={f"perdure.{package}": package.replace(".", "/") for package in packages},
-    package_data={"perdure.data_recipes": ["*.yaml"], "perdure.pipeline": ["py.typed"]},
+    package_data={
+        "perdure.data_recipes": ["*.yaml"],
+        "perdure.pipeline": ["py.typed"],
+        "perdure.pipeline.evaluate": ["*.css", "*.html"],
+    },
 )

@@ -1,0 +1,51 @@
+# Every target sets up what it needs: a virtual environment in .venv with the versions of constraints.txt.
+# The second time that takes no time; a changed constraints.txt, pyproject.toml or setup.py installs again.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+find_python = for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$python; break; fi; done
+PYTHON ?= $(shell $(find_python))
+VENV := .venv
+STAMP := $(VENV)/.installed
+PYTEST := $(VENV)/bin/python -m pytest
+TYPED := $(addprefix -p perdure.pipeline., \
+  recipe lenient manifest errors plan mixture check checks shape sizes memory preview preview_text shards cli train.schedule)
+
+.PHONY: help quickstart test test-fast lint format bench clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+quickstart: $(STAMP)  ## from real text to a model's next version, on this machine
+	$(VENV)/bin/perdure run data_recipes/quickstart.yaml
+
+test: $(STAMP)  ## all tests, fast ones first
+	$(PYTEST) --session-timeout=1800
+
+test-fast: $(STAMP)  ## tests that spawn no ranks
+	$(PYTEST) -m "not slow and not bench" --session-timeout=300
+
+lint: $(STAMP)  ## ruff and mypy
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	@# mypy cannot follow an editable install whose folders are mapped: it gets a tree that has them in place.
+	@mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/perdure
+	MYPYPATH=$(VENV)/types $(VENV)/bin/mypy $(TYPED)
+
+format: $(STAMP)  ## let ruff put the code in order
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+bench: $(STAMP)  ## measurements, printed as tables
+	$(PYTEST) -m bench -s --timeout=1800
+
+clean:  ## remove the environment and caches; runs/ stays
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(STAMP): constraints.txt pyproject.toml setup.py
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; name one with make PYTHON=..." >&2; exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
