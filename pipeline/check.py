@@ -20,17 +20,22 @@ def load_checked(
     """
     tree = read_tree(path, overrides, out)
     if structural := structural_problems(tree):
-        raise RecipeError(str(path), structural + problems(lenient_recipe(tree)))
+        raise RecipeError(str(path), structural + problems(lenient_recipe(tree), whole=False))
     recipe = Recipe.model_validate(tree)
     if found := problems(recipe):
         raise RecipeError(str(path), found)
     return recipe
 
 
-def problems(recipe: Recipe) -> list[Problem]:
-    """All mistakes of sense in a recipe; parts of a lenient recipe that are broken are passed over."""
+def problems(recipe: Recipe, whole: bool = True) -> list[Problem]:
+    """All mistakes of sense in a recipe.
+
+    Args:
+        recipe: A recipe, or one from `lenient_recipe`.
+        whole: Whether it has no broken part; else checks that need one are passed over.
+    """
     found: list[Problem] = []
-    for check in _checks(recipe):
+    for check in _checks(recipe) + ([partial(versions.repetition, recipe)] if whole else []):
         try:
             for problem in check():
                 found.append(problem)
@@ -41,7 +46,9 @@ def problems(recipe: Recipe) -> list[Problem]:
 
 def _checks(recipe: Recipe) -> list[Callable[[], Iterator[Problem]]]:
     """One callable each, so that a broken part costs no more than the checks that need it."""
-    checks = [partial(check, recipe) for check in (sources.output, *model.CHECKS)]
+    checks: list[Callable[[], Iterator[Problem]]] = [
+        partial(check, recipe) for check in (sources.output, *model.CHECKS)
+    ]
     if isinstance(recipe.sources, dict):
         checks += [partial(sources.source, name, source) for name, source in recipe.sources.items()]
     if isinstance(recipe.versions, dict):

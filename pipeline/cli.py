@@ -1,6 +1,7 @@
 """The command line: a verb, a recipe, and a function for it. What a verb needs is imported when it is called."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -20,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What stands after `perdure`; default: the process's own.
 
     Returns:
-        The exit status: 0, 1 for a mishap, 2 for a bad recipe or command line, 130 when interrupted.
+        The exit status: 0, 1 for a mishap, 2 for a bad recipe or command line, 130 when interrupted,
+        141 when nobody reads the output.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -28,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read our output has gone, as `head` does; Python would complain at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         if options.debug:
             raise

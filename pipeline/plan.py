@@ -164,7 +164,8 @@ def build_plan(
     members = _members(version.mixture)
     total = num_samples(recipe, version)
     seed, seq_length = recipe.seed, recipe.training.seq_length
-    sources, arrays = {}, {}
+    sources: dict[str, dict] = {}
+    arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for key, (name, member) in members.items():
         documents, ends = _order(data[name], member, scores.get(name), _mix(seed, hash_key(key)))
         arrays[key] = (documents, ends)

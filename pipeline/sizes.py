@@ -1,20 +1,19 @@
 """How much text and vocabulary a recipe has, before or after the data stage: exact where known, else estimated."""
 
-import importlib.util
-import sysconfig
 from functools import lru_cache
 from pathlib import Path
 
+from perdure.pipeline.data.inputs import huggingface_on_disk, input_files, python_modules
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import read_json
 from perdure.pipeline.recipe import (
     HuggingFaceReader,
     HuggingFaceTokenizer,
-    JsonlReader,
     PythonCodeReader,
     PythonDocsReader,
     Reader,
     Recipe,
     Source,
-    TextReader,
     TrainedTokenizer,
 )
 
@@ -22,21 +21,22 @@ BYTES_PER_TOKEN = 4
 """Of the estimate: usual for English under a large vocabulary."""
 COMPRESSION = 4
 """Of the estimate: how much longer compressed text is once unpacked."""
-DOCS_SHARE, CODE_SHARE = 0.2, 0.7
-"""Of the estimate: shares of a Python file's bytes that are docstrings, and code without them."""
+SHARE_OF_FILE = {"python_docs": 0.2, "python_code": 0.7}
+"""Of the estimate: how much of a Python file is docstrings, and how much is code without them."""
 
 
 def finished_sources(recipe: Recipe) -> dict[str, dict]:
     """Counts (`documents`, `train`, `heldout` of the data manifest) of each source that is already tokenised."""
-    from perdure.pipeline.manifest import read_json
+    from perdure.pipeline.data.stage import finished_data
 
     try:
-        from perdure.pipeline.data.stage import finished_data
-    except ModuleNotFoundError:
-        return {}
+        found = finished_data(recipe)
+    except PerdureError:
+        return {}  # an input is missing, so nothing can be finished
     return {
         name: read_json(directory / "manifest.json")["counts"]
-        for name, directory in finished_data(recipe).items()
+        for name, directory in found.items()
+        if directory
     }
 
 
@@ -67,34 +67,18 @@ def _file_vocab_size(path: Path) -> int | None:
 
 
 def document_files(reader: Reader) -> list[Path]:
-    """Files that a reader of local files will read, in no special order; empty for a dataset on the hub."""
+    """Files that a reader will read; empty for a dataset on the hub.
+
+    Raises:
+        PerdureError: If there are none.
+    """
     if isinstance(reader, PythonDocsReader | PythonCodeReader):
-        return [file for package in reader.packages for file in _package_files(package)]
-    path = Path(reader.path)
-    if path.is_file():
-        return [path]
-    if isinstance(reader, TextReader):
-        return [file for file in path.glob(reader.glob) if file.is_file()]
+        return [module.path for module in python_modules(reader.packages)]
     if isinstance(reader, HuggingFaceReader):
-        return [*path.rglob("*.arrow")] if path.is_dir() else []
-    patterns = ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst") if isinstance(reader, JsonlReader) else ("*.parquet",)
-    return [file for pattern in patterns for file in path.rglob(pattern)]
-
-
-def _package_files(package: str) -> list[Path]:
-    if package == "stdlib":
-        root = Path(sysconfig.get_paths()["stdlib"])
-        files = [*root.glob("*.py")]
-        for folder in root.iterdir():
-            if (folder / "__init__.py").is_file():
-                files += folder.rglob("*.py")
-        return files
-    spec = importlib.util.find_spec(package)
-    if spec is None:
-        return []
-    if spec.submodule_search_locations:
-        return [file for folder in spec.submodule_search_locations for file in Path(folder).rglob("*.py")]
-    return [Path(spec.origin)] if spec.origin and spec.origin.endswith(".py") else []
+        directory = huggingface_on_disk(reader)
+        return [*directory.rglob("*.arrow")] if directory else []
+    folder, files = input_files(reader)
+    return [Path(folder, file) for file in files]
 
 
 def estimated_tokens(source: Source) -> int | None:
@@ -102,12 +86,9 @@ def estimated_tokens(source: Source) -> int | None:
     reader = source.reader
     if not (files := document_files(reader)):
         return None
-    characters = sum(
+    unpacked = sum(
         file.stat().st_size * (COMPRESSION if file.suffix in (".gz", ".zst", ".parquet") else 1)
         for file in files
     )
-    if isinstance(reader, PythonDocsReader):
-        characters *= DOCS_SHARE
-    elif isinstance(reader, PythonCodeReader):
-        characters *= CODE_SHARE
-    return int(characters / BYTES_PER_TOKEN)
+    share = SHARE_OF_FILE.get(reader.type, 1.0)
+    return int(unpacked * share / BYTES_PER_TOKEN)

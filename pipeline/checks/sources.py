@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perdure.pipeline.checks.hints import missing, near_package
-from perdure.pipeline.errors import Problem
+from perdure.pipeline.errors import PerdureError, Problem
 from perdure.pipeline.recipe import (
     HuggingFaceReader,
     PythonCodeReader,
     PythonDocsReader,
+    Reader,
     Recipe,
     Source,
-    TextReader,
 )
 from perdure.pipeline.sizes import document_files
 
@@ -25,31 +25,26 @@ def source(name: str, source: Source) -> Problems:
     where, reader = f"sources.{name}.reader", source.reader
     if isinstance(reader, PythonDocsReader | PythonCodeReader):
         for number, package in enumerate(reader.packages):
-            if package != "stdlib" and not _installed(package):
-                yield Problem(
-                    f"{where}.packages.{number}",
-                    package,
-                    f"no such package is installed{near_package(package)}",
-                )
-    elif isinstance(reader, HuggingFaceReader):
-        if importlib.util.find_spec("datasets") is None:
-            yield Problem(
-                f"{where}.type", reader.type, "needs the package `datasets`: install `perdure[hub]`"
-            )
-        if reader.path.startswith(("/", "./", "../", "~")) and not Path(reader.path).is_dir():
-            yield missing(f"{where}.path", Path(reader.path), "directory")
-    elif not reader.path.exists():
-        yield missing(f"{where}.path", reader.path, "file or directory")
-    elif not document_files(reader):
-        pattern = reader.glob if isinstance(reader, TextReader) else f"*.{reader.type}"
-        yield Problem(f"{where}.path", str(reader.path), f"holds no file that matches {pattern}")
+            if _reason(reader.model_copy(update={"packages": [package]})):
+                remedy = f"no such package is installed{near_package(package)}"
+                yield Problem(f"{where}.packages.{number}", package, remedy)
+        return
+    if isinstance(reader, HuggingFaceReader) and importlib.util.find_spec("datasets") is None:
+        yield Problem(f"{where}.type", reader.type, "needs the package `datasets`: install `perdure[hub]`")
+    local = not isinstance(reader, HuggingFaceReader) or reader.path.startswith(("/", "."))
+    if local and not Path(reader.path).exists():
+        yield missing(f"{where}.path", Path(reader.path), "file or directory")
+    elif reason := _reason(reader):
+        yield Problem(f"{where}.path", str(reader.path), reason.removeprefix(f"{reader.path}: "))
 
 
-def _installed(package: str) -> bool:
+def _reason(reader: Reader) -> str | None:
+    """Why a reader's files cannot be found, if they cannot."""
     try:
-        return importlib.util.find_spec(package) is not None
-    except (ImportError, ValueError):  # a dotted name whose parent is missing; an empty or relative one
-        return False
+        document_files(reader)
+    except PerdureError as error:
+        return str(error)
+    return None
 
 
 def output(recipe: Recipe) -> Problems:

@@ -91,13 +91,8 @@ def _model_or_version(recipe: Recipe, name: str, where: str, wanted: str) -> Pro
 def rates(recipe: Recipe, name: str, version: Version) -> Problems:
     """Learning rates in their order."""
     where, schedule = f"versions.{name}.schedule", version.schedule
-    if isinstance(schedule, InfiniteSchedule):
-        falling = ("max_lr", "constant_lr", "min_lr")
-    elif isinstance(schedule, CosineSchedule):
-        falling = ("max_lr", "min_lr")
-    else:
-        return
-    for higher, lower in pairwise(falling):
+    falling = ("max_lr", "constant_lr", "min_lr")
+    for higher, lower in pairwise(name for name in falling if hasattr(schedule, name)):
         high, low = getattr(schedule, higher), getattr(schedule, lower)
         if low > high:
             yield Problem(f"{where}.{lower}", low, f"should be at most {higher} ({high:g})")
@@ -117,23 +112,23 @@ def phases(recipe: Recipe, name: str, version: Version) -> Problems:
         yield Problem(f"{where}.warmup", schedule.warmup, "should be below 1, to leave steps for the decay")
 
 
-def repetition(recipe: Recipe, name: str, version: Version) -> Problems:
-    """Whether sources that are already tokenised would repeat too often."""
-    finished = finished_sources(recipe)
-    samples, seq_length = num_samples(recipe, version), recipe.training.seq_length
-    for key, share in mixture_shares(version.mixture).items():
-        source = key.removeprefix("replay/")
-        if source not in finished:
-            continue
-        available = finished[source]["train"]["tokens"]
-        epochs = float(share) * samples / max(1, -(-available // seq_length))
-        if epochs > version.mixture.max_repetition:
-            yield Problem(
-                f"versions.{name}.mixture.max_repetition",
-                version.mixture.max_repetition,
-                f"`{key}` would repeat {epochs:.1f} times ({float(share) * samples * seq_length:,.0f} tokens of "
-                f"{available:,}); lower its weight or the version's tokens, or raise this",
-            )
+def repetition(recipe: Recipe) -> Problems:
+    """Sources that are already tokenised, and would repeat too often."""
+    finished, seq_length = finished_sources(recipe), recipe.training.seq_length
+    for name, version in recipe.versions.items():
+        samples = num_samples(recipe, version)
+        for key, share in mixture_shares(version.mixture).items():
+            if (counts := finished.get(key.removeprefix("replay/"))) is None:
+                continue
+            available = counts["train"]["tokens"]
+            epochs = float(share) * samples / max(1, -(-available // seq_length))
+            if epochs > version.mixture.max_repetition:
+                yield Problem(
+                    f"versions.{name}.mixture.max_repetition",
+                    version.mixture.max_repetition,
+                    f"`{key}` would repeat {epochs:.1f} times ({float(share) * samples * seq_length:,.0f} tokens of "
+                    f"{available:,}); lower its weight or the version's tokens, or raise this",
+                )
 
 
-CHECKS = (start, mixture_names, replay_names, curriculum, reference, rates, phases, repetition)
+CHECKS = (start, mixture_names, replay_names, curriculum, reference, rates, phases)
