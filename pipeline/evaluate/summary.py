@@ -1,0 +1,268 @@
+"""Everything a finished (or half-finished) run says about itself, gathered into `report.json` and `lineage.json`.
+
+What a run has not made yet is null here, never an error: a report after the first version is as good as its data.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from perdure.pipeline.evaluate import metrics
+from perdure.pipeline.manifest import read_json, write_json
+from perdure.pipeline.mixture import mixture_shares
+from perdure.pipeline.plan import num_steps
+from perdure.pipeline.recipe import HuggingFaceModel, Mixture, Recipe, Update, Version
+
+CURVE_POINTS = 160
+"""Longest training curve; longer ones are averaged over this many stretches of equal length."""
+
+CURVE_KEYS = ("loss", "loss_selected", "loss_unselected", "lr", "selected_fraction")
+
+
+def build_report(recipe: Recipe) -> dict:
+    """Reads a run's artefacts and writes `<out>/report.json` and `<out>/lineage.json`.
+
+    Returns:
+        What `report.json` holds; every number is finite or null, losses are mean nats per held-out token:
+
+        - `versions`: in training order: `id`, `parent` (null: the initial model), `start`, `status` (`finished`,
+          `started`, `waiting`), `tokens`, `lineage_tokens`, `steps`, `schedule`, `selected_fraction` (1 without
+          selection), `tokens_per_second`, `mixture`, `evaluation`, `change` (loss minus the parent's, by domain).
+        - `domains`; `loss_matrix` (row 0: the initial model; row i + 1: version i); `initial` (its evaluation).
+        - `acc`, `bwt`, `fwt`, `fwt_gem` by version; `forgetting` by version: `mean` and by domain. See
+          `evaluate/metrics.py`; every version has them, along its own path from the initial model.
+        - `consumed`: tokens per version and mixture key (`replay/<source>` for replay).
+        - `selection`: per version with selection: tokens `scored` and `selected`.
+        - `data`: per source its documents and tokens in, dropped by reason, and out; null before the data stage.
+        - `curves`, `passages`: training curves and the coloured passage, by version.
+        - `commands`, `recipe`: what was typed, and the whole recipe in YAML.
+
+    Raises:
+        PerdureError: If an artefact is broken.
+    """
+    from perdure.pipeline.data.stage import finished_data
+
+    report = summarize(recipe, finished_data(recipe))
+    write_json(recipe.directory / "report.json", report)
+    write_json(recipe.directory / "lineage.json", _lineage(recipe, report))
+    return report
+
+
+def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
+    """`build_report` without writing; `data` maps each source to its finished directory or None."""
+    records = {name: _optional(recipe, name, "version.json") for name in recipe.versions}
+    evaluations = {name: _optional(recipe, name, "eval.json") for name in recipe.versions}
+    initial = _initial_evaluation(recipe)
+    domains = list(recipe.sources)
+    losses = np.array([_losses(domains, entry) for entry in (initial, *evaluations.values())])
+    manifests = {
+        source: read_json(directory / "manifest.json") if directory else None
+        for source, directory in data.items()
+    }
+    curves = {
+        name: _curve(recipe.directory / "versions" / name / "metrics.jsonl") for name in recipe.versions
+    }
+    report = {
+        "name": recipe.name,
+        "versions": [
+            _version(recipe, name, records[name], evaluations[name], curves[name], losses)
+            for name in recipe.versions
+        ],
+        "domains": domains,
+        "loss_matrix": losses,
+        "initial": initial and initial["domains"],
+        **_metrics(recipe, domains, losses),
+        "consumed": {name: record["consumed"] for name, record in records.items() if record},
+        "selection": {
+            name: record["selection_counts"]
+            for name, record in records.items()
+            if record and recipe.versions[name].selection
+        },
+        "data": {
+            source: manifest and {"tokenizer_hash": manifest["tokenizer_hash"], **manifest["counts"]}
+            for source, manifest in manifests.items()
+        },
+        "curves": {name: curve for name, curve in curves.items() if curve},
+        "passages": {
+            name: passage
+            for name in recipe.versions
+            if (passage := _optional(recipe, name, "passage.json")) is not None
+        },
+        "commands": sorted({manifest["command"] for manifest in manifests.values() if manifest}),
+        "recipe": recipe_yaml(recipe),
+    }
+    return _finite(report)
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """The recipe with everything written out but `out`, so that a copied run directory gives the same report."""
+    tree = recipe.model_dump(mode="json", exclude={"out"})
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
+
+
+def parent_of(version: Version) -> str | None:
+    """The version that another starts from; None for the initial model."""
+    return version.start.parent if isinstance(version.start, Update) else None
+
+
+# ------------------------------------------------------------------------------------------- reading
+
+
+def _optional(recipe: Recipe, version: str, file: str) -> Any:
+    path = recipe.directory / "versions" / version / file
+    return read_json(path) if path.exists() else None
+
+
+def _initial_evaluation(recipe: Recipe) -> dict | None:
+    """The initial model's losses: all `init` versions of a recipe start from the same weights."""
+    for name in recipe.versions:
+        if (evaluation := _optional(recipe, name, "eval_initial.json")) is not None:
+            return evaluation
+    return None
+
+
+def _losses(domains: list[str], evaluation: dict | None) -> list[float]:
+    found = evaluation["domains"] if evaluation else {}
+    losses = [found.get(domain, {}).get("loss") for domain in domains]
+    return [math.nan if loss is None else loss for loss in losses]
+
+
+def _curve(path: Path) -> dict | None:
+    """Training curves, averaged to at most `CURVE_POINTS` points; None before the first step."""
+    if not path.exists():
+        return None
+    steps = {}
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):  # a version that is training right now may have half a line
+            entry = json.loads(line)
+            steps[entry["step"]] = entry
+    if not steps:
+        return None
+    entries = [steps[step] for step in sorted(steps)]
+    stretches = np.array_split(np.arange(len(entries)), min(CURVE_POINTS, len(entries)))
+    bins = [[entries[i] for i in stretch] for stretch in stretches]
+    sources = dict.fromkeys(source for entry in entries for source in entry["source_loss"])
+    return {
+        "step": [part[-1]["step"] for part in bins],
+        "tokens": [part[-1]["tokens"] for part in bins],
+        **{key: [_average([entry[key] for entry in part]) for part in bins] for key in CURVE_KEYS},
+        "source_loss": {
+            source: [_average([entry["source_loss"].get(source) for entry in part]) for part in bins]
+            for source in sources
+        },
+    }
+
+
+def _average(values: list[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
+
+
+# ------------------------------------------------------------------------------------------ gathering
+
+
+def _version(
+    recipe: Recipe,
+    name: str,
+    record: dict | None,
+    evaluation: dict | None,
+    curve: dict | None,
+    losses: np.ndarray,
+) -> dict:
+    version = recipe.versions[name]
+    names = list(recipe.versions)
+    parent = parent_of(version)
+    row, parent_row = names.index(name) + 1, names.index(parent) + 1 if parent else 0
+    if record:
+        status, steps, tokens = "finished", record["steps"], record["tokens"]
+        counts = record["selection_counts"]
+        fraction = counts["selected"] / counts["scored"] if version.selection else 1.0
+    else:
+        status, steps, tokens = (
+            ("started", curve["step"][-1], curve["tokens"][-1]) if curve else ("waiting", 0, 0)
+        )
+        fraction = None
+    copied = ("lineage_tokens", "tokens_per_second", "seconds", "parallel", "weights_hash")
+    return {
+        "id": name,
+        "parent": parent,
+        "start": version.start.type,
+        "status": status,
+        "tokens": tokens,
+        "steps": steps,
+        "planned_steps": num_steps(recipe, version),
+        "schedule": version.schedule.model_dump(mode="json"),
+        "selection": version.selection and version.selection.model_dump(mode="json"),
+        "selected_fraction": fraction,
+        **{key: record[key] if record else None for key in copied},
+        "mixture": _mixture(version.mixture),
+        "evaluation": evaluation and evaluation["domains"],
+        "change": dict(zip(recipe.sources, losses[row] - losses[parent_row])),
+    }
+
+
+def _mixture(mixture: Mixture) -> list[dict]:
+    members = [(name, False, member) for name, member in mixture.sources.items()]
+    if mixture.replay:
+        members += [(name, True, member) for name, member in mixture.replay.sources.items()]
+    return [
+        {"key": key, "source": name, "replay": replay, "share": float(share), "order": member.order}
+        for (key, share), (name, replay, member) in zip(mixture_shares(mixture).items(), members)
+    ]
+
+
+def _metrics(recipe: Recipe, domains: list[str], losses: np.ndarray) -> dict:
+    """All metrics of every version that was measured, each along its own path."""
+    parents = {name: parent_of(version) for name, version in recipe.versions.items()}
+    rows = {name: row for row, name in enumerate(recipe.versions, start=1)}
+    found: dict[str, dict] = {key: {} for key in ("acc", "bwt", "fwt", "fwt_gem", "forgetting")}
+    for name, row in rows.items():
+        if np.isnan(losses[row]).all():
+            continue
+        path = metrics.lineage(parents, name)
+        learned = metrics.learned_at(
+            domains,
+            [list(recipe.versions[member].mixture.sources) for member in path],
+            pretrained=isinstance(recipe.model, HuggingFaceModel),
+        )
+        along = losses[[0, *(rows[member] for member in path)]]
+        rises = metrics.forgetting(along, learned)
+        measured = rises[~np.isnan(rises)]
+        found["acc"][name] = metrics.average_accuracy(along, learned)
+        found["bwt"][name] = metrics.backward_transfer(along, learned)
+        found["fwt"][name] = metrics.forward_transfer(along, learned)
+        found["fwt_gem"][name] = metrics.gem_forward_transfer(along, learned)
+        found["forgetting"][name] = {
+            "mean": measured.mean() if measured.size else math.nan,
+            "domains": {domain: rise for domain, rise in zip(domains, rises) if not np.isnan(rise)},
+        }
+    return found
+
+
+def _lineage(recipe: Recipe, report: dict) -> dict:
+    """Every version with its parent, start, hashes, tokens and evaluation, and the initial model's evaluation."""
+    keys = ("id", "parent", "start", "status", "steps", "tokens", "lineage_tokens", "weights_hash")
+    versions = []
+    for entry in report["versions"]:
+        record = _optional(recipe, entry["id"], "version.json") or {}
+        versions.append(
+            {key: entry[key] for key in keys}
+            | {"tokenizer_hash": record.get("tokenizer_hash"), "data": record.get("data")}
+            | {"evaluation": entry["evaluation"]}
+        )
+    return {"name": recipe.name, "initial": report["initial"], "versions": versions}
+
+
+def _finite(value: Any) -> Any:
+    """Plain JSON values: arrays as lists, NaN (not measured) as null."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value

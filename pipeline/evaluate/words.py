@@ -1,0 +1,100 @@
+"""A report's numbers in words: what the console and the page both say."""
+
+UNCHANGED = 0.005
+"""Changes below this many nats per token are called none."""
+
+
+def tokens_words(count: int) -> str:
+    """A token count with three significant digits: 950, 12.3k, 1.25M, 3B."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size * 0.9995:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
+
+
+def signed(change: float) -> str:
+    """A change in nats per token with its sign, as in `+0.071`."""
+    return f"{change:+.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def share_words(share: float) -> str:
+    """A share as a percentage, without needless digits."""
+    return f"{100 * share:.3g}%"
+
+
+def mixture_words(mixture: list[dict]) -> str:
+    """A version's mixture, as in `90% code, 10% replayed prose`."""
+    return ", ".join(
+        f"{share_words(member['share'])} {'replayed ' if member['replay'] else ''}{member['source']}"
+        for member in mixture
+    )
+
+
+def verdict(change: float) -> str:
+    """`better`, `worse` or `unchanged`."""
+    if abs(change) < UNCHANGED:
+        return "unchanged"
+    return "better" if change < 0 else "worse"
+
+
+def replay_findings(report: dict) -> list[str]:
+    """What replay bought, and what it cost: a text per pair of siblings that differ in replaying a domain."""
+    measured = [version for version in report["versions"] if version["evaluation"]]
+    found = []
+    for kept in measured:
+        replayed = {member["source"] for member in kept["mixture"] if member["replay"]}
+        for lost in measured:
+            siblings = kept["parent"] == lost["parent"] and _new(kept) == _new(lost)
+            if siblings and not any(member["replay"] for member in lost["mixture"]):
+                found += [_finding(kept, lost, domain) for domain in report["domains"] if domain in replayed]
+    return [finding for finding in found if finding]
+
+
+def _new(version: dict) -> set[str]:
+    return {member["source"] for member in version["mixture"] if not member["replay"]}
+
+
+def _finding(kept: dict, lost: dict, domain: str) -> str | None:
+    with_it, without = kept["change"][domain], lost["change"][domain]
+    if with_it is None or without is None:
+        return None
+    text = (
+        f"With replay ({kept['id']}), the loss on {domain} {_movement(with_it)} nats per token; "
+        f"without it ({lost['id']}), it {_movement(without)}."
+    )
+    if without > UNCHANGED and with_it < without:
+        text += f" Replay avoided {share_words(1 - max(with_it, 0) / without)} of the forgetting."
+    for source in sorted(_new(kept)):
+        gains = kept["change"][source], lost["change"][source]
+        if None not in gains:
+            text += (
+                f" On {source}, the loss {_movement(gains[0])} with replay and {_movement(gains[1])} without."
+            )
+    return text
+
+
+def _movement(change: float) -> str:
+    return f"{'rose' if change > 0 else 'fell'} by {abs(change):.3f}"
+
+
+def loss_table(report: dict) -> str:
+    """Held-out loss by version and domain, the change against the parent beside it, in plain text."""
+    rows = [["version", "from", *(cell for domain in report["domains"] for cell in (domain, ""))]]
+    initial = [("-" if loss is None else f"{loss:.3f}", "") for loss in report["loss_matrix"][0]]
+    rows.append(["initial model", "", *(cell for pair in initial for cell in pair)])
+    for version, losses in zip(report["versions"], report["loss_matrix"][1:]):
+        cells = []
+        for domain, loss in zip(report["domains"], losses):
+            change = version["change"][domain]
+            cells += ["-" if loss is None else f"{loss:.3f}", "" if change is None else f"({change:+.3f})"]
+        rows.append([version["id"], version["parent"] or "initial model", *cells])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    title = "Held-out loss, nats per token (change against the version it started from; lower is better)"
+    return "\n".join([title, "", lines[0], "-" * max(map(len, lines)), *lines[1:]])

@@ -1,0 +1,307 @@
+"""The report of a made-up run: exact numbers, half-finished runs, and a page that stands on its own."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+
+from perdure.pipeline.evaluate.figures import Line, line_chart
+from perdure.pipeline.evaluate.page import render_page
+from perdure.pipeline.evaluate.summary import CURVE_POINTS, summarize
+from perdure.pipeline.evaluate.words import loss_table, replay_findings, tokens_words
+from perdure.pipeline.recipe import Recipe
+
+ALL = ["base", "reference", "update", "control"]
+
+
+def test_numbers_of_a_finished_run(report):
+    assert report["domains"] == ["prose", "clean", "code"]
+    assert report["loss_matrix"] == [
+        [9.0, 9.0, 9.0],
+        [4.5, 4.25, 6.0],
+        [4.75, 4.0, 6.25],
+        [4.625, 4.375, 4.5],
+        [5.5, 5.25, 4.375],
+    ]
+    changes = {version["id"]: version["change"] for version in report["versions"]}
+    assert changes["base"] == {"prose": -4.5, "clean": -4.75, "code": -3.0}
+    assert changes["update"] == {"prose": 0.125, "clean": 0.125, "code": -1.5}
+    assert changes["control"] == {"prose": 1.0, "clean": 1.0, "code": -1.625}
+    # `update` learned prose (through base) and code; nothing on its path trained on `clean`.
+    assert report["acc"] == {
+        "base": -4.5,
+        "reference": -(4.75 + 4.0) / 2,
+        "update": -(4.625 + 4.5) / 2,
+        "control": -(5.5 + 4.375) / 2,
+    }
+    assert report["bwt"] == {"base": None, "reference": -0.25, "update": -0.125, "control": -1.0}
+    assert report["fwt"] == dict.fromkeys(ALL)
+    assert report["fwt_gem"] == {"base": None, "reference": 4.75, "update": 3.0, "control": 3.0}
+    assert report["forgetting"]["update"] == {"mean": 0.125, "domains": {"prose": 0.125}}
+    assert report["forgetting"]["base"] == {"mean": None, "domains": {}}
+
+
+def test_report_holds_what_machines_read(report):
+    update = report["versions"][2]
+    assert {key: update[key] for key in ("id", "parent", "start", "status", "tokens", "steps")} == {
+        "id": "update",
+        "parent": "base",
+        "start": "update",
+        "status": "finished",
+        "tokens": 196 * 4096,
+        "steps": 196,
+    }
+    assert update["schedule"]["type"] == "cosine"
+    assert update["selected_fraction"] == 0.6
+    assert report["versions"][0]["selected_fraction"] == 1.0
+    assert update["tokens_per_second"] == 7421.5
+    assert [(member["key"], member["replay"], member["share"]) for member in update["mixture"]] == [
+        ("code", False, 0.9),
+        ("replay/prose", True, 0.1),
+    ]
+    assert report["consumed"]["update"] == {
+        "code": round(0.9 * 196 * 4096),
+        "replay/prose": round(0.1 * 196 * 4096),
+    }
+    assert report["selection"] == {"update": {"scored": 800_000, "selected": 480_000}}
+    documents = report["data"]["code"]["documents"]
+    assert documents["in"] == documents["out"] + sum(documents["dropped"].values())
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_curves_are_averages_of_stretches(recipe, run):
+    run(recipe, ["base"])
+    path = recipe.directory / "versions" / "base" / "metrics.jsonl"
+    line = json.loads(path.read_text().splitlines()[0])
+    steps = 2 * CURVE_POINTS
+    lines = [
+        line
+        | {"step": i, "tokens": 10 * i, "loss": float(i), "source_loss": {"prose": 1.0} if i % 4 == 1 else {}}
+        for i in range(1, steps + 1)
+    ]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in lines) + '{"step": 999, "lo')
+    curve = summarize(recipe, dict.fromkeys(recipe.sources))["curves"]["base"]
+    assert curve["loss"] == [i + 0.5 for i in range(1, steps, 2)]
+    assert curve["tokens"] == [10 * i for i in range(2, steps + 1, 2)]
+    assert curve["source_loss"]["prose"] == [1.0, None] * (CURVE_POINTS // 2)
+
+
+def test_a_pretrained_model_is_taken_to_know_every_domain(recipe, run):
+    data = run(recipe, ALL)
+    pretrained = recipe.model_copy(
+        update={
+            "model": type(recipe)
+            .model_validate(recipe.model_dump() | {"model": {"type": "huggingface", "path": "x"}})
+            .model
+        }
+    )
+    report = summarize(pretrained, data)
+    # On the path base -> update only `clean` is known from the start.
+    assert report["acc"]["update"] == -(4.625 + 4.375 + 4.5) / 3
+    assert report["forgetting"]["base"]["domains"] == {"clean": 0.0, "code": 0.0}
+
+
+def test_a_run_with_one_finished_version_still_reports(recipe, run):
+    run(recipe, ["base"])
+    started = recipe.directory / "versions" / "update"
+    started.mkdir()
+    lines = (recipe.directory / "versions" / "base" / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (started / "metrics.jsonl").write_text("".join(lines[:7]))
+    report = summarize(recipe, dict.fromkeys(recipe.sources))
+    assert [version["status"] for version in report["versions"]] == [
+        "finished",
+        "waiting",
+        "started",
+        "waiting",
+    ]
+    assert report["versions"][2]["steps"] == 7
+    assert report["loss_matrix"][2:] == [[None] * 3] * 3
+    assert list(report["acc"]) == ["base"]
+    assert report["data"] == dict.fromkeys(recipe.sources)
+    text = render_page(report)
+    assert "Not trained yet" in text and "Unfinished: step 7 of 196" in text and "not prepared yet" in text
+    assert loss_table(report).splitlines()[-1].split() == ["control", "base", "-", "-", "-"]
+
+
+def test_an_empty_run_still_reports(recipe):
+    report = summarize(recipe, dict.fromkeys(recipe.sources))
+    assert report["loss_matrix"] == [[None] * 3] * 5
+    assert report["acc"] == {} and report["curves"] == {} and report["initial"] is None
+    assert "Not trained yet" in render_page(report)
+
+
+def test_a_domain_without_heldout_documents_is_a_gap(recipe, run):
+    run(recipe, ["base", "reference"])
+    for path in recipe.directory.glob("versions/*/eval*.json"):
+        evaluation = json.loads(path.read_text())
+        del evaluation["domains"]["clean"]
+        path.write_text(json.dumps(evaluation))
+    report = summarize(recipe, dict.fromkeys(recipe.sources))
+    assert [row[:2] for row in report["loss_matrix"]][:3] == [[9.0, None], [4.5, None], [4.75, None]]
+    assert report["acc"]["reference"] == -4.75
+    assert "not measured" in render_page(report)
+
+
+def test_replay_in_words(report):
+    assert replay_findings(report) == [
+        "With replay (update), the loss on prose rose by 0.125 nats per token; without it (control), it rose by "
+        "1.000. Replay avoided 87.5% of the forgetting. On code, the loss fell by 1.500 with replay and fell by "
+        "1.625 without."
+    ]
+
+
+def test_console_table(report):
+    lines = loss_table(report).splitlines()
+    assert lines[2].split() == ["version", "from", "prose", "clean", "code"]
+    assert lines[4].split() == ["initial", "model", "9.000", "9.000", "9.000"]
+    assert lines[7].split() == [
+        "update",
+        "base",
+        "4.625",
+        "(+0.125)",
+        "4.375",
+        "(+0.125)",
+        "4.500",
+        "(-1.500)",
+    ]
+    assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1k"),
+        (12_345, "12.3k"),
+        (999_999, "1M"),
+        (1_250_000, "1.25M"),
+        (3 * 10**9, "3B"),
+    ],
+)
+def test_token_counts_in_words(count, words):
+    assert tokens_words(count) == words
+
+
+# ----------------------------------------------------------------------------------------- the page
+
+
+class Page(HTMLParser):
+    """Text, tags and references of a page; checks that tags are balanced."""
+
+    VOID = frozenset({"meta", "link", "br", "img"})
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.seen, self.references, self.tokens = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.seen.append(tag)
+        self.references += [
+            found[key] for key in ("src", "href", "xlink:href", "action", "data") if key in found
+        ]
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "span" and found.get("title", "").startswith("loss "):
+            self.tokens.append([found["title"], "class" in found, ""])
+
+    def handle_startendtag(self, tag, attributes):
+        found = dict(attributes)
+        self.references += [found[key] for key in ("src", "href", "xlink:href") if key in found]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "span" and self.tokens:
+            self.tokens[-1][2] = self.tokens[-1][2] or data
+
+
+def test_page_is_self_contained_and_small(page):
+    text, page = page, Page(page)
+    assert len(text.encode()) < 1_500_000
+    assert all(reference.startswith(("#", "data:")) for reference in page.references)
+    assert "http" not in text and "url(" not in text.replace("url(#", "")
+    assert "script" not in page.seen
+    assert len(set(re.findall(r' id="([^"]*)"', text))) == len(re.findall(r' id="', text))
+    assert page.seen.count("svg") == 10
+
+
+def test_same_inputs_same_bytes_wherever_the_run_lies(report, page, tmp_path, run):
+    other = Recipe.model_validate(yaml.safe_load(report["recipe"]) | {"out": tmp_path / "elsewhere"})
+    again = summarize(other, run(other, ALL))
+    assert json.dumps(again) == json.dumps(report)
+    assert render_page(again) == page
+
+
+def test_tokens_are_shown_and_never_run(report, page):
+    page = Page(page)
+    passage = report["passages"]["update"]
+    assert [chosen for _, chosen, _ in page.tokens] == passage["selected"]
+    shown = [text for _, _, text in page.tokens[-11:]]
+    assert shown == [
+        "<script>alert(1)</script>", "⏎\n", "    ", "\ufffd", "␀", "␛[31m", "é", "日本", "&amp;", "\t", "·"
+    ]  # fmt: skip
+    excess = passage["loss"][1] - passage["reference_loss"][1]
+    numbers = (
+        f"loss {passage['loss'][1]:.2f}, reference {passage['reference_loss'][1]:.2f}, excess {excess:+.3f}"
+    )
+    assert page.tokens[1][0].replace("−", "-").startswith(numbers)
+    assert page.tokens[0][0].endswith("no reference loss, not selected")
+
+
+def test_chart_leaves_gaps_and_repeats_itself():
+    lines = [Line("a<b", [1.0, None, 3.0, math.pi]), Line("c", [2.0, 2.0, 2.0, 2.0], 9, dashed=True)]
+    chart = line_chart([10, 20, 30, 40], lines, "loss", 'x "y"')
+    assert chart == line_chart([10, 20, 30, 40], lines, "loss", 'x "y"')
+    assert "var(--series-0)" in chart and "var(--series-1)" in chart and "#0" not in chart.replace("#m", "")
+    assert "a&lt;b" in chart and 'aria-label="x &quot;y&quot;"' in chart
+    Page(f"<html>{chart}</html>")
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="NOT TESTED in a browser: no chromium on this machine")
+def test_page_renders_in_a_browser(report, page, tmp_path):
+    path, log = tmp_path / "index.html", tmp_path / "net.json"
+    # The image shows that a request to the outside would be noticed.
+    path.write_text(
+        page.replace("</body>", '<img src="http://example.invalid/x.png"></body>'), encoding="utf-8"
+    )
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--enable-logging=stderr",
+        "--v=0",
+        "--dump-dom",
+    ]
+    options += [
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--log-net-log={log}",
+    ]
+    result = subprocess.run([CHROMIUM, *options, path.as_uri()], capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in result.stderr
+    shown = Page(result.stdout)
+    assert shown.seen.count("svg") == 10
+    assert len(shown.tokens) == len(report["passages"]["update"]["tokens"])
+    by_page = [line for line in log.read_text().splitlines() if '"initiator":"null"' in line]
+    requested = {url for line in by_page for url in re.findall(r'"url":"(\w+:[^"]*)"', line)}
+    assert {url for url in requested if not url.startswith(("file:", "data:"))} == {
+        "http://example.invalid/x.png"
+    }
