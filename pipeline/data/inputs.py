@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 import sysconfig
 from dataclasses import dataclass
 from functools import lru_cache
@@ -151,12 +152,15 @@ def _files(package: str) -> list[tuple[str, Path]]:
 
 def _walk(folder: Path, prefix: str) -> list[tuple[str, Path]]:
     modules = []
-    for path in sorted(folder.rglob("*.py")):
-        *parents, name = path.relative_to(folder).with_suffix("").parts
-        if SKIPPED_DIRECTORIES.isdisjoint(parents):
-            parts = parents if name == "__init__" else [*parents, name]
-            modules.append(((prefix + ".".join(parts)).rstrip("."), path))
-    return modules
+    for directory, folders, files in os.walk(folder):
+        folders[:] = set(folders) - SKIPPED_DIRECTORIES
+        for file in files:
+            if file.endswith(".py"):
+                path = Path(directory, file)
+                parts = path.relative_to(folder).with_suffix("").parts
+                parts = parts[:-1] if parts[-1] == "__init__" else parts
+                modules.append(((prefix + ".".join(parts)).rstrip("."), path))
+    return sorted(modules)
 
 
 @lru_cache

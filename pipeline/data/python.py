@@ -10,6 +10,9 @@ from collections.abc import Iterator
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
+BLOCKS = (ast.stmt, ast.excepthandler, ast.match_case)
+"""What can hold a definition; expressions, most of a tree, are not searched."""
+
 
 def decode_source(content: bytes) -> str:
     """Decodes a source file as Python does (PEP 263), with `\\n` line ends.
@@ -53,9 +56,7 @@ def code_of(source: str) -> str:
             lines[first : last + 1] = [before + b"pass" + after]
         else:
             del lines[first : last + 1]
-    text = b"\n".join(lines).decode()
-    _parse(text)
-    return text
+    return b"\n".join(lines).decode()
 
 
 def _parse(source: str) -> ast.Module:
@@ -69,7 +70,8 @@ def _docstrings(tree: ast.AST) -> Iterator[tuple[ast.AST, ast.Expr]]:
     if isinstance(tree, DOCUMENTED) and ast.get_docstring(tree, clean=False) is not None:
         yield tree, tree.body[0]
     for child in ast.iter_child_nodes(tree):
-        yield from _docstrings(child)
+        if isinstance(child, BLOCKS):
+            yield from _docstrings(child)
 
 
 def _prose(docstring: str) -> str:
