@@ -9,7 +9,7 @@ find_python = for python in python3.11 python3.12 python3.13 python3.14 python3;
 PYTHON ?= $(shell $(find_python))
 VENV := .venv
 STAMP := $(VENV)/.installed
-PYTEST := $(VENV)/bin/python -m pytest
+PYTEST := $(VENV)/bin/pytest
 TYPED := $(addprefix -p perdure.pipeline., \
   recipe lenient manifest errors plan mixture check checks shape sizes memory preview preview_text shards cli train.schedule)
 

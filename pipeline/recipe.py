@@ -325,7 +325,7 @@ class InfiniteSchedule(Section):
     cooldown: Fraction = 0.60
     """Share of steps, counted after warmup, that cool down from `max_lr` to `constant_lr`."""
     constant_until: Fraction = 0.85
-    """Share of all steps at which annealing begins; 1 never anneals."""
+    """Share of steps, counted after warmup, at which annealing begins; 1 never anneals."""
     cooldown_shape: Literal["cosine", "inverse_sqrt"] = "cosine"
     """Form of the cooldown."""
     inverse_sqrt_alpha: Annotated[float, Field(gt=0)] = 10.0

@@ -102,12 +102,14 @@ def phases(recipe: Recipe, name: str, version: Version) -> Problems:
     """Phases of the learning rate that fit into the version."""
     where, schedule = f"versions.{name}.schedule", version.schedule
     if isinstance(schedule, InfiniteSchedule):
-        if schedule.warmup + schedule.cooldown > schedule.constant_until + 1e-9:
+        until = schedule.constant_until
+        if until < schedule.cooldown:
             yield Problem(
-                f"{where}.constant_until",
-                schedule.constant_until,
-                f"should be at least warmup + cooldown ({schedule.warmup:g} + {schedule.cooldown:g})",
+                f"{where}.constant_until", until, f"should be at least cooldown ({schedule.cooldown:g})"
             )
+        if until < 1 <= until + schedule.warmup:
+            remedy = f"leaves no step to anneal after warmup ({schedule.warmup:g}); should be lower, or 1"
+            yield Problem(f"{where}.constant_until", until, remedy)
     elif isinstance(schedule, CosineSchedule) and schedule.warmup == 1:
         yield Problem(f"{where}.warmup", schedule.warmup, "should be below 1, to leave steps for the decay")
 

@@ -26,23 +26,24 @@ def learning_rate(schedule: CosineSchedule | InfiniteSchedule, step: int, total_
     if isinstance(schedule, CosineSchedule):
         progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
         return _cosine(schedule.max_lr, schedule.min_lr, progress)
-    return _infinite(schedule, step, step - warmup_steps, total_steps)
+    return _infinite(schedule, step - warmup_steps, total_steps - warmup_steps, total_steps)
 
 
 def _cosine(high: float, low: float, progress: float) -> float:
     return low + (high - low) / 2 * (1 + math.cos(math.pi * progress))
 
 
-def _infinite(schedule: InfiniteSchedule, step: int, after_warmup: int, total_steps: int) -> float:
+def _infinite(schedule: InfiniteSchedule, step: int, last_step: int, total_steps: int) -> float:
+    """The rate after warmup: `step` and `last_step` are counted from its end, shares are of all steps."""
     high, constant = schedule.max_lr, schedule.constant_lr
     annealing_start = round(schedule.constant_until * total_steps)
     if step > annealing_start:
-        progress = (step - annealing_start) / (total_steps - annealing_start)
+        progress = (step - annealing_start) / (last_step - annealing_start)
         return constant * (schedule.min_lr / constant) ** progress
     cooldown_steps = round(schedule.cooldown * total_steps)
-    if after_warmup >= cooldown_steps:
+    if step >= cooldown_steps:
         return constant
-    progress = after_warmup / cooldown_steps
+    progress = step / cooldown_steps
     if schedule.cooldown_shape == "cosine":
         return _cosine(high, constant, progress)
 

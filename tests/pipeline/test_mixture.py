@@ -1,0 +1,79 @@
+"""The mixture: exact shares, and never a whole sample away from them."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from perdure.pipeline.mixture import MAX_BLOCK, block_counts, block_pattern, mixture_shares
+from perdure.pipeline.recipe import Mixture
+
+counts_strategy = st.lists(st.integers(1, 60), min_size=1, max_size=7)
+
+
+def mixture(sources: dict[str, float], replay: tuple[float, dict[str, float]] | None = None) -> Mixture:
+    members = lambda weights: {name: {"weight": weight} for name, weight in weights.items()}  # noqa: E731
+    tree = {"sources": members(sources)}
+    if replay:
+        tree["replay"] = {"share": replay[0], "sources": members(replay[1])}
+    return Mixture.model_validate(tree)
+
+
+@given(counts_strategy)
+@example([1, 1000])
+@example([1, 1, 1, 500, 3])
+def test_every_prefix_is_within_one_sample_of_every_share(counts):
+    pattern = block_pattern(counts)
+    assert np.bincount(pattern, minlength=len(counts)).tolist() == counts
+    taken = np.cumsum(pattern[:, None] == np.arange(len(counts)), axis=0)
+    expected = np.outer(np.arange(1, len(pattern) + 1), counts) / sum(counts)
+    bound = 1 - 1 / (2 * len(counts) - 2) if len(counts) > 1 else 0
+    assert np.abs(taken - expected).max() <= bound + 1e-9
+
+
+@given(st.lists(st.fractions(Fraction(1, 10**6), 1), min_size=1, max_size=8))
+def test_counts_fill_a_block_and_forget_no_source(weights):
+    shares = [weight / sum(weights) for weight in weights]
+    counts = block_counts(shares)
+    assert min(counts) >= 1
+    assert sum(counts) <= MAX_BLOCK
+    for share, count in zip(shares, counts, strict=True):
+        assert abs(float(share) - count / sum(counts)) < len(shares) / MAX_BLOCK + 1e-12
+
+
+def test_shares_that_fit_a_block_are_exact():
+    assert block_counts([Fraction(7, 10), Fraction(1, 5), Fraction(1, 10)]) == [7, 2, 1]
+
+
+def test_a_tiny_weight_still_occurs():
+    shares = mixture_shares(mixture({"big": 1.0, "tiny": 1e-9}))
+    counts = block_counts(list(shares.values()))
+    assert counts == [MAX_BLOCK - 1, 1]
+    assert (block_pattern(counts) == 1).sum() == 1
+
+
+def test_many_tiny_weights_leave_the_rest_to_the_largest():
+    shares = mixture_shares(mixture({"big": 1.0} | {f"tiny{i}": 1e-9 for i in range(40)}))
+    assert block_counts(list(shares.values())) == [MAX_BLOCK - 40] + [1] * 40
+
+
+def test_replay_takes_its_share_and_divides_it_by_its_own_weights():
+    shares = mixture_shares(mixture({"code": 3, "math": 1}, (0.1, {"prose": 2, "code": 3})))
+    assert shares == {
+        "code": Fraction(27, 40),
+        "math": Fraction(9, 40),
+        "replay/prose": Fraction(1, 25),
+        "replay/code": Fraction(3, 50),
+    }
+    assert sum(shares.values()) == 1
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.1, 0.25, 0.5])
+def test_old_and_new_samples_fill_the_budget_at_every_prefix(share):
+    shares = mixture_shares(mixture({"code": 1.0}, (share, {"prose": 1.0})))
+    pattern = block_pattern(block_counts(list(shares.values())))
+    replayed = np.cumsum(np.tile(pattern, 3) == 1)
+    expected = share * np.arange(1, len(replayed) + 1)
+    assert np.abs(replayed - expected).max() <= 0.5 + 1e-9  # Tijdeman's bound for two sources
