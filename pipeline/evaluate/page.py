@@ -100,10 +100,10 @@ def _charts(report: dict, version: dict) -> list[str]:
     curve, name = report["curves"][version["id"]], version["id"]
     tokens = curve["tokens"]
     colours = {domain: i for i, domain in enumerate(report["domains"])}
-    lines = [
-        Line(key, values, colours[key.removeprefix("replay/")], dashed=key.startswith("replay/"))
-        for key, values in curve["source_loss"].items()
-    ]
+    lines = []
+    for key, values in curve["source_loss"].items():
+        source, replay = key.removeprefix("replay/"), key.startswith("replay/")
+        lines.append(Line(f"{source} (replay)" if replay else source, values, colours[source], dashed=replay))
     if len(lines) > 1:
         lines.append(Line("all", curve["loss"], ink=True))
     charts = [

@@ -26,7 +26,28 @@ def write_report(recipe: Recipe, say: Callable[[str], None] = print) -> dict:
     page = recipe.directory / "report" / "index.html"
     write_atomic(page, render_page(report))
     say(loss_table(report))
-    for finding in replay_findings(report):
+    for finding in ("", *replay_findings(report), ""):
         say(finding)
-    say(f"Report: {page}\nNumbers: {recipe.directory / 'report.json'}")
+    say(_next_commands(recipe, report))
     return report
+
+
+def _next_commands(recipe: Recipe, report: dict) -> str:
+    """What to do with the run now; the model offered for export has the lowest mean loss over all domains."""
+    versions = recipe.directory / "versions"
+    commands = {"perdure recipe new my-recipe.yaml": "begin a recipe of your own"}
+    if report["curves"]:
+        commands = {f"tensorboard --logdir {versions}": "look at every step"} | commands
+    measured = {
+        version["id"]: sum(losses)
+        for version, losses in zip(report["versions"], report["loss_matrix"][1:])
+        if version["status"] == "finished" and None not in losses
+    }
+    if measured:
+        best = min(measured, key=measured.__getitem__)
+        export = (
+            f"perdure export {versions / best / 'recipe.yaml'} --version {best} --to {recipe.name}-{best}"
+        )
+        commands = {export: f"take {best} along as a Hugging Face model"} | commands
+    lines = [f"Report: {recipe.directory / 'report' / 'index.html'} (open it in a browser)", "Next:"]
+    return "\n".join([*lines, *(f"  {command}  # {purpose}" for command, purpose in commands.items())])

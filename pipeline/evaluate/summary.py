@@ -44,9 +44,7 @@ def build_report(recipe: Recipe) -> dict:
     Raises:
         PerdureError: If an artefact is broken.
     """
-    from perdure.pipeline.data.stage import finished_data
-
-    report = summarize(recipe, finished_data(recipe))
+    report = summarize(recipe, _data_directories(recipe))
     write_json(recipe.directory / "report.json", report)
     write_json(recipe.directory / "lineage.json", _lineage(recipe, report))
     return report
@@ -110,6 +108,23 @@ def parent_of(version: Version) -> str | None:
 
 
 # ------------------------------------------------------------------------------------------- reading
+
+
+def _data_directories(recipe: Recipe) -> dict[str, Path | None]:
+    """The data that versions were trained on; before the first, what the data stage has finished.
+
+    A trained version names its data itself, so that a run can be reported after its raw text is gone.
+    """
+    from perdure.pipeline.data.stage import finished_data
+
+    for name in reversed(recipe.versions):
+        if (inputs := _optional(recipe, name, "inputs.json")) is not None:
+            used = {source: Path(path).name for source, path in inputs["data"].items()}
+            return {
+                source: recipe.directory / "data" / used[source] if source in used else None
+                for source in recipe.sources
+            }
+    return finished_data(recipe)
 
 
 def _optional(recipe: Recipe, version: str, file: str) -> Any:

@@ -10,10 +10,13 @@ from html.parser import HTMLParser
 import pytest
 import yaml
 
+from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.evaluate.figures import Line, line_chart
 from perdure.pipeline.evaluate.page import render_page
+from perdure.pipeline.evaluate.report import write_report
 from perdure.pipeline.evaluate.summary import CURVE_POINTS, summarize
 from perdure.pipeline.evaluate.words import loss_table, replay_findings, tokens_words
+from perdure.pipeline.manifest import hash_of
 from perdure.pipeline.recipe import Recipe
 
 ALL = ["base", "reference", "update", "control"]
@@ -186,6 +189,49 @@ def test_console_table(report):
 )
 def test_token_counts_in_words(count, words):
     assert tokens_words(count) == words
+
+
+@pytest.mark.slow
+def test_whole_report_over_real_data(recipe, tmp_path, run):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    tree = recipe.model_dump(mode="json", exclude={"out"}) | {
+        "tokenizer": {"type": "train", "vocab_size": 320, "sources": ["prose", "code"]}
+    }
+    for source, entry in tree["sources"].items():
+        path = texts / f"{source}.jsonl"
+        lines = [json.dumps({"text": f"{source} {i} {hash_of([source, i])}"}) for i in range(60)]
+        path.write_text("\n".join([*lines, lines[0], ""]))
+        entry["reader"]["path"] = str(path)
+        entry["heldout_fraction"] = 0.3
+    recipe = Recipe.model_validate(tree | {"out": tmp_path / "out"})
+    directories = run_data(recipe, [].append)
+    before = write_report(recipe, [].append)
+    assert before["data"]["code"]["documents"] == {"in": 61, "dropped": {"exact_duplicate": 1}, "out": 60}
+
+    run(recipe, ALL)
+    inputs = {"data": {source: str(path) for source, path in directories.items()}}
+    (recipe.directory / "versions" / "control" / "inputs.json").write_text(json.dumps(inputs))
+    shutil.rmtree(texts)  # the raw text may be gone by now
+    said = []
+    report = write_report(recipe, said.append)
+    assert report["data"] == before["data"]
+    assert json.loads((recipe.directory / "report.json").read_text()) == report
+    assert (recipe.directory / "report" / "index.html").read_text() == render_page(report)
+    assert said[0] == loss_table(report)
+    assert f"perdure export {recipe.directory}/versions/update/recipe.yaml --version update" in said[-1]
+
+    lineage = json.loads((recipe.directory / "lineage.json").read_text())
+    assert [(entry["id"], entry["parent"], entry["start"]) for entry in lineage["versions"]] == [
+        ("base", None, "init"),
+        ("reference", "base", "update"),
+        ("update", "base", "update"),
+        ("control", "base", "update"),
+    ]
+    update = lineage["versions"][2]
+    assert update["weights_hash"] == f"{2:064x}" and update["data"]["code"] == "code-hash"
+    assert update["lineage_tokens"] == 1_200_128 + update["tokens"]
+    assert update["evaluation"]["code"]["loss"] == 4.5 and lineage["initial"]["code"]["loss"] == 9.0
 
 
 # ----------------------------------------------------------------------------------------- the page
