@@ -1,7 +1,10 @@
 """`perdure run`: every stage of a recipe in order, finished ones skipped."""
 
+import fcntl
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -25,15 +28,17 @@ def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
     """All stages: data, then every version (scores, plan, training, evaluation, export), then the report."""
     from perdure.pipeline.evaluate.report import write_report
 
-    data = _data(recipe, say)
-    for name in recipe.versions:
-        _version(recipe, recipe_path, name, data, say)
-    write_report(recipe, say)
+    with _alone(recipe):
+        data = _data(recipe, say)
+        for name in recipe.versions:
+            _version(recipe, name, data, say)
+        write_report(recipe, say)
 
 
 def train(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Data, if need be, and one version; its parent and its models must be finished."""
-    _version(recipe, recipe_path, version, _data(recipe, say), say)
+    with _alone(recipe):
+        _version(recipe, version, _data(recipe, say), say)
 
 
 def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, say: Say) -> None:
@@ -73,6 +78,22 @@ def version_directory(recipe: Recipe, name: str) -> Path:
     return recipe.directory / "versions" / name
 
 
+@contextmanager
+def _alone(recipe: Recipe) -> Iterator[None]:
+    """Keeps a second command out of the same directory; the system lifts the lock when a process dies."""
+    with disk_errors(recipe.directory):
+        recipe.directory.mkdir(parents=True, exist_ok=True)
+        file = (recipe.directory / ".lock").open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PerdureError(
+                f"{recipe.directory}: another perdure command is working here; wait for it or choose another --out"
+            ) from None
+        yield
+
+
 def _data(recipe: Recipe, say: Say) -> dict[str, Path]:
     from perdure.pipeline.data.stage import run_data
 
@@ -80,7 +101,7 @@ def _data(recipe: Recipe, say: Say) -> dict[str, Path]:
         return run_data(recipe, say)
 
 
-def _version(recipe: Recipe, recipe_path: Path, name: str, data: dict[str, Path], say: Say) -> None:
+def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> None:
     from perdure.launch import local
 
     directory = version_directory(recipe, name)
@@ -114,9 +135,11 @@ def _version(recipe: Recipe, recipe_path: Path, name: str, data: dict[str, Path]
 
 def _inputs(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> dict:
     """What a version's trainer reads, and, as `identity`, everything that decides its result."""
+    from perdure.pipeline.data.stage import tokenizer_directory
+
     version = recipe.versions[name]
     some_source = read_json(next(iter(data.values())) / "manifest.json")
-    tokenizer = _tokenizer_directory(recipe)
+    tokenizer = tokenizer_directory(recipe)
     used = list(version.mixture.sources) + list(
         version.mixture.replay.sources if version.mixture.replay else ()
     )
@@ -196,17 +219,19 @@ def _scores(
 
     directory = Path(model) if "/" in model else _finished_export(recipe, model)
     label = directory.resolve().name if "/" in model else model
-    return {
-        source: score_source(
+    found = {}
+    for source in sources:
+        begun = time.monotonic()
+        found[source] = score_source(
             data[source],
             directory,
             label=label,
             seq_length=recipe.training.seq_length,
             workers=recipe.data.workers,
-            say=say,
         )
-        for source in sources
-    }
+        if (seconds := time.monotonic() - begun) > 1:
+            say(f"scored {source} with {label} in {seconds:.0f} s")
+    return found
 
 
 def _finished_export(recipe: Recipe, version: str) -> Path:
@@ -216,9 +241,3 @@ def _finished_export(recipe: Recipe, version: str) -> Path:
             f"version {version} is needed, but not finished; run it first (`perdure run` does all in order)"
         )
     return directory / "hf"
-
-
-def _tokenizer_directory(recipe: Recipe) -> Path:
-    from perdure.pipeline.data.tokenizer import tokenizer_directory
-
-    return tokenizer_directory(recipe)

@@ -50,12 +50,17 @@ def finished_data(recipe: Recipe) -> dict[str, Path | None]:
     """
     out = recipe.directory
     clean = _clean_inputs(recipe)
-    tokenizer = _at(out, "tokenizer", _tokenizer_inputs(recipe, clean))
+    tokenizer = tokenizer_directory(recipe)
     if not is_finished(tokenizer):
         return dict.fromkeys(recipe.sources)
     facts = read_json(tokenizer / "manifest.json")
     found = {name: _at(out, f"data/{name}", _data_inputs(recipe, name, clean, facts)) for name in clean}
     return {name: path if is_finished(path) else None for name, path in found.items()}
+
+
+def tokenizer_directory(recipe: Recipe) -> Path:
+    """Where the recipe's tokenizer stands, finished or not."""
+    return _at(recipe.directory, "tokenizer", _tokenizer_inputs(recipe, _clean_inputs(recipe)))
 
 
 def _run(

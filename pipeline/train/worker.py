@@ -4,7 +4,9 @@ Everything it needs stands in the version's directory: `recipe.yaml`, `inputs.js
 last checkpoint if there is one. Afterwards it evaluates, exports to Hugging Face, and declares the version whole.
 """
 
+import ctypes
 import math
+import signal
 import sys
 import time
 import warnings
@@ -235,7 +237,15 @@ def _silent(text: str) -> None:
     pass
 
 
+def _follow_parent() -> None:
+    """Dies with the process that started it, so that no stale rank writes beside a restarted run (Linux only)."""
+    parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    _follow_parent()
     try:
         with disk_errors(Path(sys.argv[1])):
             main(Path(sys.argv[1]))
