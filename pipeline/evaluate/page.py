@@ -4,6 +4,7 @@ import math
 
 from perdure.pipeline.evaluate.figures import SERIES_COLOURS, Line, line_chart
 from perdure.pipeline.evaluate.words import (
+    layout_words,
     mixture_words,
     replay_findings,
     share_words,
@@ -40,6 +41,7 @@ def render_page(report: dict) -> str:
         "share": share_words,
         "verdict": verdict,
         "mixture": mixture_words,
+        "layout": layout_words,
         "loss": lambda loss: f"{loss:.3f}",
     }
     rows = {version["id"]: losses for version, losses in zip(report["versions"], report["loss_matrix"][1:])}

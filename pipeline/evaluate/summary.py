@@ -195,7 +195,7 @@ def _version(
     if record:
         status, steps, tokens = "finished", record["steps"], record["tokens"]
         counts = record["selection_counts"]
-        fraction = counts["selected"] / counts["scored"] if version.selection else 1.0
+        fraction = counts["selected"] / counts["scored"]
     else:
         status, steps, tokens = (
             ("started", curve["step"][-1], curve["tokens"][-1]) if curve else ("waiting", 0, 0)

@@ -30,6 +30,13 @@ def mixture_words(mixture: list[dict]) -> str:
     )
 
 
+def layout_words(parallel: dict) -> str:
+    """A parallel layout, as in `tensor 2, data 4, distributed optimizer`."""
+    sizes = [(kind, parallel[f"{kind}_parallel"]) for kind in ("tensor", "pipeline", "data")]
+    parts = [f"{kind} {size}" for kind, size in sizes if size > 1] or ["one rank"]
+    return ", ".join(parts + ["distributed optimizer"] * parallel["distributed_optimizer"])
+
+
 def verdict(change: float) -> str:
     """`better`, `worse` or `unchanged`."""
     if abs(change) < UNCHANGED:

@@ -15,7 +15,7 @@ from perdure.pipeline.evaluate.figures import Line, line_chart
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.report import write_report
 from perdure.pipeline.evaluate.summary import CURVE_POINTS, summarize
-from perdure.pipeline.evaluate.words import loss_table, replay_findings, tokens_words
+from perdure.pipeline.evaluate.words import layout_words, loss_table, replay_findings, tokens_words
 from perdure.pipeline.manifest import hash_of
 from perdure.pipeline.recipe import Recipe
 
@@ -232,6 +232,18 @@ def test_whole_report_over_real_data(recipe, tmp_path, run):
     assert update["weights_hash"] == f"{2:064x}" and update["data"]["code"] == "code-hash"
     assert update["lineage_tokens"] == 1_200_128 + update["tokens"]
     assert update["evaluation"]["code"]["loss"] == 4.5 and lineage["initial"]["code"]["loss"] == 9.0
+
+
+def test_layout_in_words():
+    parallel = {
+        "tensor_parallel": 2,
+        "pipeline_parallel": 1,
+        "data_parallel": 4,
+        "distributed_optimizer": True,
+    }
+    assert layout_words(parallel) == "tensor 2, data 4, distributed optimizer"
+    plain = dict.fromkeys(parallel, 1) | {"distributed_optimizer": False}
+    assert layout_words(plain) == "one rank"
 
 
 # ----------------------------------------------------------------------------------------- the page
