@@ -116,8 +116,8 @@ def _charts(report: dict, version: dict) -> list[str]:
     ]
     if version["selection"]:
         split = [
-            Line("selected tokens", curve["loss_selected"], 0),
-            Line("other tokens", curve["loss_unselected"], 1, dashed=True),
+            Line("selected tokens", curve["loss_selected"], 3),
+            Line("other tokens", curve["loss_unselected"], 7, dashed=True),
         ]
         fraction = [Line("selected", curve["selected_fraction"], ink=True)]
         charts += [

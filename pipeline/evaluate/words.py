@@ -2,6 +2,8 @@
 
 UNCHANGED = 0.005
 """Changes below this many nats per token are called none."""
+TABLE_DOMAINS = 5
+"""Domains side by side in a table on the console."""
 
 
 def tokens_words(count: int) -> str:
@@ -85,23 +87,27 @@ def _movement(change: float) -> str:
 
 
 def loss_table(report: dict) -> str:
-    """Held-out loss by version and domain, the change against the parent beside it, in plain text."""
-    rows = [["version", "from", *(cell for domain in report["domains"] for cell in (domain, ""))]]
-    initial = [("-" if loss is None else f"{loss:.3f}", "") for loss in report["loss_matrix"][0]]
-    rows.append(["initial model", "", *(cell for pair in initial for cell in pair)])
-    for version, losses in zip(report["versions"], report["loss_matrix"][1:]):
-        cells = []
-        for domain, loss in zip(report["domains"], losses):
-            change = version["change"][domain]
-            cells += ["-" if loss is None else f"{loss:.3f}", "" if change is None else f"({change:+.3f})"]
-        rows.append([version["id"], version["parent"] or "initial model", *cells])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths))
-        ]
-        lines.append("  ".join(cells).rstrip())
+    """Held-out loss by version and domain, the change against the parent beside it, in plain text.
+
+    More than `TABLE_DOMAINS` domains make several tables below one another.
+    """
     title = "Held-out loss, nats per token (change against the version it started from; lower is better)"
-    return "\n".join([title, "", lines[0], "-" * max(map(len, lines)), *lines[1:]])
+    starts = range(0, len(report["domains"]), TABLE_DOMAINS)
+    return "\n\n".join([title, *(_table(report, slice(start, start + TABLE_DOMAINS)) for start in starts)])
+
+
+def _table(report: dict, part: slice) -> str:
+    domains = report["domains"][part]
+    rows = [["version", "from", *(cell for domain in domains for cell in (domain, ""))]]
+    models = [{"id": "initial model", "parent": "", "change": dict.fromkeys(domains)}, *report["versions"]]
+    for model, losses in zip(models, report["loss_matrix"], strict=True):
+        cells = [model["id"], "initial model" if model["parent"] is None else model["parent"]]
+        for domain, loss in zip(domains, losses[part]):
+            change = model["change"][domain]
+            cells += ["-" if loss is None else f"{loss:.3f}", "" if change is None else f"({change:+.3f})"]
+        rows.append(cells)
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    names = [f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}" for row in rows]
+    numbers = ["  ".join(cell.rjust(width) for cell, width in zip(row[2:], widths[2:])) for row in rows]
+    lines = [f"{name}  {cells}".rstrip() for name, cells in zip(names, numbers)]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])

@@ -175,6 +175,27 @@ def test_console_table(report):
     assert max(map(len, lines)) <= 100
 
 
+def test_console_table_of_many_domains():
+    domains = [f"domain-{i}" for i in range(7)]
+    wide = {
+        "domains": domains,
+        "loss_matrix": [[float(i) for i in range(7)], [2.0 * i for i in range(7)]],
+        "versions": [{"id": "base", "parent": None, "change": {f"domain-{i}": float(i) for i in range(7)}}],
+    }
+    _, first, second = loss_table(wide).split("\n\n")
+    assert first.splitlines()[0].split()[2:] == domains[:5]
+    assert second.splitlines()[0].split()[2:] == domains[5:]
+    assert second.splitlines()[3].split() == [
+        "base",
+        "initial",
+        "model",
+        "10.000",
+        "(+5.000)",
+        "12.000",
+        "(+6.000)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("count", "words"),
     [
