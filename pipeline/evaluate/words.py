@@ -47,20 +47,25 @@ def verdict(change: float) -> str:
 
 
 def replay_findings(report: dict) -> list[str]:
-    """What replay bought, and what it cost: a text per pair of siblings that differ in replaying a domain."""
+    """What replay bought, and what it cost: a text per pair of versions that differ in replay alone."""
     measured = [version for version in report["versions"] if version["evaluation"]]
     found = []
     for kept in measured:
         replayed = {member["source"] for member in kept["mixture"] if member["replay"]}
         for lost in measured:
-            siblings = kept["parent"] == lost["parent"] and _new(kept) == _new(lost)
-            if siblings and not any(member["replay"] for member in lost["mixture"]):
+            if _all_but_replay(kept) == _all_but_replay(lost) and not any(
+                m["replay"] for m in lost["mixture"]
+            ):
                 found += [_finding(kept, lost, domain) for domain in report["domains"] if domain in replayed]
     return [finding for finding in found if finding]
 
 
-def _new(version: dict) -> set[str]:
-    return {member["source"] for member in version["mixture"] if not member["replay"]}
+def _all_but_replay(version: dict) -> list:
+    same = [version[key] for key in ("parent", "planned_steps", "schedule", "selection")]
+    return [
+        *same,
+        [(member["source"], member["order"]) for member in version["mixture"] if not member["replay"]],
+    ]
 
 
 def _finding(kept: dict, lost: dict, domain: str) -> str | None:
@@ -73,7 +78,7 @@ def _finding(kept: dict, lost: dict, domain: str) -> str | None:
     )
     if without > UNCHANGED and with_it < without:
         text += f" Replay avoided {share_words(1 - max(with_it, 0) / without)} of the forgetting."
-    for source in sorted(_new(kept)):
+    for source in [member["source"] for member in kept["mixture"] if not member["replay"]]:
         gains = kept["change"][source], lost["change"][source]
         if None not in gains:
             text += (

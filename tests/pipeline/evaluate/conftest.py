@@ -65,6 +65,7 @@ RECIPE = {
             "tokens": 800_000,
             "mixture": {"sources": {"code": {"order": "easy_to_hard"}}, "perplexity_model": "base"},
             "schedule": {"type": "cosine", "max_lr": 2e-3, "min_lr": 2e-4},
+            "selection": {"k": 0.6, "reference": "reference"},
         },
     },
 }
