@@ -207,12 +207,12 @@ def _print_json(value: Any) -> None:
 def _write_new(path: Path, content: str) -> None:
     from perdure.pipeline.errors import PerdureError
 
+    if path.exists():
+        raise PerdureError(f"{path} exists already; choose another name or delete it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(content)
-    except FileExistsError:
-        raise PerdureError(f"{path} exists already; choose another name or delete it") from None
     except OSError as error:
         raise PerdureError(f"{path}: cannot be written ({error.strerror})") from None
     print(f"wrote {path}")

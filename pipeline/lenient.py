@@ -25,7 +25,7 @@ def _raise(*_: Any) -> Any:
     raise BrokenField
 
 
-for _name in (  # noqa: SIM905
+for _name in (
     "eq ne lt le gt ge hash bool str repr format fspath iter len contains getitem "
     "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod neg int float index"
 ).split():

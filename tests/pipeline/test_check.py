@@ -1,0 +1,379 @@
+"""Preflight: all mistakes at once, types and sense together; and a preview whose numbers are right."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from perdure.pipeline.check import load_checked, problems
+from perdure.pipeline.errors import RecipeError
+from perdure.pipeline.memory import memory_per_rank
+from perdure.pipeline.preview import preview
+from perdure.pipeline.preview_text import plot
+from perdure.pipeline.recipe import load_recipe
+from tests.support import tiny_recipe
+
+TEMPLATE = Path(__file__).parents[2] / "data_recipes" / "template.yaml"
+PERDURE = [sys.executable, "-P", "-m", "perdure.pipeline.cli"]
+
+
+def found(*overrides: str, out: Path | None = None) -> dict[str, tuple]:
+    """Path -> (value, remedy) of the problems of the template with overrides."""
+    try:
+        load_checked(TEMPLATE, overrides, out)
+    except RecipeError as error:
+        return {problem.path: (problem.value, problem.remedy) for problem in error.problems}
+    return {}
+
+
+@pytest.fixture
+def llama(tmp_path) -> Path:
+    """The outside of a small Hugging Face model: config, and a file in the place of weights."""
+    directory = tmp_path / "llama"
+    directory.mkdir()
+    config = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 5000,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "model.safetensors").touch()
+    return directory
+
+
+def test_the_template_has_no_problems():
+    assert found() == {}
+
+
+# Eight mistakes of both kinds: override, path, value, and a part of the remedy.
+EIGHT = [
+    ("training.seq_lenght=512", "training.seq_lenght", 512, "did you mean `seq_length`?"),
+    ("training.precision=fp8", "training.precision", "fp8", "'fp32' or 'bf16'"),
+    ("model.num_layers=four", "model.num_layers", "four", "should be a valid integer"),
+    ("versions.base.schedule.warmup=2", "versions.base.schedule.warmup", 2, "less than or equal to 1"),
+    ("data.wrokers=2", "data.wrokers", 2, "did you mean `workers`?"),
+    ("tokenizer.sources=[prose, coed]", "tokenizer.sources.1", "coed", "did you mean `code`?"),
+    ("versions.update.start.parent=bose", "versions.update.start.parent", "bose", "did you mean `base`?"),
+    ("training.global_batch_size=12", "training.global_batch_size", 12, "multiple of micro_batch_size"),
+]
+
+
+def test_eight_different_mistakes_are_all_listed_with_status_2_in_under_3_seconds(tmp_path):
+    tree = yaml.safe_load(TEMPLATE.read_text())
+    for override, *_ in EIGHT:
+        path, value = override.split("=")
+        *parents, last = path.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = yaml.safe_load(value)
+    recipe = tmp_path / "bad.yaml"
+    recipe.write_text(yaml.safe_dump(tree, sort_keys=False))
+
+    begin = time.monotonic()
+    done = subprocess.run([*PERDURE, "check", str(recipe)], capture_output=True, text=True, cwd=tmp_path)
+    seconds = time.monotonic() - begin
+
+    assert done.returncode == 2
+    assert seconds < 3
+    assert done.stdout == ""
+    assert "8 problems" in done.stderr
+    lines = done.stderr.splitlines()[1:]
+    assert len(lines) == 8
+    for _, path, value, remedy in EIGHT:
+        (line,) = (line for line in lines if line.startswith(f"  {path} = {value!r}: "))
+        assert remedy in line
+
+
+@pytest.mark.parametrize("left_out", range(8))
+def test_any_seven_of_them_are_seven(left_out):
+    some = [mistake for number, mistake in enumerate(EIGHT) if number != left_out]
+    assert found(*(override for override, *_ in some)).keys() == {path for _, path, _, _ in some}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "path", "remedy"),
+    [
+        (
+            ["sources.code.reader.packages=[stdlib, numpie]"],
+            "sources.code.reader.packages.1",
+            "did you mean `numpy`?",
+        ),
+        (["sources.code.reader.packages=[zzqq]"], "sources.code.reader.packages.0", "pip install zzqq"),
+        (
+            ["sources.code.reader={type: jsonl, path: data_recipez}"],
+            "sources.code.reader.path",
+            "no such file",
+        ),
+        (
+            ["sources.code.reader={type: text, path: /gone/x}"],
+            "sources.code.reader.path",
+            "no directory /gone",
+        ),
+        (
+            ["sources.code.reader={type: huggingface, path: /gone/x}"],
+            "sources.code.reader.path",
+            "no directory /gone",
+        ),
+        (["tokenizer={type: huggingface, path: gone}"], "tokenizer.path", "no such directory"),
+        (["tokenizer={type: sentencepiece, path: gone.model}"], "tokenizer.path", "no such file"),
+        (["model={type: huggingface, path: gone}"], "model.path", "no such directory"),
+        (["model.num_query_groups=3"], "model.num_query_groups", "divide num_attention_heads (4)"),
+        (["model.hidden_size=132"], "model.hidden_size", "even multiple of num_attention_heads (4)"),
+        (["parallel.tensor_parallel=4"], "parallel.tensor_parallel", "model.num_query_groups (2)"),
+        (["parallel.tensor_parallel=3"], "parallel.tensor_parallel", "padded vocabulary (4,096)"),
+        (["parallel.pipeline_parallel=3"], "parallel.pipeline_parallel", "layers (4)"),
+        (["parallel.data_parallel=3"], "training.global_batch_size", "8 x 3 = 24"),
+        (["training.adam_beta2=1"], "training.adam_beta2", "below 1"),
+        (
+            ["versions.base.start={type: update, parent: base}"],
+            "versions.base.start.parent",
+            "this version itself",
+        ),
+        (["versions.base.start={type: update, parent: update}"], "versions.base.start.parent", "comes later"),
+        (["versions.base.mixture.sources={prosa: {}}"], "versions.base.mixture.sources.prosa", "`prose`"),
+        (
+            ["versions.update.mixture.replay.sources={xyz: {}}"],
+            "versions.update.mixture.replay.sources.xyz",
+            "there is `code`, `prose`",
+        ),
+        (
+            ["versions.update.mixture.perplexity_model=null"],
+            "versions.update.mixture.perplexity_model",
+            "required by",
+        ),
+        (
+            ["versions.base.mixture.perplexity_model=x"],
+            "versions.base.mixture.perplexity_model",
+            "has no use",
+        ),
+        (
+            ["versions.update.selection.reference=update"],
+            "versions.update.selection.reference",
+            "version itself",
+        ),
+        (
+            ["versions.update.selection.reference=refrence"],
+            "versions.update.selection.reference",
+            "`reference`?",
+        ),
+        (
+            ["versions.update.selection.reference=./gone"],
+            "versions.update.selection.reference",
+            "no such directory",
+        ),
+        (["versions.base.schedule.min_lr=1"], "versions.base.schedule.min_lr", "at most max_lr (0.001)"),
+        (["versions.base.schedule.warmup=1"], "versions.base.schedule.warmup", "below 1"),
+        (
+            ["versions.update.schedule.constant_lr=1"],
+            "versions.update.schedule.constant_lr",
+            "at most max_lr",
+        ),
+        (["versions.update.schedule.min_lr=6e-4"], "versions.update.schedule.min_lr", "at most constant_lr"),
+        (
+            ["versions.update.schedule.cooldown=.9"],
+            "versions.update.schedule.constant_until",
+            "at least cooldown",
+        ),
+        (
+            ["versions.update.schedule.warmup=.2"],
+            "versions.update.schedule.constant_until",
+            "no step to anneal",
+        ),
+        (["out=/dev/null/x"], "out", "is a file"),
+    ],
+)
+def test_each_mistake_of_sense(overrides, path, remedy):
+    assert remedy in found(*overrides)[path][1]
+
+
+def test_a_broken_part_hides_no_mistake_elsewhere_and_invents_none():
+    broken = [
+        "model=3",
+        "tokenizer.vocab_size=x",
+        "versions.base.mixture.sources.prose.weight=-1",
+        "parallel=[]",
+    ]
+    expected = {"model", "tokenizer.vocab_size", "versions.base.mixture.sources.prose.weight", "parallel"}
+    assert found(*broken).keys() == expected
+    more = found(*broken, "versions.update.start.parent=x", "versions.update.schedule.min_lr=1")
+    assert more.keys() == expected | {"versions.update.start.parent", "versions.update.schedule.min_lr"}
+
+
+def test_no_part_can_break_the_check():
+    """Every field of the template, one at a time, replaced by something of a wrong type."""
+
+    def paths(node, prefix=()):
+        for key, value in node.items():
+            yield ".".join((*prefix, key))
+            if isinstance(value, dict):
+                yield from paths(value, (*prefix, key))
+
+    for path in paths(yaml.safe_load(TEMPLATE.read_text())):
+        names = found(f"{path}=[{{}}]").keys()
+        assert any(name.startswith(path) for name in names), path
+
+
+def test_a_similar_path_is_suggested(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    reader = f"sources.code.reader={{type: jsonl, path: {tmp_path}/corpvs}}"
+    assert f"did you mean `{tmp_path}/corpus`?" in found(reader)["sources.code.reader.path"][1]
+    reader = f"sources.code.reader={{type: jsonl, path: {tmp_path}/corpus}}"
+    assert "no file fits" in found(reader)["sources.code.reader.path"][1]
+    (tmp_path / "corpus" / "x.jsonl").write_text("{}\n")
+    assert found(reader) == {}
+
+
+def test_a_hugging_face_model_is_accepted_and_its_shape_is_used(llama):
+    model = f"model={{type: huggingface, path: {llama}}}"
+    assert found(model) == {}
+    assert "num_query_groups of" in found(model, "parallel.tensor_parallel=4")["parallel.tensor_parallel"][1]
+    assert "layers (3)" in found(model, "parallel.pipeline_parallel=2")["parallel.pipeline_parallel"][1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({"model_type": "gpt2"}, "model_type is 'gpt2'; should be llama"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "rotary scaling 'llama3'"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "linear"}}, "rotary scaling 'linear'"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"hidden_size": None}, "not a Llama config"),
+        ({"vocab_size": 4000}, "(4,000 tokens) is smaller than the tokenizer's (4,096)"),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_refused(llama, changes, remedy):
+    config = json.loads((llama / "config.json").read_text()) | changes
+    (llama / "config.json").write_text(json.dumps(config))
+    assert remedy in found(f"model={{type: huggingface, path: {llama}}}")["model.path"][1]
+    reference = f"versions.update.selection.reference={llama}"
+    assert remedy in found(reference)["versions.update.selection.reference"][1]
+
+
+@pytest.mark.parametrize(
+    ("file", "remedy"), [("config.json", "no `config.json`"), ("model.safetensors", "no weights")]
+)
+def test_an_incomplete_model_directory_is_refused(llama, file, remedy):
+    (llama / file).unlink()
+    assert remedy in found(f"model={{type: huggingface, path: {llama}}}")["model.path"][1]
+
+
+def test_a_directory_without_a_readable_tokenizer_is_refused(llama):
+    tokenizer = f"tokenizer={{type: huggingface, path: {llama}}}"
+    assert "`tokenizer.json`" in found(tokenizer)["tokenizer.path"][1]
+    (llama / "tokenizer.json").write_text("{}")
+    assert "cannot be read" in found(tokenizer)["tokenizer.path"][1]
+
+
+def test_an_output_without_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    assert "no permission to write" in found(out=tmp_path / "out")["out"][1]
+
+
+@pytest.mark.slow
+def test_repetition_is_judged_once_tokens_are_known(tmp_path):
+    from perdure.pipeline.data.stage import run_data
+
+    (tmp_path / "text").mkdir()
+    for number in range(40):
+        (tmp_path / "text" / f"{number}.txt").write_text(
+            f"{number} is a number, and {number + 1} is the next. " * 9
+        )
+    reader = {"type": "text", "path": str(tmp_path / "text")}
+    recipe = tiny_recipe(
+        tmp_path / "out",
+        sources={
+            name: {"reader": reader, "minhash_dedup": False, "heldout_fraction": 0.2} for name in ("a", "b")
+        },
+        versions__v1__tokens=200_000,
+        versions__v1__mixture={"sources": {"a": {"weight": 0.999}, "b": {"weight": 0.001}}},
+    )
+    assert problems(recipe) == []
+    assert preview(recipe)["sources"][0]["estimated"]
+    run_data(recipe, lambda line: None)
+    (problem,) = problems(recipe)
+    assert problem.path == "versions.v1.mixture.max_repetition"
+    assert problem.value == 4.0
+    assert "`a` would repeat" in problem.remedy
+    source = preview(recipe)["sources"][0]
+    assert not source["estimated"]
+    assert source["repetitions"]["v1"] == pytest.approx(0.999 * 200_192 / source["tokens"])
+
+
+# ------------------------------------------------------------------------------------------ preview
+
+
+def test_preview_of_the_template():
+    data = preview(load_recipe(TEMPLATE))
+    base, reference, update = data["versions"]
+    assert (base["steps"], base["samples"], base["tokens"]) == (98, 98 * 16, 98 * 16 * 256)
+    assert update["lineage_tokens"] == base["tokens"] + update["tokens"]
+    assert reference["parent"] == "base"
+    assert [(m["part"], m["source"], m["share"], m["order"]) for m in update["mixture"]] == [
+        ("new", "code", 0.9, "easy_to_hard"),
+        ("replay", "prose", 0.1, "shuffled"),
+    ]
+    assert base["learning_rate"][0] == [0, 0.0]
+    assert base["learning_rate"][-1] == [98, pytest.approx(1e-4)]
+    assert data["total"] == {"steps": 98 + 25 + 98, "tokens": (98 + 25 + 98) * 4096}
+    assert json.loads(json.dumps(data)) == data
+
+
+def test_ranks_are_placed_as_megatron_places_them():
+    from megatron.core.parallel_state import RankGenerator
+
+    parallel = ["parallel.tensor_parallel=2", "parallel.pipeline_parallel=2", "parallel.data_parallel=2"]
+    layout = preview(load_recipe(TEMPLATE, parallel))["parallel"]
+    assert layout["world_size"] == 8
+    generator = RankGenerator(tp=2, ep=1, dp=2, pp=2, cp=1, order="tp-cp-ep-dp-pp")
+    for group, axis, others in (
+        ("tp", "tensor", ("pipeline", "data")),
+        ("pp", "pipeline", ("tensor", "data")),
+        ("dp", "data", ("tensor", "pipeline")),
+    ):
+        for ranks in generator.get_ranks(group):
+            places = [layout["ranks"][rank] for rank in ranks]
+            assert [place[axis] for place in places] == [0, 1]
+            assert all(len({place[other] for place in places}) == 1 for other in others)
+
+
+def test_memory_of_one_rank():
+    def memory(*overrides):
+        return memory_per_rank(load_recipe(TEMPLATE, overrides))
+
+    alone = memory()
+    parameters = preview(load_recipe(TEMPLATE))["model"]["parameters"]
+    assert alone["parameters"] == parameters
+    assert (alone["weights"], alone["gradients"], alone["optimizer"]) == (
+        4 * parameters,
+        4 * parameters,
+        8 * parameters,
+    )
+    bf16 = memory("training.precision=bf16")
+    assert (bf16["weights"], bf16["gradients"], bf16["optimizer"]) == (
+        2 * parameters,
+        4 * parameters,
+        12 * parameters,
+    )
+    replicas = ("parallel.data_parallel=2",)
+    assert memory(*replicas)["optimizer"] == alone["optimizer"]
+    assert memory(*replicas, "parallel.distributed_optimizer=true")["optimizer"] == alone["optimizer"] // 2
+    norms = (2 * 4 + 1) * 128
+    assert memory("parallel.tensor_parallel=2")["parameters"] == (parameters - norms) // 2 + norms
+    layers = (parameters - 4096 * 128 - 128) // 2
+    assert memory("parallel.pipeline_parallel=2")["parameters"] == layers + 4096 * 128 + 128
+    assert alone["total"] == sum(alone[part] for part in ("weights", "gradients", "optimizer", "activations"))
+
+
+def test_plot():
+    assert plot([0, 1, 2, 4], height=2) == ["   █", " ▄██"]
+    assert plot([0.0, 0.0], height=1) == ["  "]

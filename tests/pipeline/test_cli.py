@@ -1,0 +1,207 @@
+"""The command line as a user meets it: verbs, exit statuses, and errors in one readable message."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perdure.pipeline import cli
+from perdure.pipeline.recipe import json_schema, load_recipe
+
+TEMPLATE = str(Path(__file__).parents[2] / "data_recipes" / "template.yaml")
+BAD = ["--set", "versions.update.start.parent=bose"]
+
+
+def test_help_names_every_verb_and_costs_no_heavy_import():
+    code = (
+        "import sys; from perdure.pipeline import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: print(sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert all(verb in done.stdout for verb in cli.VERBS)
+    assert not any(f"'{module}'" in done.stdout for module in ("torch", "numpy", "pydantic", "yaml", "rich"))
+
+
+def test_check_imports_nothing_heavy():
+    code = f"import sys; from perdure.pipeline import cli; cli.main(['check', {TEMPLATE!r}]); print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert "'numpy'" in done.stdout
+    assert not any(
+        f"'{module}'" in done.stdout for module in ("torch", "transformers", "datatrove", "megatron")
+    )
+
+
+def test_the_console_script_is_installed():
+    done = subprocess.run(
+        [Path(sys.executable).parent / "perdure", "--version"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.split()[0]) == (0, "perdure")
+
+
+def test_check_shows_what_would_happen(capsys):
+    assert cli.main(["check", TEMPLATE]) == 0
+    shown = capsys.readouterr().out
+    for part in (
+        "Sources",
+        "prose",
+        "~",
+        "Version update: update of base",
+        "replay 10.0%",
+        "easy_to_hard by reference",
+    ):
+        assert part in shown
+    for part in (
+        "98 steps, 1,568 samples, 401,408 tokens",
+        "step 0",
+        "█",
+        "Memory of the fullest rank",
+        "vocabulary",
+    ):
+        assert part in shown
+    assert "\x1b" not in shown
+
+
+def test_check_shows_each_rank(capsys):
+    assert cli.main(["check", TEMPLATE, "--set", "parallel={tensor_parallel: 2, pipeline_parallel: 2}"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    begin = rows.index(["rank", "tensor", "pipeline", "data"])
+    assert rows[begin + 1 : begin + 5] == [
+        ["0", "0", "0", "0"],
+        ["1", "1", "0", "0"],
+        ["2", "0", "1", "0"],
+        ["3", "1", "1", "0"],
+    ]
+
+
+def test_check_as_json(capsys):
+    assert cli.main(["check", TEMPLATE, "--json", "--out", "elsewhere"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["problems"] == []
+    assert data["out"] == "elsewhere"
+    assert data["total"]["steps"] == 221
+
+
+def test_problems_as_json(capsys):
+    assert cli.main(["check", TEMPLATE, "--json", *BAD]) == 2
+    out, err = capsys.readouterr()
+    (problem,) = json.loads(out)["problems"]
+    assert problem["path"] == "versions.update.start.parent"
+    assert problem["value"] == "bose"
+    assert "1 problem" in err
+
+
+@pytest.mark.parametrize("verb", [["run"], ["check"], ["data"], ["train", "--version", "base"]])
+def test_a_bad_recipe_never_starts(verb, capsys, tmp_path):
+    assert cli.main([verb[0], TEMPLATE, *verb[1:], "--out", str(tmp_path / "out"), *BAD]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(
+        f"error: {TEMPLATE}: 1 problem\n  versions.update.start.parent = 'bose': no such earlier version"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "eval", "export"])
+def test_an_unknown_version_is_refused_with_what_is_near(verb, capsys):
+    assert cli.main([verb, TEMPLATE, "--version", "updat"]) == 2
+    assert "--version = 'updat': no such version; did you mean `update`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["check"], ["train", TEMPLATE], ["recipe"]])
+def test_a_bad_command_line_is_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert "usage: perdure" in capsys.readouterr().err
+
+
+def test_recipe_new_writes_a_valid_commented_recipe_and_never_overwrites(tmp_path, capsys):
+    path = tmp_path / "sub" / "my.yaml"
+    assert cli.main(["recipe", "new", str(path)]) == 0
+    assert load_recipe(path).name == "my-run"
+    assert path.read_text().count("#") > 50
+    path.write_text("mine")
+    assert cli.main(["recipe", "new", str(path)]) == 1
+    assert path.read_text() == "mine"
+    assert capsys.readouterr().err == f"error: {path} exists already; choose another name or delete it\n"
+
+
+def test_recipe_new_without_a_file_prints(capsys):
+    assert cli.main(["recipe", "new"]) == 0
+    assert capsys.readouterr().out == Path(TEMPLATE).read_text()
+
+
+def test_recipe_schema(tmp_path, capsys):
+    assert cli.main(["recipe", "schema", str(tmp_path / "schema.json")]) == 0
+    assert (tmp_path / "schema.json").read_text() == json_schema() + "\n"
+    capsys.readouterr()
+    assert cli.main(["recipe", "schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "Recipe"
+
+
+def test_a_place_that_cannot_be_written_is_one_line(capsys):
+    assert cli.main(["recipe", "new", "/dev/null/x.yaml"]) == 1
+    assert capsys.readouterr().err == "error: /dev/null/x.yaml: cannot be written (File exists)\n"
+
+
+def test_every_field_of_the_template_that_is_commented_out_shows_its_default(tmp_path):
+    """Uncommenting all defaults must change nothing."""
+    lines = []
+    for line in Path(TEMPLATE).read_text().splitlines():
+        stripped = line.lstrip()
+        words = stripped.removeprefix("# ").split()
+        if stripped.startswith("# ") and words and words[0] in DEFAULTS:
+            indent = line[: len(line) - len(stripped)]
+            line = indent + stripped.removeprefix("# ")
+        lines.append(line)
+    text = "\n".join(lines)
+    # Options of sections that are commented out as a whole carry their own `#` before their indentation.
+    for section in ("data", "parallel", "evaluation"):
+        head, _, rest = text.partition(f"# {section}:")
+        body = rest.split("\n\n")[0]
+        text = head + f"{section}:" + body.replace("\n#   ", "\n  ") + rest[len(body) :]
+    (tmp_path / "all.yaml").write_text(text)
+    assert text.count("#") < Path(TEMPLATE).read_text().count("#") - 25
+    assert load_recipe(tmp_path / "all.yaml") == load_recipe(TEMPLATE)
+
+
+DEFAULTS = {
+    f"{name}:"
+    for name in (
+        "seed min_chars exact_dedup minhash_dedup heldout_fraction tie_embeddings rope_theta norm_epsilon init_std "
+        "precision document_mask adam_beta1 adam_beta2 adam_eps weight_decay clip_grad log_interval weight "
+        "max_repetition warmup cooldown constant_until cooldown_shape k scope"
+    ).split()
+}
+
+
+def test_unexpected_exceptions_are_one_line_unless_debugging(monkeypatch, capsys):
+    def broken(options):
+        raise ZeroDivisionError("by\nzero")
+
+    monkeypatch.setitem(cli.VERBS, "check", broken)
+    assert cli.main(["check", TEMPLATE]) == 1
+    assert (
+        capsys.readouterr().err
+        == "error: ZeroDivisionError: by zero; run again with --debug for the traceback\n"
+    )
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["check", TEMPLATE, "--debug"])
+
+
+def test_an_interrupt_is_status_130(monkeypatch, capsys):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.VERBS, "check", interrupted)
+    assert cli.main(["check", TEMPLATE]) == 130
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_error():
+    command = f"{sys.executable} -P -m perdure.pipeline.cli check {TEMPLATE} --json | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("{\n", "")

@@ -1,0 +1,165 @@
+"""Reading recipes: `extends:`, `--set`, and every structural mistake with its path, value and remedy."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from perdure.pipeline.errors import Problem, RecipeError
+from perdure.pipeline.recipe import Recipe, json_schema, load_recipe
+from tests.support import tiny_recipe
+
+
+@pytest.fixture
+def tree(tmp_path) -> dict:
+    """A valid recipe as it would stand in YAML."""
+    return tiny_recipe(tmp_path / "out").model_dump(mode="json")
+
+
+def write(path: Path, tree: dict) -> Path:
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return path
+
+
+def refused(path: Path, *overrides: str) -> list[Problem]:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path, overrides)
+    assert error.value.exit_status == 2
+    assert all(str(problem) in str(error.value) for problem in error.value.problems)
+    return error.value.problems
+
+
+def test_round_trip(tmp_path, tree):
+    recipe = load_recipe(write(tmp_path / "r.yaml", tree))
+    assert recipe == tiny_recipe(tmp_path / "out")
+    assert recipe.directory == tmp_path / "out"
+    assert load_recipe(tmp_path / "r.yaml", out=tmp_path / "x").directory == tmp_path / "x"
+    assert load_recipe(tmp_path / "r.yaml", ["out=null"]).directory == Path("runs/tiny")
+
+
+def test_a_recipe_is_immutable(tree):
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe.model_validate(tree).training.seq_length = 3
+
+
+def test_overrides_reach_any_depth_and_are_yaml(tmp_path, tree):
+    path = write(tmp_path / "r.yaml", tree)
+    recipe = load_recipe(
+        path,
+        [
+            "training.seq_length=64",
+            "versions.v1.mixture.sources.a.order=given",
+            "versions.v1.schedule.max_lr=3e-4",
+        ],
+    )
+    assert recipe.training.seq_length == 64
+    assert recipe.versions["v1"].mixture.sources["a"].order == "given"
+    assert recipe.versions["v1"].mixture.sources["a"].weight == 0.7
+    assert (
+        recipe.versions["v1"].schedule.max_lr == 3e-4
+    )  # PyYAML reads `3e-4` as text; the type makes it a number
+
+
+def test_an_override_with_another_type_replaces_the_section(tmp_path, tree):
+    schedule = "{type: infinite, max_lr: 1, constant_lr: .5, min_lr: .1}"
+    recipe = load_recipe(write(tmp_path / "r.yaml", tree), [f"versions.v1.schedule={schedule}"])
+    assert recipe.versions["v1"].schedule.type == "infinite"
+
+
+def test_extends_merges_mappings_and_chains(tmp_path, tree):
+    write(tmp_path / "base.yaml", tree)
+    write(
+        tmp_path / "middle.yaml", {"extends": "base.yaml", "training": {"seq_length": 16}, "name": "middle"}
+    )
+    (tmp_path / "sub").mkdir()
+    write(
+        tmp_path / "sub" / "leaf.yaml",
+        {
+            "extends": "../middle.yaml",
+            "tokenizer": {"type": "sentencepiece", "path": "x.model"},
+            "name": "leaf",
+        },
+    )
+    recipe = load_recipe(tmp_path / "sub" / "leaf.yaml")
+    assert recipe.name == "leaf"
+    assert recipe.training.seq_length == 16
+    assert recipe.training.global_batch_size == 8
+    assert recipe.tokenizer.model_dump(mode="json") == {"type": "sentencepiece", "path": "x.model"}
+
+
+def test_extending_in_a_circle_is_refused(tmp_path, tree):
+    write(tmp_path / "one.yaml", {"extends": "two.yaml"})
+    write(tmp_path / "two.yaml", {"extends": "one.yaml"})
+    assert refused(tmp_path / "one.yaml")[0].remedy == "a recipe cannot extend itself"
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        ("a: [1", "not YAML"),
+        ("a: 1\na: 2", "key 'a' stands twice"),
+        ("- a", "should be a mapping"),
+        ("", "should be a mapping"),
+        ("extends: [a]", "should be the path of another recipe"),
+        ("extends: gone.yaml", "cannot be read: No such file"),
+    ],
+)
+def test_what_is_no_recipe_is_refused_in_one_line(tmp_path, content, remedy):
+    path = tmp_path / "r.yaml"
+    path.write_text(content)
+    (problem,) = refused(path)
+    assert remedy in problem.remedy
+    assert "\n" not in str(problem)
+
+
+def test_unreadable_files_are_refused(tmp_path):
+    assert "No such file" in refused(tmp_path / "gone.yaml")[0].remedy
+    assert "directory" in refused(tmp_path)[0].remedy
+    (tmp_path / "r.yaml").write_bytes(b"name: \xff\xfe")
+    assert refused(tmp_path / "r.yaml")[0].remedy == "cannot be read: not UTF-8 text"
+
+
+@pytest.mark.parametrize("override", ["training.seq_length", "=3", "training.seq_length=[1"])
+def test_malformed_overrides_are_refused(tmp_path, tree, override):
+    assert "should" in refused(write(tmp_path / "r.yaml", tree), override)[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.seq_lenght=64", ("training.seq_lenght", 64, "unknown field; did you mean `seq_length`?")),
+        ("zzzz=1", ("zzzz", 1, "unknown field")),
+        ("training.seq_length=many", ("training.seq_length", "many", "should be a valid integer")),
+        ("training.seq_length=0", ("training.seq_length", 0, "should be greater than 0")),
+        ("training.precision=fp8", ("training.precision", "fp8", "should be 'fp32' or 'bf16'")),
+        ("model.type=gpt", ("model.type", "gpt", "should be one of 'llama', 'huggingface'")),
+        ("model=[]", ("model", [], "should be")),
+        ("versions.v1.start={type: update}", ("versions.v1.start.parent", None, "required, but missing")),
+        ("model={type: huggingface}", ("model.path", None, "required, but missing")),
+        ("versions.V!.tokens=3", ("versions.V!", "V!", "lower-case letters")),
+        ("tokenizer.sources=[]", ("tokenizer.sources", [], "should not be empty")),
+        ("versions.v1.start.type=resume", ("versions.v1.start.type", "resume", "'init', 'update'")),
+        ("sources.a.heldout_fraction=1.5", ("sources.a.heldout_fraction", 1.5, "less than 1")),
+    ],
+)
+def test_each_mistake_has_path_value_and_remedy(tmp_path, tree, override, expected):
+    path, value, remedy = expected
+    problems = refused(write(tmp_path / "r.yaml", tree), override)
+    found = [problem for problem in problems if problem.path == path]
+    assert found, problems
+    assert found[0].value == value
+    assert remedy in found[0].remedy
+
+
+def test_schema_describes_every_field(tmp_path):
+    schema = json.loads(json_schema())
+    assert "extends" in schema["properties"]
+    sections = [schema, *schema["$defs"].values()]
+    undescribed = [
+        f"{section['title']}.{name}"
+        for section in sections
+        for name, field in section["properties"].items()
+        if "description" not in field and name != "type" and "$ref" not in field
+    ]
+    assert undescribed == []
