@@ -49,9 +49,9 @@ def line_chart(
         tokens: x, tokens consumed.
         lines: The curves; a legend is drawn if there are several.
         ylabel: Name and unit of the y axis.
+        title: Read out by screen readers; also makes the ids inside the picture unique.
         low: Lower end of the y axis; default: from the values.
         high: Upper end of the y axis; default: from the values.
-        title: Read out by screen readers; also makes the ids inside the picture unique.
 
     Returns:
         The same text for the same arguments; no outside reference.
