@@ -125,4 +125,8 @@ def disk_errors(where: Path):
             raise PerdureError(
                 f"{error.filename or where}: no permission to write; choose another place with --out"
             ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise PerdureError(
+                f"{error.filename or where}: a file stands in the way; choose another place with --out"
+            ) from error
         raise

@@ -24,7 +24,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from perdure.pipeline.errors import PerdureError
 
-PRELOAD = ["perdure.pipeline.data.clean", "perdure.pipeline.data.shard"]
+PRELOAD = ["perdure.pipeline.data.clean", "perdure.pipeline.data.shard", "tokenizers"]
 """Imported once by the server that workers are forked from."""
 
 

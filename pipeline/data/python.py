@@ -18,8 +18,8 @@ def decode_source(content: bytes) -> str:
     """Decodes a source file as Python does (PEP 263), with `\\n` line ends.
 
     Raises:
-        SyntaxError: If it declares an unknown encoding.
-        UnicodeDecodeError: If it is not in the encoding declared, or in UTF-8.
+        SyntaxError: If it declares an unknown encoding, or its first lines are not in UTF-8 and declare none.
+        UnicodeDecodeError: If later lines are not in its encoding.
     """
     encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
     text = content.decode(encoding)

@@ -245,9 +245,9 @@ class PythonModules(Counted, BaseReader):
         """A module's document, or None."""
         try:
             text = (docs_of if self.docs else code_of)(decode_source(module.path.read_bytes()))
-        except (SyntaxError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        except (SyntaxError, ValueError, RecursionError):  # undecodable bytes are a ValueError
             self.stat_update("in")
-            return self.drop("invalid_utf8" if isinstance(error, UnicodeDecodeError) else "syntax_error")
+            return self.drop("not_python")
         metadata = {"package": module.package, "version": module.version, "license": module.license}
         metadata["language"] = "en" if self.docs else "python"
         return self.get_document_from_dict({"text": text, "id": module.name, **metadata}, module.name, 0)

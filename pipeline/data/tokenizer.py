@@ -164,7 +164,8 @@ def _copy(spec: recipe.HuggingFaceTokenizer, directory: Path) -> tuple["Tokenize
         read_json(config_path) if config_path.is_file() else {"tokenizer_class": "PreTrainedTokenizerFast"}
     )
     own = config.get("eos_token")
-    eos = spec.eos_token or (own["content"] if isinstance(own, dict) else own)
+    own = own["content"] if isinstance(own, dict) else own
+    eos = spec.eos_token or own
     if eos is None or tokenizer.token_to_id(eos) is None:
         raise PerdureError(
             f"tokenizer.eos_token = {spec.eos_token!r}: {spec.path} "

@@ -1,0 +1,164 @@
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from perdure.pipeline.data.score import document_windows, load_model, score_source, to_units, token_losses
+from perdure.pipeline.data.stage import run_data
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import hash_directory, read_json
+from perdure.pipeline.shards import open_shard
+
+VOCAB = 500
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """A model with random weights, large enough that losses differ between tokens, and its directory."""
+    directory = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, initializer_range=0.5, **SMALL)).save_pretrained(directory)
+    return load_model(directory, "fp32", "cpu"), directory
+
+
+def plain_losses(model, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The losses of one window by a plain forward pass."""
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(inputs)[None].long()).logits[0].double()
+    return -torch.log_softmax(logits, -1)[range(len(labels)), labels].numpy()
+
+
+@given(st.integers(1, 40), st.integers(1, 12))
+def test_windows_cover_a_document_with_training_contexts(length, seq_length):
+    tokens = np.arange(1, length + 1)
+    windows = document_windows(tokens, 0, seq_length)
+    assert np.concatenate([labels for _, labels in windows]).tolist() == tokens.tolist()
+    assert np.concatenate([inputs for inputs, _ in windows]).tolist() == [0, *tokens[:-1]]
+    assert all(len(inputs) == len(labels) <= seq_length for inputs, labels in windows)
+    assert all(len(labels) == seq_length for _, labels in windows[:-1])
+
+
+@settings(max_examples=15)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 100))
+def test_losses_equal_a_plain_forward_whatever_the_batches(llama, lengths, batch_tokens):
+    rng = np.random.default_rng(sum(lengths))
+    windows = [(rng.integers(0, VOCAB, length), rng.integers(0, VOCAB, length)) for length in lengths]
+    for (inputs, labels), losses in zip(windows, token_losses(llama[0], windows, batch_tokens), strict=True):
+        np.testing.assert_allclose(losses, plain_losses(llama[0], inputs, labels), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "capped"])
+def test_other_architectures(kind):
+    torch.manual_seed(0)
+    if kind == "gpt2":
+        model = GPT2LMHeadModel(
+            GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2, initializer_range=0.5)
+        )
+    else:
+        model = Gemma2ForCausalLM(
+            Gemma2Config(
+                vocab_size=VOCAB, head_dim=8, final_logit_softcapping=0.5, initializer_range=0.5, **SMALL
+            )
+        )
+    model.eval()
+    rng = np.random.default_rng(0)
+    windows = [(rng.integers(0, VOCAB, length), rng.integers(0, VOCAB, length)) for length in (20, 3, 20, 7)]
+    for (inputs, labels), losses in zip(windows, token_losses(model, windows), strict=True):
+        np.testing.assert_allclose(losses, plain_losses(model, inputs, labels), rtol=1e-4, atol=1e-4)
+
+
+def test_units():
+    nats = np.array([0.0, 1.2344, 65.534, 1e9, np.nan, np.inf, -1e-9], np.float32)
+    assert to_units(nats).tolist() == [0, 1234, 65534, 65534, 65535, 65535, 0]
+
+
+def test_a_sidecar_is_aligned_and_independent_of_workers(llama, make_recipe, texts, tmp_path):
+    data = run_data(make_recipe({"news": texts}), report=lambda line: None)["news"]
+    model, directory = llama
+    scores = score_source(data, directory, label="ref", seq_length=16, workers=2)
+    before = hash_directory(scores)
+    assert score_source(data, directory, label="ref", seq_length=16, workers=2) == scores
+    table = pq.read_table(scores / "docs.parquet").to_pylist()
+    eos = read_json(data / "manifest.json")["eos_id"]
+    for task in (0, 1):
+        shard, sidecar = open_shard(data / f"{task:05d}"), open_shard(scores / f"{task:05d}.ref")
+        assert sidecar.values.dtype == np.uint16 and shard.lengths.tolist() == sidecar.lengths.tolist()
+        rows = [row for row in table if row["shard"] == task]
+        assert [row["sequence"] for row in rows] == list(range(len(shard.lengths)))
+        end = 0
+        for row, length in zip(rows, shard.lengths.tolist(), strict=True):
+            tokens = np.asarray(shard.values[end : end + length], np.int64)
+            stored = sidecar.values[end : end + length] / 1000
+            expected = np.concatenate(
+                [plain_losses(model, *window) for window in document_windows(tokens, eos, 16)]
+            )
+            np.testing.assert_allclose(stored, expected, atol=6e-4)
+            assert row["num_tokens"] == length
+            assert row["mean_nll"] == pytest.approx(expected.mean(), abs=1e-4)
+            assert row["perplexity"] == pytest.approx(np.exp(row["mean_nll"]))
+            end += length
+    again = score_source(_copy_of(data, tmp_path), directory, label="ref", seq_length=16, workers=1)
+    assert again.name == scores.name and hash_directory(again) == before
+    wider = score_source(data, directory, label="ref", seq_length=32, workers=1)
+    assert wider != scores and hash_directory(wider) != before
+
+
+def test_losses_that_are_not_finite_are_marked_missing(llama, make_recipe, texts, tmp_path):
+    data = run_data(make_recipe({"news": texts}), report=lambda line: None)["news"]
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, **SMALL))
+    token = int(open_shard(data / "00000").values[2])
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token] = torch.nan
+    model.save_pretrained(tmp_path / "nan")
+    scores = score_source(data, tmp_path / "nan", label="nan", seq_length=8, workers=1)
+    eos, total = read_json(data / "manifest.json")["eos_id"], 0
+    for task in (0, 1):
+        shard, sidecar = open_shard(data / f"{task:05d}"), open_shard(scores / f"{task:05d}.ref")
+        for end, length in zip(np.cumsum(shard.lengths), shard.lengths):
+            windows = document_windows(np.asarray(shard.values[end - length : end]), eos, 8)
+            expected = np.concatenate([np.full(len(inputs), token in inputs) for inputs, _ in windows])
+            assert ((sidecar.values[end - length : end] == 65535) == expected).all()
+            total += int(expected.sum())
+    assert read_json(scores / "manifest.json")["counts"]["missing"] == total > 0
+
+
+def test_models_that_do_not_fit_are_refused(llama, make_recipe, texts, tmp_path):
+    data = run_data(make_recipe({"news": texts}), report=lambda line: None)["news"]
+    with pytest.raises(PerdureError, match="not a Hugging Face model"):
+        score_source(data, tmp_path, label="x", seq_length=8, workers=1)
+    LlamaForCausalLM(LlamaConfig(vocab_size=100, **SMALL)).save_pretrained(tmp_path / "small")
+    with pytest.raises(PerdureError, match="vocabulary of 100 is smaller than the tokenizer's"):
+        score_source(data, tmp_path / "small", label="x", seq_length=8, workers=1)
+    (tmp_path / "small" / "tokenizer.json").write_text("{}")
+    hashes = (
+        r"its tokenizer \(44136fa3\) is not the data's \("
+        + read_json(data / "manifest.json")["tokenizer_hash"][:8]
+    )
+    with pytest.raises(PerdureError, match=hashes):
+        score_source(data, tmp_path / "small", label="x", seq_length=8, workers=1)
+
+
+def _copy_of(data, tmp_path):
+    import shutil
+
+    target = tmp_path / "copy" / "data" / data.name
+    shutil.copytree(data, target, ignore=shutil.ignore_patterns("scores"))
+    return target

@@ -1,0 +1,268 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.pipeline.data.clean import BoundedSignature
+from perdure.pipeline.data.normalise import Words, is_heldout, text_hash
+from perdure.pipeline.data.stage import finished_data, run_data
+from perdure.pipeline.data.tokenizer import load_tokenizer
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import hash_directory, read_json
+from perdure.pipeline.shards import open_shard
+
+quiet = {"report": lambda line: None}
+
+
+def documents(directory: Path) -> list[dict]:
+    """Every document of a data directory: its row of `docs.parquet`, with its text decoded from its shard."""
+    tokenizer = load_tokenizer(next(directory.parent.parent.glob("tokenizer@*")))
+    rows = pq.read_table(directory / "docs.parquet").to_pylist()
+    for row in rows:
+        prefix = "heldout." if row["split"] == "heldout" else ""
+        shard = open_shard(directory / f"{prefix}{row['shard']:05d}")
+        end = int(shard.lengths[: row["sequence"] + 1].sum())
+        tokens = shard.values[end - row["num_tokens"] : end].tolist()
+        assert tokens[-1] == tokenizer.eos_id
+        row["text"] = tokenizer.tokenizer.decode(tokens[:-1])
+    return rows
+
+
+def counts(directory: Path) -> dict:
+    return read_json(directory / "manifest.json")["counts"]
+
+
+def test_shards_hold_every_document_once(make_recipe, texts, tmp_path):
+    recipe, lines = make_recipe({"news": texts, "blog": texts[:30]}), []
+    found = run_data(recipe, lines.append)
+    rows = documents(found["news"])
+    assert sorted(row["text"] for row in rows) == sorted(texts)
+    for row in rows:
+        assert row["hash"] == f"{text_hash(row['text']):016x}"
+        assert row["split"] == ("heldout" if is_heldout(text_hash(row["text"]), 0.2) else "train")
+        assert (row["num_chars"], row["num_bytes"]) == (len(row["text"]), len(row["text"].encode()))
+    splits = Counter(row["split"] for row in rows)
+    assert splits == {split: counts(found["news"])[split]["documents"] for split in ("train", "heldout")}
+    tokens = sum(row["num_tokens"] for row in rows if row["split"] == "train")
+    assert counts(found["news"])["train"]["tokens"] == tokens
+    assert lines[0] == "news: 60 documents in, dropped: none; 60 out"
+    assert lines[-2].startswith(f"news: {tokens:,} tokens of {splits['train']} documents to train on")
+    assert not any((tmp_path / "out" / "work").iterdir())
+
+
+def test_megatron_reads_the_shards(make_recipe, texts):
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+    directory = run_data(make_recipe({"news": texts}), **quiet)["news"]
+    for name in ("00000", "00001", "heldout.00000", "heldout.00001"):
+        ours, theirs = open_shard(directory / name), IndexedDataset(str(directory / name))
+        assert ours.values.dtype == np.uint16
+        assert ours.lengths.tolist() == theirs.sequence_lengths.tolist()
+        starts = np.cumsum(ours.lengths) - ours.lengths
+        for number, (start, length) in enumerate(zip(starts, ours.lengths)):
+            assert theirs[number].tolist() == ours.values[start : start + length].tolist()
+
+
+def test_duplicates_are_dropped_and_counted(make_recipe, texts):
+    near = texts[0] + " but"
+    source = [*texts, texts[3], texts[3] + " \r\n", near]
+    directory = run_data(make_recipe({"news": source}, tasks=3), **quiet)["news"]
+    assert counts(directory)["documents"] == {
+        "in": len(texts) + 3,
+        "dropped": {"exact_duplicate": 2, "near_duplicate": 1},
+        "out": len(texts),
+    }
+    found = [row["text"] for row in documents(directory)]
+    assert sorted(found) in (sorted(texts), sorted([near, *texts[1:]]))
+
+
+@pytest.mark.parametrize(
+    ("options", "dropped"),
+    [
+        ({"exact_dedup": False, "minhash_dedup": False}, {}),
+        ({"minhash_dedup": False}, {"exact_duplicate": 1}),
+        ({"exact_dedup": False}, {"near_duplicate": 2}),
+        ({"min_chars": 300}, {"exact_duplicate": 1, "near_duplicate": 1, "too_short": 1}),
+    ],
+)
+def test_cleaning_can_be_chosen(make_recipe, texts, options, dropped):
+    source = [*texts, texts[3], texts[0] + " but", "short"]
+    recipe = make_recipe({"news": source}, tasks=2, **options)
+    found = counts(run_data(recipe, **quiet)["news"])["documents"]
+    assert found == {"in": len(source), "dropped": dropped, "out": len(source) - sum(dropped.values())}
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=5, max_size=60))
+def test_signatures_in_bounded_memory_are_datatroves(words):
+    text = " ".join(words * 150)
+    ours = BoundedSignature(Path("unused"))
+    theirs = MinhashDedupSignature("unused", ours.config, Words())
+    shingles = ours.get_shingles(text)
+    assert ours.get_signature(shingles) == theirs.get_signature(shingles)
+
+
+def test_the_split_is_stable_and_shared_by_sources(make_recipe, texts, tmp_path):
+    small = documents(run_data(make_recipe({"a": texts[:40]}, out=tmp_path / "1", tasks=1), **quiet)["a"])
+    both = run_data(make_recipe({"a": texts, "b": texts[20:]}, out=tmp_path / "2", tasks=3), **quiet)
+    sides: dict[str, set] = {}
+    for row in [*small, *documents(both["a"]), *documents(both["b"])]:
+        sides.setdefault(row["text"], set()).add(row["split"])
+    assert len(sides) == 60 and all(len(side) == 1 for side in sides.values())
+
+
+def test_finished_work_is_kept_and_changes_make_new_directories(make_recipe, texts, tmp_path):
+    recipe = make_recipe({"news": texts})
+    assert finished_data(recipe) == {"news": None}
+    first = run_data(recipe, **quiet)
+    before = hash_directory(tmp_path / "out" / "data")
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert run_data(recipe, **quiet) == first == finished_data(recipe)
+    assert {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()
+    } == stamps
+    other_tasks = run_data(make_recipe({"news": texts}, tasks=1), **quiet)["news"]
+    other_input = run_data(make_recipe({"news": [*texts, "one more of them"]}), **quiet)["news"]
+    assert len({first["news"], other_tasks, other_input}) == 3
+    shutil.rmtree(first["news"])
+    recipe = make_recipe({"news": texts})
+    assert run_data(recipe, **quiet) == first
+    shutil.rmtree(other_tasks), shutil.rmtree(other_input)
+    assert hash_directory(tmp_path / "out" / "data") == before
+
+
+def test_metadata_is_kept(make_recipe, tmp_path, texts):
+    rows = [
+        {"text": text, "id": f"n{number}", "topic": "x", "metadata": {"url": "u"}}
+        for number, text in enumerate(texts)
+    ]
+    (tmp_path / "meta.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = make_recipe({"news": {"type": "jsonl", "path": str(tmp_path / "meta.jsonl")}})
+    for row in documents(run_data(recipe, **quiet)["news"]):
+        assert texts[int(row["id"][1:])] == row["text"]
+        assert {"topic": "x", "url": "u"}.items() <= json.loads(row["metadata"]).items()
+
+
+def test_a_source_with_no_document_left_says_what_dropped_them(make_recipe, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"text": ""}\n{"body": "x"}\nnothing\n')
+    recipe = make_recipe({"bad": {"type": "jsonl", "path": str(tmp_path / "bad.jsonl")}})
+    with pytest.raises(
+        PerdureError, match=r"sources.bad: no document left of 3 \(1 broken_json, 1 empty, 1 no_text\)"
+    ):
+        run_data(recipe, **quiet)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "split", "remedy"), [(1e-9, "heldout", "raise"), (1 - 1e-9, "train", "lower")]
+)
+def test_an_empty_split_is_refused(make_recipe, texts, fraction, split, remedy):
+    recipe = make_recipe({"news": texts, "other": texts}, heldout_fraction=fraction)
+    with pytest.raises(
+        PerdureError, match=f"sources.news: none of its 60 .* {split} split; {remedy} sources.news.held"
+    ):
+        run_data(recipe, **quiet)
+
+
+def test_a_missing_input_names_the_source(make_recipe, tmp_path):
+    recipe = make_recipe({"news": {"type": "text", "path": str(tmp_path / "missing")}})
+    for run in (run_data, finished_data):
+        with pytest.raises(PerdureError, match=r"sources.news.reader: .*missing: no such file or directory"):
+            run(recipe)
+
+
+def test_looking_for_finished_data_is_cheap():
+    code = "import sys, perdure.pipeline.data.stage; print([m for m in ('torch', 'datatrove', 'transformers') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_python_packages_end_to_end(make_recipe):
+    readers = {
+        kind: {"type": f"python_{kind}", "packages": ["json", "email", "http", "asyncio"]}
+        for kind in ("docs", "code")
+    }
+    found = run_data(make_recipe(readers), **quiet)
+    for kind in readers:
+        rows = documents(found[kind])
+        assert {"asyncio.queues", "http.client"} <= {row["id"] for row in rows}
+        assert all(json.loads(row["metadata"])["license"] is None for row in rows)
+        assert any("class Queue" in row["text"] for row in rows) == (kind == "code")
+        assert any("Remove and return an item from the queue" in row["text"] for row in rows) == (
+            kind == "docs"
+        )
+
+
+@pytest.mark.slow
+def test_a_document_of_20_mb(make_recipe, texts):
+    rng = np.random.default_rng(0)
+    giant = " ".join(
+        rng.choice(["lorem", "ipsum", "dolor", "sit", "amet,", "Ünïcode", "12"], 3_600_000).tolist()
+    )
+    assert len(giant.encode()) > 20_000_000
+    directory = run_data(
+        make_recipe({"news": [*texts, giant], "other": texts}, tokenizer=_trained_on("other")), **quiet
+    )["news"]
+    (row,) = [row for row in documents(directory) if row["num_chars"] == len(giant)]
+    assert row["text"] == giant
+
+
+def test_an_output_that_cannot_be_written(make_recipe, texts, small_disk):
+    recipe = make_recipe({"news": texts}, out=small_disk("ro") / "out")
+    with pytest.raises(PerdureError, match="out: no permission to write; choose another place with --out"):
+        run_data(recipe, **quiet)
+
+
+def test_an_output_below_a_file(make_recipe, texts, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        PerdureError, match="file/out: a file stands in the way; choose another place with --out"
+    ):
+        run_data(make_recipe({"news": texts}, out=tmp_path / "file" / "out"), **quiet)
+
+
+def test_a_full_disk_keeps_what_is_finished(make_recipe, small_disk, tmp_path):
+    texts = [np.random.default_rng(number).bytes(4000).hex(" ", 4) for number in range(300)]
+    out = small_disk("rw") / "out"
+    recipe = make_recipe({"news": texts[:60], "big": texts}, out=out, tokenizer=_trained_on("news"))
+    with pytest.raises(
+        PerdureError, match="the disk is full; free some space and run the same command again"
+    ):
+        run_data(recipe, **quiet)
+    assert (next(out.glob("clean/news@*")) / "_SUCCESS").exists()
+    subprocess.run(["mount", "-o", "remount,size=200m", str(out.parent)], check=True)
+    elsewhere = make_recipe(
+        {"news": texts[:60], "big": texts}, out=tmp_path / "roomy", tokenizer=_trained_on("news")
+    )
+    run_data(recipe, **quiet), run_data(elsewhere, **quiet)
+    assert hash_directory(out / "data") == hash_directory(tmp_path / "roomy" / "data")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a disk of 1 MB, `ro` or `rw`."""
+    mounted = []
+
+    def mount(mode: str) -> Path:
+        path = tmp_path / "disk"
+        path.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"{mode},size=1m", "tmpfs", str(path)]
+        if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("NOT TESTED: mounting a small disk takes root and the right to mount")
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def _trained_on(name: str) -> dict:
+    return {"type": "train", "vocab_size": 400, "sources": [name]}
