@@ -130,6 +130,7 @@ def python_modules(packages: list[str]) -> list[Module]:
     return found
 
 
+@lru_cache
 def _files(package: str) -> list[tuple[str, Path]]:
     """Names and files of a package's modules; a lookup of the top-level name alone imports nothing."""
     if package == STDLIB:
