@@ -4,7 +4,7 @@ from typing import Any
 
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.shape import model_shape, padded_vocab_size
-from perdure.pipeline.sizes import vocab_size
+from perdure.pipeline.sizes import embedding_rows
 
 ACTIVATIONS_FORMULA = (
     "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + logits); "
@@ -20,17 +20,13 @@ def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
 
     Gradients are kept in fp32. Optimizer states are Adam's two fp32 moments, and fp32 master weights under bf16.
     """
-    shape, vocab, parallel, training = (
-        model_shape(recipe),
-        vocab_size(recipe),
-        recipe.parallel,
-        recipe.training,
-    )
-    assert vocab is not None  # a checked recipe has a readable tokenizer
+    parallel, training = recipe.parallel, recipe.training
+    shape, num_embeddings = model_shape(recipe), embedding_rows(recipe)
+    assert num_embeddings is not None  # a checked recipe has a readable tokenizer
     tensor, pipeline, data = parallel.tensor_parallel, parallel.pipeline_parallel, parallel.data_parallel
     query, key_value = shape.num_attention_heads * shape.head_dim, shape.num_query_groups * shape.head_dim
     layers = shape.num_layers // pipeline
-    rows = padded_vocab_size(vocab) // tensor
+    rows = padded_vocab_size(num_embeddings) // tensor
 
     matrices = shape.hidden_size * (2 * query + 2 * key_value + 3 * shape.ffn_hidden_size) // tensor
     layer = matrices + 2 * shape.hidden_size

@@ -7,7 +7,7 @@ from perdure.pipeline.mixture import mixture_shares, source_key
 from perdure.pipeline.plan import num_samples, num_steps
 from perdure.pipeline.recipe import Mixture, MixtureSource, Parallel, Recipe, Version
 from perdure.pipeline.shape import model_shape, num_parameters, padded_vocab_size
-from perdure.pipeline.sizes import estimated_tokens, finished_sources, vocab_size
+from perdure.pipeline.sizes import embedding_rows, estimated_tokens, finished_sources, vocab_size
 from perdure.pipeline.train.schedule import learning_rate
 
 CURVE_POINTS = 60
@@ -98,11 +98,11 @@ def _mixture(mixture: Mixture, tokens: int, sources: dict[str, dict]) -> list[di
 
 
 def _model(recipe: Recipe) -> dict[str, Any]:
-    shape, vocab = model_shape(recipe), vocab_size(recipe)
-    assert vocab is not None  # a checked recipe has a readable tokenizer
-    padded = padded_vocab_size(vocab)
+    shape, rows = model_shape(recipe), embedding_rows(recipe)
+    assert rows is not None  # a checked recipe has a readable tokenizer
+    padded = padded_vocab_size(rows)
     return vars(shape) | {
-        "vocab_size": vocab,
+        "vocab_size": vocab_size(recipe),
         "padded_vocab_size": padded,
         "parameters": num_parameters(shape, padded),
     }

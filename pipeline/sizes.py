@@ -7,6 +7,7 @@ from perdure.pipeline.data.inputs import huggingface_on_disk, input_files, pytho
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.recipe import (
+    HuggingFaceModel,
     HuggingFaceReader,
     HuggingFaceTokenizer,
     PythonCodeReader,
@@ -16,6 +17,7 @@ from perdure.pipeline.recipe import (
     Source,
     TrainedTokenizer,
 )
+from perdure.pipeline.shape import config_vocab_size
 
 BYTES_PER_TOKEN = 4
 """Of the estimate: usual for English under a large vocabulary."""
@@ -48,6 +50,13 @@ def vocab_size(recipe: Recipe) -> int | None:
     if isinstance(tokenizer, HuggingFaceTokenizer):
         return _file_vocab_size(tokenizer.path / "tokenizer.json")
     return _file_vocab_size(tokenizer.path)
+
+
+def embedding_rows(recipe: Recipe) -> int | None:
+    """Embeddings that the model has, padding aside: an existing model's own, else one a token; None if unknown."""
+    if isinstance(recipe.model, HuggingFaceModel):
+        return config_vocab_size(recipe.model.path)
+    return vocab_size(recipe)
 
 
 @lru_cache

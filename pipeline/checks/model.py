@@ -14,7 +14,7 @@ from perdure.pipeline.recipe import (
     TrainedTokenizer,
 )
 from perdure.pipeline.shape import Shape, config_shape, config_vocab_size, model_shape, padded_vocab_size
-from perdure.pipeline.sizes import vocab_size
+from perdure.pipeline.sizes import embedding_rows, vocab_size
 
 Problems = Iterator[Problem]
 
@@ -108,8 +108,9 @@ def tensor_parallel(recipe: Recipe) -> Problems:
 
 def vocabulary(recipe: Recipe) -> Problems:
     """An embedding that splits evenly."""
-    size, vocab = recipe.parallel.tensor_parallel, vocab_size(recipe)
-    if vocab is not None and (padded := padded_vocab_size(vocab)) % size:
+    size = recipe.parallel.tensor_parallel
+    rows = embedding_rows(recipe) if _shape(recipe) else None
+    if rows is not None and (padded := padded_vocab_size(rows)) % size:
         yield Problem("parallel.tensor_parallel", size, f"should divide the padded vocabulary ({padded:,})")
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from perdure.pipeline.checks.hints import near
 from perdure.pipeline.checks.model import model_directory
 from perdure.pipeline.errors import Problem
+from perdure.pipeline.manifest import hash_file
 from perdure.pipeline.mixture import mixture_shares
 from perdure.pipeline.plan import num_samples
-from perdure.pipeline.recipe import CosineSchedule, InfiniteSchedule, Recipe, Version
+from perdure.pipeline.recipe import CosineSchedule, HuggingFaceTokenizer, InfiniteSchedule, Recipe, Version
 from perdure.pipeline.sizes import finished_sources
 
 Problems = Iterator[Problem]
@@ -82,10 +83,22 @@ def reference(recipe: Recipe, name: str, version: Version) -> Problems:
 def _model_or_version(recipe: Recipe, name: str, where: str, wanted: str) -> Problems:
     if "/" in wanted:
         yield from model_directory(where, Path(wanted), recipe)
+        yield from _same_tokenizer(recipe, where, Path(wanted))
     elif wanted not in _earlier(recipe, name):
         yield Problem(
             where, wanted, _unknown_version(recipe, name, wanted) + " (a directory is written with a `/`)"
         )
+
+
+def _same_tokenizer(recipe: Recipe, where: str, directory: Path) -> Problems:
+    """Losses can be compared token by token only under one tokenizer."""
+    theirs = directory / "tokenizer.json"
+    if not (isinstance(recipe.tokenizer, HuggingFaceTokenizer) and theirs.is_file()):
+        return
+    ours = recipe.tokenizer.path / "tokenizer.json"
+    if ours.is_file() and hash_file(ours) != hash_file(theirs):
+        remedy = f"its tokenizer ({hash_file(theirs)[:8]}) should be the recipe's ({hash_file(ours)[:8]})"
+        yield Problem(where, str(directory), remedy)
 
 
 def rates(recipe: Recipe, name: str, version: Version) -> Problems:

@@ -11,6 +11,7 @@ import yaml
 
 from perdure.pipeline.check import load_checked, problems
 from perdure.pipeline.errors import RecipeError
+from perdure.pipeline.manifest import hash_file
 from perdure.pipeline.memory import memory_per_rank
 from perdure.pipeline.preview import preview
 from perdure.pipeline.preview_text import plot
@@ -274,6 +275,24 @@ def test_a_directory_without_a_readable_tokenizer_is_refused(llama):
     assert "cannot be read" in found(tokenizer)["tokenizer.path"][1]
 
 
+def test_a_reference_with_another_tokenizer_is_refused_with_both_hashes(llama, tmp_path):
+    from tokenizers import Tokenizer, models
+
+    for directory, word in ((llama, "a"), (tmp_path / "other", "b")):
+        directory.mkdir(exist_ok=True)
+        Tokenizer(models.WordLevel({word: 0}, unk_token=word)).save(str(directory / "tokenizer.json"))
+    overrides = [
+        f"tokenizer={{type: huggingface, path: {llama}}}",
+        f"versions.update.selection.reference={llama}",
+    ]
+    assert found(*overrides) == {}
+    overrides[0] = f"tokenizer={{type: huggingface, path: {tmp_path}/other}}"
+    value, remedy = found(*overrides)["versions.update.selection.reference"]
+    assert value == str(llama)
+    for directory in (llama, tmp_path / "other"):
+        assert hash_file(directory / "tokenizer.json")[:8] in remedy
+
+
 def test_an_output_without_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
     assert "no permission to write" in found(out=tmp_path / "out")["out"][1]
@@ -326,6 +345,11 @@ def test_preview_of_the_template():
     assert base["learning_rate"][-1] == [98, pytest.approx(1e-4)]
     assert data["total"] == {"steps": 98 + 25 + 98, "tokens": (98 + 25 + 98) * 4096}
     assert json.loads(json.dumps(data)) == data
+
+
+def test_an_existing_model_keeps_its_own_vocabulary(llama):
+    model = preview(load_recipe(TEMPLATE, [f"model={{type: huggingface, path: {llama}}}"]))["model"]
+    assert (model["vocab_size"], model["padded_vocab_size"]) == (4096, 5120)
 
 
 def test_ranks_are_placed_as_megatron_places_them():
