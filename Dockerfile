@@ -17,7 +17,7 @@ RUN python -c "import importlib.metadata as m; print('torch==' + m.version('torc
     && rm /tmp/constraints.txt
 
 RUN useradd --create-home --uid 10001 perdure
-USER perdure
+USER 10001:10001
 WORKDIR /home/perdure
 ENTRYPOINT ["perdure"]
 CMD ["--help"]
