@@ -78,6 +78,12 @@ def _stream(data: Path, scores: Path | None, documents: np.ndarray, ends: np.nda
     shards = [open_shard(data / f"{prefix}{task:05d}") for task in range(manifest["tasks"])]
     sidecars = []
     if scores is not None:
+        scored = read_json(scores / "manifest.json")
+        for key in ("tokenizer_hash", "data_hash"):
+            if scored[key] != manifest[key]:
+                raise PerdureError(
+                    f"{scores}: made with {key} {scored[key]}, but {data} has {manifest[key]}; delete it and run again"
+                )
         for task, shard in enumerate(shards):
             sidecar = open_shard(scores / f"{task:05d}.ref")
             if len(sidecar.values) != len(shard.values) or len(sidecar.lengths) != len(shard.lengths):

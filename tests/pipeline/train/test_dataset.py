@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import EOS, prepare_version, random_documents, tiny_recipe, write_data, write_scores
+
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.plan import locate
+from perdure.pipeline.shards import REF_MISSING
+from perdure.pipeline.train.dataset import open_dataset, open_heldout, read_batch, read_sample
+from perdure.pipeline.train.model import document_mask
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    recipe = tiny_recipe(tmp_path_factory.mktemp("dataset"))
+    directory = prepare_version(recipe, scored=True)
+    data = {name: recipe.directory / "data" / name for name in ("a", "b")}
+    return directory / "plan", data, {name: path / "scores" / "test" for name, path in data.items()}
+
+
+def test_every_token_is_a_label_once_an_epoch_beside_its_own_reference_loss(prepared):
+    dataset = open_dataset(*prepared)
+    for key, stream in dataset.streams.items():
+        samples = [
+            read_sample(stream, number, 32)
+            for number in range(dataset.plan.sources[key]["samples_per_epoch"])
+        ]
+        labels = np.concatenate([tokens[1:][:valid] for tokens, _, valid in samples])
+        reference = np.concatenate([losses[:valid] for _, losses, valid in samples])
+        pieces, losses = [], []
+        for number in stream.documents:
+            task = int(number >= stream.shard_starts[1])
+            shard, sidecar = stream.shards[task], stream.sidecars[task]
+            begin = shard.start(int(number - stream.shard_starts[task]))
+            end = begin + int(shard.lengths[number - stream.shard_starts[task]])
+            pieces.append(shard.values[begin:end])
+            losses.append(sidecar.values[begin:end])
+        np.testing.assert_array_equal(labels, np.concatenate(pieces))
+        np.testing.assert_array_equal(reference, np.concatenate(losses))
+        assert samples[0][0][0] == EOS
+        for before, after in zip(samples, samples[1:]):
+            assert before[0][-1] == after[0][0]  # inputs go on where the labels before them ended
+        padding = samples[-1][2]
+        assert (samples[-1][0][1:][padding:] == EOS).all() and (samples[-1][1][padding:] == REF_MISSING).all()
+
+
+def test_a_batch_names_its_sources_and_masks_padding(prepared):
+    dataset = open_dataset(*prepared)
+    batch = read_batch(dataset, range(3, 9), torch.device("cpu"))
+    assert [dataset.plan.keys[number] for number in batch.source] == [
+        locate(dataset.plan, i)[0] for i in range(3, 9)
+    ]
+    assert batch.tokens.shape == batch.labels.shape == batch.valid.shape == batch.reference.shape == (6, 32)
+    assert torch.equal(batch.tokens[:, 1:], batch.labels[:, :-1])
+
+
+def test_a_truncated_shard_is_refused_by_name(tmp_path):
+    recipe = tiny_recipe(tmp_path)
+    plan = prepare_version(recipe) / "plan"
+    data = {name: tmp_path / "data" / name for name in ("a", "b")}
+    shard = data["b"] / "00001.bin"
+    shard.write_bytes(shard.read_bytes()[:-6])
+    with pytest.raises(PerdureError, match=r"00001\.bin: truncated"):
+        open_dataset(plan, data, {})
+
+
+def test_a_sidecar_of_other_data_is_refused(tmp_path):
+    recipe = tiny_recipe(tmp_path)
+    plan = prepare_version(recipe) / "plan"
+    data = {name: tmp_path / "data" / name for name in ("a", "b")}
+    other = [[np.ones(len(document)) for document in random_documents(5, 60, 300)] for _ in range(2)]
+    scores = {name: write_scores(tmp_path / "scores" / name, data[name], other) for name in data}
+    with pytest.raises(PerdureError, match="belongs to other data"):
+        open_dataset(plan, data, scores)
+
+
+def test_a_sidecar_of_another_tokenizer_is_refused_naming_both_hashes(tmp_path):
+    recipe = tiny_recipe(tmp_path)
+    plan = prepare_version(recipe, scored=True) / "plan"
+    data = {name: tmp_path / "data" / name for name in ("a", "b")}
+    scores = {name: path / "scores" / "test" for name, path in data.items()}
+    manifest = scores["b"] / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"tokenizer_hash": "test"', '"tokenizer_hash": "other"'))
+    with pytest.raises(PerdureError, match="made with tokenizer_hash other, but .* has test"):
+        open_dataset(plan, data, scores)
+
+
+def test_heldout_documents_come_in_the_order_they_were_read(tmp_path):
+    heldout = random_documents(1, 5, 100)
+    stream = open_heldout(write_data(tmp_path / "data", [random_documents(0, 4, 100), []], heldout, 100))
+    whole = np.concatenate(heldout)
+    tokens, _, valid = read_sample(stream, 0, len(whole) + 3)
+    assert valid == len(whole)
+    np.testing.assert_array_equal(tokens[1 : valid + 1], whole)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=20))
+def test_document_mask_is_causal_and_stays_inside_documents(tokens):
+    mask = document_mask(torch.tensor([tokens]), eos_id=0)[0, 0]
+    for query in range(len(tokens)):
+        starts = [i for i in range(query + 1) if tokens[i] == 0]  # the separator opens the document after it
+        first = starts[-1] if starts else 0
+        assert mask[query].tolist() == [first <= key <= query for key in range(len(tokens))]

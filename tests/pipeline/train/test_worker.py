@@ -1,0 +1,179 @@
+"""Whole trainings of a tiny version in real processes: resume, k = 1, exported models, what a failure says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from support import (
+    metrics,
+    on_rank,
+    prepare_version,
+    random_documents,
+    read_json,
+    start_ranks,
+    tiny_recipe,
+    write_data,
+)
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from perdure.pipeline.convert.huggingface import weights_reader
+
+pytestmark = pytest.mark.slow
+SELECTION = {"k": 0.6, "reference": "/unused"}
+
+
+def trained(recipe, **options):
+    directory = prepare_version(recipe, **options)
+    outcome = start_ranks(directory, recipe.parallel.world_size)
+    assert outcome.returncode == 0, outcome.stderr
+    return directory, outcome.stdout
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    recipe = tiny_recipe(
+        tmp_path_factory.mktemp("whole"), training__document_mask=True, versions__v1__selection=SELECTION
+    )
+    return trained(recipe, scored=True)
+
+
+@pytest.mark.parametrize("layout", [{"precision": "fp32"}, {"precision": "bf16", "data_parallel": 2}])
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, whole, layout):
+    ranks = layout.get("data_parallel", 1)
+    parallel = {"data_parallel": ranks, "distributed_optimizer": ranks > 1}
+    changes = {
+        "parallel": parallel,
+        "training__precision": layout["precision"],
+        "training__document_mask": True,
+        "versions__v1__selection": SELECTION,
+    }
+    if layout["precision"] == "fp32":
+        expected = whole[0]
+    else:
+        expected = trained(tiny_recipe(tmp_path / "whole", **changes), scored=True)[0]
+    cut = prepare_version(tiny_recipe(tmp_path / "cut", **changes), scored=True)
+    code = f"from pathlib import Path; from perdure.launch import local; local.start(Path({str(cut)!r}), {ranks})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
+    )
+    while not (cut / "checkpoints" / "step_000010").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    outcome = start_ranks(cut, ranks)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "resume at step 1" in outcome.stdout
+    assert (
+        read_json(cut / "version.json")["weights_hash"]
+        == read_json(expected / "version.json")["weights_hash"]
+    )
+    for left, right in zip(metrics(expected), metrics(cut), strict=True):
+        ignored = {"tokens_per_second"}
+        assert {k: v for k, v in left.items() if k not in ignored} == {
+            k: v for k, v in right.items() if k not in ignored
+        }
+
+
+def test_tensorboard_and_metrics_tell_the_same(whole):
+    directory, stdout = whole
+    board = EventAccumulator(str(directory / "tb"))
+    board.Reload()
+    lines = metrics(directory)
+    for tag, read in {
+        "loss/all": lambda line: line["loss"],
+        "loss/selected": lambda line: line["loss_selected"],
+        "loss/unselected": lambda line: line["loss_unselected"],
+        "train/lr": lambda line: line["lr"],
+        "train/grad_norm": lambda line: line["grad_norm"],
+        "train/selected_fraction": lambda line: line["selected_fraction"],
+        "loss_by_source/b": lambda line: line["source_loss"]["b"],
+    }.items():
+        events = board.Scalars(tag)
+        assert [event.step for event in events] == list(range(1, 21))
+        np.testing.assert_allclose(
+            [event.value for event in events], [read(line) for line in lines], rtol=1e-6
+        )
+    assert {"train/tokens_per_second", "heldout_loss/a", "heldout_bits_per_byte/b"} <= set(
+        board.Tags()["scalars"]
+    )
+    assert "init: 46,752 random weights (seed 1234); reset: optimizer, schedule, plan" in stdout
+    assert "ETA" in stdout
+
+
+def test_k_of_one_is_the_plain_loss_bit_for_bit(tmp_path):
+    plain, _ = trained(tiny_recipe(tmp_path / "plain"))
+    selective, _ = trained(
+        tiny_recipe(tmp_path / "k1", versions__v1__selection={"k": 1.0, "reference": "/unused"})
+    )
+    assert (
+        read_json(plain / "version.json")["weights_hash"]
+        == read_json(selective / "version.json")["weights_hash"]
+    )
+    assert [line["loss"] for line in metrics(plain)] == [line["loss"] for line in metrics(selective)]
+
+
+def test_exported_logits_equal_the_trainers(whole):
+    from transformers import AutoModelForCausalLM
+
+    directory, _ = whole
+    tokens = torch.arange(64).view(2, 32) * 3 % 299 + 1
+    found = torch.tensor(on_rank("checkpoint_logits", directory, tokens.tolist()))
+    model = AutoModelForCausalLM.from_pretrained(directory / "hf")
+    with torch.no_grad():
+        expected = model(tokens).logits
+    assert expected.shape[-1] == 300
+    torch.testing.assert_close(found[..., :300], expected, rtol=0, atol=1e-4)
+
+
+def test_an_update_starts_from_exactly_the_exported_weights(whole, tmp_path):
+    recipe = tiny_recipe(
+        tmp_path, versions__v1__start={"type": "update", "parent": "v0"}, versions__v1__tokens=256
+    )
+    directory = prepare_version(recipe)
+    inputs = read_json(directory / "inputs.json") | {"initial_weights": str(whole[0] / "hf"), "parent": "v0"}
+    (directory / "inputs.json").write_text(json.dumps(inputs))
+    found = on_rank("initial_tensor", directory, "model.layers.3.self_attn.k_proj.weight")
+    expected = weights_reader(whole[0] / "hf")("model.layers.3.self_attn.k_proj.weight")
+    assert torch.equal(torch.tensor(found), expected)
+
+
+def test_scoring_the_reference_with_itself_gives_no_excess_loss(whole, tmp_path):
+    """Under document masks the trainer sees what the scorer saw, for every document that starts in the sample."""
+    from perdure.pipeline.data.score import score_source
+
+    data = write_data(tmp_path / "data", [random_documents(3, 30, 300)], random_documents(4, 3, 300), 300)
+    scores = score_source(data, whole[0] / "hf", label="self", seq_length=32, workers=1)
+    excess = np.array(on_rank("own_excess_loss", whole[0], str(data), str(scores)))
+    assert len(excess) > 300
+    assert np.abs(excess).max() <= 1e-3
+
+
+def test_a_diverging_run_stops_with_one_readable_line_and_saves_nothing_of_it(tmp_path):
+    recipe = tiny_recipe(
+        tmp_path,
+        training__clip_grad=0,
+        versions__v1__schedule={"type": "cosine", "max_lr": 1e30, "min_lr": 1e30, "warmup": 0},
+    )
+    directory = prepare_version(recipe)
+    outcome = start_ranks(directory, 1)
+    assert outcome.returncode != 0
+    assert "error: version v1: loss" in outcome.stderr and "Lower schedule.max_lr" in outcome.stderr
+    assert "Traceback" not in outcome.stderr.split("error: version v1")[0]
+    assert not (directory / "version.json").exists()
+
+
+def test_another_layout_cannot_resume(tmp_path):
+    directory, _ = trained(tiny_recipe(tmp_path, versions__v1__tokens=32 * 8 * 5))
+    (directory / "_SUCCESS").unlink()
+    recipe = (directory / "recipe.yaml").read_text()
+    (directory / "recipe.yaml").write_text(recipe.replace("pipeline_parallel: 1", "pipeline_parallel: 2"))
+    outcome = start_ranks(directory, 2)
+    assert outcome.returncode != 0
+    assert "written under another layout (pipeline_parallel: 1 -> 2)" in outcome.stderr

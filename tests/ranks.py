@@ -1,0 +1,76 @@
+"""What tests ask of a trainer's rank, run in a process of its own: `python ranks.py FUNCTION JSON_ARGUMENTS`."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from megatron.core import dist_checkpointing
+
+from perdure.pipeline.convert import huggingface, llama
+from perdure.pipeline.manifest import read_json
+from perdure.pipeline.recipe import load_recipe
+from perdure.pipeline.shape import model_shape
+from perdure.pipeline.train.checkpoint import finished_checkpoints
+from perdure.pipeline.train.dataset import collate, read_sample
+from perdure.pipeline.train.device import initialise
+from perdure.pipeline.train.model import build_model, document_mask, unwrap
+from perdure.pipeline.shards import REF_NATS_PER_UNIT
+
+
+def _model(directory: str, selection=None):
+    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
+    device = initialise()
+    return recipe, inputs, unwrap(build_model(recipe, inputs["vocab_size"], selection, device))
+
+
+def checkpoint_logits(directory: str, tokens: list) -> list:
+    """Logits of the last checkpoint's weights."""
+    _, _, model = _model(directory)
+    path = finished_checkpoints(Path(directory) / "checkpoints")[-1]
+    loaded = dist_checkpointing.load({"model": model.sharded_state_dict()}, str(path))
+    model.load_state_dict(loaded["model"])
+    tokens = torch.tensor(tokens)
+    with torch.no_grad():
+        hidden = super(type(model), model).forward(
+            tokens, torch.arange(tokens.shape[1]).expand_as(tokens), None
+        )
+        return (hidden.transpose(0, 1) @ model.shared_embedding_or_output_weight().t()).tolist()
+
+
+def initial_tensor(directory: str, name: str) -> list:
+    """A tensor of the model as an update loads it, read back through the export."""
+    recipe, inputs, model = _model(directory)
+    shape = model_shape(recipe)
+    llama.load_weights(model, shape, huggingface.weights_reader(Path(inputs["initial_weights"])))
+    return dict(llama.stage_tensors(model, shape, inputs["vocab_size"]))[name].tolist()
+
+
+def own_excess_loss(directory: str, data: str, scores: str) -> list:
+    """Loss minus stored reference loss, for the tokens of documents that start inside their sample."""
+    from perdure.pipeline.train.dataset import _stream
+
+    recipe, _, model = _model(directory)
+    llama.load_weights(model, model_shape(recipe), huggingface.weights_reader(Path(directory) / "hf"))
+    model.eval()
+    import numpy as np
+
+    from perdure.pipeline.shards import open_shard
+
+    lengths = open_shard(Path(data) / "00000").lengths
+    stream = _stream(Path(data), Path(scores), np.arange(len(lengths)), np.cumsum(lengths), prefix="")
+    found = []
+    for number in range(int(stream.ends[-1]) // 32):
+        batch = collate([read_sample(stream, number, 32)], [0], torch.device("cpu"))
+        with torch.no_grad():
+            nll, _ = model(
+                batch.tokens, batch.labels, batch.valid, None, document_mask(batch.tokens, stream.eos_id)
+            )
+        whole = (batch.tokens == stream.eos_id).cumsum(1) > 0
+        found += (nll - batch.reference * REF_NATS_PER_UNIT)[whole].tolist()
+    return found
+
+
+if __name__ == "__main__":
+    function, arguments, answer = sys.argv[1:]
+    Path(answer).write_text(json.dumps(globals()[function](*json.loads(arguments))))
