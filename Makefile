@@ -25,7 +25,7 @@ test: $(STAMP)  ## all tests, fast ones first
 	$(PYTEST) --session-timeout=1800
 
 test-fast: $(STAMP)  ## tests that spawn no ranks
-	$(PYTEST) -m "not slow and not bench" --session-timeout=300
+	$(PYTEST) -m "not slow and not bench" --session-timeout=600
 
 lint: $(STAMP)  ## ruff and mypy
 	$(VENV)/bin/ruff check
