@@ -46,10 +46,16 @@ class ShardWriter(PipelineStep):
     type = "🔢 - TOKENIZER"
     name = "Megatron shards"
 
-    def __init__(self, directory: Path, tokenizer: Path, heldout_fraction: float):
+    def __init__(self, directory: Path, tokenizer: Path, heldout_fraction: float, reserved_fraction: float):
         super().__init__()
         self.directory, self.tokenizer = directory, tokenizer
-        self.heldout_fraction = heldout_fraction
+        self.heldout_fraction, self.reserved_fraction = heldout_fraction, reserved_fraction
+
+    def split_of(self, digest: int) -> str | None:
+        """A document's split; None if another source would hold the same text out, so that none may train on it."""
+        if is_heldout(digest, self.heldout_fraction):
+            return "heldout"
+        return None if is_heldout(digest, self.reserved_fraction) else "train"
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
         """Writes `<rank>.{bin,idx}`, `heldout.<rank>.{bin,idx}` and `docs.<rank>.parquet`."""
@@ -66,7 +72,9 @@ class ShardWriter(PipelineStep):
                     batch, encode(tokenizer, [doc.text for doc in batch]), strict=True
                 ):
                     digest = text_hash(document.text)
-                    split = "heldout" if is_heldout(digest, self.heldout_fraction) else "train"
+                    if (split := self.split_of(digest)) is None:
+                        self.stat_update("reserved")
+                        continue
                     num_bytes = len(document.text.encode())
                     rows.append(
                         {
@@ -96,6 +104,7 @@ def write_shards(
     clean: Path,
     tokenizer: Path,
     heldout_fraction: float,
+    reserved_fraction: float,
     tasks: int,
     pool: ProcessPoolExecutor,
     manifest: dict,
@@ -109,6 +118,7 @@ def write_shards(
         clean: Its cleaned documents.
         tokenizer: The tokenizer's directory.
         heldout_fraction: Share of documents held out.
+        reserved_fraction: Largest such share of any source; what another source would hold out is dropped here.
         tasks: Number of parts, the same as in `clean`.
         pool: Worker processes.
         manifest: What the artefact depends on; `counts` per split and `files` are added.
@@ -118,14 +128,20 @@ def write_shards(
     """
     with building(out, final) as work:
         artefact = work / "artefact"
-        steps = [CleanedDocuments(str(clean)), ShardWriter(artefact, tokenizer, heldout_fraction)]
+        steps = [
+            CleanedDocuments(str(clean)),
+            ShardWriter(artefact, tokenizer, heldout_fraction, reserved_fraction),
+        ]
         *_, counts = Executor(steps, tasks, pool, work / "tokenise").run()
-        documents = counts["train_documents"] + counts["heldout_documents"]
-        assert documents == manifest["counts"]["documents"]["out"]
+        documents = dict(manifest["counts"]["documents"])
+        if counts["reserved"]:
+            documents["dropped"] = documents["dropped"] | {"heldout_elsewhere": counts["reserved"]}
+            documents["out"] -= counts["reserved"]
+        assert documents["out"] == counts["train_documents"] + counts["heldout_documents"]
         for split, remedy in (("heldout", "raise"), ("train", "lower")):
             if not counts[f"{split}_documents"]:
                 raise PerdureError(
-                    f"sources.{name}: none of its {documents} documents falls into the {split} split; {remedy} "
+                    f"sources.{name}: none of its {documents['out']} documents falls into the {split} split; {remedy} "
                     f"sources.{name}.heldout_fraction = {heldout_fraction}, or give it more documents"
                 )
         splits = {
@@ -140,7 +156,7 @@ def write_shards(
             for path in sorted(artefact.iterdir())
             if path.suffix in (".bin", ".idx", ".parquet")
         }
-        finish(artefact, manifest | {"counts": manifest["counts"] | splits, "files": files})
+        finish(artefact, manifest | {"counts": {"documents": documents} | splits, "files": files})
 
 
 def merge_tables(parts: list[Path], merged: Path) -> None:

@@ -79,13 +79,13 @@ def _run(
                 "inputs": clean[name],
                 "command": command,
             }
+            report(f"cleaning {name}")
             clean_source(out, cleaned[name], name, source, tasks, pool.get(), manifest)
-        report(f"{name}: {_documents(read_json(cleaned[name] / 'manifest.json')['counts']['documents'])}")
-    fractions = {name: source.heldout_fraction for name, source in recipe.sources.items()}
     directory = build_tokenizer(
         recipe.tokenizer,
         _at(out, "tokenizer", tokenizer),
-        {name: (cleaned[name], fractions[name]) for name in cleaned},
+        cleaned,
+        _reserved(recipe),
         tokenizer,
     )
     facts = read_json(directory / "manifest.json")
@@ -97,6 +97,7 @@ def _run(
         if not is_finished(final):
             from perdure.pipeline.data.shard import write_shards
 
+            heldout = recipe.sources[name].heldout_fraction
             manifest = {
                 "source": name,
                 "data_hash": hash_of(inputs),
@@ -104,19 +105,15 @@ def _run(
                 "eos_id": facts["eos_id"],
                 "vocab_size": facts["vocab_size"],
                 "tasks": tasks,
-                "heldout_fraction": fractions[name],
+                "heldout_fraction": heldout,
                 "inputs": clean[name],
                 "counts": read_json(cleaned[name] / "manifest.json")["counts"],
                 "command": command,
             }
-            write_shards(
-                out, final, name, cleaned[name], directory, fractions[name], tasks, pool.get(), manifest
-            )
-        counts = read_json(final / "manifest.json")["counts"]
-        report(
-            f"{name}: {counts['train']['tokens']:,} tokens of {counts['train']['documents']:,} documents to train "
-            f"on, {counts['heldout']['tokens']:,} of {counts['heldout']['documents']:,} held out"
-        )
+            report(f"tokenising {name}")
+            fractions = heldout, _reserved(recipe)
+            write_shards(out, final, name, cleaned[name], directory, *fractions, tasks, pool.get(), manifest)
+        report(_summary(name, read_json(final / "manifest.json")["counts"]))
     return found
 
 
@@ -169,11 +166,8 @@ def _clean_inputs(recipe: Recipe) -> dict[str, dict]:
 def _tokenizer_inputs(recipe: Recipe, clean: dict[str, dict]) -> dict:
     inputs = tokenizer_inputs(recipe.tokenizer)
     if recipe.tokenizer.type == "train":
-        names = recipe.tokenizer.sources
-        inputs["sources"] = {
-            name: {"clean": hash_of(clean[name]), "heldout_fraction": recipe.sources[name].heldout_fraction}
-            for name in names
-        }
+        inputs["sources"] = {name: hash_of(clean[name]) for name in recipe.tokenizer.sources}
+        inputs["reserved_fraction"] = _reserved(recipe)
     return {"format": FORMAT, **inputs}
 
 
@@ -182,11 +176,21 @@ def _data_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict)
     return {
         "clean": hash_of(clean[name]),
         "heldout_fraction": recipe.sources[name].heldout_fraction,
+        "reserved_fraction": _reserved(recipe),
         "tokenizer_hash": facts["tokenizer_hash"],
         "eos_id": facts["eos_id"],
     }
 
 
-def _documents(counts: dict) -> str:
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts["dropped"].items())
-    return f"{counts['in']:,} documents in, dropped: {dropped or 'none'}; {counts['out']:,} out"
+def _reserved(recipe: Recipe) -> float:
+    """Largest share that any source holds out. The same text may stand in several sources: below this, none trains."""
+    return max(source.heldout_fraction for source in recipe.sources.values())
+
+
+def _summary(name: str, counts: dict) -> str:
+    documents, train, heldout = counts["documents"], counts["train"], counts["heldout"]
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in documents["dropped"].items())
+    return (
+        f"{name}: {documents['in']:,} documents in, {documents['out']:,} out (dropped: {dropped or 'none'}); "
+        f"{train['tokens']:,} tokens to train on, {heldout['tokens']:,} held out"
+    )

@@ -80,14 +80,15 @@ def tokenizer_inputs(spec: recipe.Tokenizer) -> dict:
 
 
 def build_tokenizer(
-    spec: recipe.Tokenizer, final: Path, sources: dict[str, tuple[Path, float]], inputs: dict
+    spec: recipe.Tokenizer, final: Path, sources: dict[str, Path], reserved_fraction: float, inputs: dict
 ) -> Path:
     """Writes the tokenizer's directory, unless it is finished.
 
     Args:
         spec: The recipe's tokenizer.
         final: Where it goes.
-        sources: Per source, its cleaned documents and its held-out fraction.
+        sources: Each source's cleaned documents.
+        reserved_fraction: Documents held out by any source, which do not train it.
         inputs: What it depends on, for the manifest.
 
     Returns:
@@ -98,7 +99,7 @@ def build_tokenizer(
     """
     if is_finished(final):
         return final
-    work = final.with_name(f".{final.name}.tmp")
+    work = final.parent / "work" / final.name
     shutil.rmtree(work, ignore_errors=True)
     shutil.rmtree(final, ignore_errors=True)
     work.mkdir(parents=True)
@@ -109,12 +110,12 @@ def build_tokenizer(
             from perdure.pipeline.data.sentencepiece import convert, verify
 
             tokenizer, eos = convert(spec.path)
-            texts = [text for directory, _ in sources.values() for text in islice(_texts(directory), SAMPLE)]
+            texts = [text for directory in sources.values() for text in islice(_texts(directory), SAMPLE)]
             verify(tokenizer, spec.path, texts)
             _save(tokenizer, eos, work)
         case recipe.TrainedTokenizer():
             chosen = [sources[name] for name in spec.sources]
-            tokenizer, eos = train(spec.vocab_size, _train_texts(chosen)), SEPARATOR
+            tokenizer, eos = train(spec.vocab_size, _train_texts(chosen, reserved_fraction)), SEPARATOR
             _save(tokenizer, eos, work)
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     finish(
@@ -202,10 +203,10 @@ def _texts(directory: Path) -> Iterator[str]:
             yield document.text
 
 
-def _train_texts(sources: list[tuple[Path, float]]) -> Iterator[str]:
+def _train_texts(directories: list[Path], reserved_fraction: float) -> Iterator[str]:
     from perdure.pipeline.data.normalise import is_heldout, text_hash
 
-    for directory, fraction in sources:
+    for directory in directories:
         for text in _texts(directory):
-            if not is_heldout(text_hash(text), fraction):
+            if not is_heldout(text_hash(text), reserved_fraction):
                 yield text

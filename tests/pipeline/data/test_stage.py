@@ -55,8 +55,8 @@ def test_shards_hold_every_document_once(make_recipe, texts, tmp_path):
     assert splits == {split: counts(found["news"])[split]["documents"] for split in ("train", "heldout")}
     tokens = sum(row["num_tokens"] for row in rows if row["split"] == "train")
     assert counts(found["news"])["train"]["tokens"] == tokens
-    assert lines[0] == "news: 60 documents in, dropped: none; 60 out"
-    assert lines[-2].startswith(f"news: {tokens:,} tokens of {splits['train']} documents to train on")
+    summary = "news: 60 documents in, 60 out (dropped: none); "
+    assert f"{summary}{tokens:,} tokens to train on" in [line.rpartition(", ")[0] for line in lines]
     assert not any((tmp_path / "out" / "work").iterdir())
 
 
@@ -118,6 +118,27 @@ def test_the_split_is_stable_and_shared_by_sources(make_recipe, texts, tmp_path)
     for row in [*small, *documents(both["a"]), *documents(both["b"])]:
         sides.setdefault(row["text"], set()).add(row["split"])
     assert len(sides) == 60 and all(len(side) == 1 for side in sides.values())
+
+
+def test_what_one_source_holds_out_no_other_trains_on(make_recipe, texts):
+    recipe = make_recipe({"a": texts, "b": texts})
+    sources = recipe.sources | {"b": recipe.sources["b"].model_copy(update={"heldout_fraction": 0.4})}
+    found = run_data(recipe.model_copy(update={"sources": sources}), **quiet)
+    splits = {
+        name: {
+            split: {row["text"] for row in documents(path) if row["split"] == split}
+            for split in ("train", "heldout")
+        }
+        for name, path in found.items()
+    }
+    assert not splits["a"]["train"] & splits["b"]["heldout"]
+    assert splits["a"]["heldout"] < splits["b"]["heldout"] and splits["a"]["train"] == splits["b"]["train"]
+    reserved = len(splits["b"]["heldout"]) - len(splits["a"]["heldout"])
+    assert counts(found["a"])["documents"] == {
+        "in": 60,
+        "dropped": {"heldout_elsewhere": reserved},
+        "out": 60 - reserved,
+    }
 
 
 def test_finished_work_is_kept_and_changes_make_new_directories(make_recipe, texts, tmp_path):

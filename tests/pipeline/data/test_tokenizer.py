@@ -32,7 +32,7 @@ def trained(tmp_path_factory) -> "Path":  # noqa: F821
 
 
 def build(spec, directory):
-    return load_tokenizer(build_tokenizer(spec, directory / "built", {}, tokenizer_inputs(spec)))
+    return load_tokenizer(build_tokenizer(spec, directory / "built", {}, 0.0, tokenizer_inputs(spec)))
 
 
 def test_a_trained_tokenizer_is_reversible_and_deterministic():

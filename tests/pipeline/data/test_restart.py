@@ -1,0 +1,69 @@
+import random
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+import torch
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
+
+RUN = """
+import sys
+from pathlib import Path
+from perdure.pipeline.data.score import score_source
+from perdure.pipeline.data.stage import run_data
+from perdure.pipeline.recipe import load_recipe
+if __name__ == "__main__":
+    found = run_data(load_recipe(sys.argv[1], out=Path(sys.argv[2])))
+    for path in found.values():
+        score_source(path, Path(sys.argv[3]), label="ref", seq_length=32, workers=2)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(make_recipe, tmp_path, texts):
+    near = [text + " but" for text in texts[::5]]
+    recipe = make_recipe(
+        {"a": [*texts, *near, *texts[:9]], "b": texts[::-1] * 2}, tasks=3, out=tmp_path / "killed"
+    )
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=500, **shape)).save_pretrained(tmp_path / "model")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True)))
+    (tmp_path / "run.py").write_text(RUN)
+    arguments = [str(tmp_path / "recipe.yaml"), str(tmp_path / "killed"), str(tmp_path / "model")]
+    rng, kills = random.Random(0), 0
+    while True:
+        process = subprocess.Popen(
+            [sys.executable, str(tmp_path / "run.py"), *arguments], stdout=subprocess.DEVNULL
+        )
+        try:
+            process.wait(rng.uniform(1.0, 6.0) if kills < 12 else None)
+        except subprocess.TimeoutExpired:
+            workers = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+            assert not psutil.wait_procs(workers, timeout=10)[1], "workers outlive the run"
+            continue
+        break
+    assert process.returncode == 0 and kills >= 3
+    arguments[1] = str(tmp_path / "undisturbed")
+    subprocess.run(
+        [sys.executable, str(tmp_path / "run.py"), *arguments], check=True, stdout=subprocess.DEVNULL
+    )
+    for part in ("clean", "data"):
+        found, expected = (files(tmp_path / out / part) for out in ("killed", "undisturbed"))
+        assert found == expected
+    assert not any((tmp_path / "killed" / "work").iterdir())
+
+
+def files(directory):
+    """Contents by name; the command line in manifests names the output."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes().replace(b"undisturbed", b"killed")
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
