@@ -7,6 +7,7 @@ index decides, so the number of ranks and workers cannot change the stream.
 """
 
 from fractions import Fraction
+from heapq import heappop, heappush
 from math import lcm
 
 import numpy as np
@@ -73,18 +74,24 @@ def block_pattern(counts: list[int]) -> np.ndarray:
     pattern = np.zeros(length, np.int32)
     if num_sources == 1:
         return pattern
-    given = [0] * num_sources
-    # In units of 1 / (length * slack): owed = share * i - given, all in whole numbers so that no rounding enters.
     slack = 2 * num_sources - 2
-    for i in range(length):
-        best, best_due = -1, Fraction(0)
-        for source, count in enumerate(counts):
-            owed = (count * (i + 1) - given[source] * length) * slack
-            if owed < length:
-                continue
-            due = Fraction(length * slack * (given[source] + 1) - length, count)
-            if best < 0 or due < best_due:
-                best, best_due = source, due
-        pattern[i] = best
-        given[best] += 1
+    # A source's n-th sample waits until it is owed 1 / slack of one; of those that wait no more, the first due goes.
+    # All in whole numbers and fractions, so that no rounding enters.
+    released: list[list[tuple[Fraction, int, int]]] = [[] for _ in range(length)]
+
+    def queue(source: int, number: int, earliest: int) -> None:
+        release = -(-(number * slack + 1) * length // (counts[source] * slack)) - 1
+        due = Fraction(((number + 1) * slack - 1) * length, counts[source])
+        released[max(release, earliest)].append((due, source, number))
+
+    for source in range(num_sources):
+        queue(source, 0, 0)
+    waiting: list[tuple[Fraction, int, int]] = []
+    for position in range(length):
+        for sample in released[position]:
+            heappush(waiting, sample)
+        _, source, number = heappop(waiting)
+        pattern[position] = source
+        if number + 1 < counts[source]:
+            queue(source, number + 1, position + 1)
     return pattern
