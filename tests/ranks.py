@@ -11,11 +11,11 @@ from perdure.pipeline.convert import huggingface, llama
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.recipe import load_recipe
 from perdure.pipeline.shape import model_shape
+from perdure.pipeline.shards import REF_NATS_PER_UNIT
 from perdure.pipeline.train.checkpoint import finished_checkpoints
 from perdure.pipeline.train.dataset import collate, read_sample
 from perdure.pipeline.train.device import initialise
 from perdure.pipeline.train.model import build_model, document_mask, unwrap
-from perdure.pipeline.shards import REF_NATS_PER_UNIT
 
 
 def _model(directory: str, selection=None):

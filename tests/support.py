@@ -29,7 +29,11 @@ def write_shard(prefix: Path, documents: list[np.ndarray], dtype=np.uint16) -> N
 
 
 def write_data(
-    directory: Path, tasks: list[list[np.ndarray]], heldout: list[np.ndarray], vocab_size: int
+    directory: Path,
+    tasks: list[list[np.ndarray]],
+    heldout: list[np.ndarray],
+    vocab_size: int,
+    tokenizer_hash: str = "test",
 ) -> Path:
     """A finished data directory: documents per task (end-of-sequence included) and held-out documents in task 0."""
     directory.mkdir(parents=True)
@@ -51,14 +55,21 @@ def write_data(
             ]
     parquet.write_table(pa.Table.from_pylist(rows), directory / "docs.parquet")
     files = {path.name: {"sha256": hash_file(path)} for path in sorted(directory.glob("*.bin"))}
+    train = [document for documents in tasks for document in documents]
+    counts = {
+        split: {"documents": len(members), "tokens": sum(map(len, members))}
+        for split, members in (("train", train), ("heldout", heldout))
+    }
     finish(
         directory,
         {
             "tasks": len(tasks),
             "eos_id": EOS,
             "vocab_size": vocab_size,
-            "tokenizer_hash": "test",
+            "tokenizer_hash": tokenizer_hash,
             "data_hash": "test",
+            "counts": counts,
+            "source": directory.name,
             "files": files,
         },
     )

@@ -13,7 +13,7 @@ def reference_selection(nll, reference, valid, k):
     wanted = int(len(places) * k + 0.5)
     finite = [i for i in places if reference[i] == reference[i]]
     ranked = sorted(finite, key=lambda i: (-(nll[i] - reference[i]), i))
-    return {i for i in ranked[:wanted]}
+    return set(ranked[:wanted])
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -40,7 +42,7 @@ def test_every_token_is_a_label_once_an_epoch_beside_its_own_reference_loss(prep
         np.testing.assert_array_equal(labels, np.concatenate(pieces))
         np.testing.assert_array_equal(reference, np.concatenate(losses))
         assert samples[0][0][0] == EOS
-        for before, after in zip(samples, samples[1:]):
+        for before, after in itertools.pairwise(samples):
             assert before[0][-1] == after[0][0]  # inputs go on where the labels before them ended
         padding = samples[-1][2]
         assert (samples[-1][0][1:][padding:] == EOS).all() and (samples[-1][1][padding:] == REF_MISSING).all()
@@ -83,7 +85,7 @@ def test_a_sidecar_of_another_tokenizer_is_refused_naming_both_hashes(tmp_path):
     scores = {name: path / "scores" / "test" for name, path in data.items()}
     manifest = scores["b"] / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"tokenizer_hash": "test"', '"tokenizer_hash": "other"'))
-    with pytest.raises(PerdureError, match="made with tokenizer_hash other, but .* has test"):
+    with pytest.raises(PerdureError, match=r"made with tokenizer_hash other, but .* has test"):
         open_dataset(plan, data, scores)
 
 

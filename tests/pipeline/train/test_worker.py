@@ -23,6 +23,7 @@ from support import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from perdure.pipeline.convert.huggingface import weights_reader
+from perdure.pipeline.manifest import hash_file
 
 pytestmark = pytest.mark.slow
 SELECTION = {"k": 0.6, "reference": "/unused"}
@@ -148,7 +149,13 @@ def test_scoring_the_reference_with_itself_gives_no_excess_loss(whole, tmp_path)
     """Under document masks the trainer sees what the scorer saw, for every document that starts in the sample."""
     from perdure.pipeline.data.score import score_source
 
-    data = write_data(tmp_path / "data", [random_documents(3, 30, 300)], random_documents(4, 3, 300), 300)
+    data = write_data(
+        tmp_path / "data" / "own",
+        [random_documents(3, 30, 300)],
+        random_documents(4, 3, 300),
+        300,
+        hash_file(whole[0] / "hf" / "tokenizer.json"),
+    )
     scores = score_source(data, whole[0] / "hf", label="self", seq_length=32, workers=1)
     excess = np.array(on_rank("own_excess_loss", whole[0], str(data), str(scores)))
     assert len(excess) > 300
