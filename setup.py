@@ -3,9 +3,7 @@
 from setuptools import find_packages, setup
 
 FOLDERS = ("pipeline", "data_recipes", "launch", "kernels")
-packages = [folder for folder in FOLDERS] + [
-    f"{folder}.{sub}" for folder in FOLDERS for sub in find_packages(folder)
-]
+packages = [*FOLDERS, *(f"{folder}.{sub}" for folder in FOLDERS for sub in find_packages(folder))]
 
 setup(
     packages=[f"perdure.{package}" for package in packages],
