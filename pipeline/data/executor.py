@@ -26,6 +26,8 @@ from perdure.pipeline.errors import PerdureError
 
 PRELOAD = ["perdure.pipeline.data.clean", "perdure.pipeline.data.shard", "tokenizers"]
 """Imported once by the server that workers are forked from."""
+PRELOAD_SCORING = ["perdure.pipeline.data.scorer", "torch", "transformers.models.llama.modeling_llama"]
+"""Imported as well where reference models will score documents; it takes seconds, and every scorer needs it."""
 
 
 class Executor(LocalPipelineExecutor):
@@ -78,10 +80,13 @@ class Executor(LocalPipelineExecutor):
 
 
 @contextmanager
-def worker_pool(workers: int, preload: list[str] = PRELOAD) -> Iterator[ProcessPoolExecutor]:
-    """A pool of worker processes that die with their parent and keep silent on the console."""
+def worker_pool(workers: int, scoring: bool) -> Iterator[ProcessPoolExecutor]:
+    """A pool of worker processes that die with their parent and keep silent on the console.
+
+    The first one of a run decides what its later ones find imported: `scoring` if any of them will score.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(preload)
+    context.set_forkserver_preload(PRELOAD + PRELOAD_SCORING * scoring)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     try:
         yield pool

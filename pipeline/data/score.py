@@ -71,7 +71,7 @@ def score_source(
 
     workers = torch.cuda.device_count() or min(workers, data["tasks"])
     threads = max(1, torch.get_num_threads() // workers)
-    with disk_errors(data_dir), worker_pool(workers) as pool:
+    with disk_errors(data_dir), worker_pool(workers, scoring=True) as pool:
         _score(data_dir, final, model_dir, data, inputs, threads, pool)
     return final
 

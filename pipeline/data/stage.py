@@ -35,7 +35,7 @@ def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str,
         out.mkdir(parents=True, exist_ok=True)
         clean = _clean_inputs(recipe)
         tokenizer = _tokenizer_inputs(recipe, clean)
-        pool = _Pool(recipe.data.workers)
+        pool = _Pool(recipe.data.workers, _scores(recipe))
         try:
             return _run(recipe, clean, tokenizer, pool, report)
         finally:
@@ -120,8 +120,8 @@ def _run(
 class _Pool:
     """The stage's worker pool, started when the first artefact is missing."""
 
-    def __init__(self, workers: int):
-        self.workers = workers
+    def __init__(self, workers: int, scoring: bool):
+        self.workers, self.scoring = workers, scoring
         self.context = self.pool = None
 
     def get(self):
@@ -129,7 +129,7 @@ class _Pool:
         if self.pool is None:
             from perdure.pipeline.data.executor import worker_pool
 
-            self.context = worker_pool(self.workers)
+            self.context = worker_pool(self.workers, self.scoring)
             self.pool = self.context.__enter__()
         return self.pool
 
@@ -180,6 +180,11 @@ def _data_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict)
         "tokenizer_hash": facts["tokenizer_hash"],
         "eos_id": facts["eos_id"],
     }
+
+
+def _scores(recipe: Recipe) -> bool:
+    """Whether any version needs scores."""
+    return any(version.selection or version.mixture.perplexity_model for version in recipe.versions.values())
 
 
 def _reserved(recipe: Recipe) -> float:

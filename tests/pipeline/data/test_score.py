@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +16,7 @@ from transformers import (
 )
 
 from perdure.pipeline.data.score import document_windows, load_model, score_source, to_units, token_losses
+from perdure.pipeline.data.scorer import Scorer
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_directory, read_json
@@ -36,6 +39,12 @@ def llama(tmp_path_factory):
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, initializer_range=0.5, **SMALL)).save_pretrained(directory)
     return load_model(directory, "fp32", "cpu"), directory
+
+
+@pytest.fixture
+def news(make_recipe, texts):
+    """A source's shards."""
+    return run_data(make_recipe({"news": texts}), report=lambda line: None)["news"]
 
 
 def plain_losses(model, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -89,16 +98,15 @@ def test_units():
     assert to_units(nats).tolist() == [0, 1234, 65534, 65534, 65535, 65535, 0]
 
 
-def test_a_sidecar_is_aligned_and_independent_of_workers(llama, make_recipe, texts, tmp_path):
-    data = run_data(make_recipe({"news": texts}), report=lambda line: None)["news"]
+def test_a_sidecar_is_aligned_and_independent_of_workers(llama, news, tmp_path):
     model, directory = llama
-    scores = score_source(data, directory, label="ref", seq_length=16, workers=2)
+    scores = score_source(news, directory, label="ref", seq_length=16, workers=2)
     before = hash_directory(scores)
-    assert score_source(data, directory, label="ref", seq_length=16, workers=2) == scores
+    assert score_source(news, directory, label="ref", seq_length=16, workers=1) == scores  # finished before
     table = pq.read_table(scores / "docs.parquet").to_pylist()
-    eos = read_json(data / "manifest.json")["eos_id"]
+    eos = read_json(news / "manifest.json")["eos_id"]
     for task in (0, 1):
-        shard, sidecar = open_shard(data / f"{task:05d}"), open_shard(scores / f"{task:05d}.ref")
+        shard, sidecar = open_shard(news / f"{task:05d}"), open_shard(scores / f"{task:05d}.ref")
         assert sidecar.values.dtype == np.uint16 and shard.lengths.tolist() == sidecar.lengths.tolist()
         rows = [row for row in table if row["shard"] == task]
         assert [row["sequence"] for row in rows] == list(range(len(shard.lengths)))
@@ -106,59 +114,50 @@ def test_a_sidecar_is_aligned_and_independent_of_workers(llama, make_recipe, tex
         for row, length in zip(rows, shard.lengths.tolist(), strict=True):
             tokens = np.asarray(shard.values[end : end + length], np.int64)
             stored = sidecar.values[end : end + length] / 1000
-            expected = np.concatenate(
-                [plain_losses(model, *window) for window in document_windows(tokens, eos, 16)]
-            )
+            windows = document_windows(tokens, eos, 16)
+            expected = np.concatenate([plain_losses(model, *window) for window in windows])
             np.testing.assert_allclose(stored, expected, atol=6e-4)
             assert row["num_tokens"] == length
             assert row["mean_nll"] == pytest.approx(expected.mean(), abs=1e-4)
             assert row["perplexity"] == pytest.approx(np.exp(row["mean_nll"]))
             end += length
-    again = score_source(_copy_of(data, tmp_path), directory, label="ref", seq_length=16, workers=1)
+    copy = tmp_path / "data" / news.name
+    shutil.copytree(news, copy, ignore=shutil.ignore_patterns("scores"))
+    again = score_source(copy, directory, label="ref", seq_length=16, workers=1)
     assert again.name == scores.name and hash_directory(again) == before
-    wider = score_source(data, directory, label="ref", seq_length=32, workers=1)
-    assert wider != scores and hash_directory(wider) != before
 
 
-def test_losses_that_are_not_finite_are_marked_missing(llama, make_recipe, texts, tmp_path):
-    data = run_data(make_recipe({"news": texts}), report=lambda line: None)["news"]
+def test_losses_that_are_not_finite_are_marked_missing(news, tmp_path):
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, **SMALL))
-    token = int(open_shard(data / "00000").values[2])
+    shard = open_shard(news / "00000")
+    token = int(shard.values[2])
     with torch.no_grad():
         model.get_input_embeddings().weight[token] = torch.nan
     model.save_pretrained(tmp_path / "nan")
-    scores = score_source(data, tmp_path / "nan", label="nan", seq_length=8, workers=1)
-    eos, total = read_json(data / "manifest.json")["eos_id"], 0
-    for task in (0, 1):
-        shard, sidecar = open_shard(data / f"{task:05d}"), open_shard(scores / f"{task:05d}.ref")
-        for end, length in zip(np.cumsum(shard.lengths), shard.lengths):
-            windows = document_windows(np.asarray(shard.values[end - length : end]), eos, 8)
-            expected = np.concatenate([np.full(len(inputs), token in inputs) for inputs, _ in windows])
-            assert ((sidecar.values[end - length : end] == 65535) == expected).all()
-            total += int(expected.sum())
-    assert read_json(scores / "manifest.json")["counts"]["missing"] == total > 0
+    eos = read_json(news / "manifest.json")["eos_id"]
+    scorer = Scorer(news, tmp_path, tmp_path / "nan", eos, seq_length=8, precision="fp32", threads=1)
+    scorer.run(None, 0, 2)
+    sidecar, total = open_shard(tmp_path / "00000.ref"), 0
+    for end, length in zip(np.cumsum(shard.lengths), shard.lengths):
+        windows = document_windows(np.asarray(shard.values[end - length : end]), eos, 8)
+        expected = np.concatenate([np.full(len(inputs), token in inputs) for inputs, _ in windows])
+        assert ((sidecar.values[end - length : end] == 65535) == expected).all()
+        total += int(expected.sum())
+    assert scorer.stats.stats["missing"].total == total > 0
+    assert len(sidecar.values) > total
 
 
-def test_models_that_do_not_fit_are_refused(llama, make_recipe, texts, tmp_path):
-    data = run_data(make_recipe({"news": texts}), report=lambda line: None)["news"]
+def test_models_that_do_not_fit_are_refused(news, tmp_path):
     with pytest.raises(PerdureError, match="not a Hugging Face model"):
-        score_source(data, tmp_path, label="x", seq_length=8, workers=1)
+        score_source(news, tmp_path, label="x", seq_length=8, workers=1)
     LlamaForCausalLM(LlamaConfig(vocab_size=100, **SMALL)).save_pretrained(tmp_path / "small")
     with pytest.raises(PerdureError, match="vocabulary of 100 is smaller than the tokenizer's"):
-        score_source(data, tmp_path / "small", label="x", seq_length=8, workers=1)
+        score_source(news, tmp_path / "small", label="x", seq_length=8, workers=1)
     (tmp_path / "small" / "tokenizer.json").write_text("{}")
     hashes = (
         r"its tokenizer \(44136fa3\) is not the data's \("
-        + read_json(data / "manifest.json")["tokenizer_hash"][:8]
+        + read_json(news / "manifest.json")["tokenizer_hash"][:8]
     )
     with pytest.raises(PerdureError, match=hashes):
-        score_source(data, tmp_path / "small", label="x", seq_length=8, workers=1)
-
-
-def _copy_of(data, tmp_path):
-    import shutil
-
-    target = tmp_path / "copy" / "data" / data.name
-    shutil.copytree(data, target, ignore=shutil.ignore_patterns("scores"))
-    return target
+        score_source(news, tmp_path / "small", label="x", seq_length=8, workers=1)
