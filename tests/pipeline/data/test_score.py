@@ -98,6 +98,7 @@ def test_units():
     assert to_units(nats).tolist() == [0, 1234, 65534, 65534, 65535, 65535, 0]
 
 
+@pytest.mark.slow
 def test_a_sidecar_is_aligned_and_independent_of_workers(llama, news, tmp_path):
     model, directory = llama
     scores = score_source(news, directory, label="ref", seq_length=16, workers=2)

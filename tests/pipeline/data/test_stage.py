@@ -205,6 +205,7 @@ def test_looking_for_finished_data_is_cheap():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_python_packages_end_to_end(make_recipe):
     readers = {
         kind: {"type": f"python_{kind}", "packages": ["json", "email", "http", "asyncio"]}
@@ -249,6 +250,7 @@ def test_an_output_below_a_file(make_recipe, texts, tmp_path):
         run_data(make_recipe({"news": texts}, out=tmp_path / "file" / "out"), **quiet)
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_is_finished(make_recipe, texts, small_disk, tmp_path):
     noise = [np.random.default_rng(number).bytes(4000).hex(" ", 4) for number in range(150)]
     out = small_disk("rw") / "out"

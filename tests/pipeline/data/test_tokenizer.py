@@ -157,6 +157,7 @@ def test_an_unfaithful_conversion_is_noticed(model):
         verify(tokenizer, model, ["the CAT jumps"])
 
 
+@pytest.mark.parametrize("model", ["bpe"], indirect=True)
 def test_a_sentencepiece_recipe_end_to_end(make_recipe, model, texts):
     from perdure.pipeline.data.stage import run_data
 
