@@ -70,7 +70,7 @@ class Executor(LocalPipelineExecutor):
 
     def counts(self) -> list[Counter]:
         """Sums the statistics that every task left on disk, one counter a step."""
-        totals = [Counter() for step in self.pipeline if hasattr(step, "stats")]
+        totals: list[Counter] = [Counter() for step in self.pipeline if hasattr(step, "stats")]
         for rank in range(self.tasks):
             steps = json.loads((self.directory / "stats" / f"{rank:05d}.json").read_text())
             for total, step in zip(totals, steps, strict=True):
@@ -99,8 +99,11 @@ def _start_worker() -> None:
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open for as long as the process lives
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the pool's processes are the parallelism
 
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
     def follow_parent() -> None:
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=follow_parent, daemon=True).start()

@@ -177,8 +177,8 @@ def _distribution(package: str) -> tuple[str | None, str | None]:
         if not names:
             return None, None
         found = metadata.metadata(names[0])
-    license = found.get("License-Expression") or found.get("License")
-    return found["Version"], license.splitlines()[0] if license else None
+    license = [found[key] for key in ("License-Expression", "License") if key in found]
+    return found["Version"], license[0].splitlines()[0] if license and license[0] else None
 
 
 def _edges(path: Path) -> str:

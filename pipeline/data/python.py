@@ -1,14 +1,13 @@
 """Text from Python source: docstrings as prose, and code without docstrings; nothing is ever imported or run."""
 
 import ast
-import inspect
 import io
 import re
 import tokenize
 import warnings
 from collections.abc import Iterator
 
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 BLOCKS = (ast.stmt, ast.excepthandler, ast.match_case)
 """What can hold a definition; expressions, most of a tree, are not searched."""
@@ -35,7 +34,8 @@ def docs_of(source: str) -> str | None:
     Raises:
         SyntaxError: If it is no Python.
     """
-    texts = [_prose(inspect.cleandoc(statement.value.value)) for _, statement in _docstrings(_parse(source))]
+    definitions = [owner for owner, _ in _docstrings(_parse(source))]
+    texts = [_prose(ast.get_docstring(owner) or "") for owner in definitions]
     return "\n\n".join(text for text in texts if text) or None
 
 
@@ -49,6 +49,7 @@ def code_of(source: str) -> str:
     """
     lines = [line.encode() for line in source.split("\n")]  # the tree counts columns in UTF-8 bytes
     for owner, statement in reversed(list(_docstrings(_parse(source)))):
+        assert statement.end_lineno is not None
         first, last = statement.lineno - 1, statement.end_lineno - 1
         before, after = lines[first][: statement.col_offset], lines[last][statement.end_col_offset :]
         needed = len(owner.body) == 1 and not isinstance(owner, ast.Module)
@@ -65,9 +66,9 @@ def _parse(source: str) -> ast.Module:
         return ast.parse(source)
 
 
-def _docstrings(tree: ast.AST) -> Iterator[tuple[ast.AST, ast.Expr]]:
+def _docstrings(tree: ast.AST) -> Iterator[tuple[Documented, ast.stmt]]:
     """Every docstring statement with the definition that it belongs to, in source order."""
-    if isinstance(tree, DOCUMENTED) and ast.get_docstring(tree, clean=False) is not None:
+    if isinstance(tree, Documented) and ast.get_docstring(tree, clean=False) is not None:
         yield tree, tree.body[0]
     for child in ast.iter_child_nodes(tree):
         if isinstance(child, BLOCKS):

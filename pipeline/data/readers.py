@@ -48,14 +48,15 @@ def reader_step(reader: recipe.Reader) -> PipelineStep:
             return PythonModules(python_modules(reader.packages), docs=reader.type == "python_docs")
 
 
-class Counted:
-    """Mixin for datatrove readers: makes documents of mappings, counts them and what is wrong with them."""
+class Counted(BaseReader):
+    """Makes documents of mappings; counts them, and what is wrong with them."""
 
     def get_document_from_dict(self, data: dict, source_file: str, id_in_file: int | str) -> Document | None:
         """A document with all other fields as metadata; None, and counted, if it has no text."""
         self.stat_update("in")
         if not isinstance(text := data.pop(self.text_key, None), str):
-            return self.drop("no_text")
+            self.stat_update("dropped:no_text")
+            return None
         identifier = data.pop(self.id_key, None)
         metadata = data.pop("metadata", None)
         if not isinstance(metadata, dict):
@@ -64,16 +65,16 @@ class Counted:
         return Document(
             text=text,
             id=f"{source_file}/{id_in_file}" if identifier in (None, "") else str(identifier),
-            metadata=metadata,
+            metadata=orjson.loads(orjson.dumps(metadata, default=str, option=orjson.OPT_NON_STR_KEYS)),
         )
 
-    def drop(self, reason: str) -> None:
-        """Counts a document that is given up."""
-        self.stat_update(f"dropped:{reason}")
+    def unreadable(self, reason: str) -> None:
+        """Counts a document of which nothing can be made."""
+        self.stat_update("in", f"dropped:{reason}")
 
 
-class Files(Counted):
-    """Mixin for file readers: a fixed list of files, split over tasks by file or else by document."""
+class Files(Counted, BaseDiskReader):
+    """A fixed list of files, split over tasks by file or else by document."""
 
     def set_files(self, files: list[str], text_field: str = "text", id_field: str = "id") -> None:
         """Names the files, relative to the reader's folder, and the fields to look at."""
@@ -125,11 +126,11 @@ class JsonLines(Files, JsonlReader):
         try:
             data = orjson.loads(line)
         except orjson.JSONDecodeError:
-            self.stat_update("in")
-            return self.drop("broken_json" if _is_utf8(line) else "invalid_utf8")
+            self.unreadable("broken_json" if _is_utf8(line) else "invalid_utf8")
+            return None
         if not isinstance(data, dict):
-            self.stat_update("in")
-            return self.drop("not_an_object")
+            self.unreadable("not_an_object")
+            return None
         return self.get_document_from_dict(data, filepath, number)
 
 
@@ -180,12 +181,12 @@ class ParquetRows(Files, ParquetReader):
                 if value is not None and _is_string(schema.field(name).type):
                     data[name] = value.decode()
         except UnicodeDecodeError:
-            self.stat_update("in")
-            return self.drop("invalid_utf8")
+            self.unreadable("invalid_utf8")
+            return None
         return self.get_document_from_dict(data, filepath, row)
 
 
-class TextFiles(Files, BaseDiskReader):
+class TextFiles(Files):
     """One document a text file; its id is the file's relative name."""
 
     name = "📄 Text"
@@ -202,10 +203,9 @@ class TextFiles(Files, BaseDiskReader):
         """Reads a file whole."""
         content = self.data_folder.cat_file(filepath)
         if not _is_utf8(content):
-            self.stat_update("in")
-            self.drop("invalid_utf8")
-        else:
-            yield self.get_document_from_dict({"text": content.decode(), "id": filepath}, filepath, 0)
+            self.unreadable("invalid_utf8")
+        elif document := self.get_document_from_dict({"text": content.decode(), "id": filepath}, filepath, 0):
+            yield document
 
 
 class HuggingFaceRows(Counted, HuggingFaceDatasetReader):
@@ -226,7 +226,7 @@ class HuggingFaceRows(Counted, HuggingFaceDatasetReader):
             raise PerdureError(f"{self.dataset}: the dataset cannot be loaded: {error}") from error
 
 
-class PythonModules(Counted, BaseReader):
+class PythonModules(Counted):
     """Installed Python packages: their docstrings, or their code without them; one document a module."""
 
     name = "🐍 Python"
@@ -246,8 +246,8 @@ class PythonModules(Counted, BaseReader):
         try:
             text = (docs_of if self.docs else code_of)(decode_source(module.path.read_bytes()))
         except (SyntaxError, ValueError, RecursionError):  # undecodable bytes are a ValueError
-            self.stat_update("in")
-            return self.drop("not_python")
+            self.unreadable("not_python")
+            return None
         metadata = {"package": module.package, "version": module.version, "license": module.license}
         metadata["language"] = "en" if self.docs else "python"
         return self.get_document_from_dict({"text": text, "id": module.name, **metadata}, module.name, 0)

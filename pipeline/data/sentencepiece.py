@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.pipeline.errors import PerdureError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Tokenizer, normalizers
 
 SPACE = "▁"
 UNIGRAM, BPE = 1, 2
@@ -26,7 +26,7 @@ def convert(path: Path) -> tuple["Tokenizer", str]:
     from sentencepiece import sentencepiece_model_pb2
     from tokenizers import AddedToken, Tokenizer, decoders, models
 
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto = getattr(sentencepiece_model_pb2, "ModelProto")()  # noqa: B009 - made at run time, unknown to mypy
     try:
         proto.ParseFromString(path.read_bytes())
     except DecodeError:
@@ -38,7 +38,7 @@ def convert(path: Path) -> tuple["Tokenizer", str]:
             f"tokenizer.path = {path}: the model has no end-of-sequence piece to separate documents"
         )
     if spec.model_type == UNIGRAM:
-        model = models.Unigram(pieces, spec.unk_id, spec.byte_fallback)
+        model: Any = models.Unigram(pieces, spec.unk_id, spec.byte_fallback)
     elif spec.model_type == BPE:
         vocabulary = {piece: index for index, (piece, _) in enumerate(pieces)}
         model = models.BPE(
@@ -52,7 +52,7 @@ def convert(path: Path) -> tuple["Tokenizer", str]:
         raise PerdureError(f"tokenizer.path = {path}: only unigram and BPE models can be converted")
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = _normalizer(proto.normalizer_spec)
-    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    steps: list = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if proto.normalizer_spec.add_dummy_prefix:
         steps.append(decoders.Strip(content=" ", left=1))
     tokenizer.decoder = decoders.Sequence(steps)
@@ -79,10 +79,10 @@ def verify(tokenizer: "Tokenizer", path: Path, texts: list[str]) -> None:
             )
 
 
-def _normalizer(spec: Any):
+def _normalizer(spec: Any) -> "normalizers.Sequence":
     from tokenizers import Regex, normalizers
 
-    steps = []
+    steps: list = []
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:

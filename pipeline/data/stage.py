@@ -5,6 +5,9 @@ Nothing heavy is imported before there is work to do, so that `finished_data` se
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 from perdure.pipeline.data.inputs import fingerprint
@@ -22,7 +25,7 @@ def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str,
 
     Args:
         recipe: The recipe.
-        report: Receives a line for each artefact, finished before or now.
+        report: Receives lines for the console: what begins, and a summary of each source.
 
     Returns:
         Each source's directory of shards.
@@ -31,15 +34,17 @@ def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str,
         PerdureError: If an input is missing, a source ends up empty, or the disk is full or not writable.
     """
     out = recipe.directory
-    with disk_errors(out):
+    with disk_errors(out), ExitStack() as stack:
+
+        @cache
+        def pool() -> ProcessPoolExecutor:
+            """Worker processes, started when the first artefact is missing."""
+            from perdure.pipeline.data.executor import worker_pool
+
+            return stack.enter_context(worker_pool(recipe.data.workers, _scores(recipe)))
+
         out.mkdir(parents=True, exist_ok=True)
-        clean = _clean_inputs(recipe)
-        tokenizer = _tokenizer_inputs(recipe, clean)
-        pool = _Pool(recipe.data.workers, _scores(recipe))
-        try:
-            return _run(recipe, clean, tokenizer, pool, report)
-        finally:
-            pool.close()
+        return _run(recipe, pool, report)
 
 
 def finished_data(recipe: Recipe) -> dict[str, Path | None]:
@@ -64,29 +69,21 @@ def tokenizer_directory(recipe: Recipe) -> Path:
 
 
 def _run(
-    recipe: Recipe, clean: dict[str, dict], tokenizer: dict, pool: "_Pool", report: Callable[[str], None]
+    recipe: Recipe, pool: Callable[[], ProcessPoolExecutor], report: Callable[[str], None]
 ) -> dict[str, Path]:
-    out, tasks = recipe.directory, recipe.data.tasks
+    out, tasks, clean = recipe.directory, recipe.data.tasks, _clean_inputs(recipe)
+    tokenizer = _tokenizer_inputs(recipe, clean)
     command = " ".join(["perdure", *sys.argv[1:]])
     cleaned = {name: _at(out, f"clean/{name}", inputs) for name, inputs in clean.items()}
     for name, source in recipe.sources.items():
         if not is_finished(cleaned[name]):
             from perdure.pipeline.data.clean import clean_source
 
-            manifest = {
-                "source": name,
-                "hash": hash_of(clean[name]),
-                "inputs": clean[name],
-                "command": command,
-            }
+            facts = {"source": name, "hash": hash_of(clean[name]), "inputs": clean[name], "command": command}
             report(f"cleaning {name}")
-            clean_source(out, cleaned[name], name, source, tasks, pool.get(), manifest)
+            clean_source(out, cleaned[name], name, source, tasks, pool(), facts)
     directory = build_tokenizer(
-        recipe.tokenizer,
-        _at(out, "tokenizer", tokenizer),
-        cleaned,
-        _reserved(recipe),
-        tokenizer,
+        recipe.tokenizer, _at(out, "tokenizer", tokenizer), cleaned, _reserved(recipe), tokenizer
     )
     facts = read_json(directory / "manifest.json")
     report(f"tokenizer: {facts['vocab_size']:,} tokens, documents end in {facts['eos_token']!r}")
@@ -98,7 +95,7 @@ def _run(
             from perdure.pipeline.data.shard import write_shards
 
             heldout = recipe.sources[name].heldout_fraction
-            manifest = {
+            manifest: dict = {
                 "source": name,
                 "data_hash": hash_of(inputs),
                 "tokenizer_hash": facts["tokenizer_hash"],
@@ -112,31 +109,9 @@ def _run(
             }
             report(f"tokenising {name}")
             fractions = heldout, _reserved(recipe)
-            write_shards(out, final, name, cleaned[name], directory, *fractions, tasks, pool.get(), manifest)
+            write_shards(out, final, name, cleaned[name], directory, *fractions, tasks, pool(), manifest)
         report(_summary(name, read_json(final / "manifest.json")["counts"]))
     return found
-
-
-class _Pool:
-    """The stage's worker pool, started when the first artefact is missing."""
-
-    def __init__(self, workers: int, scoring: bool):
-        self.workers, self.scoring = workers, scoring
-        self.context = self.pool = None
-
-    def get(self):
-        """The pool."""
-        if self.pool is None:
-            from perdure.pipeline.data.executor import worker_pool
-
-            self.context = worker_pool(self.workers, self.scoring)
-            self.pool = self.context.__enter__()
-        return self.pool
-
-    def close(self) -> None:
-        """Ends it."""
-        if self.context is not None:
-            self.context.__exit__(None, None, None)
 
 
 def _at(out: Path, name: str, inputs: dict) -> Path:

@@ -2,6 +2,8 @@ import gzip
 import json
 import tempfile
 from collections import Counter
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import datasets
@@ -109,6 +111,13 @@ def test_parquet(tmp_path, tasks):
     found = sorted((document.text, document.id, document.metadata["topic"]) for document in documents)
     assert found == [("five", "x.parquet/4", "e"), ("four", "x.parquet/3", "d"), ("one", "x.parquet/0", "a")]
     assert counts == {"in": 5, "dropped:invalid_utf8": 1, "dropped:no_text": 1}
+
+
+def test_metadata_that_json_does_not_know_becomes_text(tmp_path):
+    table = pa.table({"text": ["a"], "price": [Decimal("1.50")], "day": [date(2024, 5, 1)], "raw": [[b"x"]]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    (document,) = read({"type": "parquet", "path": str(tmp_path)})[0]
+    assert document.metadata == {"price": "1.50", "day": "2024-05-01", "raw": ["b'x'"]}
 
 
 def test_text_files(tmp_path):
