@@ -17,7 +17,13 @@ Scope = Literal["sequence", "microbatch"]
 
 
 def select_tokens(
-    nll: Tensor, reference_nll: Tensor | None, valid: Tensor, *, k: float, scope: Scope = "microbatch"
+    nll: Tensor,
+    reference_nll: Tensor | None,
+    valid: Tensor,
+    *,
+    k: float,
+    scope: Scope = "microbatch",
+    always: Tensor | None = None,
 ) -> Tensor:
     """Chooses the tokens with the highest excess loss `nll - reference_nll`.
 
@@ -31,12 +37,16 @@ def select_tokens(
         valid: bool [batch, sequence], tokens that count.
         k: Share of valid tokens to select, in (0, 1].
         scope: Tokens that compete: of one sequence, or of the whole micro-batch.
+        always: bool [batch, 1], sequences all of whose valid tokens are selected and do not compete.
 
     Returns:
         bool [batch, sequence], the selected tokens. With k = 1: `valid`.
     """
     if k == 1:
         return valid.clone()
+    if always is not None:
+        competing = select_tokens(nll, reference_nll, valid & ~always, k=k, scope=scope)
+        return competing | (valid & always)
     assert reference_nll is not None
     excess = (nll - reference_nll).masked_fill(~valid, -torch.inf)
     excess = excess.masked_fill(~torch.isfinite(excess), -torch.inf)
@@ -59,6 +69,7 @@ def selective_linear_cross_entropy(
     reference_nll: Tensor | None = None,
     k: float = 1.0,
     scope: Scope = "microbatch",
+    always: Tensor | None = None,
     vocab_size: int,
     tp_group: dist.ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -72,6 +83,7 @@ def selective_linear_cross_entropy(
         reference_nll: float32 [batch, sequence], see `select_tokens`.
         k: Share of valid tokens to train on; 1 is the plain loss, bit for bit.
         scope: See `select_tokens`.
+        always: See `select_tokens`.
         vocab_size: True size of the vocabulary; rows of `weight` beyond it are padding and get no probability.
         tp_group: Ranks that hold the other rows of `weight`; None: this rank holds all.
 
@@ -80,13 +92,13 @@ def selective_linear_cross_entropy(
         flows to `hidden` and `weight` through the selected tokens alone; that of `hidden` is summed over `tp_group`.
     """
     return _SelectiveLinearCrossEntropy.apply(
-        hidden, weight, labels, valid, reference_nll, k, scope, vocab_size, tp_group
+        hidden, weight, labels, valid, reference_nll, k, scope, always, vocab_size, tp_group
     )
 
 
 class _SelectiveLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, labels, valid, reference_nll, k, scope, vocab_size, tp_group):
+    def forward(ctx, hidden, weight, labels, valid, reference_nll, k, scope, always, vocab_size, tp_group):
         tp_rank = dist.get_rank(tp_group) if tp_group is not None else 0
         vocab_start = tp_rank * weight.shape[0]
         rows = hidden.reshape(-1, hidden.shape[-1])
@@ -99,7 +111,7 @@ class _SelectiveLinearCrossEntropy(torch.autograd.Function):
         target = logits.gather(1, own_labels[:, None])[:, 0].masked_fill(~is_own, 0.0)
         lse, target = _combine(torch.logsumexp(logits, dim=1), target, tp_group)
         nll = (lse - target).view(labels.shape)
-        selected = select_tokens(nll, reference_nll, valid, k=k, scope=scope)
+        selected = select_tokens(nll, reference_nll, valid, k=k, scope=scope, always=always)
         index = selected.reshape(-1).nonzero()[:, 0]
         if any(ctx.needs_input_grad):
             everything = len(index) == len(rows)
@@ -115,7 +127,7 @@ class _SelectiveLinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad_nll, _):
         rows, weight, logits, lse, own_labels, is_own, index = ctx.saved_tensors
         grad = grad_nll.reshape(-1).index_select(0, index)
-        grad_logits = torch.exp(logits - lse[:, None])
+        grad_logits = logits.sub_(lse[:, None]).exp_()  # in place: the logits are this function's own
         grad_logits[torch.arange(len(index), device=index.device), own_labels] -= is_own.float()
         grad_logits = grad_logits.mul_(grad[:, None]).to(weight.dtype)
         grad_rows = grad_logits @ weight
@@ -123,7 +135,7 @@ class _SelectiveLinearCrossEntropy(torch.autograd.Function):
             dist.all_reduce(grad_rows, group=ctx.tp_group)
         grad_hidden = grad_rows.new_zeros(ctx.shape).view(-1, ctx.shape[-1]).index_copy_(0, index, grad_rows)
         grad_weight = grad_logits.t() @ rows
-        return grad_hidden.view(ctx.shape), grad_weight, None, None, None, None, None, None, None
+        return grad_hidden.view(ctx.shape), grad_weight, *[None] * 8
 
 
 def _combine(lse: Tensor, target: Tensor, tp_group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor]:

@@ -46,6 +46,11 @@ def source_key(name: str, replayed: bool) -> str:
     return f"replay/{name}" if replayed else name
 
 
+def is_replayed(key: str) -> bool:
+    """Whether a place in the mixture is replay."""
+    return key.startswith("replay/")
+
+
 def block_counts(shares: list[Fraction]) -> list[int]:
     """Samples per block for each share (shares sum to 1; counts sum to the block length).
 

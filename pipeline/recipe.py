@@ -336,7 +336,11 @@ Schedule = Annotated[CosineSchedule | InfiniteSchedule, Field(discriminator="typ
 
 
 class Selection(Section):
-    """Selective Language Modeling (RHO-1): train on the tokens with the highest excess loss only."""
+    """Selective Language Modeling (RHO-1): train on the tokens with the highest excess loss only.
+
+    It chooses among new data. Replayed data is trained on whole: the reference knows the new domain alone, and
+    would drop the very tokens that are replayed against forgetting.
+    """
 
     k: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Share of tokens that are trained on; 1 is the plain loss."""

@@ -140,9 +140,6 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> dict:
     version = recipe.versions[name]
     some_source = read_json(next(iter(data.values())) / "manifest.json")
     tokenizer = tokenizer_directory(recipe)
-    used = list(version.mixture.sources) + list(
-        version.mixture.replay.sources if version.mixture.replay else ()
-    )
     parent = version.start.parent if version.start.type == "update" else None
     if parent is not None:
         weights: Path | None = _finished_export(recipe, parent)
@@ -150,7 +147,7 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> dict:
         weights = recipe.model.path if isinstance(recipe.model, HuggingFaceModel) else None
     scores = {}
     if version.selection and version.selection.k < 1:
-        scores = _scores(recipe, version.selection.reference, sorted(set(used)), data, say)
+        scores = _scores(recipe, version.selection.reference, list(version.mixture.sources), data, say)
     return {
         "version": name,
         "parent": parent,

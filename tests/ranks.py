@@ -61,14 +61,52 @@ def own_excess_loss(directory: str, data: str, scores: str) -> list:
     stream = _stream(Path(data), Path(scores), np.arange(len(lengths)), np.cumsum(lengths), prefix="")
     found = []
     for number in range(int(stream.ends[-1]) // 32):
-        batch = collate([read_sample(stream, number, 32)], [0], torch.device("cpu"))
+        batch = collate([read_sample(stream, number, 32)], [0], [False], torch.device("cpu"))
         with torch.no_grad():
             nll, _ = model(
-                batch.tokens, batch.labels, batch.valid, None, document_mask(batch.tokens, stream.eos_id)
+                batch.tokens,
+                batch.labels,
+                batch.valid,
+                batch.reference,
+                batch.replayed,
+                document_mask(batch.tokens, stream.eos_id),
             )
         whole = (batch.tokens == stream.eos_id).cumsum(1) > 0
         found += (nll - batch.reference * REF_NATS_PER_UNIT)[whole].tolist()
     return found
+
+
+def step_seconds(directory: str, steps: int) -> list:
+    """Seconds of each training step but the first."""
+    import time
+
+    from perdure.pipeline.train.dataset import open_dataset
+    from perdure.pipeline.train.optimizer import make_optimizer, set_learning_rate
+    from perdure.pipeline.train.step import train_step
+
+    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
+    device = initialise()
+    wrapped = build_model(recipe, inputs["vocab_size"], recipe.versions[inputs["version"]].selection, device)
+    shape = model_shape(recipe)
+    llama.load_weights(unwrap(wrapped), shape, llama.random_weights(shape, inputs["vocab_size"], 0.02, 0))
+    optimizer = make_optimizer(recipe.training, wrapped, False)
+    paths = [{name: Path(path) for name, path in inputs[part].items()} for part in ("data", "scores")]
+    dataset = open_dataset(Path(directory) / "plan", *paths)
+    seconds = []
+    for step in range(steps):
+        begun = time.perf_counter()
+        set_learning_rate(optimizer, 1e-4, 0.1)
+        train_step(wrapped, optimizer, dataset, recipe, step * recipe.training.global_batch_size, device)
+        seconds.append(time.perf_counter() - begun)
+    return seconds[1:]
+
+
+def plain_loop() -> list:
+    """Seconds of each step but the first of the plain Hugging Face loop."""
+    sys.path.insert(0, str(Path(__file__).parent / "bench"))
+    from test_training import plain_loop as loop
+
+    return loop()
 
 
 if __name__ == "__main__":

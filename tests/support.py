@@ -216,7 +216,7 @@ __all__ = [
 ]
 
 
-def on_rank(function: str, *arguments):
+def on_rank(function: str, *arguments, threads: int = 1):
     """Calls a function of tests/ranks.py in a process of its own."""
     import json
     import tempfile
@@ -228,7 +228,7 @@ def on_rank(function: str, *arguments):
         script = Path(__file__).with_name("ranks.py")
         command = [sys.executable, str(script), function, arguments, answer.name]
         outcome = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)}
         )
         assert outcome.returncode == 0, outcome.stderr
         return json.loads(Path(answer.name).read_text())

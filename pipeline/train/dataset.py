@@ -11,6 +11,7 @@ import torch
 
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
+from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.plan import Plan, locate, open_order, open_plan
 from perdure.pipeline.shards import REF_MISSING, Shard, open_shard
 
@@ -50,7 +51,7 @@ def open_dataset(plan_directory: Path, data: dict[str, Path], scores: dict[str, 
     Args:
         plan_directory: A version's `plan/`.
         data: Data directory per source.
-        scores: Directory of reference losses per source; empty without selection.
+        scores: Directory of reference losses per new source; empty without selection.
 
     Raises:
         PerdureError: If a shard is missing or truncated, or a sidecar does not fit its shard.
@@ -60,7 +61,8 @@ def open_dataset(plan_directory: Path, data: dict[str, Path], scores: dict[str, 
     for key, entry in plan.sources.items():
         name = entry["source"]
         documents, ends = open_order(plan_directory, key)
-        streams[key] = _stream(data[name], scores.get(name), documents, ends, prefix="")
+        sidecar = None if is_replayed(key) else scores.get(name)
+        streams[key] = _stream(data[name], sidecar, documents, ends, prefix="")
     return Dataset(plan, streams)
 
 
@@ -142,6 +144,7 @@ class Batch:
         valid: bool [batch, sequence].
         reference: int32 [batch, sequence], milli-nats, `REF_MISSING` where there is none.
         source: int64 [batch], number of the mixture key.
+        replayed: bool [batch], samples of old data.
     """
 
     tokens: torch.Tensor
@@ -149,6 +152,7 @@ class Batch:
     valid: torch.Tensor
     reference: torch.Tensor
     source: torch.Tensor
+    replayed: torch.Tensor
 
 
 def read_batch(dataset: Dataset, indices: range, device: torch.device) -> Batch:
@@ -159,11 +163,14 @@ def read_batch(dataset: Dataset, indices: range, device: torch.device) -> Batch:
         key, _epoch, sample = locate(plan, index)
         keys.append(plan.keys.index(key))
         samples.append(read_sample(dataset.streams[key], sample, plan.seq_length))
-    return collate(samples, keys, device)
+    return collate(samples, keys, [is_replayed(plan.keys[key]) for key in keys], device)
 
 
 def collate(
-    samples: list[tuple[np.ndarray, np.ndarray, int]], keys: list[int], device: torch.device
+    samples: list[tuple[np.ndarray, np.ndarray, int]],
+    keys: list[int],
+    replayed: list[bool],
+    device: torch.device,
 ) -> Batch:
     """Stacks samples from `read_sample` into a batch; `keys` number their sources."""
     tokens = torch.from_numpy(np.stack([sample[0] for sample in samples]))
@@ -176,4 +183,5 @@ def collate(
         valid.to(device, non_blocking=True),
         reference.to(device, non_blocking=True),
         torch.tensor(keys, device=device),
+        torch.tensor(replayed, device=device),
     )

@@ -54,7 +54,7 @@ def _domain(model: torch.nn.Module, recipe: Recipe, directory: Path, device: tor
             start = (number * ranks + mpu.get_data_parallel_rank()) * micro
             indices = range(start, start + micro)
             samples = [_masked_sample(stream, index, seq_length, tokens) for index in indices]
-            yield indices, collate(samples, [0] * micro, device)
+            yield indices, collate(samples, [0] * micro, [False] * micro, device)
 
     counts = run_batches(model, batches(), num_microbatches, recipe, stream.eos_id, 1, forward_only=True)
     assert counts.tokens[0] == tokens

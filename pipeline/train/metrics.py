@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.train.step import Counts
 
 PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
@@ -42,16 +43,19 @@ class Recorder:
     ) -> dict:
         """Records one step and returns its line."""
         total_tokens, total_loss = sum(counts.tokens), sum(counts.loss)
-        unselected = total_tokens - counts.selected_tokens
+        competing_tokens, competing_loss = competing(self.sources, counts)
+        unselected = competing_tokens - counts.selected_tokens
         line = {
             "step": step,
             "tokens": tokens,
             "loss": total_loss / total_tokens,
-            "loss_selected": counts.selected_loss / counts.selected_tokens if selective else None,
-            "loss_unselected": (total_loss - counts.selected_loss) / unselected
+            "loss_selected": counts.selected_loss / counts.selected_tokens
+            if selective and counts.selected_tokens
+            else None,
+            "loss_unselected": (competing_loss - counts.selected_loss) / unselected
             if selective and unselected
             else None,
-            "selected_fraction": counts.selected_tokens / total_tokens,
+            "selected_fraction": counts.selected_tokens / competing_tokens if competing_tokens else None,
             "lr": lr,
             "grad_norm": grad_norm,
             "tokens_per_second": tokens_per_second,
@@ -88,6 +92,12 @@ class Recorder:
     def _scalar(self, name: str, value: float | None, step: int) -> None:
         if value is not None:
             self.board.add_scalar(name, value, step)
+
+
+def competing(sources: tuple[str, ...], counts: Counts) -> tuple[float, float]:
+    """Tokens of new data in a batch, which selection chooses among, and their summed loss."""
+    fresh = [number for number, name in enumerate(sources) if not is_replayed(name)]
+    return sum(counts.tokens[number] for number in fresh), sum(counts.loss[number] for number in fresh)
 
 
 def console_line(line: dict, total_steps: int, started: float, first_step: int) -> str:

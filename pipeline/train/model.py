@@ -1,5 +1,7 @@
 """The model: Megatron-core's GPTModel with Llama parts, our core attention, and the loss at its end."""
 
+from functools import lru_cache
+
 import megatron.core.parallel_state as mpu
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from megatron.core.transformer.module import Float16Module
+from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
@@ -23,11 +26,24 @@ from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT
 
 
 class CoreAttention(torch.nn.Module):
-    """Attention by torch's scaled_dot_product_attention, in place of Megatron's, which builds s x s scores."""
+    """Rotary embedding and torch's scaled_dot_product_attention, in place of Megatron's own.
 
-    def __init__(self, config: TransformerConfig, layer_number, attn_mask_type, attention_type, **_kwargs):
+    Megatron's local attention builds s x s scores, and its unfused rotary embedding computes the angles anew in every
+    layer, for queries and for keys.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_number,
+        attn_mask_type,
+        attention_type,
+        rotary_base: float,
+        **_kwargs,
+    ):
         super().__init__()
         self.groups_share = config.num_attention_heads // config.num_query_groups
+        self.rotary_base = rotary_base
 
     def forward(
         self,
@@ -54,6 +70,10 @@ class CoreAttention(torch.nn.Module):
             [sequence, batch, heads / tp * head_dim].
         """
         assert attention_bias is None and packed_seq_params is None
+        cosine, sine = rotary_angles(
+            query.shape[0], query.shape[-1], self.rotary_base, query.device, query.dtype
+        )
+        query, key = _Rotary.apply(query, cosine, sine), _Rotary.apply(key, cosine, sine)
         if self.groups_share > 1:
             key, value = (x.repeat_interleave(self.groups_share, dim=2) for x in (key, value))
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
@@ -61,6 +81,42 @@ class CoreAttention(torch.nn.Module):
             query, key, value, attn_mask=attention_mask, is_causal=attention_mask is None
         )
         return context.permute(2, 0, 1, 3).flatten(2)
+
+
+@lru_cache(maxsize=4)
+def rotary_angles(
+    length: int, head_dim: int, base: float, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of position times frequency, each [length, 1, 1, head_dim / 2].
+
+    Source: Su et al. 2021 (arXiv 2104.09864), equation 15, in the half-split layout of Llama in transformers.
+    """
+    frequencies = base ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+    angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), frequencies)[:, None, None]
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+class _Rotary(torch.autograd.Function):
+    """Rotates the two halves of every head; the backward pass rotates back."""
+
+    @staticmethod
+    def forward(ctx, x, cosine, sine):
+        ctx.save_for_backward(cosine, sine)
+        return _rotate(x, cosine, sine)
+
+    @staticmethod
+    def backward(ctx, grad):
+        cosine, sine = ctx.saved_tensors
+        return _rotate(grad, cosine, -sine), None, None
+
+
+def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    rotated = torch.empty_like(x)
+    left, right = rotated.chunk(2, -1)
+    torch.mul(first, cosine, out=left).addcmul_(second, sine, value=-1)
+    torch.mul(second, cosine, out=right).addcmul_(first, sine)
+    return rotated
 
 
 class LanguageModel(GPTModel):
@@ -79,7 +135,8 @@ class LanguageModel(GPTModel):
         tokens: Tensor,
         labels: Tensor,
         valid: Tensor,
-        reference: Tensor | None,
+        reference: Tensor,
+        replayed: Tensor,
         attention_mask: Tensor | None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """One micro-batch through this pipeline stage.
@@ -89,7 +146,8 @@ class LanguageModel(GPTModel):
             labels: int64 [batch, sequence].
             valid: bool [batch, sequence], labels that count.
             reference: int32 [batch, sequence], the reference's loss in milli-nats (`REF_MISSING` where it has
-                none), or None. Whole numbers, because Megatron's bf16 wrapper casts every float input.
+                none). Whole numbers, because Megatron's bf16 wrapper casts every float input.
+            replayed: bool [batch], samples of old data, which are trained on whole: the reference knows the new.
             attention_mask: bool [batch, 1, sequence, sequence], True where attention is allowed; None is causal.
 
         Returns:
@@ -107,7 +165,7 @@ class LanguageModel(GPTModel):
         )
         selection = self.selection if self.training else None
         reference_nll = None
-        if selection is not None and reference is not None:
+        if selection is not None:
             reference_nll = (reference * REF_NATS_PER_UNIT).masked_fill(reference == REF_MISSING, torch.nan)
         return selective_linear_cross_entropy(
             hidden.transpose(0, 1),
@@ -117,6 +175,7 @@ class LanguageModel(GPTModel):
             reference_nll=reference_nll,
             k=selection.k if selection else 1.0,
             scope=selection.scope if selection else "microbatch",
+            always=replayed[:, None],
             vocab_size=self.true_vocab_size,
             tp_group=mpu.get_tensor_model_parallel_group()
             if mpu.get_tensor_model_parallel_world_size() > 1
@@ -172,14 +231,15 @@ def build_model(
         finalize_model_grads_func=finalize_model_grads,
     )
     spec = get_gpt_layer_local_spec(normalization="RMSNorm")
-    spec.submodules.self_attention.submodules.core_attention = CoreAttention
+    spec.submodules.self_attention.submodules.core_attention = ModuleSpec(
+        CoreAttention, params={"rotary_base": shape.rope_theta}
+    )
     model: torch.nn.Module = LanguageModel(
         config=config,
         transformer_layer_spec=spec,
         vocab_size=padded_vocab_size(vocab_size),
         max_sequence_length=training.seq_length,
-        position_embedding_type="rope",
-        rotary_base=shape.rope_theta,
+        position_embedding_type="none",  # rotary, in CoreAttention
         pre_process=mpu.is_pipeline_first_stage(),
         post_process=mpu.is_pipeline_last_stage(),
         share_embeddings_and_output_weights=shape.tie_embeddings,

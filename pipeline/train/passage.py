@@ -7,6 +7,7 @@ import torch
 from tokenizers import Tokenizer
 
 from perdure.pipeline.manifest import write_json
+from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.plan import locate
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT
@@ -28,9 +29,7 @@ def write_passage(
     """
     plan, micro = dataset.plan, recipe.training.micro_batch_size
     first = plan.num_samples - micro
-    while not (
-        fresh := [i for i in range(first, first + micro) if not locate(plan, i)[0].startswith("replay/")]
-    ):
+    while not (fresh := [i for i in range(first, first + micro) if not is_replayed(locate(plan, i)[0])]):
         first -= micro
     batch = read_batch(dataset, range(first, first + micro), device)
     eos_id = next(iter(dataset.streams.values())).eos_id

@@ -22,7 +22,7 @@ class Counts:
     Attributes:
         tokens: Labels that count, per source [sources].
         loss: Their summed loss in nats, per source [sources].
-        selected_tokens: Labels trained on.
+        selected_tokens: Labels of new data trained on.
         selected_loss: Their summed loss.
         stream: Fingerprint of the labels and their places; equal if and only if (but for collisions) the same tokens
             were read, whatever the layout.
@@ -119,7 +119,7 @@ def run_batches(
     def forward_step(iterator, model):
         indices, batch = next(iterator)
         mask = document_mask(batch.tokens, eos_id) if training.document_mask else None
-        output = model(batch.tokens, batch.labels, batch.valid, batch.reference, mask)
+        output = model(batch.tokens, batch.labels, batch.valid, batch.reference, batch.replayed, mask)
         if not mpu.is_pipeline_last_stage():
             return output, None
         nll, selected = output
@@ -149,7 +149,8 @@ def _loss(
         sums = torch.zeros(2 * num_sources + 2, dtype=torch.float64, device=nll.device)
         sums[:num_sources].index_add_(0, batch.source, tokens.sum(1))
         sums[num_sources : 2 * num_sources].index_add_(0, batch.source, exact.sum(1))
-        sums[-2], sums[-1] = selected.sum(), (exact * selected).sum()
+        chosen = selected & ~batch.replayed[:, None]
+        sums[-2], sums[-1] = chosen.sum(), (exact * chosen).sum()
         prints = _fingerprints(batch, selected, indices)
     return total, selected.sum().int(), {"sums": sums, "prints": prints}
 

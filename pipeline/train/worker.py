@@ -117,7 +117,7 @@ def _loop(
 ) -> dict:
     """Steps until the budget is spent; returns the final state."""
     from perdure.pipeline.train.checkpoint import save_checkpoint
-    from perdure.pipeline.train.metrics import console_line, model_flop_utilisation
+    from perdure.pipeline.train.metrics import competing, console_line, model_flop_utilisation
     from perdure.pipeline.train.optimizer import set_learning_rate
     from perdure.pipeline.train.step import train_step
 
@@ -143,7 +143,7 @@ def _loop(
             )
         state = state | {
             "step": step,
-            "scored": state["scored"] + round(sum(counts.tokens)),
+            "scored": state["scored"] + round(competing(dataset.plan.keys, counts)[0]),
             "selected": state["selected"] + round(counts.selected_tokens),
             "seconds": state["seconds"] + seconds,
         }

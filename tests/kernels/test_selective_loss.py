@@ -40,6 +40,16 @@ def test_selects_the_highest_excess_loss_and_breaks_ties_by_index(data):
         assert {i for i, chosen in enumerate(rows[row]) if chosen} == expected
 
 
+def test_sequences_that_are_always_selected_do_not_compete():
+    _, _, _, valid, reference = problem()
+    nll = torch.rand(valid.shape, generator=torch.Generator().manual_seed(3)) * 5
+    always = torch.tensor([[False], [True], [False]])
+    selected = select_tokens(nll, reference, valid, k=0.6, always=always)
+    assert torch.equal(selected[1], valid[1])
+    others = select_tokens(nll[[0, 2]], reference[[0, 2]], valid[[0, 2]], k=0.6)
+    assert torch.equal(selected[[0, 2]], others)
+
+
 def problem(seed=0, batch=3, length=7, width=16, vocab=50, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(batch, length, width, generator=generator, dtype=dtype, requires_grad=True)

@@ -184,3 +184,28 @@ def test_another_layout_cannot_resume(tmp_path):
     outcome = start_ranks(directory, 2)
     assert outcome.returncode != 0
     assert "written under another layout (pipeline_parallel: 1 -> 2)" in outcome.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_is_one_line_and_loses_nothing(whole, tmp_path):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(tmp_path)], check=True)
+    try:
+        recipe = tiny_recipe(
+            tmp_path / "out", training__document_mask=True, versions__v1__selection=SELECTION
+        )
+        directory = prepare_version(recipe, scored=True)
+        free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+        filler = tmp_path / "filler"
+        filler.write_bytes(bytes(free - 400_000))
+        outcome = start_ranks(directory, 1)
+        assert outcome.returncode != 0
+        assert "the disk is full" in outcome.stderr
+        filler.unlink()
+        outcome = start_ranks(directory, 1)
+        assert outcome.returncode == 0, outcome.stderr
+        assert (
+            read_json(directory / "version.json")["weights_hash"]
+            == read_json(whole[0] / "version.json")["weights_hash"]
+        )
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

@@ -1,0 +1,229 @@
+"""Whole recipes through the command line: finish, skip, refuse, survive."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from pyarrow import parquet
+
+from perdure.pipeline.manifest import hash_file, is_finished, read_json
+
+pytestmark = pytest.mark.slow
+
+RECIPE = {
+    "name": "small",
+    "sources": {
+        "prose": {"reader": {"type": "jsonl", "path": "prose.jsonl"}, "heldout_fraction": 0.1},
+        "code": {
+            "reader": {"type": "python_code", "packages": ["json", "logging", "http"]},
+            "heldout_fraction": 0.2,
+        },
+    },
+    "tokenizer": {"type": "train", "vocab_size": 400, "sources": ["prose", "code"]},
+    "model": {
+        "type": "llama",
+        "num_layers": 2,
+        "hidden_size": 32,
+        "ffn_hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_query_groups": 2,
+    },
+    "training": {
+        "seq_length": 64,
+        "micro_batch_size": 4,
+        "global_batch_size": 8,
+        "checkpoint_interval": 4,
+        "log_interval": 4,
+    },
+    "versions": {
+        "base": {
+            "start": {"type": "init"},
+            "tokens": 64 * 8 * 12,
+            "mixture": {"sources": {"prose": {}}, "max_repetition": 50},
+            "schedule": {"type": "cosine", "max_lr": 0.01, "min_lr": 0.001, "warmup": 0.1},
+        },
+        "update": {
+            "start": {"type": "update", "parent": "base"},
+            "tokens": 64 * 8 * 16,
+            "mixture": {
+                "sources": {"code": {"order": "easy_to_hard"}},
+                "replay": {"share": 0.25, "sources": {"prose": {}}},
+                "perplexity_model": "base",
+                "max_repetition": 50,
+            },
+            "selection": {"k": 0.6, "reference": "base"},
+            "schedule": {"type": "infinite", "max_lr": 0.01, "constant_lr": 0.005, "min_lr": 0.001},
+        },
+    },
+    "evaluation": {"max_tokens": 2000},
+}
+
+
+def write_recipe(directory: Path) -> Path:
+    """The recipe with its corpus: sentences of a made-up language, some of them twice."""
+    rng = random.Random(5)
+    words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 8))) for _ in range(300)]
+    documents = [" ".join(rng.choices(words, k=rng.randint(20, 120))) for _ in range(150)]
+    lines = [
+        json.dumps({"id": f"doc-{number}", "text": text})
+        for number, text in enumerate(documents + documents[:10])
+    ]
+    (directory / "prose.jsonl").write_text("\n".join(lines) + "\n")
+    tree = RECIPE | {
+        "sources": json.loads(
+            json.dumps(RECIPE["sources"]).replace("prose.jsonl", str(directory / "prose.jsonl"))
+        )
+    }
+    path = directory / "small.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def perdure(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "perdure.pipeline.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def outcome(out: Path) -> dict:
+    """What must not depend on interruptions: weights, losses, and every byte of the data stage."""
+    versions = {path.parent.name: read_json(path) for path in sorted(out.glob("versions/*/version.json"))}
+    files = sorted(
+        [*out.glob("data/*/*.*"), *out.glob("data/*/scores/*/*.*"), *out.glob("tokenizer*/tokenizer.json")]
+    )
+    return {
+        "weights": {name: version["weights_hash"] for name, version in versions.items()},
+        "evaluation": [read_json(path) for path in sorted(out.glob("versions/*/eval*.json"))],
+        "data": {
+            str(path.relative_to(out)): hash_file(path) for path in files if path.name != "manifest.json"
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    return write_recipe(tmp_path_factory.mktemp("recipe"))
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "out"
+    begun = time.monotonic()
+    result = perdure("run", recipe, "--out", out)
+    assert result.returncode == 0, result.stderr
+    return out, result.stdout, time.monotonic() - begun
+
+
+def test_a_run_ends_with_a_report_and_a_loadable_model(finished):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out, stdout, _ = finished
+    report = read_json(out / "report.json")
+    assert [version["id"] for version in report["versions"]] == ["base", "update"]
+    assert report["versions"][1]["lineage_tokens"] == 64 * 8 * (12 + 16)
+    assert report["consumed"]["update"] == {"code": 64 * 8 * 12, "replay/prose": 64 * 8 * 4}
+    assert report["versions"][1]["selected_fraction"] == pytest.approx(0.6, abs=0.01)
+    row = dict(
+        zip(
+            [domain["name"] if isinstance(domain, dict) else domain for domain in report["domains"]],
+            report["loss_matrix"][-1],
+        )
+    )
+    assert row["code"] == read_json(out / "versions/update/eval.json")["domains"]["code"]["loss"]
+    assert (out / "report/index.html").exists()
+    assert "update of base: restored: weights; reset: optimizer, schedule, plan" in stdout
+    model = AutoModelForCausalLM.from_pretrained(out / "versions/update/hf")
+    tokenizer = AutoTokenizer.from_pretrained(out / "versions/update/hf")
+    assert model.generate(**tokenizer("import", return_tensors="pt"), max_new_tokens=3).shape[1] > 3
+
+
+def test_heldout_documents_are_in_no_training_shard(finished):
+    out, _, _ = finished
+    split: dict[str, set] = {"train": set(), "heldout": set()}
+    for path in out.glob("data/*@*/docs.parquet"):
+        for row in parquet.read_table(path, columns=["split", "hash"]).to_pylist():
+            split[row["split"]].add(row["hash"])
+    assert split["train"] and split["heldout"] and not split["train"] & split["heldout"]
+
+
+def test_a_second_run_skips_everything(recipe, finished):
+    out, _, _ = finished
+    before = outcome(out)
+    result = perdure("run", recipe, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert (
+        "version base: finished, skipped" in result.stdout
+        and "version update: finished, skipped" in result.stdout
+    )
+    assert outcome(out) == before
+
+
+def test_a_changed_recipe_is_refused_naming_what_differs(recipe, finished):
+    out, _, _ = finished
+    result = perdure("run", recipe, "--out", out, "--set", "versions.update.schedule.max_lr=0.02")
+    assert result.returncode == 1
+    assert "version update" in result.stderr and "schedule.max_lr: 0.01 -> 0.02" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_export_copies_the_model_and_refuses_to_overwrite(recipe, finished, tmp_path):
+    out, _, _ = finished
+    result = perdure("export", recipe, "--out", out, "--version", "update", "--to", tmp_path / "model")
+    assert result.returncode == 0, result.stderr
+    assert hash_file(tmp_path / "model/model.safetensors") == hash_file(
+        out / "versions/update/hf/model.safetensors"
+    )
+    again = perdure("export", recipe, "--out", out, "--version", "update", "--to", tmp_path / "model")
+    assert again.returncode == 1 and "already exists" in again.stderr
+
+
+def test_two_commands_do_not_work_in_one_directory(recipe, tmp_path):
+    command = [sys.executable, "-m", "perdure.pipeline.cli", "run", str(recipe), "--out", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        while not (tmp_path / "work").exists():
+            assert first.poll() is None
+            time.sleep(0.02)
+        second = perdure("run", recipe, "--out", tmp_path)
+        first.kill()
+    assert second.returncode == 1
+    assert "another perdure command is working here" in second.stderr
+
+
+@pytest.mark.timeout(1200)
+def test_killed_ten_times_at_random_it_ends_as_if_undisturbed(recipe, finished, tmp_path):
+    expected, duration = outcome(finished[0]), finished[2]
+    rng, out = random.Random(0), tmp_path / "out"
+    command = [sys.executable, "-m", "perdure.pipeline.cli", "run", str(recipe), "--out", str(out)]
+    reached = []
+    kills = 0
+    while kills < 10:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        try:
+            _, stderr = process.communicate(timeout=rng.uniform(0.03, 0.9) * duration)
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            reached.append(
+                sorted(path.name for path in out.glob("versions/*") if not is_finished(path)) or ["data"]
+            )
+        else:
+            assert process.returncode == 0, stderr
+            assert outcome(out) == expected
+            shutil.rmtree(out)
+    assert {"data"} < {stage for stages in reached for stage in stages}, reached  # kills fell on both stages
+    result = perdure("run", recipe, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert outcome(out) == expected
