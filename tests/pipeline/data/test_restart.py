@@ -40,7 +40,7 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(make_recipe, tm
             [sys.executable, str(tmp_path / "run.py"), *arguments], stdout=subprocess.DEVNULL
         )
         try:
-            process.wait(rng.uniform(1.0, 6.0) if kills < 12 else None)
+            process.wait(rng.uniform(1.0, 6.0) if kills < 8 else None)
         except subprocess.TimeoutExpired:
             workers = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(signal.SIGKILL)
