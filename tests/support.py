@@ -216,8 +216,8 @@ __all__ = [
 ]
 
 
-def on_rank(function: str, *arguments, threads: int = 1):
-    """Calls a function of tests/ranks.py in a process of its own."""
+def on_rank(function: str, *arguments, threads: int = 1, script: str = "ranks.py"):
+    """Calls a function of tests/ranks.py, or of another script like it, in a process of its own."""
     import json
     import tempfile
 
@@ -225,8 +225,8 @@ def on_rank(function: str, *arguments, threads: int = 1):
         arguments = json.dumps(
             [str(argument) if isinstance(argument, Path) else argument for argument in arguments]
         )
-        script = Path(__file__).with_name("ranks.py")
-        command = [sys.executable, str(script), function, arguments, answer.name]
+        path = Path(__file__).parent / script
+        command = [sys.executable, str(path), function, arguments, answer.name]
         outcome = subprocess.run(
             command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)}
         )
