@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import disk_errors, finish, hash_file, hash_of, is_finished, read_json
+from perdure.pipeline.manifest import (
+    differences,
+    disk_errors,
+    finish,
+    hash_file,
+    hash_of,
+    is_finished,
+    read_json,
+)
 from perdure.pipeline.shards import REF_MAX_UNITS, REF_MISSING, REF_NATS_PER_UNIT
 
 if TYPE_CHECKING:
@@ -62,6 +70,7 @@ def score_source(
     }
     final = data_dir / "scores" / f"{label}@{hash_of(inputs)[:8]}"
     if is_finished(final):
+        _check_origin(final, inputs)
         return final
     _check_vocabulary(model_dir, data)
 
@@ -200,6 +209,15 @@ def _score(
         totals = {key: counts[key] for key in ("documents", "tokens", "clipped", "missing")}
         manifest = inputs | {"source": data["source"], "tokenizer_hash": data["tokenizer_hash"]}
         finish(artefact, manifest | {"counts": totals, "files": files})
+
+
+def _check_origin(final: Path, inputs: dict) -> None:
+    """Refuses scores that were copied here from another model, other data or another length."""
+    found = read_json(final / "manifest.json")
+    if differing := differences(inputs, {key: found.get(key) for key in inputs}):
+        raise PerdureError(
+            f"{final}: these scores were made from something else ({'; '.join(differing)}); delete them and run again"
+        )
 
 
 def _check_vocabulary(model_dir: Path, data: dict) -> None:

@@ -149,6 +149,18 @@ def test_losses_that_are_not_finite_are_marked_missing(news, tmp_path):
     assert len(sidecar.values) > total
 
 
+def test_scores_copied_from_another_reference_are_refused_naming_both(llama, news, tmp_path):
+    torch.manual_seed(1)
+    LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, **SMALL)).save_pretrained(tmp_path / "other")
+    own = score_source(news, llama[1], label="reference", seq_length=8, workers=1)
+    other = score_source(news, tmp_path / "other", label="reference", seq_length=8, workers=1)
+    hashes = [read_json(path / "manifest.json")["model_hash"] for path in (own, other)]
+    shutil.rmtree(own)
+    shutil.copytree(other, own)
+    with pytest.raises(PerdureError, match=f"model_hash: '{hashes[0]}' -> '{hashes[1]}'"):
+        score_source(news, llama[1], label="reference", seq_length=8, workers=1)
+
+
 def test_models_that_do_not_fit_are_refused(news, tmp_path):
     with pytest.raises(PerdureError, match="not a Hugging Face model"):
         score_source(news, tmp_path, label="x", seq_length=8, workers=1)
