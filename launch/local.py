@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from perdure.pipeline.errors import PerdureError
@@ -12,22 +14,23 @@ from perdure.pipeline.errors import PerdureError
 WORKER = "perdure.pipeline.train.worker"
 
 
-def start(version_directory: Path, world_size: int) -> None:
+def start(version_directory: Path, world_size: int, task: str = "train") -> None:
     """Runs one version's trainer to its end.
 
     Args:
         version_directory: A prepared version.
         world_size: Number of ranks.
+        task: `train`, or `evaluate` for a finished version.
 
     Raises:
         PerdureError: If a rank failed; it has said why on stderr.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // world_size)))
-    os.environ["PYTHONSAFEPATH"] = "1"
-    if world_size == 1:
-        status = subprocess.run([sys.executable, "-m", WORKER, str(version_directory)]).returncode
-    else:
-        status = _torchrun(version_directory, world_size)
+    arguments = [str(version_directory), task]
+    with _environment(world_size):
+        if world_size == 1:
+            status = subprocess.run([sys.executable, "-m", WORKER, *arguments]).returncode
+        else:
+            status = _torchrun(arguments, world_size)
     if status:
         raise PerdureError(
             f"version {version_directory.name}: training stopped (exit status {status}); the reason stands above. "
@@ -35,8 +38,23 @@ def start(version_directory: Path, world_size: int) -> None:
         )
 
 
-def _torchrun(version_directory: Path, world_size: int) -> int:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+@contextmanager
+def _environment(world_size: int) -> Iterator[None]:
+    """What ranks inherit; put back afterwards, so that later stages do not depend on what ran before them."""
+    before = dict(os.environ)
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // world_size)))
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # host names may resolve to nothing useful
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _torchrun(arguments: list[str], world_size: int) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(
         logging.CRITICAL
     )  # repeats every failure at length
@@ -47,7 +65,7 @@ def _torchrun(version_directory: Path, world_size: int) -> int:
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=world_size,
-        run_id=version_directory.name,
+        run_id=Path(arguments[0]).name,
         rdzv_backend="static",
         rdzv_endpoint=f"127.0.0.1:{_free_port()}",
         rdzv_configs={"rank": 0},
@@ -55,7 +73,7 @@ def _torchrun(version_directory: Path, world_size: int) -> int:
         monitor_interval=0.2,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", WORKER, str(version_directory))
+        elastic_launch(config, sys.executable)("-m", WORKER, *arguments)
     except ChildFailedError as error:
         return error.get_first_failure()[1].exitcode
     return 0

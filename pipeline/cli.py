@@ -239,13 +239,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs.add_parser("data", parents=[on_recipe], help="clean, split and tokenise the sources")
     train = verbs.add_parser("train", parents=[on_recipe], help="train one version, from where it stopped")
-    evaluate = verbs.add_parser("eval", parents=[on_recipe], help="measure versions on held-out documents")
+    evaluate = verbs.add_parser(
+        "eval",
+        parents=[on_recipe],
+        help="measure finished versions on held-out documents where that is still to do",
+    )
     verbs.add_parser("report", parents=[on_recipe, machine], help="write report.json and report/index.html")
     export = verbs.add_parser("export", parents=[on_recipe], help="write a version as a Hugging Face model")
 
     train.add_argument("--version", metavar="NAME", required=True, help="the version to train")
     evaluate.add_argument(
-        "--version", metavar="NAME", help="the version to measure; default: all that are trained"
+        "--version", metavar="NAME", help="the version to measure; default: all that are finished"
     )
     export.add_argument("--version", metavar="NAME", required=True, help="the version to write")
     export.add_argument("--to", metavar="DIR", type=Path, help="default: the version's own `hf/`")

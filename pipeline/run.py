@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -20,6 +21,7 @@ from perdure.pipeline.manifest import (
 )
 from perdure.pipeline.plan import build_plan, data_hash
 from perdure.pipeline.recipe import HuggingFaceModel, Mixture, Recipe
+from perdure.pipeline.shape import config_vocab_size, model_shape
 
 Say = Callable[[str], None]
 
@@ -42,15 +44,19 @@ def train(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
 
 
 def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, say: Say) -> None:
-    """Prints the held-out losses of finished versions, all or one, and rewrites the report."""
+    """Measures finished versions, all or one, on the recipe's domains where that is still to do; then the report."""
     from perdure.pipeline.evaluate.report import write_report
 
-    for name in [version] if version else recipe.versions:
-        if not is_finished(version_directory(recipe, name)):
-            raise PerdureError(
-                f"version {name} is not finished; run `perdure train {recipe_path} --version {name}` first"
-            )
-    write_report(recipe, say)
+    names = [name for name in recipe.versions if is_finished(version_directory(recipe, name))]
+    if version is not None and version not in names:
+        raise PerdureError(
+            f"version {version} is not finished; run `perdure train {recipe_path} --version {version}` first"
+        )
+    with _alone(recipe):
+        data = _data(recipe, say)
+        for name in [version] if version else names:
+            _version(recipe, name, data, say)
+        write_report(recipe, say)
 
 
 def export(recipe: Recipe, recipe_path: Path, version: str, to: Path | None, say: Say) -> None:
@@ -111,26 +117,26 @@ def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> None
             found = read_json(directory / "inputs.json")["identity"]
             if differing := differences(found, inputs["identity"]):
                 raise PerdureError(
-                    f"version {name}: {directory} was made from something else; give the version another name, or delete that "
-                    f"directory to train it anew. What differs: {'; '.join(differing)}"
+                    f"version {name}: {directory} was made from something else; give the version another name, or "
+                    f"delete that directory to train it anew. What differs: {'; '.join(differing)}"
                 )
         if is_finished(directory):
-            say(f"version {name}: finished, skipped")
-            return
-        version = recipe.versions[name]
-        say(f"version {name}")
-        plan = build_plan(
-            directory / "plan", recipe, version, data, _perplexity_scores(recipe, version.mixture, data, say)
-        )
-        say(
-            f"plan: {plan.num_samples:,} samples of {plan.seq_length} tokens; "
-            + ", ".join(f"{key} {entry['order']}" for key, entry in plan.sources.items())
-        )
-        write_atomic(
-            directory / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-        )
+            if read_json(directory / "eval.json")["measured"] == inputs["measured"]:
+                say(f"version {name}: finished, skipped")
+                return
+            say(f"version {name}: finished; other held-out documents, so it is measured again")
+            task = "evaluate"
+        else:
+            say(f"version {name}")
+            task = "train"
+            ranked = {source: Path(path) for source, path in inputs["perplexity_scores"].items()}
+            plan = build_plan(directory / "plan", recipe, recipe.versions[name], data, ranked)
+            orders = ", ".join(f"{key} {entry['order']}" for key, entry in plan.sources.items())
+            say(f"plan: {plan.num_samples:,} samples of {plan.seq_length} tokens; {orders}")
+        content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+        write_atomic(directory / "recipe.yaml", content)
         write_json(directory / "inputs.json", inputs)
-    local.start(directory, recipe.parallel.world_size)
+    local.start(directory, recipe.parallel.world_size, task)
 
 
 def _inputs(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> dict:
@@ -145,35 +151,42 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> dict:
         weights: Path | None = _finished_export(recipe, parent)
     else:
         weights = recipe.model.path if isinstance(recipe.model, HuggingFaceModel) else None
-    scores = {}
+    scores, used = {}, _sources_of(version.mixture)
     if version.selection and version.selection.k < 1:
         scores = _scores(recipe, version.selection.reference, list(version.mixture.sources), data, say)
+    ranked = _perplexity_scores(recipe, version.mixture, data, say)
+    lineage = read_json(version_directory(recipe, parent) / "version.json")["lineage_tokens"] if parent else 0
     return {
         "version": name,
         "parent": parent,
-        "parent_lineage_tokens": read_json(version_directory(recipe, parent) / "version.json")[
-            "lineage_tokens"
-        ]
-        if parent
-        else 0,
+        "parent_lineage_tokens": lineage,
         "vocab_size": _vocab_size(recipe, some_source["vocab_size"]),
         "eos_id": some_source["eos_id"],
         "tokenizer": str(tokenizer),
         "initial_weights": str(weights) if weights else None,
         "data": {source: str(path) for source, path in data.items()},
         "scores": {source: str(path) for source, path in scores.items()},
+        "perplexity_scores": {source: str(path) for source, path in ranked.items()},
+        "measured": {
+            "max_tokens": recipe.evaluation.max_tokens,
+            "data": {source: data_hash(path) for source, path in data.items()},
+        },
         "identity": {
             "seed": recipe.seed,
-            "model": recipe.model.model_dump(mode="json"),
+            "model": recipe.model.model_dump(mode="json") | {"shape": asdict(model_shape(recipe))},
             "training": recipe.training.model_dump(exclude={"checkpoint_interval", "log_interval"}),
             "version": version.model_dump(mode="json"),
-            "evaluation": recipe.evaluation.model_dump(),
             "tokenizer_hash": some_source["tokenizer_hash"],
-            "data": {source: data_hash(path) for source, path in data.items()},
+            "data": {source: data_hash(data[source]) for source in used},
             "initial_weights": _weights_hash(recipe, parent),
             "scores": {source: path.name for source, path in scores.items()},
+            "perplexity_scores": {source: path.name for source, path in ranked.items()},
         },
     }
+
+
+def _sources_of(mixture: Mixture) -> list[str]:
+    return sorted({*mixture.sources, *(mixture.replay.sources if mixture.replay else ())})
 
 
 def _weights_hash(recipe: Recipe, parent: str | None) -> str | None:
@@ -190,7 +203,7 @@ def _vocab_size(recipe: Recipe, tokenizer_size: int) -> int:
     """Rows of the embedding: an existing model's own, else the tokenizer's."""
     if not isinstance(recipe.model, HuggingFaceModel):
         return tokenizer_size
-    size = read_json(recipe.model.path / "config.json")["vocab_size"]
+    size = config_vocab_size(recipe.model.path)
     if size < tokenizer_size:
         raise PerdureError(
             f"model {recipe.model.path} has {size:,} embeddings, but the tokenizer has {tokenizer_size:,} tokens; "
@@ -225,6 +238,7 @@ def _scores(
             label=label,
             seq_length=recipe.training.seq_length,
             workers=recipe.data.workers,
+            precision=recipe.training.precision,
         )
         if (seconds := time.monotonic() - begun) > 1:
             say(f"scored {source} with {label} in {seconds:.0f} s")

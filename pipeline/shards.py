@@ -71,6 +71,8 @@ def open_shard(prefix: Path) -> Shard:
             f"{index_path}: not a Megatron index; delete {prefix.parent} and run the data stage again"
         )
     _version, code, num_sequences, num_documents = struct.unpack("<QBQQ", head[9:])
+    if code not in DTYPES:
+        raise PerdureError(f"{index_path}: damaged; delete {prefix.parent} and run the data stage again")
     dtype = np.dtype(DTYPES[code])
     expected = 34 + num_sequences * 12 + num_documents * 8
     if index_path.stat().st_size < expected:

@@ -179,6 +179,7 @@ def prepare_version(recipe: Recipe, scored: bool = False, vocab_size: int = 300)
             "initial_weights": None,
             "data": {key: str(path) for key, path in data.items()},
             "scores": {key: str(path) for key, path in scores.items()},
+            "measured": {},
             "identity": {"initial_weights": None, "data": {}, "tokenizer_hash": "test"},
         },
     )

@@ -173,6 +173,30 @@ def test_a_changed_recipe_is_refused_naming_what_differs(recipe, finished):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_a_new_source_leaves_finished_versions_and_measures_them_on_it(recipe, finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
+    tree = yaml.safe_load(recipe.read_text())
+    tree["sources"]["more"] = tree["sources"]["code"] | {
+        "reader": {"type": "python_code", "packages": ["email"]}
+    }
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(tree))
+    before = {
+        path.parent.name: read_json(path)["weights_hash"] for path in out.glob("versions/*/version.json")
+    }
+    result = perdure("eval", tmp_path / "more.yaml", "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert "version base: finished; other held-out documents, so it is measured again" in result.stdout
+    assert before == {
+        path.parent.name: read_json(path)["weights_hash"] for path in out.glob("versions/*/version.json")
+    }
+    matrix = read_json(out / "report.json")["loss_matrix"]
+    assert all(loss is not None for row in matrix for loss in row) and len(matrix[0]) == 3
+    old = read_json(finished[0] / "versions/update/eval.json")["domains"]
+    new = read_json(out / "versions/update/eval.json")["domains"]
+    assert new["code"] == old["code"] and new["prose"] == old["prose"]
+
+
 def test_export_copies_the_model_and_refuses_to_overwrite(recipe, finished, tmp_path):
     out, _, _ = finished
     result = perdure("export", recipe, "--out", out, "--version", "update", "--to", tmp_path / "model")

@@ -16,7 +16,12 @@ from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json, write_json
 from perdure.pipeline.shape import Shape
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 
 
 def tensor_files(directory: Path) -> dict[str, Path]:
@@ -66,6 +71,7 @@ def export(
     eos_id: int,
     seq_length: int,
     tokenizer: Path,
+    origin: dict,
     to: Path,
 ) -> None:
     """Writes the running model as a Hugging Face directory; every pipeline stage writes its own file.
@@ -79,6 +85,7 @@ def export(
         eos_id: End-of-sequence token.
         seq_length: Length it was trained at.
         tokenizer: Tokenizer directory; its files go along.
+        origin: `config.json` of the model it descends from, whose entries are kept; empty for a model of our own.
         to: The directory; replaced if it exists.
     """
     partial = to.with_name(f".{to.name}")
@@ -87,9 +94,13 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dist.barrier()
-    tensors = dict(stage_tensors(model, shape, vocab_size))
+    writes = mpu.get_tensor_model_parallel_rank() == 0 and mpu.get_data_parallel_rank() == 0
+    tensors = {}
+    for target, tensor in stage_tensors(model, shape, vocab_size):
+        if writes:  # the other ranks only take part in the gathering
+            tensors[target] = tensor.cpu()
     name = "model.safetensors" if stages == 1 else f"model-{stage + 1:05d}-of-{stages:05d}.safetensors"
-    if mpu.get_tensor_model_parallel_rank() == 0 and mpu.get_data_parallel_rank() == 0:
+    if writes:
         save_file(tensors, partial / name, metadata={"format": "pt"})
         write_json(partial / f".index-{stage}.json", dict.fromkeys(tensors, name))
     dist.barrier()
@@ -105,7 +116,8 @@ def export(
         for index in partial.glob(".index-*.json"):
             index.unlink()
         dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
-        write_json(partial / "config.json", _config(shape, vocab_size, eos_id, seq_length, dtype))
+        config = _config(shape, vocab_size, eos_id, seq_length) | origin | {"dtype": dtype}
+        write_json(partial / "config.json", config)
         for file in TOKENIZER_FILES:
             if (tokenizer / file).exists():
                 shutil.copy(tokenizer / file, partial / file)
@@ -114,7 +126,7 @@ def export(
     dist.barrier()
 
 
-def _config(shape: Shape, vocab_size: int, eos_id: int, seq_length: int, dtype: str) -> dict:
+def _config(shape: Shape, vocab_size: int, eos_id: int, seq_length: int) -> dict:
     """`config.json` of a Llama, as transformers 5 writes it (`rope_parameters`) and 4 reads it (`rope_theta`)."""
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -136,5 +148,4 @@ def _config(shape: Shape, vocab_size: int, eos_id: int, seq_length: int, dtype: 
         "tie_word_embeddings": shape.tie_embeddings,
         "bos_token_id": eos_id,
         "eos_token_id": eos_id,
-        "dtype": dtype,
     }

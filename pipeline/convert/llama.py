@@ -64,7 +64,7 @@ def mark_tensor_parallel(model: torch.nn.Module) -> None:
 
 
 def stage_tensors(model: torch.nn.Module, shape: Shape, vocab_size: int) -> Iterator[tuple[str, Tensor]]:
-    """Yields this pipeline stage's Hugging Face tensors, on the CPU; all tensor-parallel ranks must iterate.
+    """Yields this pipeline stage's Hugging Face tensors, one at a time; all tensor-parallel ranks must iterate.
 
     Args:
         model: An unwrapped `LanguageModel`.
@@ -82,7 +82,7 @@ def stage_tensors(model: torch.nn.Module, shape: Shape, vocab_size: int) -> Iter
         if name in ("embedding.word_embeddings.weight", "output_layer.weight"):
             whole = whole[:vocab_size]
         for target, tensor in zip(targets, _split(name, whole, shape)):
-            yield target, tensor.contiguous().cpu()
+            yield target, tensor.contiguous()
 
 
 def random_weights(shape: Shape, vocab_size: int, init_std: float, seed: int) -> Callable[[str], Tensor]:

@@ -1,5 +1,7 @@
 """Checkpoints: Megatron's distributed format, written beside and renamed, so that a directory is whole or absent."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.optimizer.optimizer import MegatronOptimizer
+from torch.distributed.checkpoint.api import CheckpointException
 
 from perdure.pipeline.manifest import SUCCESS, is_finished, read_json, write_atomic, write_json
 from perdure.pipeline.train.model import unwrap
@@ -42,7 +45,12 @@ def save_checkpoint(
         "model": weights,
         "optimizer": optimizer.sharded_state_dict(weights, metadata=OPTIMIZER_FORMAT),
     }
-    dist_checkpointing.save(contents, str(partial))
+    try:
+        dist_checkpointing.save(contents, str(partial))
+    except CheckpointException as error:  # torch's wrapper hides what befell its writer processes
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(partial)) from None
+        raise
     dist.barrier()
     if dist.get_rank() == 0:
         write_json(partial / "state.json", state)
@@ -65,7 +73,8 @@ def load_checkpoint(directory: Path, model: torch.nn.Module, optimizer: Megatron
 
 def finished_checkpoints(directory: Path) -> list[Path]:
     """The whole checkpoints of a version, oldest first."""
-    return sorted(path for path in directory.glob("step_*") if is_finished(path))
+    found = (path for path in directory.glob("step_*") if is_finished(path))
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
 
 
 def checkpoint_state(directory: Path) -> dict:

@@ -11,24 +11,33 @@ import torch
 import torch.distributed as dist
 from torch.overrides import TorchFunctionMode
 
+from perdure.pipeline.errors import PerdureError
+
 
 def initialise() -> torch.device:
     """Starts the process group from torchrun's environment and returns this rank's device.
 
     Without torchrun's environment, a group of one rank is made.
     """
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", "0")
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    timeout = timedelta(minutes=10)
+    options = {"rank": rank, "world_size": world_size, "timeout": timedelta(minutes=10)}
+    if world_size == 1:
+        options["store"] = dist.HashStore()
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        local_rank, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local_rank >= devices:
+            raise PerdureError(
+                f"{local_rank + 1} ranks on a machine with {devices} GPUs; make parallel smaller"
+            )
+        device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", rank=rank, world_size=world_size, timeout=timeout, device_id=device)
+        # What resumes must equal what was not interrupted, bit for bit.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        dist.init_process_group("nccl", device_id=device, **options)
         return device
     install_cpu_backend()
-    store = dist.HashStore() if world_size == 1 else None
-    dist.init_process_group("gloo", rank=rank, world_size=world_size, timeout=timeout, store=store)
+    dist.init_process_group("gloo", **options)
     return torch.device("cpu")
 
 

@@ -81,8 +81,9 @@ def _masked_sample(
 
 def _heldout_bytes(directory: Path, documents: int) -> int:
     table = parquet.read_table(
-        directory / "docs.parquet", columns=["split", "shard", "sequence", "num_bytes"]
+        directory / "docs.parquet",
+        columns=["shard", "sequence", "num_bytes"],
+        filters=[("split", "==", "heldout")],
     )
-    table = table.filter(np.asarray(table["split"].to_pylist()) == "heldout")
     order = np.lexsort((table["sequence"].to_numpy(), table["shard"].to_numpy()))
     return int(table["num_bytes"].to_numpy()[order][:documents].sum())

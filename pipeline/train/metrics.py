@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+from perdure.pipeline.manifest import write_atomic
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.train.step import Counts
 
@@ -26,7 +27,7 @@ class Recorder:
         self.sources = sources
         path = directory / "metrics.jsonl"
         kept = path.read_text().splitlines(keepends=True)[:first_step] if path.exists() else []
-        path.write_text("".join(kept))
+        write_atomic(path, "".join(kept))
         self.file = path.open("a", buffering=1)
         self.board = SummaryWriter(str(directory / "tb"), purge_step=first_step + 1)
 

@@ -250,7 +250,11 @@ def build_model(
     if bf16:
         model = Float16Module(config, model)
     return DistributedDataParallel(
-        config, DistributedDataParallelConfig(use_distributed_optimizer=parallel.distributed_optimizer), model
+        config,
+        DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True, use_distributed_optimizer=parallel.distributed_optimizer
+        ),
+        model,
     )
 
 

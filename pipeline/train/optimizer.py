@@ -23,10 +23,20 @@ class FusedAdamW(torch.optim.Optimizer):
         eps: Added to the denominator.
         weight_decay: Decoupled weight decay.
         adam_w_mode: Megatron passes it to Apex-like optimizers; must be True.
+        capturable: Megatron 0.19 passes it; must be False, since no step is captured in a CUDA graph.
     """
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, adam_w_mode=True):
-        assert adam_w_mode
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.01,
+        adam_w_mode=True,
+        capturable=False,
+    ):
+        assert adam_w_mode and not capturable
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""One rank of the trainer: `python -m perdure.pipeline.train.worker VERSION_DIRECTORY`.
+"""One rank of the trainer: `python -m perdure.pipeline.train.worker VERSION_DIRECTORY train|evaluate`.
 
 Everything it needs stands in the version's directory: `recipe.yaml`, `inputs.json` and `plan/`. It goes on from the
 last checkpoint if there is one. Afterwards it evaluates, exports to Hugging Face, and declares the version whole.
@@ -20,17 +20,18 @@ from perdure.pipeline.shape import Shape, model_shape, num_parameters
 from perdure.pipeline.train.schedule import learning_rate
 
 
-def main(directory: Path) -> None:
-    """Trains, evaluates and exports one version; all ranks run this.
+def main(directory: Path, task: str) -> None:
+    """Trains, evaluates and exports one version, or evaluates a finished one again; all ranks run this.
 
     Args:
         directory: The version's directory, prepared by `perdure.pipeline.run`.
+        task: `train` or `evaluate`.
     """
     # Megatron warns of every fused package that is absent.
     warnings.filterwarnings("ignore", module="megatron")
     import torch.distributed as dist
 
-    from perdure.pipeline.convert import huggingface
+    from perdure.pipeline.convert import huggingface, llama
     from perdure.pipeline.train import checkpoint, evaluate
     from perdure.pipeline.train.dataset import open_dataset
     from perdure.pipeline.train.device import initialise
@@ -43,9 +44,6 @@ def main(directory: Path) -> None:
     version = recipe.versions[inputs["version"]]
     shape, vocab_size = model_shape(recipe), inputs["vocab_size"]
     data = {name: Path(path) for name, path in inputs["data"].items()}
-    dataset = open_dataset(
-        directory / "plan", data, {name: Path(path) for name, path in inputs["scores"].items()}
-    )
     device = initialise()
     say = _say if dist.get_rank() == 0 else _silent
     if dist.get_world_size() != recipe.parallel.world_size:
@@ -55,6 +53,30 @@ def main(directory: Path) -> None:
         )
     model = build_model(recipe, vocab_size, version.selection, device)
 
+    def measure(file: str, step: int) -> dict[str, dict]:
+        domains = evaluate.evaluate(model, recipe, data, device)
+        if dist.get_rank() == 0:
+            content = {
+                "version": inputs["version"],
+                "step": step,
+                "measured": inputs["measured"],
+                "domains": domains,
+            }
+            write_json(directory / file, content)
+        return domains
+
+    if task == "evaluate":
+        if version.start.type == "init":
+            _initial_weights(unwrap(model), recipe, shape, vocab_size, inputs, _silent)
+            measure("eval_initial.json", 0)
+        llama.load_weights(unwrap(model), shape, huggingface.weights_reader(directory / "hf"))
+        say(_losses(measure("eval.json", num_steps(recipe, version))))
+        dist.barrier()
+        dist.destroy_process_group()
+        return
+
+    scores = {name: Path(path) for name, path in inputs["scores"].items()}
+    dataset = open_dataset(directory / "plan", data, scores)
     checkpoints = checkpoint.finished_checkpoints(directory / "checkpoints")
     if checkpoints:
         optimizer = make_optimizer(recipe.training, model, recipe.parallel.distributed_optimizer)
@@ -75,17 +97,12 @@ def main(directory: Path) -> None:
             "parallel": recipe.parallel.model_dump(),
         }
         if version.start.type == "init":
-            initial = evaluate.evaluate(model, recipe, data, device)
-            if dist.get_rank() == 0:
-                write_json(
-                    directory / "eval_initial.json",
-                    {"version": inputs["version"], "step": 0, "domains": initial},
-                )
+            measure("eval_initial.json", 0)
 
     recorder = Recorder(directory, state["step"], dataset.plan.keys) if dist.get_rank() == 0 else None
     state = _loop(directory, recipe, version, model, optimizer, dataset, state, device, recorder, say)
 
-    domains = evaluate.evaluate(model, recipe, data, device)
+    domains = measure("eval.json", state["step"])
     tokenizer = Path(inputs["tokenizer"])
     if version.selection:
         write_passage(directory / "passage.json", model, recipe, dataset, tokenizer, device)
@@ -96,20 +113,22 @@ def main(directory: Path) -> None:
         inputs["eos_id"],
         recipe.training.seq_length,
         tokenizer,
+        _origin(recipe),
         directory / "hf",
     )
     if dist.get_rank() == 0:
         assert recorder is not None
         recorder.evaluation(state["step"], domains)
         recorder.close()
-        write_json(
-            directory / "eval.json", {"version": inputs["version"], "step": state["step"], "domains": domains}
-        )
         _finish(directory, recipe, inputs, dataset.plan, state, huggingface.weights_hash(directory / "hf"))
-        losses = "  ".join(f"{name} {result['loss']:.4f}" for name, result in domains.items())
-        say(f"held-out loss (nats per token): {losses}")
+        say(_losses(domains))
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _losses(domains: dict[str, dict]) -> str:
+    losses = "  ".join(f"{name} {result['loss']:.4f}" for name, result in domains.items())
+    return f"held-out loss (nats per token): {losses}"
 
 
 def _loop(
@@ -186,6 +205,14 @@ def _initial_weights(model, recipe: Recipe, shape: Shape, vocab_size: int, input
         say(f"init: {num_parameters(shape, vocab_size):,} random weights (seed {recipe.seed}); {fresh}")
 
 
+def _origin(recipe: Recipe) -> dict:
+    """The entries of a Hugging Face model's `config.json` that its next versions keep."""
+    if isinstance(recipe.model, LlamaModel):
+        return {}
+    config = read_json(recipe.model.path / "config.json")
+    return {key: value for key, value in config.items() if key != "torch_dtype"}
+
+
 def _refuse_other_layout(recipe: Recipe, state: dict, path: Path) -> None:
     from perdure.pipeline.manifest import differences
 
@@ -237,6 +264,11 @@ def _silent(text: str) -> None:
     pass
 
 
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(1)
+
+
 def _follow_parent() -> None:
     """Dies with the process that started it, so that no stale rank writes beside a restarted run (Linux only)."""
     parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -248,7 +280,14 @@ if __name__ == "__main__":
     _follow_parent()
     try:
         with disk_errors(Path(sys.argv[1])):
-            main(Path(sys.argv[1]))
+            main(Path(sys.argv[1]), sys.argv[2])
     except PerdureError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(error.exit_status)
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        _fail("this version of megatron-core needs triton: pip install triton, or megatron-core 0.16")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        _fail("the GPU's memory is full; lower training.micro_batch_size or raise parallel.tensor_parallel")
