@@ -104,20 +104,23 @@ class _SelectiveLinearCrossEntropy(torch.autograd.Function):
         rows = hidden.reshape(-1, hidden.shape[-1])
         logits = (rows @ weight.t()).float()
         if (padding := vocab_start + weight.shape[0] - vocab_size) > 0:
-            logits[:, -min(padding, weight.shape[0]) :] = -torch.inf
+            # Finite, so that a shard of nothing but padding has no NaN.
+            logits[:, -min(padding, weight.shape[0]) :] = torch.finfo(torch.float32).min
+        log_probs = torch.log_softmax(logits, dim=1)  # over this shard
         own_labels = labels.reshape(-1) - vocab_start
         is_own = (own_labels >= 0) & (own_labels < weight.shape[0])
         own_labels = own_labels.clamp(0, weight.shape[0] - 1)
-        target = logits.gather(1, own_labels[:, None])[:, 0].masked_fill(~is_own, 0.0)
-        lse, target = _combine(torch.logsumexp(logits, dim=1), target, tp_group)
-        nll = (lse - target).view(labels.shape)
+        target = log_probs.gather(1, own_labels[:, None])[:, 0]
+        nll, shift = _combine(target, is_own, logits[:, 0] - log_probs[:, 0], tp_group)
+        del logits
+        nll = nll.view(labels.shape)
         selected = select_tokens(nll, reference_nll, valid, k=k, scope=scope, always=always)
         index = selected.reshape(-1).nonzero()[:, 0]
         if any(ctx.needs_input_grad):
             everything = len(index) == len(rows)
             pick = (lambda x: x) if everything else (lambda x: x.index_select(0, index))
             ctx.save_for_backward(
-                pick(rows), weight, pick(logits), pick(lse), pick(own_labels), pick(is_own), index
+                pick(rows), weight, pick(log_probs), pick(shift), pick(own_labels), pick(is_own), index
             )
         ctx.shape, ctx.tp_group = hidden.shape, tp_group
         ctx.mark_non_differentiable(selected)
@@ -125,28 +128,45 @@ class _SelectiveLinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_nll, _):
-        rows, weight, logits, lse, own_labels, is_own, index = ctx.saved_tensors
+        rows, weight, log_probs, shift, own_labels, is_own, index = ctx.saved_tensors
         grad = grad_nll.reshape(-1).index_select(0, index)
-        grad_logits = logits.sub_(lse[:, None]).exp_()  # in place: the logits are this function's own
+        if ctx.tp_group is not None:
+            log_probs += shift[:, None]
+        grad_logits = log_probs.exp_()  # in place: the probabilities are this function's own
         grad_logits[torch.arange(len(index), device=index.device), own_labels] -= is_own.float()
         grad_logits = grad_logits.mul_(grad[:, None]).to(weight.dtype)
         grad_rows = grad_logits @ weight
         if ctx.tp_group is not None:
             dist.all_reduce(grad_rows, group=ctx.tp_group)
-        grad_hidden = grad_rows.new_zeros(ctx.shape).view(-1, ctx.shape[-1]).index_copy_(0, index, grad_rows)
         grad_weight = grad_logits.t() @ rows
-        return grad_hidden.view(ctx.shape), grad_weight, *[None] * 8
+        if len(index) < ctx.shape[0] * ctx.shape[1]:
+            whole = grad_rows.new_zeros(ctx.shape[0] * ctx.shape[1], ctx.shape[2])
+            grad_rows = whole.index_copy_(0, index, grad_rows)
+        return grad_rows.view(ctx.shape), grad_weight, *[None] * 8
 
 
-def _combine(lse: Tensor, target: Tensor, tp_group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor]:
-    """Joins the shards' log-sum-exp and target logits, both float32 [tokens], in rank order.
+def _combine(
+    target: Tensor, is_own: Tensor, lse: Tensor, tp_group: dist.ProcessGroup | None
+) -> tuple[Tensor, Tensor]:
+    """Joins the shards' results, in rank order.
 
     Every rank adds the same numbers in the same order, so all get the same bits and select the same tokens.
+
+    Args:
+        target: float32 [tokens], log-probability of the label within this shard.
+        is_own: bool [tokens], whether the label is in this shard.
+        lse: float32 [tokens], this shard's log-sum-exp.
+        tp_group: Ranks that hold the other shards.
+
+    Returns:
+        nll, float32 [tokens], over the whole vocabulary, and shift, float32 [tokens]: what a log-probability within
+        this shard lacks to one over the whole vocabulary.
     """
     if tp_group is None:
-        return lse, target
-    own = torch.stack([lse, target])
+        return -target, torch.zeros_like(lse)
+    own = torch.stack([lse, (target + lse).masked_fill(~is_own, 0.0)])
     parts = [torch.empty_like(own) for _ in range(dist.get_world_size(tp_group))]
     dist.all_gather(parts, own, group=tp_group)
     gathered = torch.stack(parts)
-    return torch.logsumexp(gathered[:, 0], dim=0), gathered[:, 1].sum(0)
+    whole = torch.logsumexp(gathered[:, 0], dim=0)
+    return whole - gathered[:, 1].sum(0), lse - whole

@@ -13,6 +13,7 @@ from megatron.core.distributed import (
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -42,7 +43,6 @@ class CoreAttention(torch.nn.Module):
         **_kwargs,
     ):
         super().__init__()
-        self.groups_share = config.num_attention_heads // config.num_query_groups
         self.rotary_base = rotary_base
 
     def forward(
@@ -74,11 +74,9 @@ class CoreAttention(torch.nn.Module):
             query.shape[0], query.shape[-1], self.rotary_base, query.device, query.dtype
         )
         query, key = _Rotary.apply(query, cosine, sine), _Rotary.apply(key, cosine, sine)
-        if self.groups_share > 1:
-            key, value = (x.repeat_interleave(self.groups_share, dim=2) for x in (key, value))
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         context = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, is_causal=attention_mask is None
+            query, key, value, attn_mask=attention_mask, is_causal=attention_mask is None, enable_gqa=True
         )
         return context.permute(2, 0, 1, 3).flatten(2)
 
@@ -117,6 +115,33 @@ def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     torch.mul(first, cosine, out=left).addcmul_(second, sine, value=-1)
     torch.mul(second, cosine, out=right).addcmul_(first, sine)
     return rotated
+
+
+class GatedMLP(MLP):
+    """Megatron's MLP with a SwiGLU that writes its two gradients in place, instead of joining them afterwards."""
+
+    def forward(self, hidden_states, **_kwargs):
+        """[sequence, batch, hidden] -> the same, and a bias that is None."""
+        return self.linear_fc2(_SwiGLU.apply(self.linear_fc1(hidden_states)[0]))
+
+
+class _SwiGLU(torch.autograd.Function):
+    """silu(gate) * up over the two halves of the last dimension (Shazeer 2020, arXiv 2002.05202)."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        gate, up = x.chunk(2, -1)
+        return F.silu(gate) * up
+
+    @staticmethod
+    def backward(ctx, grad):
+        gate, up = ctx.saved_tensors[0].chunk(2, -1)
+        result = torch.empty_like(ctx.saved_tensors[0])
+        grad_gate, grad_up = result.chunk(2, -1)
+        torch.mul(grad, F.silu(gate), out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+        return result
 
 
 class LanguageModel(GPTModel):
@@ -234,6 +259,7 @@ def build_model(
     spec.submodules.self_attention.submodules.core_attention = ModuleSpec(
         CoreAttention, params={"rotary_base": shape.rope_theta}
     )
+    spec.submodules.mlp.module = GatedMLP
     model: torch.nn.Module = LanguageModel(
         config=config,
         transformer_layer_spec=spec,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import on_rank, prepare_version, tiny_recipe
 
-STEPS, ROUNDS = 8, 3
+STEPS, ROUNDS = 12, 5
 SHAPE = {
     "type": "llama",
     "num_layers": 6,
