@@ -259,7 +259,6 @@ def build_model(
     spec.submodules.self_attention.submodules.core_attention = ModuleSpec(
         CoreAttention, params={"rotary_base": shape.rope_theta}
     )
-    spec.submodules.mlp.module = GatedMLP
     model: torch.nn.Module = LanguageModel(
         config=config,
         transformer_layer_spec=spec,
@@ -272,6 +271,8 @@ def build_model(
         selection=selection,
         true_vocab_size=vocab_size,
     ).to(device)
+    for layer in model.decoder.layers:
+        layer.mlp.__class__ = GatedMLP  # Megatron's layer spec knows its own class only
     mark_tensor_parallel(model)
     if bf16:
         model = Float16Module(config, model)
