@@ -37,6 +37,15 @@ def hash_directory(path: Path) -> str:
     return hash_of([(str(file.relative_to(path)), hash_file(file)) for file in files])
 
 
+def hash_files(directory: Path, suffixes: tuple[str, ...] = (".bin", ".idx", ".parquet")) -> dict[str, dict]:
+    """Size in bytes and SHA-256 of each file of `directory` with one of `suffixes`, by name."""
+    return {
+        path.name: {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+        for path in sorted(directory.iterdir())
+        if path.suffix in suffixes
+    }
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all: a temporary name beside it, flushed to disk, then a rename."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from perdure.pipeline.manifest import (
     disk_errors,
     finish,
     hash_file,
+    hash_files,
     hash_of,
     is_finished,
     read_json,
@@ -201,11 +202,7 @@ def _score(
         merge_tables(
             [artefact / f"docs.{task:05d}.parquet" for task in range(tasks)], artefact / "docs.parquet"
         )
-        files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": hash_file(path)}
-            for path in sorted(artefact.iterdir())
-            if path.suffix in (".bin", ".idx", ".parquet")
-        }
+        files = hash_files(artefact)
         totals = {key: counts[key] for key in ("documents", "tokens", "clipped", "missing")}
         manifest = inputs | {"source": data["source"], "tokenizer_hash": data["tokenizer_hash"]}
         finish(artefact, manifest | {"counts": totals, "files": files})

@@ -16,7 +16,7 @@ from perdure.pipeline.data.normalise import is_heldout, text_hash
 from perdure.pipeline.data.readers import CleanedDocuments
 from perdure.pipeline.data.tokenizer import LoadedTokenizer, load_tokenizer
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import finish, hash_file
+from perdure.pipeline.manifest import finish, hash_files
 
 UINT16_VOCAB = 65500
 """Vocabularies below this size are stored in two bytes a token, as Megatron does, others in four."""
@@ -151,11 +151,7 @@ def write_shards(
         merge_tables(
             [artefact / f"docs.{task:05d}.parquet" for task in range(tasks)], artefact / "docs.parquet"
         )
-        files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": hash_file(path)}
-            for path in sorted(artefact.iterdir())
-            if path.suffix in (".bin", ".idx", ".parquet")
-        }
+        files = hash_files(artefact)
         finish(artefact, manifest | {"counts": {"documents": documents} | splits, "files": files})
 
 

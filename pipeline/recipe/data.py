@@ -1,0 +1,136 @@
+"""Fields of the data stage: sources, their cleaning, the tokenizer."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from perdure.pipeline.recipe.section import Positive, Section
+
+
+class JsonlReader(Section):
+    """JSON lines, plain, `.gz` or `.zst`, one document a line."""
+
+    type: Literal["jsonl"]
+    path: Path
+    """A file, or a directory that is searched recursively for `*.jsonl`, `*.jsonl.gz` and `*.jsonl.zst`."""
+    text_field: str = "text"
+    """The key that holds the text."""
+    id_field: str = "id"
+    """The key that holds the document's id; documents without one get `<file>/<line>`."""
+
+
+class ParquetReader(Section):
+    """Parquet files, one document a row."""
+
+    type: Literal["parquet"]
+    path: Path
+    """A file, or a directory that is searched recursively for `*.parquet`."""
+    text_field: str = "text"
+    """The column that holds the text."""
+    id_field: str = "id"
+    """The column that holds the document's id; documents without one get `<file>/<row>`."""
+
+
+class TextReader(Section):
+    """A folder of plain-text files, one document a file (UTF-8)."""
+
+    type: Literal["text"]
+    path: Path
+    """A file or a directory."""
+    glob: str = "**/*.txt"
+    """Which files of the directory to read."""
+
+
+class HuggingFaceReader(Section):
+    """A Hugging Face dataset: a directory written by `save_to_disk`, or the name of one on the hub."""
+
+    type: Literal["huggingface"]
+    path: str
+    """A local directory, or a hub name such as `HuggingFaceFW/fineweb`."""
+    config: str | None = None
+    """The dataset's configuration name, if it has several."""
+    split: str = "train"
+    """The split to read."""
+    text_field: str = "text"
+    """The column that holds the text."""
+
+
+class PythonDocsReader(Section):
+    """The docstrings of installed Python packages, as English prose: one document a module."""
+
+    type: Literal["python_docs"]
+    packages: Annotated[list[str], Field(min_length=1)]
+    """Import names of installed packages; `stdlib` stands for the standard library."""
+
+
+class PythonCodeReader(Section):
+    """The code of installed Python packages with docstrings stripped: one document a module."""
+
+    type: Literal["python_code"]
+    packages: Annotated[list[str], Field(min_length=1)]
+    """Import names of installed packages; `stdlib` stands for the standard library."""
+
+
+Reader = Annotated[
+    JsonlReader | ParquetReader | TextReader | HuggingFaceReader | PythonDocsReader | PythonCodeReader,
+    Field(discriminator="type"),
+]
+
+
+class Source(Section):
+    """One domain of text: where it comes from and how it is cleaned."""
+
+    reader: Reader
+    """Where the documents come from; `type` names the reader."""
+    min_chars: Positive = 1
+    """Documents with fewer characters after normalisation are dropped (and counted)."""
+    exact_dedup: bool = True
+    """Drop documents whose normalised text occurred before."""
+    minhash_dedup: bool = True
+    """Drop near duplicates: MinHash over word 5-grams, 14 buckets of 8 hashes (a similarity of about 0.72)."""
+    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """Share of documents held out for evaluation, chosen by the hash of their text: never trained on, in any
+    source or version, and stable when documents are added."""
+
+
+class DataStage(Section):
+    """How the data stage runs."""
+
+    tasks: Positive = 2
+    """Parts that each source is split into; every part writes one shard. It cannot change between runs."""
+    workers: Positive = 2
+    """Processes that work on parts at the same time."""
+
+
+class HuggingFaceTokenizer(Section):
+    """The tokenizer of a Hugging Face model directory."""
+
+    type: Literal["huggingface"]
+    path: Path
+    """A directory with `tokenizer.json`."""
+    eos_token: str | None = None
+    """Document separator; default: the tokenizer's own end-of-sequence token."""
+
+
+class SentencePieceTokenizer(Section):
+    """A sentencepiece model file."""
+
+    type: Literal["sentencepiece"]
+    path: Path
+    """The `.model` file; its end-of-sequence piece separates documents."""
+
+
+class TrainedTokenizer(Section):
+    """A byte-level BPE tokenizer trained on the recipe's own sources, held-out documents excluded."""
+
+    type: Literal["train"]
+    vocab_size: Annotated[int, Field(ge=300)]
+    """Number of tokens, the separator `<|endoftext|>` included."""
+    sources: Annotated[list[str], Field(min_length=1)]
+    """Names of the sources to train on."""
+
+
+Tokenizer = Annotated[
+    HuggingFaceTokenizer | SentencePieceTokenizer | TrainedTokenizer, Field(discriminator="type")
+]

@@ -1,0 +1,162 @@
+"""Reading a recipe: YAML, `extends:`, `--set a.b=c`, and all mistakes at once."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from perdure.pipeline.errors import Problem, RecipeError
+from perdure.pipeline.recipe.root import Recipe
+from perdure.pipeline.recipe.section import Section
+
+
+def load_recipe(
+    path: Path | str, overrides: list[str] | tuple[str, ...] = (), out: Path | None = None
+) -> Recipe:
+    """Reads a recipe.
+
+    Args:
+        path: YAML file; its `extends:` (a path relative to it) is merged in below it.
+        overrides: `a.b=value` strings, the value in YAML, applied last.
+        out: Replaces the recipe's `out`.
+
+    Raises:
+        RecipeError: With every mistake found, each with its path, value and remedy.
+    """
+    tree = read_tree(path, overrides, out)
+    if found := structural_problems(tree):
+        raise RecipeError(str(path), found)
+    return Recipe.model_validate(tree)
+
+
+def read_tree(path: Path | str, overrides: list[str] | tuple[str, ...] = (), out: Path | None = None) -> dict:
+    """Reads what `load_recipe` would validate: the YAML with `extends:` and overrides merged in.
+
+    Raises:
+        RecipeError: If there is no tree to speak of.
+    """
+    tree = _read_tree(Path(path), ())
+    for override in overrides:
+        tree = _apply_override(tree, override, str(path))
+    return tree if out is None else tree | {"out": str(out)}
+
+
+def structural_problems(tree: dict) -> list[Problem]:
+    """All mistakes that types can tell: unknown and missing fields, wrong types, values out of range."""
+    try:
+        Recipe.model_validate(tree)
+    except ValidationError as error:
+        return [_problem(detail, tree) for detail in error.errors()]
+    return []
+
+
+def json_schema() -> str:
+    """JSON schema of a recipe, with which editors complete and check it."""
+    schema = Recipe.model_json_schema()
+    schema["properties"]["extends"] = {
+        "type": "string",
+        "description": "Another recipe that this one builds on.",
+    }
+    return json.dumps(schema, indent=1)
+
+
+def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict:
+    if path.resolve() in seen:
+        raise RecipeError(str(path), [Problem("extends", str(path), "a recipe cannot extend itself")])
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise RecipeError(str(path), [Problem("recipe", str(path), f"cannot be read: {reason}")]) from None
+    except yaml.YAMLError as error:
+        raise RecipeError(
+            str(path), [Problem("recipe", str(path), f"not YAML: {' '.join(str(error).split())}")]
+        ) from None
+    if not isinstance(tree, dict):
+        raise RecipeError(
+            str(path), [Problem("recipe", tree, "should be a mapping; see `perdure recipe new`")]
+        )
+    if (base := tree.pop("extends", None)) is None:
+        return tree
+    if not isinstance(base, str):
+        raise RecipeError(str(path), [Problem("extends", base, "should be the path of another recipe")])
+    return _merge(_read_tree(path.parent / base, (*seen, path.resolve())), tree)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML would let the second of two equal keys win silently."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _merge(base: Any, over: Any) -> Any:
+    """Mappings merge key by key; a mapping with another `type` and everything else replaces."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    if "type" in over and over["type"] != base.get("type"):
+        return over
+    return base | {key: _merge(base[key], value) if key in base else value for key, value in over.items()}
+
+
+def _apply_override(tree: dict, override: str, source: str) -> dict:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(source, [Problem("--set", override, "should read path.to.field=value")])
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(source, [Problem(key, text, "should be a YAML value")]) from None
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return _merge(tree, value)
+
+
+def _problem(detail: Any, tree: dict) -> Problem:
+    """Turns one of pydantic's error entries into a Problem that names the remedy."""
+    location = [part for part in detail["loc"] if part != "[key]"]
+    value: Any = tree
+    path = []
+    for position, part in enumerate(location):
+        if isinstance(value, dict) and part not in value and position < len(location) - 1:
+            continue  # the tag of a discriminated union, which is no key of the recipe
+        path.append(str(part))
+        value = (
+            value.get(part) if isinstance(value, dict) else value[part] if isinstance(value, list) else None
+        )
+    name, kind = ".".join(path), detail["type"]
+    if "[key]" in detail["loc"]:
+        value = path[-1]
+    if kind == "missing":
+        return Problem(name, None, "required, but missing")
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(path[-1], _field_names(), n=1)
+        return Problem(name, value, f"unknown field{f'; did you mean `{near[0]}`?' if near else ''}")
+    if kind == "union_tag_invalid":
+        return Problem(
+            f"{name}.type", value.get("type"), f"should be one of {detail['ctx']['expected_tags']}"
+        )
+    if kind == "union_tag_not_found":
+        return Problem(f"{name}.type", None, "required: names the kind of this section")
+    if kind == "string_pattern_mismatch":
+        return Problem(name, value, "should be lower-case letters, digits, `_` and `-`")
+    if kind == "too_short":
+        return Problem(name, value, "should not be empty")
+    message = detail["msg"].replace("Input should be", "should be")
+    return Problem(name, value, message[0].lower() + message[1:])
+
+
+def _field_names() -> list[str]:
+    sections = [Section]
+    for section in sections:
+        sections.extend(section.__subclasses__())
+    return sorted({name for section in sections for name in section.model_fields})

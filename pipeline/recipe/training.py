@@ -1,0 +1,97 @@
+"""Fields of the model, its layout over ranks, and the training that all versions share."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from perdure.pipeline.recipe.section import Fraction, Positive, Section
+
+
+class LlamaModel(Section):
+    """A Llama-family transformer with random weights: RMSNorm, RoPE, SwiGLU, grouped-query attention."""
+
+    type: Literal["llama"]
+    num_layers: Positive
+    """Number of transformer layers."""
+    hidden_size: Positive
+    """Width of the residual stream."""
+    ffn_hidden_size: Positive
+    """Width of the SwiGLU block."""
+    num_attention_heads: Positive
+    """Number of query heads."""
+    num_query_groups: Positive
+    """Number of key-value heads (grouped-query attention); equal to `num_attention_heads` for plain attention."""
+    tie_embeddings: bool = True
+    """Share the input embedding and the output projection."""
+    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    """Base of the rotary position embedding."""
+    norm_epsilon: Annotated[float, Field(gt=0)] = 1e-5
+    """Epsilon of RMSNorm."""
+    init_std: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of the initial weights; output projections are scaled by 1/sqrt(2 num_layers)."""
+
+
+class HuggingFaceModel(Section):
+    """An existing model of the Llama family: its shape, and its weights as the start of `init` versions."""
+
+    type: Literal["huggingface"]
+    path: Path
+    """A directory with `config.json` and safetensors."""
+
+
+Model = Annotated[LlamaModel | HuggingFaceModel, Field(discriminator="type")]
+
+
+class Parallel(Section):
+    """How training is spread over ranks; world size = tensor x pipeline x data."""
+
+    tensor_parallel: Positive = 1
+    """Ranks that share every matrix; divides heads, query groups and the FFN."""
+    pipeline_parallel: Positive = 1
+    """Ranks that share the layers; divides `num_layers`."""
+    data_parallel: Positive = 1
+    """Replicas that share the batch."""
+    distributed_optimizer: bool = False
+    """Shard optimizer states over the data-parallel ranks (ZeRO-1)."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
+
+
+class Training(Section):
+    """What all versions share; a change starts a new experiment."""
+
+    seq_length: Positive
+    """Tokens per sample; documents are packed, separated by the end-of-sequence token."""
+    micro_batch_size: Positive = 1
+    """Samples per forward pass and rank."""
+    global_batch_size: Positive
+    """Samples per optimizer step, over all ranks; gradient accumulation follows from it."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the forward and backward pass; bf16 keeps fp32 master weights and gradients."""
+    document_mask: bool = False
+    """Keep attention inside each packed document."""
+    adam_beta1: Fraction = 0.9
+    """AdamW's first-moment decay."""
+    adam_beta2: Fraction = 0.95
+    """AdamW's second-moment decay."""
+    adam_eps: Annotated[float, Field(gt=0)] = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Decoupled weight decay; norms and biases are exempt."""
+    clip_grad: Annotated[float, Field(ge=0)] = 1.0
+    """Maximum global gradient norm; 0 turns clipping off."""
+    checkpoint_interval: Positive = 500
+    """Steps between checkpoints."""
+    log_interval: Positive = 10
+    """Steps between console lines; TensorBoard gets every step."""
+
+
+class Evaluation(Section):
+    """How versions are measured on every source's held-out documents."""
+
+    max_tokens: Positive = 100_000
+    """Held-out tokens per source, from its first documents; all versions see the same ones."""
