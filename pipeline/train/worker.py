@@ -5,19 +5,16 @@ last checkpoint if there is one. Afterwards it evaluates, exports to Hugging Fac
 """
 
 import ctypes
-import math
 import signal
 import sys
-import time
 import warnings
 from pathlib import Path
 
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import disk_errors, finish, read_json, write_json
 from perdure.pipeline.plan import consumed_samples, num_samples, num_steps
-from perdure.pipeline.recipe import LlamaModel, Recipe, load_recipe
-from perdure.pipeline.shape import Shape, model_shape, num_parameters
-from perdure.pipeline.train.schedule import learning_rate
+from perdure.pipeline.recipe import Recipe, load_recipe
+from perdure.pipeline.shape import model_shape
 
 
 def main(directory: Path, task: str) -> None:
@@ -35,10 +32,12 @@ def main(directory: Path, task: str) -> None:
     from perdure.pipeline.train import checkpoint, evaluate
     from perdure.pipeline.train.dataset import open_dataset
     from perdure.pipeline.train.device import initialise
+    from perdure.pipeline.train.loop import run_steps
     from perdure.pipeline.train.metrics import Recorder
     from perdure.pipeline.train.model import build_model, unwrap
     from perdure.pipeline.train.optimizer import make_optimizer
     from perdure.pipeline.train.passage import write_passage
+    from perdure.pipeline.train.start import initial_weights, origin, refuse_other_layout
 
     recipe, inputs = load_recipe(directory / "recipe.yaml"), read_json(directory / "inputs.json")
     version = recipe.versions[inputs["version"]]
@@ -67,7 +66,7 @@ def main(directory: Path, task: str) -> None:
 
     if task == "evaluate":
         if version.start.type == "init":
-            _initial_weights(unwrap(model), recipe, shape, vocab_size, inputs, _silent)
+            initial_weights(unwrap(model), recipe, shape, vocab_size, inputs, _silent)
             measure("eval_initial.json", 0)
         llama.load_weights(unwrap(model), shape, huggingface.weights_reader(directory / "hf"))
         say(_losses(measure("eval.json", num_steps(recipe, version))))
@@ -81,13 +80,13 @@ def main(directory: Path, task: str) -> None:
     if checkpoints:
         optimizer = make_optimizer(recipe.training, model, recipe.parallel.distributed_optimizer)
         state = checkpoint.checkpoint_state(checkpoints[-1])
-        _refuse_other_layout(recipe, state, checkpoints[-1])
+        refuse_other_layout(recipe, state, checkpoints[-1])
         checkpoint.load_checkpoint(checkpoints[-1], model, optimizer)
         say(
             f"resume at step {state['step']}: restored weights, moments, schedule and place in the plan; reset nothing"
         )
     else:
-        _initial_weights(unwrap(model), recipe, shape, vocab_size, inputs, say)
+        initial_weights(unwrap(model), recipe, shape, vocab_size, inputs, say)
         optimizer = make_optimizer(recipe.training, model, recipe.parallel.distributed_optimizer)
         state = {
             "step": 0,
@@ -100,7 +99,7 @@ def main(directory: Path, task: str) -> None:
             measure("eval_initial.json", 0)
 
     recorder = Recorder(directory, state["step"], dataset.plan.keys) if dist.get_rank() == 0 else None
-    state = _loop(directory, recipe, version, model, optimizer, dataset, state, device, recorder, say)
+    state = run_steps(directory, recipe, version, model, optimizer, dataset, state, device, recorder, say)
 
     domains = measure("eval.json", state["step"])
     tokenizer = Path(inputs["tokenizer"])
@@ -113,7 +112,7 @@ def main(directory: Path, task: str) -> None:
         inputs["eos_id"],
         recipe.training.seq_length,
         tokenizer,
-        _origin(recipe),
+        origin(recipe),
         directory / "hf",
     )
     if dist.get_rank() == 0:
@@ -129,97 +128,6 @@ def main(directory: Path, task: str) -> None:
 def _losses(domains: dict[str, dict]) -> str:
     losses = "  ".join(f"{name} {result['loss']:.4f}" for name, result in domains.items())
     return f"held-out loss (nats per token): {losses}"
-
-
-def _loop(
-    directory, recipe: Recipe, version, model, optimizer, dataset, state, device, recorder, say
-) -> dict:
-    """Steps until the budget is spent; returns the final state."""
-    from perdure.pipeline.train.checkpoint import save_checkpoint
-    from perdure.pipeline.train.metrics import competing, console_line, model_flop_utilisation
-    from perdure.pipeline.train.optimizer import set_learning_rate
-    from perdure.pipeline.train.step import train_step
-
-    training, steps = recipe.training, num_steps(recipe, version)
-    tokens_per_step = training.seq_length * training.global_batch_size
-    flops = flops_per_token(
-        model_shape(recipe), read_json(directory / "inputs.json")["vocab_size"], training.seq_length
-    )
-    first_step, started = state["step"], time.monotonic()
-    for step in range(first_step + 1, steps + 1):
-        begun = time.perf_counter()
-        lr = learning_rate(version.schedule, step, steps)
-        set_learning_rate(optimizer, lr, training.weight_decay)
-        counts, grad_norm = train_step(
-            model, optimizer, dataset, recipe, (step - 1) * training.global_batch_size, device
-        )
-        seconds = time.perf_counter() - begun
-        if not (math.isfinite(sum(counts.loss)) and math.isfinite(grad_norm)):
-            raise PerdureError(
-                f"version {directory.name}: loss {sum(counts.loss) / sum(counts.tokens)} and gradient norm {grad_norm} at step "
-                f"{step}; nothing of this step was saved. Lower schedule.max_lr or look at the step's samples; running "
-                "the same command again goes on from the last checkpoint"
-            )
-        state = state | {
-            "step": step,
-            "scored": state["scored"] + round(competing(dataset.plan.keys, counts)[0]),
-            "selected": state["selected"] + round(counts.selected_tokens),
-            "seconds": state["seconds"] + seconds,
-        }
-        if recorder:
-            rate = tokens_per_step / seconds
-            mfu = model_flop_utilisation(rate, flops, recipe.parallel.world_size)
-            line = recorder.step(
-                step, step * tokens_per_step, lr, grad_norm, counts, rate, mfu, version.selection is not None
-            )
-            if step % training.log_interval == 0 or step == steps:
-                say(console_line(line, steps, started, first_step))
-        if step % training.checkpoint_interval == 0 or step == steps:
-            save_checkpoint(directory / "checkpoints", model, optimizer, state)
-    return state
-
-
-def flops_per_token(shape: Shape, vocab_size: int, seq_length: int) -> float:
-    """Forward and backward FLOPs per token: 6 per matrix weight, and causal attention (Chowdhery et al. 2022, app. B)."""
-    matrices = num_parameters(shape, vocab_size) - (
-        0 if shape.tie_embeddings else vocab_size * shape.hidden_size
-    )
-    return 6 * matrices + 6 * shape.num_layers * shape.num_attention_heads * shape.head_dim * seq_length
-
-
-def _initial_weights(model, recipe: Recipe, shape: Shape, vocab_size: int, inputs: dict, say) -> None:
-    from perdure.pipeline.convert import huggingface, llama
-
-    fresh = "reset: optimizer, schedule, plan"
-    if inputs["initial_weights"] is not None:
-        llama.load_weights(model, shape, huggingface.weights_reader(Path(inputs["initial_weights"])))
-        start = (
-            f"update of {inputs['parent']}" if inputs["parent"] else f"init from {inputs['initial_weights']}"
-        )
-        say(f"{start}: restored: weights; {fresh}")
-    else:
-        assert isinstance(recipe.model, LlamaModel)
-        llama.load_weights(
-            model, shape, llama.random_weights(shape, vocab_size, recipe.model.init_std, recipe.seed)
-        )
-        say(f"init: {num_parameters(shape, vocab_size):,} random weights (seed {recipe.seed}); {fresh}")
-
-
-def _origin(recipe: Recipe) -> dict:
-    """The entries of a Hugging Face model's `config.json` that its next versions keep."""
-    if isinstance(recipe.model, LlamaModel):
-        return {}
-    config = read_json(recipe.model.path / "config.json")
-    return {key: value for key, value in config.items() if key != "torch_dtype"}
-
-
-def _refuse_other_layout(recipe: Recipe, state: dict, path: Path) -> None:
-    from perdure.pipeline.manifest import differences
-
-    if differing := differences(state["parallel"], recipe.parallel.model_dump()):
-        raise PerdureError(
-            f"{path}: written under another layout ({'; '.join(differing)}); go on with the same one"
-        )
 
 
 def _finish(directory: Path, recipe: Recipe, inputs: dict, plan, state: dict, weights_hash: str) -> None:
