@@ -1,1 +1,21 @@
-"""Selective-token loss: each operation beside its torch reference."""
+"""Selective-token loss and other fused operations, each beside its torch reference. See README.md."""
+
+from perdure.kernels.select import (
+    Scope,
+    excess_loss,
+    excess_threshold,
+    radix_threshold,
+    select_by_threshold,
+    select_tokens,
+)
+from perdure.kernels.selective_loss import selective_linear_cross_entropy
+
+__all__ = [
+    "Scope",
+    "excess_loss",
+    "excess_threshold",
+    "radix_threshold",
+    "select_by_threshold",
+    "select_tokens",
+    "selective_linear_cross_entropy",
+]

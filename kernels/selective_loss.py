@@ -7,57 +7,11 @@ materialise the logits.
 Source: Lin et al. 2024, "Rho-1: Not All Tokens Are What You Need" (arXiv 2404.07965), equations 3 to 5.
 """
 
-from typing import Literal
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-Scope = Literal["sequence", "microbatch"]
-
-
-def select_tokens(
-    nll: Tensor,
-    reference_nll: Tensor | None,
-    valid: Tensor,
-    *,
-    k: float,
-    scope: Scope = "microbatch",
-    always: Tensor | None = None,
-) -> Tensor:
-    """Chooses the tokens with the highest excess loss `nll - reference_nll`.
-
-    Exactly round(k * valid tokens) tokens per scope, halves rounded up; ties go to the lowest index. A token whose
-    excess loss is not finite (no reference) is never selected while k < 1.
-
-    Args:
-        nll: float32 [batch, sequence], the trainee's loss in nats.
-        reference_nll: float32 [batch, sequence], the reference's loss in nats, NaN where it has none. None is
-            allowed with k = 1 only.
-        valid: bool [batch, sequence], tokens that count.
-        k: Share of valid tokens to select, in (0, 1].
-        scope: Tokens that compete: of one sequence, or of the whole micro-batch.
-        always: bool [batch, 1], sequences all of whose valid tokens are selected and do not compete.
-
-    Returns:
-        bool [batch, sequence], the selected tokens. With k = 1: `valid`.
-    """
-    if k == 1:
-        return valid.clone()
-    if always is not None:
-        competing = select_tokens(nll, reference_nll, valid & ~always, k=k, scope=scope)
-        return competing | (valid & always)
-    assert reference_nll is not None
-    excess = (nll - reference_nll).masked_fill(~valid, -torch.inf)
-    excess = excess.masked_fill(~torch.isfinite(excess), -torch.inf)
-    rows = excess if scope == "sequence" else excess.reshape(1, -1)
-    counts = torch.floor(valid.reshape(rows.shape).sum(1).double() * k + 0.5).long()
-    counts = torch.minimum(counts, torch.isfinite(rows).sum(1))
-    order = torch.sort(rows, dim=1, descending=True, stable=True).indices
-    place = torch.empty_like(order).scatter_(
-        1, order, torch.arange(rows.shape[1], device=rows.device).expand_as(order)
-    )
-    return (place < counts[:, None]).view_as(valid)
+from perdure.kernels.select import Scope, select_tokens
 
 
 def selective_linear_cross_entropy(
@@ -72,6 +26,8 @@ def selective_linear_cross_entropy(
     always: Tensor | None = None,
     vocab_size: int,
     tp_group: dist.ProcessGroup | None = None,
+    dp_group: dist.ProcessGroup | None = None,
+    selected: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Per-token cross entropy of a linear output layer, differentiable at the selected tokens only.
 
@@ -86,19 +42,46 @@ def selective_linear_cross_entropy(
         always: See `select_tokens`.
         vocab_size: True size of the vocabulary; rows of `weight` beyond it are padding and get no probability.
         tp_group: Ranks that hold the other rows of `weight`; None: this rank holds all.
+        dp_group: Ranks whose tokens compete under `dp_microbatch`; None: this rank alone.
+        selected: bool [batch, sequence], a selection made before, in place of one by `k` and `scope`.
 
     Returns:
         nll, float32 [batch, sequence], of every token, and selected, bool [batch, sequence]. The gradient of `nll`
         flows to `hidden` and `weight` through the selected tokens alone; that of `hidden` is summed over `tp_group`.
     """
     return _SelectiveLinearCrossEntropy.apply(
-        hidden, weight, labels, valid, reference_nll, k, scope, always, vocab_size, tp_group
+        hidden,
+        weight,
+        labels,
+        valid,
+        reference_nll,
+        k,
+        scope,
+        always,
+        vocab_size,
+        tp_group,
+        dp_group,
+        selected,
     )
 
 
 class _SelectiveLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, labels, valid, reference_nll, k, scope, always, vocab_size, tp_group):
+    def forward(
+        ctx,
+        hidden,
+        weight,
+        labels,
+        valid,
+        reference_nll,
+        k,
+        scope,
+        always,
+        vocab_size,
+        tp_group,
+        dp_group,
+        selected,
+    ):
         tp_rank = dist.get_rank(tp_group) if tp_group is not None else 0
         vocab_start = tp_rank * weight.shape[0]
         rows = hidden.reshape(-1, hidden.shape[-1])
@@ -114,7 +97,12 @@ class _SelectiveLinearCrossEntropy(torch.autograd.Function):
         nll, shift = _combine(target, is_own, logits[:, 0] - log_probs[:, 0], tp_group)
         del logits
         nll = nll.view(labels.shape)
-        selected = select_tokens(nll, reference_nll, valid, k=k, scope=scope, always=always)
+        if selected is None:
+            selected = select_tokens(
+                nll, reference_nll, valid, k=k, scope=scope, always=always, group=dp_group
+            )
+        else:
+            selected = selected.clone()  # an input cannot be an output
         index = selected.reshape(-1).nonzero()[:, 0]
         if any(ctx.needs_input_grad):
             everything = len(index) == len(rows)
@@ -142,7 +130,7 @@ class _SelectiveLinearCrossEntropy(torch.autograd.Function):
         if len(index) < ctx.shape[0] * ctx.shape[1]:
             whole = grad_rows.new_zeros(ctx.shape[0] * ctx.shape[1], ctx.shape[2])
             grad_rows = whole.index_copy_(0, index, grad_rows)
-        return grad_rows.view(ctx.shape), grad_weight, *[None] * 8
+        return grad_rows.view(ctx.shape), grad_weight, *[None] * 10
 
 
 def _combine(

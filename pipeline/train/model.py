@@ -19,7 +19,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from perdure.kernels.selective_loss import selective_linear_cross_entropy
+from perdure.kernels import selective_linear_cross_entropy
 from perdure.pipeline.convert.llama import mark_tensor_parallel
 from perdure.pipeline.recipe import Recipe, Selection
 from perdure.pipeline.shape import model_shape, padded_vocab_size

@@ -1,53 +1,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from perdure.kernels.selective_loss import select_tokens, selective_linear_cross_entropy
-
-
-def reference_selection(nll, reference, valid, k):
-    """The definition, token by token, in Python's own arithmetic."""
-    places = [i for i in range(len(nll)) if valid[i]]
-    wanted = int(len(places) * k + 0.5)
-    finite = [i for i in places if reference[i] == reference[i]]
-    ranked = sorted(finite, key=lambda i: (-(nll[i] - reference[i]), i))
-    return set(ranked[:wanted])
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.data())
-def test_selects_the_highest_excess_loss_and_breaks_ties_by_index(data):
-    batch, length = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 24))
-    numbers = st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.0])
-    size = batch * length
-    nll = data.draw(st.lists(numbers, min_size=size, max_size=size))
-    reference = data.draw(
-        st.lists(st.sampled_from([0.0, 0.5, 1.0, float("nan")]), min_size=size, max_size=size)
-    )
-    valid = data.draw(st.lists(st.booleans(), min_size=size, max_size=size))
-    k = data.draw(st.sampled_from([0.1, 0.25, 0.5, 0.6, 0.9]))
-    tensors = [torch.tensor(x).view(batch, length) for x in (nll, reference, valid)]
-
-    flat = select_tokens(*tensors, k=k, scope="microbatch").flatten().tolist()
-    assert {i for i, chosen in enumerate(flat) if chosen} == reference_selection(nll, reference, valid, k)
-
-    rows = select_tokens(*tensors, k=k, scope="sequence").tolist()
-    for row in range(batch):
-        part = slice(row * length, (row + 1) * length)
-        expected = reference_selection(nll[part], reference[part], valid[part], k)
-        assert {i for i, chosen in enumerate(rows[row]) if chosen} == expected
-
-
-def test_sequences_that_are_always_selected_do_not_compete():
-    _, _, _, valid, reference = problem()
-    nll = torch.rand(valid.shape, generator=torch.Generator().manual_seed(3)) * 5
-    always = torch.tensor([[False], [True], [False]])
-    selected = select_tokens(nll, reference, valid, k=0.6, always=always)
-    assert torch.equal(selected[1], valid[1])
-    others = select_tokens(nll[[0, 2]], reference[[0, 2]], valid[[0, 2]], k=0.6)
-    assert torch.equal(selected[[0, 2]], others)
+from perdure.kernels.selective_loss import selective_linear_cross_entropy
 
 
 def problem(seed=0, batch=3, length=7, width=16, vocab=50, dtype=torch.float64):
