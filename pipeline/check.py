@@ -11,14 +11,17 @@ from perdure.pipeline.recipe import Recipe, read_tree, structural_problems
 
 
 def load_checked(
-    path: Path | str, overrides: list[str] | tuple[str, ...] = (), out: Path | None = None
+    path: Path | str,
+    overrides: list[str] | tuple[str, ...] = (),
+    out: Path | None = None,
+    site: Path | None = None,
 ) -> Recipe:
-    """Reads a recipe that is ready to run; arguments as for `load_recipe`.
+    """Reads a recipe that is ready to run; arguments as for `read_tree`.
 
     Raises:
         RecipeError: With all mistakes, of types and of sense alike.
     """
-    tree = read_tree(path, overrides, out)
+    tree = read_tree(path, overrides, out, site)
     if structural := structural_problems(tree):
         raise RecipeError(str(path), structural + problems(lenient_recipe(tree), whole=False))
     recipe = Recipe.model_validate(tree)

@@ -127,6 +127,51 @@ def _export(options: argparse.Namespace) -> None:
         export(recipe, options.recipe, name, options.to, _say())
 
 
+def _prepare(options: argparse.Namespace) -> None:
+    recipe = _ready(options)
+    name = _known_version(recipe, options)
+    from perdure.pipeline.run import prepare
+
+    with _disk_errors(recipe):
+        prepare(recipe, options.recipe, name, _say())
+
+
+def _launch(options: argparse.Namespace) -> None:
+    from perdure.launch.launch import fitted, launch, scripts
+    from perdure.launch.slurm import Size
+
+    ranks = options.ranks_per_node or options.gpus_per_node or 1
+    size = Size(options.nodes, options.gpus_per_node, ranks)
+    recipe = fitted(options.recipe, options.set, options.out, options.site, size)
+    if options.print:
+        for _, file, text in scripts(recipe, size, Path.cwd()):
+            print(f"# ==> {file}\n{text}")
+    else:
+        launch(recipe, size, Path.cwd(), options.after, _say())
+
+
+def _status(options: argparse.Namespace) -> None:
+    from perdure.launch.status import lines, status
+
+    found = status(options.directory)
+    if options.json:
+        _print_json(found)
+    else:
+        for line in lines(found):
+            print(line)
+
+
+def _logs(options: argparse.Namespace) -> None:
+    from perdure.launch.status import log_files
+
+    files = log_files(options.directory, options.version)
+    if options.follow:
+        os.execvp("tail", ["tail", "-n", "50", "-F", *map(str, files)])
+    for file in files:
+        print(f"==> {file} <==", flush=True)
+        sys.stdout.write(file.read_text(encoding="utf-8", errors="replace"))
+
+
 def _recipe(options: argparse.Namespace) -> None:
     if options.action == "schema":
         from perdure.pipeline.recipe import json_schema
@@ -146,10 +191,14 @@ VERBS: dict[str, Callable[[argparse.Namespace], None]] = {
     "run": _run,
     "check": _check,
     "data": _data,
+    "prepare": _prepare,
     "train": _train,
     "eval": _eval,
     "report": _report_verb,
     "export": _export,
+    "launch": _launch,
+    "status": _status,
+    "logs": _logs,
     "recipe": _recipe,
 }
 
@@ -238,6 +287,11 @@ def _parser() -> argparse.ArgumentParser:
         help="what a recipe would do, or all of its mistakes; starts nothing",
     )
     verbs.add_parser("data", parents=[on_recipe], help="clean, split and tokenise the sources")
+    prepare = verbs.add_parser(
+        "prepare",
+        parents=[on_recipe],
+        help="what one version's ranks need (scores, plan), to start them elsewhere",
+    )
     train = verbs.add_parser("train", parents=[on_recipe], help="train one version, from where it stopped")
     evaluate = verbs.add_parser(
         "eval",
@@ -247,12 +301,15 @@ def _parser() -> argparse.ArgumentParser:
     verbs.add_parser("report", parents=[on_recipe, machine], help="write report.json and report/index.html")
     export = verbs.add_parser("export", parents=[on_recipe], help="write a version as a Hugging Face model")
 
+    prepare.add_argument("--version", metavar="NAME", required=True, help="the version to prepare")
     train.add_argument("--version", metavar="NAME", required=True, help="the version to train")
     evaluate.add_argument(
         "--version", metavar="NAME", help="the version to measure; default: all that are finished"
     )
     export.add_argument("--version", metavar="NAME", required=True, help="the version to write")
     export.add_argument("--to", metavar="DIR", type=Path, help="default: the version's own `hf/`")
+
+    _add_launch(verbs, on_recipe, machine)
 
     actions = verbs.add_parser("recipe", help="a new recipe, or the schema of recipes").add_subparsers(
         dest="action", required=True, metavar="ACTION"
@@ -265,6 +322,47 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("file", metavar="FILE", nargs="?", type=Path, help="default: print it")
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def _add_launch(verbs: Any, on_recipe: argparse.ArgumentParser, machine: argparse.ArgumentParser) -> None:
+    launch = verbs.add_parser(
+        "launch",
+        parents=[on_recipe],
+        help="run a recipe on a cluster: a chain of jobs, finished stages skipped",
+    )
+    launch.add_argument("--to", choices=("slurm",), required=True, help="the scheduler")
+    launch.add_argument("--nodes", metavar="N", type=_positive, default=1, help="nodes of a training job")
+    launch.add_argument("--gpus-per-node", metavar="G", type=_natural, default=0, help="0 trains on CPUs")
+    launch.add_argument(
+        "--ranks-per-node", metavar="R", type=_positive, help="default: one per GPU, or one on CPUs"
+    )
+    launch.add_argument(
+        "--site", metavar="FILE", type=Path, help="the team's `cluster:` fields, below the recipe's"
+    )
+    launch.add_argument("--after", metavar="JOB", help="id of a job that the chain waits for")
+    launch.add_argument("--print", action="store_true", help="print the scripts; write and submit nothing")
+
+    directory = argparse.ArgumentParser(add_help=False)
+    directory.add_argument(
+        "directory", metavar="DIR", type=Path, help="the run's directory, such as runs/NAME"
+    )
+    directory.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    verbs.add_parser("status", parents=[directory, machine], help="where a run stands, from its files")
+    logs = verbs.add_parser("logs", parents=[directory], help="what a launched run's jobs have printed")
+    logs.add_argument("--version", metavar="NAME", help="of this version's jobs alone")
+    logs.add_argument("-f", "--follow", action="store_true", help="the last lines, and those to come")
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: should be at least 1")
+    return value
+
+
+def _natural(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text}: should be at least 0")
+    return value
 
 
 def _recipe_options() -> argparse.ArgumentParser:

@@ -37,6 +37,13 @@ def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
         write_report(recipe, say)
 
 
+def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
+    """Everything that one version's ranks need, so that they can be started anywhere: scores, plan, inputs."""
+    with _alone(recipe):
+        if _prepare(recipe, version, _data(recipe, say), say) == "train":
+            say(f"{version_directory(recipe, version)} is ready for {recipe.parallel.world_size} ranks")
+
+
 def train(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Data, if need be, and one version; its parent and its models must be finished."""
     with _alone(recipe):
@@ -110,6 +117,12 @@ def _data(recipe: Recipe, say: Say) -> dict[str, Path]:
 def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> None:
     from perdure.launch import local
 
+    if task := _prepare(recipe, name, data, say):
+        local.start(version_directory(recipe, name), recipe.parallel.world_size, task)
+
+
+def _prepare(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> str | None:
+    """Writes what a version's ranks read; returns what they have to do, or None."""
     directory = version_directory(recipe, name)
     with disk_errors(directory):
         inputs = _inputs(recipe, name, data, say)
@@ -123,7 +136,7 @@ def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> None
         if is_finished(directory):
             if read_json(directory / "eval.json")["measured"] == inputs["measured"]:
                 say(f"version {name}: finished, skipped")
-                return
+                return None
             say(f"version {name}: finished; other held-out documents, so it is measured again")
             task = "evaluate"
         else:
@@ -136,7 +149,7 @@ def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> None
         content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
         write_atomic(directory / "recipe.yaml", content)
         write_json(directory / "inputs.json", inputs)
-    local.start(directory, recipe.parallel.world_size, task)
+    return task
 
 
 def _inputs(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> dict:

@@ -32,13 +32,20 @@ def load_recipe(
     return Recipe.model_validate(tree)
 
 
-def read_tree(path: Path | str, overrides: list[str] | tuple[str, ...] = (), out: Path | None = None) -> dict:
-    """Reads what `load_recipe` would validate: the YAML with `extends:` and overrides merged in.
+def read_tree(
+    path: Path | str,
+    overrides: list[str] | tuple[str, ...] = (),
+    out: Path | None = None,
+    site: Path | None = None,
+) -> dict:
+    """Reads what `load_recipe` would validate: the YAML with `extends:`, the site file and overrides merged in.
 
     Raises:
         RecipeError: If there is no tree to speak of.
     """
     tree = _read_tree(Path(path), ())
+    if site is not None:
+        tree = _merge({"cluster": _read_tree(site, ())}, tree)
     for override in overrides:
         tree = _apply_override(tree, override, str(path))
     return tree if out is None else tree | {"out": str(out)}

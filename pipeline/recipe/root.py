@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from perdure.pipeline.recipe.cluster import Cluster
 from perdure.pipeline.recipe.data import DataStage, Source, Tokenizer
 from perdure.pipeline.recipe.section import Name, Section
 from perdure.pipeline.recipe.training import Evaluation, Model, Parallel, Training
@@ -36,6 +37,8 @@ class Recipe(Section):
     """The versions, trained in this order; an update's parent stands before it."""
     evaluation: Evaluation = Evaluation()
     """Held-out measurement."""
+    cluster: Cluster = Cluster()
+    """Where `perdure launch` runs jobs, and how."""
 
     @property
     def directory(self) -> Path:

@@ -1,0 +1,93 @@
+"""What stands around each attempt of a training job: how often it was tried, whether it got anywhere, whether to go on.
+
+`python -m perdure.launch.attempt begin VERSION_DIRECTORY --max-restarts N --patience M` fails if the job should not
+be tried again; `... end VERSION_DIRECTORY` fails unless the version is whole. Attempts are counted at their beginning,
+so that those that a lost node cut off count as well.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from perdure.pipeline.manifest import is_finished
+
+FILE = "launch/attempts.jsonl"
+"""One line an attempt: `attempt` (job id and restart count), `time` (Unix seconds), `step` (of the newest checkpoint)."""
+
+
+def refusal(steps: list[int], max_restarts: int, patience: int) -> str | None:
+    """Why there should be no further attempt, or None.
+
+    Args:
+        steps: The newest checkpoint's step at the beginning of every earlier attempt, and now.
+        max_restarts: Attempts allowed beyond the first.
+        patience: Attempts in a row that may end without a new checkpoint.
+    """
+    if len(steps) > max_restarts + 1:
+        return (
+            f"{len(steps) - 1} attempts were made, {max_restarts} restarts are allowed (cluster.max_restarts)"
+        )
+    if len(steps) > patience and steps[-1] == steps[-1 - patience]:
+        return (
+            f"{patience} attempts in a row left no checkpoint after step {steps[-1]} "
+            "(cluster.max_restarts_without_progress)"
+        )
+    return None
+
+
+def attempts(version_directory: Path) -> list[dict]:
+    """The attempts recorded so far."""
+    file = version_directory / FILE
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def newest_step(version_directory: Path) -> int:
+    """Step of the newest whole checkpoint; 0 without one."""
+    found = (path for path in (version_directory / "checkpoints").glob("step_*") if is_finished(path))
+    return max((int(path.name.removeprefix("step_")) for path in found), default=0)
+
+
+def begin(version_directory: Path, max_restarts: int, patience: int) -> int:
+    """Records an attempt, or says why there should be none; the exit status."""
+    step = newest_step(version_directory)
+    steps = [entry["step"] for entry in attempts(version_directory)]
+    if reason := refusal([*steps, step], max_restarts, patience):
+        print(
+            f"error: {version_directory.name}: given up: {reason}. Look for the cause above; then remove "
+            f"{version_directory / FILE} and launch again",
+            flush=True,
+        )
+        return 1
+    entry = {"attempt": os.environ.get("PERDURE_ATTEMPT"), "time": time.time(), "step": step}
+    with (version_directory / FILE).open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+    print(f"attempt {len(steps) + 1}, from step {step}", flush=True)
+    return 0
+
+
+def end(version_directory: Path) -> int:
+    """The exit status: 0 if the version is whole."""
+    if is_finished(version_directory):
+        return 0
+    print(f"not finished at step {newest_step(version_directory)}; back into the queue", flush=True)
+    return 1
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one of the two."""
+    parser = argparse.ArgumentParser(prog="perdure.launch.attempt")
+    parser.add_argument("when", choices=("begin", "end"))
+    parser.add_argument("version_directory", type=Path)
+    parser.add_argument("--max-restarts", type=int, default=0)
+    parser.add_argument("--patience", type=int, default=1)
+    options = parser.parse_args(arguments)
+    if options.when == "end":
+        return end(options.version_directory)
+    return begin(options.version_directory, options.max_restarts, options.patience)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,76 @@
+"""A recipe as a chain of jobs: what runs, and what has to be whole before it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from perdure.pipeline.manifest import is_finished
+from perdure.pipeline.recipe import Recipe, Version
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of the chain.
+
+    Attributes:
+        name: `data`, `prepare-<version>`, `train-<version>` or `report`.
+        command: What follows `perdure` on one node; empty for a job of ranks.
+        version: The version whose ranks it runs, or that it prepares.
+        after: Names of the jobs that must have ended well before it.
+        gpus: Whether it uses GPUs: ranks do, and models that score documents.
+    """
+
+    name: str
+    command: tuple[str, ...] = ()
+    version: str | None = None
+    after: tuple[str, ...] = ()
+    gpus: bool = False
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it runs the trainer's ranks."""
+        return not self.command
+
+
+def jobs(recipe: Recipe, recipe_file: Path) -> list[Job]:
+    """The jobs that a recipe still needs, in an order in which each stands after those that it waits for.
+
+    Versions that do not need one another train at the same time. Jobs that prepare versions run one after another,
+    because they may score the same source.
+
+    Args:
+        recipe: The recipe.
+        recipe_file: The file that jobs read it from.
+    """
+    file = str(recipe_file)
+    chain = [Job("data", ("data", file))]
+    versions = [name for name in recipe.versions if not is_finished(recipe.directory / "versions" / name)]
+    last = "data"
+    for name in versions:
+        version = recipe.versions[name]
+        needed = [f"train-{other}" for other in models_needed(version) if other in versions]
+        prepare = Job(
+            f"prepare-{name}",
+            ("prepare", file, "--version", name),
+            name,
+            tuple(dict.fromkeys([last, *needed])),
+            gpus=scores(version),
+        )
+        chain += [prepare, Job(f"train-{name}", version=name, after=(prepare.name,), gpus=True)]
+        last = prepare.name
+    trained = tuple(job.name for job in chain if job.ranks)
+    return [*chain, Job("report", ("report", file), after=trained or (last,))]
+
+
+def models_needed(version: Version) -> list[str]:
+    """Versions that must be finished before this one can be prepared, each once."""
+    models = [
+        getattr(version.start, "parent", None),
+        version.selection.reference if version.selection else None,
+        version.mixture.perplexity_model,
+    ]
+    return list(dict.fromkeys(model for model in models if model and "/" not in model))
+
+
+def scores(version: Version) -> bool:
+    """Whether documents have to be scored by a model before the version can train."""
+    return version.selection is not None or version.mixture.perplexity_model is not None

@@ -1,0 +1,209 @@
+"""Slurm: a chain of batch scripts, readable and runnable by hand (`sbatch FILE`), and their submission.
+
+What the recipe and the site say reaches the shell quoted, or is refused by the types of `recipe/cluster.py`.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from perdure.launch.chain import Job
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe.cluster import Cluster
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a training job occupies: nodes, GPUs of each (0 on a cluster of CPUs), ranks on each."""
+
+    nodes: int
+    gpus_per_node: int
+    ranks_per_node: int
+
+
+TRAIN = """\
+{header}
+# The ranks talk to one another through the first node.
+MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)"
+export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
+export PERDURE_ATTEMPT="$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"
+
+VERSION={version}
+attempt() {{ srun --nodes=1 --ntasks=1{container} {python} -m perdure.launch.attempt "$@"; }}
+# Counts the attempts; refuses another one after too many, or after too many without a new checkpoint.
+attempt begin "$VERSION" --max-restarts {max_restarts} --patience {patience} || exit 1
+# One task is one rank: the signal before the time limit reaches the trainer, which saves and ends.
+srun --kill-on-bad-exit=1{container} {python} -m perdure.launch.rank "$VERSION" train
+# Whole: ends well. Not whole: back into the queue, to go on from the last checkpoint.
+if attempt end "$VERSION"; then exit 0; fi
+scontrol requeue "$SLURM_JOB_ID"
+sleep 60 # the requeue ends this script
+exit 1
+"""
+
+SINGLE = """\
+{header}
+srun --ntasks=1{container} {python} -m perdure.pipeline.cli {command}
+"""
+
+HEADER = """\
+#!/bin/bash
+# {title}. Written by `perdure launch`; to submit it by hand: sbatch {file}
+{options}
+set -uo pipefail
+exec >> {log} 2>&1
+cd -- {directory} || exit 1
+export PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
+if [ -n "${{SLURM_CPUS_PER_TASK:-}}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
+{environment}"""
+
+
+def render(job: Job, recipe: Recipe, size: Size, directory: Path, python: str) -> tuple[Path, str]:
+    """The batch script of one job.
+
+    Args:
+        job: The job.
+        recipe: The recipe, its `out` absolute.
+        size: What its training jobs occupy.
+        directory: Where jobs run; relative paths of the recipe start there.
+        python: The interpreter of the jobs' environment.
+
+    Returns:
+        The file that the script belongs into, and its text.
+    """
+    cluster, file = recipe.cluster, script_file(recipe, job)
+    container = _container(cluster)
+    header = HEADER.format(
+        title=f"{recipe.name}: {job.name}",
+        file=shlex.quote(file.name),
+        options="\n".join(f"#SBATCH {option}" for option in _options(job, recipe, size)),
+        log=shlex.quote(str(log_file(recipe, job))),
+        directory=shlex.quote(str(directory)),
+        environment=_environment(cluster),
+    )
+    python = shlex.quote(python)
+    if job.ranks:
+        assert job.version is not None
+        return file, TRAIN.format(
+            header=header,
+            version=shlex.quote(str(recipe.directory / "versions" / job.version)),
+            python=python,
+            container=container,
+            max_restarts=cluster.max_restarts,
+            patience=cluster.max_restarts_without_progress,
+        )
+    return file, SINGLE.format(
+        header=header, python=python, container=container, command=shlex.join(job.command)
+    )
+
+
+def script_file(recipe: Recipe, job: Job) -> Path:
+    """Where a job's script stands: with its version, or with the run."""
+    return _place(recipe, job) / f"{job.name}.sbatch"
+
+
+def log_file(recipe: Recipe, job: Job) -> Path:
+    """What a job prints, all of its attempts one after another."""
+    return _place(recipe, job) / f"{job.name}.log"
+
+
+def submit(scripts: list[tuple[Job, Path]], after: str | None) -> dict[str, str]:
+    """Hands the scripts to sbatch, each waiting for those it names.
+
+    Args:
+        scripts: Jobs and their files, in the order of the chain.
+        after: A job's id that the first ones wait for, or None.
+
+    Returns:
+        Job ids by name.
+
+    Raises:
+        PerdureError: If sbatch refuses one; those submitted before it are cancelled.
+    """
+    ids: dict[str, str] = {}
+    for job, file in scripts:
+        waits = [ids[name] for name in job.after if name in ids] or ([after] if after else [])
+        command = ["sbatch", "--parsable"]
+        if waits:
+            command += [f"--dependency=afterok:{':'.join(waits)}", "--kill-on-invalid-dep=yes"]
+        ids[job.name] = _sbatch([*command, str(file)], job.name, list(ids.values()))
+    return ids
+
+
+def _sbatch(command: list[str], name: str, submitted: list[str]) -> str:
+    # Inside of a job, its own size would overrule the script's.
+    inherited = [key for key in os.environ if key.startswith(("SLURM_", "SBATCH_")) and key != "SLURM_CONF"]
+    clean = {key: value for key, value in os.environ.items() if key not in inherited}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=clean)
+    except FileNotFoundError:
+        raise PerdureError(
+            "sbatch: not found; run this on a node that submits to Slurm, or add --print"
+        ) from None
+    if done.returncode:
+        if submitted:
+            subprocess.run(["scancel", *submitted], capture_output=True)
+        raise PerdureError(
+            f"{name}: sbatch refused it: {' '.join(done.stderr.split())}; nothing was left in the queue"
+        )
+    return done.stdout.strip().split(";")[0]
+
+
+def _options(job: Job, recipe: Recipe, size: Size) -> list[str]:
+    slurm, cluster = recipe.cluster.slurm, recipe.cluster
+    partition = slurm.partition if job.gpus else slurm.cpu_partition or slurm.partition
+    options = [f"--job-name=perdure-{recipe.name}-{job.name}"]
+    if job.ranks:
+        options += [f"--nodes={size.nodes}", f"--ntasks-per-node={size.ranks_per_node}"]
+        options += [f"--signal=USR1@{cluster.grace_seconds}", "--requeue"]
+    else:
+        options += ["--nodes=1", "--ntasks=1", "--no-requeue"]
+    cpus = slurm.cpus_per_task if job.ranks else recipe.data.workers
+    if job.gpus and size.gpus_per_node:
+        options.append(f"--gpus-per-node={size.gpus_per_node}")
+    for name, value in (
+        ("partition", partition),
+        ("account", slurm.account),
+        ("qos", slurm.qos),
+        ("time", slurm.time_limit),
+        ("cpus-per-task", cpus),
+    ):
+        if value is not None:
+            options.append(f"--{name}={value}")
+    # The script writes its log itself: sbatch would expand `%` in the path, and truncate it on a requeue.
+    return [*options, *slurm.options, "--open-mode=append", "--output=/dev/null"]
+
+
+def _environment(cluster: Cluster) -> str:
+    variables = dict(cluster.environment)
+    if cluster.network_interface:
+        for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
+            variables.setdefault(name, cluster.network_interface)
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    return "".join(f"{line}\n" for line in [*lines, *cluster.setup.splitlines()])
+
+
+def _container(cluster: Cluster) -> str:
+    if cluster.container is None:
+        return ""
+    options = [f"--container-image={cluster.container.image}"]
+    if cluster.container.mounts:
+        options.append(f"--container-mounts={','.join(cluster.container.mounts)}")
+    return " " + shlex.join(options)
+
+
+def _place(recipe: Recipe, job: Job) -> Path:
+    return (
+        recipe.directory / "launch"
+        if job.version is None
+        else (recipe.directory / "versions" / job.version / "launch")
+    )
+
+
+def interpreter(cluster: Cluster) -> str:
+    """The Python of the jobs: the container's own, or the one that is running."""
+    return "python" if cluster.container else sys.executable

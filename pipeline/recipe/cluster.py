@@ -1,0 +1,65 @@
+"""Fields of a cluster: where and how `perdure launch` runs a recipe's stages.
+
+A recipe may carry them as `cluster:`; a team may share them in a site file (`--site`), on top of which the recipe's
+own are merged. Values reach jobs literally: the shell never expands them, but for `setup`, which is shell.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from perdure.pipeline.recipe.section import Positive, Section
+
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@+&|*=/\[\]()-]+$")]
+Option = Annotated[str, Field(pattern=r"^--[a-z][a-z-]*(=[A-Za-z0-9_.,:@+&|*=/\[\]()-]+)?$")]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+NoNull = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+
+
+class Container(Section):
+    """The image that jobs run in."""
+
+    image: NoNull
+    """Slurm: what `srun --container-image` (pyxis) takes. Kubernetes and SkyPilot: an image name."""
+    mounts: tuple[NoNull, ...] = ()
+    """Slurm: entries of `--container-mounts`, such as `/data:/data`."""
+
+
+class Slurm(Section):
+    """How jobs are submitted to Slurm."""
+
+    partition: Word | None = None
+    """Partition of training jobs; default: the cluster's."""
+    cpu_partition: Word | None = None
+    """Partition of jobs that need no GPU (data, report); default: `partition`."""
+    account: Word | None = None
+    """Account that is charged."""
+    qos: Word | None = None
+    """Quality of service."""
+    time_limit: Annotated[str, Field(pattern=r"^\d+(-\d+)?(:\d+){0,2}$")] | None = None
+    """Longest time of one job, as sbatch's `--time` takes it. A job that reaches it saves and is queued again."""
+    cpus_per_task: Positive | None = None
+    """CPU cores of a rank; default: the cluster's. The data stage gets one a worker."""
+    options: tuple[Option, ...] = ()
+    """Further sbatch options, such as `--exclusive` or `--reservation=spring`."""
+
+
+class Cluster(Section):
+    """Where and how jobs run."""
+
+    slurm: Slurm = Slurm()
+    """What only Slurm needs to know."""
+    container: Container | None = None
+    """The image that jobs run in; default: the environment that `perdure launch` runs in."""
+    setup: str = ""
+    """Shell lines at the beginning of every job: `module load cuda`, `source env/bin/activate`."""
+    environment: dict[Variable, NoNull] = Field(default_factory=dict)
+    """Environment variables of every job, taken literally."""
+    network_interface: Word | None = None
+    """Interface that ranks talk over (`NCCL_SOCKET_IFNAME`, `GLOO_SOCKET_IFNAME`); default: the libraries' choice."""
+    grace_seconds: Annotated[int, Field(ge=60)] = 300
+    """Time before the limit at which ranks are told to save; Slurm looks every 30 s only."""
+    max_restarts: Annotated[int, Field(ge=0)] = 20
+    """Times that a job is queued again before it is given up."""
+    max_restarts_without_progress: Positive = 3
+    """Attempts in a row that may end without a new checkpoint; then the job is given up."""

@@ -1,0 +1,62 @@
+"""A recipe as a chain of jobs."""
+
+from pathlib import Path
+
+import pytest
+from support import tiny_recipe
+
+from perdure.launch.chain import jobs
+from perdure.pipeline.manifest import finish
+from perdure.pipeline.recipe import Recipe
+
+FILE = Path("launched.yaml")
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Recipe:
+    """base; then an expert (reference), an update that needs both, and a control that needs base alone."""
+    start = {"type": "update", "parent": "base"}
+    mixture = {"sources": {"code": {}}}
+    schedule = {"type": "cosine", "max_lr": 0.01, "min_lr": 0.001}
+    common = {"tokens": 4096, "schedule": schedule}
+    return tiny_recipe(
+        tmp_path,
+        versions={
+            "base": common | {"start": {"type": "init"}, "mixture": mixture},
+            "expert": common | {"start": start, "mixture": mixture},
+            "update": common | {"start": start, "mixture": mixture, "selection": {"reference": "expert"}},
+            "control": common | {"start": start, "mixture": mixture},
+        },
+    )
+
+
+def test_every_job_stands_after_those_it_waits_for(recipe):
+    chain = jobs(recipe, FILE)
+    names = [job.name for job in chain]
+    assert names[0] == "data" and names[-1] == "report"
+    for number, job in enumerate(chain):
+        assert set(job.after) <= set(names[:number])
+
+
+def test_versions_wait_for_the_models_they_need_and_for_no_others(recipe):
+    after = {job.name: set(job.after) for job in jobs(recipe, FILE)}
+    assert after["prepare-base"] == {"data"}
+    assert after["prepare-update"] == {"prepare-expert", "train-base", "train-expert"}
+    assert after["prepare-control"] == {"prepare-update", "train-base"}  # trains beside update
+    assert after["train-update"] == {"prepare-update"}
+    assert after["report"] == {"train-base", "train-expert", "train-update", "train-control"}
+
+
+def test_only_ranks_and_scoring_use_gpus(recipe):
+    gpus = {job.name for job in jobs(recipe, FILE) if job.gpus}
+    assert gpus == {f"train-{name}" for name in recipe.versions} | {"prepare-update"}
+
+
+def test_finished_versions_are_left_out(recipe):
+    finish(recipe.directory / "versions" / "base", {})
+    chain = {job.name: job.after for job in jobs(recipe, FILE)}
+    assert "train-base" not in chain and "prepare-base" not in chain
+    assert chain["prepare-expert"] == ("data",)
+    for name in recipe.versions:
+        finish(recipe.directory / "versions" / name, {})
+    assert [(job.name, job.after) for job in jobs(recipe, FILE)] == [("data", ()), ("report", ("data",))]

@@ -1,0 +1,252 @@
+"""The batch scripts: what they say, and that a shell takes every value literally."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from support import tiny_recipe
+
+from perdure.launch import slurm
+from perdure.launch.chain import Job, jobs
+from perdure.launch.launch import fitted
+from perdure.launch.slurm import Size, render
+from perdure.pipeline.errors import PerdureError, RecipeError
+from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe.cluster import Cluster
+
+TRAIN = Job("train-v", version="v", gpus=True)
+DUMP = """#!{python}
+import json, os, sys
+with open({file!r}, "a") as file:
+    file.write(json.dumps([os.path.basename(sys.argv[0]), sys.argv[1:], dict(os.environ), os.getcwd()]) + "\\n")
+sys.exit({status})
+"""
+
+
+def launched(out: Path, **cluster) -> Recipe:
+    recipe = tiny_recipe(out)
+    return recipe.model_copy(update={"out": out, "cluster": Cluster.model_validate(cluster)})
+
+
+def commands(text: str, directory: Path, environment=None, statuses=()) -> list:
+    """Runs a script with recorders in place of Slurm's commands; the calls they saw."""
+    tools, record = directory / "tools", directory / "calls.jsonl"
+    tools.mkdir(exist_ok=True)
+    record.unlink(missing_ok=True)
+    for name in ("srun", "scontrol", "sleep"):
+        status = dict(statuses).get(name, 0)
+        (tools / name).write_text(DUMP.format(python=sys.executable, file=str(record), status=status))
+        (tools / name).chmod(0o755)
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
+    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_CPUS_PER_TASK": "2"}
+    done = subprocess.run(
+        ["bash"], input=text.encode(), env=clean | job | (environment or {}) | {"PATH": path}, timeout=60
+    )
+    calls = [json.loads(line) for line in record.read_text().splitlines()]
+    return [done.returncode, *calls]
+
+
+def test_a_training_script(tmp_path):
+    recipe = launched(
+        tmp_path,
+        slurm={"partition": "gpu", "account": "lab", "time_limit": "1-00:00:00", "options": ["--exclusive"]},
+        container={"image": "/images/perdure.sqsh", "mounts": ["/data:/data", "/scratch"]},
+        setup="module load cuda\nulimit -n 65536",
+        environment={"NCCL_DEBUG": "WARN"},
+        network_interface="ib0",
+        grace_seconds=240,
+    )
+    file, text = render(TRAIN, recipe, Size(4, 8, 8), Path("/home/me"), "python")
+    assert file == tmp_path / "versions" / "v" / "launch" / "train-v.sbatch"
+    options = {line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")}
+    assert options == {
+        f"--job-name=perdure-{recipe.name}-train-v",
+        "--nodes=4",
+        "--ntasks-per-node=8",
+        "--gpus-per-node=8",
+        "--signal=USR1@240",
+        "--requeue",
+        "--partition=gpu",
+        "--account=lab",
+        "--time=1-00:00:00",
+        "--exclusive",
+        "--open-mode=append",
+        "--output=/dev/null",
+    }
+    lines = text.splitlines()
+    assert "module load cuda" in lines and "ulimit -n 65536" in lines
+    assert "export NCCL_SOCKET_IFNAME=ib0" in lines and "export GLOO_SOCKET_IFNAME=ib0" in lines
+    container = "--container-image=/images/perdure.sqsh --container-mounts=/data:/data,/scratch"
+    assert f'srun --kill-on-bad-exit=1 {container} python -m perdure.launch.rank "$VERSION" train' in lines
+
+
+def test_jobs_of_one_node_are_not_tried_again_and_have_a_core_for_every_worker(tmp_path):
+    recipe = launched(tmp_path, slurm={"partition": "gpu", "cpu_partition": "cpu", "cpus_per_task": 12})
+    _, text = render(Job("data", ("data", "my recipe.yaml")), recipe, Size(4, 8, 8), Path("/"), "python")
+    lines = text.splitlines()
+    assert "#SBATCH --partition=cpu" in lines and "#SBATCH --no-requeue" in lines
+    assert f"#SBATCH --cpus-per-task={recipe.data.workers}" in lines
+    assert lines[-1] == "srun --ntasks=1 python -m perdure.pipeline.cli data 'my recipe.yaml'"
+    assert "gpus" not in text
+
+
+ANY = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
+NASTY = st.one_of(
+    ANY,
+    st.sampled_from(["a b", "'", '"', "$(touch x)", "`id`", ";exit 3", "\n#SBATCH -N9\n", "%j", "-n", "\\"]),
+)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=NASTY, image=NASTY, mount=NASTY, place=NASTY.filter(lambda text: len(text.encode()) < 60))
+def test_a_shell_takes_every_value_literally(tmp_path, value, image, mount, place):
+    directory = tmp_path / ("x" + place.replace("/", "_"))
+    version = directory / "versions" / "v"
+    (version / "launch").mkdir(parents=True, exist_ok=True)
+    recipe = launched(directory, environment={"VALUE": value}, container={"image": image, "mounts": [mount]})
+    _, text = render(TRAIN, recipe, Size(2, 0, 1), directory, "/opt/my python")
+    statuses = [("scontrol", 0)]
+    status, *calls = commands(text, tmp_path, statuses=statuses)
+    assert status == 0
+    container = [f"--container-image={image}", f"--container-mounts={mount}"]
+    runs = [call for call in calls if call[0] == "srun"]
+    begin, train, end = (call[1] for call in runs)
+    python = ["/opt/my python", "-m"]
+    assert begin[2:] == [
+        *container,
+        *python,
+        *("perdure.launch.attempt", "begin", str(version), "--max-restarts", "20", "--patience", "3"),
+    ]
+    assert train == [
+        "--kill-on-bad-exit=1",
+        *container,
+        *python,
+        "perdure.launch.rank",
+        str(version),
+        "train",
+    ]
+    assert end[2:] == [*container, *python, "perdure.launch.attempt", "end", str(version)]
+    for _, _, environment, cwd in runs:
+        assert environment["VALUE"] == value
+        assert environment["SRUN_CPUS_PER_TASK"] == "2"
+        assert Path(cwd) == directory.resolve()
+    assert list(version.glob("launch/*")) == [version / "launch" / "train-v.log"]
+
+
+def test_a_version_that_is_not_whole_goes_back_into_the_queue(tmp_path):
+    (tmp_path / "versions" / "v" / "launch").mkdir(parents=True)
+    text = render(TRAIN, launched(tmp_path), Size(2, 0, 1), tmp_path, "python")[1]
+    # Let the attempt begin, and find the version not whole at its end.
+    text = text.replace('if attempt end "$VERSION"', 'if attempt end "$VERSION" && false')
+    status, *calls = commands(text, tmp_path)
+    assert status == 1
+    assert [call[1] for call in calls if call[0] == "scontrol"][-1] == ["requeue", "7"]
+    refused = commands(text, tmp_path, statuses=[("srun", 1)])
+    assert refused[0] == 1 and [call[0] for call in refused[1:]] == ["scontrol", "srun"]  # host names; begin
+
+
+@pytest.mark.parametrize(
+    "cluster",
+    [
+        {"slurm": {"partition": "gpu; rm"}},
+        {"slurm": {"account": "a\nb"}},
+        {"slurm": {"time_limit": "1 day"}},
+        {"slurm": {"options": ["--comment=a b"]}},
+        {"slurm": {"options": ["exclusive"]}},
+        {"environment": {"A B": "1"}},
+        {"environment": {"A": "nul\0"}},
+        {"network_interface": "$(id)"},
+    ],
+)
+def test_what_cannot_be_quoted_is_refused(cluster):
+    with pytest.raises(ValidationError):
+        Cluster.model_validate(cluster)
+
+
+def test_sbatch_is_told_what_to_wait_for_and_a_refusal_leaves_nothing(tmp_path, monkeypatch):
+    calls = []
+
+    def run(command, **_):
+        calls.append(command)
+        failed = command[-1] == "/c"
+        return subprocess.CompletedProcess(command, int(failed), f"{len(calls)};main\n", "sbatch: error: no")
+
+    monkeypatch.setattr(slurm.subprocess, "run", run)
+    scripts = [(Job("a"), Path("/a")), (Job("b", after=("a",)), Path("/b"))]
+    assert slurm.submit(scripts, after="99") == {"a": "1", "b": "2"}
+    assert "--dependency=afterok:99" in calls[0] and "--dependency=afterok:1" in calls[1]
+    with pytest.raises(PerdureError, match="c: sbatch refused it: sbatch: error: no"):
+        slurm.submit([*scripts, (Job("c", after=("a", "b")), Path("/c"))], after=None)
+    assert calls[-1][0] == "scancel" and len(calls[-1]) == 3
+
+
+def test_data_parallel_follows_from_the_nodes(tmp_path, recipe_file):
+    recipe = fitted(recipe_file, ["parallel.tensor_parallel=2"], tmp_path / "o", None, Size(2, 4, 4))
+    assert recipe.parallel.data_parallel == 4 and recipe.directory.is_absolute()
+    with pytest.raises(RecipeError, match="should divide the 9 ranks of 3 nodes x 3"):
+        fitted(recipe_file, ["parallel.tensor_parallel=2"], tmp_path / "o", None, Size(3, 3, 3))
+
+
+def test_the_recipe_overrules_the_site(tmp_path, recipe_file):
+    site = tmp_path / "site.yaml"
+    site.write_text("slurm: {partition: big, account: team}\nnetwork_interface: ib0\n")
+    recipe = fitted(recipe_file, ["cluster.slurm.partition=small"], tmp_path / "o", site, Size(1, 0, 1))
+    assert recipe.cluster.slurm.partition == "small"
+    assert recipe.cluster.slurm.account == "team" and recipe.cluster.network_interface == "ib0"
+    site.write_text("slurm: {partitoin: big}\n")
+    with pytest.raises(RecipeError, match=r"cluster.slurm.partitoin.*did you mean `partition`"):
+        fitted(recipe_file, [], tmp_path / "o", site, Size(1, 0, 1))
+
+
+@pytest.fixture
+def recipe_file(tmp_path) -> Path:
+    """A recipe that `check` accepts."""
+    (tmp_path / "prose.jsonl").write_text(json.dumps({"text": "to go on existing " * 2000}) + "\n")
+    tree = {
+        "name": "small",
+        "sources": {"prose": {"reader": {"type": "jsonl", "path": str(tmp_path / "prose.jsonl")}}},
+        "tokenizer": {"type": "train", "vocab_size": 300, "sources": ["prose"]},
+        "model": {
+            "type": "llama",
+            **{"num_layers": 2, "hidden_size": 32, "ffn_hidden_size": 64},
+            **{"num_attention_heads": 4, "num_query_groups": 2},
+        },
+        "training": {"seq_length": 64, "global_batch_size": 8},
+        "versions": {
+            "base": {
+                "start": {"type": "init"},
+                "tokens": 4096,
+                "mixture": {"sources": {"prose": {}}},
+                "schedule": {"type": "cosine", "max_lr": 0.01, "min_lr": 0.001},
+            }
+        },
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(tree))
+    return path
+
+
+def test_printing_writes_nothing(tmp_path, recipe_file):
+    command = [sys.executable, "-m", "perdure.pipeline.cli", "launch", str(recipe_file), "--to", "slurm"]
+    out = tmp_path / "out"
+    done = subprocess.run([*command, "--out", str(out), "--print"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("#!/bin/bash") == len(["data", "prepare", "train", "report"])
+    assert not out.exists()
+    if not any((Path(folder) / "sbatch").exists() for folder in os.environ["PATH"].split(os.pathsep)):
+        refused = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
+        assert refused.returncode == 1 and "sbatch: not found" in refused.stderr
+
+
+def test_every_job_has_a_script_that_bash_can_read(tmp_path, recipe_file):
+    recipe = fitted(recipe_file, [], tmp_path / "o", None, Size(1, 0, 1))
+    for job in jobs(recipe, recipe_file):
+        text = render(job, recipe, Size(1, 0, 1), tmp_path, "python")[1]
+        assert subprocess.run(["bash", "-n"], input=text.encode()).returncode == 0
