@@ -1,5 +1,6 @@
 """Selective-token loss and other fused operations, each beside its torch reference. See README.md."""
 
+from perdure.kernels.nll import linear_nll
 from perdure.kernels.select import (
     Scope,
     excess_loss,
@@ -8,12 +9,15 @@ from perdure.kernels.select import (
     select_by_threshold,
     select_tokens,
 )
-from perdure.kernels.selective_loss import selective_linear_cross_entropy
+from perdure.kernels.selective import Impl, SelectiveLoss, selective_linear_cross_entropy
 
 __all__ = [
+    "Impl",
     "Scope",
+    "SelectiveLoss",
     "excess_loss",
     "excess_threshold",
+    "linear_nll",
     "radix_threshold",
     "select_by_threshold",
     "select_tokens",

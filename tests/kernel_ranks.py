@@ -7,10 +7,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+if __name__ == "__main__":
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import torch
 import torch.distributed as dist
 
-from perdure.kernels import select_tokens
+from perdure.kernels import linear_nll, select_tokens, selective_linear_cross_entropy
 
 
 def on_ranks(function: str, world_size: int, *arguments) -> list:
@@ -53,6 +56,77 @@ def _compare_selections(seed: int, ranks: int, rank: int, group: dist.ProcessGro
     assert torch.equal(select(slice(rank, rank + 1), "dp_microbatch", group)[0], wide[rank])
 
 
+def vocabulary_shards(rank: int) -> list:
+    """The loss over 1, 2 and 4 shards of the vocabulary, with and without sequence parallelism.
+
+    Returns the largest relative differences from one shard: of losses, of gradients; and whether selections agree.
+    """
+    groups = {1: None, 2: [dist.new_group([0, 1]), dist.new_group([2, 3])][rank // 2], 4: dist.group.WORLD}
+    worst, agree = [0.0, 0.0], True
+    for impl in ("torch", "chunked", "triton"):
+        for dtype in (torch.float32, torch.bfloat16):
+            whole = _shard(impl, dtype, 0, 1, None, False)
+            for ranks in (2, 4):
+                place = rank % ranks
+                for sequence_parallel in (False, True):
+                    found = _shard(impl, dtype, place, ranks, groups[ranks], sequence_parallel)
+                    agree &= torch.equal(found["selected"], whole["selected"])
+                    agree &= _equal_on_all_ranks(found["nll"], groups[ranks])
+                    length = found["hidden"].shape[1]
+                    start = place * length if sequence_parallel else 0
+                    expected = {
+                        "nll": whole["nll"],
+                        "scored": whole["nll"],
+                        "entropy": whole["entropy"],
+                        "hidden": whole["hidden"][:, start : start + length],
+                        "weight": whole["weight"].chunk(ranks)[place],
+                    }
+                    for name, value in expected.items():
+                        difference = (found[name].double() - value.double()).norm()
+                        relative = float(difference / value.double().norm().clamp_min(1e-30))
+                        # bf16 gradients are rounded once a rank
+                        relative /= 1 if dtype == torch.float32 or name not in ("hidden", "weight") else 1000
+                        kind = int(name in ("hidden", "weight"))
+                        worst[kind] = max(worst[kind], relative)
+    return [*worst, bool(agree)]
+
+
+def _shard(impl, dtype, place, ranks, group, sequence_parallel) -> dict:
+    """96 rows of weight, of which 70 count: the last of four shards is nothing but padding."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 8, 20, generator=generator).to(dtype)
+    weight = torch.randn(96, 20, generator=generator).to(dtype).chunk(ranks)[place].requires_grad_()
+    labels = torch.randint(0, 70, (2, 8), generator=generator)
+    valid = torch.rand(2, 8, generator=generator) > 0.2
+    reference, upstream = torch.rand(2, 2, 8, generator=generator)
+    common = {"vocab_size": 70, "tp_group": group, "softcap": 20.0, "impl": impl}
+    scored, entropy = linear_nll(hidden, weight, labels, entropy=True, **common)
+    if sequence_parallel:
+        hidden = hidden.chunk(ranks, 1)[place]
+    hidden = hidden.requires_grad_()
+    loss, selected, nll = selective_linear_cross_entropy(
+        hidden,
+        weight,
+        labels,
+        valid=valid,
+        reference_nll=reference,
+        k=0.6,
+        sequence_parallel=sequence_parallel,
+        z_loss=1e-3,
+        **common,
+    )
+    gradients = torch.autograd.grad((loss * selected * upstream).sum(), (hidden, weight))
+    results = {"nll": nll, "selected": selected, "scored": scored, "entropy": entropy}
+    results |= {"hidden": gradients[0], "weight": gradients[1]}
+    return {name: tensor.detach() for name, tensor in results.items()}
+
+
+def _equal_on_all_ranks(tensor: torch.Tensor, group: dist.ProcessGroup) -> bool:
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, tensor.contiguous(), group=group)
+    return all(torch.equal(part, parts[0]) for part in parts)
+
+
 def _rank(function: str, rank: int, world_size: int, directory: str, arguments: list) -> None:
     store = dist.FileStore(f"{directory}/store", world_size)
     dist.init_process_group("gloo", rank=rank, world_size=world_size, store=store)
@@ -64,7 +138,6 @@ def _rank(function: str, rank: int, world_size: int, directory: str, arguments: 
 if __name__ == "__main__":
     import torch.multiprocessing as mp
 
-    os.environ["OMP_NUM_THREADS"] = "1"
     function, world_size, directory, arguments = sys.argv[1:]
     torch.set_num_threads(1)
     # Forked, so that torch is imported once.

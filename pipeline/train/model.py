@@ -192,7 +192,7 @@ class LanguageModel(GPTModel):
         reference_nll = None
         if selection is not None:
             reference_nll = (reference * REF_NATS_PER_UNIT).masked_fill(reference == REF_MISSING, torch.nan)
-        return selective_linear_cross_entropy(
+        result = selective_linear_cross_entropy(
             hidden.transpose(0, 1),
             weight,
             labels,
@@ -206,6 +206,7 @@ class LanguageModel(GPTModel):
             if mpu.get_tensor_model_parallel_world_size() > 1
             else None,
         )
+        return result.loss, result.selected
 
 
 def build_model(

@@ -1,0 +1,128 @@
+"""The loss in plain torch, a block of the vocabulary at a time, on any device.
+
+Blocks of the *vocabulary*, not of tokens: the weight and its gradient are then read and written once, not once a block.
+"""
+
+import torch
+from torch import Tensor
+
+from perdure.kernels.parallel import add_matmul, matmul_fp32
+
+LOGIT_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Logits held at a time: what fits near a core's cache, or 256 MiB in fp32."""
+
+
+def statistics(
+    rows: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    columns: int,
+    softcap: float | None,
+    entropy: bool = False,
+) -> Tensor:
+    """Softmax statistics of this rank's logits, by an online softmax (Milakov and Gimelshein 2018, arXiv 1805.02867).
+
+    Args:
+        rows: [N, D], fp32, bf16 or fp16.
+        weight: [V / tp, D], as `rows`.
+        labels: int64 [N], relative to this rank's first row of `weight`; those of other ranks are out of range.
+        columns: Rows of `weight` that count; those after are padding.
+        softcap: c, if logits are c * tanh(z / c).
+        entropy: Whether the fourth statistic is wanted; it is 0 otherwise.
+
+    Returns:
+        float32 [4, N] as `parallel.merge` takes it.
+    """
+    maximum = torch.full((len(rows),), -torch.inf, device=rows.device)
+    total, target, moment = torch.zeros(3, len(rows), device=rows.device)
+    for begin, end in _blocks(len(rows), columns, rows.device):
+        logits = _logits(rows, weight[begin:end], softcap)
+        own = (labels >= begin) & (labels < end)
+        place = (labels - begin).clamp(0, end - begin - 1)[:, None]
+        target += torch.where(own, logits.gather(1, place)[:, 0], 0.0)
+        higher = torch.maximum(maximum, logits.amax(1))
+        lowered = (maximum - higher).clamp_min(torch.finfo(torch.float32).min)
+        logits -= higher[:, None]
+        scale = lowered.exp()
+        if entropy:
+            moment = scale * (moment + lowered * total) + (logits * logits.exp()).sum(1)
+        total = scale * total + logits.exp_().sum(1)
+        maximum = higher
+    return torch.stack([maximum, total, target, moment])
+
+
+def gradients(
+    rows: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    maximum: Tensor,
+    log_total: Tensor,
+    grad: Tensor,
+    scale: Tensor | None,
+    columns: int,
+    softcap: float | None,
+    grad_weight: Tensor,
+    accumulate: bool,
+) -> Tensor:
+    """Gradients of sum_i grad_i * (scale_i * log-sum-exp_i - label's logit_i), `grad` and `scale` held constant.
+
+    Args:
+        rows: [M, D], the selected tokens.
+        weight: See `statistics`, as are `labels` [M], `columns` and `softcap`.
+        maximum: float32 [M], maximum of the logits over the whole vocabulary.
+        log_total: float32 [M], log of the sum of exp(logit - maximum) over the whole vocabulary.
+        grad: float32 [M].
+        scale: float32 [M]; None is 1.
+        grad_weight: [V / tp, D], receives the gradient, each row once.
+        accumulate: Whether to add to `grad_weight` (which is then float32) or to write to it.
+
+    Returns:
+        This rank's part of the gradient of `rows`, float32 [M, D].
+    """
+    grad_rows = torch.zeros(rows.shape, dtype=torch.float32, device=rows.device)
+    for begin, end in _blocks(len(rows), columns, rows.device):
+        block = weight[begin:end]
+        logits = _logits(rows, block, softcap)
+        slope = 1 - (logits / softcap) ** 2 if softcap else None
+        delta = logits.sub_(maximum[:, None]).sub_(log_total[:, None]).exp_()
+        if scale is not None:
+            delta *= scale[:, None]
+        own = (labels >= begin) & (labels < end)
+        place = (labels - begin).clamp(0, end - begin - 1)[:, None]
+        delta.scatter_(1, place, delta.gather(1, place) - own.float()[:, None])
+        delta *= grad[:, None]
+        if slope is not None:
+            delta *= slope
+        delta = delta.to(weight.dtype)
+        add_matmul(grad_rows, delta, block)
+        add_weight_gradient(grad_weight, accumulate, begin, end, delta, rows)
+    clear_padding(grad_weight, accumulate, columns)
+    return grad_rows
+
+
+def add_weight_gradient(
+    grad_weight: Tensor, accumulate: bool, begin: int, end: int, grad: Tensor, rows: Tensor
+) -> None:
+    """Rows [begin, end) of the weight's gradient, from the gradient of their logits, [M, end - begin]."""
+    if accumulate:
+        add_matmul(grad_weight[begin:end], grad.t(), rows)
+    elif grad.is_cuda or grad.dtype == torch.float32:
+        torch.mm(grad.t(), rows, out=grad_weight[begin:end])
+    else:
+        grad_weight[begin:end] = matmul_fp32(grad.t(), rows)
+
+
+def clear_padding(grad_weight: Tensor, accumulate: bool, columns: int) -> None:
+    """Padding has no gradient."""
+    if not accumulate:
+        grad_weight[columns:] = 0
+
+
+def _logits(rows: Tensor, block: Tensor, softcap: float | None) -> Tensor:
+    logits = matmul_fp32(rows, block.t())
+    return softcap * torch.tanh(logits / softcap) if softcap else logits
+
+
+def _blocks(tokens: int, columns: int, device: torch.device) -> list[tuple[int, int]]:
+    width = max(128, LOGIT_ELEMENTS[device.type] // max(tokens, 1) // 128 * 128)
+    return [(begin, min(begin + width, columns)) for begin in range(0, columns, width)]

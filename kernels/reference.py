@@ -1,0 +1,91 @@
+"""The loss with all logits in memory: the torch reference that the other implementations are tested against."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from perdure.kernels.parallel import gather_ranks, matmul_fp32
+
+
+def log_probabilities(
+    rows: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    columns: int,
+    softcap: float | None,
+    tp_group: dist.ProcessGroup | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log-softmax of the logits.
+
+    Args:
+        rows: [N, D].
+        weight: [V / tp, D].
+        labels: int64 [N], relative to this rank's first row of `weight`.
+        columns: Rows of `weight` that count; those after are padding.
+        softcap: c, if logits are c * tanh(z / c).
+        tp_group: Ranks that hold the other rows of `weight`.
+
+    Returns:
+        nll, float32 [N]; log-sum-exp over the whole vocabulary, float32 [N]; log-probabilities within this rank's rows,
+        float32 [N, V / tp]; and what they lack to log-probabilities over the whole vocabulary, float32 [N].
+    """
+    logits = matmul_fp32(rows, weight.t())
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    # Finite, so that a shard of nothing but padding has no NaN.
+    logits[:, columns:] = torch.finfo(torch.float32).min
+    log_probs = torch.log_softmax(logits, dim=1)
+    is_own, places = _places(labels, weight)
+    target = log_probs.gather(1, places[:, None])[:, 0]
+    lse = logits[:, 0] - log_probs[:, 0]
+    if tp_group is None:
+        return -target, lse, log_probs, torch.zeros_like(lse)
+    # In rank order, so that all ranks get the same bits and select the same tokens.
+    parts = gather_ranks(torch.stack([lse, (target + lse).masked_fill(~is_own, 0.0)]), tp_group)
+    whole = torch.logsumexp(parts[:, 0], dim=0)
+    return whole - parts[:, 1].sum(0), whole, log_probs, lse - whole
+
+
+def entropy(log_probs: Tensor, shift: Tensor, tp_group: dist.ProcessGroup | None) -> Tensor:
+    """-sum p log p over the whole vocabulary, float32 [N], from the results of `log_probabilities`."""
+    log_probs = log_probs + shift[:, None]
+    own = -(log_probs.exp() * log_probs).sum(1)
+    return own if tp_group is None else gather_ranks(own, tp_group).sum(0)
+
+
+def gradients(
+    rows: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    lse: Tensor,
+    log_probs: Tensor,
+    shift: Tensor,
+    grad: Tensor,
+    scale: Tensor | None,
+    columns: int,
+    softcap: float | None,
+) -> tuple[Tensor, Tensor]:
+    """This rank's part of the gradient of `rows`, [M, D], and the gradient of `weight`, [V / tp, D].
+
+    Args as for `log_probabilities` and `chunked.gradients`; `log_probs` is overwritten.
+    """
+    slope = None
+    if softcap:
+        slope = 1 - ((log_probs + (lse + shift)[:, None]) / softcap) ** 2
+        slope[:, columns:] = 0
+    log_probs += shift[:, None]
+    grad_logits = log_probs.exp_()
+    if scale is not None:
+        grad_logits *= scale[:, None]
+    is_own, places = _places(labels, weight)
+    grad_logits[torch.arange(len(rows), device=rows.device), places] -= is_own.float()
+    grad_logits *= grad[:, None]
+    if slope is not None:
+        grad_logits *= slope
+    grad_logits = grad_logits.to(weight.dtype)
+    return grad_logits @ weight, grad_logits.t() @ rows
+
+
+def _places(labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each label is one of this rank's, and a row of `weight` in any case."""
+    return (labels >= 0) & (labels < len(weight)), labels.clamp(0, len(weight) - 1)
