@@ -29,7 +29,8 @@ def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
     rows = padded_vocab_size(num_embeddings) // tensor
 
     matrices = shape.hidden_size * (2 * query + 2 * key_value + 3 * shape.ffn_hidden_size) // tensor
-    layer = matrices + 2 * shape.hidden_size
+    norms = 2 * shape.hidden_size + 2 * shape.head_dim * shape.qk_norm
+    layer = matrices + norms + (query + 2 * key_value) // tensor * shape.qkv_bias
     embedding = rows * shape.hidden_size
     # First and last stage hold an embedding each; on one stage tied embeddings are a single matrix.
     embeddings = embedding * (1 if pipeline > 1 or shape.tie_embeddings else 2)

@@ -1,9 +1,10 @@
-"""The shape of a Llama-family model, from the recipe or from a Hugging Face `config.json` (no import of torch)."""
+"""The shape of a model, from the recipe or from a Hugging Face `config.json` (no import of torch)."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perdure.pipeline.convert.families import FAMILIES
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.recipe import LlamaModel, Recipe
@@ -11,8 +12,22 @@ from perdure.pipeline.recipe import LlamaModel, Recipe
 VOCAB_MULTIPLE = 128
 """The vocabulary is padded to a multiple of this, whatever the layout, so that layouts share checkpoints."""
 
-FAMILIES = ("llama",)
-"""Hugging Face `model_type`s whose weights can be converted."""
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """How Llama 3.1 stretches rotary embeddings: slow frequencies divided, fast ones kept, a ramp between.
+
+    Attributes:
+        factor: What slow frequencies are divided by.
+        low_freq_factor: Wavelengths above `original_length / low_freq_factor` are slow.
+        high_freq_factor: Wavelengths below `original_length / high_freq_factor` are fast.
+        original_length: Tokens of context before the stretching.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_length: int
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,11 @@ class Shape:
         tie_embeddings: Whether input embedding and output projection are one matrix.
         rope_theta: Base of the rotary position embedding.
         norm_epsilon: Epsilon of RMSNorm.
+        family: Its Hugging Face `model_type`.
+        qkv_bias: Whether the projections to query, key and value have a bias.
+        qk_norm: Whether the heads of query and key are normalised.
+        rope_scaling: Stretching of the rotary position embedding.
+        sliding_window: Tokens that a token attends to; None for all.
     """
 
     num_layers: int
@@ -40,6 +60,11 @@ class Shape:
     tie_embeddings: bool
     rope_theta: float
     norm_epsilon: float
+    family: str = "llama"
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    rope_scaling: Llama3Scaling | None = None
+    sliding_window: int | None = None
 
 
 def model_shape(recipe: Recipe) -> Shape:
@@ -65,23 +90,21 @@ def model_shape(recipe: Recipe) -> Shape:
 
 
 def config_shape(directory: Path) -> Shape:
-    """Shape that a Hugging Face directory's `config.json` describes; defaults are those of transformers' Llama.
+    """Shape that a Hugging Face directory's `config.json` describes; defaults are those of transformers.
 
     Raises:
         PerdureError: If the config is missing, broken, or of something we cannot convert.
     """
     path = directory / "config.json"
-    config = read_json(path)
-    if not isinstance(config, dict) or config.get("model_type") not in FAMILIES:
-        found = config.get("model_type") if isinstance(config, dict) else None
-        raise PerdureError(f"{path}: model_type is {found!r}; should be {' or '.join(FAMILIES)}")
-    for key, only in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
+    config = _config(path)
+    family = FAMILIES[config["model_type"]]
+    for key, only in family.only.items():
         if config.get(key, only) != only:
             raise PerdureError(f"{path}: {key} is {config[key]!r}; only {only!r} can be converted")
+    if config.get("quantization_config"):
+        raise PerdureError(f"{path}: the weights are quantised; save the model in fp32 or bf16")
     # transformers 5 writes `rope_parameters`; before, `rope_theta` and `rope_scaling` stood side by side.
     rope: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if (kind := rope.get("rope_type", rope.get("type", "default"))) != "default":
-        raise PerdureError(f"{path}: rotary scaling {kind!r} is not supported; only 'default' is")
     try:
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
         return Shape(
@@ -94,16 +117,52 @@ def config_shape(directory: Path) -> Shape:
             tie_embeddings=bool(config.get("tie_word_embeddings", False)),
             rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0),
             norm_epsilon=float(config.get("rms_norm_eps", 1e-6)),
+            family=config["model_type"],
+            qkv_bias=family.qkv_bias,
+            qk_norm=family.qk_norm,
+            rope_scaling=_rope_scaling(path, rope, config),
+            sliding_window=config.get("sliding_window") if config.get("use_sliding_window", True) else None,
         )
     except KeyError as error:
         raise PerdureError(f"{path}: {error.args[0]} is missing") from None
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise PerdureError(f"{path}: not a Llama config ({error})") from None
+        raise PerdureError(f"{path}: not the config of a {config['model_type']} model ({error})") from None
+
+
+def _rope_scaling(path: Path, rope: dict, config: dict) -> Llama3Scaling | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    share = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    if kind not in ("default", "llama3") or share != 1.0:
+        what = f"rotary scaling {kind!r}" if share == 1.0 else f"partial_rotary_factor {share}"
+        raise PerdureError(
+            f"{path}: {what} is not supported; only 'default' and 'llama3', over whole heads, are"
+        )
+    if kind == "default":
+        return None
+    return Llama3Scaling(
+        float(rope["factor"]),
+        float(rope["low_freq_factor"]),
+        float(rope["high_freq_factor"]),
+        int(rope["original_max_position_embeddings"]),
+    )
+
+
+def _config(path: Path) -> dict:
+    """`config.json` with its family's defaults filled in."""
+    config = read_json(path)
+    if not isinstance(config, dict) or config.get("model_type") not in FAMILIES:
+        found = config.get("model_type") if isinstance(config, dict) else None
+        raise PerdureError(f"{path}: model_type is {found!r}; should be {' or '.join(FAMILIES)}")
+    return {"vocab_size": 32_000} | FAMILIES[config["model_type"]].defaults | config
 
 
 def config_vocab_size(directory: Path) -> int:
-    """Rows of the embedding that a Hugging Face directory's `config.json` states; transformers' default if none."""
-    return int(read_json(directory / "config.json").get("vocab_size", 32_000))
+    """Rows of the embedding that a Hugging Face directory's `config.json` states; transformers' default if none.
+
+    Raises:
+        PerdureError: If the config is missing, broken, or of no family that can be converted.
+    """
+    return int(_config(directory / "config.json")["vocab_size"])
 
 
 def padded_vocab_size(vocab_size: int) -> int:
@@ -116,6 +175,7 @@ def num_parameters(shape: Shape, vocab: int) -> int:
     query, key_value = shape.num_attention_heads * shape.head_dim, shape.num_query_groups * shape.head_dim
     embeddings = vocab * shape.hidden_size * (1 if shape.tie_embeddings else 2)
     attention = shape.hidden_size * (2 * query + 2 * key_value)
+    attention += (query + 2 * key_value) * shape.qkv_bias + 2 * shape.head_dim * shape.qk_norm
     ffn = 3 * shape.hidden_size * shape.ffn_hidden_size
     norms = 2 * shape.hidden_size
     return embeddings + shape.num_layers * (attention + ffn + norms) + shape.hidden_size

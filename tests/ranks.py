@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from megatron.core import dist_checkpointing
 
-from perdure.pipeline.convert import huggingface, llama
+from perdure.pipeline.convert import huggingface, weights
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.recipe import load_recipe
 from perdure.pipeline.shape import model_shape
@@ -42,8 +42,8 @@ def initial_tensor(directory: str, name: str) -> list:
     """A tensor of the model as an update loads it, read back through the export."""
     recipe, inputs, model = _model(directory)
     shape = model_shape(recipe)
-    llama.load_weights(model, shape, huggingface.weights_reader(Path(inputs["initial_weights"])))
-    return dict(llama.stage_tensors(model, shape, inputs["vocab_size"]))[name].tolist()
+    weights.load_weights(model, shape, huggingface.weights_reader(Path(inputs["initial_weights"])))
+    return dict(weights.stage_tensors(model, shape, inputs["vocab_size"]))[name].tolist()
 
 
 def own_excess_loss(directory: str, data: str, scores: str) -> list:
@@ -51,7 +51,7 @@ def own_excess_loss(directory: str, data: str, scores: str) -> list:
     from perdure.pipeline.train.dataset import _stream
 
     recipe, _, model = _model(directory)
-    llama.load_weights(model, model_shape(recipe), huggingface.weights_reader(Path(directory) / "hf"))
+    weights.load_weights(model, model_shape(recipe), huggingface.weights_reader(Path(directory) / "hf"))
     model.eval()
     import numpy as np
 
@@ -88,7 +88,7 @@ def step_seconds(directory: str, steps: int) -> list:
     device = initialise()
     wrapped = build_model(recipe, inputs["vocab_size"], recipe.versions[inputs["version"]].selection, device)
     shape = model_shape(recipe)
-    llama.load_weights(unwrap(wrapped), shape, llama.random_weights(shape, inputs["vocab_size"], 0.02, 0))
+    weights.load_weights(unwrap(wrapped), shape, weights.random_weights(shape, inputs["vocab_size"], 0.02, 0))
     optimizer = make_optimizer(recipe.training, wrapped, False)
     paths = [{name: Path(path) for name, path in inputs[part].items()} for part in ("data", "scores")]
     dataset = open_dataset(Path(directory) / "plan", *paths)

@@ -217,19 +217,36 @@ __all__ = [
 ]
 
 
-def on_rank(function: str, *arguments, threads: int = 1, script: str = "ranks.py"):
-    """Calls a function of tests/ranks.py, or of another script like it, in a process of its own."""
+def on_rank(function: str, *arguments, threads: int = 1, script: str = "ranks.py", ranks: int = 1):
+    """Calls a function of tests/ranks.py, or of another script like it, in `ranks` processes of its own."""
     import json
+    import socket
     import tempfile
 
-    with tempfile.NamedTemporaryFile() as answer:
-        arguments = json.dumps(
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    with tempfile.TemporaryDirectory() as directory:
+        answer = Path(directory) / "answer"
+        given = json.dumps(
             [str(argument) if isinstance(argument, Path) else argument for argument in arguments]
         )
-        path = Path(__file__).parent / script
-        command = [sys.executable, str(path), function, arguments, answer.name]
-        outcome = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)}
-        )
-        assert outcome.returncode == 0, outcome.stderr
-        return json.loads(Path(answer.name).read_text())
+        command = [sys.executable, str(Path(__file__).parent / script), function, given, str(answer)]
+        common = {"OMP_NUM_THREADS": str(threads), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        processes = [
+            subprocess.Popen(
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ
+                | common
+                | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+                | {"GLOO_SOCKET_IFNAME": "lo"},
+            )
+            for rank in range(ranks)
+        ]
+        for process in processes:
+            errors = process.communicate()[1]
+            assert process.returncode == 0, errors
+        return json.loads(answer.read_text())

@@ -1,5 +1,6 @@
 """The model: Megatron-core's GPTModel with Llama parts, our core attention, and the loss at its end."""
 
+import math
 from functools import lru_cache
 
 import megatron.core.parallel_state as mpu
@@ -20,9 +21,9 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from perdure.kernels import selective_linear_cross_entropy
-from perdure.pipeline.convert.llama import mark_tensor_parallel
+from perdure.pipeline.convert.weights import mark_tensor_parallel
 from perdure.pipeline.recipe import Recipe, Selection
-from perdure.pipeline.shape import model_shape, padded_vocab_size
+from perdure.pipeline.shape import Llama3Scaling, model_shape, padded_vocab_size
 from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT
 
 
@@ -40,10 +41,11 @@ class CoreAttention(torch.nn.Module):
         attn_mask_type,
         attention_type,
         rotary_base: float,
+        rotary_scaling: Llama3Scaling | None,
         **_kwargs,
     ):
         super().__init__()
-        self.rotary_base = rotary_base
+        self.rotary = rotary_base, rotary_scaling
 
     def forward(
         self,
@@ -70,9 +72,7 @@ class CoreAttention(torch.nn.Module):
             [sequence, batch, heads / tp * head_dim].
         """
         assert attention_bias is None and packed_seq_params is None
-        cosine, sine = rotary_angles(
-            query.shape[0], query.shape[-1], self.rotary_base, query.device, query.dtype
-        )
+        cosine, sine = rotary_angles(query.shape[0], query.shape[-1], *self.rotary, query.device, query.dtype)
         query, key = _Rotary.apply(query, cosine, sine), _Rotary.apply(key, cosine, sine)
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         context = F.scaled_dot_product_attention(
@@ -83,15 +83,32 @@ class CoreAttention(torch.nn.Module):
 
 @lru_cache(maxsize=4)
 def rotary_angles(
-    length: int, head_dim: int, base: float, device: torch.device, dtype: torch.dtype
+    length: int,
+    head_dim: int,
+    base: float,
+    scaling: Llama3Scaling | None,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """Cosine and sine of position times frequency, each [length, 1, 1, head_dim / 2].
 
     Source: Su et al. 2021 (arXiv 2104.09864), equation 15, in the half-split layout of Llama in transformers.
     """
     frequencies = base ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+    if scaling is not None:
+        frequencies = _stretch(frequencies, scaling)
     angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), frequencies)[:, None, None]
     return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def _stretch(frequencies: Tensor, scaling: Llama3Scaling) -> Tensor:
+    """Llama 3.1's frequencies (as in Meta's reference code): slow ones divided, fast ones kept, a ramp between."""
+    turns = (
+        scaling.original_length * frequencies / (2 * math.pi)
+    )  # of a frequency, within the original length
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies * (kept + (1 - kept) / scaling.factor)
 
 
 class _Rotary(torch.autograd.Function):
@@ -242,6 +259,8 @@ def build_model(
         gated_linear_unit=True,
         activation_func=F.silu,
         add_bias_linear=False,
+        add_qkv_bias=shape.qkv_bias,
+        qk_layernorm=shape.qk_norm,
         hidden_dropout=0.0,
         attention_dropout=0.0,
         perform_initialization=False,
@@ -256,9 +275,9 @@ def build_model(
         deterministic_mode=True,
         finalize_model_grads_func=finalize_model_grads,
     )
-    spec = get_gpt_layer_local_spec(normalization="RMSNorm")
+    spec = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=shape.qk_norm)
     spec.submodules.self_attention.submodules.core_attention = ModuleSpec(
-        CoreAttention, params={"rotary_base": shape.rope_theta}
+        CoreAttention, params={"rotary_base": shape.rope_theta, "rotary_scaling": shape.rope_scaling}
     )
     model: torch.nn.Module = LanguageModel(
         config=config,

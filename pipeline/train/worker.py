@@ -28,7 +28,7 @@ def main(directory: Path, task: str) -> None:
     warnings.filterwarnings("ignore", module="megatron")
     import torch.distributed as dist
 
-    from perdure.pipeline.convert import huggingface, llama
+    from perdure.pipeline.convert import huggingface, weights
     from perdure.pipeline.train import checkpoint, evaluate
     from perdure.pipeline.train.dataset import open_dataset
     from perdure.pipeline.train.device import initialise
@@ -68,7 +68,7 @@ def main(directory: Path, task: str) -> None:
         if version.start.type == "init":
             initial_weights(unwrap(model), recipe, shape, vocab_size, inputs, _silent)
             measure("eval_initial.json", 0)
-        llama.load_weights(unwrap(model), shape, huggingface.weights_reader(directory / "hf"))
+        weights.load_weights(unwrap(model), shape, huggingface.weights_reader(directory / "hf"))
         say(_losses(measure("eval.json", num_steps(recipe, version))))
         dist.barrier()
         dist.destroy_process_group()

@@ -244,11 +244,14 @@ def test_a_hugging_face_model_is_accepted_and_its_shape_is_used(llama):
 @pytest.mark.parametrize(
     ("changes", "remedy"),
     [
-        ({"model_type": "gpt2"}, "model_type is 'gpt2'; should be llama"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, "rotary scaling 'llama3'"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2'; should be llama or mistral or qwen2 or qwen3"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rotary scaling 'yarn'"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "factor is missing"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5"),
+        ({"quantization_config": {"bits": 4}}, "the weights are quantised"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear"}}, "rotary scaling 'linear'"),
         ({"attention_bias": True}, "attention_bias is True"),
-        ({"hidden_size": None}, "not a Llama config"),
+        ({"hidden_size": None}, "not the config of a llama model"),
         ({"vocab_size": 4000}, "(4,000 tokens) is smaller than the tokenizer's (4,096)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The Llama family: which Hugging Face tensors make up each Megatron parameter, and how both are cut.
+"""Weights: Hugging Face tensors to Megatron parameters and back, by the tables of `families`.
 
 `load_weights` fills this rank's part of a model from a reader of Hugging Face tensors; `stage_tensors` goes the
 other way. Both work one parameter at a time.
@@ -14,24 +14,8 @@ import torch.distributed as dist
 from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
 from torch import Tensor
 
+from perdure.pipeline.convert.families import FAMILIES, TOP
 from perdure.pipeline.shape import Shape
-
-TOP = {
-    "embedding.word_embeddings.weight": "model.embed_tokens.weight",
-    "decoder.final_layernorm.weight": "model.norm.weight",
-    "output_layer.weight": "lm_head.weight",
-}
-"""Parameters outside the layers."""
-
-LAYER = {
-    "input_layernorm.weight": ("input_layernorm.weight",),
-    "self_attention.linear_qkv.weight": tuple(f"self_attn.{part}_proj.weight" for part in "qkv"),
-    "self_attention.linear_proj.weight": ("self_attn.o_proj.weight",),
-    "pre_mlp_layernorm.weight": ("post_attention_layernorm.weight",),
-    "mlp.linear_fc1.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
-    "mlp.linear_fc2.weight": ("mlp.down_proj.weight",),
-}
-"""Parameters of one layer; several Hugging Face tensors are joined as `_join` says."""
 
 
 def load_weights(model: torch.nn.Module, shape: Shape, read: Callable[[str], Tensor]) -> None:
@@ -123,12 +107,12 @@ def hf_names(model: torch.nn.Module, name: str, shape: Shape) -> tuple[str, ...]
         return (TOP["embedding.word_embeddings.weight" if tied else name],)
     _decoder, _layers, local, part = name.split(".", 3)
     layer = model.decoder.layers[int(local)].layer_number - 1
-    return tuple(f"model.layers.{layer}.{target}" for target in LAYER[part])
+    return tuple(f"model.layers.{layer}.{target}" for target in FAMILIES[shape.family].layer[part])
 
 
 def _join(name: str, tensors: list[Tensor], shape: Shape) -> Tensor:
     """Hugging Face tensors to the whole Megatron tensor: query, key and value rows are interleaved by group."""
-    if name.endswith("linear_qkv.weight"):
+    if "linear_qkv" in name:
         groups = [tensor.unflatten(0, (shape.num_query_groups, -1)) for tensor in tensors]
         return torch.cat(groups, 1).flatten(0, 1)
     return torch.cat(tensors)
@@ -136,7 +120,7 @@ def _join(name: str, tensors: list[Tensor], shape: Shape) -> Tensor:
 
 def _split(name: str, whole: Tensor, shape: Shape) -> list[Tensor]:
     """Undoes `_join`."""
-    if name.endswith("linear_qkv.weight"):
+    if "linear_qkv" in name:
         per_group = shape.num_attention_heads // shape.num_query_groups
         sizes = [per_group * shape.head_dim, shape.head_dim, shape.head_dim]
         return [

@@ -1,0 +1,81 @@
+"""What tests of conversion ask of the trainer's ranks: `python convert_ranks.py FUNCTION JSON_ARGUMENTS ANSWER`."""
+
+import json
+import sys
+from pathlib import Path
+
+import megatron.core.parallel_state as mpu
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from support import tiny_recipe
+
+from perdure.pipeline.convert import huggingface, weights
+from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.shape import config_vocab_size, model_shape
+from perdure.pipeline.train.device import initialise
+from perdure.pipeline.train.model import build_model, unwrap
+
+
+def logits(model, tokens: torch.Tensor) -> torch.Tensor | None:
+    """Logits [batch, sequence, padded vocabulary] on the last pipeline stage; None on the others."""
+    batch, length = tokens.shape
+    if not mpu.is_pipeline_first_stage():
+        hidden = torch.empty(length, batch, model.config.hidden_size)
+        dist.recv(hidden, mpu.get_pipeline_model_parallel_prev_rank())
+        model.set_input_tensor(hidden)
+    with torch.no_grad():
+        hidden = super(type(model), model).forward(tokens, torch.arange(length).expand_as(tokens), None)
+        if not mpu.is_pipeline_last_stage():
+            dist.send(hidden, mpu.get_pipeline_model_parallel_next_rank())
+            return None
+        tied = model.share_embeddings_and_output_weights
+        weight = model.shared_embedding_or_output_weight() if tied else model.output_layer.weight
+        found = hidden.transpose(0, 1) @ weight.t()
+        parts = [torch.empty_like(found) for _ in range(mpu.get_tensor_model_parallel_world_size())]
+        dist.all_gather(parts, found, group=mpu.get_tensor_model_parallel_group())
+        return torch.cat(parts, -1)
+
+
+def round_trip(jobs: list, parallel: dict, tokens: list, max_shard_bytes: int = 1 << 30) -> list:
+    """For each model directory: its logits, in `TO/logits.safetensors`, and its export again, in `TO/hf`.
+
+    Args:
+        jobs: Pairs of a model directory and a place for results.
+        parallel: The layout.
+        tokens: [batch][sequence].
+        max_shard_bytes: Bound of an exported file.
+    """
+    initialise()
+    for source, to in jobs:
+        recipe = tiny_recipe(
+            Path(to),
+            model={"type": "huggingface", "path": source},
+            parallel=parallel,
+            training__seq_length=1 << 10,
+        )
+        vocab_size, shape = config_vocab_size(Path(source)), model_shape(recipe)
+        _round_trip(recipe, vocab_size, shape, torch.tensor(tokens), Path(to), max_shard_bytes)
+    return []
+
+
+def _round_trip(recipe: Recipe, vocab_size, shape, tokens, to: Path, max_shard_bytes) -> None:
+    model = unwrap(build_model(recipe, vocab_size, None, torch.device("cpu"))).eval()
+    source = recipe.model.path
+    weights.load_weights(model, shape, huggingface.weights_reader(source))
+    found = logits(model, tokens)
+    if found is not None and mpu.get_tensor_model_parallel_rank() == 0:
+        to.mkdir(parents=True, exist_ok=True)
+        save_file({"logits": found[..., :vocab_size].contiguous()}, to / "logits.safetensors")
+    (to / "tokenizer").mkdir(parents=True, exist_ok=True)
+    huggingface.export(model, shape, vocab_size, 0, 32, to / "tokenizer", source, to / "hf", max_shard_bytes)
+    mpu.destroy_model_parallel()
+
+
+if __name__ == "__main__":
+    function, arguments, answer = sys.argv[1:]
+    value = globals()[function](*json.loads(arguments))
+    if dist.get_rank() == 0:
+        Path(answer).write_text(json.dumps(value))
+    dist.barrier()
+    dist.destroy_process_group()
