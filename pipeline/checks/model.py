@@ -64,7 +64,12 @@ def model_directory(where: str, path: Path, recipe: Recipe) -> Problems:
         yield Problem(where, str(path), str(error).removeprefix(f"{path}/"))
         return
     if not any(path.glob("*.safetensors")):
-        yield Problem(where, str(path), "has no weights: no `*.safetensors` in it")
+        remedy = "has no weights: no `*.safetensors` in it"
+        if any(path.glob("*.bin")):
+            remedy += (
+                "; `*.bin` is never read, because a pickle can run code: convert the model to safetensors"
+            )
+        yield Problem(where, str(path), remedy)
     needed, rows = vocab_size(recipe), config_vocab_size(path)
     if needed is not None and rows < needed:
         yield Problem(
@@ -130,6 +135,17 @@ def _shape(recipe: Recipe) -> Shape | None:
         return None  # `model` says why
 
 
+def sliding_window(recipe: Recipe) -> Problems:
+    """Samples within the model's window of attention, where the window has no effect."""
+    shape, length = _shape(recipe), recipe.training.seq_length
+    if shape is not None and shape.sliding_window is not None and length > shape.sliding_window:
+        remedy = (
+            f"should be at most the model's sliding window ({shape.sliding_window}): its attention over more is not "
+            "supported"
+        )
+        yield Problem("training.seq_length", length, remedy)
+
+
 def batch(recipe: Recipe) -> Problems:
     """Whole micro-batches on every replica."""
     micro, data, batch = (
@@ -152,4 +168,15 @@ def adam(recipe: Recipe) -> Problems:
             yield Problem(f"training.{name}", beta, "should be below 1")
 
 
-CHECKS = (tokenizer, model, heads, head_width, tensor_parallel, vocabulary, pipeline, batch, adam)
+CHECKS = (
+    tokenizer,
+    model,
+    heads,
+    head_width,
+    tensor_parallel,
+    vocabulary,
+    pipeline,
+    sliding_window,
+    batch,
+    adam,
+)

@@ -23,6 +23,7 @@ from perdure.pipeline.shape import Shape
 
 MAX_SHARD_BYTES = 5_000_000_000
 """Size of a safetensors file beyond which the next one begins."""
+INDEX = "model.safetensors.index.json"
 OURS = ("manifest.json", SUCCESS, "extension.json")
 """Files of a tokenizer's directory that Hugging Face does not know."""
 
@@ -33,7 +34,7 @@ def tensor_files(directory: Path) -> dict[str, Path]:
     Raises:
         PerdureError: If the directory holds no safetensors, or an index of files that are not in it.
     """
-    if (index := directory / "model.safetensors.index.json").exists():
+    if (index := directory / INDEX).exists():
         files = {name: directory / file for name, file in read_json(index)["weight_map"].items()}
         for path in sorted(set(files.values())):
             if path.parent != directory or not path.is_file():
@@ -140,7 +141,7 @@ def join_shards(directory: Path) -> str:
         part.unlink()
     if len(parts) > 1:
         index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
-        write_json(directory / "model.safetensors.index.json", index)
+        write_json(directory / INDEX, index)
     return facts["dtype"]
 
 
@@ -211,7 +212,7 @@ def copy_model(source: Path, to: Path, max_shard_bytes: int) -> None:
     write_shards(((name, read(name)) for name in tensor_files(source)), partial, 0, max_shard_bytes)
     join_shards(partial)
     for file in source.iterdir():
-        if file.suffix != ".safetensors" and file.name != "model.safetensors.index.json":
+        if file.suffix in (".json", ".jinja", ".txt", ".model") and file.name != INDEX:
             shutil.copyfile(file, partial / file.name)
     partial.rename(to)
 

@@ -172,7 +172,9 @@ def load_model(model_dir: Path, precision: str, device: str) -> Any:
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     try:
-        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
     except (OSError, ValueError, KeyError) as error:
         raise PerdureError(f"{model_dir}: the model cannot be loaded: {error}") from error
     return model.to(device).eval()

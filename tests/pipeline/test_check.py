@@ -263,6 +263,29 @@ def test_a_model_that_cannot_be_used_is_refused(llama, changes, remedy):
     assert remedy in found(reference)["versions.update.selection.reference"][1]
 
 
+def test_samples_must_fit_into_a_sliding_window(llama):
+    model = f"model={{type: huggingface, path: {llama}}}"
+    config = json.loads((llama / "config.json").read_text())
+    for changes, window in (
+        ({"model_type": "mistral", "sliding_window": 64}, 64),
+        ({"model_type": "mistral"}, 4096),
+        ({"model_type": "mistral", "sliding_window": None}, None),
+        ({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": False}, None),
+        ({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True}, 64),
+        ({"model_type": "qwen3", "sliding_window": 64}, None),
+    ):
+        (llama / "config.json").write_text(json.dumps(config | changes))
+        for length in (window or 8192, (window or 8192) + 1):
+            problem = found(model, f"training.seq_length={length}").get("training.seq_length")
+            assert (problem is not None) == (window is not None and length > window), (changes, length)
+
+
+def test_weights_in_a_pickle_are_refused(llama):
+    (llama / "model.safetensors").rename(llama / "pytorch_model.bin")
+    remedy = found(f"model={{type: huggingface, path: {llama}}}")["model.path"][1]
+    assert "convert the model to safetensors" in remedy
+
+
 @pytest.mark.parametrize(
     ("file", "remedy"), [("config.json", "no `config.json`"), ("model.safetensors", "no weights")]
 )

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from perdure.pipeline.convert.families import FAMILIES
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.shape import (
     Shape,
@@ -67,6 +68,60 @@ def test_an_explicit_head_width(tmp_path):
     shape = shape_of(tmp_path, SMOLLM2_135M | {"head_dim": 128})
     assert shape.head_dim == 128
     assert num_parameters(shape, 49152) == 134_515_008 + 30 * 576 * (128 - 64) * (2 * 9 + 2 * 3)
+
+
+QWEN2_05B = {
+    "model_type": "qwen2",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_attention_heads": 14,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+QWEN3_06B = {
+    "model_type": "qwen3",
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 8,
+    "tie_word_embeddings": True,
+}
+MISTRAL_7B = {
+    "model_type": "mistral",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [(QWEN2_05B, 494_032_768), (QWEN3_06B, 596_049_920), (MISTRAL_7B, 7_241_732_096)],
+)
+def test_parameters_and_defaults_of_other_families_are_the_published_ones(tmp_path, config, parameters):
+    shape = shape_of(tmp_path, config)
+    assert num_parameters(shape, config_vocab_size(tmp_path)) == parameters
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_defaults_of_every_family_are_those_of_transformers(tmp_path, family):
+    """An entry that `config.json` lacks is what transformers takes for it."""
+    from transformers import AutoConfig
+
+    sizes = {"hidden_size": 4096, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 32}
+    shape, theirs = shape_of(tmp_path, {"model_type": family} | sizes), AutoConfig.for_model(family, **sizes)
+    assert shape.num_query_groups == (theirs.num_key_value_heads or 32)
+    assert shape.head_dim == (getattr(theirs, "head_dim", None) or 128)
+    assert (shape.rope_theta, shape.norm_epsilon) == (
+        theirs.rope_parameters["rope_theta"],
+        theirs.rms_norm_eps,
+    )
+    assert shape.sliding_window == getattr(theirs, "sliding_window", None)
+    assert shape.tie_embeddings == theirs.tie_word_embeddings
+    assert config_vocab_size(tmp_path) == theirs.vocab_size
 
 
 @pytest.mark.parametrize(
