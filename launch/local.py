@@ -1,21 +1,31 @@
-"""Starts the trainer's ranks on this machine: one process, or torchrun's elastic agent for several."""
+"""Starts the trainer's ranks on this machine, hands signals on to them, and ends them together.
 
-import logging
+Torchrun's elastic agent is not used: it restarts nothing here, and on a signal it gives workers half a minute, whatever
+they are saving.
+"""
+
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.errors import PerdureError, Stopped
+from perdure.pipeline.manifest import is_finished
+from perdure.pipeline.train import fence
+from perdure.pipeline.train.process import STOP_SIGNALS
 
 WORKER = "perdure.pipeline.train.worker"
 
 
 def start(version_directory: Path, world_size: int, task: str = "train") -> None:
     """Runs one version's trainer to its end.
+
+    SIGTERM and SIGUSR1 are handed on to the ranks, which save and leave.
 
     Args:
         version_directory: A prepared version.
@@ -24,59 +34,74 @@ def start(version_directory: Path, world_size: int, task: str = "train") -> None
 
     Raises:
         PerdureError: If a rank failed; it has said why on stderr.
+        Stopped: If the ranks left because of a signal.
     """
-    arguments = [str(version_directory), task]
-    with _environment(world_size):
-        if world_size == 1:
-            status = subprocess.run([sys.executable, "-m", WORKER, *arguments]).returncode
-        else:
-            status = _torchrun(arguments, world_size)
+    command = [
+        sys.executable,
+        "-m",
+        WORKER,
+        str(version_directory),
+        task,
+        str(fence.take(version_directory)),
+    ]
+    ranks: list[subprocess.Popen] = []
+    with _handing_on(ranks) as received:
+        for environment in _environments(world_size):
+            ranks.append(subprocess.Popen(command, env=environment))
+            for number in received:  # meanwhile
+                ranks[-1].send_signal(number)
+        status = _wait(ranks)
+    if received and (status == 0 or -status in received):  # the latter before they could listen
+        raise Stopped
     if status:
         raise PerdureError(
             f"version {version_directory.name}: training stopped (exit status {status}); the reason stands above. "
             "Run the same command again to go on from the last checkpoint"
         )
+    if not is_finished(version_directory):  # the signal reached the ranks alone
+        raise Stopped
+
+
+def _environments(world_size: int) -> list[dict[str, str]]:
+    """What each rank inherits: torchrun's variables for several ranks, and this machine's settings."""
+    common = dict(os.environ)
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    common.setdefault("OMP_NUM_THREADS", str(max(1, cores // world_size)))
+    if sys.platform == "linux":
+        common.setdefault("GLOO_SOCKET_IFNAME", "lo")  # host names may resolve to nothing useful
+    common["PYTHONSAFEPATH"] = "1"
+    if world_size == 1:
+        return [common]
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world_size)}
+    return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
 
 
 @contextmanager
-def _environment(world_size: int) -> Iterator[None]:
-    """What ranks inherit; put back afterwards, so that later stages do not depend on what ran before them."""
-    before = dict(os.environ)
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // world_size)))
-    if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # host names may resolve to nothing useful
-    os.environ["PYTHONSAFEPATH"] = "1"
+def _handing_on(ranks: list[subprocess.Popen]) -> Iterator[list[int]]:
+    """Hands signals that ask for a stop on to the ranks; yields those that came."""
+    received: list[int] = []
+
+    def hand_on(number: int, _frame: object) -> None:
+        received.append(number)
+        for rank in ranks:
+            rank.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in STOP_SIGNALS}
     try:
-        yield
+        yield received
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _torchrun(arguments: list[str], world_size: int) -> int:
-    logging.getLogger("torch.distributed.elastic").setLevel(
-        logging.CRITICAL
-    )  # repeats every failure at length
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=world_size,
-        run_id=Path(arguments[0]).name,
-        rdzv_backend="static",
-        rdzv_endpoint=f"127.0.0.1:{_free_port()}",
-        rdzv_configs={"rank": 0},
-        max_restarts=0,
-        monitor_interval=0.2,
-    )
-    try:
-        elastic_launch(config, sys.executable)("-m", WORKER, *arguments)
-    except ChildFailedError as error:
-        return error.get_first_failure()[1].exitcode
-    return 0
+def _wait(ranks: list[subprocess.Popen]) -> int:
+    """Exit status of the first rank that failed, 0 if none did. The others, which wait for it in vain, are ended."""
+    while None in (statuses := [rank.poll() for rank in ranks]) and not any(statuses):
+        time.sleep(0.05)
+    for rank in ranks:
+        rank.kill()
+        rank.wait()
+    return next((status for status in statuses if status), 0)
 
 
 def _free_port() -> int:

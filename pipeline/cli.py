@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perdure.pipeline.errors import Stopped
+
 if TYPE_CHECKING:
     from perdure.pipeline.recipe import Recipe
 
@@ -21,8 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What stands after `perdure`; default: the process's own.
 
     Returns:
-        The exit status: 0, 1 for a mishap, 2 for a bad recipe or command line, 130 when interrupted,
-        141 when nobody reads the output.
+        The exit status: 0 (also when a signal stopped training, which is saved), 1 for a mishap, 2 for a bad recipe
+        or command line, 130 when interrupted, 141 when nobody reads the output.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -30,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
+    except Stopped:  # by a signal, after saving; the trainer has said so
+        return 0
     except BrokenPipeError:  # whoever read our output has gone, as `head` does; Python would complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

@@ -10,6 +10,10 @@ class PerdureError(ValueError):
     exit_status = 1
 
 
+class Stopped(Exception):
+    """A signal asked for a stop, and everything is saved: no error, but nothing that follows is to be done."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake in a recipe.

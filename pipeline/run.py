@@ -187,7 +187,7 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> dict:
         "identity": {
             "seed": recipe.seed,
             "model": recipe.model.model_dump(mode="json") | {"shape": asdict(model_shape(recipe))},
-            "training": recipe.training.model_dump(exclude={"checkpoint_interval", "log_interval"}),
+            "training": recipe.training.model_dump(exclude=_not_deciding(recipe)),
             "version": version.model_dump(mode="json"),
             "tokenizer_hash": some_source["tokenizer_hash"],
             "data": {source: data_hash(data[source]) for source in used},
@@ -196,6 +196,13 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> dict:
             "perplexity_scores": {source: path.name for source, path in ranked.items()},
         },
     }
+
+
+def _not_deciding(recipe: Recipe) -> set[str]:
+    """Fields of `training` that do not change a version's weights."""
+    guard = recipe.training.guard
+    fields = {"log_interval", "async_checkpoint"}
+    return fields if "rollback" in (guard.on_nan, guard.on_spike) else fields | {"checkpoint_interval"}
 
 
 def _sources_of(mixture: Mixture) -> list[str]:

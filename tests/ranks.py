@@ -38,6 +38,39 @@ def checkpoint_logits(directory: str, tokens: list) -> list:
         return (hidden.transpose(0, 1) @ model.shared_embedding_or_output_weight().t()).tolist()
 
 
+def copy_checkpoint(directory: str, target: str) -> None:
+    """Loads a version's last checkpoint under the layout of another one, and saves it there."""
+    from perdure.pipeline.train import fence
+    from perdure.pipeline.train.checkpoint import Checkpoints, checkpoint_state, load_checkpoint
+    from perdure.pipeline.train.optimizer import make_optimizer
+
+    recipe, inputs = load_recipe(Path(target) / "recipe.yaml"), read_json(Path(target) / "inputs.json")
+    device = initialise()
+    model = build_model(recipe, inputs["vocab_size"], None, device)
+    optimizer = make_optimizer(recipe.training, model, recipe.parallel.distributed_optimizer)
+    source = finished_checkpoints(Path(directory) / "checkpoints")[-1]
+    load_checkpoint(source, model, optimizer)
+    if torch.distributed.get_rank() == 0:
+        fence.take(Path(target))
+    writer = Checkpoints(Path(target), 1, asynchronous=False)
+    state = {key: value for key, value in checkpoint_state(source).items() if key != "optimizer_steps"}
+    writer.save(model, optimizer, state)
+
+
+def checkpoint_tensors(directory: str) -> dict:
+    """Hash and shape of every tensor of the last checkpoint, and its state."""
+    import hashlib
+
+    initialise()
+    path = finished_checkpoints(Path(directory) / "checkpoints")[-1]
+    tensors = dist_checkpointing.load_plain_tensors(str(path))
+    found = {
+        name: [list(tensor.shape), hashlib.sha256(tensor.float().numpy().tobytes()).hexdigest()]
+        for name, tensor in tensors.items()
+    }
+    return {"tensors": found, "state": read_json(path / "state.json")}
+
+
 def initial_tensor(directory: str, name: str) -> list:
     """A tensor of the model as an update loads it, read back through the export."""
     recipe, inputs, model = _model(directory)

@@ -24,6 +24,7 @@ from perdure.pipeline.recipe.root import Recipe
 from perdure.pipeline.recipe.section import Fraction, Name, Positive, Section
 from perdure.pipeline.recipe.training import (
     Evaluation,
+    Guard,
     HuggingFaceModel,
     LlamaModel,
     Model,
@@ -49,6 +50,7 @@ __all__ = [
     "DataStage",
     "Evaluation",
     "Fraction",
+    "Guard",
     "HuggingFaceModel",
     "HuggingFaceReader",
     "HuggingFaceTokenizer",

@@ -61,6 +61,26 @@ class Parallel(Section):
         return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
 
 
+class Guard(Section):
+    """What a step leads to whose loss or gradient is broken, or whose loss leaps.
+
+    `skip` does not apply the step's update. `rollback` also takes back the steps before it, to the last checkpoint of
+    `checkpoint_interval` (or the start), and goes on after the step (as Chowdhery et al. 2022, section 5.1, did by
+    hand). Either way the schedule and the place in the plan move on, and the samples are recorded as skipped.
+    """
+
+    on_nan: Literal["stop", "skip", "rollback"] = "stop"
+    """At a loss or gradient norm that is NaN or infinite; `stop` ends the run with an error."""
+    on_spike: Literal["ignore", "stop", "skip", "rollback"] = "ignore"
+    """At a loss above `spike_factor` times the median of the last `spike_window` steps."""
+    spike_factor: Annotated[float, Field(gt=1)] = 2.0
+    """How far above the median a loss is a spike."""
+    spike_window: Positive = 50
+    """Steps whose losses are compared with; before as many have been accepted, none is a spike."""
+    max_skips: Positive = 10
+    """Steps of one version that may be skipped or rolled back from; one more stops the run."""
+
+
 class Training(Section):
     """What all versions share; a change starts a new experiment."""
 
@@ -86,6 +106,11 @@ class Training(Section):
     """Maximum global gradient norm; 0 turns clipping off."""
     checkpoint_interval: Positive = 500
     """Steps between checkpoints."""
+    async_checkpoint: bool = True
+    """Let helper processes write checkpoints while training goes on; the memory that training changes meanwhile is
+    held twice. The last checkpoint is waited for."""
+    guard: Guard = Guard()
+    """What a broken step leads to."""
     log_interval: Positive = 10
     """Steps between console lines; TensorBoard gets every step."""
 

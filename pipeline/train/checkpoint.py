@@ -1,74 +1,138 @@
-"""Checkpoints: Megatron's distributed format, written beside and renamed, so that a directory is whole or absent."""
+"""Checkpoints: Megatron's distributed format, written beside and renamed, so that a directory is whole or absent.
+
+All layouts write the same tensors under the same names (`optimizer.portable_state`), so that any of them can go on
+from what another one wrote. `state.json` holds everything that is no tensor.
+"""
 
 import errno
+import inspect
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.dict_utils import dict_list_map_inplace
+from megatron.core.dist_checkpointing.mapping import LocalNonpersistentObject, ShardedObject
+from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
 from perdure.pipeline.manifest import SUCCESS, is_finished, read_json, write_atomic, write_json
+from perdure.pipeline.train import fence
 from perdure.pipeline.train.model import unwrap
+from perdure.pipeline.train.optimizer import portable_state, restore_state, steps_taken
+from perdure.pipeline.train.pickles import refuse_code
+from perdure.pipeline.train.process import helper_manager
 
 KEPT = 2
-"""Checkpoints kept: the newest ones."""
-
-OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable"}
-"""The only format of the distributed optimizer that survives a change of layout."""
+"""Checkpoints kept: the newest ones, and the newest one that the interval asked for, to which a guard rolls back."""
 
 
-def save_checkpoint(
-    directory: Path, model: torch.nn.Module, optimizer: MegatronOptimizer, state: dict
-) -> None:
-    """Writes weights, optimizer states and `state`; then forgets all but the newest `KEPT` checkpoints.
-
-    All ranks call this.
+class Checkpoints:
+    """Writes one version's checkpoints; every rank has one, and all ranks call its methods together.
 
     Args:
-        directory: The version's `checkpoints/`.
-        model: The wrapped model.
-        optimizer: Its optimizer.
-        state: JSON-serialisable; holds at least `step`.
+        version_directory: The version; checkpoints stand in its `checkpoints/`.
+        attempt: Number of this start (`fence.take`).
+        asynchronous: Helper processes write while training goes on. They are forks of the rank, so they see the
+            weights as they were, and share the memory that does not change meanwhile.
     """
-    final = directory / f"step_{state['step']:06d}"
-    partial = directory / f".{final.name}"
-    if dist.get_rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier()
-    weights = unwrap(model).sharded_state_dict()
-    contents = {
-        "model": weights,
-        "optimizer": optimizer.sharded_state_dict(weights, metadata=OPTIMIZER_FORMAT),
-    }
-    try:
-        dist_checkpointing.save(contents, str(partial))
-    except CheckpointException as error:  # torch's wrapper hides what befell its writer processes
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(partial)) from None
-        raise
-    dist.barrier()
-    if dist.get_rank() == 0:
-        write_json(partial / "state.json", state)
-        write_atomic(partial / SUCCESS, "")
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        for old in finished_checkpoints(directory)[:-KEPT]:
-            shutil.rmtree(old)
-    dist.barrier()
+
+    def __init__(self, version_directory: Path, attempt: int, asynchronous: bool):
+        self.version_directory = version_directory
+        self.directory = version_directory / "checkpoints"
+        self.attempt = attempt
+        self.asynchronous = asynchronous
+        self.queue = AsyncCallsQueue()
+        # Megatron would start a manager that outlives a killed rank.
+        self.manager = helper_manager()
+        filesystem_async._results_queue = self.manager.Queue()
+
+    def save(self, model: torch.nn.Module, optimizer: MegatronOptimizer, state: dict) -> None:
+        """Writes weights, optimizer states and `state`, after any write that is under way.
+
+        Args:
+            model: The wrapped model.
+            optimizer: Its optimizer.
+            state: JSON-serialisable; holds at least `step`.
+        """
+        self.wait()
+        final = self.directory / f"step_{state['step']:06d}"
+        beside = self.directory / f".{final.name}.{self.attempt}"  # a stale start writes elsewhere
+        if dist.get_rank() == 0:
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+        dist.barrier()
+        weights = _weights(model)
+        contents = {"model": weights, "optimizer": portable_state(optimizer, weights)}
+        with _disk_errors(beside):
+            request = dist_checkpointing.save(
+                contents, str(beside), async_sharded_save=True, **_ASYNC_BY_MEGATRON
+            )
+            state = state | {"optimizer_steps": steps_taken(optimizer)}
+            request.add_finalize_fn(partial(self._commit, beside, final, state))
+            if self.asynchronous:
+                self.queue.schedule_async_request(request)
+            else:
+                request.execute_sync()
+
+    def poll(self) -> None:
+        """Commits what has been written meanwhile."""
+        if self.queue.get_num_unfinalized_calls():
+            self._finalize(blocking=False)
+
+    def wait(self) -> None:
+        """Waits for the write that is under way, and commits it."""
+        if self.queue.get_num_unfinalized_calls():
+            self._finalize(blocking=True)
+
+    def remove_partial(self) -> list[Path]:
+        """Removes what earlier starts left half-written, on rank 0; returns it."""
+        found = sorted(self.directory.glob(".step_*")) if dist.get_rank() == 0 else []
+        for path in found:
+            shutil.rmtree(path)
+        return found
+
+    def _finalize(self, blocking: bool) -> None:
+        with _disk_errors(self.directory):
+            self.queue.maybe_finalize_async_calls(blocking=blocking)
+
+    def _commit(self, beside: Path, final: Path, state: dict) -> None:
+        if dist.get_rank() == 0:
+            write_json(beside / "state.json", state)
+            write_atomic(beside / SUCCESS, "")
+            with fence.held(self.version_directory, self.attempt):
+                shutil.rmtree(final, ignore_errors=True)
+                beside.rename(final)
+                _forget_old(self.directory)
+        dist.barrier()
+
+
+_ASYNC_BY_MEGATRON = (
+    {"async_strategy": "mcore"}  # from 0.17 on; its default there needs a package of NVIDIA's
+    if "async_strategy" in inspect.signature(dist_checkpointing.save).parameters
+    else {}
+)
 
 
 def load_checkpoint(directory: Path, model: torch.nn.Module, optimizer: MegatronOptimizer) -> None:
-    """Restores weights and optimizer states in place from one checkpoint; all ranks call this."""
-    weights = unwrap(model).sharded_state_dict()
-    optimizer_states = optimizer.sharded_state_dict(weights, is_loading=True, metadata=OPTIMIZER_FORMAT)
-    loaded = dist_checkpointing.load({"model": weights, "optimizer": optimizer_states}, str(directory))
+    """Restores weights and optimizer states in place from one checkpoint of any layout; all ranks call this.
+
+    Raises:
+        PerdureError: If the checkpoint holds anything but data.
+    """
+    refuse_code(directory)
+    weights = _weights(model)
+    contents = {"model": weights, "optimizer": portable_state(optimizer, weights, loading=True)}
+    loaded = dist_checkpointing.load(contents, str(directory))
     unwrap(model).load_state_dict(loaded["model"])
-    optimizer.load_state_dict(loaded["optimizer"])
+    restore_state(optimizer, loaded["optimizer"], checkpoint_state(directory)["optimizer_steps"])
 
 
 def finished_checkpoints(directory: Path) -> list[Path]:
@@ -77,6 +141,37 @@ def finished_checkpoints(directory: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
 
 
+def last_scheduled(directory: Path) -> Path:
+    """The newest checkpoint that the interval asked for, not a signal: where a guard rolls back to."""
+    return [path for path in finished_checkpoints(directory) if checkpoint_state(path)["scheduled"]][-1]
+
+
 def checkpoint_state(directory: Path) -> dict:
     """The `state` that was saved with a checkpoint."""
     return read_json(directory / "state.json")
+
+
+def _weights(model: torch.nn.Module) -> dict:
+    """Megatron's sharded weights. The extra states of its layers are empty, and pickles: they are not stored."""
+    return dict_list_map_inplace(
+        lambda leaf: LocalNonpersistentObject(None) if isinstance(leaf, ShardedObject) else leaf,
+        unwrap(model).sharded_state_dict(),
+    )
+
+
+def _forget_old(directory: Path) -> None:
+    found = finished_checkpoints(directory)
+    scheduled = [path for path in found if checkpoint_state(path)["scheduled"]]
+    for path in set(found) - set(found[-KEPT:]) - set(scheduled[-1:]):
+        shutil.rmtree(path)
+
+
+@contextmanager
+def _disk_errors(where: Path) -> Iterator[None]:
+    """Brings a full disk to light: torch's wrapper hides what befell its writer processes."""
+    try:
+        yield
+    except CheckpointException as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(where)) from None

@@ -1,61 +1,142 @@
 """The steps of one version, from where it stands to the end of its budget."""
 
-import math
+import signal
 import time
+from functools import partial
 
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.plan import num_steps
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe import Guard, Recipe
 from perdure.pipeline.shape import Shape, model_shape, num_parameters
-from perdure.pipeline.train.checkpoint import save_checkpoint
+from perdure.pipeline.train import process
+from perdure.pipeline.train.checkpoint import checkpoint_state, last_scheduled, load_checkpoint
+from perdure.pipeline.train.guard import Trouble, agree, assess, remember, rolls_back
 from perdure.pipeline.train.metrics import competing, console_line, model_flop_utilisation
 from perdure.pipeline.train.optimizer import set_learning_rate
 from perdure.pipeline.train.schedule import learning_rate
-from perdure.pipeline.train.step import train_step
+from perdure.pipeline.train.step import Counts, train_step
 
 
 def run_steps(
-    directory, recipe: Recipe, version, model, optimizer, dataset, state, device, recorder, say
+    directory, recipe: Recipe, version, model, optimizer, dataset, state, device, recorder, checkpoints, say
 ) -> dict:
-    """Steps until the budget is spent; returns the final state."""
-    training, steps = recipe.training, num_steps(recipe, version)
+    """Steps until the budget is spent; returns the final state.
+
+    Raises:
+        Stopped: If a signal asked for it; everything is saved.
+        PerdureError: If a step is broken, and the guard stops there.
+    """
+    training, guard, steps = recipe.training, recipe.training.guard, num_steps(recipe, version)
     tokens_per_step = training.seq_length * training.global_batch_size
     flops = flops_per_token(
         model_shape(recipe), read_json(directory / "inputs.json")["vocab_size"], training.seq_length
     )
     first_step, started = state["step"], time.monotonic()
+    saved = first_step
+    if first_step == 0 and rolls_back(guard):
+        checkpoints.save(model, optimizer, state | {"scheduled": True})
     for step in range(first_step + 1, steps + 1):
         begun = time.perf_counter()
         lr = learning_rate(version.schedule, step, steps)
         set_learning_rate(optimizer, lr, training.weight_decay)
-        counts, grad_norm = train_step(
-            model, optimizer, dataset, recipe, (step - 1) * training.global_batch_size, device
+        first_sample = (step - 1) * training.global_batch_size
+        judge = partial(_judge, guard, state["losses"])
+        counts, grad_norm, trouble = train_step(
+            model, optimizer, dataset, recipe, first_sample, device, judge
         )
         seconds = time.perf_counter() - begun
-        if not (math.isfinite(sum(counts.loss)) and math.isfinite(grad_norm)):
-            raise PerdureError(
-                f"version {directory.name}: loss {sum(counts.loss) / sum(counts.tokens)} and gradient norm {grad_norm} at step "
-                f"{step}; nothing of this step was saved. Lower schedule.max_lr or look at the step's samples; running "
-                "the same command again goes on from the last checkpoint"
+        if not trouble:
+            state = state | {
+                "scored": state["scored"] + round(competing(dataset.plan.keys, counts)[0]),
+                "selected": state["selected"] + round(counts.selected_tokens),
+                "losses": remember(guard, state["losses"], mean_loss(counts)),
+            }
+            skipped = None
+        else:
+            what = f"version {directory.name}: loss {mean_loss(counts):.4g} and gradient norm {grad_norm:.4g} at step {step}"
+            checkpoints.wait()
+            state, skipped = _pass_over(
+                step, trouble, what, recipe, state, model, optimizer, checkpoints, say
             )
-        state = state | {
-            "step": step,
-            "scored": state["scored"] + round(competing(dataset.plan.keys, counts)[0]),
-            "selected": state["selected"] + round(counts.selected_tokens),
-            "seconds": state["seconds"] + seconds,
-        }
+        state = state | {"step": step, "seconds": state["seconds"] + seconds}
         if recorder:
             rate = tokens_per_step / seconds
             mfu = model_flop_utilisation(rate, flops, recipe.parallel.world_size)
             line = recorder.step(
-                step, step * tokens_per_step, lr, grad_norm, counts, rate, mfu, version.selection is not None
+                step,
+                step * tokens_per_step,
+                lr,
+                grad_norm,
+                counts,
+                rate,
+                mfu,
+                version.selection is not None,
+                skipped,
             )
             if step % training.log_interval == 0 or step == steps:
                 say(console_line(line, steps, started, first_step))
-        if step % training.checkpoint_interval == 0 or step == steps:
-            save_checkpoint(directory / "checkpoints", model, optimizer, state)
+        checkpoints.poll()
+        scheduled = step % training.checkpoint_interval == 0
+        if scheduled or step == steps:
+            _save(checkpoints, model, optimizer, state | {"scheduled": scheduled}, recorder)
+            saved = step
+        if number := agree(process.requested()):
+            if saved != step:
+                _save(checkpoints, model, optimizer, state | {"scheduled": False}, recorder)
+            checkpoints.wait()
+            name = signal.Signals(number).name
+            say(f"stopped by {name} at step {step}: saved; run the same command again to go on")
+            raise Stopped
+    checkpoints.wait()
     return state
+
+
+def mean_loss(counts: Counts) -> float:
+    """Nats per token."""
+    return sum(counts.loss) / sum(counts.tokens)
+
+
+def _judge(guard: Guard, losses: list[float], counts: Counts, grad_norm: float) -> Trouble:
+    return Trouble(agree(assess(guard, losses, mean_loss(counts), grad_norm)))
+
+
+def _save(checkpoints, model, optimizer, state: dict, recorder) -> None:
+    if recorder:
+        recorder.flush()  # what is saved is never told again
+    checkpoints.save(model, optimizer, state)
+
+
+def _pass_over(
+    step: int, trouble: Trouble, what: str, recipe: Recipe, state, model, optimizer, checkpoints, say
+) -> tuple[dict, str]:
+    """Skips or rolls back a step whose update was refused; returns the state and what the metrics call it."""
+    guard, batch = recipe.training.guard, recipe.training.global_batch_size
+    action = guard.on_nan if trouble is Trouble.NOT_FINITE else guard.on_spike
+    done = len(state["skipped"])
+    if action == "stop" or done == guard.max_skips:
+        limit = f" after {done} skipped ones (guard.max_skips)" if action != "stop" else ""
+        remedy = "Lower schedule.max_lr, look at the step's samples, or let training.guard skip it"
+        raise PerdureError(
+            f"{what}{limit}; nothing of this step was saved. {remedy}; running the same command again goes on from "
+            "the last checkpoint"
+        )
+    seconds, skipped, first = state["seconds"], state["skipped"], step - 1
+    if action == "rollback":
+        target = last_scheduled(checkpoints.directory)
+        load_checkpoint(target, model, optimizer)
+        state = checkpoint_state(target)
+        first = state["step"]
+    entry = {
+        "step": step,
+        "reason": trouble.name.lower(),
+        "first_sample": first * batch,
+        "num_samples": (step - first) * batch,
+    }
+    place = f"samples {first * batch} to {step * batch - 1}"
+    told = "skipped" if action == "skip" else f"rolled back to step {first}"
+    say(f"{what}: {told}, without {place} ({done + 1} of at most {guard.max_skips})")
+    return state | {"skipped": [*skipped, entry], "seconds": seconds}, told
 
 
 def flops_per_token(shape: Shape, vocab_size: int, seq_length: int) -> float:

@@ -1,6 +1,7 @@
 """What a run tells while it runs: `metrics.jsonl`, TensorBoard and console lines."""
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -41,8 +42,9 @@ class Recorder:
         tokens_per_second: float,
         mfu: float | None,
         selective: bool,
+        skipped: str | None = None,
     ) -> dict:
-        """Records one step and returns its line."""
+        """Records one step and returns its line; `skipped` says what became of one that the guard refused."""
         total_tokens, total_loss = sum(counts.tokens), sum(counts.loss)
         competing_tokens, competing_loss = competing(self.sources, counts)
         unselected = competing_tokens - counts.selected_tokens
@@ -68,15 +70,25 @@ class Recorder:
             },
             "stream": counts.stream,
             "selection": counts.selection,
+            "skipped": skipped,
         }
-        self.file.write(json.dumps(line) + "\n")
+        # A guard may have let a NaN pass, and JSON knows none.
+        self.file.write(json.dumps(_finite(line)) + "\n")
         for name in ("loss", "loss_selected", "loss_unselected"):
             self._scalar(f"loss/{name.removeprefix('loss_') if '_' in name else 'all'}", line[name], step)
         for name, value in line["source_loss"].items():
             self._scalar(f"loss_by_source/{name}", value, step)
         for name in ("lr", "grad_norm", "selected_fraction", "tokens_per_second", "mfu"):
             self._scalar(f"train/{name}", line[name], step)
+        if skipped:
+            self._scalar("train/skipped", 1.0, step)
+            self.board.add_text("skipped", skipped, step)
         return line
+
+    def flush(self) -> None:
+        """Puts everything told so far on disk."""
+        self.file.flush()
+        self.board.flush()
 
     def evaluation(self, step: int, domains: dict[str, dict]) -> None:
         """Records held-out losses."""
@@ -93,6 +105,13 @@ class Recorder:
     def _scalar(self, name: str, value: float | None, step: int) -> None:
         if value is not None:
             self.board.add_scalar(name, value, step)
+
+
+def _finite(value):
+    """The same value with None for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def competing(sources: tuple[str, ...], counts: Counts) -> tuple[float, float]:

@@ -5,9 +5,15 @@ such a state (KeyError: 'step'). This one keeps the count in its parameter group
 and runs torch's fused kernel.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import megatron.core.optimizer as megatron_optimizer
 import torch
+from megatron.core.dist_checkpointing.dict_utils import dict_list_map_inplace
+from megatron.core.dist_checkpointing.mapping import LocalNonpersistentObject, ShardedBase
 from megatron.core.optimizer import OptimizerConfig, distrib_optimizer, get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from perdure.pipeline.recipe import Training
@@ -102,3 +108,84 @@ def set_learning_rate(optimizer: MegatronOptimizer, lr: float, weight_decay: flo
     for group in optimizer.param_groups:
         group["lr"] = lr
         group["weight_decay"] = weight_decay * group["wd_mult"]
+
+
+@torch.no_grad()
+def update(optimizer: MegatronOptimizer, judge: Callable[[float], int]) -> tuple[float, int]:
+    """One step of the optimizer, as `ChainedOptimizer.step` takes it, if nothing is wrong with its gradient.
+
+    Args:
+        optimizer: Gradients are ready in the model's buffers.
+        judge: Told the global gradient norm before clipping, says what is wrong; unless 0, nothing changes.
+
+    Returns:
+        The gradient norm, and what is wrong.
+    """
+    optimizer.prepare_grads()
+    norm = float(optimizer.get_grad_norm())
+    if not (trouble := judge(norm)):
+        for part in optimizer.chained_optimizers:
+            if part.config.clip_grad > 0 and (parameters := part.get_parameters()):
+                clip_grad_by_total_norm_fp32(parameters, max_norm=part.config.clip_grad, total_norm=norm)
+        optimizer.step_with_ready_grads()
+    return norm, trouble
+
+
+def portable_state(optimizer: MegatronOptimizer, weights: dict, loading: bool = False) -> dict:
+    """Megatron's sharded optimizer states, such that every layout stores the same tensors under the same names.
+
+    These are the two moments and, under bf16, the fp32 weights. Megatron's own formats also store parameter groups, and
+    name the fp32 weights differently with and without the distributed optimizer, which stores them under fp32 as well.
+
+    Args:
+        optimizer: The optimizer.
+        weights: The model's sharded weights.
+        loading: Make it to be filled, not to be stored.
+
+    Returns:
+        What dist_checkpointing saves or loads; `restore_state` takes what was loaded.
+    """
+    (part,) = optimizer.chained_optimizers
+    fresh = not any(part.optimizer.state.values())
+    tree = part.sharded_state_dict(weights, is_loading=loading or fresh, metadata=_FULLY_RESHARDABLE)
+    if fresh:  # made by is_loading; not all of Megatron's optimizers fill them
+        for tensors in part.optimizer.state.values():
+            for tensor in tensors.values():
+                tensor.zero_()
+    if "param_state" in tree:
+        params = [param for buffer in part.buffers for param in buffer.param_index_map]
+        for param, tensors in zip(params, tree["param_state"].values(), strict=True):
+            master = tensors["param"]
+            if param.dtype == torch.float32:  # is the weight itself
+                tensors["param"] = LocalNonpersistentObject(param)
+            else:
+                key = master.key.replace("optimizer.state.param.", "optimizer.state.fp32_param.", 1)
+                tensors["param"] = replace(master, key=key)
+    kept = (ShardedBase, LocalNonpersistentObject)
+    return dict_list_map_inplace(
+        lambda leaf: leaf if isinstance(leaf, kept) else LocalNonpersistentObject(leaf), tree
+    )
+
+
+@torch.no_grad()
+def restore_state(optimizer: MegatronOptimizer, loaded: dict, steps: int) -> None:
+    """Takes over what dist_checkpointing has loaded into `portable_state`.
+
+    Args:
+        optimizer: The optimizer; the model has its weights already.
+        loaded: The loaded tree.
+        steps: What `steps_taken` said when it was saved.
+    """
+    (part,) = optimizer.chained_optimizers
+    part.load_state_dict(loaded)
+    for group in part.optimizer.param_groups:
+        group["step"] = steps
+
+
+def steps_taken(optimizer: MegatronOptimizer) -> int:
+    """Updates so far, by which AdamW corrects the bias of its moments."""
+    return optimizer.param_groups[0].get("step", 0)
+
+
+_FULLY_RESHARDABLE = {"distrib_optim_sharding_type": "fully_reshardable"}
+"""The only format of the distributed optimizer that survives a change of layout."""

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from perdure.pipeline.convert import huggingface, weights
-from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import differences
 from perdure.pipeline.recipe import LlamaModel, Recipe
 from perdure.pipeline.shape import Shape, num_parameters
@@ -31,9 +30,11 @@ def origin(recipe: Recipe) -> Path | None:
     return None if isinstance(recipe.model, LlamaModel) else recipe.model.path
 
 
-def refuse_other_layout(recipe: Recipe, state: dict, path: Path) -> None:
-    """Raises PerdureError if the checkpoint at `path` was written under another layout than the recipe's."""
+def say_other_layout(recipe: Recipe, state: dict, say) -> dict:
+    """The state of a checkpoint under the recipe's layout; says so if it was written under another one."""
     if differing := differences(state["parallel"], recipe.parallel.model_dump()):
-        raise PerdureError(
-            f"{path}: written under another layout ({'; '.join(differing)}); go on with the same one"
+        say(
+            f"the layout changed ({'; '.join(differing)}): from here on equal to rounding, "
+            "no longer bit for bit, to a run that kept it"
         )
+    return state | {"parallel": recipe.parallel.model_dump()}

@@ -1,6 +1,6 @@
 """One optimizer step through Megatron's pipeline schedule, and what is counted along the way."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import megatron.core.parallel_state as mpu
@@ -13,6 +13,7 @@ from torch import Tensor
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.train.dataset import Batch, Dataset, read_batch
 from perdure.pipeline.train.model import document_mask
+from perdure.pipeline.train.optimizer import update
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ def train_step(
     recipe: Recipe,
     first_sample: int,
     device: torch.device,
-) -> tuple[Counts, float]:
+    judge: Callable[[Counts, float], int] = lambda counts, grad_norm: 0,
+) -> tuple[Counts, float, int]:
     """Forward, backward and update on one global batch.
 
     Args:
@@ -54,9 +56,10 @@ def train_step(
         recipe: Batch sizes.
         first_sample: Global index of the batch's first sample.
         device: This rank's device.
+        judge: Told the counts and the gradient norm, says what is wrong with them, equal on all ranks; 0 is nothing.
 
     Returns:
-        The counts and the global gradient norm before clipping.
+        The counts, the global gradient norm before clipping, and what is wrong: unless 0, nothing was updated.
     """
     training = recipe.training
     data_parallel, rank = recipe.parallel.data_parallel, mpu.get_data_parallel_rank()
@@ -80,8 +83,8 @@ def train_step(
         len(dataset.plan.keys),
         forward_only=False,
     )
-    _ok, grad_norm, _zeros = optimizer.step()
-    return sums, float(grad_norm)
+    grad_norm, trouble = update(optimizer, lambda grad_norm: judge(sums, grad_norm))
+    return sums, grad_norm, trouble
 
 
 def token_losses(

@@ -1,28 +1,29 @@
-"""One rank of the trainer: `python -m perdure.pipeline.train.worker VERSION_DIRECTORY train|evaluate`.
+"""One rank of the trainer: `python -m perdure.pipeline.train.worker VERSION_DIRECTORY train|evaluate ATTEMPT`.
 
 Everything it needs stands in the version's directory: `recipe.yaml`, `inputs.json` and `plan/`. It goes on from the
 last checkpoint if there is one. Afterwards it evaluates, exports to Hugging Face, and declares the version whole.
+ATTEMPT is the number of this start (`train/fence.py`).
 """
 
-import ctypes
-import signal
 import sys
 import warnings
 from pathlib import Path
 
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.manifest import disk_errors, finish, read_json, write_json
 from perdure.pipeline.plan import consumed_samples, num_samples, num_steps
 from perdure.pipeline.recipe import Recipe, load_recipe
 from perdure.pipeline.shape import model_shape
+from perdure.pipeline.train import fence, process
 
 
-def main(directory: Path, task: str) -> None:
+def main(directory: Path, task: str, attempt: int) -> None:
     """Trains, evaluates and exports one version, or evaluates a finished one again; all ranks run this.
 
     Args:
         directory: The version's directory, prepared by `perdure.pipeline.run`.
         task: `train` or `evaluate`.
+        attempt: Number of this start.
     """
     # Megatron warns of every fused package that is absent.
     warnings.filterwarnings("ignore", module="megatron")
@@ -37,7 +38,7 @@ def main(directory: Path, task: str) -> None:
     from perdure.pipeline.train.model import build_model, unwrap
     from perdure.pipeline.train.optimizer import make_optimizer
     from perdure.pipeline.train.passage import write_passage
-    from perdure.pipeline.train.start import initial_weights, origin, refuse_other_layout
+    from perdure.pipeline.train.start import initial_weights, origin, say_other_layout
 
     recipe, inputs = load_recipe(directory / "recipe.yaml"), read_json(directory / "inputs.json")
     version = recipe.versions[inputs["version"]]
@@ -61,7 +62,8 @@ def main(directory: Path, task: str) -> None:
                 "measured": inputs["measured"],
                 "domains": domains,
             }
-            write_json(directory / file, content)
+            with fence.held(directory, attempt):
+                write_json(directory / file, content)
         return domains
 
     if task == "evaluate":
@@ -76,15 +78,18 @@ def main(directory: Path, task: str) -> None:
 
     scores = {name: Path(path) for name, path in inputs["scores"].items()}
     dataset = open_dataset(directory / "plan", data, scores)
+    writer = checkpoint.Checkpoints(directory, attempt, recipe.training.async_checkpoint)
+    for path in writer.remove_partial():
+        say(f"{path.name}: half-written, so it is removed")
     checkpoints = checkpoint.finished_checkpoints(directory / "checkpoints")
     if checkpoints:
         optimizer = make_optimizer(recipe.training, model, recipe.parallel.distributed_optimizer)
         state = checkpoint.checkpoint_state(checkpoints[-1])
-        refuse_other_layout(recipe, state, checkpoints[-1])
         checkpoint.load_checkpoint(checkpoints[-1], model, optimizer)
         say(
             f"resume at step {state['step']}: restored weights, moments, schedule and place in the plan; reset nothing"
         )
+        state = say_other_layout(recipe, state, say)
     else:
         initial_weights(unwrap(model), recipe, shape, vocab_size, inputs, say)
         optimizer = make_optimizer(recipe.training, model, recipe.parallel.distributed_optimizer)
@@ -93,13 +98,18 @@ def main(directory: Path, task: str) -> None:
             "scored": 0,
             "selected": 0,
             "seconds": 0.0,
+            "losses": [],
+            "skipped": [],
             "parallel": recipe.parallel.model_dump(),
         }
         if version.start.type == "init":
             measure("eval_initial.json", 0)
 
     recorder = Recorder(directory, state["step"], dataset.plan.keys) if dist.get_rank() == 0 else None
-    state = run_steps(directory, recipe, version, model, optimizer, dataset, state, device, recorder, say)
+    with process.stops_deferred():
+        state = run_steps(
+            directory, recipe, version, model, optimizer, dataset, state, device, recorder, writer, say
+        )
 
     domains = measure("eval.json", state["step"])
     tokenizer = Path(inputs["tokenizer"])
@@ -119,7 +129,9 @@ def main(directory: Path, task: str) -> None:
         assert recorder is not None
         recorder.evaluation(state["step"], domains)
         recorder.close()
-        _finish(directory, recipe, inputs, dataset.plan, state, huggingface.weights_hash(directory / "hf"))
+        weights_hash = huggingface.weights_hash(directory / "hf")
+        with fence.held(directory, attempt):
+            _finish(directory, recipe, inputs, dataset.plan, state, weights_hash)
         say(_losses(domains))
     dist.barrier()
     dist.destroy_process_group()
@@ -151,6 +163,7 @@ def _finish(directory: Path, recipe: Recipe, inputs: dict, plan, state: dict, we
             "selection": version.selection.model_dump() if version.selection else None,
             "mixture": version.mixture.model_dump(),
             "consumed": consumed,
+            "skipped": state["skipped"],
             "selection_counts": {"scored": state["scored"], "selected": state["selected"]},
             "tokens_per_second": tokens / state["seconds"],
             "parallel": recipe.parallel.model_dump(),
@@ -177,18 +190,13 @@ def _fail(message: str) -> None:
     sys.exit(1)
 
 
-def _follow_parent() -> None:
-    """Dies with the process that started it, so that no stale rank writes beside a restarted run (Linux only)."""
-    parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
-
-
 if __name__ == "__main__":
-    _follow_parent()
+    process.start_rank()
     try:
         with disk_errors(Path(sys.argv[1])):
-            main(Path(sys.argv[1]), sys.argv[2])
+            main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    except Stopped:
+        sys.exit(0)
     except PerdureError as error:
         _fail(str(error))
     except ModuleNotFoundError as error:

@@ -1,0 +1,56 @@
+"""Fencing: of two starts of one version, only the newer one may write what counts.
+
+Every start takes a number, one higher than the last. Whoever commits (renames a checkpoint, declares a version whole)
+holds the fence meanwhile and is refused when a newer start has taken a number: a process that hung, or lost its network,
+and wakes up late cannot touch what its successor builds on. The number is the "fencing token" of Kleppmann, "How to do
+distributed locking" (2016).
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from perdure.pipeline.errors import PerdureError
+
+
+def take(directory: Path) -> int:
+    """Fences off every earlier start of the version in `directory` and returns this start's number, from 1."""
+    with _locked(directory) as file:
+        attempt = _newest(file) + 1
+        os.pwrite(
+            file, f"{attempt:>12}\n".encode(), 0
+        )  # always as long: a crash leaves the old number or the new
+        os.fsync(file)
+    return attempt
+
+
+@contextmanager
+def held(directory: Path, attempt: int) -> Iterator[None]:
+    """Keeps newer starts waiting while this one commits.
+
+    Raises:
+        PerdureError: If a newer start has taken over.
+    """
+    with _locked(directory) as file:
+        if (newest := _newest(file)) != attempt:
+            raise PerdureError(
+                f"{directory}: start {newest} of this version has taken over from start {attempt}, "
+                "which ends here and has written nothing more"
+            )
+        yield
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[int]:
+    file = os.open(directory / "fence", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _newest(file: int) -> int:
+    return int(os.pread(file, 13, 0) or 0)

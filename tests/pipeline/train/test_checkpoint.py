@@ -1,0 +1,131 @@
+"""Checkpoints in real processes: other layouts, kills while writing, helpers, stale starts, code in pickles."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import psutil
+import pytest
+import yaml
+from support import metrics, on_rank, prepare_version, read_json, start_ranks, tiny_recipe
+
+pytestmark = pytest.mark.slow
+
+
+def command(directory, ranks=1):
+    code = f"from pathlib import Path; from perdure.launch import local; local.start(Path({str(directory)!r}), {ranks})"
+    return [sys.executable, "-c", code]
+
+
+LAYOUTS = {
+    "tp2_dp2": {"tensor_parallel": 2, "data_parallel": 2},
+    "pp2_dp2_distributed": {"pipeline_parallel": 2, "data_parallel": 2, "distributed_optimizer": True},
+    "dp2_distributed": {"data_parallel": 2, "distributed_optimizer": True},
+    "one": {},
+}
+
+
+def half_trained(directory, parallel, precision):
+    """A version with checkpoints at steps 10 and 20, trained under one layout."""
+    recipe = tiny_recipe(
+        directory,
+        parallel=parallel,
+        training__precision=precision,
+        training__checkpoint_interval=10,
+        training__async_checkpoint=False,
+    )
+    version = prepare_version(recipe)
+    outcome = start_ranks(version, recipe.parallel.world_size)
+    assert outcome.returncode == 0, outcome.stderr
+    return version
+
+
+def set_layout(version, parallel):
+    recipe = yaml.safe_load((version / "recipe.yaml").read_text())
+    recipe["parallel"] = parallel
+    (version / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def test_another_layout_goes_on_and_agrees_with_a_run_that_kept_its_own(tmp_path):
+    whole = half_trained(tmp_path / "whole", LAYOUTS["tp2_dp2"], "fp32")
+    cut = tmp_path / "whole" / "versions" / "cut"
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoints" / "step_000020")
+    for file in ("_SUCCESS", "version.json"):
+        (cut / file).unlink()
+    set_layout(cut, LAYOUTS["pp2_dp2_distributed"])
+
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in ("recipe.yaml", "inputs.json"):
+        shutil.copy(cut / file, copy)
+    on_rank("copy_checkpoint", cut, copy, ranks=4)
+    expected, found = on_rank("checkpoint_tensors", cut), on_rank("checkpoint_tensors", copy)
+    assert expected == found
+    names = {
+        name.rsplit("linear_proj", 1)[0] for name in found["tensors"] if name.endswith("linear_proj.weight")
+    }
+    layers = "decoder.layers.self_attention."
+    assert names == {layers, f"optimizer.state.exp_avg.{layers}", f"optimizer.state.exp_avg_sq.{layers}"}
+
+    outcome = start_ranks(cut, 4)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "resume at step 10" in outcome.stdout
+    (line,) = [line for line in outcome.stdout.splitlines() if line.startswith("the layout changed")]
+    assert "tensor_parallel: 2 -> 1" in line and "equal to rounding" in line
+    for left, right in zip(metrics(whole), metrics(cut), strict=True):
+        assert (left["stream"], left["lr"]) == (right["stream"], right["lr"])
+        assert right["loss"] == pytest.approx(left["loss"], abs=1e-4)
+    assert read_json(cut / "checkpoints" / "step_000020" / "state.json")["parallel"]["pipeline_parallel"] == 2
+
+
+@pytest.mark.parametrize(("before", "after"), [("dp2_distributed", "one"), ("one", "dp2_distributed")])
+def test_optimizer_states_under_bf16_are_the_same_distributed_or_not(tmp_path, before, after):
+    version = half_trained(tmp_path / "before", LAYOUTS[before], "bf16")
+    other = prepare_version(
+        tiny_recipe(tmp_path / "after", parallel=LAYOUTS[after], training__precision="bf16")
+    )
+    on_rank("copy_checkpoint", version, other, ranks=LAYOUTS[after].get("data_parallel", 1))
+    expected, found = on_rank("checkpoint_tensors", version), on_rank("checkpoint_tensors", other)
+    assert expected == found
+    assert any(name.startswith("optimizer.state.fp32_param.") for name in found["tensors"])
+
+
+def test_a_killed_ranks_helpers_die_with_it(tmp_path):
+    version = prepare_version(tiny_recipe(tmp_path, versions__v1__tokens=32 * 8 * 200))
+    mark = uuid.uuid4().hex
+
+    def marked():
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("PERDURE_TEST_MARK") == mark:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    starter = subprocess.Popen(
+        command(version),
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PERDURE_TEST_MARK": mark},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    while not (version / "checkpoints" / "step_000010").exists():
+        assert starter.poll() is None
+        time.sleep(0.02)
+    (rank,) = [
+        process for process in psutil.Process(starter.pid).children() if "worker" in str(process.cmdline())
+    ]
+    assert len(marked()) > 2  # a manager, beside the starter and the rank
+    rank.send_signal(signal.SIGKILL)
+    _, errors = starter.communicate(timeout=20)  # ends only when nobody holds the pipe
+    assert b"exit status -9" in errors
+    deadline = time.monotonic() + 2
+    while found := marked():
+        assert time.monotonic() < deadline, [process.cmdline() for process in found]
+        time.sleep(0.05)
