@@ -16,7 +16,6 @@ from pathlib import Path
 
 from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.manifest import is_finished
-from perdure.pipeline.train import fence
 from perdure.pipeline.train.process import STOP_SIGNALS
 
 WORKER = "perdure.pipeline.train.worker"
@@ -36,14 +35,7 @@ def start(version_directory: Path, world_size: int, task: str = "train") -> None
         PerdureError: If a rank failed; it has said why on stderr.
         Stopped: If the ranks left because of a signal.
     """
-    command = [
-        sys.executable,
-        "-m",
-        WORKER,
-        str(version_directory),
-        task,
-        str(fence.take(version_directory)),
-    ]
+    command = [sys.executable, "-m", WORKER, str(version_directory), task]
     ranks: list[subprocess.Popen] = []
     with _handing_on(ranks) as received:
         for environment in _environments(world_size):

@@ -19,11 +19,19 @@ def take(directory: Path) -> int:
     """Fences off every earlier start of the version in `directory` and returns this start's number, from 1."""
     with _locked(directory) as file:
         attempt = _newest(file) + 1
-        os.pwrite(
-            file, f"{attempt:>12}\n".encode(), 0
-        )  # always as long: a crash leaves the old number or the new
+        # Always as long, so that a crash leaves the old number or the new one.
+        os.pwrite(file, f"{attempt:>12}\n".encode(), 0)
         os.fsync(file)
     return attempt
+
+
+def take_together(directory: Path) -> int:
+    """`take` on rank 0, told to all ranks: the process group has met, so this start is alive."""
+    import torch.distributed as dist
+
+    number = [take(directory) if dist.get_rank() == 0 else 0]
+    dist.broadcast_object_list(number)
+    return number[0]
 
 
 @contextmanager

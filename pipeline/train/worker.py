@@ -1,8 +1,7 @@
-"""One rank of the trainer: `python -m perdure.pipeline.train.worker VERSION_DIRECTORY train|evaluate ATTEMPT`.
+"""One rank of the trainer: `python -m perdure.pipeline.train.worker VERSION_DIRECTORY train|evaluate`.
 
 Everything it needs stands in the version's directory: `recipe.yaml`, `inputs.json` and `plan/`. It goes on from the
 last checkpoint if there is one. Afterwards it evaluates, exports to Hugging Face, and declares the version whole.
-ATTEMPT is the number of this start (`train/fence.py`).
 """
 
 import sys
@@ -17,13 +16,12 @@ from perdure.pipeline.shape import model_shape
 from perdure.pipeline.train import fence, process
 
 
-def main(directory: Path, task: str, attempt: int) -> None:
+def main(directory: Path, task: str) -> None:
     """Trains, evaluates and exports one version, or evaluates a finished one again; all ranks run this.
 
     Args:
         directory: The version's directory, prepared by `perdure.pipeline.run`.
         task: `train` or `evaluate`.
-        attempt: Number of this start.
     """
     # Megatron warns of every fused package that is absent.
     warnings.filterwarnings("ignore", module="megatron")
@@ -51,6 +49,7 @@ def main(directory: Path, task: str, attempt: int) -> None:
             f"{dist.get_world_size()} ranks were started, but the recipe's layout needs "
             f"{recipe.parallel.world_size} (tensor x pipeline x data parallel)"
         )
+    attempt = fence.take_together(directory)
     model = build_model(recipe, vocab_size, version.selection, device)
 
     def measure(file: str, step: int) -> dict[str, dict]:
@@ -194,7 +193,7 @@ if __name__ == "__main__":
     process.start_rank()
     try:
         with disk_errors(Path(sys.argv[1])):
-            main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+            main(Path(sys.argv[1]), sys.argv[2])
     except Stopped:
         sys.exit(0)
     except PerdureError as error:

@@ -176,16 +176,6 @@ def test_a_diverging_run_stops_with_one_readable_line_and_saves_nothing_of_it(tm
     assert not (directory / "version.json").exists()
 
 
-def test_another_layout_cannot_resume(tmp_path):
-    directory, _ = trained(tiny_recipe(tmp_path, versions__v1__tokens=32 * 8 * 5))
-    (directory / "_SUCCESS").unlink()
-    recipe = (directory / "recipe.yaml").read_text()
-    (directory / "recipe.yaml").write_text(recipe.replace("pipeline_parallel: 1", "pipeline_parallel: 2"))
-    outcome = start_ranks(directory, 2)
-    assert outcome.returncode != 0
-    assert "written under another layout (pipeline_parallel: 1 -> 2)" in outcome.stderr
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_a_full_disk_is_one_line_and_loses_nothing(whole, tmp_path):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(tmp_path)], check=True)
