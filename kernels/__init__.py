@@ -1,6 +1,7 @@
 """Selective-token loss and other fused operations, each beside its torch reference. See README.md."""
 
 from perdure.kernels.nll import linear_nll
+from perdure.kernels.rope import rotary
 from perdure.kernels.select import (
     Scope,
     excess_loss,
@@ -10,6 +11,7 @@ from perdure.kernels.select import (
     select_tokens,
 )
 from perdure.kernels.selective import Impl, SelectiveLoss, selective_linear_cross_entropy
+from perdure.kernels.swiglu import swiglu
 
 __all__ = [
     "Impl",
@@ -19,7 +21,9 @@ __all__ = [
     "excess_threshold",
     "linear_nll",
     "radix_threshold",
+    "rotary",
     "select_by_threshold",
     "select_tokens",
     "selective_linear_cross_entropy",
+    "swiglu",
 ]

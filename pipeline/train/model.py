@@ -20,7 +20,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from perdure.kernels import selective_linear_cross_entropy
+from perdure.kernels import rotary, selective_linear_cross_entropy, swiglu
 from perdure.pipeline.convert.weights import mark_tensor_parallel
 from perdure.pipeline.recipe import Recipe, Selection
 from perdure.pipeline.shape import Llama3Scaling, model_shape, padded_vocab_size
@@ -73,7 +73,7 @@ class CoreAttention(torch.nn.Module):
         """
         assert attention_bias is None and packed_seq_params is None
         cosine, sine = rotary_angles(query.shape[0], query.shape[-1], *self.rotary, query.device, query.dtype)
-        query, key = _Rotary.apply(query, cosine, sine), _Rotary.apply(key, cosine, sine)
+        query, key = rotary(query, cosine, sine), rotary(key, cosine, sine)
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         context = F.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, is_causal=attention_mask is None, enable_gqa=True
@@ -111,54 +111,12 @@ def _stretch(frequencies: Tensor, scaling: Llama3Scaling) -> Tensor:
     return frequencies * (kept + (1 - kept) / scaling.factor)
 
 
-class _Rotary(torch.autograd.Function):
-    """Rotates the two halves of every head; the backward pass rotates back."""
-
-    @staticmethod
-    def forward(ctx, x, cosine, sine):
-        ctx.save_for_backward(cosine, sine)
-        return _rotate(x, cosine, sine)
-
-    @staticmethod
-    def backward(ctx, grad):
-        cosine, sine = ctx.saved_tensors
-        return _rotate(grad, cosine, -sine), None, None
-
-
-def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    first, second = x.chunk(2, -1)
-    rotated = torch.empty_like(x)
-    left, right = rotated.chunk(2, -1)
-    torch.mul(first, cosine, out=left).addcmul_(second, sine, value=-1)
-    torch.mul(second, cosine, out=right).addcmul_(first, sine)
-    return rotated
-
-
 class GatedMLP(MLP):
     """Megatron's MLP with a SwiGLU that writes its two gradients in place, instead of joining them afterwards."""
 
     def forward(self, hidden_states, **_kwargs):
         """[sequence, batch, hidden] -> the same, and a bias that is None."""
-        return self.linear_fc2(_SwiGLU.apply(self.linear_fc1(hidden_states)[0]))
-
-
-class _SwiGLU(torch.autograd.Function):
-    """silu(gate) * up over the two halves of the last dimension (Shazeer 2020, arXiv 2002.05202)."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        gate, up = x.chunk(2, -1)
-        return F.silu(gate) * up
-
-    @staticmethod
-    def backward(ctx, grad):
-        gate, up = ctx.saved_tensors[0].chunk(2, -1)
-        result = torch.empty_like(ctx.saved_tensors[0])
-        grad_gate, grad_up = result.chunk(2, -1)
-        torch.mul(grad, F.silu(gate), out=grad_up)
-        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
-        return result
+        return self.linear_fc2(swiglu(self.linear_fc1(hidden_states)[0]))
 
 
 class LanguageModel(GPTModel):
