@@ -1,0 +1,308 @@
+"""Benchmark of the selective-token loss: `python -m perdure.kernels.bench`; see `--help`.
+
+One call checks every method against float64, then times it: forward, selection and backward. (The scoring methods are
+the forward pass alone.) Activations are peaked,
+x = a W[y] + noise with a drawn per token, so that losses spread as in a trained model: kernels that skip small
+probabilities look too good on random ones. The floor is the matrix products alone, at the rate measured in this run.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from perdure.kernels.bench_methods import FLOPS, METHODS, Problem
+from perdure.kernels.rope import rotary
+from perdure.kernels.swiglu import swiglu
+
+HEADS = {
+    "Llama-3-8B": (4096, 128256),
+    "Qwen3-8B": (4096, 151936),
+    "Qwen3-0.6B": (1024, 151936),
+    "SmolLM2": (576, 49152),
+}
+"""Width and vocabulary of output layers."""
+TINY = {"tiny": (40, 100)}
+LARGE = {"more than 2^31 logits": (128, 131072)}
+LARGE_TOKENS = 20480
+TOLERANCES = {"fp32": 1e-5, "bf16": 1e-2}
+"""Relative norm of a gradient's error. Exponentials kept in bf16 have that of bf16; what is not ours is not judged."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+SECONDS = 2.0
+"""Time given to each measurement, where that is enough for five repetitions."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Median time in milliseconds, and the peak of memory above what was there before, in bytes."""
+
+    milliseconds: float
+    memory: int
+    repeats: int
+
+
+def make_problem(width: int, vocab: int, tokens: int, dtype: torch.dtype, device: torch.device) -> Problem:
+    """Random peaked activations, [1, tokens, width], the same on every machine of a kind."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=device)
+
+    weight = normal(vocab, width).div_(width**0.5).to(dtype)
+    labels = torch.randint(0, vocab, (1, tokens), generator=generator, device=device)
+    peak = (
+        1.2
+        * torch.log(torch.tensor(float(vocab)))
+        * torch.rand(1, tokens, 1, generator=generator, device=device)
+    )
+    hidden = (peak * F.embedding(labels, weight).float() + normal(1, tokens, width)).to(dtype)
+    reference = normal(1, tokens).abs()
+    return Problem(hidden.requires_grad_(), weight.requires_grad_(), labels, reference)
+
+
+def errors(method: Callable, problem: Problem, k: float) -> dict[str, float]:
+    """Largest absolute error of a loss, and relative norms of the errors of both gradients, against float64."""
+    problem.hidden.grad = problem.weight.grad = None
+    nll, selected = method(problem, k)
+    nll = nll.detach()
+    weight = problem.weight.detach().double()
+    hidden, labels = problem.hidden.detach()[0].double(), problem.labels[0]
+    grad_weight, worst, grad_hidden = torch.zeros_like(weight), 0.0, torch.zeros_like(hidden)
+    block = 128  # tokens whose logits exist in float64 at a time
+    for begin in range(0, len(labels), block):
+        at = slice(begin, begin + block)
+        logits, own = hidden[at] @ weight.t(), labels[at, None]
+        exact = (logits.logsumexp(1, keepdim=True) - logits.gather(1, own))[:, 0]
+        worst = max(worst, float((nll[0, at] - exact).abs().max()))
+        delta = logits.softmax(1)
+        delta.scatter_(1, own, delta.gather(1, own) - 1)
+        delta *= selected[0, at, None]
+        grad_hidden[at], grad_weight = delta @ weight, grad_weight.addmm_(delta.t(), hidden[at])
+
+    def gap(found: Tensor, expected: Tensor) -> float:
+        return float((found.double() - expected).norm() / expected.norm())
+
+    return {
+        "nll": worst,
+        "grad_hidden": gap(problem.hidden.grad[0], grad_hidden),
+        "grad_weight": gap(problem.weight.grad, grad_weight),
+    }
+
+
+def measure(run: Callable[[], object], device: torch.device, repeats: int) -> Measurement:
+    """Time with a cold cache: CUDA events, or the clock on a CPU; median. At most `repeats`, at least three, runs."""
+    run()  # compiles
+    begun, taken = time.perf_counter(), []
+    peak = _peak_memory(device)
+    before = next(peak)
+    cold = torch.empty(256 << 20, dtype=torch.int8, device=device) if device.type == "cuda" else None
+    while len(taken) < min(repeats, 3) or (
+        len(taken) < repeats and (len(taken) < 5 or time.perf_counter() - begun < SECONDS)
+    ):
+        if cold is None:
+            start = time.perf_counter()
+            run()
+            taken.append(1e3 * (time.perf_counter() - start))
+            continue
+        cold.zero_()
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        first.record()
+        run()
+        last.record()
+        last.synchronize()
+        taken.append(first.elapsed_time(last))
+    memory = next(peak) - before - (cold.numel() if cold is not None else 0)
+    return Measurement(statistics.median(taken), memory, len(taken))
+
+
+def _peak_memory(device: torch.device) -> Iterator[int]:
+    """Bytes in use now, and then the most that were in use since; on CPUs of the process, by Linux's accounts."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        yield torch.cuda.memory_allocated()
+        yield torch.cuda.max_memory_allocated()
+        return
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    for name in ("VmRSS", "VmHWM"):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        yield next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of a large square matrix product."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    return 2e3 * size**3 / measure(lambda: a @ b, device, 20).milliseconds
+
+
+def _say(*cells: object) -> None:
+    print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Prints Markdown tables, writes JSON if asked; returns 1 if a method of ours is not exact enough."""
+    options = parse(arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    report: dict = {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "dtype": options.dtype,
+        "matmul_tflops": matmul_rate(device, DTYPES[options.dtype]) / 1e12,
+        "errors": [],
+        "timings": [],
+        "elementwise": [],
+    }
+    heads = TINY if options.tiny else {name: HEADS[name] for name in options.heads}
+    print(", ".join(f"{key} {value}" for key, value in report.items() if not isinstance(value, list)), "\n")
+
+    failed = False
+    _say("head", "method", "nll, nats", "grad hidden", "grad weight")
+    _say(*["---"] * 5)
+    extra = LARGE if device.type == "cuda" else {}
+    for head, shape in (heads | extra).items():
+        tokens = LARGE_TOKENS if head in extra else min(1024, *options.tokens)
+        problem = make_problem(*shape, tokens, DTYPES[options.dtype], device)
+        for method in [name for name in options.methods if not name.startswith("scoring")]:
+            try:
+                found = errors(METHODS[method], problem, 0.6)
+            except torch.OutOfMemoryError:
+                continue
+            report["errors"].append({"head": head, "tokens": tokens, "method": method, **found})
+            _say(head, method, *(f"{value:.1e}" for value in found.values()))
+            if method in FLOPS:
+                tolerance = TOLERANCES["bf16" if method == "cached" else options.dtype]
+                failed |= max(found["grad_hidden"], found["grad_weight"]) > tolerance
+    print()
+
+    _say("head", "tokens", "k", "method", "ms", "floor / ms", "peak MB")
+    _say(*["---"] * 7)
+    for head, (width, vocab) in heads.items():
+        for tokens in options.tokens:
+            problem = make_problem(width, vocab, tokens, DTYPES[options.dtype], device)
+            for share in options.shares:
+                for method in options.methods:
+                    row = {"head": head, "tokens": tokens, "k": share, "method": method}
+                    row |= time_method(
+                        method, problem, share, device, options.repeats, report["matmul_tflops"]
+                    )
+                    report["timings"].append(row)
+                    _say(*(f"{x:.3g}" if isinstance(x, float) else x for x in row.values()))
+    print()
+
+    _say("operation", "impl", "ms", "GB/s")
+    _say(*["---"] * 4)
+    for row in elementwise(device, DTYPES[options.dtype], options):
+        report["elementwise"].append(row)
+        _say(*(f"{x:.3g}" if isinstance(x, float) else x for x in row.values()))
+    if options.out:
+        options.out.write_text(json.dumps(report, indent=1))
+    if failed:
+        print("error: a method of ours is not exact enough, see the first table", file=sys.stderr)
+    return int(failed)
+
+
+def time_method(
+    method: str, problem: Problem, share: float, device: torch.device, repeats: int, tflops: float
+) -> dict:
+    """Milliseconds, share of the floor, and megabytes of one method; nothing but `ms` if memory runs out."""
+
+    def run() -> None:
+        problem.hidden.grad = problem.weight.grad = None
+        METHODS[method](problem, share)
+
+    try:
+        found = measure(run, device, repeats)
+    except torch.OutOfMemoryError:
+        return {"ms": "out of memory", "floor": None, "mb": None}
+    products = 2 * problem.hidden.numel() * len(problem.weight)
+    floor = FLOPS.get(method, lambda k: 3)(share) * products / tflops / 1e9
+    return {"ms": found.milliseconds, "floor": floor / found.milliseconds, "mb": found.memory / 1e6}
+
+
+def elementwise(device: torch.device, dtype: torch.dtype, options: argparse.Namespace) -> Iterator[dict]:
+    """Rotary embedding and SwiGLU, forward and backward: milliseconds, and bytes that must move per second."""
+    tokens, heads, head_dim, width = (8, 2, 8, 40) if options.tiny else (options.tokens[0], 32, 128, 16384)
+    queries = torch.randn(tokens, 1, heads, head_dim, device=device).to(dtype).requires_grad_()
+    angles = torch.randn(2, tokens, 1, 1, head_dim // 2, device=device).to(dtype)
+    pairs = torch.randn(tokens, 2 * width, device=device).to(dtype).requires_grad_()
+    operations = {
+        # Reads and writes each way; SwiGLU reads 2 and writes 1, and then reads 3 and writes 2.
+        "rotary": (
+            lambda impl: rotary(queries, *angles, impl=impl).backward(queries.detach()),
+            4 * queries.numel(),
+        ),
+        "swiglu": (
+            lambda impl: swiglu(pairs, impl=impl).backward(pairs.detach()[:, :width]),
+            4 * pairs.numel(),
+        ),
+    }
+    for name, (run, numbers) in operations.items():
+        for impl in (
+            ("triton", "torch")
+            if _is_available("triton", options.tiny, device.type == "cuda")
+            else ("torch",)
+        ):
+            found = measure(partial(run, impl), device, options.repeats)
+            rate = numbers * dtype.itemsize / found.milliseconds / 1e6
+            yield {"operation": name, "impl": impl, "ms": found.milliseconds, "gb_per_s": rate}
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options; what is not given is everything that this machine has."""
+    cuda = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(
+        prog="python -m perdure.kernels.bench",
+        description="Checks the selective-token loss against float64 and times it beside other ways.",
+        epilog="Memory errors on a GPU: compute-sanitizer --tool memcheck python -m perdure.kernels.bench "
+        "--heads SmolLM2 --tokens 2048 --shares 0.6 --methods triton cached --repeats 1",
+    )
+    parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS) if cuda else ["SmolLM2"])
+    parser.add_argument("--tokens", nargs="+", type=int, default=[2048, 8192, 32768] if cuda else [4096])
+    parser.add_argument(
+        "--shares", nargs="+", type=float, default=[0.5, 0.6, 0.7, 1.0] if cuda else [0.6, 1.0]
+    )
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="default: those that are installed")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16" if cuda else "fp32")
+    parser.add_argument("--repeats", type=int, default=50, help="at most; fewer where one takes long")
+    parser.add_argument("--out", type=Path, help="a JSON file for the results")
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="a problem of seconds, by the methods that need no compiler; without a GPU, set TRITON_INTERPRET=1",
+    )
+    options = parser.parse_args(arguments)
+    if options.tiny:
+        options.tokens, options.shares, options.repeats = [24], [0.6, 1.0], 1
+    if options.methods is None:
+        options.methods = [name for name in METHODS if _is_available(name, options.tiny, cuda)]
+    return options
+
+
+def _is_available(method: str, tiny: bool, cuda: bool) -> bool:
+    """Compiled methods and fused kernels are for GPUs; a tiny run interprets ours."""
+    packages = {"liger": "liger_kernel", "cce": "cut_cross_entropy", "cce exact": "cut_cross_entropy"}
+    if method in packages:
+        return cuda and find_spec(packages[method]) is not None
+    if method.startswith("compiled"):
+        return cuda and not tiny
+    if method in ("triton", "cached", "scoring, triton"):
+        return (cuda or tiny) and find_spec("triton") is not None
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,29 @@
+"""The benchmark works from its first line to its last; its numbers mean something on a GPU only."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_and_finds_every_method_exact(tmp_path: Path):
+    command = [sys.executable, "-m", "perdure.kernels.bench", "--tiny", "--out", str(tmp_path / "out.json")]
+    outcome = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"TRITON_INTERPRET": "1"}
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    exact = {row["method"]: row["grad_weight"] for row in report["errors"] if row["head"] == "tiny"}
+    assert exact.keys() >= {"triton", "cached", "chunked", "torch", "eager"}
+    assert exact["triton"] < 1e-5 < exact["cached"] < 1e-2
+    timed = {(row["method"], row["k"]) for row in report["timings"]}
+    assert timed >= {("triton", 0.6), ("triton", 1.0), ("scoring, triton", 0.6), ("eager", 1.0)}
+    assert all(row["ms"] > 0 for row in report["timings"] + report["elementwise"])
+    assert {(row["operation"], row["impl"]) for row in report["elementwise"]} == {
+        (operation, impl) for operation in ("rotary", "swiglu") for impl in ("triton", "torch")
+    }
+    assert outcome.stdout.count("| tiny |") == len(report["errors"]) + len(report["timings"])
