@@ -1,0 +1,193 @@
+"""Launched on a real Slurm cluster of two nodes: whole chains, and training jobs that something befalls."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import slurm_cluster
+import yaml
+
+from perdure.launch.attempt import attempts, newest_step
+from perdure.launch.status import status
+from perdure.pipeline.manifest import is_finished, read_json
+
+ABSENT = slurm_cluster.missing()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(ABSENT is not None, reason=f"NO SLURM CLUSTER TESTED HERE: {ABSENT}"),
+]
+STEPS, INTERVAL = 300, 10
+TREE = {
+    "name": "small",
+    "sources": {"prose": {"reader": {"type": "jsonl", "path": "prose.jsonl"}, "heldout_fraction": 0.1}},
+    "tokenizer": {"type": "train", "vocab_size": 400, "sources": ["prose"]},
+    "model": {
+        "type": "llama",
+        **{"num_layers": 2, "hidden_size": 32, "ffn_hidden_size": 64},
+        **{"num_attention_heads": 4, "num_query_groups": 2},
+    },
+    "training": {
+        **{"seq_length": 64, "micro_batch_size": 4, "global_batch_size": 8},
+        **{"checkpoint_interval": INTERVAL, "log_interval": 50},
+    },
+    "versions": {
+        "base": {
+            "start": {"type": "init"},
+            "tokens": 64 * 8 * STEPS,
+            "mixture": {"sources": {"prose": {}}, "max_repetition": 1000},
+            "schedule": {"type": "cosine", "max_lr": 0.01, "min_lr": 0.001, "warmup": 0.1},
+        }
+    },
+    "evaluation": {"max_tokens": 2000},
+    "cluster": {
+        "network_interface": "eth0",
+        "environment": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+        "max_restarts": 4,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm") / "cluster") as found:
+        yield found
+
+
+def launch(cluster, folder: Path, out: Path, *options: str) -> dict[str, str]:
+    """`perdure launch` on the controller; job ids by name."""
+    command = [sys.executable, "-m", "perdure.pipeline.cli", "launch", str(folder / "small.yaml")]
+    command += ["--to", "slurm", "--nodes", "2", "--out", str(out), *options]
+    done = cluster.on(slurm_cluster.CONTROLLER, *command, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return read_json(out / "launch" / "jobs.json")["jobs"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, tmp_path_factory) -> tuple[Path, Path]:
+    """A chain that nothing befell: the recipe's folder and the run's."""
+    folder = tmp_path_factory.mktemp("launched run")  # a path with a space
+    rng = random.Random(3)
+    words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 8))) for _ in range(300)]
+    lines = [json.dumps({"text": " ".join(rng.choices(words, k=60))}) for _ in range(200)]
+    (folder / "prose.jsonl").write_text("\n".join(lines))
+    (folder / "small.yaml").write_text(yaml.safe_dump(TREE))
+    ids = launch(cluster, folder, folder / "out")
+    assert set(cluster.wait(ids.values(), 240).values()) == {"COMPLETED"}, logs(folder / "out")
+    return folder, folder / "out"
+
+
+def logs(out: Path) -> str:
+    return "\n".join(file.read_text() for file in out.rglob("launch/*.log"))
+
+
+def test_a_chain_ends_with_a_version_and_a_report(undisturbed):
+    _, out = undisturbed
+    found = status(out)
+    (version,) = found["versions"]
+    assert version["state"] == "finished" and version["step"] == STEPS and version["attempts"] == 1
+    assert [source["state"] for source in found["sources"]] == ["finished"]
+    assert (out / "report" / "index.html").exists()
+    recorded = read_json(out / "versions" / "base" / "version.json")
+    assert recorded["parallel"]["data_parallel"] == 2
+
+
+def begin_again(cluster, undisturbed, tmp_path) -> tuple[str, Path]:
+    """The same version from prepared files, its training job submitted by hand; the job's id and the version."""
+    folder, out = undisturbed
+    fresh = tmp_path / "out"
+    for part in out.iterdir():
+        if part.is_dir() and part.name not in ("versions", "launch", "report"):
+            shutil.copytree(part, fresh / part.name)
+    version = fresh / "versions" / "base"
+    (version / "launch").mkdir(parents=True)
+    for name in ("recipe.yaml", "inputs.json"):
+        text = (out / "versions" / "base" / name).read_text()
+        (version / name).write_text(text.replace(str(out), str(fresh)))
+    shutil.copytree(out / "versions" / "base" / "plan", version / "plan")
+    script = (out / "versions" / "base" / "launch" / "train-base.sbatch").read_text()
+    (version / "launch" / "train.sbatch").write_text(script.replace(str(out), str(fresh)))
+    done = cluster.on(
+        slurm_cluster.CONTROLLER, "sbatch", "--parsable", str(version / "launch" / "train.sbatch"), cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), version
+
+
+def wait_for_step(version: Path, step: int, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while newest_step(version) < step:
+        assert time.monotonic() < deadline, logs(version)
+        time.sleep(0.05)
+
+
+def ranks(cluster, node: str) -> list[int]:
+    """Processes of the trainer on one node, the rank itself first."""
+    found = []
+    for process in cluster.processes(node):
+        try:
+            command = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+        except FileNotFoundError:
+            continue
+        if b"perdure.pipeline.train.worker" in command:
+            found.append(process)
+    assert found
+    return sorted(found)
+
+
+def tell_to_save(cluster, job: str) -> None:
+    """What Slurm does before the time limit."""
+    cluster.on(slurm_cluster.CONTROLLER, "scancel", "--signal=USR1", job)
+
+
+def kill_a_rank(cluster, job: str) -> None:
+    os.kill(ranks(cluster, "n2")[0], signal.SIGKILL)
+
+
+def preempt(cluster, job: str) -> None:
+    wrap = ["sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--wrap", "sleep 2"]
+    cluster.on(slurm_cluster.CONTROLLER, *wrap, "--output=/dev/null")
+
+
+def kill_the_daemon(cluster, job: str) -> None:
+    """Slurm's daemon on a node dies; it is started again once the node is given up."""
+    (daemon,) = (process for process in cluster.processes("n2") if name_of(process) == "slurmd")
+    os.kill(daemon, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while "down" not in cluster.on(slurm_cluster.CONTROLLER, "sinfo", "-hNn", "n2", "-o", "%T").stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    cluster.start_slurmd("n2")
+
+
+def name_of(process: int) -> str:
+    return Path(f"/proc/{process}/comm").read_text().strip()
+
+
+@pytest.mark.parametrize("disturb", [tell_to_save, kill_a_rank, preempt, kill_the_daemon])
+def test_whatever_befalls_it_a_job_ends_as_if_undisturbed(cluster, undisturbed, tmp_path, disturb):
+    job, version = begin_again(cluster, undisturbed, tmp_path)
+    wait_for_step(version, INTERVAL)
+    disturb(cluster, job)
+    assert cluster.wait([job], 150) == {job: "COMPLETED"}, logs(version)
+    assert len(attempts(version)) == 2, logs(version)
+    assert attempts(version)[1]["step"] >= INTERVAL
+    expected = read_json(undisturbed[1] / "versions" / "base" / "version.json")["weights_hash"]
+    assert read_json(version / "version.json")["weights_hash"] == expected
+    assert read_json(version / "eval.json") == read_json(undisturbed[1] / "versions" / "base" / "eval.json")
+
+
+def test_a_job_that_cannot_succeed_is_given_up(cluster, undisturbed, tmp_path):
+    job, version = begin_again(cluster, undisturbed, tmp_path)
+    wait_for_step(version, INTERVAL)
+    (version / "plan" / "plan.json").unlink(missing_ok=True)
+    shutil.rmtree(version / "plan")
+    kill_a_rank(cluster, job)
+    assert cluster.wait([job], 150) == {job: "FAILED"}, logs(version)
+    assert "given up: 3 attempts in a row left no checkpoint after step" in logs(version)
+    assert not is_finished(version)
