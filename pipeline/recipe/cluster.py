@@ -4,7 +4,7 @@ A recipe may carry them as `cluster:`; a team may share them in a site file (`--
 own are merged. Values reach jobs literally: the shell never expands them, but for `setup`, which is shell.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from perdure.pipeline.recipe.section import Positive, Section
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@+&|*=/\[\]()-]+$")]
 Option = Annotated[str, Field(pattern=r"^--[a-z][a-z-]*(=[A-Za-z0-9_.,:@+&|*=/\[\]()-]+)?$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Label = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=63)]
 NoNull = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
 
@@ -44,11 +45,67 @@ class Slurm(Section):
     """Further sbatch options, such as `--exclusive` or `--reservation=spring`."""
 
 
+class Volume(Section):
+    """A persistent volume claim that every pod mounts; runs and data must lie on one."""
+
+    claim: Label
+    """Name of the claim; it must allow ReadWriteMany."""
+    path: Annotated[str, Field(pattern=r"^/[^\x00:]*$")]
+    """Where it appears, an absolute path."""
+
+
+class Kubernetes(Section):
+    """How jobs are described to Kubernetes."""
+
+    namespace: Label | None = None
+    """Namespace; default: the one `kubectl` is set to."""
+    kind: Literal["jobset", "trainjob"] = "jobset"
+    """`jobset`: one JobSet for the whole chain, pods of a stage only while it runs. `trainjob`: one TrainJob of Kubeflow
+    Trainer v2, whose pods work through all stages."""
+    runtime: Label = "torch-distributed"
+    """The ClusterTrainingRuntime of a TrainJob."""
+    volumes: tuple[Volume, ...] = ()
+    """Shared file systems."""
+    secrets: tuple[Label, ...] = ()
+    """Secrets whose entries become environment variables."""
+    service_account: Label | None = None
+    """Service account of the pods."""
+    node_selector: dict[NoNull, NoNull] = Field(default_factory=dict)
+    """Labels that nodes must have."""
+    gpu_resource: Word = "nvidia.com/gpu"
+    """Name of the resource that GPUs are."""
+    cpu: Word | None = None
+    """CPU cores of a pod, as Kubernetes writes them."""
+    memory: Word | None = None
+    """Memory of a pod, such as `512Gi`."""
+    shared_memory: Word = "16Gi"
+    """Size of `/dev/shm`, through which NCCL talks inside a node."""
+
+
+class Sky(Section):
+    """How a run is described to SkyPilot."""
+
+    accelerator: Word | None = None
+    """GPU by SkyPilot's name, such as `H100`; needed with `--gpus-per-node`."""
+    infra: Word | None = None
+    """Cloud, region or Kubernetes context, as SkyPilot's `infra` takes it."""
+    use_spot: bool = False
+    """Take spare machines, which may be taken away; managed jobs go on elsewhere."""
+    bucket: NoNull | None = None
+    """Bucket that holds the run, such as `s3://team/runs`; mounted at `mount`. None: `mount` is shared already."""
+    mount: Annotated[str, Field(pattern=r"^/[^\x00:]*$")] = "/perdure"
+    """Directory that all machines share; the run's directory must lie in it."""
+
+
 class Cluster(Section):
     """Where and how jobs run."""
 
     slurm: Slurm = Slurm()
     """What only Slurm needs to know."""
+    kubernetes: Kubernetes = Kubernetes()
+    """What only Kubernetes needs to know."""
+    sky: Sky = Sky()
+    """What only SkyPilot needs to know."""
     container: Container | None = None
     """The image that jobs run in; default: the environment that `perdure launch` runs in."""
     setup: str = ""

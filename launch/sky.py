@@ -1,0 +1,70 @@
+"""SkyPilot: a run as one task, whose machines work through all stages; `sky jobs launch` brings it back elsewhere."""
+
+import shlex
+from typing import Any
+
+import yaml
+
+from perdure.launch.slurm import Size
+from perdure.pipeline.errors import Problem, RecipeError
+from perdure.pipeline.recipe import Recipe
+
+
+def render(recipe: Recipe, recipe_file: str, size: Size, directory: str) -> str:
+    """The task, YAML for `sky jobs launch`.
+
+    Args:
+        recipe: The recipe, its `out` absolute.
+        recipe_file: The file that machines read it from, in the shared directory.
+        size: What the run occupies.
+        directory: Where it runs; relative paths of the recipe start there.
+
+    Raises:
+        RecipeError: If the cluster's fields lack what SkyPilot needs.
+    """
+    cluster, sky = recipe.cluster, recipe.cluster.sky
+    found = []
+    if size.gpus_per_node and sky.accelerator is None:
+        found.append(Problem("cluster.sky.accelerator", None, "required with --gpus-per-node, such as H100"))
+    if not recipe.directory.is_relative_to(sky.mount):
+        found.append(
+            Problem(
+                "out",
+                str(recipe.directory),
+                f"should lie in cluster.sky.mount = {sky.mount}, or be lost with its machine",
+            )
+        )
+    if found:
+        raise RecipeError(recipe.name, found)
+    resources: dict[str, Any] = {
+        "use_spot": sky.use_spot,
+        "job_recovery": {"max_restarts_on_errors": cluster.max_restarts},
+    }
+    if size.gpus_per_node:
+        resources["accelerators"] = f"{sky.accelerator}:{size.gpus_per_node}"
+    if sky.infra:
+        resources["infra"] = sky.infra
+    if cluster.container:
+        resources["image_id"] = f"docker:{cluster.container.image}"
+    variables = {
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PERDURE_RANKS_PER_NODE": str(size.ranks_per_node),
+    }
+    variables |= cluster.environment
+    if cluster.network_interface:
+        variables |= {
+            name: cluster.network_interface for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
+        }
+    run = [f"cd -- {shlex.quote(directory)} || exit 1", *cluster.setup.splitlines()]
+    run.append(f"exec python -m perdure.launch.node --recipe {shlex.quote(recipe_file)}")
+    task: dict[str, Any] = {
+        "name": f"perdure-{recipe.name}".replace("_", "-"),
+        "num_nodes": size.nodes,
+        "resources": resources,
+        "envs": variables,
+    }
+    if sky.bucket:
+        task["file_mounts"] = {sky.mount: {"source": sky.bucket, "mode": "MOUNT_CACHED"}}
+    task["run"] = "\n".join(run) + "\n"
+    return yaml.safe_dump(task, sort_keys=False, width=1000)
