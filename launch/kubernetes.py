@@ -166,11 +166,7 @@ def _pod(
 ) -> dict[str, Any]:
     kubernetes = cluster.kubernetes
     assert cluster.container is not None
-    variables = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"} | environment | cluster.environment
-    if cluster.network_interface:
-        variables |= {
-            name: cluster.network_interface for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
-        }
+    variables = environment | cluster.variables
     env: list[dict[str, Any]] = [{"name": name, "value": literal(value)} for name, value in variables.items()]
     if environment:
         index = {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}

@@ -46,16 +46,7 @@ def render(recipe: Recipe, recipe_file: str, size: Size, directory: str) -> str:
         resources["infra"] = sky.infra
     if cluster.container:
         resources["image_id"] = f"docker:{cluster.container.image}"
-    variables = {
-        "PYTHONSAFEPATH": "1",
-        "PYTHONUNBUFFERED": "1",
-        "PERDURE_RANKS_PER_NODE": str(size.ranks_per_node),
-    }
-    variables |= cluster.environment
-    if cluster.network_interface:
-        variables |= {
-            name: cluster.network_interface for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
-        }
+    variables = {"PERDURE_RANKS_PER_NODE": str(size.ranks_per_node)} | cluster.variables
     run = [f"cd -- {shlex.quote(directory)} || exit 1", *cluster.setup.splitlines()]
     run.append(f"exec python -m perdure.launch.node --recipe {shlex.quote(recipe_file)}")
     task: dict[str, Any] = {
@@ -64,7 +55,7 @@ def render(recipe: Recipe, recipe_file: str, size: Size, directory: str) -> str:
         "resources": resources,
         "envs": variables,
     }
-    if sky.bucket:
-        task["file_mounts"] = {sky.mount: {"source": sky.bucket, "mode": "MOUNT_CACHED"}}
+    if sky.volume:
+        task["volumes"] = {sky.mount: sky.volume}
     task["run"] = "\n".join(run) + "\n"
     return yaml.safe_dump(task, sort_keys=False, width=1000)

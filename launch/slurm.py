@@ -57,7 +57,6 @@ HEADER = """\
 set -uo pipefail
 exec >> {log} 2>&1
 cd -- {directory} || exit 1
-export PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
 if [ -n "${{SLURM_CPUS_PER_TASK:-}}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
 {environment}"""
 
@@ -179,11 +178,7 @@ def _options(job: Job, recipe: Recipe, size: Size) -> list[str]:
 
 
 def _environment(cluster: Cluster) -> str:
-    variables = dict(cluster.environment)
-    if cluster.network_interface:
-        for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
-            variables.setdefault(name, cluster.network_interface)
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in cluster.variables.items()]
     return "".join(f"{line}\n" for line in [*lines, *cluster.setup.splitlines()])
 
 

@@ -91,8 +91,9 @@ class Sky(Section):
     """Cloud, region or Kubernetes context, as SkyPilot's `infra` takes it."""
     use_spot: bool = False
     """Take spare machines, which may be taken away; managed jobs go on elsewhere."""
-    bucket: NoNull | None = None
-    """Bucket that holds the run, such as `s3://team/runs`; mounted at `mount`. None: `mount` is shared already."""
+    volume: Label | None = None
+    """SkyPilot volume that is mounted at `mount`; None: `mount` is shared already. (Not a bucket: checkpoints are
+    renamed when they are whole, which bucket mounts cannot do.)"""
     mount: Annotated[str, Field(pattern=r"^/[^\x00:]*$")] = "/perdure"
     """Directory that all machines share; the run's directory must lie in it."""
 
@@ -120,3 +121,10 @@ class Cluster(Section):
     """Times that a job is queued again before it is given up."""
     max_restarts_without_progress: Positive = 3
     """Attempts in a row that may end without a new checkpoint; then the job is given up."""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Environment variables of every job."""
+        names = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME") if self.network_interface else ()
+        common = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+        return common | dict.fromkeys(names, self.network_interface or "") | self.environment
