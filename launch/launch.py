@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from perdure.launch import slurm
+from perdure.launch import kubernetes, sky, slurm
 from perdure.launch.chain import Job, jobs
 from perdure.pipeline.check import load_checked
 from perdure.pipeline.errors import Problem, RecipeError
@@ -38,43 +38,73 @@ def fitted(path: Path, overrides: list[str], out: Path | None, site: Path | None
     return recipe.model_copy(update={"out": recipe.directory.resolve()})
 
 
-def scripts(recipe: Recipe, size: slurm.Size, directory: Path) -> list[tuple[Job, Path, str]]:
-    """Every job that the recipe still needs: the job, the file of its script, and the script."""
-    python = slurm.interpreter(recipe.cluster)
-    return [
-        (job, *slurm.render(job, recipe, size, directory, python))
-        for job in jobs(recipe, recipe_file(recipe))
-    ]
-
-
 def recipe_file(recipe: Recipe) -> Path:
     """The recipe as launched, which jobs read: what is edited later does not change what stands in the queue."""
     return recipe.directory / "launch" / "recipe.yaml"
 
 
-def launch(recipe: Recipe, size: slurm.Size, directory: Path, after: str | None, say: Say) -> None:
-    """Writes the scripts and submits them.
+def texts(recipe: Recipe, to: str, size: slurm.Size, directory: Path) -> list[tuple[Path, str]]:
+    """What is handed to the scheduler: files and their texts.
 
     Args:
         recipe: From `fitted`.
+        to: `slurm`, `k8s` or `sky`.
+        size: What a training job occupies.
+        directory: Where jobs run; relative paths of the recipe start there.
+    """
+    if to == "slurm":
+        return [(file, text) for _, file, text in _scripts(recipe, size, directory)]
+    if to == "k8s":
+        chain = jobs(recipe, recipe_file(recipe))
+        text = kubernetes.render(chain, recipe, size, str(directory))
+    else:
+        text = sky.render(recipe, str(recipe_file(recipe)), size, str(directory))
+    return [(recipe.directory / "launch" / f"{to}.yaml", text)]
+
+
+def launch(recipe: Recipe, to: str, size: slurm.Size, directory: Path, after: str | None, say: Say) -> None:
+    """Writes the texts, and submits them where that is one command away.
+
+    Args:
+        recipe: From `fitted`.
+        to: `slurm`, `k8s` or `sky`.
         size: What a training job occupies.
         directory: Where jobs run.
-        after: A job's id that the chain waits for.
+        after: A Slurm job's id that the chain waits for.
         say: Receives lines for the console.
     """
-    rendered = scripts(recipe, size, directory)
-    with disk_errors(recipe.directory):
-        write_atomic(recipe_file(recipe), yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-        for _, file, text in rendered:
-            write_atomic(file, text)
-        ids = slurm.submit([(job, file) for job, file, _ in rendered], after)
-        write_json(recipe.directory / "launch" / "jobs.json", {"to": "slurm", "jobs": ids})
     parallel = recipe.parallel
+    rendered = texts(recipe, to, size, directory)
+    with disk_errors(recipe.directory):
+        content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+        write_atomic(recipe_file(recipe), content)
+        for file, text in rendered:
+            write_atomic(file, text)
     say(
         f"{size.nodes} nodes x {size.ranks_per_node} ranks = tensor {parallel.tensor_parallel} x pipeline "
         f"{parallel.pipeline_parallel} x data {parallel.data_parallel}"
     )
-    for job, file, _ in rendered:
+    if to == "slurm":
+        _submit(recipe, size, directory, after, say)
+    else:
+        file = rendered[0][0]
+        command = f"kubectl create -f {file}" if to == "k8s" else f"sky jobs launch {file}"
+        say(f"wrote {file}; to start it: {command}")
+    say(f"Next: perdure status {recipe.directory}")
+
+
+def _submit(recipe: Recipe, size: slurm.Size, directory: Path, after: str | None, say: Say) -> None:
+    chain = [(job, file) for job, file, _ in _scripts(recipe, size, directory)]
+    ids = slurm.submit(chain, after)
+    write_json(recipe.directory / "launch" / "jobs.json", {"to": "slurm", "jobs": ids})
+    for job, file in chain:
         waits = f" after {', '.join(job.after)}" if job.after else ""
         say(f"{job.name:<24}job {ids[job.name]}{waits}; {file}")
-    say(f"Next: perdure status {recipe.directory}")
+
+
+def _scripts(recipe: Recipe, size: slurm.Size, directory: Path) -> list[tuple[Job, Path, str]]:
+    python = slurm.interpreter(recipe.cluster)
+    return [
+        (job, *slurm.render(job, recipe, size, directory, python))
+        for job in jobs(recipe, recipe_file(recipe))
+    ]

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.pipeline.errors import PerdureError, Stopped
@@ -21,14 +22,32 @@ from perdure.pipeline.train.process import STOP_SIGNALS
 WORKER = "perdure.pipeline.train.worker"
 
 
-def start(version_directory: Path, world_size: int, task: str = "train") -> None:
-    """Runs one version's trainer to its end.
+@dataclass(frozen=True)
+class Node:
+    """This machine among those that hold a version's ranks.
+
+    Attributes:
+        count: Number of machines; each holds as many ranks.
+        rank: This one's number, from 0.
+        address: Where the first one is reached.
+        port: Its port; 0 picks one, for a machine that is alone.
+    """
+
+    count: int = 1
+    rank: int = 0
+    address: str = "127.0.0.1"
+    port: int = 0
+
+
+def start(version_directory: Path, world_size: int, task: str = "train", node: Node = Node()) -> None:
+    """Runs one version's trainer to its end, or this machine's part of it.
 
     SIGTERM and SIGUSR1 are handed on to the ranks, which save and leave.
 
     Args:
         version_directory: A prepared version.
-        world_size: Number of ranks.
+        world_size: Number of ranks, on all machines.
+        node: This machine's place among others.
         task: `train`, or `evaluate` for a finished version.
 
     Raises:
@@ -38,7 +57,7 @@ def start(version_directory: Path, world_size: int, task: str = "train") -> None
     command = [sys.executable, "-m", WORKER, str(version_directory), task]
     ranks: list[subprocess.Popen] = []
     with _handing_on(ranks) as received:
-        for environment in _environments(world_size):
+        for environment in _environments(world_size, node):
             ranks.append(subprocess.Popen(command, env=environment))
             for number in received:  # meanwhile
                 ranks[-1].send_signal(number)
@@ -54,18 +73,19 @@ def start(version_directory: Path, world_size: int, task: str = "train") -> None
         raise Stopped
 
 
-def _environments(world_size: int) -> list[dict[str, str]]:
-    """What each rank inherits: torchrun's variables for several ranks, and this machine's settings."""
-    common = dict(os.environ)
+def _environments(world_size: int, node: Node) -> list[dict[str, str]]:
+    """What each rank of this machine inherits: torchrun's variables for several ranks, and the machine's settings."""
+    common, here = dict(os.environ), world_size // node.count
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    common.setdefault("OMP_NUM_THREADS", str(max(1, cores // world_size)))
-    if sys.platform == "linux":
+    common.setdefault("OMP_NUM_THREADS", str(max(1, cores // here)))
+    if sys.platform == "linux" and node.count == 1:
         common.setdefault("GLOO_SOCKET_IFNAME", "lo")  # host names may resolve to nothing useful
     common["PYTHONSAFEPATH"] = "1"
     if world_size == 1:
         return [common]
-    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world_size)}
-    return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
+    common |= {"MASTER_ADDR": node.address, "MASTER_PORT": str(node.port or _free_port())}
+    common["WORLD_SIZE"] = str(world_size)
+    return [common | {"RANK": str(node.rank * here + rank), "LOCAL_RANK": str(rank)} for rank in range(here)]
 
 
 @contextmanager

@@ -141,17 +141,17 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _launch(options: argparse.Namespace) -> None:
-    from perdure.launch.launch import fitted, launch, scripts
+    from perdure.launch.launch import fitted, launch, texts
     from perdure.launch.slurm import Size
 
     ranks = options.ranks_per_node or options.gpus_per_node or 1
     size = Size(options.nodes, options.gpus_per_node, ranks)
     recipe = fitted(options.recipe, options.set, options.out, options.site, size)
     if options.print:
-        for _, file, text in scripts(recipe, size, Path.cwd()):
+        for file, text in texts(recipe, options.to, size, Path.cwd()):
             print(f"# ==> {file}\n{text}")
     else:
-        launch(recipe, size, Path.cwd(), options.after, _say())
+        launch(recipe, options.to, size, Path.cwd(), options.after, _say())
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -334,7 +334,7 @@ def _add_launch(verbs: Any, on_recipe: argparse.ArgumentParser, machine: argpars
         parents=[on_recipe],
         help="run a recipe on a cluster: a chain of jobs, finished stages skipped",
     )
-    launch.add_argument("--to", choices=("slurm",), required=True, help="the scheduler")
+    launch.add_argument("--to", choices=("slurm", "k8s", "sky"), required=True, help="the scheduler")
     launch.add_argument("--nodes", metavar="N", type=_positive, default=1, help="nodes of a training job")
     launch.add_argument("--gpus-per-node", metavar="G", type=_natural, default=0, help="0 trains on CPUs")
     launch.add_argument(
@@ -343,7 +343,7 @@ def _add_launch(verbs: Any, on_recipe: argparse.ArgumentParser, machine: argpars
     launch.add_argument(
         "--site", metavar="FILE", type=Path, help="the team's `cluster:` fields, below the recipe's"
     )
-    launch.add_argument("--after", metavar="JOB", help="id of a job that the chain waits for")
+    launch.add_argument("--after", metavar="JOB", help="id of a Slurm job that the chain waits for")
     launch.add_argument("--print", action="store_true", help="print the scripts; write and submit nothing")
 
     directory = argparse.ArgumentParser(add_help=False)
