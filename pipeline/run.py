@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from perdure.pipeline.convert.vocabulary import extension_between
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import (
     differences,
@@ -173,7 +174,7 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> dict:
         "version": name,
         "parent": parent,
         "parent_lineage_tokens": lineage,
-        "vocab_size": _vocab_size(recipe, some_source["vocab_size"]),
+        "vocab_size": _vocab_size(weights, tokenizer, some_source["vocab_size"]),
         "eos_id": some_source["eos_id"],
         "tokenizer": str(tokenizer),
         "initial_weights": str(weights) if weights else None,
@@ -219,17 +220,19 @@ def _weights_hash(recipe: Recipe, parent: str | None) -> str | None:
     return None
 
 
-def _vocab_size(recipe: Recipe, tokenizer_size: int) -> int:
-    """Rows of the embedding: an existing model's own, else the tokenizer's."""
-    if not isinstance(recipe.model, HuggingFaceModel):
-        return tokenizer_size
-    size = config_vocab_size(recipe.model.path)
-    if size < tokenizer_size:
+def _vocab_size(weights: Path | None, tokenizer: Path, tokens: int) -> int:
+    """Rows of the embedding: those of the weights that it starts from, and of what the tokenizer adds to theirs."""
+    if weights is None:
+        return tokens
+    rows = config_vocab_size(weights)
+    if extension_between(weights, tokenizer) is not None:
+        return max(rows, tokens)
+    if rows < tokens:
         raise PerdureError(
-            f"model {recipe.model.path} has {size:,} embeddings, but the tokenizer has {tokenizer_size:,} tokens; "
-            "use the model's own tokenizer"
+            f"model {weights} has {rows:,} embeddings, but the tokenizer has {tokens:,} tokens; use the model's own "
+            "tokenizer"
         )
-    return size
+    return rows
 
 
 def _perplexity_scores(recipe: Recipe, mixture: Mixture, data: dict[str, Path], say: Say) -> dict[str, Path]:

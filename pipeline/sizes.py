@@ -7,6 +7,7 @@ from perdure.pipeline.data.inputs import huggingface_on_disk, input_files, pytho
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.recipe import (
+    ExtendedTokenizer,
     HuggingFaceModel,
     HuggingFaceReader,
     HuggingFaceTokenizer,
@@ -49,14 +50,19 @@ def vocab_size(recipe: Recipe) -> int | None:
         return tokenizer.vocab_size
     if isinstance(tokenizer, HuggingFaceTokenizer):
         return _file_vocab_size(tokenizer.path / "tokenizer.json")
+    if isinstance(tokenizer, ExtendedTokenizer):
+        base = _file_vocab_size(tokenizer.path / "tokenizer.json")
+        return base and base + tokenizer.num_tokens
     return _file_vocab_size(tokenizer.path)
 
 
 def embedding_rows(recipe: Recipe) -> int | None:
     """Embeddings that the model has, padding aside: an existing model's own, else one a token; None if unknown."""
+    tokens = vocab_size(recipe)
     if isinstance(recipe.model, HuggingFaceModel):
-        return config_vocab_size(recipe.model.path)
-    return vocab_size(recipe)
+        rows = config_vocab_size(recipe.model.path)
+        return max(rows, tokens or 0) if isinstance(recipe.tokenizer, ExtendedTokenizer) else rows
+    return tokens
 
 
 @lru_cache

@@ -10,11 +10,13 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from support import tiny_recipe
 
-from perdure.pipeline.convert import huggingface, weights
+from perdure.pipeline.convert import huggingface
+from perdure.pipeline.convert.vocabulary import extension_between
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.shape import config_vocab_size, model_shape
 from perdure.pipeline.train.device import initialise
 from perdure.pipeline.train.model import build_model, unwrap
+from perdure.pipeline.train.start import initial_weights
 
 
 def logits(model, tokens: torch.Tensor) -> torch.Tensor | None:
@@ -41,7 +43,7 @@ def round_trip(jobs: list, parallel: dict, tokens: list, max_shard_bytes: int = 
     """For each model directory: its logits, in `TO/logits.safetensors`, and its export again, in `TO/hf`.
 
     Args:
-        jobs: Pairs of a model directory and a place for results.
+        jobs: Pairs of a model directory and a place for results, in which `tokenizer/` is the run's tokenizer.
         parallel: The layout.
         tokens: [batch][sequence].
         max_shard_bytes: Bound of an exported file.
@@ -54,7 +56,10 @@ def round_trip(jobs: list, parallel: dict, tokens: list, max_shard_bytes: int = 
             parallel=parallel,
             training__seq_length=1 << 10,
         )
+        extension = extension_between(Path(source), Path(to) / "tokenizer")
         vocab_size, shape = config_vocab_size(Path(source)), model_shape(recipe)
+        if extension:
+            vocab_size = extension.first + len(extension.pieces)
         _round_trip(recipe, vocab_size, shape, torch.tensor(tokens), Path(to), max_shard_bytes)
     return []
 
@@ -62,12 +67,12 @@ def round_trip(jobs: list, parallel: dict, tokens: list, max_shard_bytes: int = 
 def _round_trip(recipe: Recipe, vocab_size, shape, tokens, to: Path, max_shard_bytes) -> None:
     model = unwrap(build_model(recipe, vocab_size, None, torch.device("cpu"))).eval()
     source = recipe.model.path
-    weights.load_weights(model, shape, huggingface.weights_reader(source))
+    inputs = {"initial_weights": str(source), "tokenizer": str(to / "tokenizer"), "parent": None}
+    initial_weights(model, recipe, shape, vocab_size, inputs, print)
     found = logits(model, tokens)
     if found is not None and mpu.get_tensor_model_parallel_rank() == 0:
         to.mkdir(parents=True, exist_ok=True)
         save_file({"logits": found[..., :vocab_size].contiguous()}, to / "logits.safetensors")
-    (to / "tokenizer").mkdir(parents=True, exist_ok=True)
     huggingface.export(model, shape, vocab_size, 0, 32, to / "tokenizer", source, to / "hf", max_shard_bytes)
     mpu.destroy_model_parallel()
 

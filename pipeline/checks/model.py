@@ -5,7 +5,9 @@ from pathlib import Path
 
 from perdure.pipeline.checks.hints import missing, near
 from perdure.pipeline.errors import PerdureError, Problem
+from perdure.pipeline.manifest import hash_file
 from perdure.pipeline.recipe import (
+    ExtendedTokenizer,
     HuggingFaceModel,
     HuggingFaceTokenizer,
     LlamaModel,
@@ -22,13 +24,13 @@ Problems = Iterator[Problem]
 def tokenizer(recipe: Recipe) -> Problems:
     """Sources and files that the tokenizer is made from."""
     tokenizer = recipe.tokenizer
-    if isinstance(tokenizer, TrainedTokenizer):
+    if isinstance(tokenizer, TrainedTokenizer | ExtendedTokenizer):
         for number, name in enumerate(tokenizer.sources):
             if name not in recipe.sources:
                 yield Problem(
                     f"tokenizer.sources.{number}", name, f"no such source{near(name, recipe.sources)}"
                 )
-    elif isinstance(tokenizer, HuggingFaceTokenizer):
+    if isinstance(tokenizer, HuggingFaceTokenizer | ExtendedTokenizer):
         if not tokenizer.path.is_dir():
             yield missing("tokenizer.path", tokenizer.path, "directory")
         elif not (tokenizer.path / "tokenizer.json").is_file():
@@ -48,6 +50,17 @@ def model(recipe: Recipe) -> Problems:
     """A Hugging Face model that can be converted."""
     if isinstance(recipe.model, HuggingFaceModel):
         yield from model_directory("model.path", recipe.model.path, recipe)
+        yield from _own_tokenizer(recipe, recipe.model.path / "tokenizer.json")
+
+
+def _own_tokenizer(recipe: Recipe, theirs: Path) -> Problems:
+    """The model's own tokenizer, extended or not."""
+    if not isinstance(recipe.tokenizer, HuggingFaceTokenizer | ExtendedTokenizer):
+        return
+    ours = recipe.tokenizer.path / "tokenizer.json"
+    if ours.is_file() and theirs.is_file() and (own := hash_file(ours)) != (found := hash_file(theirs)):
+        remedy = f"({own[:8]}) should be the model's tokenizer, {theirs.parent} ({found[:8]})"
+        yield Problem("tokenizer.path", str(recipe.tokenizer.path), remedy)
 
 
 def model_directory(where: str, path: Path, recipe: Recipe) -> Problems:
@@ -71,6 +84,8 @@ def model_directory(where: str, path: Path, recipe: Recipe) -> Problems:
             )
         yield Problem(where, str(path), remedy)
     needed, rows = vocab_size(recipe), config_vocab_size(path)
+    if needed is not None and where == "model.path" and isinstance(recipe.tokenizer, ExtendedTokenizer):
+        needed -= recipe.tokenizer.num_tokens  # the model gets rows for the others
     if needed is not None and rows < needed:
         yield Problem(
             where, str(path), f"its vocabulary ({rows:,} tokens) is smaller than the tokenizer's ({needed:,})"

@@ -140,7 +140,7 @@ def _clean_inputs(recipe: Recipe) -> dict[str, dict]:
 
 def _tokenizer_inputs(recipe: Recipe, clean: dict[str, dict]) -> dict:
     inputs = tokenizer_inputs(recipe.tokenizer)
-    if recipe.tokenizer.type == "train":
+    if recipe.tokenizer.type in ("train", "extend"):
         inputs["sources"] = {name: hash_of(clean[name]) for name in recipe.tokenizer.sources}
         inputs["reserved_fraction"] = _reserved(recipe)
     return {"format": FORMAT, **inputs}

@@ -1,9 +1,9 @@
-"""The run's one tokenizer: copied from a model, converted from sentencepiece, or trained; always a Hugging Face
+"""The run's one tokenizer: copied from a model, extended, converted from sentencepiece, or trained; always a Hugging Face
 directory with a `tokenizer.json`, which both the tokenizers library and transformers' `AutoTokenizer` load."""
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from perdure.pipeline import recipe
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import finish, hash_file, is_finished, read_json
+from perdure.pipeline.manifest import finish, hash_file, is_finished, read_json, write_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -26,7 +26,10 @@ COPIED = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
+    "tokenizer.model",
 )
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+"""Of these files, the ones that do not list the vocabulary."""
 SAMPLE = 200
 """Documents on which a converted tokenizer is compared with its original."""
 
@@ -64,11 +67,12 @@ def tokenizer_inputs(spec: recipe.Tokenizer) -> dict:
         PerdureError: If its files do not exist.
     """
     match spec:
-        case recipe.HuggingFaceTokenizer():
+        case recipe.HuggingFaceTokenizer() | recipe.ExtendedTokenizer():
             if not (spec.path / "tokenizer.json").is_file():
                 raise PerdureError(f"tokenizer.path = {spec.path}: no `tokenizer.json` in it")
             files = {name: hash_file(spec.path / name) for name in COPIED if (spec.path / name).is_file()}
-            return {"type": spec.type, "files": files, "eos_token": spec.eos_token}
+            inputs = {"type": spec.type, "files": files, "eos_token": spec.eos_token}
+            return inputs | ({"num_tokens": spec.num_tokens} if spec.type == "extend" else {})
         case recipe.SentencePieceTokenizer():
             if not spec.path.is_file():
                 raise PerdureError(
@@ -106,6 +110,9 @@ def build_tokenizer(
     match spec:
         case recipe.HuggingFaceTokenizer():
             tokenizer, eos = _copy(spec, work)
+        case recipe.ExtendedTokenizer():
+            chosen = [sources[name] for name in spec.sources]
+            tokenizer, eos = _extend(spec, lambda: _train_texts(chosen, reserved_fraction), work)
         case recipe.SentencePieceTokenizer():
             from perdure.pipeline.data.sentencepiece import convert, verify
 
@@ -156,10 +163,39 @@ def _copy(spec: recipe.HuggingFaceTokenizer, directory: Path) -> tuple["Tokenize
     """Copies the files as they are, so that their hashes go on identifying them; only the separator may change."""
     from tokenizers import Tokenizer
 
-    for name in COPIED:
+    tokenizer = Tokenizer.from_file(str(spec.path / "tokenizer.json"))
+    return tokenizer, _copy_files(spec, COPIED, tokenizer, directory)
+
+
+def _extend(
+    spec: recipe.ExtendedTokenizer, texts: Callable[[], Iterator[str]], directory: Path
+) -> tuple["Tokenizer", str]:
+    """Writes the extended tokenizer, and in `extension.json` what it adds to which one."""
+    from tokenizers import Tokenizer
+
+    from perdure.pipeline.data.extend import extend
+
+    path = spec.path / "tokenizer.json"
+    base = Tokenizer.from_file(str(path))
+    eos = _copy_files(spec, SETTINGS, base, directory)
+    tokenizer, pieces = extend(base, spec.num_tokens, texts, path)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    first = max(base.get_vocab(with_added_tokens=True).values()) + 1
+    facts = {"base_tokenizer_hash": hash_file(path), "base_vocab_size": first, "pieces": pieces}
+    write_json(directory / "extension.json", facts)
+    return tokenizer, eos
+
+
+def _copy_files(
+    spec: recipe.HuggingFaceTokenizer | recipe.ExtendedTokenizer,
+    names: tuple[str, ...],
+    tokenizer: "Tokenizer",
+    directory: Path,
+) -> str:
+    """Copies files beside `tokenizer.json`; returns the separator, which they name if the recipe does not."""
+    for name in names:
         if (spec.path / name).is_file():
             shutil.copyfile(spec.path / name, directory / name)
-    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     config_path = directory / "tokenizer_config.json"
     config = (
         read_json(config_path) if config_path.is_file() else {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -176,7 +212,7 @@ def _copy(spec: recipe.HuggingFaceTokenizer, directory: Path) -> tuple["Tokenize
     if eos != own or not config_path.is_file():
         _write_json(config_path, config | {"eos_token": eos})
         (directory / "special_tokens_map.json").unlink(missing_ok=True)
-    return tokenizer, eos
+    return eos
 
 
 def _save(tokenizer: "Tokenizer", eos: str, directory: Path) -> None:

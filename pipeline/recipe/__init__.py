@@ -6,6 +6,7 @@
 
 from perdure.pipeline.recipe.data import (
     DataStage,
+    ExtendedTokenizer,
     HuggingFaceReader,
     HuggingFaceTokenizer,
     JsonlReader,
@@ -49,6 +50,7 @@ __all__ = [
     "CosineSchedule",
     "DataStage",
     "Evaluation",
+    "ExtendedTokenizer",
     "Fraction",
     "Guard",
     "HuggingFaceModel",

@@ -131,6 +131,25 @@ class TrainedTokenizer(Section):
     """Names of the sources to train on."""
 
 
+class ExtendedTokenizer(Section):
+    """A model's BPE tokenizer with tokens added for a new domain (vocabulary extension, as in Swallow).
+
+    The old tokens keep their ids and merges. A model with the old tokenizer, or a version made with it, may start
+    under the new one: each new token's embedding and output row begin as the mean of those of its old pieces.
+    """
+
+    type: Literal["extend"]
+    path: Path
+    """A directory with the `tokenizer.json` to extend: byte-level BPE, or a converted sentencepiece BPE."""
+    num_tokens: Positive
+    """Tokens to add."""
+    sources: Annotated[list[str], Field(min_length=1)]
+    """Names of the sources to learn them from, held-out documents excluded."""
+    eos_token: str | None = None
+    """Document separator; default: the tokenizer's own end-of-sequence token."""
+
+
 Tokenizer = Annotated[
-    HuggingFaceTokenizer | SentencePieceTokenizer | TrainedTokenizer, Field(discriminator="type")
+    HuggingFaceTokenizer | SentencePieceTokenizer | TrainedTokenizer | ExtendedTokenizer,
+    Field(discriminator="type"),
 ]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from perdure.pipeline.convert import huggingface, weights
+from perdure.pipeline.convert.vocabulary import extended_reader, extension_between
 from perdure.pipeline.manifest import differences
 from perdure.pipeline.recipe import LlamaModel, Recipe
 from perdure.pipeline.shape import Shape, num_parameters
@@ -12,11 +13,16 @@ def initial_weights(model, recipe: Recipe, shape: Shape, vocab_size: int, inputs
     """Sets the weights that a version starts from, and says what is restored and what is reset."""
     fresh = "reset: optimizer, schedule, plan"
     if inputs["initial_weights"] is not None:
-        weights.load_weights(model, shape, huggingface.weights_reader(Path(inputs["initial_weights"])))
+        path = Path(inputs["initial_weights"])
+        read, what = huggingface.weights_reader(path), "weights"
+        if extension := extension_between(path, Path(inputs["tokenizer"])):
+            read = extended_reader(read, extension, vocab_size)
+            what += f" (rows of {len(extension.pieces):,} new tokens from the means of their pieces')"
+        weights.load_weights(model, shape, read)
         start = (
             f"update of {inputs['parent']}" if inputs["parent"] else f"init from {inputs['initial_weights']}"
         )
-        say(f"{start}: restored: weights; {fresh}")
+        say(f"{start}: restored: {what}; {fresh}")
     else:
         assert isinstance(recipe.model, LlamaModel)
         weights.load_weights(

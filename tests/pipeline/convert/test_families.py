@@ -1,5 +1,7 @@
 """Every family: transformers' logits under every layout, and the same tensors out again."""
 
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -7,6 +9,10 @@ from support import on_rank, read_json
 
 from perdure.pipeline.convert.families import FAMILIES
 from perdure.pipeline.convert.huggingface import tensor_files, weights_hash, weights_reader
+from perdure.pipeline.convert.vocabulary import EMBEDDINGS
+from perdure.pipeline.data.extend import extend
+from perdure.pipeline.data.tokenizer import train
+from perdure.pipeline.manifest import hash_file, write_json
 
 pytestmark = pytest.mark.slow
 LLAMA3 = {
@@ -58,11 +64,42 @@ def models(tmp_path_factory):
     return found
 
 
+EXTENDED = ("llama", "llama3")
+"""Models, one with tied embeddings and one without, whose vocabulary is extended."""
+
+
+@pytest.fixture(scope="module")
+def extended(models, tmp_path_factory):
+    """Their directories with a tokenizer of less than 300 tokens, beside one that has 150 more."""
+    base = train(290, iter(["abcdefgh abc cde fgh " * 20]))
+    words = [f"{a}{b}{c}{b}{a}" for a in "mnop" for b in "qrst" for c in "uvwxyz"]
+    texts = [" ".join(words)] * 4
+    longer, pieces = extend(base, 150, lambda: iter(texts), "model")
+    first = max(base.get_vocab().values()) + 1
+    assert first < 300
+    found = {}
+    for name in EXTENDED:
+        found[name] = directory = tmp_path_factory.mktemp(f"{name}-extended")
+        shutil.copytree(models[name][0], directory / "model")
+        base.save(str(directory / "model/tokenizer.json"))
+        (directory / "tokenizer").mkdir()
+        longer.save(str(directory / "tokenizer/tokenizer.json"))
+        base_hash = hash_file(directory / "model/tokenizer.json")
+        facts = {"base_tokenizer_hash": base_hash, "base_vocab_size": first, "pieces": pieces}
+        write_json(directory / "tokenizer/extension.json", facts)
+    return found
+
+
 @pytest.fixture(scope="module", params=[{}, {"tensor_parallel": 2}, {"pipeline_parallel": 2}], ids=str)
-def converted(request, models, tmp_path_factory):
+def converted(request, models, extended, tmp_path_factory):
     """All models through our trainer's model under one layout."""
     root = tmp_path_factory.mktemp("converted")
     jobs = [[str(directory), str(root / name)] for name, (directory, _) in models.items()]
+    for name, directory in extended.items():
+        jobs.append([str(directory / "model"), str(root / f"{name}-extended")])
+        shutil.copytree(directory / "tokenizer", root / f"{name}-extended" / "tokenizer")
+    for name in models:
+        shutil.copytree(next(iter(extended.values())) / "tokenizer", root / name / "tokenizer")
     ranks = 2 if request.param else 1
     on_rank("round_trip", jobs, request.param, TOKENS, 40_000, script="convert_ranks.py", ranks=ranks)
     return root
@@ -100,6 +137,29 @@ def test_exported_files_are_bounded_and_indexed(converted):
         assert names and (len(names) == 1 or sum(read(name).nbytes for name in names) <= 40_000)
     total = read_json(exported / "model.safetensors.index.json")["metadata"]["total_size"]
     assert total == sum(read(name).nbytes for name in tensor_files(exported))
+
+
+@pytest.mark.parametrize("name", EXTENDED)
+def test_new_tokens_start_as_the_mean_of_their_pieces_under_every_layout(extended, converted, name):
+    from transformers import AutoModelForCausalLM
+
+    source, to = extended[name] / "model", converted / f"{name}-extended"
+    facts = read_json(extended[name] / "tokenizer/extension.json")
+    first, pieces = facts["base_vocab_size"], facts["pieces"]
+    old, new = weights_reader(source), weights_reader(to / "hf")
+    for matrix in {"model.embed_tokens.weight", "lm_head.weight"} & tensor_files(source).keys():
+        before, after = old(matrix), new(matrix)
+        assert len(after) == first + 150 == read_json(to / "hf/config.json")["vocab_size"]
+        assert torch.equal(after[:first], before[:first])
+        for number, ids in enumerate(pieces):
+            assert torch.equal(after[first + number], before[ids].mean(0))
+    others = [key for key in tensor_files(source) if key not in EMBEDDINGS]
+    assert all(torch.equal(old(key), new(key)) for key in others)
+    found = load_file(to / "logits.safetensors")["logits"]
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(to / "hf")(torch.tensor(TOKENS)).logits
+    assert found.shape[-1] == first + 150
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_every_family_has_a_model_here():
