@@ -12,7 +12,7 @@ from perdure.pipeline.manifest import read_json
 from perdure.pipeline.recipe import load_recipe
 from perdure.pipeline.shape import model_shape
 from perdure.pipeline.shards import REF_NATS_PER_UNIT
-from perdure.pipeline.train.checkpoint import finished_checkpoints
+from perdure.pipeline.train.checkpoint import finished_checkpoints, load_weights
 from perdure.pipeline.train.dataset import collate, read_sample
 from perdure.pipeline.train.device import initialise
 from perdure.pipeline.train.model import build_model, document_mask, unwrap
@@ -27,9 +27,7 @@ def _model(directory: str, selection=None):
 def checkpoint_logits(directory: str, tokens: list) -> list:
     """Logits of the last checkpoint's weights."""
     _, _, model = _model(directory)
-    path = finished_checkpoints(Path(directory) / "checkpoints")[-1]
-    loaded = dist_checkpointing.load({"model": model.sharded_state_dict()}, str(path))
-    model.load_state_dict(loaded["model"])
+    load_weights(finished_checkpoints(Path(directory) / "checkpoints")[-1], model)
     tokens = torch.tensor(tokens)
     with torch.no_grad():
         hidden = super(type(model), model).forward(

@@ -135,6 +135,17 @@ def load_checkpoint(directory: Path, model: torch.nn.Module, optimizer: Megatron
     restore_state(optimizer, loaded["optimizer"], checkpoint_state(directory)["optimizer_steps"])
 
 
+def load_weights(directory: Path, model: torch.nn.Module) -> None:
+    """Restores the weights alone, in place, from one checkpoint of any layout; all ranks call this.
+
+    Raises:
+        PerdureError: If the checkpoint holds anything but data.
+    """
+    refuse_code(directory)
+    loaded = dist_checkpointing.load({"model": _weights(model)}, str(directory))
+    unwrap(model).load_state_dict(loaded["model"])
+
+
 def finished_checkpoints(directory: Path) -> list[Path]:
     """The whole checkpoints of a version, oldest first."""
     found = (path for path in directory.glob("step_*") if is_finished(path))
