@@ -251,6 +251,7 @@ def _scores(
     from perdure.pipeline.data.score import score_source
 
     directory = Path(model) if "/" in model else _finished_export(recipe, model)
+    context, overlap = recipe.scoring.windows(recipe.training.seq_length)
     label = directory.resolve().name if "/" in model else model
     found = {}
     for source in sources:
@@ -259,7 +260,8 @@ def _scores(
             data[source],
             directory,
             label=label,
-            seq_length=recipe.training.seq_length,
+            context=context,
+            overlap=overlap,
             workers=recipe.data.workers,
             precision=recipe.training.precision,
         )

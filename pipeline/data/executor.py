@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from datatrove.executor.local import LocalPipelineExecutor
@@ -87,15 +88,29 @@ def worker_pool(workers: int, scoring: bool) -> Iterator[ProcessPoolExecutor]:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD + PRELOAD_SCORING * scoring)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(context.Value("i", 0),)
+    )
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
-    """Silences a worker (datatrove logs to files as well) and ties its life to its parent's."""
+def worker_number() -> int:
+    """This process's number in its pool, from 0; tasks go to whichever worker is free, so a GPU belongs to a worker."""
+    return _number
+
+
+_number = 0
+
+
+def _start_worker(started: Synchronized) -> None:
+    """Numbers a worker, silences it (datatrove logs to files as well) and ties its life to its parent's."""
+    global _number
+    with started.get_lock():
+        _number = started.value
+        started.value += 1
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open for as long as the process lives
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the pool's processes are the parallelism
 

@@ -1,6 +1,10 @@
-"""The datatrove step behind `score`: one task scores one shard, in blocks, so that memory does not grow with it."""
+"""The datatrove step behind `score`: one task scores one shard, in blocks, so that memory does not grow with it.
 
-from collections.abc import Iterator
+Every block is a file of its own until the shard is whole: a scorer that was killed goes on after its last whole block.
+Batches are made inside a block, so the bytes do not depend on where it was killed.
+"""
+
+import io
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,10 +15,14 @@ from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
 
-from perdure.pipeline.data.score import BLOCK_TOKENS, load_model, mean_nll, score_documents, to_units
+from perdure.pipeline.data.executor import worker_number
+from perdure.pipeline.data.losses import finite_mean, load_model, score_documents, to_units
 from perdure.pipeline.data.shard import PREFIXES
+from perdure.pipeline.manifest import write_atomic
 from perdure.pipeline.shards import REF_MAX_UNITS, REF_MISSING, Shard, open_shard
 
+BLOCK_TOKENS = 1 << 18
+"""Tokens whose windows are sorted together, and that a killed scorer may lose."""
 SCORES = pa.schema(
     {
         "shard": pa.int32(),
@@ -22,15 +30,18 @@ SCORES = pa.schema(
         "num_tokens": pa.int32(),
         "mean_nll": pa.float64(),
         "perplexity": pa.float64(),
+        "mean_entropy": pa.float64(),
     }
 )
-"""Columns of the scores' `docs.parquet`."""
+"""Columns of the scores' `docs.parquet`, in the order of the shards; means in nats, NaN if no value is finite."""
+SIDECARS = ("ref", "ent")
+"""Losses and entropies, as rows of a block and as suffixes of files."""
 
 _load_once = lru_cache(maxsize=1)(load_model)
 
 
 class Scorer(PipelineStep):
-    """Writes `<rank>.ref.{bin,idx}` and `docs.<rank>.parquet`."""
+    """Writes `<rank>.ref.{bin,idx}`, `<rank>.ent.{bin,idx}` and `docs.<rank>.parquet`."""
 
     type = "🔮 - SCORER"
     name = "Reference losses"
@@ -41,51 +52,77 @@ class Scorer(PipelineStep):
         directory: Path,
         model_dir: Path,
         eos_id: int,
-        seq_length: int,
+        windows: tuple[int, int],
         precision: str,
         threads: int,
     ):
         super().__init__()
         self.data_dir, self.directory, self.model_dir = data_dir, directory, model_dir
-        self.eos_id, self.seq_length, self.precision = eos_id, seq_length, precision
+        self.eos_id, self.windows, self.precision = eos_id, windows, precision
         self.threads = threads
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
         """Scores shard `rank`."""
+        shard = open_shard(self.data_dir / PREFIXES["train"].format(rank))
+        blocks = _blocks(shard)
+        files = [self.directory.parent / "blocks" / f"{rank:05d}.{first:09d}.npz" for first, _ in blocks]
+        for (first, last), file in zip(blocks, files, strict=True):
+            if not file.exists():
+                self._score(shard, first, last, file)
+        sidecars = [
+            MegatronTokenizedFile(str(self.directory), f"{rank:05d}.{kind}", token_size=2)
+            for kind in SIDECARS
+        ]
+        with pq.ParquetWriter(self.directory / f"docs.{rank:05d}.parquet", SCORES) as table:
+            for (first, last), file in zip(blocks, files, strict=True):
+                with np.load(file) as block:
+                    units, means = block["units"], block["means"]
+                lengths = np.asarray(shard.lengths[first:last])
+                for sidecar, values in zip(sidecars, units, strict=True):
+                    for document in np.split(values, np.cumsum(lengths)[:-1]):
+                        sidecar.write(document)
+                places = np.full(len(lengths), rank), np.arange(first, last)
+                columns = [*places, lengths, means[:, 0], np.exp(means[:, 0]), means[:, 1]]
+                table.write_table(pa.table(dict(zip(SCORES.names, columns, strict=True)), SCORES))
+                self.stat_update("documents", value=len(lengths))
+                self.stat_update("tokens", value=units.shape[1])
+                self.stat_update("missing", value=int((units[0] == REF_MISSING).sum()))
+                self.stat_update("clipped", value=int((units[0] == REF_MAX_UNITS).sum()))
+        for sidecar in sidecars:
+            sidecar.close()
+        for file in files:
+            file.unlink()
+
+    def _score(self, shard: Shard, first: int, last: int, file: Path) -> None:
+        """Writes a block: `units`, uint16 [2, tokens], and `means`, float64 [documents, 2]; see `SIDECARS`."""
         import torch
 
+        # A worker keeps its device: by task, two could meet on one while another idles.
         devices = torch.cuda.device_count()
         torch.set_num_threads(self.threads)
-        model = _load_once(self.model_dir, self.precision, f"cuda:{rank % devices}" if devices else "cpu")
-        shard = open_shard(self.data_dir / PREFIXES["train"].format(rank))
-        sidecar = MegatronTokenizedFile(str(self.directory), f"{rank:05d}.ref", token_size=2)
-        sequence = 0
-        with pq.ParquetWriter(self.directory / f"docs.{rank:05d}.parquet", SCORES) as table:
-            for documents in _blocks(shard):
-                rows = []
-                for losses in score_documents(model, documents, self.eos_id, self.seq_length):
-                    units, mean = to_units(losses), mean_nll(losses)
-                    sidecar.write(units)
-                    rows.append((rank, sequence, len(units), mean, float(np.exp(mean))))
-                    sequence += 1
-                    self.stat_update("documents")
-                    self.stat_update("tokens", value=len(units))
-                    self.stat_update("missing", value=int((units == REF_MISSING).sum()))
-                    self.stat_update("clipped", value=int((units == REF_MAX_UNITS).sum()))
-                table.write_table(pa.table(dict(zip(SCORES.names, zip(*rows), strict=True)), SCORES))
-        sidecar.close()
+        device = f"cuda:{worker_number() % devices}" if devices else "cpu"
+        model = _load_once(self.model_dir, self.precision, device)
+        starts = [shard.start(document) for document in range(first, last)]
+        documents = [
+            np.asarray(shard.values[start : start + length], np.int64)
+            for start, length in zip(starts, shard.lengths[first:last].tolist(), strict=True)
+        ]
+        units, means = [], []
+        for scores in score_documents(model, documents, self.eos_id, *self.windows):
+            units.append(to_units(scores))
+            means.append([finite_mean(row) for row in scores])
+        content = io.BytesIO()
+        np.savez(content, units=np.concatenate(units, axis=1), means=np.array(means))
+        write_atomic(file, content.getvalue())
 
 
-def _blocks(shard: Shard) -> Iterator[list[np.ndarray]]:
-    """A shard's documents, in order, in groups of at least `BLOCK_TOKENS` tokens (the last one may be smaller)."""
-    block: list[np.ndarray] = []
-    size = start = 0
-    for length in shard.lengths.tolist():
-        block.append(np.asarray(shard.values[start : start + length], np.int64))
-        start += length
+def _blocks(shard: Shard) -> list[tuple[int, int]]:
+    """First and last document (exclusive) of runs of at least `BLOCK_TOKENS` tokens; the last may be smaller."""
+    blocks = []
+    first = size = 0
+    for document, length in enumerate(shard.lengths.tolist()):
         size += length
         if size >= BLOCK_TOKENS:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
+            blocks.append((first, document + 1))
+            first, size = document + 1, 0
+    return blocks + ([(first, len(shard.lengths))] if size else [])

@@ -22,6 +22,7 @@ from perdure.pipeline.recipe.data import (
 )
 from perdure.pipeline.recipe.load import json_schema, load_recipe, read_tree, structural_problems
 from perdure.pipeline.recipe.root import Recipe
+from perdure.pipeline.recipe.scoring import Scoring
 from perdure.pipeline.recipe.section import Fraction, Name, Positive, Section
 from perdure.pipeline.recipe.training import (
     Evaluation,
@@ -73,6 +74,7 @@ __all__ = [
     "Recipe",
     "Replay",
     "Schedule",
+    "Scoring",
     "Section",
     "Selection",
     "SentencePieceTokenizer",

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from perdure.pipeline.recipe.cluster import Cluster
 from perdure.pipeline.recipe.data import DataStage, Source, Tokenizer
+from perdure.pipeline.recipe.scoring import Scoring
 from perdure.pipeline.recipe.section import Name, Section
 from perdure.pipeline.recipe.training import Evaluation, Model, Parallel, Training
 from perdure.pipeline.recipe.versions import Version
@@ -25,6 +26,8 @@ class Recipe(Section):
     """The domains of text, by name. Each is also an evaluation domain."""
     data: DataStage = DataStage()
     """How the data stage runs."""
+    scoring: Scoring = Scoring()
+    """How reference models score text."""
     tokenizer: Tokenizer
     """One tokenizer for all sources and versions."""
     model: Model

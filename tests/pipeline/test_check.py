@@ -224,6 +224,14 @@ def test_no_part_can_break_the_check():
         assert any(name.startswith(path) for name in names), path
 
 
+def test_windows_of_scoring_must_move_on():
+    assert found("scoring.overlap=256")["scoring.overlap"] == (
+        256,
+        "should be below the context of 256 tokens",
+    )
+    assert found("scoring.overlap=255") == {}
+
+
 def test_a_similar_path_is_suggested(tmp_path):
     (tmp_path / "corpus").mkdir()
     reader = f"sources.code.reader={{type: jsonl, path: {tmp_path}/corpvs}}"

@@ -1,11 +1,12 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 
-from perdure.pipeline.data.executor import Executor, building, worker_pool
+from perdure.pipeline.data.executor import Executor, building, worker_number, worker_pool
 from perdure.pipeline.data.readers import JsonLines
 from perdure.pipeline.errors import PerdureError
 
@@ -52,3 +53,15 @@ def test_an_artefact_appears_whole_or_not_at_all(tmp_path):
         (work / "step" / "logs" / "task_00000.log").write_text("log")
     assert (final / "x").exists() and not list((tmp_path / "work").iterdir())
     assert (tmp_path / "logs" / "clean.a@1" / "step.task_00000.log").read_text() == "log"
+
+
+def number_of_worker(_task: int) -> tuple[int, int]:
+    time.sleep(0.2)  # so that one worker cannot take all tasks
+    return os.getpid(), worker_number()
+
+
+def test_workers_are_numbered_whatever_their_tasks():
+    with worker_pool(2, scoring=False) as pool:
+        found = set(pool.map(number_of_worker, range(6)))
+    assert len(dict(found)) == len(found), "a worker keeps its number"
+    assert sorted(number for _pid, number in found) == list(range(len(found)))

@@ -18,7 +18,7 @@ from perdure.pipeline.recipe import load_recipe
 if __name__ == "__main__":
     found = run_data(load_recipe(sys.argv[1], out=Path(sys.argv[2])))
     for path in found.values():
-        score_source(path, Path(sys.argv[3]), label="ref", seq_length=32, workers=2)
+        score_source(path, Path(sys.argv[3]), label="ref", context=32, overlap=8, workers=2)
 """
 
 

@@ -1,4 +1,7 @@
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -7,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -15,7 +20,15 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from perdure.pipeline.data.score import document_windows, load_model, score_source, to_units, token_losses
+from perdure.pipeline.data.losses import (
+    Window,
+    document_windows,
+    load_model,
+    output_head,
+    to_units,
+    token_losses,
+)
+from perdure.pipeline.data.score import score_source
 from perdure.pipeline.data.scorer import Scorer
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.errors import PerdureError
@@ -48,37 +61,58 @@ def news(make_recipe, texts):
 
 
 def plain_losses(model, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The losses of one window by a plain forward pass."""
+    """Losses and entropies of one window by a plain forward pass, float64 [2, n]."""
     with torch.inference_mode():
         logits = model(torch.from_numpy(inputs)[None].long()).logits[0].double()
-    return -torch.log_softmax(logits, -1)[range(len(labels)), labels].numpy()
+    spread = torch.distributions.Categorical(logits=logits).entropy()
+    nll = -torch.log_softmax(logits, -1)[range(len(labels)), labels]
+    return torch.stack([nll, spread]).numpy()
 
 
-@given(st.integers(1, 40), st.integers(1, 12))
-def test_windows_cover_a_document_with_training_contexts(length, seq_length):
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 11))
+def test_windows_cover_a_document_once_with_training_contexts(length, context, overlap):
+    overlap = min(overlap, context - 1)
     tokens = np.arange(1, length + 1)
-    windows = document_windows(tokens, 0, seq_length)
-    assert np.concatenate([labels for _, labels in windows]).tolist() == tokens.tolist()
-    assert np.concatenate([inputs for inputs, _ in windows]).tolist() == [0, *tokens[:-1]]
-    assert all(len(inputs) == len(labels) <= seq_length for inputs, labels in windows)
-    assert all(len(labels) == seq_length for _, labels in windows[:-1])
+    windows = document_windows(tokens, 0, context, overlap)
+    assert np.concatenate([labels[skip:] for _, labels, skip in windows]).tolist() == tokens.tolist()
+    # Labels are numbered from 1, and the input of each is the one before: 0 is the separator that leads.
+    assert all((inputs == labels - 1).all() for inputs, labels, _ in windows)
+    assert all(len(inputs) == len(labels) <= context for inputs, labels, _ in windows)
+    assert all(len(labels) == context for _, labels, _ in windows[:-1])
+    assert [skip for _, _, skip in windows] == [0] + [overlap] * (len(windows) - 1)
+    assert all(len(labels) > skip for _, labels, skip in windows)
 
 
 @settings(max_examples=15)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 100))
 def test_losses_equal_a_plain_forward_whatever_the_batches(llama, lengths, batch_tokens):
     rng = np.random.default_rng(sum(lengths))
-    windows = [(rng.integers(0, VOCAB, length), rng.integers(0, VOCAB, length)) for length in lengths]
-    for (inputs, labels), losses in zip(windows, token_losses(llama[0], windows, batch_tokens), strict=True):
-        np.testing.assert_allclose(losses, plain_losses(llama[0], inputs, labels), rtol=1e-4, atol=1e-4)
+    windows = [
+        Window(*rng.integers(0, VOCAB, (2, length)), skip=int(rng.integers(0, length))) for length in lengths
+    ]
+    for window, found in zip(windows, token_losses(llama[0], windows, batch_tokens), strict=True):
+        expected = plain_losses(llama[0], window.inputs, window.labels)[:, window.skip :]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "capped"])
+@pytest.mark.parametrize("kind", ["gpt2", "capped", "scaled"])
 def test_other_architectures(kind):
     torch.manual_seed(0)
     if kind == "gpt2":
         model = GPT2LMHeadModel(
             GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2, initializer_range=0.5)
+        )
+    elif kind == "scaled":
+        model = CohereForCausalLM(
+            CohereConfig(
+                vocab_size=VOCAB,
+                logit_scale=0.3,
+                initializer_range=0.5,
+                pad_token_id=0,
+                eos_token_id=1,
+                bos_token_id=2,
+                **SMALL,
+            )
         )
     else:
         model = Gemma2ForCausalLM(
@@ -87,10 +121,14 @@ def test_other_architectures(kind):
             )
         )
     model.eval()
+    head = output_head(model)
+    assert (head is None) == (kind == "scaled")
+    assert head is None or head.softcap == (0.5 if kind == "capped" else None)
     rng = np.random.default_rng(0)
-    windows = [(rng.integers(0, VOCAB, length), rng.integers(0, VOCAB, length)) for length in (20, 3, 20, 7)]
-    for (inputs, labels), losses in zip(windows, token_losses(model, windows), strict=True):
-        np.testing.assert_allclose(losses, plain_losses(model, inputs, labels), rtol=1e-4, atol=1e-4)
+    windows = [Window(*rng.integers(0, VOCAB, (2, length))) for length in (20, 3, 20, 7)]
+    for window, found in zip(windows, token_losses(model, windows), strict=True):
+        expected = plain_losses(model, window.inputs, window.labels)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_units():
@@ -101,31 +139,92 @@ def test_units():
 @pytest.mark.slow
 def test_a_sidecar_is_aligned_and_independent_of_workers(llama, news, tmp_path):
     model, directory = llama
-    scores = score_source(news, directory, label="ref", seq_length=16, workers=2)
+    windows = {"context": 16, "overlap": 5}
+    scores = score_source(news, directory, label="ref", **windows, workers=2)
     before = hash_directory(scores)
-    assert score_source(news, directory, label="ref", seq_length=16, workers=1) == scores  # finished before
+    assert score_source(news, directory, label="ref", **windows, workers=1) == scores  # finished before
+    manifest = read_json(scores / "manifest.json")
+    assert {key: manifest[key] for key in ("context", "overlap", "mask")} == windows | {"mask": "document"}
     table = pq.read_table(scores / "docs.parquet").to_pylist()
     eos = read_json(news / "manifest.json")["eos_id"]
     for task in (0, 1):
-        shard, sidecar = open_shard(news / f"{task:05d}"), open_shard(scores / f"{task:05d}.ref")
-        assert sidecar.values.dtype == np.uint16 and shard.lengths.tolist() == sidecar.lengths.tolist()
+        shard = open_shard(news / f"{task:05d}")
+        sidecars = [open_shard(scores / f"{task:05d}.{kind}") for kind in ("ref", "ent")]
+        for sidecar in sidecars:
+            assert sidecar.values.dtype == np.uint16 and shard.lengths.tolist() == sidecar.lengths.tolist()
         rows = [row for row in table if row["shard"] == task]
         assert [row["sequence"] for row in rows] == list(range(len(shard.lengths)))
         end = 0
         for row, length in zip(rows, shard.lengths.tolist(), strict=True):
             tokens = np.asarray(shard.values[end : end + length], np.int64)
-            stored = sidecar.values[end : end + length] / 1000
-            windows = document_windows(tokens, eos, 16)
-            expected = np.concatenate([plain_losses(model, *window) for window in windows])
+            stored = np.stack([sidecar.values[end : end + length] for sidecar in sidecars]) / 1000
+            expected = np.concatenate(
+                [
+                    plain_losses(model, window.inputs, window.labels)[:, window.skip :]
+                    for window in document_windows(tokens, eos, 16, 5)
+                ],
+                axis=1,
+            )
             np.testing.assert_allclose(stored, expected, atol=6e-4)
             assert row["num_tokens"] == length
-            assert row["mean_nll"] == pytest.approx(expected.mean(), abs=1e-4)
+            assert row["mean_nll"] == pytest.approx(expected[0].mean(), abs=1e-4)
+            assert row["mean_entropy"] == pytest.approx(expected[1].mean(), abs=1e-4)
             assert row["perplexity"] == pytest.approx(np.exp(row["mean_nll"]))
             end += length
     copy = tmp_path / "data" / news.name
     shutil.copytree(news, copy, ignore=shutil.ignore_patterns("scores"))
-    again = score_source(copy, directory, label="ref", seq_length=16, workers=1)
+    again = score_source(copy, directory, label="ref", context=16, overlap=5, workers=1)
     assert again.name == scores.name and hash_directory(again) == before
+
+
+SCORE = """
+import sys
+from pathlib import Path
+from perdure.pipeline.data import scorer
+scorer.BLOCK_TOKENS = 32
+news, out, model = map(Path, sys.argv[1:4])
+scorer.Scorer(news, out / "artefact", model, int(sys.argv[4]), (8, 2), "fp32", 1).run(None, 0, 2)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_scorer_goes_on_inside_its_shard_to_the_same_bytes(llama, news, tmp_path):
+    (tmp_path / "score.py").write_text(SCORE)
+    eos = read_json(news / "manifest.json")["eos_id"]
+
+    def start(out):
+        arguments = [sys.executable, tmp_path / "score.py", news, tmp_path / out, llama[1], eos]
+        return subprocess.Popen([str(argument) for argument in arguments])
+
+    def blocks():
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "killed" / "blocks").glob("[0-9]*.npz")}
+
+    process = start("killed")
+    while len(blocks()) < 3:
+        assert process.poll() is None, "done before it could be killed"
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    kept = blocks()
+    assert kept and not (tmp_path / "killed" / "artefact").exists()
+    process = start("killed")
+    while len(found := blocks()) <= len(kept):
+        assert process.poll() is None
+        time.sleep(0.002)
+    assert {path: found[path] for path in kept} == kept, "whole blocks are not scored again"
+    assert process.wait() == 0
+    assert start("undisturbed").wait() == 0
+    found, expected = (hash_directory(tmp_path / out / "artefact") for out in ("killed", "undisturbed"))
+    assert found == expected
+    assert not blocks()
+
+
+def test_stored_scores_do_not_depend_on_the_batch_size(llama):
+    rng = np.random.default_rng(0)
+    windows = [Window(*rng.integers(0, VOCAB, (2, length))) for length in rng.integers(1, 60, 40)]
+    one, many = (token_losses(llama[0], windows, batch_tokens) for batch_tokens in (1, 4096))
+    difference = np.concatenate(one, axis=1) - np.concatenate(many, axis=1)
+    assert np.abs(difference).max() < 5e-4  # half of what is stored
 
 
 def test_losses_that_are_not_finite_are_marked_missing(news, tmp_path):
@@ -137,12 +236,12 @@ def test_losses_that_are_not_finite_are_marked_missing(news, tmp_path):
         model.get_input_embeddings().weight[token] = torch.nan
     model.save_pretrained(tmp_path / "nan")
     eos = read_json(news / "manifest.json")["eos_id"]
-    scorer = Scorer(news, tmp_path, tmp_path / "nan", eos, seq_length=8, precision="fp32", threads=1)
+    scorer = Scorer(news, tmp_path / "artefact", tmp_path / "nan", eos, (8, 0), "fp32", threads=1)
     scorer.run(None, 0, 2)
-    sidecar, total = open_shard(tmp_path / "00000.ref"), 0
+    sidecar, total = open_shard(tmp_path / "artefact" / "00000.ref"), 0
     for end, length in zip(np.cumsum(shard.lengths), shard.lengths):
         windows = document_windows(np.asarray(shard.values[end - length : end]), eos, 8)
-        expected = np.concatenate([np.full(len(inputs), token in inputs) for inputs, _ in windows])
+        expected = np.concatenate([np.full(len(inputs), token in inputs) for inputs, _, _ in windows])
         assert ((sidecar.values[end - length : end] == 65535) == expected).all()
         total += int(expected.sum())
     assert scorer.stats.stats["missing"].total == total > 0
@@ -152,25 +251,25 @@ def test_losses_that_are_not_finite_are_marked_missing(news, tmp_path):
 def test_scores_copied_from_another_reference_are_refused_naming_both(llama, news, tmp_path):
     torch.manual_seed(1)
     LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, **SMALL)).save_pretrained(tmp_path / "other")
-    own = score_source(news, llama[1], label="reference", seq_length=8, workers=1)
-    other = score_source(news, tmp_path / "other", label="reference", seq_length=8, workers=1)
+    own = score_source(news, llama[1], label="reference", context=8, workers=1)
+    other = score_source(news, tmp_path / "other", label="reference", context=8, workers=1)
     hashes = [read_json(path / "manifest.json")["model_hash"] for path in (own, other)]
     shutil.rmtree(own)
     shutil.copytree(other, own)
     with pytest.raises(PerdureError, match=f"model_hash: '{hashes[0]}' -> '{hashes[1]}'"):
-        score_source(news, llama[1], label="reference", seq_length=8, workers=1)
+        score_source(news, llama[1], label="reference", context=8, workers=1)
 
 
 def test_models_that_do_not_fit_are_refused(news, tmp_path):
     with pytest.raises(PerdureError, match="not a Hugging Face model"):
-        score_source(news, tmp_path, label="x", seq_length=8, workers=1)
+        score_source(news, tmp_path, label="x", context=8, workers=1)
     LlamaForCausalLM(LlamaConfig(vocab_size=100, **SMALL)).save_pretrained(tmp_path / "small")
     with pytest.raises(PerdureError, match="vocabulary of 100 is smaller than the tokenizer's"):
-        score_source(news, tmp_path / "small", label="x", seq_length=8, workers=1)
+        score_source(news, tmp_path / "small", label="x", context=8, workers=1)
     (tmp_path / "small" / "tokenizer.json").write_text("{}")
     hashes = (
         r"its tokenizer \(44136fa3\) is not the data's \("
         + read_json(news / "manifest.json")["tokenizer_hash"][:8]
     )
     with pytest.raises(PerdureError, match=hashes):
-        score_source(news, tmp_path / "small", label="x", seq_length=8, workers=1)
+        score_source(news, tmp_path / "small", label="x", context=8, workers=1)

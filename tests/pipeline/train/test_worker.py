@@ -156,7 +156,7 @@ def test_scoring_the_reference_with_itself_gives_no_excess_loss(whole, tmp_path)
         300,
         hash_file(whole[0] / "hf" / "tokenizer.json"),
     )
-    scores = score_source(data, whole[0] / "hf", label="self", seq_length=32, workers=1)
+    scores = score_source(data, whole[0] / "hf", label="self", context=32, workers=1)
     excess = np.array(on_rank("own_excess_loss", whole[0], str(data), str(scores)))
     assert len(excess) > 300
     assert np.abs(excess).max() <= 1e-3

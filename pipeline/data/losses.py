@@ -1,0 +1,198 @@
+"""What a Hugging Face causal language model thinks of tokens: losses and entropies, batched by length, without logits.
+
+The context of a token is its document's separator-led stream up to it, as a trainer with document masks sees it at a
+sample's start. Documents longer than the context are cut into windows that share `overlap` tokens.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.shards import REF_MAX_UNITS, REF_MISSING, REF_NATS_PER_UNIT
+
+if TYPE_CHECKING:
+    import torch
+
+BATCH_TOKENS = 8192
+"""Tokens of a forward pass, padding included."""
+WHOLE_LOGITS = 1 << 24
+"""Logits of a forward pass for models whose logits cannot be made a part at a time."""
+
+
+class Window(NamedTuple):
+    """A stretch of a document.
+
+    Attributes:
+        inputs: int64 [n].
+        labels: int64 [n]; labels[t] follows inputs[t].
+        skip: The first labels, which are context alone: the window before has scored them.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    skip: int = 0
+
+
+class Head(NamedTuple):
+    """An output layer: logits are hidden @ weight^T, capped.
+
+    Attributes:
+        weight: [vocabulary, hidden].
+        softcap: c, if logits are c * tanh(z / c).
+    """
+
+    weight: "torch.Tensor"
+    softcap: float | None
+
+
+def token_losses(model: Any, windows: Sequence[Window], batch_tokens: int = BATCH_TOKENS) -> list[np.ndarray]:
+    """Losses and entropies of a causal language model on many windows, batched by length.
+
+    Args:
+        model: A transformers causal language model in evaluation mode.
+        windows: Of any sizes.
+        batch_tokens: Tokens of a forward pass, padding included. A longer window is a batch of its own.
+
+    Returns:
+        float32 [2, n - skip] per window, in nats: -log p(labels[t] | inputs[..t]), and the entropy of
+        p(. | inputs[..t]).
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    head = output_head(model)
+    if head is None:
+        batch_tokens = min(batch_tokens, max(1, WHOLE_LOGITS // model.config.vocab_size))
+    found: list[Any] = [None] * len(windows)
+    with torch.inference_mode():
+        for batch in _batches([len(window.inputs) for window in windows], batch_tokens):
+            width = len(windows[batch[0]].inputs)
+            padded = torch.zeros(2, len(batch), width, dtype=torch.long)
+            wanted = torch.zeros(len(batch), width, dtype=torch.bool)
+            for row, index in enumerate(batch):
+                inputs, labels, skip = windows[index]
+                padded[0, row, : len(inputs)] = torch.from_numpy(inputs)
+                padded[1, row, : len(inputs)] = torch.from_numpy(labels)
+                wanted[row, skip : len(inputs)] = True
+            # Padding stands on the right, where causal attention never looks.
+            values = _losses(model, head, *padded.to(device), wanted.to(device)).cpu().numpy()
+            ends = np.cumsum([len(windows[index].inputs) - windows[index].skip for index in batch])
+            for index, part in zip(batch, np.split(values, ends[:-1], axis=1), strict=True):
+                found[index] = part
+    return found
+
+
+def document_windows(tokens: np.ndarray, eos_id: int, context: int, overlap: int = 0) -> list[Window]:
+    """Cuts a document into windows, so that every token is scored once.
+
+    Args:
+        tokens: int64 [n], the document, its separator included.
+        eos_id: The separator, which stands before the first token.
+        context: Longest window.
+        overlap: Tokens that a window shares with the one before, in [0, context).
+    """
+    stream = np.concatenate([[eos_id], tokens])
+    starts = range(0, max(1, len(tokens) - overlap), context - overlap)
+    return [
+        Window(
+            stream[start : start + context][: len(tokens) - start],
+            tokens[start : start + context],
+            overlap if start else 0,
+        )
+        for start in starts
+    ]
+
+
+def score_documents(
+    model: Any, documents: list[np.ndarray], eos_id: int, context: int, overlap: int
+) -> Iterator[np.ndarray]:
+    """Losses and entropies, float32 [2, num_tokens], of each document, in nats."""
+    windows = [document_windows(tokens, eos_id, context, overlap) for tokens in documents]
+    found = iter(token_losses(model, [window for pieces in windows for window in pieces]))
+    for pieces in windows:
+        yield np.concatenate([next(found) for _ in pieces], axis=1)
+
+
+def to_units(nats: np.ndarray) -> np.ndarray:
+    """Nats as stored: uint16 milli-nats, clipped; `REF_MISSING` where a value is not finite."""
+    finite = np.isfinite(nats)
+    units = np.rint(np.where(finite, nats, 0.0) / REF_NATS_PER_UNIT)
+    return np.where(finite, np.clip(units, 0, REF_MAX_UNITS), REF_MISSING).astype(np.uint16)
+
+
+def finite_mean(nats: np.ndarray) -> float:
+    """Mean over a document's finite values; NaN if there are none."""
+    finite = nats[np.isfinite(nats)]
+    return float(finite.mean(dtype=np.float64)) if len(finite) else math.nan
+
+
+def load_model(model_dir: Path, precision: str, device: str) -> Any:
+    """A Hugging Face causal language model, ready to score.
+
+    Raises:
+        PerdureError: If transformers cannot load it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise PerdureError(f"{model_dir}: the model cannot be loaded: {error}") from error
+    return model.to(device).eval()
+
+
+def output_head(model: Any) -> Head | None:
+    """A model's output layer; None if its logits are anything else than that layer on the last hidden state."""
+    import torch
+
+    layer = model.get_output_embeddings()
+    softcap = getattr(model.config, "final_logit_softcapping", None)
+    tokens = torch.arange(min(8, model.config.vocab_size), device=next(model.parameters()).device)[None]
+    with torch.inference_mode():
+        logits = model(input_ids=tokens, use_cache=False).logits
+        hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+        made = hidden @ layer.weight.t()
+        if softcap:
+            made = softcap * torch.tanh(made / softcap)
+        # Equal but for rounding, of which bf16 has 2^-8 of a logit.
+        tolerance = 1e-3 if logits.dtype == torch.float32 else 3e-2
+        same = torch.allclose(made, logits, rtol=tolerance, atol=tolerance)
+    return Head(layer.weight, softcap) if same else None
+
+
+def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of windows, longest first, in groups whose padded size is at most `batch_tokens`."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    start = 0
+    while start < len(order):
+        rows = max(1, batch_tokens // lengths[order[start]])
+        yield order[start : start + rows]
+        start += rows
+
+
+def _losses(
+    model: Any, head: Head | None, inputs: "torch.Tensor", labels: "torch.Tensor", wanted: "torch.Tensor"
+) -> "torch.Tensor":
+    """Losses and entropies, float32 [2, wanted tokens]. `inputs`, `labels` and `wanted` are [batch, width]."""
+    import torch
+
+    from perdure.kernels import linear_nll
+
+    if head is None:
+        logits = model(input_ids=inputs, use_cache=False).logits[wanted].float()
+        log_probs = torch.log_softmax(logits, -1)
+        nll = -log_probs.gather(-1, labels[wanted][:, None])[:, 0]
+        return torch.stack([nll, torch.special.entr(log_probs.exp()).sum(-1)])
+    hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state[wanted]
+    weight = head.weight
+    return torch.stack(
+        linear_nll(hidden, weight, labels[wanted], vocab_size=len(weight), softcap=head.softcap, entropy=True)
+    )
