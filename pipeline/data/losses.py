@@ -17,8 +17,8 @@ from perdure.pipeline.shards import REF_MAX_UNITS, REF_MISSING, REF_NATS_PER_UNI
 if TYPE_CHECKING:
     import torch
 
-BATCH_TOKENS = 8192
-"""Tokens of a forward pass, padding included."""
+BATCH_TOKENS = {"cuda": 8192, "cpu": 2048}
+"""Tokens of a forward pass, padding included; more would fill memory, not the machine."""
 WHOLE_LOGITS = 1 << 24
 """Logits of a forward pass for models whose logits cannot be made a part at a time."""
 
@@ -49,13 +49,14 @@ class Head(NamedTuple):
     softcap: float | None
 
 
-def token_losses(model: Any, windows: Sequence[Window], batch_tokens: int = BATCH_TOKENS) -> list[np.ndarray]:
+def token_losses(model: Any, windows: Sequence[Window], batch_tokens: int | None = None) -> list[np.ndarray]:
     """Losses and entropies of a causal language model on many windows, batched by length.
 
     Args:
         model: A transformers causal language model in evaluation mode.
         windows: Of any sizes.
-        batch_tokens: Tokens of a forward pass, padding included. A longer window is a batch of its own.
+        batch_tokens: Tokens of a forward pass, padding included; default `BATCH_TOKENS`. A longer window is a batch of
+            its own.
 
     Returns:
         float32 [2, n - skip] per window, in nats: -log p(labels[t] | inputs[..t]), and the entropy of
@@ -64,6 +65,7 @@ def token_losses(model: Any, windows: Sequence[Window], batch_tokens: int = BATC
     import torch
 
     device = next(model.parameters()).device
+    batch_tokens = batch_tokens or BATCH_TOKENS[device.type]
     head = output_head(model)
     if head is None:
         batch_tokens = min(batch_tokens, max(1, WHOLE_LOGITS // model.config.vocab_size))

@@ -1,0 +1,204 @@
+"""The order of a source's documents, by perplexity or by chance, in memory that does not grow with the corpus.
+
+Keys are sorted in runs that lie on disk, and the runs are merged a block at a time. The result is the two arrays per
+source that a plan consists of (`perdure.pipeline.plan`).
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from perdure.pipeline.manifest import read_json
+from perdure.pipeline.shards import open_shard
+
+ROWS = 1 << 22
+"""Keys sorted at a time: a run, or a part of the merge."""
+RANKED = ("easy_to_hard", "hard_to_easy")
+"""Orders by perplexity."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What decides the order of a source's documents.
+
+    Attributes:
+        data: The source's directory of shards.
+        kind: `shuffled`, `given`, `easy_to_hard` (by rising perplexity) or `hard_to_easy` (by falling). Documents of equal
+            perplexity keep the order in which they were read; those without one come last.
+        buckets: Number of runs of (within one) equally many documents that a ranked order is cut into; inside a bucket the
+            documents are shuffled. None: as many as documents.
+        scores: Directory of scores, for a ranked order.
+        seed: Decides what is shuffled.
+    """
+
+    data: Path
+    kind: str
+    buckets: int | None
+    scores: Path | None
+    seed: int
+
+
+def count_documents(data: Path) -> tuple[int, int]:
+    """Documents and tokens of a source's training split."""
+    lengths = _lengths(data)
+    return sum(map(len, lengths)), sum(int(part.sum(dtype=np.int64)) for part in lengths)
+
+
+def write_order(order: Order, documents: Path, ends: Path, rows: int = ROWS) -> None:
+    """Writes the order of a source's documents.
+
+    Args:
+        order: Which.
+        documents: Receives the document numbers in order, counted over all shards, int64 [documents], `.npy`.
+        ends: Receives where each ends in the stream of tokens, int64 [documents], `.npy`.
+        rows: Documents handled at a time.
+    """
+    scratch = documents.with_name(f".{documents.name}.sorting")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    lengths = _join(scratch / "lengths.npy", _lengths(order.data), np.int32)
+    parts = _new(scratch / "documents.npy", np.int64, len(lengths))
+    stops = _new(scratch / "ends.npy", np.int64, len(lengths))
+    place = end = 0
+    for numbers in _sequence(order, len(lengths), scratch, rows):
+        after = place + len(numbers)
+        parts[place:after] = numbers
+        stops[place:after] = end + np.cumsum(lengths[numbers], dtype=np.int64)
+        place, end = after, int(stops[after - 1])
+    assert place == len(lengths), "scores and shards have the same documents"
+    parts.flush()
+    stops.flush()
+    (scratch / "documents.npy").replace(documents)
+    (scratch / "ends.npy").replace(ends)
+    shutil.rmtree(scratch)
+
+
+def sort_keys(keys: Iterable[np.ndarray], scratch: Path, rows: int = ROWS) -> Iterator[np.ndarray]:
+    """An external merge sort (Knuth, The Art of Computer Programming 3, section 5.4).
+
+    Args:
+        keys: Parts of a long array, of any size, no NaN.
+        scratch: An empty directory for the runs.
+        rows: Keys in memory at a time.
+
+    Yields:
+        int64, parts of what a stable `argsort` of the whole array would give.
+    """
+    runs, first = [], 0
+    for number, part in enumerate(_regroup(keys, rows)):
+        places = np.argsort(part, kind="stable")
+        paths = scratch / f"keys{number}.npy", scratch / f"places{number}.npy"
+        for path, array in zip(paths, (part[places], first + places), strict=True):
+            np.save(path, array)
+        runs.append(tuple(np.load(path, mmap_mode="r") for path in paths))
+        first += len(part)
+    starts, width = [0] * len(runs), max(1, rows // max(1, len(runs)))
+    while left := [number for number, (keys_, _) in enumerate(runs) if starts[number] < len(keys_)]:
+        heads = {number: runs[number][0][starts[number] : starts[number] + width] for number in left}
+        # The least of the last keys in view: what is below it cannot be preceded by anything out of view. Of equal keys,
+        # those of earlier runs come first, because runs are made in the order of the keys.
+        last, run = min((head[-1], number) for number, head in heads.items())
+        taken = {
+            number: int(np.searchsorted(head, last, "right" if number <= run else "left"))
+            for number, head in heads.items()
+        }
+        merged = np.concatenate([heads[number][: taken[number]] for number in left])
+        places = np.concatenate(
+            [runs[number][1][starts[number] : starts[number] + taken[number]] for number in left]
+        )
+        yield places[np.argsort(merged, kind="stable")]
+        for number in left:
+            starts[number] += taken[number]
+
+
+def mix(seed: int, numbers: np.ndarray) -> np.ndarray:
+    """SplitMix64 (Steele et al. 2014) of seed and numbers, uint64, as random as 64 bits can be."""
+    step = np.array([0x9E3779B97F4A7C15], np.uint64)
+    x = (numbers.astype(np.uint64) + np.uint64(1)) * step + np.uint64(seed & (1 << 64) - 1)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _sequence(order: Order, number: int, scratch: Path, rows: int) -> Iterator[np.ndarray]:
+    """Document numbers in order, in parts."""
+    parts = [np.arange(first, min(first + rows, number)) for first in range(0, number, rows)]
+    if order.kind == "given":
+        yield from parts
+    elif order.kind == "shuffled":
+        yield from _sorted(scratch / "shuffled", (mix(order.seed, part) for part in parts), rows)
+    else:
+        ranked = _sorted(scratch / "ranked", _keys(order), rows)
+        if order.buckets is None:
+            yield from ranked
+            return
+        documents = _join(scratch / "ranked.npy", ranked, np.int64, number)
+        shift = np.uint64(40)  # of the key's 64 bits, 24 say which bucket
+        keys = (
+            ((part * order.buckets // number).astype(np.uint64) << shift)
+            | (mix(order.seed, part) >> np.uint64(24))
+            for part in parts
+        )
+        for places in _sorted(scratch / "buckets", keys, rows):
+            yield documents[places]
+
+
+def _sorted(scratch: Path, keys: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
+    scratch.mkdir()
+    yield from sort_keys(keys, scratch, rows)
+    shutil.rmtree(scratch)
+
+
+def _keys(order: Order) -> Iterator[np.ndarray]:
+    """Perplexities in the order of the shards, so that the lowest comes first; those that are NaN last."""
+    import pyarrow.parquet as parquet
+
+    assert order.scores is not None
+    sign = 1.0 if order.kind == "easy_to_hard" else -1.0
+    file = parquet.ParquetFile(order.scores / "docs.parquet")
+    before = -1
+    for batch in file.iter_batches(columns=["shard", "sequence", "perplexity"]):
+        shard, sequence, perplexity = (column.to_numpy() for column in batch.columns)
+        places = np.concatenate([[before], (shard.astype(np.int64) << 32) + sequence])
+        assert (np.diff(places) > 0).all(), "rows stand in the order of the shards"
+        before = places[-1]
+        yield np.where(np.isnan(perplexity), np.inf, sign * perplexity)
+
+
+def _lengths(data: Path) -> list[np.ndarray]:
+    tasks = read_json(data / "manifest.json")["tasks"]
+    return [open_shard(data / f"{task:05d}").lengths for task in range(tasks)]
+
+
+def _regroup(parts: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
+    """The same numbers in parts of `rows`; the last may be smaller."""
+    waiting: list[np.ndarray] = []
+    size = 0
+    for part in parts:
+        waiting.append(part)
+        size += len(part)
+        while size >= rows:
+            whole = np.concatenate(waiting)
+            yield whole[:rows]
+            waiting, size = [whole[rows:]], size - rows
+    if size:
+        yield np.concatenate(waiting)
+
+
+def _join(path: Path, parts: Iterable[np.ndarray], dtype: type, number: int | None = None) -> np.ndarray:
+    """Writes parts after one another to a `.npy` file, and maps it."""
+    if number is None:
+        parts = list(parts)  # maps of files
+        number = sum(map(len, parts))
+    whole, place = _new(path, dtype, number), 0
+    for part in parts:
+        whole[place : place + len(part)] = part
+        place += len(part)
+    return whole
+
+
+def _new(path: Path, dtype: type, number: int) -> np.ndarray:
+    return np.lib.format.open_memmap(path, "w+", dtype, (number,))
