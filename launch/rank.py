@@ -1,4 +1,4 @@
-"""One rank under Slurm: `python -m perdure.launch.rank VERSION_DIRECTORY train`, one task per rank.
+"""One rank under Slurm: `python -m perdure.launch.rank train|preflight VERSION_DIRECTORY`, one task per rank.
 
 srun starts this directly, without torchrun between, so that the signal before the time limit reaches the trainer
 itself: an agent in between would die of it and take its ranks along.
@@ -7,7 +7,11 @@ itself: an agent in between would die of it and take its ranks along.
 import os
 import sys
 
-WORKER = "perdure.pipeline.train.worker"
+VERSION = "VERSION_DIRECTORY"
+COMMANDS = {
+    "train": ("perdure.pipeline.train.worker", VERSION, "train"),
+    "preflight": ("perdure.launch.preflight", VERSION),
+}
 FROM_SLURM = {
     "RANK": "SLURM_PROCID",
     "LOCAL_RANK": "SLURM_LOCALID",
@@ -16,12 +20,14 @@ FROM_SLURM = {
 """What torch reads, and where Slurm says it. MASTER_ADDR and MASTER_PORT are set by the job's script."""
 
 
-def main(arguments: list[str]) -> None:
-    """Becomes the trainer."""
+def main(task: str, directory: str) -> None:
+    """Becomes the rank."""
     for name, source in FROM_SLURM.items():
         os.environ[name] = os.environ[source]
-    os.execv(sys.executable, [sys.executable, "-u", "-m", WORKER, *arguments])
+    module, *arguments = COMMANDS[task]
+    command = ["-u", "-m", module, *(directory if word == VERSION else word for word in arguments)]
+    os.execv(sys.executable, [sys.executable, *command])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

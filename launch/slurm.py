@@ -37,7 +37,8 @@ attempt() {{ srun --nodes=1 --ntasks=1{container} {python} -m perdure.launch.att
 # Counts the attempts; refuses another one after too many, or after too many without a new checkpoint.
 attempt begin "$VERSION" --max-restarts {max_restarts} --patience {patience} || exit 1
 # One task is one rank: the signal before the time limit reaches the trainer, which saves and ends.
-srun --kill-on-bad-exit=1{container} {python} -m perdure.launch.rank "$VERSION" train
+ranks() {{ srun --kill-on-bad-exit=1{container} {python} -m perdure.launch.rank "$@"; }}
+ranks preflight "$VERSION" && ranks train "$VERSION"
 # Whole: ends well. Not whole: back into the queue, to go on from the last checkpoint.
 if attempt end "$VERSION"; then exit 0; fi
 scontrol requeue "$SLURM_JOB_ID"

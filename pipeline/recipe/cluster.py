@@ -115,6 +115,8 @@ class Cluster(Section):
     """Environment variables of every job, taken literally."""
     network_interface: Word | None = None
     """Interface that ranks talk over (`NCCL_SOCKET_IFNAME`, `GLOO_SOCKET_IFNAME`); default: the libraries' choice."""
+    timeout_seconds: Annotated[int, Field(ge=10)] = 600
+    """Time that ranks wait for one another in a collective before they give up, as those that a cut link isolates."""
     grace_seconds: Annotated[int, Field(ge=60)] = 300
     """Time before the limit at which ranks are told to save; Slurm looks every 30 s only."""
     max_restarts: Annotated[int, Field(ge=0)] = 20
@@ -127,4 +129,5 @@ class Cluster(Section):
         """Environment variables of every job."""
         names = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME") if self.network_interface else ()
         common = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+        common["PERDURE_TIMEOUT_SECONDS"] = str(self.timeout_seconds)
         return common | dict.fromkeys(names, self.network_interface or "") | self.environment

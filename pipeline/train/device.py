@@ -14,13 +14,18 @@ from torch.overrides import TorchFunctionMode
 from perdure.pipeline.errors import PerdureError
 
 
+def timeout() -> timedelta:
+    """Time that ranks wait for one another in a collective; jobs set it from `cluster.timeout_seconds`."""
+    return timedelta(seconds=float(os.environ.get("PERDURE_TIMEOUT_SECONDS", "600")))
+
+
 def initialise() -> torch.device:
     """Starts the process group from torchrun's environment and returns this rank's device.
 
     Without torchrun's environment, a group of one rank is made.
     """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    options = {"rank": rank, "world_size": world_size, "timeout": timedelta(minutes=10)}
+    options = {"rank": rank, "world_size": world_size, "timeout": timeout()}
     if world_size == 1:
         options["store"] = dist.HashStore()
     if torch.cuda.is_available():

@@ -1,6 +1,7 @@
 """The model: Megatron-core's GPTModel with Llama parts, our core attention, and the loss at its end."""
 
 import math
+from datetime import timedelta
 from functools import lru_cache
 
 import megatron.core.parallel_state as mpu
@@ -25,6 +26,7 @@ from perdure.pipeline.convert.weights import mark_tensor_parallel
 from perdure.pipeline.recipe import Recipe, Selection
 from perdure.pipeline.shape import Llama3Scaling, model_shape, padded_vocab_size
 from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT
+from perdure.pipeline.train.device import timeout
 
 
 class CoreAttention(torch.nn.Module):
@@ -196,7 +198,11 @@ def build_model(
         device: Where the parameters live.
     """
     parallel, training, shape = recipe.parallel, recipe.training, model_shape(recipe)
-    mpu.initialize_model_parallel(parallel.tensor_parallel, parallel.pipeline_parallel)
+    mpu.initialize_model_parallel(
+        parallel.tensor_parallel,
+        parallel.pipeline_parallel,
+        distributed_timeout_minutes=timeout() / timedelta(minutes=1),
+    )
     model_parallel_cuda_manual_seed(recipe.seed)
     bf16 = training.precision == "bf16"
     dtype = torch.bfloat16 if bf16 else torch.float32

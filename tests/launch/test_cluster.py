@@ -49,6 +49,7 @@ TREE = {
         "network_interface": "eth0",
         "environment": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
         "max_restarts": 4,
+        "timeout_seconds": 20,
     },
 }
 
@@ -180,6 +181,26 @@ def test_whatever_befalls_it_a_job_ends_as_if_undisturbed(cluster, undisturbed, 
     expected = read_json(undisturbed[1] / "versions" / "base" / "version.json")["weights_hash"]
     assert read_json(version / "version.json")["weights_hash"] == expected
     assert read_json(version / "eval.json") == read_json(undisturbed[1] / "versions" / "base" / "eval.json")
+
+
+def test_a_cut_link_leaves_no_stale_writer(cluster, undisturbed, tmp_path):
+    job, version = begin_again(cluster, undisturbed, tmp_path)
+    wait_for_step(version, INTERVAL)
+    (rank, *_) = ranks(cluster, "n1")  # rank 0, which commits
+    cluster.link("n1", up=False)
+    try:
+        time.sleep(2)
+        committed = newest_step(version)
+        deadline = time.monotonic() + 60
+        while Path(f"/proc/{rank}").exists():
+            assert time.monotonic() < deadline, "the rank that was cut off is still there"
+            time.sleep(0.5)
+        assert newest_step(version) == committed
+    finally:
+        cluster.link("n1", up=True)
+    assert cluster.wait([job], 200) == {job: "COMPLETED"}, logs(version)
+    expected = read_json(undisturbed[1] / "versions" / "base" / "version.json")["weights_hash"]
+    assert read_json(version / "version.json")["weights_hash"] == expected
 
 
 def test_a_job_that_cannot_succeed_is_given_up(cluster, undisturbed, tmp_path):

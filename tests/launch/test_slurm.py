@@ -84,7 +84,8 @@ def test_a_training_script(tmp_path):
     assert "module load cuda" in lines and "ulimit -n 65536" in lines
     assert "export NCCL_SOCKET_IFNAME=ib0" in lines and "export GLOO_SOCKET_IFNAME=ib0" in lines
     container = "--container-image=/images/perdure.sqsh --container-mounts=/data:/data,/scratch"
-    assert f'srun --kill-on-bad-exit=1 {container} python -m perdure.launch.rank "$VERSION" train' in lines
+    assert f'ranks() {{ srun --kill-on-bad-exit=1 {container} python -m perdure.launch.rank "$@"; }}' in lines
+    assert 'ranks preflight "$VERSION" && ranks train "$VERSION"' in lines
 
 
 def test_jobs_of_one_node_are_not_tried_again_and_have_a_core_for_every_worker(tmp_path):
@@ -117,21 +118,16 @@ def test_a_shell_takes_every_value_literally(tmp_path, value, image, mount, plac
     assert status == 0
     container = [f"--container-image={image}", f"--container-mounts={mount}"]
     runs = [call for call in calls if call[0] == "srun"]
-    begin, train, end = (call[1] for call in runs)
+    begin, preflight, train, end = (call[1] for call in runs)
     python = ["/opt/my python", "-m"]
     assert begin[2:] == [
         *container,
         *python,
         *("perdure.launch.attempt", "begin", str(version), "--max-restarts", "20", "--patience", "3"),
     ]
-    assert train == [
-        "--kill-on-bad-exit=1",
-        *container,
-        *python,
-        "perdure.launch.rank",
-        str(version),
-        "train",
-    ]
+    rank = ["--kill-on-bad-exit=1", *container, *python, "perdure.launch.rank"]
+    assert preflight == [*rank, "preflight", str(version)]
+    assert train == [*rank, "train", str(version)]
     assert end[2:] == [*container, *python, "perdure.launch.attempt", "end", str(version)]
     for _, _, environment, cwd in runs:
         assert environment["VALUE"] == value

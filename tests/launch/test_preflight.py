@@ -1,0 +1,132 @@
+"""What is looked at before a job of many nodes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from support import prepare_version, tiny_recipe
+
+from perdure.launch.preflight import MESSAGE_BYTES, checkpoint_bytes, facts, problems
+from perdure.launch.rank import COMMANDS, FROM_SLURM
+from perdure.pipeline.manifest import read_json, write_json
+from perdure.pipeline.shape import model_shape, num_parameters
+
+CHECKPOINT = 10_000_000_000
+
+
+def machine(number: int, **changes) -> dict:
+    found = {
+        **{"node": f"n{number}", "address": f"10.0.0.{number}", "python": "3.12.3", "torch": "2.13.0"},
+        **{"megatron-core": "0.19.0", "triton": "3.4", "cuda": "12.8", "nccl": "2.27.3", "driver": "570.1"},
+        **{"gpus": 8, "gpu": "H100", "recipe": "aa", "tokenizer": "bb", "data": "prose cc"},
+        **{"interface": None, "writes": None, "free_bytes": 10 * CHECKPOINT},
+        **{"shared_memory_bytes": 16 << 30, "open_files": 65536, "clock": 1000.0, "send_seconds": 0.01},
+    }
+    return found | changes
+
+
+def judged(**changes) -> list[str]:
+    """Problems of four machines, of which the third is different."""
+    return problems([machine(1), machine(2), machine(3, **changes), machine(4)], CHECKPOINT)
+
+
+def test_like_machines_pass():
+    assert judged() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"torch": "2.12.0"}, "n3: torch is 2.12.0, elsewhere 2.13.0"),
+        ({"recipe": "dd"}, "n3: recipe is dd, elsewhere aa"),
+        ({"gpus": 7}, "n3: gpus is 7, elsewhere 8"),
+        ({"address": "127.0.1.1"}, "n3: its name resolves to 127.0.1.1; the others cannot reach that"),
+        ({"address": None}, "n3: its name resolves to nothing"),
+        ({"writes": "/runs/v cannot be written: Read-only file system"}, "n3: /runs/v cannot be written"),
+        ({"interface": "no network interface ib0"}, "n3: no network interface ib0"),
+        ({"free_bytes": 15_000_000_000}, "n3: 15 GB free, but two checkpoints take 20 GB"),
+        ({"shared_memory_bytes": 64 << 20}, "n3: /dev/shm has 67.1 MB, at least 1.07 GB are needed"),
+        ({"open_files": 1024}, "n3: 1024 open files allowed, at least 4096 are needed"),
+        ({"clock": 1002.0}, "n3: its clock is +2.0 s off"),
+    ],
+)
+def test_what_differs_is_named_with_its_machine_and_both_values(changes, line):
+    (found,) = judged(**changes)
+    assert found.startswith(line)
+
+
+def test_a_slow_machine_is_named_and_a_slow_link_by_both_ends():
+    def links(*slow: int) -> list[str]:
+        seconds = {True: 0.1, False: 0.01}
+        machines = [machine(number, send_seconds=seconds[number in slow]) for number in range(1, 5)]
+        return problems(machines, CHECKPOINT)
+
+    rate, usual = f"{MESSAGE_BYTES / 0.1 / 1e6:.3g} MB/s", f"{MESSAGE_BYTES / 0.01 / 1e9:.3g} GB/s"
+    assert links(2, 3) == [f"n3: sends at {rate}, the fastest at {usual}"]
+    assert links(4, 1) == [f"n1: sends at {rate}, the fastest at {usual}"]
+    assert links(2) == [f"n2 or n3: their link carries {rate}, the fastest {usual}"]
+    assert links() == []
+
+
+def test_one_machine_alone_may_be_called_localhost():
+    assert problems([machine(1, address="127.0.1.1", send_seconds=None)], CHECKPOINT) == []
+
+
+def test_a_checkpoint_holds_weights_moments_and_masters(tmp_path):
+    recipe = tiny_recipe(tmp_path)
+    parameters = num_parameters(model_shape(recipe), 300)
+    assert checkpoint_bytes(recipe, 300) == 12 * parameters
+    assert checkpoint_bytes(tiny_recipe(tmp_path, training__precision="bf16"), 300) == 14 * parameters
+
+
+@pytest.fixture
+def version(tmp_path):
+    """A prepared version of two ranks, with a tokenizer's file and manifests of its data."""
+    directory = prepare_version(tiny_recipe(tmp_path, parallel__data_parallel=2))
+    inputs = read_json(directory / "inputs.json")
+    (tmp_path / "tokenizer").mkdir(exist_ok=True)
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
+    write_json(directory / "inputs.json", inputs | {"tokenizer": str(tmp_path / "tokenizer")})
+    return directory
+
+
+def test_facts_of_this_machine(version, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib7")
+    found = facts(version)
+    assert found["node"] == socket.gethostname() and found["writes"] is None
+    assert found["interface"].startswith("no network interface ib7")
+    assert json.dumps(found)
+    assert [path.name for path in version.iterdir() if "preflight" in path.name] == []
+
+
+@pytest.mark.slow
+def test_ranks_meet_and_agree_or_say_why_not(version):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    common = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "GLOO_SOCKET_IFNAME": "lo",
+        "SLURM_NTASKS": "2",
+    }
+    command = [sys.executable, "-m", "perdure.launch.rank", "preflight", str(version)]
+    ranks = [
+        subprocess.Popen(
+            command,
+            env=os.environ | common | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    begun = time.monotonic()
+    output = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    assert output[0].startswith("preflight: 1 machines, 0 problems") and output[1] == ""
+    assert time.monotonic() - begun < 120
+    assert set(FROM_SLURM) == {"RANK", "LOCAL_RANK", "WORLD_SIZE"} and set(COMMANDS) == {"train", "preflight"}
