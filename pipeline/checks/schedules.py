@@ -36,7 +36,7 @@ def rates(recipe: Recipe, name: str, version: Version) -> Problems:
         if low > high:
             yield Problem(f"{where}.{lower}", low, f"should be at most {higher} ({high:g})")
     shape = getattr(schedule, "shape", None) or getattr(schedule, "decay_shape", None)
-    if shape in ("exponential", "inverse") and schedule.min_lr == 0:
+    if shape in ("exponential", "inverse") and getattr(schedule, "min_lr", None) == 0:
         yield Problem(f"{where}.min_lr", 0.0, f"should be above 0: the decay is {shape}")
 
 
