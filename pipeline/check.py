@@ -22,12 +22,16 @@ def load_checked(
         RecipeError: With all mistakes, of types and of sense alike.
     """
     tree = read_tree(path, overrides, out, site)
-    if structural := structural_problems(tree):
-        raise RecipeError(str(path), structural + problems(lenient_recipe(tree), whole=False))
-    recipe = Recipe.model_validate(tree)
-    if found := problems(recipe):
+    if found := tree_problems(tree):
         raise RecipeError(str(path), found)
-    return recipe
+    return Recipe.model_validate(tree)
+
+
+def tree_problems(tree: dict) -> list[Problem]:
+    """All mistakes, of types and of sense alike, of what `read_tree` returns."""
+    if structural := structural_problems(tree):
+        return structural + problems(lenient_recipe(tree), whole=False)
+    return problems(Recipe.model_validate(tree))
 
 
 def problems(recipe: Recipe, whole: bool = True) -> list[Problem]:

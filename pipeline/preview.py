@@ -78,7 +78,7 @@ def _version(recipe: Recipe, name: str, version: Version, sources: dict[str, dic
         "samples": samples,
         "tokens": samples * recipe.training.seq_length,
         "lineage_tokens": (steps + sum(count for _, count in ancestors(recipe, name))) * batch_tokens,
-        "schedule": schedule.model_dump(),
+        "schedule": schedule.model_dump() | {"type": version.schedule.type},
         "learning_rate": [[step, learning_rate(schedule, step, steps)] for step in points],
         "selection": version.selection.model_dump() if version.selection else None,
         "perplexity_model": version.mixture.perplexity_model,

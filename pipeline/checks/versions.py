@@ -30,21 +30,23 @@ def _unknown_version(recipe: Recipe, name: str, wanted: str) -> str:
     return f"no such earlier version{near(wanted, before)}" if before else "no version stands before this one"
 
 
-def start(recipe: Recipe, name: str, version: Version) -> Problems:
-    """A parent that stands earlier, and a step of it that can be branched off from."""
-    parent, where = parent_of(version), f"versions.{name}.start"
-    if parent is None:
+def parent(recipe: Recipe, name: str, version: Version) -> Problems:
+    """A parent that stands earlier."""
+    wanted = parent_of(version)
+    if wanted is not None and wanted not in earlier(recipe, name):
+        yield Problem(f"versions.{name}.start.parent", wanted, _unknown_version(recipe, name, wanted))
+
+
+def branch_step(recipe: Recipe, name: str, version: Version) -> Problems:
+    """A step of the parent that can be branched off from."""
+    start, where = version.start, f"versions.{name}.start.step"
+    if not isinstance(start, Branch) or start.parent not in earlier(recipe, name):
         return
-    if parent not in earlier(recipe, name):
-        yield Problem(f"{where}.parent", parent, _unknown_version(recipe, name, parent))
-    elif isinstance(version.start, Branch):
-        step, steps = version.start.step, num_steps(recipe, recipe.versions[parent])
-        if step > steps:
-            yield Problem(f"{where}.step", step, f"should be at most {steps}, the steps of `{parent}`")
-        elif not is_finished(version_directory(recipe, name)) and (
-            reason := missing_checkpoint(recipe, version.start)
-        ):
-            yield Problem(f"{where}.step", step, reason)
+    steps = num_steps(recipe, recipe.versions[start.parent])
+    if start.step > steps:
+        yield Problem(where, start.step, f"should be at most {steps}, the steps of `{start.parent}`")
+    elif not is_finished(version_directory(recipe, name)) and (reason := missing_checkpoint(recipe, start)):
+        yield Problem(where, start.step, reason)
 
 
 def kept(recipe: Recipe, name: str, version: Version) -> Problems:
@@ -86,4 +88,4 @@ def _same_tokenizer(recipe: Recipe, where: str, directory: Path) -> Problems:
         yield Problem(where, str(directory), remedy)
 
 
-CHECKS = (start, kept, reference)
+CHECKS = (parent, branch_step, kept, reference)

@@ -13,6 +13,7 @@ import yaml
 
 from perdure.pipeline.evaluate import metrics
 from perdure.pipeline.lineage import ancestors, expected_mixture, parent_of, resolved_schedule
+from perdure.pipeline.log import mixture_phases, source_ledger
 from perdure.pipeline.manifest import read_json, write_json
 from perdure.pipeline.mixture import is_replayed, members, mixture_shares
 from perdure.pipeline.plan import num_steps
@@ -32,7 +33,9 @@ def build_report(recipe: Recipe) -> dict:
 
         - `versions`: in training order: `id`, `parent` (null: the initial model), `start`, `status` (`finished`,
           `started`, `waiting`), `tokens`, `lineage_tokens`, `steps`, `schedule`, `selected_fraction` (1 without
-          selection), `tokens_per_second`, `mixture`, `evaluation`, `change` (loss minus the parent's, by domain).
+          selection), `tokens_per_second`, `mixture`, `phases` (`after_step`, `reason`, `shares` by
+          key), `sources` (tokens `total`, `consumed`, `remaining`, `repeated`, `replayed` by source, along its path),
+          `evaluation`, `change` (loss minus the parent's, by domain).
         - `domains`; `loss_matrix` (row 0: the initial model; row i + 1: version i); `initial` (its evaluation).
         - `acc`, `bwt`, `fwt`, `fwt_gem` by version; `forgetting` by version: `mean` and by domain. See
           `evaluate/metrics.py`; every version has them, along its own path from the initial model.
@@ -206,11 +209,13 @@ def _version(
         "tokens": tokens,
         "steps": steps,
         "planned_steps": num_steps(recipe, version),
-        "schedule": resolved_schedule(recipe, name).model_dump(mode="json"),
+        "schedule": resolved_schedule(recipe, name).model_dump(mode="json") | {"type": version.schedule.type},
         "selection": version.selection and version.selection.model_dump(mode="json"),
         "selected_fraction": fraction,
         **{key: record[key] if record else None for key in copied},
         "mixture": _mixture(recipe, name),
+        "phases": mixture_phases(recipe, name),
+        "sources": source_ledger(recipe, name),
         "evaluation": evaluation and evaluation["domains"],
         "change": dict(zip(recipe.sources, losses[row] - losses[parent_row])),
     }

@@ -20,7 +20,7 @@ from perdure.pipeline.recipe.data import (
     Tokenizer,
     TrainedTokenizer,
 )
-from perdure.pipeline.recipe.load import json_schema, load_recipe, read_tree, structural_problems
+from perdure.pipeline.recipe.load import json_schema, load_recipe, merge, read_tree, structural_problems
 from perdure.pipeline.recipe.root import Recipe
 from perdure.pipeline.recipe.scoring import Scoring
 from perdure.pipeline.recipe.section import Fraction, Name, Positive, Section
@@ -102,6 +102,7 @@ __all__ = [
     "WSDSchedule",
     "json_schema",
     "load_recipe",
+    "merge",
     "read_tree",
     "structural_problems",
 ]

@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.lineage import checkpoints
+from perdure.pipeline.log import diff, log
 from perdure.pipeline.manifest import write_json
 from perdure.pipeline.plan import consumed_by_version, locate, open_plan
 
@@ -191,6 +192,43 @@ def test_replay_draws_what_the_ancestors_consumed_and_new_data_goes_on(lineage):
         assert abs(replayed - 0.25 * (index + 1)) <= 1
     assert taken == consumed_by_version(plan)
     assert [phase.first_sample for phase in plan.phases] == [0, 16]
+
+
+def test_the_log_shows_the_tree_and_what_is_left_of_every_source(lineage):
+    versions = {entry["id"]: entry for entry in log(lineage)["versions"]}
+    assert [entry["parent"] for entry in versions.values()] == [None, "whole", None, "half", "kept", "drift"]
+    assert {entry["status"] for entry in versions.values()} == {"finished"}
+    assert versions["branch"]["branch_step"] == 7 and versions["whole"]["checkpoints"] == [7, 15, 16]
+    assert versions["last"]["lineage_tokens"] == (8 + 8 + 13 + 4) * STEP
+    assert (versions["last"]["phase"], versions["last"]["learning_rate"]) == ("decay", pytest.approx(1e-4))
+    before = {}
+    for name in ("half", "kept", "drift", "last"):
+        for source, line in versions[name]["sources"].items():
+            assert line["consumed"] + line["remaining"] == line["total"]
+            assert line["consumed"] >= before.get(source, 0)
+            before[source] = line["consumed"]
+    assert (
+        versions["kept"]["sources"]["a"]["consumed"] + versions["kept"]["sources"]["a"]["repeated"]
+        == 16 * STEP
+    )
+    assert versions["last"]["sources"]["a"]["replayed"] + versions["last"]["sources"]["b"]["replayed"] == STEP
+    assert [phase["after_step"] for phase in versions["drift"]["phases"]] == [0, 3, 6, 9, 12]
+    assert [phase["reason"] for phase in versions["last"]["phases"]] == ["start", "switch"]
+
+
+def test_the_difference_of_two_versions(lineage):
+    found = diff(lineage, "half", "kept")
+    assert found["schedule"] == []
+    assert "start.type: 'init' -> 'update'" in found["recipe"]
+    assert f"tokens.a.consumed: {8 * STEP} -> " in " ".join(found["data"])
+    losses = [
+        read_json(directory(lineage, name) / "eval.json")["domains"]["a"]["loss"] for name in ("half", "kept")
+    ]
+    assert found["results"]["a"] == {
+        "half": losses[0],
+        "kept": losses[1],
+        "difference": losses[1] - losses[0],
+    }
 
 
 def test_checkpoints_that_are_gone_are_named_with_those_that_are_there(lineage, tmp_path):
