@@ -46,9 +46,7 @@ class Checkpoints:
         kept: Steps whose checkpoints are kept for good.
     """
 
-    def __init__(
-        self, version_directory: Path, attempt: int, asynchronous: bool, kept: Collection[int] = ()
-    ):
+    def __init__(self, version_directory: Path, attempt: int, asynchronous: bool, kept: Collection[int] = ()):
         self.kept = {f"step_{step:06d}" for step in kept}
         self.version_directory = version_directory
         self.directory = version_directory / "checkpoints"

@@ -48,7 +48,9 @@ def run_steps(
         if recorder and (shares := shares_from(dataset.plan, first_sample)):
             recorder.mixture(step, shares)
             if step > 1:
-                say(f"step {step}: mixture {', '.join(f'{k} {share:.2%}' for k, share in shares.items() if share)}")
+                say(
+                    f"step {step}: mixture {', '.join(f'{k} {share:.2%}' for k, share in shares.items() if share)}"
+                )
         begun = time.perf_counter()
         lr = learning_rate(schedule, step, steps)
         set_learning_rate(optimizer, lr, weight_decay)

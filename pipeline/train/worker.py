@@ -124,7 +124,9 @@ def _losses(domains: dict[str, dict]) -> str:
     return f"held-out loss (nats per token): {losses}"
 
 
-def _finish(directory: Path, recipe: Recipe, inputs: dict, plan: Plan, state: dict, weights_hash: str) -> None:
+def _finish(
+    directory: Path, recipe: Recipe, inputs: dict, plan: Plan, state: dict, weights_hash: str
+) -> None:
     version = recipe.versions[inputs["version"]]
     tokens = num_samples(recipe, version) * recipe.training.seq_length
     consumed = {
