@@ -148,6 +148,23 @@ def test_shares_follow_held_out_perplexity_by_the_formula(lineage):
     assert shown[-1].value == pytest.approx(ratios["a"], abs=1e-4)
 
 
+def test_pipeline_stages_decide_alike_and_as_one_rank_does(tmp_path):
+    """Only the last stage sees losses; all of them need the new shares to read the same samples."""
+    mixture = VERSIONS["drift"]["mixture"] | {"reweight": {"interval": 2 * STEP, "alpha": ALPHA}}
+    found = []
+    for name, parallel in (("one", {}), ("two", {"pipeline_parallel": 2})):
+        versions = {"v1": version({"type": "init"}, 5, mixture=mixture)}
+        recipe = tiny_recipe(tmp_path / name, versions=versions, parallel=parallel)
+        run_versions(recipe)
+        found.append((read_json(directory(recipe, "v1") / "version.json"), metrics(directory(recipe, "v1"))))
+    (one, told), (two, retold) = found
+    assert [phase["first_sample"] for phase in one["phases"]] == [16, 32]
+    for left, right in zip(one["phases"], two["phases"], strict=True):
+        assert left["ratios"] == pytest.approx(right["ratios"], abs=1e-4)
+        assert left["counts"] == right["counts"]
+    assert [line["stream"] for line in told] == [line["stream"] for line in retold]
+
+
 def test_resumed_within_a_phase_equals_uninterrupted_and_keeps_the_schedule_it_began_with(lineage, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(lineage.directory, out)
