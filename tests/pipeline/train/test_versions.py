@@ -22,7 +22,7 @@ from perdure.pipeline.log import diff, log
 from perdure.pipeline.manifest import write_json
 from perdure.pipeline.plan import consumed_by_version, locate, open_plan
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # the lineage is six trainings
 
 STEP = 32 * 8
 """Tokens of a step."""
