@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from perdure.pipeline.checks import model, scoring, sources, versions
+from perdure.pipeline.checks import mixtures, model, schedules, scoring, sources, versions
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.lenient import BrokenField, lenient_recipe
 from perdure.pipeline.recipe import Recipe, read_tree, structural_problems
@@ -22,12 +22,16 @@ def load_checked(
         RecipeError: With all mistakes, of types and of sense alike.
     """
     tree = read_tree(path, overrides, out, site)
-    if structural := structural_problems(tree):
-        raise RecipeError(str(path), structural + problems(lenient_recipe(tree), whole=False))
-    recipe = Recipe.model_validate(tree)
-    if found := problems(recipe):
+    if found := tree_problems(tree):
         raise RecipeError(str(path), found)
-    return recipe
+    return Recipe.model_validate(tree)
+
+
+def tree_problems(tree: dict) -> list[Problem]:
+    """All mistakes, of types and of sense alike, of what `read_tree` returns."""
+    if structural := structural_problems(tree):
+        return structural + problems(lenient_recipe(tree), whole=False)
+    return problems(Recipe.model_validate(tree))
 
 
 def problems(recipe: Recipe, whole: bool = True) -> list[Problem]:
@@ -38,12 +42,14 @@ def problems(recipe: Recipe, whole: bool = True) -> list[Problem]:
         whole: Whether it has no broken part; else checks that need one are passed over.
     """
     found: list[Problem] = []
-    for check in _checks(recipe) + ([partial(versions.repetition, recipe)] if whole else []):
+    for check in _checks(recipe):
         try:
             for problem in check():
                 found.append(problem)
         except BrokenField:
             continue  # its own mistake is listed already
+    if whole and not any(problem.path.startswith("versions.") for problem in found):
+        found += mixtures.repetition(recipe)
     return found
 
 
@@ -58,6 +64,6 @@ def _checks(recipe: Recipe) -> list[Callable[[], Iterator[Problem]]]:
         checks += [
             partial(check, recipe, name, version)
             for name, version in recipe.versions.items()
-            for check in versions.CHECKS
+            for check in (*versions.CHECKS, *mixtures.CHECKS, *schedules.CHECKS)
         ]
     return checks

@@ -95,7 +95,7 @@ def _data(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     recipe = _ready(options)
-    name = _known_version(recipe, options)
+    name = _known_version(recipe, options.recipe, options.version)
     from perdure.pipeline.run import train
 
     with _disk_errors(recipe):
@@ -104,7 +104,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     recipe = _load(options)
-    name = _known_version(recipe, options) if options.version else None
+    name = _known_version(recipe, options.recipe, options.version) if options.version else None
     from perdure.pipeline.run import evaluate
 
     with _disk_errors(recipe):
@@ -124,7 +124,7 @@ def _report_verb(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     recipe = _load(options)
-    name = _known_version(recipe, options)
+    name = _known_version(recipe, options.recipe, options.version)
     from perdure.pipeline.run import export
 
     with _disk_errors(recipe):
@@ -133,7 +133,7 @@ def _export(options: argparse.Namespace) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     recipe = _ready(options)
-    name = _known_version(recipe, options)
+    name = _known_version(recipe, options.recipe, options.version)
     from perdure.pipeline.run import prepare
 
     with _disk_errors(recipe):
@@ -176,6 +176,47 @@ def _logs(options: argparse.Namespace) -> None:
         sys.stdout.write(file.read_text(encoding="utf-8", errors="replace"))
 
 
+def _log(options: argparse.Namespace) -> None:
+    recipe = _load_lineage(options)
+    from perdure.pipeline.log import log
+
+    if options.json:
+        _print_json(log(recipe))
+    else:
+        from perdure.pipeline.log_text import print_log
+
+        print_log(log(recipe))
+
+
+def _diff(options: argparse.Namespace) -> None:
+    recipe = _load_lineage(options)
+    from perdure.pipeline.log import diff
+
+    names = [
+        _known_version(recipe, options.recipe, name, "version") for name in (options.left, options.right)
+    ]
+    if options.json:
+        _print_json(diff(recipe, *names))
+    else:
+        from perdure.pipeline.log_text import print_diff
+
+        print_diff(diff(recipe, *names))
+
+
+def _branch(options: argparse.Namespace) -> None:
+    from perdure.pipeline.log import branch_recipe
+
+    schedule = {"type": "decay"} | ({} if options.min_lr is None else {"min_lr": options.min_lr})
+    name = options.name or f"{options.parent}-{options.at}"
+    text = branch_recipe(
+        options.recipe, options.to, options.out, options.parent, name, options.at, options.tokens, schedule
+    )
+    if options.to is None:
+        print(text, end="")
+    else:
+        _write_new(options.to, text)
+
+
 def _recipe(options: argparse.Namespace) -> None:
     if options.action == "schema":
         from perdure.pipeline.recipe import json_schema
@@ -203,6 +244,9 @@ VERBS: dict[str, Callable[[argparse.Namespace], None]] = {
     "launch": _launch,
     "status": _status,
     "logs": _logs,
+    "log": _log,
+    "diff": _diff,
+    "branch": _branch,
     "recipe": _recipe,
 }
 
@@ -224,14 +268,28 @@ def _load(options: argparse.Namespace) -> "Recipe":
     return load_recipe(options.recipe, options.set, options.out)
 
 
-def _known_version(recipe: "Recipe", options: argparse.Namespace) -> str:
+def _load_lineage(options: argparse.Namespace) -> "Recipe":
+    """The recipe, its sources aside: every parent stands before its versions."""
+    from perdure.pipeline.checks.versions import parent
+    from perdure.pipeline.errors import RecipeError
+
+    recipe = _load(options)
+    found = [
+        problem for name, version in recipe.versions.items() for problem in parent(recipe, name, version)
+    ]
+    if found:
+        raise RecipeError(str(options.recipe), found)
+    return recipe
+
+
+def _known_version(recipe: "Recipe", source: Path, name: str, option: str = "--version") -> str:
     from perdure.pipeline.checks.hints import near
     from perdure.pipeline.errors import Problem, RecipeError
 
-    if options.version not in recipe.versions:
-        remedy = f"no such version{near(options.version, recipe.versions)}"
-        raise RecipeError(str(options.recipe), [Problem("--version", options.version, remedy)])
-    return options.version
+    if name not in recipe.versions:
+        remedy = f"no such version{near(name, recipe.versions)}"
+        raise RecipeError(str(source), [Problem(option, name, remedy)])
+    return name
 
 
 def _say(stream: Any = None) -> Say:
@@ -306,6 +364,38 @@ def _parser() -> argparse.ArgumentParser:
     export = verbs.add_parser("export", parents=[on_recipe], help="write a version as a Hugging Face model")
 
     prepare.add_argument("--version", metavar="NAME", required=True, help="the version to prepare")
+    verbs.add_parser(
+        "log",
+        parents=[on_recipe, machine],
+        help="the tree of versions: tokens, schedules, losses, unseen data",
+    )
+    diff = verbs.add_parser(
+        "diff",
+        parents=[on_recipe, machine],
+        help="what differs between two versions: recipe, schedule, data, results",
+    )
+    branch = verbs.add_parser(
+        "branch",
+        help="a recipe that adds a branch to another: a complete decay off a checkpoint of a version",
+    )
+
+    for side in ("left", "right"):
+        diff.add_argument(side, metavar="VERSION")
+    branch.add_argument("recipe", metavar="RECIPE", type=Path, help="the recipe to build on")
+    branch.add_argument("parent", metavar="VERSION", help="the version to branch off from")
+    branch.add_argument(
+        "--at", metavar="STEP", type=int, required=True, help="its step after which to leave it"
+    )
+    branch.add_argument("--tokens", metavar="N", type=int, required=True, help="the branch's token budget")
+    branch.add_argument("--name", metavar="NAME", help="of the branch; default: VERSION-STEP")
+    branch.add_argument(
+        "--min-lr", metavar="LR", type=float, help="where its decay ends; default: a hundredth"
+    )
+    branch.add_argument("--to", metavar="FILE", type=Path, help="where to write it; default: print it")
+    branch.add_argument(
+        "--out", metavar="DIR", type=Path, help="where the run is, if not where the recipe says"
+    )
+    branch.add_argument("--debug", action="store_true", help="show the traceback of an error")
     train.add_argument("--version", metavar="NAME", required=True, help="the version to train")
     evaluate.add_argument(
         "--version", metavar="NAME", help="the version to measure; default: all that are finished"

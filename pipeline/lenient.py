@@ -27,7 +27,7 @@ def _raise(*_: Any) -> Any:
 
 for _name in (
     "eq ne lt le gt ge hash bool str repr format fspath iter len contains getitem "
-    "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod neg int float index"
+    "or ror add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod neg int float index"
 ).split():
     setattr(_Broken, f"__{_name}__", _raise)
 

@@ -12,33 +12,108 @@ from math import lcm
 
 import numpy as np
 
-from perdure.pipeline.recipe import Mixture
+from perdure.pipeline.recipe import Mixture, MixtureSource
 
 MAX_BLOCK = 65_536
 """Longest pattern; shares that are no multiple of 1 / 65536 are rounded to one."""
 
 
-def mixture_shares(mixture: Mixture) -> dict[str, Fraction]:
+def mixture_shares(mixture: Mixture, part: int = 0) -> dict[str, Fraction]:
     """Share of all samples per source, replay included; a source in both parts counts twice, as `replay/<name>`.
 
     Weights are read as the decimals they are written as, so .1 is one tenth exactly.
+
+    Args:
+        mixture: Its replayed sources are named (see `consumption.with_pools` for `from_parents`).
+        part: 0 before the first of `switches`, i after the i-th.
     """
+    fresh = new_sources(mixture, part)
     replay_share = Fraction(str(mixture.replay.share)) if mixture.replay else Fraction(0)
-    parts = [
-        (source_key(name, replayed=False), source, 1 - replay_share, mixture.sources)
-        for name, source in mixture.sources.items()
-    ]
+    parts = [(False, 1 - replay_share, fresh)]
     if mixture.replay:
-        parts += [
-            (source_key(name, replayed=True), source, replay_share, mixture.replay.sources)
-            for name, source in mixture.replay.sources.items()
-        ]
+        parts.append((True, replay_share, mixture.replay.sources))
     return {
-        key: part
+        source_key(name, replayed): share
         * Fraction(str(source.weight))
         / sum(Fraction(str(sibling.weight)) for sibling in siblings.values())
-        for key, source, part, siblings in parts
+        for replayed, share, siblings in parts
+        for name, source in siblings.items()
     }
+
+
+def new_sources(mixture: Mixture, part: int) -> dict[str, MixtureSource]:
+    """The new sources before the first switch (`part` 0) or after the i-th."""
+    return mixture.switches[part - 1].sources if part else mixture.sources
+
+
+def members(mixture: Mixture) -> dict[str, tuple[str, MixtureSource]]:
+    """Every place in a mixture, whenever it is used: its source's name and settings, by key."""
+    fresh: dict[str, MixtureSource] = {}
+    for part in range(len(mixture.switches) + 1):
+        fresh = new_sources(mixture, part) | fresh
+    old = mixture.replay.sources if mixture.replay else {}
+    return {
+        source_key(name, replayed): (name, source)
+        for replayed, sources in ((False, fresh), (True, old))
+        for name, source in sources.items()
+    }
+
+
+def reweighted(
+    ratios: dict[str, float],
+    before: dict[str, float],
+    after: dict[str, float],
+    alpha: float,
+    weights: dict[str, float],
+    floor: float = 0.0,
+) -> dict[str, float]:
+    """Shares after a measurement.
+
+    Args:
+        ratios: Share per topic, summing to 1.
+        before: Perplexity per topic at the last measurement.
+        after: Perplexity per topic now.
+        alpha: Strength.
+        weights: w_i by topic; 1 where a topic is not named.
+        floor: Smallest share; what it takes is taken from the others in proportion.
+
+    Returns:
+        New shares, summing to 1: r_i f_i / sum(r f), f_i = 1 + alpha d_i w_i, d_i = (p_i - p_i') / max |p - p'|.
+
+    Source:
+        Llama-3-SynE (arXiv 2407.18743), section 3.2.
+    """
+    change = {topic: after[topic] - before[topic] for topic in ratios}
+    largest = max(map(abs, change.values()))
+    if largest == 0:
+        return ratios
+    raw = {
+        topic: ratio * (1 + alpha * change[topic] / largest * weights.get(topic, 1.0))
+        for topic, ratio in ratios.items()
+    }
+    return _floored({topic: value / sum(raw.values()) for topic, value in raw.items()}, floor)
+
+
+def _floored(ratios: dict[str, float], floor: float) -> dict[str, float]:
+    low: set[str] = set()
+    while True:
+        free = sum(ratio for topic, ratio in ratios.items() if topic not in low)
+        scale = (1 - floor * len(low)) / free
+        found = {topic for topic, ratio in ratios.items() if topic not in low and ratio * scale < floor}
+        if not found:
+            return {topic: floor if topic in low else ratio * scale for topic, ratio in ratios.items()}
+        low |= found
+
+
+def rounded_shares(ratios: dict[str, float], parts: int) -> dict[str, Fraction]:
+    """Shares that are multiples of 1 / `parts` and sum to 1, by largest remainder; none is 0."""
+    counts = {topic: max(1, int(ratio * parts)) for topic, ratio in ratios.items()}
+    by_remainder = sorted(ratios, key=lambda topic: counts[topic] - ratios[topic] * parts)
+    for topic in by_remainder[: max(0, parts - sum(counts.values()))]:
+        counts[topic] += 1
+    for _ in range(sum(counts.values()) - parts):
+        counts[max(counts, key=counts.__getitem__)] -= 1
+    return {topic: Fraction(count, parts) for topic, count in counts.items()}
 
 
 def source_key(name: str, replayed: bool) -> str:

@@ -2,10 +2,19 @@
 
 from typing import Any
 
+from perdure.pipeline.lineage import (
+    ancestors,
+    consumed_before,
+    expected_mixture,
+    parent_of,
+    planned_samples,
+    resolved_schedule,
+    switch_steps,
+)
 from perdure.pipeline.memory import memory_per_rank
-from perdure.pipeline.mixture import mixture_shares, source_key
+from perdure.pipeline.mixture import is_replayed, members, mixture_shares
 from perdure.pipeline.plan import num_samples, num_steps
-from perdure.pipeline.recipe import Mixture, MixtureSource, Parallel, Recipe, Version
+from perdure.pipeline.recipe import Branch, Parallel, Recipe, Version
 from perdure.pipeline.shape import model_shape, num_parameters, padded_vocab_size
 from perdure.pipeline.sizes import embedding_rows, estimated_tokens, finished_sources, vocab_size
 from perdure.pipeline.train.schedule import learning_rate
@@ -18,10 +27,7 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     """Everything that can be told before a run: JSON-serialisable, tokens and samples as counts, shares in [0, 1]."""
     sources = _sources(recipe)
     versions = [_version(recipe, name, version, sources) for name, version in recipe.versions.items()]
-    lineage: dict[str, int] = {}
     for version in versions:
-        lineage[version["name"]] = version["tokens"] + lineage.get(version["parent"], 0)
-        version["lineage_tokens"] = lineage[version["name"]]
         for member in version["mixture"]:
             repetitions = sources[member["source"]]["repetitions"]
             if member["repetitions"] is not None:
@@ -34,7 +40,8 @@ def preview(recipe: Recipe) -> dict[str, Any]:
         "parallel": _layout(recipe),
         "memory_per_rank": memory_per_rank(recipe),
         "versions": versions,
-        "total": {"steps": sum(v["steps"] for v in versions), "tokens": sum(v["tokens"] for v in versions)},
+        "total": {"steps": sum(v["steps"] for v in versions), "tokens": sum(v["tokens"] for v in versions)}
+        | _path_switching(recipe),
     }
 
 
@@ -58,43 +65,89 @@ def _sources(recipe: Recipe) -> dict[str, dict]:
 
 def _version(recipe: Recipe, name: str, version: Version, sources: dict[str, dict]) -> dict[str, Any]:
     steps, samples = num_steps(recipe, version), num_samples(recipe, version)
-    tokens = samples * recipe.training.seq_length
+    batch_tokens = recipe.training.global_batch_size * recipe.training.seq_length
     points = sorted({round(i * steps / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)})
+    schedule = resolved_schedule(recipe, name)
+    rule = version.mixture.reweight
     return {
         "name": name,
         "start": version.start.type,
-        "parent": version.start.parent if version.start.type == "update" else None,
+        "parent": parent_of(version),
+        "branch_step": version.start.step if isinstance(version.start, Branch) else None,
         "steps": steps,
         "samples": samples,
-        "tokens": tokens,
-        "schedule": version.schedule.model_dump(),
-        "learning_rate": [[step, learning_rate(version.schedule, step, steps)] for step in points],
+        "tokens": samples * recipe.training.seq_length,
+        "lineage_tokens": (steps + sum(count for _, count in ancestors(recipe, name))) * batch_tokens,
+        "schedule": schedule.model_dump() | {"type": version.schedule.type},
+        "learning_rate": [[step, learning_rate(schedule, step, steps)] for step in points],
         "selection": version.selection.model_dump() if version.selection else None,
         "perplexity_model": version.mixture.perplexity_model,
         "replay_share": version.mixture.replay.share if version.mixture.replay else 0.0,
-        "mixture": _mixture(version.mixture, tokens, sources),
+        "replay_from_parents": bool(version.mixture.replay and version.mixture.replay.from_parents),
+        "mixture": _mixture(recipe, name, sources),
+        "phases": _phases(recipe, name),
+        "reweight": rule.model_dump() | {"interval_steps": -(-rule.interval // batch_tokens)}
+        if rule
+        else None,
     }
 
 
-def _mixture(mixture: Mixture, tokens: int, sources: dict[str, dict]) -> list[dict]:
-    shares = mixture_shares(mixture)
+def _mixture(recipe: Recipe, name: str, sources: dict[str, dict]) -> list[dict]:
+    """Every place in a version's mixture, with what it takes over the whole version."""
+    planned, before = planned_samples(recipe, name), consumed_before(recipe, name)
+    seq_length = recipe.training.seq_length
+    found = []
+    for key, (source, settings) in members(expected_mixture(recipe, name)).items():
+        tokens = planned[key] * seq_length
+        available = sources[source]["tokens"]
+        pool = is_replayed(key) and bool(
+            (replay := recipe.versions[name].mixture.replay) and replay.from_parents
+        )
+        found.append(
+            {
+                "part": "replay" if is_replayed(key) else "new",
+                "source": source,
+                "order": settings.order,
+                "share": float(planned[key] / sum(planned.values())),
+                "tokens": round(tokens),
+                "repetitions": float(tokens) / available if available else None,
+                "repetitions_of_ancestors": float(before.get(key, 0) * seq_length) / available
+                if available and not pool
+                else None,
+            }
+        )
+    return found
 
-    def member(name: str, settings: MixtureSource, replayed: bool) -> dict:
-        share = float(shares[source_key(name, replayed)])
-        available = sources[name]["tokens"]
-        return {
-            "part": "replay" if replayed else "new",
-            "source": name,
-            "order": settings.order,
-            "share": share,
-            "tokens": round(share * tokens),
-            "repetitions": share * tokens / available if available else None,
+
+def _phases(recipe: Recipe, name: str) -> list[dict]:
+    """When which shares hold, as far as they are planned."""
+    mixture = expected_mixture(recipe, name)
+    starts = [0, *switch_steps(recipe, name)]
+    return [
+        {
+            "after_step": step,
+            "shares": {key: float(share) for key, share in mixture_shares(mixture, part).items()},
         }
+        for part, step in enumerate(starts)
+    ]
 
-    members = [member(name, settings, False) for name, settings in mixture.sources.items()]
-    if mixture.replay:
-        members += [member(name, settings, True) for name, settings in mixture.replay.sources.items()]
-    return members
+
+def _path_switching(recipe: Recipe) -> dict[str, Any]:
+    """What branches save: steps that their versions would take from scratch, and the recipe's steps relative to it."""
+    branches = [name for name, version in recipe.versions.items() if isinstance(version.start, Branch)]
+    if not branches:
+        return {}
+    family = {*branches, *(ancestor for name in branches for ancestor, _ in ancestors(recipe, name))}
+    paid = sum(num_steps(recipe, recipe.versions[name]) for name in family)
+    scratch = sum(
+        num_steps(recipe, recipe.versions[name]) + sum(count for _, count in ancestors(recipe, name))
+        for name in branches
+    )
+    return {
+        "branches": len(branches),
+        "branches_from_scratch_steps": scratch,
+        "branches_cost": paid / scratch,
+    }
 
 
 def _model(recipe: Recipe) -> dict[str, Any]:

@@ -28,7 +28,13 @@ def print_preview(data: dict[str, Any]) -> None:
     _print_layout(console, data["parallel"])
     _print_memory(console, data["memory_per_rank"])
     _heading(console, "Total")
-    console.print(f"{data['total']['steps']:,} steps, {data['total']['tokens']:,} tokens")
+    total = data["total"]
+    console.print(f"{total['steps']:,} steps, {total['tokens']:,} tokens")
+    if "branches" in total:
+        console.print(
+            f"{total['branches']} branches with their main path cost {total['branches_cost']:.3g} of the "
+            f"{total['branches_from_scratch_steps']:,} steps that they would take from scratch"
+        )
 
 
 def plot(values: list[float], height: int = PLOT_HEIGHT) -> list[str]:
@@ -76,7 +82,9 @@ def _tokens(tokens: int | None, mark: str) -> str:
 
 
 def _print_version(console: Console, version: dict[str, Any], estimated: dict[str, bool]) -> None:
-    origin = f"update of {version['parent']}" if version["parent"] else "init"
+    origin = version["start"] + (f" of {version['parent']}" if version["parent"] else "")
+    if version["branch_step"]:
+        origin += f" at step {version['branch_step']:,}"
     _heading(console, f"Version {version['name']}: {origin}")
     console.print(
         f"{version['steps']:,} steps, {version['samples']:,} samples, {version['tokens']:,} tokens"
@@ -90,7 +98,7 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
     console.print(_mixture_tree(version, estimated))
     curve = version["learning_rate"]
     console.print(
-        f"learning rate ({version['schedule']['type']}), peak {version['schedule']['max_lr']:g}, last {curve[-1][1]:g}"
+        f"learning rate ({version['schedule']['type']}), peak {version['schedule']['max_lr']:g}, last {curve[-1][1]:.4g}"
     )
     for line in plot([rate for _, rate in curve]):
         console.print(f"  {line}".rstrip())
@@ -104,16 +112,29 @@ def _mixture_tree(version: dict[str, Any], estimated: dict[str, bool]) -> Tree:
         members = [member for member in version["mixture"] if member["part"] == part]
         if not members:
             continue
-        branch = tree.add(f"{part} {share:.1%}")
+        pool = (
+            ", what its ancestors trained on" if part == "replay" and version["replay_from_parents"] else ""
+        )
+        branch = tree.add(f"{part} {share:.1%}{pool}")
         for member in members:
             mark = "~" if estimated[member["source"]] else ""
             times = "" if member["repetitions"] is None else f", {mark}{member['repetitions']:.2f} times over"
+            if member["repetitions_of_ancestors"]:
+                times += f" after {mark}{member['repetitions_of_ancestors']:.2f} by its ancestors"
             order = member["order"]
             if order == "easy_to_hard":
                 order += f" by {version['perplexity_model']}"
             branch.add(
                 f"{member['source']} {member['share']:.1%}, {member['tokens']:,} tokens{times}, {order}"
             )
+    for phase in version["phases"][1:]:
+        shares = ", ".join(f"{key} {share:.1%}" for key, share in phase["shares"].items())
+        tree.add(f"switches after step {phase['after_step']:,} to {shares}")
+    if rule := version["reweight"]:
+        tree.add(
+            f"follows held-out perplexity every {rule['interval_steps']:,} steps (alpha {rule['alpha']:g}, floor "
+            f"{rule['floor']:g})"
+        )
     return tree
 
 

@@ -10,18 +10,22 @@ from pathlib import Path
 
 import yaml
 
+from perdure.pipeline.consumption import Ancestor
 from perdure.pipeline.convert.vocabulary import extension_between
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.lineage import checkpoints, history, missing_checkpoint, parent_of, version_directory
 from perdure.pipeline.manifest import (
     differences,
     disk_errors,
+    hash_of,
     is_finished,
     read_json,
     write_atomic,
     write_json,
 )
-from perdure.pipeline.plan import build_plan, data_hash
-from perdure.pipeline.recipe import HuggingFaceModel, Mixture, Recipe
+from perdure.pipeline.mixture import is_replayed, members
+from perdure.pipeline.planning import build_plan, data_hash, with_pools
+from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update
 from perdure.pipeline.shape import config_vocab_size, model_shape
 
 Say = Callable[[str], None]
@@ -87,11 +91,6 @@ def export(recipe: Recipe, recipe_path: Path, version: str, to: Path | None, say
     say(f"{to} loads with AutoModelForCausalLM.from_pretrained()")
 
 
-def version_directory(recipe: Recipe, name: str) -> Path:
-    """Where a version's files stand."""
-    return recipe.directory / "versions" / name
-
-
 @contextmanager
 def _alone(recipe: Recipe) -> Iterator[None]:
     """Keeps a second command out of the same directory; the system lifts the lock when a process dies."""
@@ -126,7 +125,8 @@ def _prepare(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> str 
     """Writes what a version's ranks read; returns what they have to do, or None."""
     directory = version_directory(recipe, name)
     with disk_errors(directory):
-        inputs = _inputs(recipe, name, data, say)
+        ancestors = history(recipe, name)
+        inputs = _inputs(recipe, name, data, ancestors, say)
         if (directory / "inputs.json").exists():
             found = read_json(directory / "inputs.json")["identity"]
             if differing := differences(found, inputs["identity"]):
@@ -144,8 +144,8 @@ def _prepare(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> str 
             say(f"version {name}")
             task = "train"
             ranked = {source: Path(path) for source, path in inputs["perplexity_scores"].items()}
-            plan = build_plan(directory / "plan", recipe, recipe.versions[name], data, ranked)
-            orders = ", ".join(f"{key} {entry['order']}" for key, entry in plan.sources.items())
+            plan = build_plan(directory / "plan", recipe, name, data, ranked, ancestors)
+            orders = ", ".join(f"{key} {_order_words(entry)}" for key, entry in plan.sources.items())
             say(f"plan: {plan.num_samples:,} samples of {plan.seq_length} tokens; {orders}")
         content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
         write_atomic(directory / "recipe.yaml", content)
@@ -153,31 +153,38 @@ def _prepare(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> str 
     return task
 
 
-def _inputs(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> dict:
+def _order_words(entry: dict) -> str:
+    return entry["order"] + (f" from sample {entry['start']:,} on" if entry["start"] else "")
+
+
+def _inputs(recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[Ancestor], say: Say) -> dict:
     """What a version's trainer reads, and, as `identity`, everything that decides its result."""
     from perdure.pipeline.data.stage import tokenizer_directory
 
     version = recipe.versions[name]
     some_source = read_json(next(iter(data.values())) / "manifest.json")
     tokenizer = tokenizer_directory(recipe)
-    parent = version.start.parent if version.start.type == "update" else None
-    if parent is not None:
-        weights: Path | None = _finished_export(recipe, parent)
-    else:
-        weights = recipe.model.path if isinstance(recipe.model, HuggingFaceModel) else None
-    scores, used = {}, _sources_of(version.mixture)
+    parent = parent_of(version)
+    weights, weights_hash, checkpoint = _start(recipe, name, some_source["tokenizer_hash"])
+    mixture = with_pools(version.mixture, ancestors, name)
+    places = members(mixture)
+    used = sorted({source for source, _ in places.values()})
+    scores = {}
     if version.selection and version.selection.k < 1:
-        scores = _scores(recipe, version.selection.reference, list(version.mixture.sources), data, say)
-    ranked = _perplexity_scores(recipe, version.mixture, data, say)
-    lineage = read_json(version_directory(recipe, parent) / "version.json")["lineage_tokens"] if parent else 0
+        fresh = [source for key, (source, _) in places.items() if not is_replayed(key)]
+        scores = _scores(recipe, version.selection.reference, fresh, data, say)
+    ranked = _perplexity_scores(recipe, mixture, data, say)
     return {
         "version": name,
         "parent": parent,
-        "parent_lineage_tokens": lineage,
-        "vocab_size": _vocab_size(weights, tokenizer, some_source["vocab_size"]),
+        "parent_lineage_tokens": _lineage_tokens(recipe, name),
+        "vocab_size": read_json(checkpoint.parents[1] / "inputs.json")["vocab_size"]
+        if checkpoint
+        else _vocab_size(weights, tokenizer, some_source["vocab_size"]),
         "eos_id": some_source["eos_id"],
         "tokenizer": str(tokenizer),
         "initial_weights": str(weights) if weights else None,
+        "parent_checkpoint": str(checkpoint) if checkpoint else None,
         "data": {source: str(path) for source, path in data.items()},
         "scores": {source: str(path) for source, path in scores.items()},
         "perplexity_scores": {source: str(path) for source, path in ranked.items()},
@@ -189,10 +196,10 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> dict:
             "seed": recipe.seed,
             "model": recipe.model.model_dump(mode="json") | {"shape": asdict(model_shape(recipe))},
             "training": recipe.training.model_dump(exclude=_not_deciding(recipe)),
-            "version": version.model_dump(mode="json"),
+            "version": version.model_dump(mode="json", exclude={"keep"}),
             "tokenizer_hash": some_source["tokenizer_hash"],
-            "data": {source: data_hash(data[source]) for source in used},
-            "initial_weights": _weights_hash(recipe, parent),
+            "data": {source: data_hash(data[source]) for source in used if source in data},
+            "initial_weights": weights_hash,
             "scores": {source: path.name for source, path in scores.items()},
             "perplexity_scores": {source: path.name for source, path in ranked.items()},
         },
@@ -206,18 +213,58 @@ def _not_deciding(recipe: Recipe) -> set[str]:
     return fields if "rollback" in (guard.on_nan, guard.on_spike) else fields | {"checkpoint_interval"}
 
 
-def _sources_of(mixture: Mixture) -> list[str]:
-    return sorted({*mixture.sources, *(mixture.replay.sources if mixture.replay else ())})
-
-
-def _weights_hash(recipe: Recipe, parent: str | None) -> str | None:
-    if parent is not None:
-        return read_json(version_directory(recipe, parent) / "version.json")["weights_hash"]
+def _start(recipe: Recipe, name: str, tokenizer_hash: str) -> tuple[Path | None, str | None, Path | None]:
+    """Where a version's start is read: Hugging Face weights, what identifies them, and the parent's checkpoint."""
+    start, done = recipe.versions[name].start, is_finished(version_directory(recipe, name))
+    if isinstance(start, Branch):
+        parent = version_directory(recipe, start.parent)
+        identity = read_json(parent / "inputs.json")["identity"]
+        _same_tokenizer(name, start.parent, identity["tokenizer_hash"], tokenizer_hash)
+        if not done and (reason := missing_checkpoint(recipe, start)):
+            raise PerdureError(f"version {name}: {reason}")
+        if not done and start.step not in checkpoints(parent):
+            raise PerdureError(
+                f"version {name}: {start.parent} has not reached step {start.step} yet; train it first (`perdure run` "
+                "does all in order)"
+            )
+        checkpoint = parent / "checkpoints" / f"step_{start.step:06d}"
+        return None, f"{hash_of(identity)[:16]}@{start.step}", checkpoint
+    if isinstance(start, Update):
+        export, directory = _finished_export(recipe, start.parent), version_directory(recipe, start.parent)
+        record = read_json(directory / "version.json")
+        if start.moments == "reset":
+            return export, record["weights_hash"], None
+        _same_tokenizer(name, start.parent, record["tokenizer_hash"], tokenizer_hash)
+        if not done and record["steps"] not in checkpoints(directory):
+            raise PerdureError(
+                f"version {name}: the last checkpoint of {start.parent}, which holds its moments, is gone from "
+                f"{directory / 'checkpoints'}; use start.moments: reset"
+            )
+        return None, record["weights_hash"], directory / "checkpoints" / f"step_{record['steps']:06d}"
     if isinstance(recipe.model, HuggingFaceModel):
         from perdure.pipeline.convert.huggingface import weights_hash
 
-        return weights_hash(recipe.model.path)
-    return None
+        return recipe.model.path, weights_hash(recipe.model.path), None
+    return None, None, None
+
+
+def _same_tokenizer(name: str, parent: str, theirs: str, ours: str) -> None:
+    if theirs != ours:
+        raise PerdureError(
+            f"version {name}: its parent {parent} was trained with another tokenizer ({theirs[:8]} -> {ours[:8]}); "
+            "what goes on with moments keeps its tokenizer"
+        )
+
+
+def _lineage_tokens(recipe: Recipe, name: str) -> int:
+    """Tokens that the ancestors of a version trained on."""
+    start, training = recipe.versions[name].start, recipe.training
+    if isinstance(start, Branch):
+        parent = read_json(version_directory(recipe, start.parent) / "inputs.json")
+        return parent["parent_lineage_tokens"] + start.step * training.global_batch_size * training.seq_length
+    if isinstance(start, Update):
+        return read_json(version_directory(recipe, start.parent) / "version.json")["lineage_tokens"]
+    return 0
 
 
 def _vocab_size(weights: Path | None, tokenizer: Path, tokens: int) -> int:
@@ -236,8 +283,9 @@ def _vocab_size(weights: Path | None, tokenizer: Path, tokens: int) -> int:
 
 
 def _perplexity_scores(recipe: Recipe, mixture: Mixture, data: dict[str, Path], say: Say) -> dict[str, Path]:
-    members = [*mixture.sources.items(), *(mixture.replay.sources.items() if mixture.replay else ())]
-    ordered = sorted({source for source, member in members if member.order == "easy_to_hard"})
+    ordered = sorted(
+        {source for source, member in members(mixture).values() if member.order == "easy_to_hard"}
+    )
     if not ordered:
         return {}
     assert mixture.perplexity_model is not None

@@ -11,7 +11,7 @@ import yaml
 from pyarrow import parquet
 
 from perdure.pipeline.manifest import finish, hash_file, read_json, write_json
-from perdure.pipeline.plan import build_plan
+from perdure.pipeline.planning import build_plan
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.shards import REF_NATS_PER_UNIT
 
@@ -139,9 +139,8 @@ def tiny_recipe(out: Path, **changes) -> Recipe:
     return Recipe.model_validate(tree)
 
 
-def prepare_version(recipe: Recipe, scored: bool = False, vocab_size: int = 300) -> Path:
-    """A version directory that `perdure.pipeline.train.worker` can run, over random documents."""
-    out = recipe.directory
+def random_data(out: Path, scored: bool = False, vocab_size: int = 300) -> tuple[dict, dict, Path]:
+    """Data directories of `a` and `b`, their reference losses, and a tokenizer, written once."""
     data, scores = {}, {}
     for number, name in enumerate(("a", "b")):
         path = out / "data" / name
@@ -163,9 +162,30 @@ def prepare_version(recipe: Recipe, scored: bool = False, vocab_size: int = 300)
         Tokenizer(
             models.WordLevel({f"t{number}": number for number in range(vocab_size)}, unk_token="t1")
         ).save(str(tokenizer / "tokenizer.json"))
-    (name, version), *_ = recipe.versions.items()
+    return data, scores, tokenizer
+
+
+def run_versions(recipe: Recipe, *names: str) -> list[str]:
+    """Trains versions over random data as `perdure run` does, all or some; returns what it says."""
+    from unittest.mock import patch
+
+    from perdure.pipeline.run import _version
+
+    data, _, tokenizer = random_data(recipe.directory)
+    said: list[str] = []
+    with patch("perdure.pipeline.data.stage.tokenizer_directory", return_value=tokenizer):
+        for name in names or recipe.versions:
+            _version(recipe, name, data, said.append)
+    return said
+
+
+def prepare_version(recipe: Recipe, scored: bool = False, vocab_size: int = 300) -> Path:
+    """A version directory that `perdure.pipeline.train.worker` can run, over random documents."""
+    out = recipe.directory
+    data, scores, tokenizer = random_data(out, scored, vocab_size)
+    name = next(iter(recipe.versions))
     directory = out / "versions" / name
-    build_plan(directory / "plan", recipe, version, data, {})
+    build_plan(directory / "plan", recipe, name, data, {})
     (directory / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     write_json(
         directory / "inputs.json",
@@ -177,6 +197,7 @@ def prepare_version(recipe: Recipe, scored: bool = False, vocab_size: int = 300)
             "eos_id": EOS,
             "tokenizer": str(tokenizer),
             "initial_weights": None,
+            "parent_checkpoint": None,
             "data": {key: str(path) for key, path in data.items()},
             "scores": {key: str(path) for key, path in scores.items()},
             "measured": {},
@@ -209,6 +230,7 @@ __all__ = [
     "prepare_version",
     "random_documents",
     "read_json",
+    "run_versions",
     "start_ranks",
     "tiny_recipe",
     "write_data",

@@ -12,10 +12,12 @@ import numpy as np
 import yaml
 
 from perdure.pipeline.evaluate import metrics
+from perdure.pipeline.lineage import ancestors, expected_mixture, parent_of, resolved_schedule
+from perdure.pipeline.log import mixture_phases, source_ledger
 from perdure.pipeline.manifest import read_json, write_json
-from perdure.pipeline.mixture import mixture_shares
+from perdure.pipeline.mixture import is_replayed, members, mixture_shares
 from perdure.pipeline.plan import num_steps
-from perdure.pipeline.recipe import HuggingFaceModel, Mixture, Recipe, Update, Version
+from perdure.pipeline.recipe import HuggingFaceModel, Recipe
 
 CURVE_POINTS = 160
 """Longest training curve; longer ones are averaged over this many stretches of equal length."""
@@ -31,7 +33,9 @@ def build_report(recipe: Recipe) -> dict:
 
         - `versions`: in training order: `id`, `parent` (null: the initial model), `start`, `status` (`finished`,
           `started`, `waiting`), `tokens`, `lineage_tokens`, `steps`, `schedule`, `selected_fraction` (1 without
-          selection), `tokens_per_second`, `mixture`, `evaluation`, `change` (loss minus the parent's, by domain).
+          selection), `tokens_per_second`, `mixture`, `phases` (`after_step`, `reason`, `shares` by
+          key), `sources` (tokens `total`, `consumed`, `remaining`, `repeated`, `replayed` by source, along its path),
+          `evaluation`, `change` (loss minus the parent's, by domain).
         - `domains`; `loss_matrix` (row 0: the initial model; row i + 1: version i); `initial` (its evaluation).
         - `acc`, `bwt`, `fwt`, `fwt_gem` by version; `forgetting` by version: `mean` and by domain. See
           `evaluate/metrics.py`; every version has them, along its own path from the initial model.
@@ -100,11 +104,6 @@ def recipe_yaml(recipe: Recipe) -> str:
     """The recipe with everything written out but `out`, so that a copied run directory gives the same report."""
     tree = recipe.model_dump(mode="json", exclude={"out"})
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
-
-
-def parent_of(version: Version) -> str | None:
-    """The version that another starts from; None for the initial model."""
-    return version.start.parent if isinstance(version.start, Update) else None
 
 
 # ------------------------------------------------------------------------------------------- reading
@@ -210,29 +209,36 @@ def _version(
         "tokens": tokens,
         "steps": steps,
         "planned_steps": num_steps(recipe, version),
-        "schedule": version.schedule.model_dump(mode="json"),
+        "schedule": resolved_schedule(recipe, name).model_dump(mode="json") | {"type": version.schedule.type},
         "selection": version.selection and version.selection.model_dump(mode="json"),
         "selected_fraction": fraction,
         **{key: record[key] if record else None for key in copied},
-        "mixture": _mixture(version.mixture),
+        "mixture": _mixture(recipe, name),
+        "phases": mixture_phases(recipe, name),
+        "sources": source_ledger(recipe, name),
         "evaluation": evaluation and evaluation["domains"],
         "change": dict(zip(recipe.sources, losses[row] - losses[parent_row])),
     }
 
 
-def _mixture(mixture: Mixture) -> list[dict]:
-    members = [(name, False, member) for name, member in mixture.sources.items()]
-    if mixture.replay:
-        members += [(name, True, member) for name, member in mixture.replay.sources.items()]
+def _mixture(recipe: Recipe, name: str) -> list[dict]:
+    mixture = expected_mixture(recipe, name)
+    shares = mixture_shares(mixture)
     return [
-        {"key": key, "source": name, "replay": replay, "share": float(share), "order": member.order}
-        for (key, share), (name, replay, member) in zip(mixture_shares(mixture).items(), members)
+        {
+            "key": key,
+            "source": source,
+            "replay": is_replayed(key),
+            "share": float(shares.get(key, 0)),
+            "order": member.order,
+        }
+        for key, (source, member) in members(mixture).items()
     ]
 
 
 def _metrics(recipe: Recipe, domains: list[str], losses: np.ndarray) -> dict:
     """All metrics of every version that was measured, each along its own path."""
-    parents = {name: parent_of(version) for name, version in recipe.versions.items()}
+    parents = {name: _measured_parent(recipe, name) for name in recipe.versions}
     rows = {name: row for row, name in enumerate(recipe.versions, start=1)}
     found: dict[str, dict] = {key: {} for key in ("acc", "bwt", "fwt", "fwt_gem", "forgetting")}
     for name, row in rows.items():
@@ -241,7 +247,7 @@ def _metrics(recipe: Recipe, domains: list[str], losses: np.ndarray) -> dict:
         path = metrics.lineage(parents, name)
         learned = metrics.learned_at(
             domains,
-            [list(recipe.versions[member].mixture.sources) for member in path],
+            [_new_sources(recipe, member) for member in path],
             pretrained=isinstance(recipe.model, HuggingFaceModel),
         )
         along = losses[[0, *(rows[member] for member in path)]]
@@ -256,6 +262,19 @@ def _metrics(recipe: Recipe, domains: list[str], losses: np.ndarray) -> dict:
             "domains": {domain: rise for domain, rise in zip(domains, rises) if not np.isnan(rise)},
         }
     return found
+
+
+def _new_sources(recipe: Recipe, name: str) -> list[str]:
+    places = members(recipe.versions[name].mixture)
+    return [source for key, (source, _) in places.items() if not is_replayed(key)]
+
+
+def _measured_parent(recipe: Recipe, name: str) -> str | None:
+    """The nearest ancestor that a version trained on from its end, where it was measured: branches leave before."""
+    for ancestor, steps in reversed(ancestors(recipe, name)):
+        if steps == num_steps(recipe, recipe.versions[ancestor]):
+            return ancestor
+    return None
 
 
 def _lineage(recipe: Recipe, report: dict) -> dict:

@@ -20,7 +20,7 @@ from perdure.pipeline.recipe.data import (
     Tokenizer,
     TrainedTokenizer,
 )
-from perdure.pipeline.recipe.load import json_schema, load_recipe, read_tree, structural_problems
+from perdure.pipeline.recipe.load import json_schema, load_recipe, merge, read_tree, structural_problems
 from perdure.pipeline.recipe.root import Recipe
 from perdure.pipeline.recipe.scoring import Scoring
 from perdure.pipeline.recipe.section import Fraction, Name, Positive, Section
@@ -34,22 +34,33 @@ from perdure.pipeline.recipe.training import (
     Training,
 )
 from perdure.pipeline.recipe.versions import (
+    AutoregressiveSchedule,
+    Branch,
+    ConstantSchedule,
     CosineSchedule,
+    DecaySchedule,
     InfiniteSchedule,
     Init,
     Mixture,
     MixtureSource,
     Replay,
+    Reweight,
     Schedule,
     Selection,
     Start,
+    Switch,
     Update,
     Version,
+    WSDSchedule,
 )
 
 __all__ = [
+    "AutoregressiveSchedule",
+    "Branch",
+    "ConstantSchedule",
     "CosineSchedule",
     "DataStage",
+    "DecaySchedule",
     "Evaluation",
     "ExtendedTokenizer",
     "Fraction",
@@ -73,6 +84,7 @@ __all__ = [
     "Reader",
     "Recipe",
     "Replay",
+    "Reweight",
     "Schedule",
     "Scoring",
     "Section",
@@ -80,14 +92,17 @@ __all__ = [
     "SentencePieceTokenizer",
     "Source",
     "Start",
+    "Switch",
     "TextReader",
     "Tokenizer",
     "TrainedTokenizer",
     "Training",
     "Update",
     "Version",
+    "WSDSchedule",
     "json_schema",
     "load_recipe",
+    "merge",
     "read_tree",
     "structural_problems",
 ]

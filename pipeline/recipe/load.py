@@ -45,7 +45,7 @@ def read_tree(
     """
     tree = _read_tree(Path(path), ())
     if site is not None:
-        tree = _merge({"cluster": _read_tree(site, ())}, tree)
+        tree = merge({"cluster": _read_tree(site, ())}, tree)
     for override in overrides:
         tree = _apply_override(tree, override, str(path))
     return tree if out is None else tree | {"out": str(out)}
@@ -90,7 +90,7 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict:
         return tree
     if not isinstance(base, str):
         raise RecipeError(str(path), [Problem("extends", base, "should be the path of another recipe")])
-    return _merge(_read_tree(path.parent / base, (*seen, path.resolve())), tree)
+    return merge(_read_tree(path.parent / base, (*seen, path.resolve())), tree)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -106,13 +106,13 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _merge(base: Any, over: Any) -> Any:
-    """Mappings merge key by key; a mapping with another `type` and everything else replaces."""
+def merge(base: Any, over: Any) -> Any:
+    """What `extends:` means: mappings merge key by key; a mapping with another `type` and everything else replaces."""
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return over
     if "type" in over and over["type"] != base.get("type"):
         return over
-    return base | {key: _merge(base[key], value) if key in base else value for key, value in over.items()}
+    return base | {key: merge(base[key], value) if key in base else value for key, value in over.items()}
 
 
 def _apply_override(tree: dict, override: str, source: str) -> dict:
@@ -125,7 +125,7 @@ def _apply_override(tree: dict, override: str, source: str) -> dict:
         raise RecipeError(source, [Problem(key, text, "should be a YAML value")]) from None
     for name in reversed(key.split(".")):
         value = {name: value}
-    return _merge(tree, value)
+    return merge(tree, value)
 
 
 def _problem(detail: Any, tree: dict) -> Problem:

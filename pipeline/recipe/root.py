@@ -1,9 +1,9 @@
 """The recipe as a whole."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from perdure.pipeline.recipe.cluster import Cluster
 from perdure.pipeline.recipe.data import DataStage, Source, Tokenizer
@@ -42,6 +42,24 @@ class Recipe(Section):
     """Held-out measurement."""
     cluster: Cluster = Cluster()
     """Where `perdure launch` runs jobs, and how."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _branches_inherit(cls, tree: Any) -> Any:
+        """Gives a branch the mixture and selection of its parent, where it has none of its own."""
+        versions = tree.get("versions") if isinstance(tree, dict) else None
+        if not isinstance(versions, dict):
+            return tree
+        whole: dict = {}
+        for name, version in versions.items():
+            start = version.get("start") if isinstance(version, dict) else None
+            if isinstance(start, dict) and start.get("type") == "branch":
+                parent = whole.get(start.get("parent"))
+                if isinstance(parent, dict):
+                    inherited = {key: parent[key] for key in ("mixture", "selection") if key in parent}
+                    version = inherited | version
+            whole[name] = version
+        return tree | {"versions": whole}
 
     @property
     def directory(self) -> Path:

@@ -22,21 +22,66 @@ class Replay(Section):
 
     share: Annotated[float, Field(gt=0, lt=1)]
     """Share of all tokens that are replayed; they replace new tokens (compute-equivalent)."""
+    sources: dict[str, MixtureSource] = Field(default_factory=dict)
+    """What is replayed, from whole sources; either this or `from_parents`."""
+    from_parents: bool = False
+    """Replay, with equal chances, the very samples that the ancestors of this version trained on."""
+    order: Literal["shuffled", "given"] = "shuffled"
+    """With `from_parents`: in random order, reshuffled every time over, or in the order in which the ancestors saw them."""
+
+
+class Switch(Section):
+    """A planned change of the new sources' shares; exactly one of `at`, `at_tokens` and `at_lr` says when."""
+
+    at: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """After this share of the version's steps."""
+    at_tokens: Positive | None = None
+    """After this many of the version's tokens, rounded up to whole steps."""
+    at_lr: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Once the learning rate has fallen from its peak to this share of it: 0.2 for "reuse, don't retrain"."""
     sources: Annotated[dict[str, MixtureSource], Field(min_length=1)]
-    """What is replayed."""
+    """The new data from there on, instead of what stood before; replay keeps its share."""
+
+
+class Reweight(Section):
+    """Shares of the new sources that follow their held-out perplexity (Llama-3-SynE, arXiv 2407.18743).
+
+    Every `interval` tokens, source i's share r_i becomes r_i f_i / sum(r f), with f_i = 1 + alpha d_i w_i and d_i its
+    perplexity's change since the last measurement, divided by the largest change of any source: what gets worse gets
+    more data. The first measurement is made before the first step.
+    """
+
+    interval: Positive
+    """Tokens between measurements, rounded up to whole steps."""
+    alpha: Annotated[float, Field(gt=0)]
+    """Strength; alpha times the largest of `weights` should be below 1."""
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """w_i by source name; 1 where a source is not named."""
+    floor: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Smallest share of a source among the new ones."""
+    max_tokens: Positive | None = None
+    """Held-out tokens per source and measurement; default: `evaluation.max_tokens`."""
 
 
 class Mixture(Section):
-    """What a version trains on, in which shares and order."""
+    """What a version trains on, in which shares and order.
+
+    A source that an ancestor trained on in the same order goes on after what was consumed, so that nothing repeats
+    before everything was seen.
+    """
 
     sources: Annotated[dict[str, MixtureSource], Field(min_length=1)]
     """The new data, by source name."""
     replay: Replay | None = None
     """Old data mixed in."""
+    switches: tuple[Switch, ...] = ()
+    """Planned changes of the new sources' shares, in order."""
+    reweight: Reweight | None = None
+    """Changes of the shares while training, by held-out perplexity."""
     perplexity_model: str | None = None
     """Scores documents for `easy_to_hard`: an earlier version's name, or a Hugging Face directory (with a `/`)."""
     max_repetition: Annotated[float, Field(gt=0)] = 4.0
-    """Epochs over any one source beyond which the recipe is refused."""
+    """Epochs over any one source, those of its ancestors included, beyond which the recipe is refused."""
 
 
 class Init(Section):
@@ -46,14 +91,41 @@ class Init(Section):
 
 
 class Update(Section):
-    """A new version of a parent: its weights; fresh optimizer, schedule and plan; lineage tokens go on."""
+    """A new version of a finished parent: its weights, a schedule of its own; lineage tokens go on."""
 
     type: Literal["update"]
     parent: Name
     """The version it starts from."""
+    moments: Literal["reset", "keep"] = "reset"
+    """AdamW's moments, its step count and the fp32 weights: `reset` begins anew from the parent's export; `keep`
+    takes them from the parent's last checkpoint."""
 
 
-Start = Annotated[Init | Update, Field(discriminator="type")]
+class Branch(Section):
+    """A version that leaves its parent's path at one of its checkpoints and goes on from there in every respect but
+    the schedule: weights, moments and place in the data (path switching, Wang et al. 2024; or the decay of WSD).
+
+    `mixture` and `selection` are the parent's unless the version has its own. The parent itself is not changed by it.
+    """
+
+    type: Literal["branch"]
+    parent: Name
+    """The version it leaves; it need not be finished."""
+    step: Positive
+    """The parent's step after which it leaves. That checkpoint is kept for good."""
+
+
+Start = Annotated[Init | Update | Branch, Field(discriminator="type")]
+
+
+class ConstantSchedule(Section):
+    """Linear warmup from 0, then a constant: a main path that versions branch off from (path switching)."""
+
+    type: Literal["constant"]
+    max_lr: Annotated[float, Field(gt=0)]
+    """The constant learning rate."""
+    warmup: Fraction = 0.01
+    """Share of steps that warm up; 0 starts at the maximum."""
 
 
 class CosineSchedule(Section):
@@ -90,7 +162,68 @@ class InfiniteSchedule(Section):
     """The `a` of the inverse-sqrt cooldown h(x) = 1/sqrt(1 + a x) - 1."""
 
 
-Schedule = Annotated[CosineSchedule | InfiniteSchedule, Field(discriminator="type")]
+DecayShape = Literal["cosine", "linear", "exponential", "inverse"]
+
+
+class WSDSchedule(Section):
+    """Warmup, stable, decay (MiniCPM, arXiv 2404.06395); with several ends WSD-S (Wen et al., arXiv 2410.05192)."""
+
+    type: Literal["wsd"]
+    max_lr: Annotated[float, Field(gt=0)]
+    """Learning rate of the stable phase."""
+    min_lr: Annotated[float, Field(ge=0)]
+    """Learning rate at the end of each decay; above 0 for `exponential` and `inverse`."""
+    warmup: Fraction = 0.01
+    """Share of steps that warm up."""
+    decay: Fraction = 0.1
+    """Share of the steps since the last decay's end (or the start) that decay."""
+    decay_shape: DecayShape = "linear"
+    """Form of the decay; `inverse` is linear in 1 / learning rate (WSD-S)."""
+    decay_ends: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (1.0,)
+    """Shares of the steps at which a decay ends, rising. After one that is not the last step, training goes on from
+    the decayed weights at `max_lr` at once (WSD-S)."""
+
+
+class DecaySchedule(Section):
+    """A complete decay without warmup: for a branch (path switching), or to go on from a low rate (reuse, don't retrain).
+
+    Source: Wang et al. 2024 (EMNLP, learning-rate path switching); Parmar et al. 2024 (arXiv 2407.07263).
+    """
+
+    type: Literal["decay"]
+    max_lr: Annotated[float, Field(gt=0)] | None = None
+    """Where it starts; default: the learning rate that the parent had where this version starts."""
+    min_lr: Annotated[float, Field(ge=0)] | None = None
+    """Where it ends; default: a hundredth of where it starts. Above 0 for `exponential` and `inverse`."""
+    shape: DecayShape = "cosine"
+    """Form of the decay."""
+
+
+class AutoregressiveSchedule(Section):
+    """Cosine whose peak falls from version to version (TiC-LM, arXiv 2504.02107).
+
+    Version i's peak is where one cosine over all steps so far and its own would stand after the former; the first
+    version's is `max_lr`.
+    """
+
+    type: Literal["autoregressive"]
+    max_lr: Annotated[float, Field(gt=0)]
+    """Peak of a version without ancestors."""
+    min_lr: Annotated[float, Field(ge=0)]
+    """Learning rate at the last step of every version."""
+    warmup: Fraction = 0.01
+    """Share of this version's steps that warm up."""
+
+
+Schedule = Annotated[
+    ConstantSchedule
+    | CosineSchedule
+    | InfiniteSchedule
+    | WSDSchedule
+    | DecaySchedule
+    | AutoregressiveSchedule,
+    Field(discriminator="type"),
+]
 
 
 class Selection(Section):
@@ -112,7 +245,7 @@ class Version(Section):
     """One version of the model: where it starts, what it trains on, for how long and how."""
 
     start: Start
-    """`init` or `update`; going on after an interruption is automatic."""
+    """`init`, `update` or `branch`; going on after an interruption is automatic."""
     tokens: Positive
     """Token budget, rounded up to whole optimizer steps."""
     mixture: Mixture
@@ -121,3 +254,8 @@ class Version(Section):
     """The learning rate over its steps."""
     selection: Selection | None = None
     """Selective-token loss; without it every token counts."""
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    """AdamW's decay in this version; default: `training.weight_decay`."""
+    keep: tuple[Positive, ...] = ()
+    """Steps whose checkpoints are kept for good, to branch off from later; those that a `branch` of this recipe
+    starts from are kept in any case."""

@@ -8,7 +8,7 @@ import errno
 import inspect
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,8 @@ from perdure.pipeline.train.pickles import refuse_code
 from perdure.pipeline.train.process import helper_manager
 
 KEPT = 2
-"""Checkpoints kept: the newest ones, and the newest one that the interval asked for, to which a guard rolls back."""
+"""Checkpoints kept: the newest ones, and the newest one that the interval asked for, to which a guard rolls back; and
+those that the recipe names or branches off from."""
 
 
 class Checkpoints:
@@ -42,9 +43,11 @@ class Checkpoints:
         attempt: Number of this start (`fence.take`).
         asynchronous: Helper processes write while training goes on. They are forks of the rank, so they see the
             weights as they were, and share the memory that does not change meanwhile.
+        kept: Steps whose checkpoints are kept for good.
     """
 
-    def __init__(self, version_directory: Path, attempt: int, asynchronous: bool):
+    def __init__(self, version_directory: Path, attempt: int, asynchronous: bool, kept: Collection[int] = ()):
+        self.kept = {f"step_{step:06d}" for step in kept}
         self.version_directory = version_directory
         self.directory = version_directory / "checkpoints"
         self.attempt = attempt
@@ -110,7 +113,7 @@ class Checkpoints:
             with fence.held(self.version_directory, self.attempt):
                 shutil.rmtree(final, ignore_errors=True)
                 beside.rename(final)
-                _forget_old(self.directory)
+                _forget_old(self.directory, self.kept)
         dist.barrier()
 
 
@@ -170,8 +173,8 @@ def _weights(model: torch.nn.Module) -> dict:
     )
 
 
-def _forget_old(directory: Path) -> None:
-    found = finished_checkpoints(directory)
+def _forget_old(directory: Path, kept: Collection[str]) -> None:
+    found = [path for path in finished_checkpoints(directory) if path.name not in kept]
     scheduled = [path for path in found if checkpoint_state(path)["scheduled"]]
     for path in set(found) - set(found[-KEPT:]) - set(scheduled[-1:]):
         shutil.rmtree(path)

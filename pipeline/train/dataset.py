@@ -45,18 +45,21 @@ class Dataset:
     streams: dict[str, Stream]
 
 
-def open_dataset(plan_directory: Path, data: dict[str, Path], scores: dict[str, Path]) -> Dataset:
+def open_dataset(
+    plan_directory: Path, data: dict[str, Path], scores: dict[str, Path], appended: list[dict] | None = None
+) -> Dataset:
     """Maps everything that a plan refers to; the time it takes does not grow with the corpus.
 
     Args:
         plan_directory: A version's `plan/`.
         data: Data directory per source.
         scores: Directory of reference losses per new source; empty without selection.
+        appended: Phases that training added to the plan.
 
     Raises:
         PerdureError: If a shard is missing or truncated, or a sidecar does not fit its shard.
     """
-    plan = open_plan(plan_directory)
+    plan = open_plan(plan_directory, appended=appended)
     streams = {}
     for key, entry in plan.sources.items():
         name = entry["source"]

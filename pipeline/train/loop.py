@@ -3,10 +3,12 @@
 import signal
 import time
 from functools import partial
+from pathlib import Path
 
 from perdure.pipeline.errors import PerdureError, Stopped
+from perdure.pipeline.lineage import kept_steps
 from perdure.pipeline.manifest import read_json
-from perdure.pipeline.plan import num_steps
+from perdure.pipeline.plan import shares_from
 from perdure.pipeline.recipe import Guard, Recipe
 from perdure.pipeline.shape import Shape, model_shape, num_parameters
 from perdure.pipeline.train import process
@@ -14,7 +16,9 @@ from perdure.pipeline.train.checkpoint import checkpoint_state, last_scheduled, 
 from perdure.pipeline.train.guard import Trouble, agree, assess, remember, rolls_back
 from perdure.pipeline.train.metrics import competing, console_line, model_flop_utilisation
 from perdure.pipeline.train.optimizer import set_learning_rate
+from perdure.pipeline.train.reweight import reweight
 from perdure.pipeline.train.schedule import learning_rate
+from perdure.pipeline.train.start import restored_schedule
 from perdure.pipeline.train.step import Counts, train_step
 
 
@@ -27,20 +31,29 @@ def run_steps(
         Stopped: If a signal asked for it; everything is saved.
         PerdureError: If a step is broken, and the guard stops there.
     """
-    training, guard, steps = recipe.training, recipe.training.guard, num_steps(recipe, version)
+    training, guard, (schedule, steps) = recipe.training, recipe.training.guard, restored_schedule(state)
     tokens_per_step = training.seq_length * training.global_batch_size
-    flops = flops_per_token(
-        model_shape(recipe), read_json(directory / "inputs.json")["vocab_size"], training.seq_length
-    )
+    inputs = read_json(directory / "inputs.json")
+    data = {name: Path(path) for name, path in inputs["data"].items()}
+    flops = flops_per_token(model_shape(recipe), inputs["vocab_size"], training.seq_length)
+    weight_decay = training.weight_decay if version.weight_decay is None else version.weight_decay
+    kept = kept_steps(recipe, inputs["version"])
     first_step, started = state["step"], time.monotonic()
     saved = first_step
     if first_step == 0 and rolls_back(guard):
         checkpoints.save(model, optimizer, state | {"scheduled": True})
     for step in range(first_step + 1, steps + 1):
+        dataset, state = reweight(dataset, state, recipe, version, model, data, device)
+        first_sample = dataset.plan.first_sample + (step - 1) * training.global_batch_size
+        if recorder and (shares := shares_from(dataset.plan, first_sample)):
+            recorder.mixture(step, shares)
+            if step > 1:
+                say(
+                    f"step {step}: mixture {', '.join(f'{k} {share:.2%}' for k, share in shares.items() if share)}"
+                )
         begun = time.perf_counter()
-        lr = learning_rate(version.schedule, step, steps)
-        set_learning_rate(optimizer, lr, training.weight_decay)
-        first_sample = (step - 1) * training.global_batch_size
+        lr = learning_rate(schedule, step, steps)
+        set_learning_rate(optimizer, lr, weight_decay)
         judge = partial(_judge, guard, state["losses"])
         counts, grad_norm, trouble = train_step(
             model, optimizer, dataset, recipe, first_sample, device, judge
@@ -57,7 +70,7 @@ def run_steps(
             what = f"version {directory.name}: loss {mean_loss(counts):.4g} and gradient norm {grad_norm:.4g} at step {step}"
             checkpoints.wait()
             state, skipped = _pass_over(
-                step, trouble, what, recipe, state, model, optimizer, checkpoints, say
+                step, first_sample, trouble, what, recipe, state, model, optimizer, checkpoints, say
             )
         state = state | {"step": step, "seconds": state["seconds"] + seconds}
         if recorder:
@@ -78,7 +91,7 @@ def run_steps(
                 say(console_line(line, steps, started, first_step))
         checkpoints.poll()
         scheduled = step % training.checkpoint_interval == 0
-        if scheduled or step == steps:
+        if scheduled or step == steps or step in kept:
             _save(checkpoints, model, optimizer, state | {"scheduled": scheduled}, recorder)
             saved = step
         if number := agree(process.requested()):
@@ -108,7 +121,16 @@ def _save(checkpoints, model, optimizer, state: dict, recorder) -> None:
 
 
 def _pass_over(
-    step: int, trouble: Trouble, what: str, recipe: Recipe, state, model, optimizer, checkpoints, say
+    step: int,
+    first_sample: int,
+    trouble: Trouble,
+    what: str,
+    recipe: Recipe,
+    state,
+    model,
+    optimizer,
+    checkpoints,
+    say,
 ) -> tuple[dict, str]:
     """Skips or rolls back a step whose update was refused; returns the state and what the metrics call it."""
     guard, batch = recipe.training.guard, recipe.training.global_batch_size
@@ -121,7 +143,9 @@ def _pass_over(
             f"{what}{limit}; nothing of this step was saved. {remedy}; running the same command again goes on from "
             "the last checkpoint"
         )
-    seconds, skipped, first = state["seconds"], state["skipped"], step - 1
+    skipped, first = state["skipped"], step - 1
+    # What was consumed stays consumed: the plan's phases are not rolled back.
+    later = {key: state[key] for key in ("seconds", "phases", "ratios", "perplexity")}
     if action == "rollback":
         target = last_scheduled(checkpoints.directory)
         load_checkpoint(target, model, optimizer)
@@ -130,13 +154,13 @@ def _pass_over(
     entry = {
         "step": step,
         "reason": trouble.name.lower(),
-        "first_sample": first * batch,
+        "first_sample": first_sample - (step - 1 - first) * batch,
         "num_samples": (step - first) * batch,
     }
-    place = f"samples {first * batch} to {step * batch - 1}"
+    place = f"samples {entry['first_sample']} to {first_sample + batch - 1}"
     told = "skipped" if action == "skip" else f"rolled back to step {first}"
     say(f"{what}: {told}, without {place} ({done + 1} of at most {guard.max_skips})")
-    return state | {"skipped": [*skipped, entry], "seconds": seconds}, told
+    return state | later | {"skipped": [*skipped, entry]}, told
 
 
 def flops_per_token(shape: Shape, vocab_size: int, seq_length: int) -> float:

@@ -58,6 +58,7 @@ class Recorder:
             "loss_unselected": (competing_loss - counts.selected_loss) / unselected
             if selective and unselected
             else None,
+            "loss_macro": macro(counts),
             "selected_fraction": counts.selected_tokens / competing_tokens if competing_tokens else None,
             "lr": lr,
             "grad_norm": grad_norm,
@@ -74,7 +75,7 @@ class Recorder:
         }
         # A guard may have let a NaN pass, and JSON knows none.
         self.file.write(json.dumps(_finite(line)) + "\n")
-        for name in ("loss", "loss_selected", "loss_unselected"):
+        for name in ("loss", "loss_macro", "loss_selected", "loss_unselected"):
             self._scalar(f"loss/{name.removeprefix('loss_') if '_' in name else 'all'}", line[name], step)
         for name, value in line["source_loss"].items():
             self._scalar(f"loss_by_source/{name}", value, step)
@@ -97,6 +98,11 @@ class Recorder:
             self._scalar(f"heldout_bits_per_byte/{name}", result["bits_per_byte"], step)
         self.board.flush()
 
+    def mixture(self, step: int, shares: dict[str, float]) -> None:
+        """Records the shares of a phase of the plan that begins with this step."""
+        for key, share in shares.items():
+            self._scalar(f"mixture/{key}", share, step)
+
     def close(self) -> None:
         """Flushes everything to disk."""
         self.file.close()
@@ -112,6 +118,12 @@ def _finite(value):
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def macro(counts: Counts) -> float:
+    """Mean over the batch's sources of their mean loss, so that a small source is not lost in the sum."""
+    losses = [loss / tokens for loss, tokens in zip(counts.loss, counts.tokens) if tokens]
+    return sum(losses) / len(losses)
 
 
 def competing(sources: tuple[str, ...], counts: Counts) -> tuple[float, float]:

@@ -28,7 +28,7 @@ def write_passage(
     All ranks call this; the last pipeline stage writes.
     """
     plan, micro = dataset.plan, recipe.training.micro_batch_size
-    first = plan.num_samples - micro
+    first = plan.end - micro
     while not (fresh := [i for i in range(first, first + micro) if not is_replayed(locate(plan, i)[0])]):
         first -= micro
     batch = read_batch(dataset, range(first, first + micro), device)

@@ -1,12 +1,93 @@
-"""How a version starts: the weights of `init` and `update`, the checkpoint of `resume`."""
+"""How a version starts: weights alone (`init`, `update`), or a checkpoint (`resume`, `branch`, `update` with moments)."""
 
 from pathlib import Path
 
+import torch
+from megatron.core.optimizer.optimizer import MegatronOptimizer
+from pydantic import TypeAdapter
+
 from perdure.pipeline.convert import huggingface, weights
 from perdure.pipeline.convert.vocabulary import extended_reader, extension_between
+from perdure.pipeline.lineage import resolved_schedule
 from perdure.pipeline.manifest import differences
-from perdure.pipeline.recipe import LlamaModel, Recipe
-from perdure.pipeline.shape import Shape, num_parameters
+from perdure.pipeline.plan import num_steps
+from perdure.pipeline.planning import continues_parent
+from perdure.pipeline.recipe import Branch, LlamaModel, Recipe, Schedule
+from perdure.pipeline.shape import Shape, model_shape, num_parameters
+from perdure.pipeline.train.checkpoint import checkpoint_state, finished_checkpoints, load_checkpoint
+from perdure.pipeline.train.model import unwrap
+from perdure.pipeline.train.optimizer import make_optimizer
+
+
+def begin(
+    directory: Path, recipe: Recipe, inputs: dict, model: torch.nn.Module, say
+) -> tuple[MegatronOptimizer, dict]:
+    """Sets the weights (and moments) that a version goes on from, and says what is restored and what is reset.
+
+    All ranks call this.
+
+    Args:
+        directory: The version's directory.
+        recipe: The whole recipe.
+        inputs: The version's `inputs.json`.
+        model: The wrapped model.
+        say: Takes a line for the console.
+
+    Returns:
+        The optimizer, and the state of the run: `step`, the resolved `schedule` and its `total_steps`, `phases` that
+        training added to the plan, and what is counted.
+    """
+    name, parallel = inputs["version"], recipe.parallel
+    if own := finished_checkpoints(directory / "checkpoints"):
+        optimizer = make_optimizer(recipe.training, model, parallel.distributed_optimizer)
+        state = checkpoint_state(own[-1])
+        load_checkpoint(own[-1], model, optimizer)
+        say(
+            f"resume at step {state['step']}: restored weights, moments, schedule and place in the plan; reset nothing"
+        )
+        return optimizer, say_other_layout(recipe, state, say)
+    state = _fresh_state(recipe, name)
+    if inputs["parent_checkpoint"] is None:
+        initial_weights(unwrap(model), recipe, model_shape(recipe), inputs["vocab_size"], inputs, say)
+        return make_optimizer(recipe.training, model, parallel.distributed_optimizer), state
+    optimizer = make_optimizer(recipe.training, model, parallel.distributed_optimizer)
+    path = Path(inputs["parent_checkpoint"])
+    parents = checkpoint_state(path)
+    load_checkpoint(path, model, optimizer)
+    restored, reset, start = "weights, moments", "schedule, plan", recipe.versions[name].start
+    if continues_parent(recipe, name):
+        restored, reset = f"{restored}, place in the plan", "schedule"
+        state |= {key: parents[key] for key in ("ratios", "perplexity")}
+    origin = (
+        f"branch of {start.parent} at step {start.step}"
+        if isinstance(start, Branch)
+        else f"update of {start.parent}"
+    )
+    say(f"{origin}: restored: {restored}; reset: {reset}")
+    say_other_layout(recipe, parents, say)
+    return optimizer, state
+
+
+def restored_schedule(state: dict) -> tuple[Schedule, int]:
+    """The schedule and total steps that a run began with, from its state: a resume does not ask the recipe."""
+    return TypeAdapter(Schedule).validate_python(state["schedule"]), state["total_steps"]
+
+
+def _fresh_state(recipe: Recipe, name: str) -> dict:
+    return {
+        "step": 0,
+        "scored": 0,
+        "selected": 0,
+        "seconds": 0.0,
+        "losses": [],
+        "skipped": [],
+        "parallel": recipe.parallel.model_dump(),
+        "schedule": resolved_schedule(recipe, name).model_dump(mode="json"),
+        "total_steps": num_steps(recipe, recipe.versions[name]),
+        "phases": [],
+        "ratios": None,
+        "perplexity": None,
+    }
 
 
 def initial_weights(model, recipe: Recipe, shape: Shape, vocab_size: int, inputs: dict, say) -> None:

@@ -6,11 +6,13 @@ last checkpoint if there is one. Afterwards it evaluates, exports to Hugging Fac
 
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from perdure.pipeline.errors import PerdureError, Stopped
+from perdure.pipeline.lineage import kept_steps
 from perdure.pipeline.manifest import disk_errors, finish, read_json, write_json
-from perdure.pipeline.plan import consumed_samples, num_samples, num_steps
+from perdure.pipeline.plan import Plan, consumed_by_version, num_samples, num_steps, open_plan
 from perdure.pipeline.recipe import Recipe, load_recipe
 from perdure.pipeline.shape import model_shape
 from perdure.pipeline.train import fence, process
@@ -34,9 +36,8 @@ def main(directory: Path, task: str) -> None:
     from perdure.pipeline.train.loop import run_steps
     from perdure.pipeline.train.metrics import Recorder
     from perdure.pipeline.train.model import build_model, unwrap
-    from perdure.pipeline.train.optimizer import make_optimizer
     from perdure.pipeline.train.passage import write_passage
-    from perdure.pipeline.train.start import initial_weights, origin, say_other_layout
+    from perdure.pipeline.train.start import begin, initial_weights, origin
 
     recipe, inputs = load_recipe(directory / "recipe.yaml"), read_json(directory / "inputs.json")
     version = recipe.versions[inputs["version"]]
@@ -76,39 +77,21 @@ def main(directory: Path, task: str) -> None:
         return
 
     scores = {name: Path(path) for name, path in inputs["scores"].items()}
-    dataset = open_dataset(directory / "plan", data, scores)
-    writer = checkpoint.Checkpoints(directory, attempt, recipe.training.async_checkpoint)
+    kept = kept_steps(recipe, inputs["version"])
+    writer = checkpoint.Checkpoints(directory, attempt, recipe.training.async_checkpoint, kept)
     for path in writer.remove_partial():
         say(f"{path.name}: half-written, so it is removed")
-    checkpoints = checkpoint.finished_checkpoints(directory / "checkpoints")
-    if checkpoints:
-        optimizer = make_optimizer(recipe.training, model, recipe.parallel.distributed_optimizer)
-        state = checkpoint.checkpoint_state(checkpoints[-1])
-        checkpoint.load_checkpoint(checkpoints[-1], model, optimizer)
-        say(
-            f"resume at step {state['step']}: restored weights, moments, schedule and place in the plan; reset nothing"
-        )
-        state = say_other_layout(recipe, state, say)
-    else:
-        initial_weights(unwrap(model), recipe, shape, vocab_size, inputs, say)
-        optimizer = make_optimizer(recipe.training, model, recipe.parallel.distributed_optimizer)
-        state = {
-            "step": 0,
-            "scored": 0,
-            "selected": 0,
-            "seconds": 0.0,
-            "losses": [],
-            "skipped": [],
-            "parallel": recipe.parallel.model_dump(),
-        }
-        if version.start.type == "init":
-            measure("eval_initial.json", 0)
+    optimizer, state = begin(directory, recipe, inputs, model, say)
+    dataset = open_dataset(directory / "plan", data, scores, state["phases"])
+    if state["step"] == 0 and version.start.type == "init":
+        measure("eval_initial.json", 0)
 
     recorder = Recorder(directory, state["step"], dataset.plan.keys) if dist.get_rank() == 0 else None
     with process.stops_deferred():
         state = run_steps(
             directory, recipe, version, model, optimizer, dataset, state, device, recorder, writer, say
         )
+    dataset = replace(dataset, plan=open_plan(directory / "plan", appended=state["phases"]))
 
     domains = measure("eval.json", state["step"])
     tokenizer = Path(inputs["tokenizer"])
@@ -141,12 +124,14 @@ def _losses(domains: dict[str, dict]) -> str:
     return f"held-out loss (nats per token): {losses}"
 
 
-def _finish(directory: Path, recipe: Recipe, inputs: dict, plan, state: dict, weights_hash: str) -> None:
+def _finish(
+    directory: Path, recipe: Recipe, inputs: dict, plan: Plan, state: dict, weights_hash: str
+) -> None:
     version = recipe.versions[inputs["version"]]
     tokens = num_samples(recipe, version) * recipe.training.seq_length
-    consumed: dict[str, int] = {}
-    for key, samples in consumed_samples(plan, num_samples(recipe, version)).items():
-        consumed[key] = samples * recipe.training.seq_length
+    consumed = {
+        key: samples * recipe.training.seq_length for key, samples in consumed_by_version(plan).items()
+    }
     write_json(
         directory / "version.json",
         {
@@ -158,10 +143,12 @@ def _finish(directory: Path, recipe: Recipe, inputs: dict, plan, state: dict, we
             "steps": state["step"],
             "tokens": tokens,
             "lineage_tokens": tokens + inputs["parent_lineage_tokens"],
-            "schedule": version.schedule.model_dump(),
+            "schedule": state["schedule"],
             "selection": version.selection.model_dump() if version.selection else None,
             "mixture": version.mixture.model_dump(),
             "consumed": consumed,
+            "first_sample": plan.first_sample,
+            "phases": state["phases"],
             "skipped": state["skipped"],
             "selection_counts": {"scored": state["scored"], "selected": state["selected"]},
             "tokens_per_second": tokens / state["seconds"],

@@ -101,6 +101,9 @@ def test_any_seven_of_them_are_seven(left_out):
     assert found(*(override for override, *_ in some)).keys() == {path for _, path, _, _ in some}
 
 
+REWEIGHT = "versions.base.mixture.reweight"
+
+
 @pytest.mark.parametrize(
     ("overrides", "path", "remedy"),
     [
@@ -189,6 +192,97 @@ def test_any_seven_of_them_are_seven(left_out):
             ["versions.update.schedule.warmup=.2"],
             "versions.update.schedule.constant_until",
             "no step to anneal",
+        ),
+        (
+            ["versions.update.start={type: branch, parent: base, step: 99}"],
+            "versions.update.start.step",
+            "at most 98, the steps of `base`",
+        ),
+        (["versions.base.keep=[98, 99]"], "versions.base.keep.1", "at most 98"),
+        (["versions.base.schedule={type: decay}"], "versions.base.schedule.max_lr", "no parent"),
+        (
+            ["versions.update.schedule={type: decay, min_lr: 1}"],
+            "versions.update.schedule.min_lr",
+            "at most max_lr (0.0001)",  # where `base` ends
+        ),
+        (
+            ["versions.base.schedule={type: wsd, max_lr: 1, min_lr: 0, decay_shape: inverse}"],
+            "versions.base.schedule.min_lr",
+            "above 0: the decay is inverse",
+        ),
+        (
+            ["versions.base.schedule={type: wsd, max_lr: 1, min_lr: 0, decay_ends: [.5, .5]}"],
+            "versions.base.schedule.decay_ends",
+            "should rise",
+        ),
+        (
+            ["versions.update.mixture.replay.from_parents=true"],
+            "versions.update.mixture.replay.from_parents",
+            "cannot stand beside `sources`",
+        ),
+        (
+            ["versions.base.mixture.replay={share: .5, from_parents: true}"],
+            "versions.base.mixture.replay.from_parents",
+            "an `init` version has no parents",
+        ),
+        (
+            ["versions.base.mixture.replay={share: .5}"],
+            "versions.base.mixture.replay.sources",
+            "`from_parents",
+        ),
+        (
+            ["versions.base.mixture.switches=[{sources: {code: {}}}]"],
+            "versions.base.mixture.switches.0",
+            "exactly one of",
+        ),
+        (
+            ["versions.base.mixture.switches=[{at: .5, sources: {coda: {}}}]"],
+            "versions.base.mixture.switches.0.sources.coda",
+            "did you mean `code`?",
+        ),
+        (
+            ["versions.base.mixture.switches=[{at_tokens: 1_000_000, sources: {code: {}}}]"],
+            "versions.base.mixture.switches.0",
+            "the version ends at step 98",
+        ),
+        (
+            ["versions.base.mixture.switches=[{at_lr: .01, sources: {code: {}}}]"],
+            "versions.base.mixture.switches.0",
+            "the learning rate never falls so far",
+        ),
+        (
+            [
+                "versions.base.mixture.switches=[{at: .5, sources: {code: {}}}, {at: .2, sources: {prose: {}}}]"
+            ],
+            "versions.base.mixture.switches.1",
+            "should come after step 49",
+        ),
+        (
+            ["versions.base.mixture.switches=[{at: .5, sources: {prose: {order: given}}}]"],
+            "versions.base.mixture.switches.0.sources.prose.order",
+            "began as shuffled",
+        ),
+        (
+            [
+                "versions.base.mixture.sources={code: {}, prose: {}}",
+                f"{REWEIGHT}={{interval: 9, alpha: .5, weights: {{code: 2}}}}",
+            ],
+            f"{REWEIGHT}.alpha",
+            "alpha times the largest weight (2) should be below 1",
+        ),
+        (
+            [
+                "versions.base.mixture.sources={code: {}, prose: {}}",
+                f"{REWEIGHT}={{interval: 9, alpha: .1, floor: .5}}",
+            ],
+            f"{REWEIGHT}.floor",
+            "below 1/2",
+        ),
+        ([f"{REWEIGHT}={{interval: 9, alpha: .1}}"], REWEIGHT, "there is one new source"),
+        (
+            [f"{REWEIGHT}={{interval: 9, alpha: .1, weights: {{coda: 1}}}}"],
+            f"{REWEIGHT}.weights.coda",
+            "no such new source",
         ),
         (["out=/dev/null/x"], "out", "is a file"),
     ],

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from perdure.pipeline.mixture import MAX_BLOCK, block_counts, block_pattern, mixture_shares
+from perdure.pipeline.mixture import (
+    MAX_BLOCK,
+    block_counts,
+    block_pattern,
+    mixture_shares,
+    reweighted,
+    rounded_shares,
+)
 from perdure.pipeline.recipe import Mixture
 
 counts_strategy = st.lists(st.integers(1, 60), min_size=1, max_size=7)
@@ -77,3 +84,48 @@ def test_old_and_new_samples_fill_the_budget_at_every_prefix(share):
     replayed = np.cumsum(np.tile(pattern, 3) == 1)
     expected = share * np.arange(1, len(replayed) + 1)
     assert np.abs(replayed - expected).max() <= 0.5 + 1e-9  # Tijdeman's bound for two sources
+
+
+QUARTERS = dict.fromkeys("abcd", 0.25)
+ONES = dict.fromkeys("abcd", 1.0)
+
+
+def after(*changes: float) -> dict[str, float]:
+    """Perplexities after the changes, from `ONES`."""
+    return {topic: 1.0 + change for topic, change in zip("abcd", changes)}
+
+
+def test_reweighting_by_the_papers_formula():
+    ratios = reweighted(QUARTERS, ONES, after(0.2, 0.1, 0, -0.4), 0.2, {})
+    assert [round(ratio, 4) for ratio in ratios.values()] == [0.2785, 0.2658, 0.2532, 0.2025]
+    assert sum(ratios.values()) == pytest.approx(1, abs=1e-15)
+
+
+def test_perplexities_that_stand_still_change_nothing():
+    assert reweighted(QUARTERS, ONES, ONES, 0.2, {}) == QUARTERS
+
+
+def test_a_weight_of_zero_leaves_a_topic_to_the_others():
+    ratios = reweighted(QUARTERS, ONES, after(0.2, 0, 0, 0), 0.5, {"a": 0.0})
+    assert ratios == QUARTERS
+    ratios = reweighted(QUARTERS, ONES, after(0.2, 0, 0, 0), 0.5, {"a": 0.5})
+    assert ratios["a"] / ratios["b"] == pytest.approx(1.25)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 1), st.floats(1, 100), st.floats(1, 100)), min_size=2, max_size=8),
+    st.floats(0.01, 0.99),
+    st.floats(0, 0.1),
+)
+def test_shares_stay_shares_and_above_the_floor(topics, alpha, floor):
+    names = [str(number) for number in range(len(topics))]
+    total = sum(ratio for ratio, _, _ in topics)
+    ratios = {name: ratio / total for name, (ratio, _, _) in zip(names, topics)}
+    before, now = ({name: topic[i] for name, topic in zip(names, topics)} for i in (1, 2))
+    found = reweighted(ratios, before, now, alpha, {}, floor)
+    assert sum(found.values()) == pytest.approx(1)
+    assert min(found.values()) >= (floor * (1 - 1e-9) if before != now else 0)
+    rounded = rounded_shares(found, 10_000)
+    assert sum(rounded.values()) == 1
+    for name in names:
+        assert abs(rounded[name] - found[name]) < 2e-4

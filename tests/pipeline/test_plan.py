@@ -9,7 +9,6 @@ from pyarrow import parquet
 
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.plan import (
-    build_plan,
     consumed_samples,
     locate,
     num_samples,
@@ -18,6 +17,7 @@ from perdure.pipeline.plan import (
     open_plan,
     permute,
 )
+from perdure.pipeline.planning import build_plan
 from perdure.pipeline.train.dataset import open_dataset, read_sample
 from tests.support import EOS, tiny_recipe, write_data
 
@@ -71,7 +71,7 @@ def recipe_of(out, mixture: dict, steps: int = 40, **changes):
 
 def build(out, data, mixture, scores=None, **changes):
     recipe = recipe_of(out, mixture, **changes)
-    return build_plan(out / "plan", recipe, recipe.versions["v1"], data, scores or {})
+    return build_plan(out / "plan", recipe, "v1", data, scores or {})
 
 
 def labels(dataset, key, sample):

@@ -1,0 +1,177 @@
+"""What a version has to do with the versions before it, as far as the recipe decides it, and where they are."""
+
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+from perdure.pipeline.consumption import Ancestor
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import is_finished, read_json
+from perdure.pipeline.mixture import is_replayed, members, mixture_shares
+from perdure.pipeline.plan import num_samples, num_steps, open_plan
+from perdure.pipeline.recipe import Branch, Init, Mixture, MixtureSource, Recipe, Schedule, Switch, Version
+from perdure.pipeline.train.schedule import learning_rate, resolve
+
+
+def parent_of(version: Version) -> str | None:
+    """The version that another starts from; None for the initial model."""
+    return None if isinstance(version.start, Init) else version.start.parent
+
+
+def ancestors(recipe: Recipe, name: str) -> list[tuple[str, int]]:
+    """Every ancestor of a version, the oldest first, with the steps of it that lead to the version."""
+    version = recipe.versions[name]
+    parent = parent_of(version)
+    if parent is None:
+        return []
+    steps = (
+        version.start.step
+        if isinstance(version.start, Branch)
+        else num_steps(recipe, recipe.versions[parent])
+    )
+    return [*ancestors(recipe, parent), (parent, steps)]
+
+
+def resolved_schedule(recipe: Recipe, name: str) -> Schedule:
+    """A version's schedule with everything that follows from its ancestors filled in, for `learning_rate`."""
+    version, before, parents_rate = recipe.versions[name], ancestors(recipe, name), None
+    if before:
+        parent, steps = before[-1]
+        length = num_steps(recipe, recipe.versions[parent])
+        parents_rate = learning_rate(resolved_schedule(recipe, parent), steps, length)
+    steps_before = sum(steps for _, steps in before)
+    return resolve(version.schedule, steps_before, num_steps(recipe, version), parents_rate)
+
+
+def kept_steps(recipe: Recipe, name: str) -> set[int]:
+    """Steps of a version whose checkpoints are kept for good: those asked for, and those that branches start from."""
+    branches = {
+        version.start.step
+        for version in recipe.versions.values()
+        if isinstance(version.start, Branch) and version.start.parent == name
+    }
+    return branches | set(recipe.versions[name].keep)
+
+
+def switch_steps(recipe: Recipe, name: str) -> list[int]:
+    """The steps of a version after which each of `mixture.switches` holds."""
+    return [_switch_step(recipe, name, switch) for switch in recipe.versions[name].mixture.switches]
+
+
+def _switch_step(recipe: Recipe, name: str, switch: Switch) -> int:
+    steps = num_steps(recipe, recipe.versions[name])
+    if switch.at is not None:
+        return round(switch.at * steps)
+    if switch.at_tokens is not None:
+        return -(-switch.at_tokens // (recipe.training.seq_length * recipe.training.global_batch_size))
+    assert switch.at_lr is not None
+    schedule = resolved_schedule(recipe, name)
+    rates = [learning_rate(schedule, step, steps) for step in range(steps + 1)]
+    peak = max(rates)
+    fallen = (step for step in range(rates.index(peak), steps + 1) if rates[step] <= switch.at_lr * peak)
+    return next(fallen, steps + 1) - 1
+
+
+def planned_samples(recipe: Recipe, name: str) -> dict[str, Fraction]:
+    """Samples that a version will take from each place in its mixture; changes by held-out perplexity are not foreseen."""
+    mixture, samples = expected_mixture(recipe, name), num_samples(recipe, recipe.versions[name])
+    borders = [0, *switch_steps(recipe, name), num_steps(recipe, recipe.versions[name])]
+    found = dict.fromkeys(members(mixture), Fraction(0))
+    for part, (first, last) in enumerate(pairwise(borders)):
+        for key, share in mixture_shares(mixture, part).items():
+            found[key] += share * samples * Fraction(last - first, borders[-1])
+    return found
+
+
+def consumed_before(recipe: Recipe, name: str) -> dict[str, Fraction]:
+    """Samples that the ancestors of a version will have taken, by place in the mixture, as `planned_samples`."""
+    found: dict[str, Fraction] = {}
+    for ancestor, steps in ancestors(recipe, name):
+        part = Fraction(steps, num_steps(recipe, recipe.versions[ancestor]))
+        for key, samples in planned_samples(recipe, ancestor).items():
+            found[key] = found.get(key, Fraction(0)) + part * samples
+    return found
+
+
+def expected_mixture(recipe: Recipe, name: str) -> Mixture:
+    """A version's mixture; what `replay.from_parents` will find is foreseen from the ancestors' plans."""
+    mixture = recipe.versions[name].mixture
+    replay = mixture.replay
+    if replay is None or not replay.from_parents:
+        return mixture
+    before = consumed_before(recipe, name)
+    weights = {
+        key.removeprefix("replay/"): float(samples) for key, samples in before.items() if is_replayed(key)
+    }
+    weights |= {key: float(samples) for key, samples in before.items() if not is_replayed(key)}
+    sources = {
+        source: MixtureSource(weight=weight, order=replay.order)
+        for source, weight in weights.items()
+        if weight
+    }
+    return mixture.model_copy(update={"replay": replay.model_copy(update={"sources": sources})})
+
+
+def version_directory(recipe: Recipe, name: str) -> Path:
+    """Where a version's files stand."""
+    return recipe.directory / "versions" / name
+
+
+def checkpoints(directory: Path) -> dict[int, Path]:
+    """The whole checkpoints of a version by step, in order."""
+    found = {
+        int(path.name.removeprefix("step_")): path
+        for path in (directory / "checkpoints").glob("step_*")
+        if is_finished(path)
+    }
+    return dict(sorted(found.items()))
+
+
+def missing_checkpoint(recipe: Recipe, start: Branch) -> str | None:
+    """Why a branch cannot start: its checkpoint is not there, and its parent will not write it any more.
+
+    Returns:
+        The reason, naming the checkpoints that exist; None if the branch can start, or its parent comes there yet.
+    """
+    directory = version_directory(recipe, start.parent)
+    found = checkpoints(directory)
+    if start.step in found or not (is_finished(directory) or any(step > start.step for step in found)):
+        return None
+    steps = f"those of steps {', '.join(map(str, found))}" if found else "none"
+    return (
+        f"{start.parent} has no checkpoint of step {start.step} in {directory / 'checkpoints'}; there are {steps}. "
+        f"Branch off at one of them, or train {start.parent} anew: it then keeps this one"
+    )
+
+
+def history(recipe: Recipe, name: str) -> list[Ancestor]:
+    """The plans of a version's ancestors, the nearest first, and where each was left.
+
+    Raises:
+        PerdureError: If one is missing.
+    """
+    batch, found = recipe.training.global_batch_size, []
+    for ancestor, steps in reversed(ancestors(recipe, name)):
+        directory = version_directory(recipe, ancestor)
+        if not is_finished(directory / "plan"):
+            raise PerdureError(
+                f"version {name}: its ancestor {ancestor} has no plan in {directory}; `perdure run` trains all in order"
+            )
+        plan = open_plan(directory / "plan")
+        end = plan.first_sample + steps * batch
+        appended = [entry for entry in appended_phases(directory) if entry["first_sample"] < end]
+        found.append((open_plan(directory / "plan", appended=appended), end))
+    return found
+
+
+def appended_phases(directory: Path) -> list[dict]:
+    """Phases that training has added to a version's plan so far."""
+    states = [path / "state.json" for path in checkpoints(directory).values()]
+    record = (
+        directory / "version.json"
+        if (directory / "version.json").exists()
+        else states[-1]
+        if states
+        else None
+    )
+    return read_json(record).get("phases", []) if record else []

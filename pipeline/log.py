@@ -1,0 +1,177 @@
+"""What stands in a run's directory, version by version: `perdure log`, `perdure diff` and `perdure branch`."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from perdure.pipeline.check import tree_problems
+from perdure.pipeline.consumption import ledger
+from perdure.pipeline.errors import RecipeError
+from perdure.pipeline.lineage import (
+    ancestors,
+    appended_phases,
+    checkpoints,
+    history,
+    parent_of,
+    resolved_schedule,
+    version_directory,
+)
+from perdure.pipeline.manifest import differences, is_finished, read_json
+from perdure.pipeline.plan import Plan, num_steps, open_plan
+from perdure.pipeline.recipe import Branch, Recipe, merge, read_tree
+from perdure.pipeline.train.schedule import learning_rate, phase_of
+
+
+def log(recipe: Recipe) -> dict[str, Any]:
+    """The tree of versions as it stands: JSON-serialisable, what is not there yet null."""
+    return {"name": recipe.name, "versions": [_version(recipe, name) for name in recipe.versions]}
+
+
+def _version(recipe: Recipe, name: str) -> dict[str, Any]:
+    version, directory = recipe.versions[name], version_directory(recipe, name)
+    step_tokens = recipe.training.global_batch_size * recipe.training.seq_length
+    steps, planned, schedule = (
+        _steps_done(directory),
+        num_steps(recipe, version),
+        resolved_schedule(recipe, name),
+    )
+    before = sum(count for _, count in ancestors(recipe, name))
+    evaluation = directory / "eval.json"
+    return {
+        "id": name,
+        "parent": parent_of(version),
+        "start": version.start.type,
+        "branch_step": version.start.step if isinstance(version.start, Branch) else None,
+        "status": "finished" if is_finished(directory) else "started" if steps else "waiting",
+        "steps": steps,
+        "planned_steps": planned,
+        "tokens": steps * step_tokens,
+        "lineage_tokens": (before + steps) * step_tokens,
+        "schedule": version.schedule.type,
+        "phase": phase_of(schedule, steps, planned) if steps else None,
+        "learning_rate": learning_rate(schedule, steps, planned) if steps else None,
+        "checkpoints": list(checkpoints(directory)),
+        "phases": mixture_phases(recipe, name),
+        "sources": source_ledger(recipe, name),
+        "evaluation": {domain: entry["loss"] for domain, entry in read_json(evaluation)["domains"].items()}
+        if evaluation.exists()
+        else None,
+    }
+
+
+def _steps_done(directory: Path) -> int:
+    """Steps that `metrics.jsonl` tells of; its last line may be half written."""
+    path = directory / "metrics.jsonl"
+    if not path.exists():
+        return 0
+    whole = [
+        line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
+    ]
+    return json.loads(whole[-1])["step"] if whole else 0
+
+
+def mixture_phases(recipe: Recipe, name: str) -> list[dict] | None:
+    """A version's mixture over time: after which step which shares hold, and why; None before it was planned."""
+    if (plan := _plan(recipe, name)) is None:
+        return None
+    batch, found = recipe.training.global_batch_size, []
+    for phase, entry in zip(plan.phases, plan.description["phases"]):
+        until = phase.first_sample + phase.num_samples
+        if until > plan.first_sample:
+            after = max(0, phase.first_sample - plan.first_sample) // batch
+            shares = {key: count / len(phase.pattern) for key, count in zip(plan.keys, phase.counts)}
+            found.append({"after_step": after, "reason": entry["reason"], "shares": shares})
+    return found
+
+
+def source_ledger(recipe: Recipe, name: str) -> dict[str, dict[str, int]] | None:
+    """Tokens consumed and remaining per source along a version's path, see `consumption.ledger`; None before its plan."""
+    if (plan := _plan(recipe, name)) is None:
+        return None
+    end = plan.first_sample + _steps_done(version_directory(recipe, name)) * recipe.training.global_batch_size
+    lines = ledger([(plan, end), *history(recipe, name)])
+    return {
+        source: {part: samples * plan.seq_length for part, samples in line.items()}
+        for source, line in lines.items()
+    }
+
+
+def _plan(recipe: Recipe, name: str) -> Plan | None:
+    directory = version_directory(recipe, name)
+    if not is_finished(directory / "plan"):
+        return None
+    return open_plan(directory / "plan", appended=appended_phases(directory))
+
+
+def diff(recipe: Recipe, left: str, right: str) -> dict[str, Any]:
+    """What differs between two versions.
+
+    Returns:
+        `recipe`, `schedule` and `data`: lines `path: left -> right`; `results`: per domain the two held-out losses and
+        their difference, null where one is not measured.
+    """
+    names = (left, right)
+    logs = [_version(recipe, name) for name in names]
+    fields = [recipe.versions[name].model_dump(mode="json", exclude={"schedule", "keep"}) for name in names]
+    schedules = [resolved_schedule(recipe, name).model_dump(mode="json") for name in names]
+    inputs = [version_directory(recipe, name) / "inputs.json" for name in names]
+    data = [
+        {"hash": read_json(path)["identity"]["data"] if path.exists() else None, "tokens": entry["sources"]}
+        for path, entry in zip(inputs, logs)
+    ]
+    losses = [entry["evaluation"] or {} for entry in logs]
+    return {
+        "versions": list(names),
+        "recipe": differences(*fields),
+        "schedule": differences(*schedules),
+        "data": differences(*data),
+        "results": {
+            domain: {
+                left: before,
+                right: after,
+                "difference": None if None in (before, after) else after - before,
+            }
+            for domain in recipe.sources
+            for before, after in [(losses[0].get(domain), losses[1].get(domain))]
+        },
+    }
+
+
+def branch_recipe(
+    path: Path,
+    to: Path | None,
+    out: Path | None,
+    parent: str,
+    name: str,
+    step: int,
+    tokens: int,
+    schedule: dict,
+) -> str:
+    """A recipe in YAML that builds on another and adds a branch.
+
+    Args:
+        path: The recipe to build on.
+        to: Where it will stand, for the relative path of `extends`; None: beside `path`.
+        out: Written into it if given.
+        parent: The version to branch off from.
+        name: The new version.
+        step: The parent's step.
+        tokens: The branch's budget.
+        schedule: Its schedule.
+
+    Raises:
+        RecipeError: If it would have problems, as a checkpoint that does not exist.
+    """
+    start = {"type": "branch", "parent": parent, "step": step}
+    added: dict = {"versions": {name: {"start": start, "tokens": tokens, "schedule": schedule}}}
+    if out is not None:
+        added = {"out": str(out)} | added
+    tree = merge(read_tree(path, out=out), added)
+    if found := tree_problems(tree):
+        raise RecipeError(str(to or path), found)
+    beside = (to or path).parent
+    text = yaml.safe_dump({"extends": os.path.relpath(path, beside)} | added, sort_keys=False, width=110)
+    return f"# `{parent}` with a branch at step {step}: `{name}`.\n{text}"

@@ -1,0 +1,215 @@
+"""Making a version's plan: which sources in which order, from where on, in which shares."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from perdure.pipeline import mixture as mixtures
+from perdure.pipeline.consumption import Ancestor, pools, same_stream, start_of, taken
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.lineage import switch_steps
+from perdure.pipeline.manifest import finish, hash_of, is_finished, read_json, write_json
+from perdure.pipeline.plan import (
+    Plan,
+    consumed_by_version,
+    hash_key,
+    make_plan,
+    mix,
+    num_samples,
+    open_plan,
+    order_files,
+    phase_entry,
+)
+from perdure.pipeline.recipe import Branch, Mixture, MixtureSource, Recipe
+from perdure.pipeline.shards import open_shard
+
+
+def build_plan(
+    directory: Path,
+    recipe: Recipe,
+    name: str,
+    data: dict[str, Path],
+    scores: dict[str, Path],
+    history: Sequence[Ancestor] = (),
+) -> Plan:
+    """Writes a version's plan, or opens the one that stands there.
+
+    Args:
+        directory: The version's `plan/`.
+        recipe: The whole recipe.
+        name: The version to plan for.
+        data: Finished data directory per source.
+        scores: Score directory (by `mixture.perplexity_model`) of each source that is ordered `easy_to_hard`.
+        history: The version's ancestors, see `perdure.pipeline.consumption`.
+
+    Raises:
+        PerdureError: If a source would repeat more than `max_repetition` times, what the parents consumed cannot be
+            found, or the plan that stands there was made from something else (named).
+    """
+    version = recipe.versions[name]
+    mixture = with_pools(version.mixture, history, name)
+    members = mixtures.members(mixture)
+    found = pools(history) if mixture.replay and mixture.replay.from_parents else {}
+    sources: dict[str, dict] = {}
+    arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for key, (source, member) in members.items():
+        pool = found.get(source) if mixtures.is_replayed(key) else None
+        arrays[key], sources[key] = _stream(recipe, name, key, source, member, data, scores, pool)
+        sources[key]["start"] = start_of(history, key, sources[key], recipe.seed, recipe.training.seq_length)
+    description = {
+        "seed": recipe.seed,
+        "seq_length": recipe.training.seq_length,
+        "first_sample": 0,
+        "num_samples": num_samples(recipe, version),
+        "sources": sources,
+        "phases": _phases(recipe, name, mixture),
+    }
+    if continues_parent(recipe, name):
+        description |= _continued(history[0], sources, directory)
+    if is_finished(directory):
+        return open_plan(directory, expected=description)
+    plan = make_plan(description)
+    _refuse_repetition(plan, version.mixture.max_repetition)
+    directory.mkdir(parents=True, exist_ok=True)
+    for key, both in arrays.items():
+        for path, array in zip(order_files(directory, key), both):
+            _save(path, array)
+    write_json(directory / "plan.json", description)
+    finish(directory, {"plan_hash": plan.hash})
+    return plan
+
+
+def continues_parent(recipe: Recipe, name: str) -> bool:
+    """Whether a version reads on in its parent's own plan: a branch with the parent's mixture."""
+    start = recipe.versions[name].start
+    return (
+        isinstance(start, Branch) and recipe.versions[name].mixture == recipe.versions[start.parent].mixture
+    )
+
+
+def with_pools(mixture: Mixture, history: Sequence[Ancestor], name: str) -> Mixture:
+    """Names the sources of `replay.from_parents`, weighted by what the ancestors consumed of them.
+
+    Raises:
+        PerdureError: If they consumed nothing.
+    """
+    replay = mixture.replay
+    if replay is None or not replay.from_parents:
+        return mixture
+    sources = {
+        source: MixtureSource(weight=distinct, order=replay.order)
+        for source, (_key, _entry, distinct) in pools(history).items()
+    }
+    if not sources:
+        raise PerdureError(
+            f"version {name}: its ancestors have consumed nothing to replay; name mixture.replay.sources"
+        )
+    return mixture.model_copy(update={"replay": replay.model_copy(update={"sources": sources})})
+
+
+def data_hash(directory: Path) -> str:
+    """What identifies a data directory's content: the hash over its shard files' hashes and its tokenizer."""
+    manifest = read_json(directory / "manifest.json")
+    shards = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+    return hash_of([manifest["tokenizer_hash"], shards])[:16]
+
+
+def _stream(recipe, name, key, source, member, data, scores, pool) -> tuple[tuple, dict]:
+    """A source's order and its description; for a pool, those of the stream that it replays."""
+    if source not in data:
+        raise PerdureError(
+            f"version {name}: source {source}, which its ancestors trained on, is not in the recipe"
+        )
+    ranking = scores.get(source)
+    order, stream = (pool[1]["order"], pool[0]) if pool else (member.order, key)
+    if pool and order == "easy_to_hard":
+        ranking = data[source] / "scores" / pool[1]["scores"]
+    documents, ends = _order(data[source], order, ranking, mix(recipe.seed, hash_key(stream)))
+    entry = {
+        "source": source,
+        "order": order,
+        "documents": len(documents),
+        "tokens": int(ends[-1]),
+        "samples_per_epoch": -(-int(ends[-1]) // recipe.training.seq_length),
+        "data_hash": data_hash(data[source]),
+        "scores": ranking.name if order == "easy_to_hard" and ranking else None,
+        "pool": None,
+    }
+    if pool:
+        if not same_stream(pool[1], entry):
+            raise PerdureError(
+                f"version {name}: source {source} is no longer what its ancestors trained on (data {pool[1]['data_hash']}"
+                f" -> {entry['data_hash']}), so that it cannot be replayed from_parents; restore it or name "
+                "mixture.replay.sources"
+            )
+        described = {"key": stream, "order": order, "samples_per_epoch": entry["samples_per_epoch"]}
+        entry |= {"order": member.order, "samples_per_epoch": pool[2], "pool": described}
+    return (documents, ends), entry
+
+
+def _phases(recipe: Recipe, name: str, mixture: Mixture) -> list[dict]:
+    """The mixture's planned phases, numbered from the version's first sample."""
+    batch = recipe.training.global_batch_size
+    steps, reasons = [0, *switch_steps(recipe, name)], ["start", *("switch" for _ in mixture.switches)]
+    return [
+        phase_entry(step * batch, mixtures.mixture_shares(mixture, part), reason)
+        for part, (step, reason) in enumerate(zip(steps, reasons))
+    ]
+
+
+def _continued(parent: Ancestor, sources: dict[str, dict], directory: Path) -> dict:
+    """What a plan that reads on in its parent's takes from there: sources, phases and numbering."""
+    plan, end = parent
+    for key, entry in sources.items():
+        if not same_stream(plan.sources.get(key), entry):
+            raise PerdureError(
+                f"{directory}: source {key} is no longer what the parent trains on; a branch reads on in its "
+                "parent's data. Restore it, or give the branch a mixture of its own"
+            )
+    return {"first_sample": end, "sources": plan.sources, "phases": plan.description["phases"]}
+
+
+def _refuse_repetition(plan: Plan, limit: float) -> None:
+    for key, samples in consumed_by_version(plan).items():
+        entry = plan.sources[key]
+        before = taken((plan, plan.first_sample), key)
+        epochs = (before + samples) / entry["samples_per_epoch"]
+        if samples and epochs > limit:
+            earlier = f", after {before * plan.seq_length:,} by its ancestors," if before else ""
+            tokens = min(entry["tokens"], entry["samples_per_epoch"] * plan.seq_length)
+            raise PerdureError(
+                f"source {key}: {samples * plan.seq_length:,} tokens asked of {tokens:,}{earlier} would repeat it "
+                f"{epochs:.1f} times; lower its weight or the version's tokens, or raise mixture.max_repetition "
+                f"({limit:g})"
+            )
+
+
+def _order(data: Path, order: str, scores: Path | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Document numbers in training order, int64 [documents], and their ends in the stream, int64 [documents]."""
+    tasks = read_json(data / "manifest.json")["tasks"]
+    lengths = np.concatenate([open_shard(data / f"{task:05d}").lengths for task in range(tasks)])
+    if order == "given":
+        documents = np.arange(len(lengths))
+    elif order == "shuffled":
+        documents = np.random.Generator(np.random.Philox(key=seed)).permutation(len(lengths))
+    else:
+        assert scores is not None
+        documents = np.argsort(_perplexities(scores), kind="stable")
+    assert len(documents) == len(lengths)
+    return documents, np.cumsum(lengths[documents], dtype=np.int64)
+
+
+def _perplexities(scores: Path) -> np.ndarray:
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(scores / "docs.parquet", columns=["shard", "sequence", "perplexity"])
+    shard, sequence, perplexity = (table[name].to_numpy() for name in ("shard", "sequence", "perplexity"))
+    return perplexity[np.lexsort((sequence, shard))]
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("wb") as file:
+        np.save(file, array)
+    temporary.replace(path)

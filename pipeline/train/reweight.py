@@ -1,0 +1,87 @@
+"""Shares that follow held-out perplexity while a version trains: measured on all ranks, decided once."""
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+from math import lcm
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from perdure.pipeline.mixture import MAX_BLOCK, is_replayed, reweighted, rounded_shares
+from perdure.pipeline.plan import phase_entry, with_phases
+from perdure.pipeline.recipe import Recipe, Version
+from perdure.pipeline.train.dataset import Dataset
+from perdure.pipeline.train.evaluate import evaluate
+
+DIGITS = 10_000
+"""Shares are rounded to one over this, so that a block of the mixture stays short."""
+
+
+def reweight(
+    dataset: Dataset,
+    state: dict,
+    recipe: Recipe,
+    version: Version,
+    model: torch.nn.Module,
+    data: dict[str, Path],
+    device: torch.device,
+) -> tuple[Dataset, dict]:
+    """Measures if it is time, and appends a phase with the new shares to the plan; all ranks call this before a step.
+
+    Nothing but the weights, the plan and `state` decides, so a run that is resumed measures and decides alike.
+
+    Returns:
+        The dataset, its plan extended, and the state, with `perplexity` and `ratios` by source and `phases` updated.
+    """
+    rule = version.mixture.reweight
+    if rule is None:
+        return dataset, state
+    plan, batch = dataset.plan, recipe.training.global_batch_size
+    first_sample = plan.first_sample + state["step"] * batch
+    interval = -(-rule.interval // (batch * recipe.training.seq_length))
+    before = state["perplexity"]
+    if before is not None and (first_sample // batch) % interval:
+        return dataset, state
+    after = _perplexity(recipe, version, model, data, device)
+    if before is None:
+        weights = {source: member.weight for source, member in version.mixture.sources.items()}
+        ratios = {source: weight / sum(weights.values()) for source, weight in weights.items()}
+        return dataset, state | {"perplexity": after, "ratios": ratios}
+    ratios = reweighted(state["ratios"], before, after, rule.alpha, rule.weights, rule.floor)
+    entry = phase_entry(first_sample, _shares(dataset, ratios), "reweight")
+    entry |= {"ratios": ratios, "perplexity": after, "perplexity_before": before}
+    return replace(dataset, plan=with_phases(plan, [entry])), state | {
+        "perplexity": after,
+        "ratios": ratios,
+        "phases": [*state["phases"], entry],
+    }
+
+
+def _perplexity(
+    recipe: Recipe, version: Version, model: torch.nn.Module, data: dict[str, Path], device: torch.device
+) -> dict[str, float]:
+    """Held-out perplexity per new source, the same on every rank."""
+    assert version.mixture.reweight is not None
+    if tokens := version.mixture.reweight.max_tokens:
+        recipe = recipe.model_copy(
+            update={"evaluation": recipe.evaluation.model_copy(update={"max_tokens": tokens})}
+        )
+    measured = evaluate(model, recipe, {name: data[name] for name in version.mixture.sources}, device)
+    found = [{name: math.exp(result["loss"]) for name, result in measured.items()}]
+    if dist.get_world_size() > 1:
+        dist.broadcast_object_list(found, 0)
+    return found[0]
+
+
+def _shares(dataset: Dataset, ratios: dict[str, float]) -> dict[str, Fraction]:
+    """Shares of all samples by key: replay keeps its own, the new sources divide the rest."""
+    counts = dataset.plan.description["phases"][0]["counts"]
+    replayed = {
+        key: Fraction(count, sum(counts.values())) for key, count in counts.items() if is_replayed(key)
+    }
+    left = 1 - sum(replayed.values(), Fraction(0))
+    fitting = MAX_BLOCK // lcm(left.denominator, *(share.denominator for share in replayed.values()))
+    rounded = rounded_shares(ratios, min(DIGITS, fitting) if fitting >= DIGITS // 10 else DIGITS)
+    return {key: left * share for key, share in rounded.items()} | replayed

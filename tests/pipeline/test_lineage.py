@@ -1,0 +1,147 @@
+"""What versions inherit: schedules, steps to keep, planned consumption, and the cost of branches."""
+
+import pytest
+
+from perdure.pipeline.lineage import (
+    ancestors,
+    checkpoints,
+    consumed_before,
+    kept_steps,
+    missing_checkpoint,
+    planned_samples,
+    resolved_schedule,
+    switch_steps,
+)
+from perdure.pipeline.manifest import write_atomic
+from perdure.pipeline.preview import preview
+from perdure.pipeline.train.schedule import learning_rate, path_switching_cost
+from tests.support import tiny_recipe
+
+STEP = 32 * 8
+"""Tokens of a step."""
+CONSTANT = {"type": "constant", "max_lr": 0.01, "warmup": 0}
+MIXTURE = {"sources": {"a": {"weight": 3}, "b": {}}, "max_repetition": 100}
+
+
+def recipe_of(out, versions: dict):
+    reader = {"reader": {"type": "text", "path": str(out / "text")}}
+    (out / "text").mkdir()
+    (out / "text" / "some.txt").write_text("some text " * 100)
+    return tiny_recipe(out, versions=versions, sources={"a": reader, "b": reader})
+
+
+def main_path(steps: int, **changes) -> dict:
+    start = {"start": {"type": "init"}, "tokens": STEP * steps, "mixture": MIXTURE, "schedule": CONSTANT}
+    return start | changes
+
+
+def branch(step: int, steps: int, **changes) -> dict:
+    start = {"type": "branch", "parent": "main", "step": step}
+    return {"start": start, "tokens": STEP * steps, "schedule": {"type": "decay"}} | changes
+
+
+def update(parent: str, steps: int, **changes) -> dict:
+    return main_path(steps) | {"start": {"type": "update", "parent": parent}} | changes
+
+
+def test_a_branch_inherits_mixture_and_selection_unless_it_has_its_own(tmp_path):
+    selection = {"k": 0.5, "reference": "./x"}
+    versions = {
+        "main": main_path(10, selection=selection),
+        "same": branch(4, 2),
+        "own": branch(4, 2, mixture={"sources": {"b": {}}}, selection=None),
+    }
+    recipe = recipe_of(tmp_path, versions)
+    main, same, own = recipe.versions.values()
+    assert same.mixture == main.mixture and same.selection == main.selection
+    assert list(own.mixture.sources) == ["b"] and own.selection is None
+
+
+def test_steps_along_a_path_of_branches_and_updates(tmp_path):
+    versions = {"main": main_path(10, keep=[3, 9]), "v1": branch(4, 2), "v2": update("v1", 5)}
+    recipe = recipe_of(tmp_path, versions)
+    assert ancestors(recipe, "v2") == [("main", 4), ("v1", 2)]
+    assert kept_steps(recipe, "main") == {3, 4, 9}
+    assert kept_steps(recipe, "v1") == set()
+    lineage_tokens = [version["lineage_tokens"] for version in preview(recipe)["versions"]]
+    assert lineage_tokens == [10 * STEP, 6 * STEP, 11 * STEP]
+
+
+def test_schedules_are_resolved_along_the_lineage(tmp_path):
+    round_ = {"type": "autoregressive", "max_lr": 0.01, "min_lr": 0.001, "warmup": 0}
+    versions = {
+        "main": main_path(10),
+        "v1": branch(4, 2),
+        "v2": update("v1", 5, schedule={"type": "decay"}),
+        "r0": main_path(10, schedule=round_),
+        "r1": update("r0", 10, schedule=round_),
+    }
+    recipe = recipe_of(tmp_path, versions)
+    assert resolved_schedule(recipe, "v1").max_lr == 0.01  # the main path's
+    assert resolved_schedule(recipe, "v2").max_lr == pytest.approx(1e-4)  # a hundredth, where v1 ended
+    assert resolved_schedule(recipe, "v2").min_lr == pytest.approx(1e-6)
+    assert resolved_schedule(recipe, "r0").max_lr == pytest.approx(0.01)
+    assert resolved_schedule(recipe, "r1").max_lr == pytest.approx(
+        0.0055
+    )  # half-way down the cosine of 20 steps
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_branches_cost_what_the_paper_says(tmp_path, count):
+    """Each version brings 10 steps' data; its branch trains on the last 6 of them."""
+    versions = {"main": main_path(10 * count - 6)}
+    versions |= {f"v{i}": branch(10 * i - 6, 6) for i in range(1, count + 1)}
+    total = preview(recipe_of(tmp_path, versions))["total"]
+    assert total["branches_from_scratch_steps"] == 10 * count * (count + 1) // 2
+    assert total["branches_cost"] == pytest.approx(path_switching_cost(count, 0.6))
+
+
+def test_a_blend_switches_once_when_the_rate_has_fallen_to_a_fifth(tmp_path):
+    switches = [{"at_lr": 0.2, "sources": {"b": {}}}]
+    versions = {
+        "main": main_path(10),
+        "reuse": update("main", 1000, schedule={"type": "decay"}, mixture=MIXTURE | {"switches": switches}),
+    }
+    recipe = recipe_of(tmp_path, versions)
+    (step,) = switch_steps(recipe, "reuse")
+    schedule = resolved_schedule(recipe, "reuse")
+    assert learning_rate(schedule, step, 1000) > 0.01 / 5 >= learning_rate(schedule, step + 1, 1000)
+    assert step == 711  # cos(pi p) = 2 (.2 - .01) / .99 - 1 at p = .7113
+    assert planned_samples(recipe, "reuse") == {"a": 711 * 6, "b": 711 * 2 + 289 * 8}
+
+
+def test_switches_by_share_and_by_tokens(tmp_path):
+    switches = [{"at": 0.25, "sources": {"b": {}}}, {"at_tokens": 10 * STEP + 1, "sources": {"a": {}}}]
+    recipe = recipe_of(tmp_path, {"main": main_path(20, mixture=MIXTURE | {"switches": switches})})
+    assert switch_steps(recipe, "main") == [5, 11]
+    assert planned_samples(recipe, "main") == {"a": 5 * 6 + 9 * 8, "b": 5 * 2 + 6 * 8}
+    phases = preview(recipe)["versions"][0]["phases"]
+    assert [(phase["after_step"], phase["shares"]) for phase in phases] == [
+        (0, {"a": 0.75, "b": 0.25}),
+        (5, {"b": 1.0}),
+        (11, {"a": 1.0}),
+    ]
+
+
+def test_replay_from_parents_is_foreseen(tmp_path):
+    replay = {"sources": {"b": {}}, "replay": {"share": 0.25, "from_parents": True}}
+    recipe = tiny_recipe(
+        tmp_path, versions={"main": main_path(10), "next": update("main", 4, mixture=replay)}
+    )
+    assert consumed_before(recipe, "next") == {"a": 60, "b": 20}
+    assert planned_samples(recipe, "next") == {"b": 24, "replay/a": 6, "replay/b": 2}
+
+
+def test_a_checkpoint_that_will_never_be_is_named_with_those_that_are(tmp_path):
+    recipe = recipe_of(tmp_path, {"main": main_path(20), "v1": branch(7, 2)})
+    directory, start = tmp_path / "versions" / "main", recipe.versions["v1"].start
+    assert missing_checkpoint(recipe, start) is None  # the main path has not begun
+    for step in (5, 6):
+        write_atomic(directory / "checkpoints" / f"step_{step:06d}" / "_SUCCESS", "")
+    assert missing_checkpoint(recipe, start) is None  # it comes there yet
+    write_atomic(directory / "checkpoints" / "step_000010" / "_SUCCESS", "")
+    reason = missing_checkpoint(recipe, start)
+    assert reason.startswith("main has no checkpoint of step 7") and "those of steps 5, 6, 10." in reason
+    write_atomic(directory / "checkpoints" / "step_000007" / "_SUCCESS", "")
+    assert missing_checkpoint(recipe, start) is None
+    assert list(checkpoints(directory)) == [5, 6, 7, 10]

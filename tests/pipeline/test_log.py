@@ -1,0 +1,80 @@
+"""`perdure log`, `diff` and `branch` before anything ran; what they say of a run is in train/test_versions.py."""
+
+import json
+
+import pytest
+import yaml
+
+from perdure.pipeline import cli
+from perdure.pipeline.check import load_checked
+from perdure.pipeline.manifest import write_atomic
+from tests.pipeline.test_lineage import STEP, main_path, recipe_of, update
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    versions = {"main": main_path(20), "next": update("main", 5, schedule={"type": "decay"})}
+    tree = recipe_of(tmp_path, versions).model_dump(mode="json")
+    path = tmp_path / "main.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return path
+
+
+def test_the_log_of_a_run_that_has_not_begun(recipe, capsys):
+    assert cli.main(["log", str(recipe)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "tiny: initial model",
+        "└── main  init, 20 steps of constant, waiting",
+        "    └── next  update, 5 steps of decay, waiting",
+    ]
+    assert cli.main(["log", str(recipe), "--json"]) == 0
+    main, following = json.loads(capsys.readouterr().out)["versions"]
+    assert (main["status"], main["steps"], main["phases"], main["evaluation"]) == ("waiting", 0, None, None)
+    assert following["parent"] == "main"
+
+
+def test_the_difference_names_recipe_and_schedule(recipe, capsys):
+    assert cli.main(["diff", str(recipe), "main", "next"]) == 0
+    out = capsys.readouterr().out
+    assert "main -> next" in out
+    assert "  start.parent: None -> 'main'" in out
+    assert f"  tokens: {20 * STEP} -> {5 * STEP}" in out
+    assert "  type: 'constant' -> 'decay'" in out
+    assert "data: the same" in out
+    assert "  a - -> -" in out
+
+
+def test_an_unknown_version_is_one_line_with_what_there_is(recipe, capsys):
+    assert cli.main(["diff", str(recipe), "main", "nxt"]) == 2
+    assert "no such version; did you mean `next`?" in capsys.readouterr().err
+
+
+def test_a_parent_that_comes_later_is_refused(recipe, capsys):
+    assert cli.main(["log", str(recipe), "--set", "versions.main.start={type: update, parent: next}"]) == 2
+    assert "comes later" in capsys.readouterr().err
+
+
+def test_a_branch_is_a_recipe_that_builds_on_the_other(recipe, tmp_path, capsys):
+    arguments = ["branch", str(recipe), "main", "--at", "12", "--tokens", str(3 * STEP), "--min-lr", "1e-5"]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    to = tmp_path / "deeper" / "january.yaml"
+    assert cli.main([*arguments, "--name", "january", "--to", str(to)]) == 0
+    assert to.read_text().replace("../", "").replace("january", "main-12") == printed
+    version = load_checked(to).versions["january"]
+    assert version.start.model_dump() == {"type": "branch", "parent": "main", "step": 12}
+    assert version.tokens == 3 * STEP and version.schedule.min_lr == 1e-5
+    assert version.mixture == load_checked(recipe).versions["main"].mixture
+
+
+def test_a_branch_off_a_checkpoint_that_will_not_be_is_refused(recipe, tmp_path, capsys):
+    for step in (10, 20):
+        write_atomic(tmp_path / "versions/main/checkpoints" / f"step_{step:06d}" / "_SUCCESS", "")
+    assert cli.main(["branch", str(recipe), "main", "--at", "12", "--tokens", "1000"]) == 2
+    error = capsys.readouterr().err
+    assert "versions.main-12.start.step = 12: main has no checkpoint of step 12" in error
+    assert "those of steps 10, 20." in error
+    assert cli.main(["branch", str(recipe), "main", "--at", "21", "--tokens", "1000"]) == 2
+    assert "should be at most 20, the steps of `main`" in capsys.readouterr().err
+    assert cli.main(["branch", str(recipe), "mian", "--at", "2", "--tokens", "1000"]) == 2
+    assert "did you mean `main`?" in capsys.readouterr().err

@@ -1,0 +1,278 @@
+"""Versions trained for real: branches, kept moments, replay from parents, shares that follow perplexity."""
+
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from support import (
+    metrics,
+    random_documents,
+    read_json,
+    run_versions,
+    start_ranks,
+    tiny_recipe,
+    write_data,
+)
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.lineage import checkpoints
+from perdure.pipeline.log import diff, log
+from perdure.pipeline.manifest import write_json
+from perdure.pipeline.plan import consumed_by_version, locate, open_plan
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # the lineage is six trainings
+
+STEP = 32 * 8
+"""Tokens of a step."""
+CONSTANT = {"type": "constant", "max_lr": 0.01, "warmup": 0}
+ONLY_A = {"sources": {"a": {}}, "max_repetition": 100}
+ALPHA = 0.5
+
+
+def version(start: dict, steps: int, **changes) -> dict:
+    return {"start": start, "tokens": STEP * steps, "schedule": CONSTANT} | changes
+
+
+VERSIONS = {
+    # A main path, and a branch that goes on as the main path does: it must get where the main path gets.
+    "whole": version({"type": "init"}, 16, mixture=ONLY_A),
+    "branch": version({"type": "branch", "parent": "whole", "step": 7}, 9),
+    # The same in two versions: half, and an update that keeps the moments and goes on in the data.
+    "half": version({"type": "init"}, 8, mixture=ONLY_A),
+    "kept": version({"type": "update", "parent": "half", "moments": "keep"}, 8, mixture=ONLY_A),
+    # Another topic nearly alone: `a` gets worse, and its share follows.
+    "drift": version(
+        {"type": "update", "parent": "kept"},
+        13,
+        mixture={
+            "sources": {"a": {"weight": 0.1}, "b": {"weight": 0.9}},
+            "reweight": {"interval": 3 * STEP, "alpha": ALPHA},
+            "max_repetition": 100,
+        },
+        keep=[5],
+        weight_decay=0.0,
+    ),
+    "last": version(
+        {"type": "update", "parent": "drift"},
+        4,
+        mixture={
+            "sources": {"b": {}},
+            "replay": {"share": 0.25, "from_parents": True},
+            "switches": [{"at": 0.5, "sources": {"a": {}, "b": {}}}],
+            "max_repetition": 100,
+        },
+        schedule={"type": "decay"},
+    ),
+}
+
+
+def recipe_of(out, **changes):
+    if not (out / "data" / "b").exists():
+        # `b` counts downwards, so that learning it alone makes the model worse at `a`.
+        tasks = [
+            [np.append(d[-2::-1], 0).astype(np.uint16) for d in random_documents(n, 60, 300)] for n in (7, 8)
+        ]
+        write_data(out / "data" / "b", tasks, tasks[0][:12], 300)
+    return tiny_recipe(out, versions=VERSIONS | changes)
+
+
+@pytest.fixture(scope="module")
+def lineage(tmp_path_factory):
+    recipe = recipe_of(tmp_path_factory.mktemp("lineage"))
+    run_versions(recipe)
+    return recipe
+
+
+def directory(recipe, name):
+    return recipe.directory / "versions" / name
+
+
+def weights(recipe, name):
+    return read_json(directory(recipe, name) / "version.json")["weights_hash"]
+
+
+def lines(recipe, name, ignored=("tokens_per_second", "step", "tokens")):
+    return [
+        {key: value for key, value in line.items() if key not in ignored}
+        for line in metrics(directory(recipe, name))
+    ]
+
+
+def test_the_main_path_is_bit_identical_without_branches(lineage, tmp_path):
+    alone = tiny_recipe(tmp_path, versions={"whole": VERSIONS["whole"]})
+    run_versions(alone)
+    assert weights(alone, "whole") == weights(lineage, "whole")
+    assert lines(alone, "whole") == lines(lineage, "whole")
+    assert list(checkpoints(directory(alone, "whole"))) == [15, 16]
+    assert list(checkpoints(directory(lineage, "whole"))) == [7, 15, 16]
+
+
+def test_a_branch_goes_on_with_weights_moments_and_data_of_the_main_path(lineage):
+    """With the main path's schedule it is the main path, bit for bit; its samples keep their numbers."""
+    assert lines(lineage, "branch") == lines(lineage, "whole")[7:]
+    assert weights(lineage, "branch") == weights(lineage, "whole")
+    record = read_json(directory(lineage, "branch") / "version.json")
+    assert record["lineage_tokens"] == 16 * STEP
+    assert record["consumed"] == {"a": 9 * STEP}
+
+
+def test_an_update_that_keeps_moments_is_the_uninterrupted_run(lineage):
+    ignored = ("tokens_per_second", "step", "tokens", "stream", "selection")  # samples are numbered anew
+    assert lines(lineage, "kept", ignored) == lines(lineage, "whole", ignored)[8:]
+    assert weights(lineage, "kept") == weights(lineage, "whole")
+
+
+def test_shares_follow_held_out_perplexity_by_the_formula(lineage):
+    phases = read_json(directory(lineage, "drift") / "version.json")["phases"]
+    assert [phase["first_sample"] for phase in phases] == [24, 48, 72, 96]
+    ratios = {"a": 0.1, "b": 0.9}
+    rises = []
+    for phase in phases:
+        change = {s: phase["perplexity"][s] - phase["perplexity_before"][s] for s in ratios}
+        largest = max(abs(value) for value in change.values())
+        raw = {s: ratio * (1 + ALPHA * change[s] / largest) for s, ratio in ratios.items()}
+        rises.append((change["a"] > 0, raw["a"] / sum(raw.values()) > ratios["a"]))
+        ratios = {s: value / sum(raw.values()) for s, value in raw.items()}
+        counts = phase["counts"]
+        for source, ratio in ratios.items():
+            assert phase["ratios"][source] == pytest.approx(ratio, abs=5e-5)
+            assert counts[source] / sum(counts.values()) == pytest.approx(ratio, abs=1e-4)
+    assert (True, True) in rises, phases  # `a` got worse, and got more
+    assert phases[-1]["ratios"]["a"] > 0.1
+    board = EventAccumulator(str(directory(lineage, "drift") / "tb"))
+    board.Reload()
+    shown = board.Scalars("mixture/a")
+    assert [event.step for event in shown] == [1, 4, 7, 10, 13]
+    assert shown[-1].value == pytest.approx(ratios["a"], abs=1e-4)
+
+
+def test_pipeline_stages_decide_alike_and_as_one_rank_does(tmp_path):
+    """Only the last stage sees losses; all of them need the new shares to read the same samples."""
+    mixture = VERSIONS["drift"]["mixture"] | {"reweight": {"interval": 2 * STEP, "alpha": ALPHA}}
+    found = []
+    for name, parallel in (("one", {}), ("two", {"pipeline_parallel": 2})):
+        versions = {"v1": version({"type": "init"}, 5, mixture=mixture)}
+        recipe = tiny_recipe(tmp_path / name, versions=versions, parallel=parallel)
+        run_versions(recipe)
+        found.append((read_json(directory(recipe, "v1") / "version.json"), metrics(directory(recipe, "v1"))))
+    (one, told), (two, retold) = found
+    assert [phase["first_sample"] for phase in one["phases"]] == [16, 32]
+    for left, right in zip(one["phases"], two["phases"], strict=True):
+        assert left["ratios"] == pytest.approx(right["ratios"], abs=1e-4)
+        assert left["counts"] == right["counts"]
+    assert [line["stream"] for line in told] == [line["stream"] for line in retold]
+
+
+def test_resumed_within_a_phase_equals_uninterrupted_and_keeps_the_schedule_it_began_with(lineage, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(lineage.directory, out)
+    cut = out / "versions" / "drift"
+    for step, path in checkpoints(cut).items():
+        if step > 5:
+            shutil.rmtree(path)
+    for name in ("_SUCCESS", "version.json", "eval.json"):
+        (cut / name).unlink()
+    # Whatever stands in the recipe by now, the constants are those of the checkpoint.
+    tree = yaml.safe_load((cut / "recipe.yaml").read_text())
+    tree["versions"]["drift"]["schedule"]["max_lr"] = 0.5
+    (cut / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    outcome = start_ranks(cut, 1)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "resume at step 5" in outcome.stdout
+    expected, found = (read_json(path / "version.json") for path in (directory(lineage, "drift"), cut))
+    assert found["weights_hash"] == expected["weights_hash"]
+    assert found["phases"] == expected["phases"]
+    assert found["schedule"]["max_lr"] == 0.01
+
+
+def test_replay_draws_what_the_ancestors_consumed_and_new_data_goes_on(lineage):
+    seen = set()
+    for name in ("half", "kept", "drift"):
+        phases = read_json(directory(lineage, name) / "version.json")["phases"]
+        plan = open_plan(directory(lineage, name) / "plan", appended=phases)
+        met = [locate(plan, index) for index in range(plan.num_samples)]
+        fresh = {(key, sample) for key, epoch, sample in met if epoch == 0}
+        assert not seen & fresh  # no repeats while something is unseen
+        seen |= {(key, sample) for key, _, sample in met}
+    plan = open_plan(directory(lineage, "last") / "plan")
+    taken = dict.fromkeys(plan.keys, 0)
+    for index in range(plan.num_samples):
+        key, epoch, sample = locate(plan, index)
+        if key.startswith("replay/"):
+            assert (key.removeprefix("replay/"), sample) in seen
+        elif epoch == 0:
+            assert (key, sample) not in seen
+        taken[key] += 1
+        replayed = sum(count for key, count in taken.items() if key.startswith("replay/"))
+        assert abs(replayed - 0.25 * (index + 1)) <= 1
+    assert taken == consumed_by_version(plan)
+    assert [phase.first_sample for phase in plan.phases] == [0, 16]
+
+
+def test_the_log_shows_the_tree_and_what_is_left_of_every_source(lineage):
+    versions = {entry["id"]: entry for entry in log(lineage)["versions"]}
+    assert [entry["parent"] for entry in versions.values()] == [None, "whole", None, "half", "kept", "drift"]
+    assert {entry["status"] for entry in versions.values()} == {"finished"}
+    assert versions["branch"]["branch_step"] == 7 and versions["whole"]["checkpoints"] == [7, 15, 16]
+    assert versions["last"]["lineage_tokens"] == (8 + 8 + 13 + 4) * STEP
+    assert (versions["last"]["phase"], versions["last"]["learning_rate"]) == ("decay", pytest.approx(1e-4))
+    before = {}
+    for name in ("half", "kept", "drift", "last"):
+        for source, line in versions[name]["sources"].items():
+            assert line["consumed"] + line["remaining"] == line["total"]
+            assert line["consumed"] >= before.get(source, 0)
+            before[source] = line["consumed"]
+    assert (
+        versions["kept"]["sources"]["a"]["consumed"] + versions["kept"]["sources"]["a"]["repeated"]
+        == 16 * STEP
+    )
+    assert versions["last"]["sources"]["a"]["replayed"] + versions["last"]["sources"]["b"]["replayed"] == STEP
+    assert [phase["after_step"] for phase in versions["drift"]["phases"]] == [0, 3, 6, 9, 12]
+    assert [phase["reason"] for phase in versions["last"]["phases"]] == ["start", "switch"]
+
+
+def test_the_difference_of_two_versions(lineage):
+    found = diff(lineage, "half", "kept")
+    assert found["schedule"] == []
+    assert "start.type: 'init' -> 'update'" in found["recipe"]
+    assert f"tokens.a.consumed: {8 * STEP} -> " in " ".join(found["data"])
+    losses = [
+        read_json(directory(lineage, name) / "eval.json")["domains"]["a"]["loss"] for name in ("half", "kept")
+    ]
+    assert found["results"]["a"] == {
+        "half": losses[0],
+        "kept": losses[1],
+        "difference": losses[1] - losses[0],
+    }
+
+
+def test_checkpoints_that_are_gone_are_named_with_those_that_are_there(lineage, tmp_path):
+    late = version({"type": "branch", "parent": "whole", "step": 9}, 2)
+    with pytest.raises(PerdureError) as refused:
+        run_versions(recipe_of(lineage.directory, late=late), "late")
+    assert "whole has no checkpoint of step 9" in str(refused.value)
+    assert "those of steps 7, 15, 16" in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+    far = version({"type": "update", "parent": "gone"}, 2, mixture=ONLY_A)
+    recipe = recipe_of(lineage.directory, gone=VERSIONS["half"], far=far)
+    with pytest.raises(PerdureError, match=r"version far: its ancestor gone has no plan in .*versions/gone"):
+        run_versions(recipe, "far")
+
+
+def test_a_parent_with_another_tokenizer_is_refused_with_both_hashes(lineage, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(lineage.directory, out)
+    path = out / "versions" / "half" / "version.json"
+    write_json(path, read_json(path) | {"tokenizer_hash": "0123456789"})
+    shutil.rmtree(out / "versions" / "kept")
+    with pytest.raises(PerdureError) as refused:
+        run_versions(recipe_of(out), "kept")
+    assert "half was trained with another tokenizer (01234567 -> test)" in str(refused.value)
+
+
+def test_another_recipe_under_a_started_version_names_what_differs(lineage):
+    changed = VERSIONS["kept"] | {"schedule": CONSTANT | {"max_lr": 0.02}}
+    with pytest.raises(PerdureError, match=r"What differs: version\.schedule\.max_lr: 0\.01 -> 0\.02$"):
+        run_versions(recipe_of(lineage.directory, kept=changed), "kept")
