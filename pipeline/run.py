@@ -1,7 +1,6 @@
 """`perdure run`: every stage of a recipe in order, finished ones skipped."""
 
 import fcntl
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,26 +68,6 @@ def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, say: Say) -
         for name in [version] if version else names:
             _version(recipe, name, data, say)
         write_report(recipe, say)
-
-
-def export(recipe: Recipe, recipe_path: Path, version: str, to: Path | None, say: Say) -> None:
-    """Copies a finished version's Hugging Face directory, or says where it stands."""
-    directory = version_directory(recipe, version)
-    if not is_finished(directory):
-        raise PerdureError(
-            f"version {version} is not finished; run `perdure train {recipe_path} --version {version}` first"
-        )
-    if to is None:
-        say(f"{directory / 'hf'} loads with AutoModelForCausalLM.from_pretrained()")
-        return
-    if to.exists():
-        raise PerdureError(f"{to}: already exists; choose another --to or remove it")
-    with disk_errors(to):
-        partial = to.with_name(f".{to.name}")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(directory / "hf", partial)
-        partial.rename(to)
-    say(f"{to} loads with AutoModelForCausalLM.from_pretrained()")
 
 
 @contextmanager

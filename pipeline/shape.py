@@ -1,10 +1,11 @@
 """The shape of a model, from the recipe or from a Hugging Face `config.json` (no import of torch)."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perdure.pipeline.convert.families import FAMILIES
+from perdure.pipeline.convert.families import FAMILIES, TOP
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.recipe import LlamaModel, Recipe
@@ -170,12 +171,35 @@ def padded_vocab_size(vocab_size: int) -> int:
     return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
 
+def tensor_sizes(shape: Shape, vocab_size: int) -> dict[str, tuple[int, ...]]:
+    """Names and sizes of a model's Hugging Face tensors."""
+    hidden, ffn = shape.hidden_size, shape.ffn_hidden_size
+    query, key_value = shape.num_attention_heads * shape.head_dim, shape.num_query_groups * shape.head_dim
+    sizes: dict[str, tuple[int, ...]] = {
+        "embed_tokens": (vocab_size, hidden),
+        "lm_head": (vocab_size, hidden),
+        "q_proj": (query, hidden),
+        "k_proj": (key_value, hidden),
+        "v_proj": (key_value, hidden),
+        "o_proj": (hidden, query),
+        "gate_proj": (ffn, hidden),
+        "up_proj": (ffn, hidden),
+        "down_proj": (hidden, ffn),
+        "q_norm": (shape.head_dim,),
+        "k_norm": (shape.head_dim,),
+    }
+    names = [name for name in TOP.values() if not (shape.tie_embeddings and name == "lm_head.weight")]
+    for layer in range(shape.num_layers):
+        for targets in FAMILIES[shape.family].layer.values():
+            names += [f"model.layers.{layer}.{target}" for target in targets]
+    found = {}
+    for name in names:
+        *_, part, kind = name.split(".")
+        size = sizes.get(part, (hidden,))
+        found[name] = size if kind == "weight" else size[:1]
+    return found
+
+
 def num_parameters(shape: Shape, vocab: int) -> int:
     """Parameters of a model whose embedding has `vocab` rows (padded or not: the caller's choice)."""
-    query, key_value = shape.num_attention_heads * shape.head_dim, shape.num_query_groups * shape.head_dim
-    embeddings = vocab * shape.hidden_size * (1 if shape.tie_embeddings else 2)
-    attention = shape.hidden_size * (2 * query + 2 * key_value)
-    attention += (query + 2 * key_value) * shape.qkv_bias + 2 * shape.head_dim * shape.qk_norm
-    ffn = 3 * shape.hidden_size * shape.ffn_hidden_size
-    norms = 2 * shape.hidden_size
-    return embeddings + shape.num_layers * (attention + ffn + norms) + shape.hidden_size
+    return sum(math.prod(size) for size in tensor_sizes(shape, vocab).values())

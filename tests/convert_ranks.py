@@ -10,7 +10,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from support import tiny_recipe
 
-from perdure.pipeline.convert import huggingface
+from perdure.pipeline.convert.export import export
 from perdure.pipeline.convert.vocabulary import extension_between
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.shape import config_vocab_size, model_shape
@@ -73,7 +73,7 @@ def _round_trip(recipe: Recipe, vocab_size, shape, tokens, to: Path, max_shard_b
     if found is not None and mpu.get_tensor_model_parallel_rank() == 0:
         to.mkdir(parents=True, exist_ok=True)
         save_file({"logits": found[..., :vocab_size].contiguous()}, to / "logits.safetensors")
-    huggingface.export(model, shape, vocab_size, 0, 32, to / "tokenizer", source, to / "hf", max_shard_bytes)
+    export(model, shape, vocab_size, 0, 32, to / "tokenizer", source, to / "hf", max_shard_bytes)
     mpu.destroy_model_parallel()
 
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from pyarrow import parquet
 
+from perdure.pipeline.convert.huggingface import weights_hash
 from perdure.pipeline.manifest import hash_file, is_finished, read_json
 
 pytestmark = pytest.mark.slow
@@ -197,15 +198,49 @@ def test_a_new_source_leaves_finished_versions_and_measures_them_on_it(recipe, f
     assert new["code"] == old["code"] and new["prose"] == old["prose"]
 
 
-def test_export_copies_the_model_and_refuses_to_overwrite(recipe, finished, tmp_path):
+def test_export_copies_the_model_and_refuses_to_overwrite(finished, tmp_path):
     out, _, _ = finished
-    result = perdure("export", recipe, "--out", out, "--version", "update", "--to", tmp_path / "model")
+    result = perdure("export", out, "update", "--to", tmp_path / "model")
     assert result.returncode == 0, result.stderr
     assert hash_file(tmp_path / "model/model.safetensors") == hash_file(
         out / "versions/update/hf/model.safetensors"
     )
-    again = perdure("export", recipe, "--out", out, "--version", "update", "--to", tmp_path / "model")
+    again = perdure("export", out, "update", "--to", tmp_path / "model")
     assert again.returncode == 1 and "already exists" in again.stderr
+
+
+def test_a_kept_checkpoint_is_exported(finished, tmp_path):
+    """The last one holds the version's own weights; an earlier one holds others."""
+    out, _, _ = finished
+    hashes = {}
+    for step in (12, 16):
+        result = perdure("export", out, "update", "--step", step, "--to", tmp_path / str(step))
+        assert result.returncode == 0, result.stderr
+        hashes[step] = weights_hash(tmp_path / str(step))
+    assert hashes[16] == read_json(out / "versions/update/version.json")["weights_hash"] != hashes[12]
+    for name in ("config.json", "tokenizer.json"):
+        assert hash_file(tmp_path / "12" / name) == hash_file(out / "versions/update/hf" / name)
+    result = perdure("export", out, "update", "--step", 3, "--to", tmp_path / "3")
+    assert result.returncode == 1 and "no such checkpoint; kept: " in result.stderr and "16" in result.stderr
+    result = perdure("export", out, "updat", "--to", tmp_path / "none")
+    assert result.returncode == 1 and "has base, update" in result.stderr
+
+
+def test_import_says_what_is_understood_and_refuses_what_is_incomplete(finished, tmp_path):
+    out, _, _ = finished
+    shutil.copytree(out / "versions/update/hf", tmp_path / "model")
+    result = perdure("import", tmp_path / "model")
+    assert result.returncode == 0, result.stderr
+    section = {"type": "huggingface", "path": str(tmp_path / "model")}
+    assert yaml.safe_load(result.stdout) == {"model": section, "tokenizer": section}
+    assert "# parallel.tensor_parallel: 1, 2\n" in result.stdout
+    assert "# tokenizer: BPE, 400 tokens; documents end in '<|endoftext|>'" in result.stdout
+    config = read_json(tmp_path / "model/config.json")
+    (tmp_path / "model/config.json").write_text(json.dumps(config | {"intermediate_size": 60}))
+    result = perdure("import", tmp_path / "model")
+    assert result.returncode == 1
+    assert "gate_proj.weight is [64, 32]; `config.json` asks for [60, 32]" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_two_commands_do_not_work_in_one_directory(recipe, tmp_path):

@@ -15,7 +15,7 @@ from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
 from torch import Tensor
 
 from perdure.pipeline.convert.families import FAMILIES, TOP
-from perdure.pipeline.shape import Shape
+from perdure.pipeline.shape import Shape, tensor_sizes
 
 
 def load_weights(model: torch.nn.Module, shape: Shape, read: Callable[[str], Tensor]) -> None:
@@ -73,29 +73,17 @@ def random_weights(shape: Shape, vocab_size: int, init_std: float, seed: int) ->
     """A reader of random weights: normal with `init_std`, projections into the residual stream scaled by
     1/sqrt(2 num_layers), norms 1. Every tensor's numbers follow from the seed and its name, so that all layouts
     start from the same model."""
-    hidden, ffn, head_dim = shape.hidden_size, shape.ffn_hidden_size, shape.head_dim
-    query, key_value = shape.num_attention_heads * head_dim, shape.num_query_groups * head_dim
-    sizes = {
-        "embed_tokens": (vocab_size, hidden),
-        "lm_head": (vocab_size, hidden),
-        "q_proj": (query, hidden),
-        "k_proj": (key_value, hidden),
-        "v_proj": (key_value, hidden),
-        "o_proj": (hidden, query),
-        "gate_proj": (ffn, hidden),
-        "up_proj": (ffn, hidden),
-        "down_proj": (hidden, ffn),
-    }
+    sizes = tensor_sizes(shape, vocab_size)
 
     def read(name: str) -> Tensor:
         part = name.split(".")[-2]
         if part.endswith("norm"):
-            return torch.ones(hidden)
+            return torch.ones(sizes[name])
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
         residual = part in ("o_proj", "down_proj")
         std = init_std / math.sqrt(2 * shape.num_layers) if residual else init_std
-        return torch.randn(sizes[part], generator=generator) * std
+        return torch.randn(sizes[name], generator=generator) * std
 
     return read
 

@@ -30,6 +30,7 @@ def main(directory: Path, task: str) -> None:
     import torch.distributed as dist
 
     from perdure.pipeline.convert import huggingface, weights
+    from perdure.pipeline.convert.export import export
     from perdure.pipeline.train import checkpoint, evaluate
     from perdure.pipeline.train.dataset import open_dataset
     from perdure.pipeline.train.device import initialise
@@ -97,7 +98,7 @@ def main(directory: Path, task: str) -> None:
     tokenizer = Path(inputs["tokenizer"])
     if version.selection:
         write_passage(directory / "passage.json", model, recipe, dataset, tokenizer, device)
-    huggingface.export(
+    export(
         unwrap(model),
         shape,
         vocab_size,

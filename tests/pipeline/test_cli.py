@@ -104,7 +104,7 @@ def test_a_bad_recipe_never_starts(verb, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("verb", ["train", "eval", "export"])
+@pytest.mark.parametrize("verb", ["train", "eval"])
 def test_an_unknown_version_is_refused_with_what_is_near(verb, capsys):
     assert cli.main([verb, TEMPLATE, "--version", "updat"]) == 2
     assert "--version = 'updat': no such version; did you mean `update`?" in capsys.readouterr().err
