@@ -4,6 +4,20 @@
 `perdure.pipeline.check` judges what types cannot: whether sources exist, layouts divide, budgets suffice.
 """
 
+from perdure.pipeline.recipe.cleaning import (
+    C4Quality,
+    CleaningStep,
+    Decontaminate,
+    ExactDedup,
+    FineWebQuality,
+    GopherQuality,
+    GopherRepetition,
+    LanguageIdentification,
+    Length,
+    MinhashDedup,
+    PersonalData,
+    SentenceDedup,
+)
 from perdure.pipeline.recipe.data import (
     DataStage,
     ExtendedTokenizer,
@@ -19,6 +33,15 @@ from perdure.pipeline.recipe.data import (
     TextReader,
     Tokenizer,
     TrainedTokenizer,
+)
+from perdure.pipeline.recipe.labels import (
+    ClassifierSubset,
+    ClassifierTopics,
+    ClusterTopics,
+    DsirSubset,
+    MetadataTopics,
+    Subset,
+    Topics,
 )
 from perdure.pipeline.recipe.load import json_schema, load_recipe, read_tree, structural_problems
 from perdure.pipeline.recipe.root import Recipe
@@ -48,11 +71,22 @@ from perdure.pipeline.recipe.versions import (
 )
 
 __all__ = [
+    "C4Quality",
+    "ClassifierSubset",
+    "ClassifierTopics",
+    "CleaningStep",
+    "ClusterTopics",
     "CosineSchedule",
     "DataStage",
+    "Decontaminate",
+    "DsirSubset",
     "Evaluation",
+    "ExactDedup",
     "ExtendedTokenizer",
+    "FineWebQuality",
     "Fraction",
+    "GopherQuality",
+    "GopherRepetition",
     "Guard",
     "HuggingFaceModel",
     "HuggingFaceReader",
@@ -60,13 +94,18 @@ __all__ = [
     "InfiniteSchedule",
     "Init",
     "JsonlReader",
+    "LanguageIdentification",
+    "Length",
     "LlamaModel",
+    "MetadataTopics",
+    "MinhashDedup",
     "Mixture",
     "MixtureSource",
     "Model",
     "Name",
     "Parallel",
     "ParquetReader",
+    "PersonalData",
     "Positive",
     "PythonCodeReader",
     "PythonDocsReader",
@@ -77,11 +116,14 @@ __all__ = [
     "Scoring",
     "Section",
     "Selection",
+    "SentenceDedup",
     "SentencePieceTokenizer",
     "Source",
     "Start",
+    "Subset",
     "TextReader",
     "Tokenizer",
+    "Topics",
     "TrainedTokenizer",
     "Training",
     "Update",
