@@ -68,7 +68,7 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(make_recipe, tm
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
-            outliving = [worker for worker in psutil.wait_procs(workers, timeout=10)[1] if runs(worker)]
+            outliving = [worker for worker in psutil.wait_procs(workers, timeout=30)[1] if runs(worker)]
             assert not outliving, "workers outlive the run"
             continue
         break
