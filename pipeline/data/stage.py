@@ -235,7 +235,8 @@ def _topics_summary(name: str, manifest: dict) -> str:
 
 def _summary(name: str, counts: dict) -> str:
     documents, train, heldout = counts["documents"], counts["train"], counts["heldout"]
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in documents["dropped"].items())
+    by_count = sorted(documents["dropped"].items(), key=lambda item: -item[1])
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in by_count)
     return (
         f"{name}: {documents['in']:,} documents in, {documents['out']:,} out (dropped: {dropped or 'none'}); "
         f"{train['tokens']:,} tokens to train on, {heldout['tokens']:,} held out"

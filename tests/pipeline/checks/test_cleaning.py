@@ -7,20 +7,26 @@ import pytest
 
 from perdure.pipeline.check import load_checked
 from perdure.pipeline.errors import RecipeError
+from perdure.pipeline.preview import preview
 
 TEMPLATE = Path(__file__).parents[3] / "data_recipes" / "template.yaml"
 
 
-def found(steps: str) -> dict[str, tuple]:
-    """Path -> (value, remedy) of the problems of the template with these cleaning steps."""
+def refused(*overrides: str) -> dict[str, tuple]:
+    """Path -> (value, remedy) of the problems of the template with overrides."""
     try:
-        load_checked(TEMPLATE, [f"sources.prose.clean={steps}"])
+        load_checked(TEMPLATE, overrides)
     except RecipeError as error:
         return {
             problem.path.removeprefix("sources.prose."): (problem.value, problem.remedy)
             for problem in error.problems
         }
     return {}
+
+
+def found(steps: str) -> dict[str, tuple]:
+    """The same with cleaning steps."""
+    return refused(f"sources.prose.clean={steps}")
 
 
 def test_every_method_can_be_named():
@@ -76,4 +82,24 @@ def test_libraries_that_are_not_installed(monkeypatch):
     assert problem == (
         "clean.0.type",
         ("language", "needs fastText and a model: install `perdure[language]`"),
+    )
+
+
+def test_missing_files_of_topics_and_subsets(tmp_path):
+    problems = refused(
+        f"sources.prose.topics={{type: classifier, labelled: {tmp_path}/l.jsonl}}",
+        f"sources.prose.subset={{type: dsir, target: {tmp_path}/t.jsonl, tokens: 5}}",
+    )
+    assert problems == {
+        "topics.labelled": (f"{tmp_path}/l.jsonl", "no such file"),
+        "subset.target": (f"{tmp_path}/t.jsonl", "no such file"),
+    }
+
+
+def test_a_subset_is_what_repeats(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"text": "x"}')
+    subset = f"sources.prose.subset={{type: dsir, target: {tmp_path}/t.jsonl, tokens: 5000}}"
+    source = preview(load_checked(TEMPLATE, [subset], tmp_path / "out"))["sources"][0]
+    assert source["tokens"] == 5000 and source["repetitions"]["base"] == pytest.approx(
+        400_000 / 5000, rel=0.02
     )
