@@ -6,6 +6,8 @@ from perdure.pipeline.evaluate.words import share_words, tokens_words
 
 STRONGEST = 60
 """Percent of colour behind the strongest token; more would hurt the contrast of its text."""
+LEFT_COLOUR = 2
+"""Of what is left; nothing that was dropped has it."""
 SHADED = 4.0
 """Loss in nats at which a token has half of that."""
 
@@ -37,7 +39,7 @@ def render_inspection(found: dict) -> str:
         "number": "{:,}".format,
     }
     return environment.get_template("inspection.html").render(
-        found=found, shade=shade, flow=_flow, colours=SERIES_COLOURS, perplexity="{:,.4g}".format
+        found=found, shade=shade, flow=_flow, perplexity="{:,.4g}".format
     )
 
 
@@ -56,4 +58,9 @@ def _flow(counts: dict, unit: str) -> list[dict]:
         for step in counts["steps"]
     ]
     left = {"name": "left", "count": counts[unit]["out"]}
-    return [part | {"share": part["count"] / whole} for part in [left, *parts] if part["count"]]
+    shown = [part | {"share": part["count"] / whole} for part in [left, *parts] if part["count"]]
+    others = [colour for colour in range(SERIES_COLOURS) if colour != LEFT_COLOUR]
+    return [
+        part | {"colour": others[(number - 1) % len(others)] if number else LEFT_COLOUR}
+        for number, part in enumerate(shown)
+    ]
