@@ -12,5 +12,6 @@ setup(
         "perdure.data_recipes": ["*.yaml"],
         "perdure.pipeline": ["py.typed"],
         "perdure.pipeline.evaluate": ["*.css", "*.html"],
+        "perdure.pipeline.inspection": ["*.html"],
     },
 )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from perdure.pipeline.checks import mixtures, model, schedules, scoring, sources, versions
+from perdure.pipeline.checks import cleaning, mixtures, model, schedules, scoring, sources, versions
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.lenient import BrokenField, lenient_recipe
 from perdure.pipeline.recipe import Recipe, read_tree, structural_problems
@@ -59,7 +59,11 @@ def _checks(recipe: Recipe) -> list[Callable[[], Iterator[Problem]]]:
         partial(check, recipe) for check in (sources.output, scoring.windows, *model.CHECKS)
     ]
     if isinstance(recipe.sources, dict):
-        checks += [partial(sources.source, name, source) for name, source in recipe.sources.items()]
+        checks += [
+            partial(check, name, source)
+            for name, source in recipe.sources.items()
+            for check in (sources.source, cleaning.cleaning, cleaning.labels)
+        ]
     if isinstance(recipe.versions, dict):
         checks += [
             partial(check, recipe, name, version)

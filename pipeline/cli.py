@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from perdure.pipeline.recipe import Recipe
 
 Say = Callable[[str], None]
+INSPECT = "data inspect"
+"""A verb of two words: what follows `data` is else a recipe."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 (also when a signal stopped training, which is saved), 1 for a mishap, 2 for a bad recipe
         or command line, 130 when interrupted, 141 when nobody reads the output.
     """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:2] == INSPECT.split():
+        arguments[:2] = [INSPECT]
     options = _parser().parse_args(arguments)
     try:
         VERBS[options.verb](options)
@@ -91,6 +96,31 @@ def _data(options: argparse.Namespace) -> None:
 
     with _disk_errors(recipe):
         run_data(recipe, _say())
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from perdure.pipeline.errors import PerdureError
+    from perdure.pipeline.inspection.gather import of_directory, of_recipe
+
+    if options.recipe.is_dir():
+        if options.set or options.out:
+            raise PerdureError(f"{options.recipe} is a directory: --set and --out are for recipes")
+        found = of_directory(options.recipe)
+    else:
+        found = of_recipe(_load(options))
+    if options.html is not None:
+        from perdure.pipeline.inspection.page import render_inspection
+        from perdure.pipeline.manifest import disk_errors, write_atomic
+
+        with disk_errors(options.html):
+            write_atomic(options.html, render_inspection(found))
+        print(f"wrote {options.html}", file=sys.stderr)
+    if options.json:
+        _print_json(found)
+    elif options.html is None:
+        from perdure.pipeline.inspection.text import print_inspection
+
+        print_inspection(found)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -240,6 +270,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], None]] = {
     "run": _run,
     "check": _check,
     "data": _data,
+    INSPECT: _inspect,
     "prepare": _prepare,
     "train": _train,
     "eval": _eval,
@@ -359,6 +390,12 @@ def _parser() -> argparse.ArgumentParser:
         parents=[on_recipe],
         help="what one version's ranks need (scores, plan), to start them elsewhere",
     )
+    inspect = verbs.add_parser(
+        INSPECT,
+        parents=[on_recipe, machine],
+        help="what the data stage read, dropped and kept, by source; takes a recipe or a directory",
+    )
+    inspect.add_argument("--html", metavar="FILE", type=Path, help="write a page instead of tables")
     train = verbs.add_parser("train", parents=[on_recipe], help="train one version, from where it stopped")
     evaluate = verbs.add_parser(
         "eval",

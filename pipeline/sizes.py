@@ -106,4 +106,5 @@ def estimated_tokens(source: Source) -> int | None:
         for file in files
     )
     share = SHARE_OF_FILE.get(reader.type, 1.0)
-    return int(unpacked * share / BYTES_PER_TOKEN)
+    tokens = int(unpacked * share / BYTES_PER_TOKEN)
+    return min(tokens, source.subset.tokens) if source.subset else tokens

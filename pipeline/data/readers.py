@@ -108,14 +108,9 @@ class JsonLines(Files, JsonlReader):
         Raises:
             PerdureError: If a compressed file is damaged or cut short, which other zstd readers pass over.
         """
-        path = self.data_folder.resolve_paths(filepath)
-        compression = {".gz": "gzip", ".zst": "zstd"}.get(Path(path).suffix)
-        with pa.input_stream(path, compression=compression) as stream:
-            lines = enumerate(io.BufferedReader(stream, BUFFER))
-            while (numbered := _next_line(lines, path)) is not None:
-                number, line = numbered
-                if self.is_mine(number) and (document := self.parse(line, filepath, number)):
-                    yield document
+        for number, line in enumerate(open_lines(self.data_folder.resolve_paths(filepath))):
+            if self.is_mine(number) and (document := self.parse(line, filepath, number)):
+                yield document
 
     def parse(self, line: bytes, filepath: str, number: int) -> Document | None:
         """A line's document, or None."""
@@ -253,7 +248,20 @@ class PythonModules(Counted):
         return self.get_document_from_dict({"text": text, "id": module.name, **metadata}, module.name, 0)
 
 
-def _next_line(lines: Iterator[tuple[int, bytes]], path: str) -> tuple[int, bytes] | None:
+def open_lines(path: str) -> Iterator[bytes]:
+    """Lines of a plain, gzip or zstd file.
+
+    Raises:
+        PerdureError: If a compressed file is damaged or cut short, which other zstd readers pass over.
+    """
+    compression = {".gz": "gzip", ".zst": "zstd"}.get(Path(path).suffix)
+    with pa.input_stream(path, compression=compression) as stream:
+        lines = io.BufferedReader(stream, BUFFER)
+        while (line := _next_line(lines, path)) is not None:
+            yield line
+
+
+def _next_line(lines: Iterator[bytes], path: str) -> bytes | None:
     try:
         return next(lines, None)
     except OSError as error:

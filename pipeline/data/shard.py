@@ -1,6 +1,7 @@
 """Tokenising cleaned documents into Megatron shards: a train and a held-out one a task, and a table of documents."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -11,8 +12,9 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
 
+from perdure.pipeline.data.counted import step_counts, total
 from perdure.pipeline.data.executor import Executor, building
-from perdure.pipeline.data.normalise import is_heldout, text_hash
+from perdure.pipeline.data.normalise import count_words, is_heldout, text_hash
 from perdure.pipeline.data.readers import CleanedDocuments
 from perdure.pipeline.data.tokenizer import LoadedTokenizer, load_tokenizer
 from perdure.pipeline.errors import PerdureError
@@ -34,10 +36,13 @@ DOCUMENTS = pa.schema(
         "num_chars": pa.int64(),
         "num_bytes": pa.int64(),
         "hash": pa.string(),
+        "topic": pa.string(),
+        "language": pa.string(),
         "metadata": pa.string(),
     }
 )
-"""Columns of `docs.parquet`; `num_tokens` counts the separator, `metadata` is JSON, `hash` is `text_hash` in hex."""
+"""Columns of `docs.parquet`; `num_tokens` counts the separator, `metadata` is JSON, `hash` is `text_hash` in hex;
+`topic` and `language` are null where nobody told them."""
 
 
 class ShardWriter(PipelineStep):
@@ -46,9 +51,17 @@ class ShardWriter(PipelineStep):
     type = "🔢 - TOKENIZER"
     name = "Megatron shards"
 
-    def __init__(self, directory: Path, tokenizer: Path, heldout_fraction: float, reserved_fraction: float):
+    def __init__(
+        self,
+        directory: Path,
+        tokenizer: Path,
+        topics: Path | None,
+        subset: Path | None,
+        heldout_fraction: float,
+        reserved_fraction: float,
+    ):
         super().__init__()
-        self.directory, self.tokenizer = directory, tokenizer
+        self.directory, self.tokenizer, self.topics, self.subset = directory, tokenizer, topics, subset
         self.heldout_fraction, self.reserved_fraction = heldout_fraction, reserved_fraction
 
     def split_of(self, digest: int) -> str | None:
@@ -65,6 +78,8 @@ class ShardWriter(PipelineStep):
             split: MegatronTokenizedFile(str(self.directory), prefix.format(rank), token_size=size)
             for split, prefix in PREFIXES.items()
         }
+        topics = iter(_column(self.topics, rank, "topic"))
+        taken = iter(_column(self.subset, rank, "keep"))
         with pq.ParquetWriter(self.directory / f"docs.{rank:05d}.parquet", DOCUMENTS) as table:
             for batch in batches(data):
                 rows = []
@@ -72,10 +87,15 @@ class ShardWriter(PipelineStep):
                     batch, encode(tokenizer, [doc.text for doc in batch]), strict=True
                 ):
                     digest = text_hash(document.text)
-                    if (split := self.split_of(digest)) is None:
-                        self.stat_update("reserved")
+                    topic, take = next(topics, None), next(taken, True)
+                    split = self.split_of(digest)
+                    if split is None or not (take or split == "heldout"):
+                        reason = "heldout_elsewhere" if split is None else "not_in_subset"
+                        self.stat_update(reason)
+                        self.stat_update(f"{reason}:words", value=count_words(document.text))
                         continue
                     num_bytes = len(document.text.encode())
+                    language = document.metadata.get("language")
                     rows.append(
                         {
                             "split": split,
@@ -86,12 +106,18 @@ class ShardWriter(PipelineStep):
                             "num_chars": len(document.text),
                             "num_bytes": num_bytes,
                             "hash": f"{digest:016x}",
+                            "topic": topic,
+                            "language": language if isinstance(language, str) else None,
                             "metadata": json.dumps(document.metadata, ensure_ascii=False, sort_keys=True),
                         }
                     )
                     shards[split].write(tokens)
                     for key, value in (("documents", 1), ("tokens", len(tokens)), ("bytes", num_bytes)):
                         self.stat_update(f"{split}_{key}", value=value)
+                    for kind, label in (("topics", topic), ("languages", language)):
+                        if isinstance(label, str):
+                            self.stat_update(f"{kind}:{split}_documents:{label}")
+                            self.stat_update(f"{kind}:{split}_tokens:{label}", value=len(tokens))
                 table.write_table(pa.Table.from_pylist(rows, DOCUMENTS))
         for shard in shards.values():
             shard.close()
@@ -103,6 +129,8 @@ def write_shards(
     name: str,
     clean: Path,
     tokenizer: Path,
+    topics: Path | None,
+    subset: Path | None,
     heldout_fraction: float,
     reserved_fraction: float,
     tasks: int,
@@ -117,6 +145,8 @@ def write_shards(
         name: The source's name in the recipe.
         clean: Its cleaned documents.
         tokenizer: The tokenizer's directory.
+        topics: The topic of each document, if told.
+        subset: Whether each document is taken, if not all are.
         heldout_fraction: Share of documents held out.
         reserved_fraction: Largest such share of any source; what another source would hold out is dropped here.
         tasks: Number of parts, the same as in `clean`.
@@ -130,13 +160,14 @@ def write_shards(
         artefact = work / "artefact"
         steps = [
             CleanedDocuments(str(clean)),
-            ShardWriter(artefact, tokenizer, heldout_fraction, reserved_fraction),
+            ShardWriter(artefact, tokenizer, topics, subset, heldout_fraction, reserved_fraction),
         ]
         *_, counts = Executor(steps, tasks, pool, work / "tokenise").run()
-        documents = dict(manifest["counts"]["documents"])
-        if counts["reserved"]:
-            documents["dropped"] = documents["dropped"] | {"heldout_elsewhere": counts["reserved"]}
-            documents["out"] -= counts["reserved"]
+        steps = list(manifest["counts"]["steps"])
+        steps.append(_record("split", steps[-1]["out"], "heldout_elsewhere", counts))
+        if subset is not None:
+            steps.append(_record("subset", steps[-1]["out"], "not_in_subset", counts))
+        documents, words = total(steps, "documents"), total(steps, "words")
         assert documents["out"] == counts["train_documents"] + counts["heldout_documents"]
         for split, remedy in (("heldout", "raise"), ("train", "lower")):
             if not counts[f"{split}_documents"]:
@@ -152,7 +183,36 @@ def write_shards(
             [artefact / f"docs.{task:05d}.parquet" for task in range(tasks)], artefact / "docs.parquet"
         )
         files = hash_files(artefact)
-        finish(artefact, manifest | {"counts": {"documents": documents} | splits, "files": files})
+        labels = {kind: _by_label(counts, kind) for kind in ("topics", "languages")}
+        counted = {"documents": documents, "words": words, "steps": steps} | splits | labels
+        finish(artefact, manifest | {"counts": counted, "files": files})
+
+
+def _record(name: str, given: dict, reason: str, counts: Counter) -> dict:
+    """The record of a step that drops documents for one reason."""
+    documents, words = counts[reason], counts[f"{reason}:words"]
+    counter = Counter({"in": given["documents"], "words_in": given["words"]})
+    counter["out"], counter["words_out"] = given["documents"] - documents, given["words"] - words
+    if documents:
+        counter[f"dropped:{reason}"], counter[f"words_dropped:{reason}"] = documents, words
+    return step_counts(name, counter)
+
+
+def _by_label(counts: Counter, kind: str) -> dict:
+    """Documents and tokens of each split by topic or language."""
+    labels = sorted({key.split(":", 2)[2] for key in counts if key.startswith(f"{kind}:")})
+    return {
+        label: {
+            split: {unit: counts[f"{kind}:{split}_{unit}:{label}"] for unit in ("documents", "tokens")}
+            for split in PREFIXES
+        }
+        for label in labels
+    }
+
+
+def _column(directory: Path | None, rank: int, column: str) -> list:
+    """A column that stands beside the documents of a task; empty if there is none."""
+    return [] if directory is None else pq.read_table(directory / f"{rank:05d}.parquet")[column].to_pylist()
 
 
 def merge_tables(parts: list[Path], merged: Path) -> None:

@@ -10,13 +10,13 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
-from perdure.pipeline.data.inputs import fingerprint
+from perdure.pipeline.data.inputs import cleaning_inputs, fingerprint, label_inputs
 from perdure.pipeline.data.tokenizer import build_tokenizer, tokenizer_inputs
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import disk_errors, hash_of, is_finished, read_json
 from perdure.pipeline.recipe import Recipe
 
-FORMAT = 1
+FORMAT = 2
 """Version of what the stage writes; a change in its meaning makes new directories."""
 
 
@@ -75,6 +75,7 @@ def _run(
     tokenizer = _tokenizer_inputs(recipe, clean)
     command = " ".join(["perdure", *sys.argv[1:]])
     cleaned = {name: _at(out, f"clean/{name}", inputs) for name, inputs in clean.items()}
+    labelled: dict[str, Path] = {}
     for name, source in recipe.sources.items():
         if not is_finished(cleaned[name]):
             from perdure.pipeline.data.clean import clean_source
@@ -82,6 +83,17 @@ def _run(
             facts = {"source": name, "hash": hash_of(clean[name]), "inputs": clean[name], "command": command}
             report(f"cleaning {name}")
             clean_source(out, cleaned[name], name, source, tasks, pool(), facts)
+        topics = recipe.sources[name].topics
+        if topics is not None:
+            inputs = _label_inputs(recipe, name, "topics", clean)
+            labelled[name] = _at(out, f"topics/{name}", inputs)
+            if not is_finished(labelled[name]):
+                from perdure.pipeline.data.topics import label_topics
+
+                report(f"labelling {name} with topics")
+                facts = {"source": name, "inputs": inputs, "command": command}
+                label_topics(out, labelled[name], name, topics, cleaned[name], tasks, pool(), facts)
+            report(_topics_summary(name, read_json(labelled[name] / "manifest.json")))
     directory = build_tokenizer(
         recipe.tokenizer, _at(out, "tokenizer", tokenizer), cleaned, _reserved(recipe), tokenizer
     )
@@ -94,6 +106,18 @@ def _run(
         if not is_finished(final):
             from perdure.pipeline.data.shard import write_shards
 
+            subset = None
+            if (chosen := recipe.sources[name].subset) is not None:
+                from perdure.pipeline.data.subset import choose_subset
+
+                subset_inputs = _subset_inputs(recipe, name, clean, facts)
+                subset = _at(out, f"subset/{name}", subset_inputs)
+                if not is_finished(subset):
+                    report(f"choosing a subset of {name}")
+                    begun = {"source": name, "inputs": subset_inputs, "command": command}
+                    where = cleaned[name], directory
+                    shared = _reserved(recipe), recipe.seed, tasks, pool(), begun
+                    choose_subset(out, subset, name, chosen, *where, *shared)
             heldout = recipe.sources[name].heldout_fraction
             manifest: dict = {
                 "source": name,
@@ -104,12 +128,18 @@ def _run(
                 "tasks": tasks,
                 "heldout_fraction": heldout,
                 "inputs": clean[name],
+                "clean": cleaned[name].name,
+                "topics": labelled[name].name if name in labelled else None,
+                "subset": subset.name if subset else None,
                 "counts": read_json(cleaned[name] / "manifest.json")["counts"],
                 "command": command,
             }
             report(f"tokenising {name}")
+            labels = labelled.get(name), subset
             fractions = heldout, _reserved(recipe)
-            write_shards(out, final, name, cleaned[name], directory, *fractions, tasks, pool(), manifest)
+            write_shards(
+                out, final, name, cleaned[name], directory, *labels, *fractions, tasks, pool(), manifest
+            )
         report(_summary(name, read_json(final / "manifest.json")["counts"]))
     return found
 
@@ -126,13 +156,15 @@ def _clean_inputs(recipe: Recipe) -> dict[str, dict]:
             described = fingerprint(source.reader)
         except PerdureError as error:
             raise PerdureError(f"sources.{name}.reader: {error}") from None
+        try:
+            steps = [cleaning_inputs(step) for step in source.clean]
+        except PerdureError as error:
+            raise PerdureError(f"sources.{name}.clean: {error}") from None
         found[name] = {
             "format": FORMAT,
             "reader": source.reader.model_dump(mode="json", exclude={"path"}),
             "fingerprint": described,
-            "min_chars": source.min_chars,
-            "exact_dedup": source.exact_dedup,
-            "minhash_dedup": source.minhash_dedup,
+            "clean": steps,
             "tasks": recipe.data.tasks,
         }
     return found
@@ -148,12 +180,35 @@ def _tokenizer_inputs(recipe: Recipe, clean: dict[str, dict]) -> dict:
 
 def _data_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict) -> dict:
     """Everything that a source's shards depend on."""
-    return {
+    inputs = {
         "clean": hash_of(clean[name]),
         "heldout_fraction": recipe.sources[name].heldout_fraction,
         "reserved_fraction": _reserved(recipe),
         "tokenizer_hash": facts["tokenizer_hash"],
         "eos_id": facts["eos_id"],
+    }
+    if recipe.sources[name].topics is not None:
+        inputs["topics"] = _label_inputs(recipe, name, "topics", clean)
+    if recipe.sources[name].subset is not None:
+        inputs["subset"] = _subset_inputs(recipe, name, clean, facts)
+    return inputs
+
+
+def _label_inputs(recipe: Recipe, name: str, part: str, clean: dict[str, dict]) -> dict:
+    """Everything that a source's topics or subset depend on, the tokenizer excepted."""
+    try:
+        inputs = label_inputs(getattr(recipe.sources[name], part))
+    except PerdureError as error:
+        raise PerdureError(f"sources.{name}.{part}: {error}") from None
+    return {"format": FORMAT, "clean": hash_of(clean[name]), part: inputs}
+
+
+def _subset_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict) -> dict:
+    """Everything that a source's subset depends on."""
+    return _label_inputs(recipe, name, "subset", clean) | {
+        "tokenizer_hash": facts["tokenizer_hash"],
+        "reserved_fraction": _reserved(recipe),
+        "seed": recipe.seed,
     }
 
 
@@ -167,9 +222,21 @@ def _reserved(recipe: Recipe) -> float:
     return max(source.heldout_fraction for source in recipe.sources.values())
 
 
+def _topics_summary(name: str, manifest: dict) -> str:
+    """Topics of a source with their documents, what a classifier is worth, and the words of clusters."""
+    words = manifest.get("top_words", {})
+    found = [
+        f"{topic} {count:,}" + (f" ({', '.join(words[topic])})" if topic in words else "")
+        for topic, count in manifest["topics"].items()
+    ]
+    right = f", right on {manifest['accuracy']:.1%} of labelled texts" if "accuracy" in manifest else ""
+    return f"{name}: {len(found)} topics{right}: " + ", ".join(found)
+
+
 def _summary(name: str, counts: dict) -> str:
     documents, train, heldout = counts["documents"], counts["train"], counts["heldout"]
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in documents["dropped"].items())
+    by_count = sorted(documents["dropped"].items(), key=lambda item: -item[1])
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in by_count)
     return (
         f"{name}: {documents['in']:,} documents in, {documents['out']:,} out (dropped: {dropped or 'none'}); "
         f"{train['tokens']:,} tokens to train on, {heldout['tokens']:,} held out"

@@ -141,7 +141,7 @@ def _passage(passage: dict) -> dict:
         )
         tokens.append(
             {
-                "text": _visible(text),
+                "text": visible(text),
                 "selected": selected,
                 "excess": excess,
                 "title": f"loss {loss:.2f}, {compared}, {'selected' if selected else 'not selected'}",
@@ -151,7 +151,7 @@ def _passage(passage: dict) -> dict:
     return {"source": passage["source"], "tokens": tokens, "selected": count}
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """Line ends get a sign, other control characters their Unicode picture; an empty token becomes a dot."""
     pictures = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"}
     return text.translate(pictures | {0x7F: "\u2421", ord("\n"): "\u23ce\n"}) or "\u00b7"

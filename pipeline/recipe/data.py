@@ -1,10 +1,12 @@
-"""Fields of the data stage: sources, their cleaning, the tokenizer."""
+"""Fields of the data stage: sources and the tokenizer."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from perdure.pipeline.recipe.cleaning import CleaningStep, ExactDedup, MinhashDedup
+from perdure.pipeline.recipe.labels import Subset, Topics
 from perdure.pipeline.recipe.section import Positive, Section
 
 
@@ -83,12 +85,13 @@ class Source(Section):
 
     reader: Reader
     """Where the documents come from; `type` names the reader."""
-    min_chars: Positive = 1
-    """Documents with fewer characters after normalisation are dropped (and counted)."""
-    exact_dedup: bool = True
-    """Drop documents whose normalised text occurred before."""
-    minhash_dedup: bool = True
-    """Drop near duplicates: MinHash over word 5-grams, 14 buckets of 8 hashes (a similarity of about 0.72)."""
+    clean: tuple[CleaningStep, ...] = (ExactDedup(type="exact_dedup"), MinhashDedup(type="minhash_dedup"))
+    """Cleaning steps, in this order; `type` names the method. Texts are normalised first. Whatever a step drops is
+    counted with its reason. Default: exact, then near duplicates."""
+    topics: Topics | None = None
+    """How the topic of each document is told; default: not at all."""
+    subset: Subset | None = None
+    """Which of the training documents are taken; default: all."""
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Share of documents held out for evaluation, chosen by the hash of their text: never trained on, in any
     source or version, and stable when documents are added."""

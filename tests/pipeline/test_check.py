@@ -439,7 +439,8 @@ def test_repetition_is_judged_once_tokens_are_known(tmp_path):
     recipe = tiny_recipe(
         tmp_path / "out",
         sources={
-            name: {"reader": reader, "minhash_dedup": False, "heldout_fraction": 0.2} for name in ("a", "b")
+            name: {"reader": reader, "clean": [{"type": "exact_dedup"}], "heldout_fraction": 0.2}
+            for name in ("a", "b")
         },
         versions__v1__tokens=200_000,
         versions__v1__mixture={"sources": {"a": {"weight": 0.999}, "b": {"weight": 0.001}}},

@@ -171,7 +171,7 @@ def test_every_field_of_the_template_that_is_commented_out_shows_its_default(tmp
 DEFAULTS = {
     f"{name}:"
     for name in (
-        "seed min_chars exact_dedup minhash_dedup heldout_fraction tie_embeddings rope_theta norm_epsilon init_std "
+        "seed clean topics subset heldout_fraction tie_embeddings rope_theta norm_epsilon init_std "
         "precision document_mask adam_beta1 adam_beta2 adam_eps weight_decay clip_grad log_interval weight "
         "max_repetition warmup cooldown constant_until cooldown_shape k scope"
     ).split()

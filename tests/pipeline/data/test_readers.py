@@ -37,7 +37,7 @@ def read(reader: dict, tasks: int = 1) -> tuple[list, Counter]:
     documents, counts = [], Counter()
     for rank in range(tasks):
         step = reader_step(Source.model_validate({"reader": reader}).reader)
-        normaliser = Normaliser(1)
+        normaliser = Normaliser()
         documents += normaliser.run(step.run(None, rank, tasks))
         for stats in (step.stats.stats, normaliser.stats.stats):
             counts.update(

@@ -1,3 +1,4 @@
+import os
 import random
 import signal
 import subprocess
@@ -10,13 +11,14 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 RUN = """
-import sys
+import os, sys
 from pathlib import Path
 from perdure.pipeline.data.score import score_source
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.recipe import load_recipe
 if __name__ == "__main__":
-    found = run_data(load_recipe(sys.argv[1], out=Path(sys.argv[2])))
+    workers = "data.workers=" + os.environ["WORKERS"]
+    found = run_data(load_recipe(sys.argv[1], [workers], out=Path(sys.argv[2])))
     for path in found.values():
         score_source(path, Path(sys.argv[3]), label="ref", context=32, overlap=8, workers=2)
 """
@@ -33,8 +35,18 @@ def runs(process: psutil.Process) -> bool:
 @pytest.mark.slow
 def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(make_recipe, tmp_path, texts):
     near = [text + " but" for text in texts[::5]]
+    (tmp_path / "probes.txt").write_text(texts[7])
+    clean = [
+        {"type": "length", "min_chars": 5},
+        {"type": "decontaminate", "files": [str(tmp_path / "probes.txt")]},
+        {"type": "gopher_repetition"},
+        *({"type": f"{kind}_dedup"} for kind in ("exact", "sentence", "minhash")),
+    ]
     recipe = make_recipe(
-        {"a": [*texts, *near, *texts[:9]], "b": texts[::-1] * 2}, tasks=3, out=tmp_path / "killed"
+        {"a": [*texts, *near, *texts[:9], "x"], "b": texts[::-1] * 2},
+        tasks=3,
+        out=tmp_path / "killed",
+        clean=clean,
     )
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -45,7 +57,9 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(make_recipe, tm
     rng, kills = random.Random(0), 0
     while True:
         process = subprocess.Popen(
-            [sys.executable, str(tmp_path / "run.py"), *arguments], stdout=subprocess.DEVNULL
+            [sys.executable, str(tmp_path / "run.py"), *arguments],
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"WORKERS": str(1 + kills % 3)},
         )
         try:
             process.wait(rng.uniform(1.0, 6.0) if kills < 8 else None)
@@ -54,14 +68,17 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(make_recipe, tm
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
-            outliving = [worker for worker in psutil.wait_procs(workers, timeout=10)[1] if runs(worker)]
+            outliving = [worker for worker in psutil.wait_procs(workers, timeout=30)[1] if runs(worker)]
             assert not outliving, "workers outlive the run"
             continue
         break
     assert process.returncode == 0 and kills >= 3
     arguments[1] = str(tmp_path / "undisturbed")
     subprocess.run(
-        [sys.executable, str(tmp_path / "run.py"), *arguments], check=True, stdout=subprocess.DEVNULL
+        [sys.executable, str(tmp_path / "run.py"), *arguments],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"WORKERS": "2"},
     )
     for part in ("clean", "data"):
         found, expected = (files(tmp_path / out / part) for out in ("killed", "undisturbed"))

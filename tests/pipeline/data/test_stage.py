@@ -13,7 +13,7 @@ from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.pipeline.data.clean import BoundedSignature
+from perdure.pipeline.data.dedup import BoundedSignature
 from perdure.pipeline.data.normalise import Words, is_heldout, text_hash
 from perdure.pipeline.data.stage import finished_data, run_data
 from perdure.pipeline.data.tokenizer import load_tokenizer
@@ -87,17 +87,21 @@ def test_duplicates_are_dropped_and_counted(make_recipe, texts):
 
 
 @pytest.mark.parametrize(
-    ("options", "dropped"),
+    ("steps", "dropped"),
     [
-        ({"exact_dedup": False, "minhash_dedup": False}, {}),
-        ({"minhash_dedup": False}, {"exact_duplicate": 1}),
-        ({"exact_dedup": False}, {"near_duplicate": 2}),
-        ({"min_chars": 300}, {"exact_duplicate": 1, "near_duplicate": 1, "too_short": 1}),
+        ([], {}),
+        (["exact_dedup"], {"exact_duplicate": 1}),
+        (["minhash_dedup"], {"near_duplicate": 2}),
+        (
+            ["exact_dedup", "minhash_dedup", "length"],
+            {"exact_duplicate": 1, "near_duplicate": 1, "too_short": 1},
+        ),
     ],
 )
-def test_cleaning_can_be_chosen(make_recipe, texts, options, dropped):
+def test_cleaning_can_be_chosen(make_recipe, texts, steps, dropped):
     source = [*texts, texts[3], texts[0] + " but", "short"]
-    recipe = make_recipe({"news": source}, tasks=2, **options)
+    clean = [{"type": step} | ({"min_chars": 300} if step == "length" else {}) for step in steps]
+    recipe = make_recipe({"news": source}, tasks=2, clean=clean)
     found = counts(run_data(recipe, **quiet)["news"])["documents"]
     assert found == {"in": len(source), "dropped": dropped, "out": len(source) - sum(dropped.values())}
 

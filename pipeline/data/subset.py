@@ -1,0 +1,208 @@
+"""A subset of a source: which of its training documents are taken, up to a token budget; an artefact of its own.
+
+`<task>.parquet` holds a row for every cleaned document of the task, in order: `keep` (held-out ones always), `score`.
+"""
+
+import functools
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datatrove.data import DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+
+from perdure.pipeline import recipe
+from perdure.pipeline.data import dsir
+from perdure.pipeline.data.executor import Executor, building
+from perdure.pipeline.data.features import classifier, read_rows, sample_texts
+from perdure.pipeline.data.normalise import is_heldout, text_hash
+from perdure.pipeline.data.readers import CleanedDocuments
+from perdure.pipeline.data.shard import batches, encode
+from perdure.pipeline.data.tokenizer import load_tokenizer
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import finish, hash_files
+
+
+def choose_subset(
+    out: Path,
+    final: Path,
+    name: str,
+    subset: recipe.Subset,
+    clean: Path,
+    tokenizer: Path,
+    reserved_fraction: float,
+    seed: int,
+    tasks: int,
+    pool: ProcessPoolExecutor,
+    manifest: dict,
+) -> None:
+    """Chooses documents of one source.
+
+    Args:
+        out: The run's directory.
+        final: Where the artefact goes.
+        name: The source's name in the recipe.
+        subset: Method and budget.
+        clean: The source's cleaned documents.
+        tokenizer: The tokenizer's directory; tokens are counted with their separator.
+        reserved_fraction: Documents whose hash is below this do not train, and neither are chosen nor looked at.
+        seed: Of DSIR's noise.
+        tasks: Number of parts, the same as in `clean`.
+        pool: Worker processes.
+        manifest: What the artefact depends on; `taken` and `available` (documents, tokens) are added.
+
+    Raises:
+        PerdureError: If the budget exceeds the source, or a sample has no text.
+    """
+    where = f"sources.{name}.subset"
+    with building(out, final) as work:
+        documents = CleanedDocuments(str(clean))
+        if isinstance(subset, recipe.DsirSubset):
+            Executor(
+                [documents, Count(subset, reserved_fraction, work / "counts")], tasks, pool, work / "count"
+            ).run()
+        Executor([Fit(subset, clean, reserved_fraction, work, where)], 1, pool, work / "fit").run()
+        score = Score(subset, tokenizer, reserved_fraction, work)
+        Executor([documents, score], tasks, pool, work / "score").run()
+        parts = [pq.read_table(work / "scores" / f"{task:05d}.parquet") for task in range(tasks)]
+        table = pa.concat_tables(parts)
+        scores, tokens, trains = (table[column].to_numpy() for column in ("score", "tokens", "trains"))
+        if isinstance(subset, recipe.DsirSubset):
+            scores = scores + dsir.gumbel_noise(table["hash"].to_numpy(), seed)
+        available = int(tokens[trains].sum())
+        if subset.tokens > available:
+            raise PerdureError(
+                f"{where}.tokens = {subset.tokens:,}: the source has only {available:,} training tokens; lower it, or "
+                "leave the subset out and let the mixture repeat the source"
+            )
+        keep = np.ones(len(scores), bool)
+        keep[trains] = dsir.take(scores[trains], tokens[trains], subset.tokens)
+        start = 0
+        for task, part in enumerate(parts):
+            rows = pa.table(
+                {"keep": keep[start : start + len(part)], "score": scores[start : start + len(part)]}
+            )
+            pq.write_table(rows, work / "artefact" / f"{task:05d}.parquet")
+            start += len(part)
+        taken = keep & trains
+        counts = {
+            "taken": {"documents": int(taken.sum()), "tokens": int(tokens[taken].sum())},
+            "available": {"documents": int(trains.sum()), "tokens": available},
+        }
+        finish(work / "artefact", manifest | counts | {"files": hash_files(work / "artefact")})
+
+
+class Count(PipelineStep):
+    """Adds up the n-grams of a task's training documents."""
+
+    type = "🔢 - COUNT"
+    name = "n-grams"
+
+    def __init__(self, subset: recipe.DsirSubset, reserved_fraction: float, folder: Path):
+        super().__init__()
+        self.subset, self.reserved_fraction, self.folder = subset, reserved_fraction, folder
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
+        """Writes `<rank>.npy`, float64 [num_buckets]."""
+        counts = np.zeros(self.subset.num_buckets)
+        for batch in batches(data):
+            texts = [document.text for document in batch if not self.is_reserved(document.text)]
+            counts += np.asarray(dsir.bucket_counts(texts, len(counts)).sum(0)).ravel() if texts else 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        np.save(self.folder / f"{rank:05d}.npy", counts)
+
+    def is_reserved(self, text: str) -> bool:
+        """Whether a document is held out here or elsewhere."""
+        return is_heldout(text_hash(text), self.reserved_fraction)
+
+
+class Fit(PipelineStep):
+    """Leaves `model.joblib`: log ratios of buckets, or a classifier."""
+
+    type = "🎓 - LEARN"
+    name = "Subset"
+
+    def __init__(
+        self, subset: recipe.Subset, clean: Path, reserved_fraction: float, folder: Path, where: str
+    ):
+        super().__init__()
+        self.subset, self.clean, self.reserved_fraction = subset, clean, reserved_fraction
+        self.folder, self.where = folder, where
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
+        """Learns on one thread, so that the sums are the same on any number of cores."""
+        import joblib
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(1):
+            joblib.dump(self.learn(), self.folder / "model.joblib")
+
+    def learn(self) -> Any:
+        """What scores documents."""
+        if isinstance(self.subset, recipe.DsirSubset):
+            texts = _sample(self.subset.target, f"{self.where}.target")
+            target = np.asarray(dsir.bucket_counts(texts, self.subset.num_buckets).sum(0)).ravel()
+            parts = [np.load(path) for path in sorted((self.folder / "counts").glob("*.npy"))]
+            return dsir.log_ratios(target, np.sum(parts, 0))
+        good = _sample(self.subset.positive, f"{self.where}.positive")
+        other = sample_texts(self.clean, self.reserved_fraction, len(good))
+        return classifier().fit(good + other, [1] * len(good) + [0] * len(other))
+
+
+class Score(PipelineStep):
+    """Scores every document and counts its tokens."""
+
+    type = "⚖️ - SCORE"
+    name = "Subset"
+
+    def __init__(self, subset: recipe.Subset, tokenizer: Path, reserved_fraction: float, folder: Path):
+        super().__init__()
+        self.subset, self.tokenizer, self.reserved_fraction = subset, tokenizer, reserved_fraction
+        self.folder = folder
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
+        """Writes `scores/<rank>.parquet`: hash, tokens (separator included), whether it trains, score."""
+        from threadpoolctl import threadpool_limits
+
+        tokenizer, model = load_tokenizer(self.tokenizer), _load(self.folder)
+        rows: list[tuple] = []
+        with threadpool_limits(1):
+            for batch in batches(data):
+                texts = [document.text for document in batch]
+                for text, tokens, score in zip(
+                    texts, encode(tokenizer, texts), self.scores(model, texts), strict=True
+                ):
+                    digest = text_hash(text)
+                    rows.append(
+                        (digest, len(tokens), not is_heldout(digest, self.reserved_fraction), float(score))
+                    )
+        schema = pa.schema(
+            [("hash", pa.uint64()), ("tokens", pa.int64()), ("trains", pa.bool_()), ("score", pa.float64())]
+        )
+        columns = zip(*rows, strict=True) if rows else [[]] * len(schema)
+        (self.folder / "scores").mkdir(exist_ok=True)
+        table = pa.table(dict(zip(schema.names, columns, strict=True)), schema)
+        pq.write_table(table, self.folder / "scores" / f"{rank:05d}.parquet")
+
+    def scores(self, model: Any, texts: list[str]) -> np.ndarray:
+        """Log importance weights, or how far on the good side of the classifier's border."""
+        if isinstance(self.subset, recipe.DsirSubset):
+            return dsir.log_weights(dsir.bucket_counts(texts, self.subset.num_buckets), model)
+        return model.decision_function(texts)
+
+
+def _sample(path: Path, where: str) -> list[str]:
+    texts = [text for (text,) in read_rows(path, "text") if text]
+    if not texts:
+        raise PerdureError(f"{where} = {path}: there is no text in it")
+    return texts
+
+
+@functools.lru_cache(maxsize=1)
+def _load(folder: Path) -> Any:
+    import joblib
+
+    return joblib.load(folder / "model.joblib")

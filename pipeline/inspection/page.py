@@ -1,0 +1,66 @@
+"""What was gathered as one HTML file: opens offline, prints, follows light and dark."""
+
+from perdure.pipeline.evaluate.figures import SERIES_COLOURS
+from perdure.pipeline.evaluate.page import visible
+from perdure.pipeline.evaluate.words import share_words, tokens_words
+
+STRONGEST = 60
+"""Percent of colour behind the strongest token; more would hurt the contrast of its text."""
+LEFT_COLOUR = 2
+"""Of what is left; nothing that was dropped has it."""
+SHADED = 4.0
+"""Loss in nats at which a token has half of that."""
+
+
+def render_inspection(found: dict) -> str:
+    """Renders the page; equal arguments give equal bytes.
+
+    Args:
+        found: What `perdure.pipeline.inspection.gather` returned.
+    """
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=ChoiceLoader(
+            [
+                PackageLoader("perdure.pipeline.inspection", "."),
+                PackageLoader("perdure.pipeline.evaluate", "."),
+            ]
+        ),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "tokens": tokens_words,
+        "share": share_words,
+        "visible": visible,
+        "number": "{:,}".format,
+    }
+    return environment.get_template("inspection.html").render(
+        found=found, shade=shade, flow=_flow, perplexity="{:,.4g}".format
+    )
+
+
+def shade(loss: float | None) -> str:
+    """Background of a token by its loss in nats: none without one, stronger for higher ones."""
+    if loss is None:
+        return "transparent"
+    return f"color-mix(in srgb, var(--excess) {STRONGEST * loss / (loss + SHADED):.0f}%, transparent)"
+
+
+def _flow(counts: dict, unit: str) -> list[dict]:
+    """Parts of everything read: what each step dropped, and what was left, as shares of the whole."""
+    whole = counts[unit]["in"] or 1
+    parts = [
+        {"name": step["step"], "count": sum(entry[unit] for entry in step["dropped"].values())}
+        for step in counts["steps"]
+    ]
+    left = {"name": "left", "count": counts[unit]["out"]}
+    shown = [part | {"share": part["count"] / whole} for part in [left, *parts] if part["count"]]
+    others = [colour for colour in range(SERIES_COLOURS) if colour != LEFT_COLOUR]
+    return [
+        part | {"colour": others[(number - 1) % len(others)] if number else LEFT_COLOUR}
+        for number, part in enumerate(shown)
+    ]

@@ -1,0 +1,105 @@
+"""Mistakes in cleaning steps: each is one line with its path, value and remedy, before anything starts."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from perdure.pipeline.check import load_checked
+from perdure.pipeline.errors import RecipeError
+from perdure.pipeline.preview import preview
+
+TEMPLATE = Path(__file__).parents[3] / "data_recipes" / "template.yaml"
+
+
+def refused(*overrides: str) -> dict[str, tuple]:
+    """Path -> (value, remedy) of the problems of the template with overrides."""
+    try:
+        load_checked(TEMPLATE, overrides)
+    except RecipeError as error:
+        return {
+            problem.path.removeprefix("sources.prose."): (problem.value, problem.remedy)
+            for problem in error.problems
+        }
+    return {}
+
+
+def found(steps: str) -> dict[str, tuple]:
+    """The same with cleaning steps."""
+    return refused(f"sources.prose.clean={steps}")
+
+
+def test_every_method_can_be_named():
+    names = "length language gopher_quality gopher_repetition c4_quality fineweb_quality pii exact_dedup sentence_dedup"
+    assert found("[" + ", ".join(f"{{type: {name}}}" for name in names.split()) + "]") == {}
+
+
+def test_a_step_named_wrongly():
+    value, remedy = found("[{type: exact_dedup}, {type: gopher_qualty}]")["clean.1.type"]
+    assert value == "gopher_qualty"
+    assert "'gopher_quality'" in remedy and remedy.startswith("should be one of")
+
+
+def test_a_threshold_of_another_step():
+    problems = found("[{type: gopher_quality, min_words: 3}]")
+    assert problems == {"clean.0.min_words": (3, "unknown field; did you mean `min_doc_words`?")}
+
+
+@pytest.mark.parametrize("step", ["exact_dedup", "3"])
+def test_a_step_that_is_no_mapping(step):
+    (problem,) = found(f"[{step}]").items()
+    assert problem[0].startswith("clean.0")
+
+
+def test_a_missing_model_file(tmp_path):
+    (tmp_path / "lid.176.ftz").touch()
+    problems = found(f"[{{type: language, model: {tmp_path}/lid.176.bin}}]")
+    remedy = f"no such model file; did you mean `{tmp_path}/lid.176.ftz`?"
+    assert problems == {"clean.0.model": (f"{tmp_path}/lid.176.bin", remedy)}
+
+
+def test_a_missing_evaluation_file(tmp_path):
+    ((path, (value, remedy)),) = found(f"[{{type: decontaminate, files: [{tmp_path}/probes.jsonl]}}]").items()
+    assert (path, value) == ("clean.0.files.0", f"{tmp_path}/probes.jsonl")
+    assert remedy == "no such evaluation file"
+
+
+def test_a_language_without_word_splitter():
+    assert found("[{type: gopher_quality, language: xx}]") == {
+        "clean.0.language": (
+            "xx",
+            "no word splitter for it; should be an ISO 639-3 code such as eng, deu, fra or cmn",
+        )
+    }
+
+
+def test_libraries_that_are_not_installed(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if "fast" in name else real(name, *rest)
+    )
+    (problem,) = found("[{type: language}]").items()
+    assert problem == (
+        "clean.0.type",
+        ("language", "needs fastText and a model: install `perdure[language]`"),
+    )
+
+
+def test_missing_files_of_topics_and_subsets(tmp_path):
+    problems = refused(
+        f"sources.prose.topics={{type: classifier, labelled: {tmp_path}/l.jsonl}}",
+        f"sources.prose.subset={{type: dsir, target: {tmp_path}/t.jsonl, tokens: 5}}",
+    )
+    assert problems == {
+        "topics.labelled": (f"{tmp_path}/l.jsonl", "no such file"),
+        "subset.target": (f"{tmp_path}/t.jsonl", "no such file"),
+    }
+
+
+def test_a_subset_is_what_repeats(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"text": "x"}')
+    subset = f"sources.prose.subset={{type: dsir, target: {tmp_path}/t.jsonl, tokens: 5000}}"
+    source = preview(load_checked(TEMPLATE, [subset], tmp_path / "out"))["sources"][0]
+    assert source["tokens"] == 5000 and source["repetitions"]["base"] == pytest.approx(
+        400_000 / 5000, rel=0.02
+    )

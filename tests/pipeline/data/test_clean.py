@@ -1,0 +1,235 @@
+"""Cleaning: what each step drops and why, and that nothing vanishes uncounted, whatever the steps and their order."""
+
+import json
+import pickle
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from perdure.pipeline.data.clean import clean_source
+from perdure.pipeline.data.counted import EXAMPLES
+from perdure.pipeline.data.normalise import count_words, text_hash
+from perdure.pipeline.data.readers import CleanedDocuments
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import read_json
+from perdure.pipeline.recipe import Source
+from tests.pipeline.data.conftest import random_text, write_jsonl
+
+GERMAN = (
+    "Der alte Mann ging langsam durch den Garten, und die Kinder spielten unter den hohen Bäumen. Am Abend kam "
+    "seine Tochter nach Hause und erzählte von der Arbeit, die sie an diesem Tag getan hatte. "
+)
+PROSE = [
+    "The river rises in the hills and flows to the sea.",
+    "People of the valley have fished in it for a thousand years, and they will go on.",
+    "In the spring the water is high, and the fields are flooded with mud that makes them rich.",
+    "Nobody knows who built the bridge that you have seen on the way to the market.",
+    "It is said that a king gave the stones, but the books do not agree with the story.",
+    "Be that as it may, the bridge has stood in storms, and it will stand when we are gone.",
+    "Travellers come to look at it, and the inn beside the road has rooms for them.",
+]
+
+
+class InProcess:
+    """Runs tasks one after the other, here; each gets its own copy of the pipeline, as in a worker."""
+
+    def map(self, function, ranks):
+        return [pickle.loads(pickle.dumps(function))(rank) for rank in ranks]
+
+
+def clean(directory: Path, texts: list[str], steps: list, tasks: int = 2) -> tuple[list[str], dict, Path]:
+    """Texts that are left, the counts of the manifest, and the artefact."""
+    rows = [{"text": text, "id": str(number)} for number, text in enumerate(texts)]
+    path = write_jsonl(directory / "in.jsonl", rows)
+    reader = {"type": "jsonl", "path": str(path)}
+    source = Source.model_validate({"reader": reader, "clean": steps})
+    final = directory / "out" / "clean" / "s"
+    clean_source(directory / "out", final, "s", source, tasks, InProcess(), {})
+    found = [
+        document.text for rank in range(tasks) for document in CleanedDocuments(str(final)).run(None, rank)
+    ]
+    return found, read_json(final / "manifest.json")["counts"], final
+
+
+def reasons(counts: dict, step: int = 1) -> dict:
+    return {reason: entry["documents"] for reason, entry in counts["steps"][step]["dropped"].items()}
+
+
+@pytest.mark.parametrize(
+    ("step", "text", "reason"),
+    [
+        ({"type": "length", "min_chars": 30}, "short", "too_short"),
+        ({"type": "length", "max_chars": 3000}, "long " * 1000, "too_long"),
+        ({"type": "gopher_quality"}, "only a few words that have the end of it", "gopher_short_doc"),
+        ({"type": "gopher_quality"}, "# the and " * 60, "gopher_too_many_hashes"),
+        ({"type": "gopher_quality"}, "word " * 60, "gopher_enough_stop_words"),
+        ({"type": "gopher_repetition"}, "the same line\n" * 20, "dup_line_frac"),
+        ({"type": "gopher_repetition"}, "blue sky " * 60, "top_2_gram"),
+        ({"type": "c4_quality"}, "A line with { in it. " * 6, "curly_bracket"),
+        ({"type": "c4_quality"}, "One sentence only.", "too_few_sentences"),
+        ({"type": "fineweb_quality"}, "no end of a sentence here\n" * 3 + "nor here", "line_punct_ratio"),
+        ({"type": "language", "keep": ["en"]}, GERMAN, "other_language"),
+        ({"type": "exact_dedup"}, "\n".join(PROSE), "exact_duplicate"),
+        ({"type": "minhash_dedup"}, "\n".join(PROSE) + " Then", "near_duplicate"),
+    ],
+    ids=lambda value: value["type"] if isinstance(value, dict) else None,
+)
+def test_each_step_drops_what_it_is_for_and_says_why(tmp_path, step, text, reason):
+    good = ["\n".join(PROSE), " ".join(reversed(PROSE))]
+    left, counts, final = clean(tmp_path, [*good, text], [step])
+    assert sorted(left) in (sorted(good), sorted([good[1], text.strip()]))
+    assert reasons(counts) == {reason: 1}
+    assert counts["documents"] == {"in": 3, "dropped": {reason: 1}, "out": 2}
+    (line,) = (final / "dropped" / f"01_{step['type']}.jsonl").read_text().splitlines()
+    row = json.loads(line)
+    assert (row["reason"], row["id"]) == (reason, row["id"]) and row["text"] in (
+        text.strip()[:1000],
+        good[0][:1000],
+    )
+
+
+def test_lines_that_c4_removes_are_counted_as_shortened(tmp_path):
+    text = "\n".join([*PROSE, "Click here", "We use cookies on this site to help you."])
+    left, counts, final = clean(tmp_path, [text], [{"type": "c4_quality"}])
+    assert left == ["\n".join(PROSE)]
+    assert counts["steps"][1]["dropped"] == {"shortened": {"documents": 0, "words": 2 + 9}}
+    assert counts["documents"] == {"in": 1, "dropped": {}, "out": 1}
+    words = count_words(text)
+    assert counts["words"] == {"in": words, "dropped": {"shortened": 11}, "out": words - 11}
+    row = json.loads((final / "dropped" / "01_c4_quality.jsonl").read_text())
+    assert "Click here" in row["text"] and "Click here" not in row["left"]
+
+
+def test_personal_data_is_replaced_and_no_word_lost(tmp_path):
+    text = "Write to jane.doe@corp.net or from 8.8.8.8, not 10.0.0.1."
+    left, counts, _ = clean(tmp_path, [text], [{"type": "pii"}])
+    assert left == ["Write to email@example.com or from 22.214.171.124, not 10.0.0.1."]
+    assert counts["documents"]["dropped"] == counts["words"]["dropped"] == {}
+
+
+def test_repeated_sentences_are_removed(tmp_path):
+    other = "Quite another text about ships. It has four sentences. They are its own. No one else has them. "
+    step = {"type": "sentence_dedup", "min_doc_words": 10, "min_num_sentences": 2}
+    texts = [" ".join(PROSE), other + " ".join(PROSE[2:6]), " ".join(PROSE[1:5])]
+    left, counts, _ = clean(tmp_path, texts, [step], tasks=1)
+    assert left == [" ".join(PROSE), other.strip()]
+    assert counts["steps"][1]["dropped"] == {
+        "duplicate_sentences": {"documents": 1, "words": count_words(texts[2])},
+        "shortened": {"documents": 0, "words": count_words(" ".join(PROSE[2:6]))},
+    }
+
+
+def test_languages_are_identified_and_kept_in_the_metadata(tmp_path):
+    _, counts, final = clean(tmp_path, [GERMAN, "\n".join(PROSE)], [{"type": "language"}], tasks=1)
+    found = [document.metadata["language"] for document in CleanedDocuments(str(final)).run()]
+    assert found == ["de", "en"] and reasons(counts) == {}
+
+
+def test_documents_that_share_thirteen_words_with_an_evaluation_are_dropped(tmp_path):
+    thirteen = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    probes = [
+        {"id": "p", "question": f"Which is it? {thirteen}!", "choices": ["a b", thirteen]},
+        {"id": "too short"},
+    ]
+    write_jsonl(tmp_path / "probes.jsonl", probes)
+    (tmp_path / "test.txt").write_text(" ".join(PROSE))
+    texts = [
+        random_text(1)
+        + " One, two THREE (four) five six seven eight nine ten eleven twelve thirteen "
+        + random_text(2),
+        random_text(3) + " " + " ".join(thirteen.split()[:12]) + " " + random_text(4),
+        "\n".join(PROSE[1:3]),
+        *(random_text(seed) for seed in range(5, 9)),
+    ]
+    files = [str(tmp_path / "probes.jsonl"), str(tmp_path / "test.txt")]
+    left, counts, _ = clean(tmp_path, texts, [{"type": "decontaminate", "files": files}])
+    assert sorted(left) == sorted([texts[1], *texts[3:]])
+    record = counts["steps"][1]
+    assert reasons(counts) == {"contaminated:probes.jsonl": 1, "contaminated:test.txt": 1}
+    assert record["evaluation"] == [
+        {"file": "probes.jsonl", "strings": 5, "too_short": 3},
+        {"file": "test.txt", "strings": 1, "too_short": 0},
+    ]
+
+
+def test_examples_are_those_with_the_lowest_hashes_under_any_number_of_tasks(tmp_path):
+    texts = [random_text(seed) for seed in range(20)] + [f"dropped {number}" for number in range(30)]
+    step = {"type": "length", "min_chars": 30}
+    expected = sorted(texts[20:], key=lambda text: f"{text_hash(text):016x}")[:EXAMPLES]
+    for tasks in (1, 3):
+        _, _, final = clean(tmp_path / str(tasks), texts, [step], tasks)
+        lines = (final / "dropped" / "01_length.jsonl").read_text().splitlines()
+        assert [json.loads(line)["text"] for line in lines] == expected
+
+
+def test_nothing_left_names_every_reason(tmp_path):
+    steps = [{"type": "length", "min_chars": 20}, {"type": "gopher_quality"}, {"type": "exact_dedup"}]
+    with pytest.raises(
+        PerdureError, match=r"sources.s: no document left of 2 \(1 gopher_short_doc, 1 too_short\)"
+    ):
+        clean(tmp_path, ["short", "long enough, but not in words"], steps)
+
+
+STEPS = [
+    {"type": "length", "min_chars": 60, "max_chars": 2500},
+    {"type": "language", "keep": ["en", "de"], "min_score": 0.3},
+    {"type": "gopher_quality", "min_doc_words": 12},
+    {"type": "gopher_repetition"},
+    {"type": "c4_quality", "min_num_sentences": 2},
+    {"type": "fineweb_quality", "char_duplicates_ratio": 0.3},
+    {"type": "pii"},
+    {"type": "exact_dedup"},
+    {"type": "minhash_dedup"},
+    {"type": "sentence_dedup", "min_doc_words": 8, "min_num_sentences": 1},
+]
+PIECES = [
+    *PROSE,
+    GERMAN,
+    "Click here",
+    "mail a.b@c.de or 9.9.9.9",
+    "中文没有空格。",
+    "\u0085 \x00",
+    "{ code }",
+    "the the the",
+    "",
+    "\n\n",
+]
+
+
+@settings(max_examples=20, phases=[Phase.generate])  # a pipeline takes too long to shrink
+@given(
+    st.lists(st.sampled_from(STEPS), max_size=5),
+    st.lists(st.lists(st.sampled_from(PIECES), min_size=1, max_size=12), min_size=1, max_size=12),
+    st.integers(1, 3),
+    st.integers(),
+)
+def test_in_is_out_and_dropped_for_every_step_of_any_pipeline(
+    tmp_path_factory, steps, documents, tasks, seed
+):
+    rng = random.Random(seed)
+    texts = [rng.choice(["\n", " "]).join(pieces) for pieces in documents]
+    # One document passes every step, so that there is an artefact to look at.
+    sound = "\n".join(
+        f"{' '.join(rng.sample(' '.join(PROSE).split(), 14))}, and that was {number}." for number in range(9)
+    )
+    steps = [step | ({"min_stop_words": 0} if step["type"] == "gopher_quality" else {}) for step in steps]
+    try:
+        left, counts, _ = clean(tmp_path_factory.mktemp("any"), [*texts, sound], steps, tasks)
+    except PerdureError as error:
+        assert "no document left" in str(error)
+        return
+    records = counts["steps"]
+    assert [record["step"] for record in records] == ["read"] + [
+        f"{number:02d}_{step['type']}" for number, step in enumerate(steps, 1)
+    ]
+    for before, record in zip([None, *records], records, strict=False):
+        for unit in ("documents", "words"):
+            dropped = sum(entry[unit] for entry in record["dropped"].values())
+            assert record["in"][unit] == record["out"][unit] + dropped
+            assert before is None or record["in"][unit] == before["out"][unit]
+            assert all(entry[unit] >= 0 for entry in record["dropped"].values())
+    assert records[0]["in"]["documents"] == len(texts) + 1
+    assert records[-1]["out"] == {"documents": len(left), "words": sum(map(count_words, left))}

@@ -1,0 +1,84 @@
+"""Subsets of a source: by importance resampling and by a classifier, in whole runs of the data stage."""
+
+import pyarrow.parquet as pq
+import pytest
+
+from perdure.pipeline.data.stage import run_data
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import hash_directory, read_json
+from tests.pipeline.data.conftest import write_jsonl
+from tests.pipeline.data.test_topics import text
+
+quiet = {"report": lambda line: None}
+
+
+@pytest.fixture
+def make(make_recipe, tmp_path):
+    """A recipe over 20 documents about the sea among 80 about farms, with `subset`; samples stand in sea.jsonl."""
+    write_jsonl(tmp_path / "sea.jsonl", [{"text": text("sea", seed)} for seed in range(200, 240)])
+    texts = [text("farm" if number % 5 else "sea", number) for number in range(100)]
+    rows = [
+        {"text": text, "id": f"{'sea' if number % 5 == 0 else 'farm'}-{number}"}
+        for number, text in enumerate(texts)
+    ]
+    path = write_jsonl(tmp_path / "in.jsonl", rows)
+
+    def make(subset: dict | None, **options):
+        return make_recipe({"news": {"type": "jsonl", "path": str(path)}}, subset=subset, **options)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "kind", [{"type": "dsir", "target": "sea.jsonl"}, {"type": "classifier", "positive": "sea.jsonl"}]
+)
+def test_a_subset_is_like_its_sample_and_counts_what_it_leaves(make, tmp_path, kind):
+    kind = {key: str(tmp_path / value) if value.endswith("jsonl") else value for key, value in kind.items()}
+    directory = run_data(make(kind | {"tokens": 1200}), **quiet)["news"]
+    whole = run_data(make(None), **quiet)["news"]
+    rows, every = (pq.read_table(path / "docs.parquet").to_pylist() for path in (directory, whole))
+    train = [row["id"] for row in rows if row["split"] == "train"]
+    assert [row for row in rows if row["split"] == "heldout"] == [
+        row for row in every if row["split"] == "heldout"
+    ]
+    assert len(train) >= 10 and sum(name.startswith("sea") for name in train) >= 0.9 * len(train)
+    counts = read_json(directory / "manifest.json")["counts"]
+    shortest = min(row["num_tokens"] for row in rows)
+    assert 1200 <= counts["train"]["tokens"] < 1200 + 3 * shortest
+    left_out = 100 - len(rows)
+    assert counts["documents"] == {"in": 100, "dropped": {"not_in_subset": left_out}, "out": len(rows)}
+    assert counts["steps"][-1]["step"] == "subset"
+    words = sum(len(text("farm" if n % 5 else "sea", n).split()) for n in range(100))
+    assert counts["words"] == {
+        "in": words,
+        "dropped": {"not_in_subset": left_out * 80},
+        "out": len(rows) * 80,
+    }
+
+
+def test_a_subset_does_not_depend_on_workers(make, tmp_path):
+    recipe = make({"type": "dsir", "target": str(tmp_path / "sea.jsonl"), "tokens": 1000}, tasks=3)
+    hashes = []
+    for workers in (1, 3):
+        out = tmp_path / f"with-{workers}"
+        changed = recipe.model_copy(
+            update={"out": out, "data": recipe.data.model_copy(update={"workers": workers})}
+        )
+        run_data(changed, **quiet)
+        hashes.append([hash_directory(out / part) for part in ("clean", "subset", "data")])
+    assert hashes[0] == hashes[1]
+
+
+def test_a_budget_beyond_the_source_is_refused(make, tmp_path):
+    recipe = make({"type": "dsir", "target": str(tmp_path / "sea.jsonl"), "tokens": 1_000_000})
+    with pytest.raises(
+        PerdureError, match=r"subset.tokens = 1,000,000: the source has only [\d,]+ training tokens"
+    ):
+        run_data(recipe, **quiet)
+
+
+def test_an_empty_sample_is_refused(make, tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    recipe = make({"type": "classifier", "positive": str(tmp_path / "empty.jsonl"), "tokens": 1000})
+    with pytest.raises(PerdureError, match=r"subset.positive = .*empty.jsonl: there is no text in it"):
+        run_data(recipe, **quiet)

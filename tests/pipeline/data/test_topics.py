@@ -1,0 +1,140 @@
+"""Topics from metadata, a classifier and clusters: what stands in `docs.parquet`, what is counted, what is refused."""
+
+import json
+import random
+
+import pyarrow.parquet as pq
+import pytest
+
+from perdure.pipeline.data.stage import run_data
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import read_json
+from tests.pipeline.data.conftest import write_jsonl
+
+SEA = "ship harbour sailor wave anchor captain storm sail deck island".split()
+FARM = "field barn wheat plough cow farmer harvest tractor soil fence".split()
+KITCHEN = "oven flour recipe butter cook pan sugar onion dish spoon".split()
+SUBJECTS = {"sea": SEA, "farm": FARM, "kitchen": KITCHEN}
+
+
+def text(subject: str, seed: int) -> str:
+    rng = random.Random(f"{subject}{seed}")
+    common = "the of and a in that it was for on".split()
+    return " ".join(rng.choice(SUBJECTS[subject] if rng.random() < 0.5 else common) for _ in range(80))
+
+
+@pytest.fixture
+def make(make_recipe, tmp_path):
+    """A recipe over 60 documents on three subjects, with `topics`."""
+
+    def make(topics: dict, tasks: int = 2, fields=lambda subject: {"subject": subject}, **options):
+        rows = [
+            {"text": text(subject, number), "id": f"{subject}-{number}"} | fields(subject)
+            for number in range(20)
+            for subject in SUBJECTS
+        ]
+        reader = {"type": "jsonl", "path": str(write_jsonl(tmp_path / "in.jsonl", rows))}
+        return make_recipe({"news": reader}, tasks=tasks, topics=topics, **options)
+
+    return make
+
+
+def labelled(path, seeds=range(100, 130), wrong: float = 0.0):
+    rng = random.Random(0)
+    names = list(SUBJECTS)
+    rows = [
+        {"text": text(subject, seed), "topic": rng.choice(names) if rng.random() < wrong else subject}
+        for seed in seeds
+        for subject in names
+    ]
+    return str(write_jsonl(path, rows))
+
+
+def topics_of(directory) -> dict[str, str]:
+    return {row["id"]: row["topic"] for row in pq.read_table(directory / "docs.parquet").to_pylist()}
+
+
+def test_topics_from_metadata_are_counted_by_split(make):
+    lines = []
+    directory = run_data(make({"type": "metadata", "field": "subject"}), lines.append)["news"]
+    assert topics_of(directory) == {f"{s}-{n}": s for s in SUBJECTS for n in range(20)}
+    counts = read_json(directory / "manifest.json")["counts"]
+    assert list(counts["topics"]) == sorted(SUBJECTS)
+    for split in ("train", "heldout"):
+        for unit in ("documents", "tokens"):
+            assert sum(topic[split][unit] for topic in counts["topics"].values()) == counts[split][unit]
+    assert "news: 3 topics: farm 20, kitchen 20, sea 20" in lines
+
+
+def test_labels_are_mapped_and_one_that_nobody_mapped_is_refused(make):
+    mapping = {"sea": "out", "farm": "out", "kitchen": "home"}
+    found = topics_of(run_data(make({"type": "metadata", "field": "subject", "map": mapping}), print)["news"])
+    assert found == {f"{s}-{n}": mapping[s] for s in SUBJECTS for n in range(20)}
+    recipe = make({"type": "metadata", "field": "subject", "map": {"sea": "farm"}})
+    message = r"sources.news.topics.map: labels that nobody mapped: 'farm' \(20 documents\), 'kitchen' \(20 documents\)"
+    with pytest.raises(PerdureError, match=message):
+        run_data(recipe, print)
+
+
+def test_a_field_that_no_document_has_is_refused(make):
+    with pytest.raises(PerdureError, match=r"sources.news.topics.field = 'topic': no document has this"):
+        run_data(make({"type": "metadata", "field": "topic"}), print)
+
+
+def test_documents_without_the_field_are_unlabelled(make):
+    recipe = make(
+        {"type": "metadata", "field": "subject"}, fields=lambda s: {} if s == "sea" else {"subject": s}
+    )
+    found = topics_of(run_data(recipe, print)["news"])
+    assert {found[f"sea-{n}"] for n in range(20)} == {"unlabelled"}
+
+
+def test_a_classifier_labels_and_says_how_often_it_is_right(make, tmp_path):
+    topics = {"type": "classifier", "labelled": labelled(tmp_path / "labelled.jsonl"), "min_accuracy": 0.9}
+    directory = run_data(make(topics), print)["news"]
+    assert topics_of(directory) == {f"{s}-{n}": s for s in SUBJECTS for n in range(20)}
+    manifest = read_json(next((tmp_path / "out" / "topics").glob("news@*")) / "manifest.json")
+    assert manifest["accuracy"] == 1.0 and manifest["majority"] < 0.6 and manifest["measured_on"] >= 10
+
+
+def test_a_classifier_that_is_not_accurate_enough_is_refused(make, tmp_path):
+    topics = {"type": "classifier", "labelled": labelled(tmp_path / "labelled.jsonl", wrong=1.0)}
+    with pytest.raises(
+        PerdureError, match=r"topics.min_accuracy = 0.8: the classifier is right on 0\.\d+ of \d+"
+    ):
+        run_data(make(topics), print)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "x", "label": "sea"}], "line 1 should be JSON with `text` and `topic` as text"),
+        ([{"text": text("sea", 1), "topic": "sea"}], "1 labelled texts are too few"),
+    ],
+)
+def test_labelled_texts_that_cannot_be_used(make, tmp_path, rows, message):
+    path = write_jsonl(tmp_path / "labelled.jsonl", rows)
+    with pytest.raises(PerdureError, match=message):
+        run_data(make({"type": "classifier", "labelled": str(path)}), print)
+
+
+def test_clusters_are_the_subjects_and_show_their_words(make, tmp_path):
+    lines = []
+    directory = run_data(make({"type": "cluster", "num_clusters": 3}), lines.append)["news"]
+    found = topics_of(directory)
+    by_subject = {subject: {found[f"{subject}-{n}"] for n in range(20)} for subject in SUBJECTS}
+    assert all(len(clusters) == 1 for clusters in by_subject.values())
+    assert len(set.union(*by_subject.values())) == 3
+    manifest = read_json(next((tmp_path / "out" / "topics").glob("news@*")) / "manifest.json")
+    for subject, (cluster,) in by_subject.items():
+        assert set(manifest["top_words"][cluster]) <= set(SUBJECTS[subject])
+        assert any(f"{cluster} 20 ({', '.join(manifest['top_words'][cluster])})" in line for line in lines)
+
+
+def test_the_languages_of_documents_are_counted(make, tmp_path):
+    recipe = make({"type": "metadata", "field": "subject"}, clean=[{"type": "language"}])
+    directory = run_data(recipe, print)["news"]
+    rows = pq.read_table(directory / "docs.parquet").to_pylist()
+    assert all(json.loads(row["metadata"])["language"] == row["language"] for row in rows)
+    languages = read_json(directory / "manifest.json")["counts"]["languages"]
+    assert sum(part["train"]["documents"] + part["heldout"]["documents"] for part in languages.values()) == 60

@@ -1,0 +1,147 @@
+"""`perdure data inspect`: numbers are those of the artefacts, in the terminal, as JSON and as a page."""
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+from pyarrow import parquet
+
+from perdure.pipeline import cli
+from perdure.pipeline.data.stage import run_data
+from perdure.pipeline.inspection import gather
+from perdure.pipeline.inspection.page import render_inspection, shade
+from perdure.pipeline.inspection.text import print_inspection
+from perdure.pipeline.manifest import read_json
+from perdure.pipeline.shards import open_shard
+from tests.pipeline.data.conftest import random_text, write_jsonl
+from tests.support import tiny_recipe, write_scores
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished source with a dropped document of two kinds and scores, one that is not prepared, and the recipe's file."""
+    directory = tmp_path_factory.mktemp("inspected")
+    texts = [random_text(seed) for seed in range(40)]
+    rows = [
+        {"text": text, "id": f"d{number}", "topic": "xy"[number % 2]} for number, text in enumerate(texts)
+    ]
+    rows += [{"text": "<b>short & bad</b>", "id": "s"}, {"text": texts[0], "id": "twin"}]
+    reader = {"type": "jsonl", "path": str(write_jsonl(directory / "in.jsonl", rows))}
+    source = {
+        "reader": reader,
+        "heldout_fraction": 0.2,
+        "clean": [{"type": "length", "min_chars": 60}, {"type": "exact_dedup"}],
+        "topics": {"type": "metadata", "field": "topic", "map": {"x": "even", "y": "odd"}},
+    }
+    recipe = tiny_recipe(
+        directory / "out", sources={"a": source}, versions__v1__mixture={"sources": {"a": {}}}
+    )
+    (data,) = run_data(recipe, print).values()
+    (directory / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    shards = [open_shard(data / f"{task:05d}") for task in range(2)]
+    losses = [[np.linspace(0, 6, length) for length in shard.lengths] for shard in shards]
+    scores = write_scores(data / "scores" / "ref@12345678", data, losses)
+    perplexities = np.exp(np.linspace(1, 3, sum(len(task) for task in losses)))
+    parquet.write_table(pa.table({"perplexity": perplexities}), scores / "docs.parquet")
+    return directory, data, recipe
+
+
+def test_numbers_are_those_of_the_artefacts(run):
+    directory, data, recipe = run
+    found = gather.of_recipe(recipe)
+    (source,) = found["sources"]
+    assert source["counts"] == read_json(data / "manifest.json")["counts"]
+    assert {step: [row["id"] for row in rows] for step, rows in source["examples"].items()} == {
+        "01_length": ["s"],
+        "02_exact_dedup": [source["examples"]["02_exact_dedup"][0]["id"]],
+    }
+    assert (
+        sum(parts["train"]["documents"] for parts in source["counts"]["topics"].values())
+        == (source["counts"]["train"]["documents"])
+    )
+    (scores,) = source["scores"]
+    assert scores["model"] == "ref" and sum(scores["histogram"]) == scores["documents"]
+    assert scores["quantiles"]["50%"] == pytest.approx(np.exp(2), abs=1e-3)
+    sample = source["sample"]
+    assert "".join(sample["tokens"]).removesuffix("<|endoftext|>") in {
+        random_text(seed) for seed in range(40)
+    }
+    assert sample["losses"] == pytest.approx(np.linspace(0, 6, sample["num_tokens"]), abs=1e-3)
+    assert sample["topic"] in ("even", "odd")
+    for where in (directory / "out", data):
+        assert gather.of_directory(where)["sources"][0]["counts"] == source["counts"]
+    json.dumps(found)
+
+
+def test_the_tables_show_steps_examples_topics_and_scores(run, capsys):
+    print_inspection(gather.of_recipe(run[2]))
+    text = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    words = 41 * 60 + 3
+    assert f"01_length 42 {words:,} 1 too_short 3" in lines
+    assert f"02_exact_dedup 41 {words - 3:,} 1 exact_duplicate 60" in lines
+    assert any(line.startswith("01_length too_short s: <b>short & bad</b>") for line in lines)
+    assert any(line.startswith("even ") for line in lines)
+    assert any(line.startswith("perplexity under ref") for line in lines)
+
+
+def test_the_page_is_whole_and_escapes_text(run):
+    found = gather.of_recipe(run[2])
+    page = render_inspection(found)
+    assert page == render_inspection(found)
+    assert "&lt;b&gt;short &amp; bad&lt;/b&gt;" in page and "<b>short" not in page
+    assert "http" not in page and "src=" not in page
+    open_tags: list[str] = []
+
+    class Balance(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            if tag not in ("meta", "link", "br"):
+                open_tags.append(tag)
+
+        def handle_endtag(self, tag):
+            assert open_tags.pop() == tag
+
+    Balance().feed(page)
+    assert not open_tags
+
+
+def test_higher_losses_are_darker():
+    assert shade(None) == "transparent"
+    strengths = [int(shade(loss).split()[-2].rstrip("%,")) for loss in (0.0, 1.0, 4.0, 20.0)]
+    assert strengths == sorted(strengths) and strengths[0] == 0 and strengths[2] == 30 and strengths[3] <= 60
+
+
+def test_the_command(run, tmp_path, capsys):
+    directory, _, _ = run
+    assert (
+        cli.main(["data", "inspect", str(directory / "recipe.yaml"), "--html", str(tmp_path / "data.html")])
+        == 0
+    )
+    assert (tmp_path / "data.html").read_text().startswith("<!DOCTYPE html>")
+    capsys.readouterr()
+    assert cli.main(["data", "inspect", str(directory / "out"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sources"][0]["name"] == "a"
+
+
+def test_a_directory_without_data_is_one_line(tmp_path, capsys):
+    assert cli.main(["data", "inspect", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: no finished data in it; name a recipe")
+
+
+def test_sources_that_are_not_prepared(run, tmp_path):
+    found = gather.of_recipe(run[2].model_copy(update={"out": tmp_path}))
+    assert found["sources"] == [{"name": "a", "directory": None}]
+    assert "not prepared yet" in render_inspection(found)
+
+
+def test_gathering_imports_nothing_heavy():
+    code = "import sys, perdure.pipeline.inspection.gather; print([m for m in ('torch', 'datatrove', 'sklearn') if m in sys.modules])"
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert done.stdout == "[]\n"
