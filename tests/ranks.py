@@ -55,6 +55,33 @@ def copy_checkpoint(directory: str, target: str) -> None:
     writer.save(model, optimizer, state)
 
 
+def train_poisoned(directory: str, broken: list, spikes: list) -> None:
+    """Trains a version; in steps of `broken` the last rank's gradient is NaN, in steps of `spikes` the loss leaps."""
+    from perdure.pipeline.errors import PerdureError
+    from perdure.pipeline.train import loop, worker
+
+    def train_step(model, optimizer, dataset, recipe, first_sample, *rest):
+        step = first_sample // recipe.training.global_batch_size + 1
+        weight = unwrap(model).decoder.final_layernorm.weight
+        before = weight.detach().clone()
+        last = torch.distributed.get_rank() == torch.distributed.get_world_size() - 1
+        factor = torch.nan if step in broken and last else 1.0
+        hook = weight.register_hook(lambda gradient: gradient * factor)
+        if step in spikes:
+            weight.data.mul_(50)
+        found = original(model, optimizer, dataset, recipe, first_sample, *rest)
+        if step in spikes and found[2]:
+            weight.data.copy_(before)
+        hook.remove()
+        return found
+
+    original, loop.train_step = loop.train_step, train_step
+    try:
+        worker.main(Path(directory), "train")
+    except PerdureError as error:
+        sys.exit(str(error))
+
+
 def checkpoint_tensors(directory: str) -> dict:
     """Hash and shape of every tensor of the last checkpoint, and its state."""
     import hashlib
@@ -130,6 +157,49 @@ def step_seconds(directory: str, steps: int) -> list:
         train_step(wrapped, optimizer, dataset, recipe, step * recipe.training.global_batch_size, device)
         seconds.append(time.perf_counter() - begun)
     return seconds[1:]
+
+
+def save_stalls(directory: str, rounds: int) -> dict:
+    """Per kind of save: seconds that training waits for it, of the update that follows, until the checkpoint is whole.
+
+    The update writes to every weight and moment; after a fork it pays for the copies of the memory it changes.
+    """
+    import time
+
+    from perdure.pipeline.train import fence
+    from perdure.pipeline.train.checkpoint import Checkpoints
+    from perdure.pipeline.train.optimizer import make_optimizer
+
+    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
+    device = initialise()
+    model = build_model(recipe, inputs["vocab_size"], None, device)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.02)
+    optimizer = make_optimizer(recipe.training, model, False)
+    model.zero_grad_buffer()
+    attempt, step = fence.take(Path(directory)), 0
+    writers = {
+        "synchronous": Checkpoints(Path(directory), attempt, asynchronous=False),
+        "asynchronous": Checkpoints(Path(directory), attempt, asynchronous=True),
+    }
+    found: dict = {name: [] for name in writers}
+    optimizer.step()
+    for _ in range(rounds):
+        for name, writer in writers.items():
+            step += 1
+            begun = time.perf_counter()
+            writer.save(model, optimizer, {"step": step, "scheduled": True})
+            blocked = time.perf_counter() - begun
+            before = time.perf_counter()
+            optimizer.step()
+            update = time.perf_counter() - before
+            while writer.queue.get_num_unfinalized_calls():
+                time.sleep(0.05)
+                before = time.perf_counter()
+                writer.poll()
+                blocked += time.perf_counter() - before
+            found[name].append([blocked, update, time.perf_counter() - begun])
+    return found
 
 
 def plain_loop() -> list:

@@ -1,6 +1,7 @@
 """Checkpoints in real processes: other layouts, kills while writing, helpers, stale starts, code in pickles."""
 
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -10,8 +11,13 @@ import uuid
 
 import psutil
 import pytest
+import torch
 import yaml
 from support import metrics, on_rank, prepare_version, read_json, start_ranks, tiny_recipe
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata
+
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.train.pickles import refuse_code
 
 pytestmark = pytest.mark.slow
 
@@ -129,3 +135,107 @@ def test_a_killed_ranks_helpers_die_with_it(tmp_path):
     while found := marked():
         assert time.monotonic() < deadline, [process.cmdline() for process in found]
         time.sleep(0.05)
+
+
+def test_killed_twenty_times_while_saving_the_newest_whole_checkpoint_is_right(tmp_path):
+    """Every rank checks that each number in what it loads is the step that the state and the name say."""
+    version = prepare_version(tiny_recipe(tmp_path))
+    found = on_rank("killed_while_saving", version, 20, script="saves.py")
+    assert found["steps"] == sorted(found["steps"])
+    assert found["steps"][-1] > 10
+    assert found["partial"] >= 5, found  # kills fell into saves
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    """A version that has a checkpoint of step 5 and is not finished."""
+    version = prepare_version(tiny_recipe(tmp_path_factory.mktemp("cut"), versions__v1__tokens=32 * 8 * 5))
+    outcome = start_ranks(version, 1)
+    assert outcome.returncode == 0, outcome.stderr
+    for file in ("_SUCCESS", "version.json"):
+        (version / file).unlink()
+    return version
+
+
+class Planted:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.mark}",))
+
+
+def plant(checkpoint, file, mark):
+    """Puts a pickle that runs a command where Megatron or torch would read it."""
+    if file == "common.pt":
+        torch.save({"state": Planted(mark)}, checkpoint / file)
+        return
+    with (checkpoint / ".metadata").open("rb") as stream:
+        metadata = pickle.load(stream)
+    if file == ".metadata":
+        metadata.planner_data = Planted(mark)
+    else:  # a weight that claims to be an object
+        index = next(
+            index for index in metadata.storage_data if index.fqn == "decoder.final_layernorm.weight"
+        )
+        place = metadata.storage_data[index]
+        torch.save(Planted(mark), checkpoint / "__9_9.distcp")
+        place.relative_path, place.offset = "__9_9.distcp", 0
+        place.length = (checkpoint / "__9_9.distcp").stat().st_size
+        metadata.state_dict_metadata[index.fqn] = BytesStorageMetadata()
+    with (checkpoint / ".metadata").open("wb") as stream:
+        pickle.dump(metadata, stream)
+
+
+@pytest.mark.parametrize("file", [".metadata", "common.pt", "object"])
+def test_code_in_a_checkpoint_is_not_run(cut, tmp_path, file):
+    checkpoint, mark = tmp_path / "step_000005", tmp_path / "mark"
+    shutil.copytree(cut / "checkpoints" / "step_000005", checkpoint)
+    refuse_code(checkpoint)
+    plant(checkpoint, file, mark)
+    with pytest.raises(PerdureError, match="holds something other than data"):
+        refuse_code(checkpoint)
+    assert not mark.exists()
+    if file == ".metadata":  # that it would have run
+        with (checkpoint / ".metadata").open("rb") as stream:
+            pickle.load(stream)
+        assert mark.exists()
+
+
+def test_a_planted_or_half_written_checkpoint_is_one_line(cut, tmp_path):
+    version, mark = tmp_path / "version", tmp_path / "mark"
+    shutil.copytree(cut, version)
+    plant(version / "checkpoints" / "step_000005", ".metadata", mark)
+    (version / "checkpoints" / ".step_000010.7").mkdir()
+    outcome = start_ranks(version, 1)
+    assert outcome.returncode != 0 and not mark.exists()
+    assert ".step_000010.7: half-written, so it is removed" in outcome.stdout
+    (line,) = [line for line in outcome.stderr.splitlines() if line.startswith("error:")]
+    assert "step_000005/.metadata: holds something other than data (posix.system)" in line
+    assert not (version / "checkpoints" / ".step_000010.7").exists()
+
+
+def test_a_start_that_wakes_up_late_cannot_commit(tmp_path):
+    version = prepare_version(tiny_recipe(tmp_path, versions__v1__tokens=32 * 8 * 60))
+    with subprocess.Popen(
+        command(version), env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
+    ) as stale:
+        while not (version / "checkpoints" / "step_000010").exists():
+            assert stale.poll() is None
+            time.sleep(0.005)
+        (rank,) = [
+            child for child in psutil.Process(stale.pid).children() if "worker" in str(child.cmdline())
+        ]
+        rank.suspend()
+        outcome = start_ranks(version, 1)
+        assert outcome.returncode == 0, outcome.stderr
+        before = {path: path.stat().st_mtime_ns for path in version.rglob("*") if path.is_file()}
+        rank.resume()
+        errors = stale.communicate(timeout=120)[1]
+    assert stale.returncode != 0 and "start 2 of this version has taken over from start 1" in errors
+    after = {path: path.stat().st_mtime_ns for path in version.rglob("*") if path.is_file()}
+    assert {path for path in after if after[path] != before.get(path)} <= {
+        path for path in after if path.parent.name == "tb" or ".step_" in str(path)
+    }

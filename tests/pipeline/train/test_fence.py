@@ -1,0 +1,33 @@
+"""Fencing: numbers rise, and only the newest may commit."""
+
+import threading
+import time
+
+import pytest
+
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.train import fence
+
+
+def test_only_the_newest_start_commits(tmp_path):
+    assert fence.take(tmp_path) == 1
+    with fence.held(tmp_path, 1):
+        pass
+    assert fence.take(tmp_path) == 2
+    taken = pytest.raises(PerdureError, match="start 2 of this version has taken over from start 1")
+    with taken, fence.held(tmp_path, 1):
+        pytest.fail("a stale start committed")
+    with fence.held(tmp_path, 2):
+        pass
+
+
+def test_a_newer_start_waits_for_a_commit(tmp_path):
+    fence.take(tmp_path)
+    order = []
+    with fence.held(tmp_path, 1):
+        newer = threading.Thread(target=lambda: order.append(fence.take(tmp_path)))
+        newer.start()
+        time.sleep(0.1)
+        order.append("committed")
+    newer.join()
+    assert order == ["committed", 2]

@@ -1,0 +1,119 @@
+"""What tests ask of many short-lived ranks: `python saves.py FUNCTION JSON_ARGUMENTS ANSWER`.
+
+Everything heavy is imported once; each rank is a fork. The script itself is light, because helpers of a rank start it anew.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def killed_while_saving(directory: str, kills: int) -> dict:
+    """Kills a rank that saves without pause, `kills` times at random: in its first, second or third save, at a time
+    drawn from about as long as one takes. Each next rank checks what it left.
+
+    Returns:
+        The newest checkpoint's step after every kill, and how often something half-written was there as well.
+    """
+    import perdure.pipeline.train.checkpoint
+    import perdure.pipeline.train.device  # noqa: F401
+
+    version, rng = Path(directory), random.Random(0)
+    checkpoints = version / "checkpoints"
+    steps, partial, seconds = [], 0, 0.5
+    for number in range(kills + 1):
+        ready, tell = os.pipe()
+        if (rank := os.fork()) == 0:
+            _exit_with(_save_forever, version, tell, number == kills)
+        os.close(tell)
+        told = os.read(ready, 1)  # what the last one left is checked, and a save has begun
+        if number < kills:
+            for _ in range(rng.randrange(3)):
+                begun = time.monotonic()
+                told = told and os.read(ready, 1)
+                seconds = time.monotonic() - begun
+            time.sleep(rng.uniform(0, seconds))
+            os.kill(rank, signal.SIGKILL)
+        status = os.waitpid(rank, 0)[1]
+        os.close(ready)
+        assert told, f"rank {number} failed with status {status}"
+        time.sleep(0.05)
+        steps.append(max((int(path.name[5:]) for path in checkpoints.glob("step_*")), default=0))
+        partial += bool(list(checkpoints.glob(".step_*")))
+    assert status == 0
+    return {"steps": steps, "partial": partial}
+
+
+def _save_forever(version: Path, tell: int, check_only: bool) -> None:
+    import torch
+
+    from perdure.pipeline.manifest import read_json
+    from perdure.pipeline.recipe import load_recipe
+    from perdure.pipeline.train import fence, process
+    from perdure.pipeline.train.checkpoint import (
+        Checkpoints,
+        checkpoint_state,
+        finished_checkpoints,
+        load_checkpoint,
+    )
+    from perdure.pipeline.train.device import initialise
+    from perdure.pipeline.train.model import build_model
+    from perdure.pipeline.train.optimizer import make_optimizer, portable_state
+
+    process.start_rank()
+    recipe = load_recipe(version / "recipe.yaml")
+    device = initialise()
+    model = build_model(recipe, read_json(version / "inputs.json")["vocab_size"], None, device)
+    optimizer = make_optimizer(recipe.training, model, False)
+    portable_state(optimizer, model.module.sharded_state_dict())  # makes the moments
+    moments = [
+        tensor
+        for entry in optimizer.chained_optimizers[0].optimizer.state.values()
+        for tensor in entry.values()
+    ]
+    tensors = [*(parameter.data for parameter in model.parameters()), *moments]
+    step = 0
+    if found := finished_checkpoints(version / "checkpoints"):
+        load_checkpoint(found[-1], model, optimizer)
+        optimizer_state = optimizer.chained_optimizers[0].optimizer.state
+        moments = [tensor for entry in optimizer_state.values() for tensor in entry.values()]
+        tensors = [*(parameter.data for parameter in model.parameters()), *moments]
+        step = checkpoint_state(found[-1])["step"]
+        assert found[-1].name == f"step_{step:06d}"
+        assert all(bool((tensor == step).all()) for tensor in tensors)
+    if check_only:
+        os.write(tell, b".")
+        return
+    writer = Checkpoints(version, fence.take(version), asynchronous=True)
+    while True:
+        step += 1
+        for tensor in tensors:
+            tensor.fill_(step)
+        writer.save(model, optimizer, {"step": step, "scheduled": True})
+        os.write(tell, b".")
+        while writer.queue.get_num_unfinalized_calls():
+            for tensor in tensors:  # training goes on meanwhile
+                tensor.fill_(torch.nan)
+            writer.poll()
+
+
+def _exit_with(function, *arguments) -> None:
+    status = 1
+    try:
+        function(*arguments)
+        status = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    function, arguments, answer = sys.argv[1:]
+    Path(answer).write_text(json.dumps(globals()[function](*json.loads(arguments))))
