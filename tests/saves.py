@@ -17,14 +17,14 @@ def killed_while_saving(directory: str, kills: int) -> dict:
     drawn from about as long as one takes. Each next rank checks what it left.
 
     Returns:
-        The newest checkpoint's step after every kill, and how often something half-written was there as well.
+        The newest checkpoint's step after every kill, and how many left something half-written.
     """
     import perdure.pipeline.train.checkpoint
     import perdure.pipeline.train.device  # noqa: F401
 
     version, rng = Path(directory), random.Random(0)
     checkpoints = version / "checkpoints"
-    steps, partial, seconds = [], 0, 0.5
+    steps, seconds = [], 0.5
     for number in range(kills + 1):
         ready, tell = os.pipe()
         if (rank := os.fork()) == 0:
@@ -43,9 +43,8 @@ def killed_while_saving(directory: str, kills: int) -> dict:
         assert told, f"rank {number} failed with status {status}"
         time.sleep(0.05)
         steps.append(max((int(path.name[5:]) for path in checkpoints.glob("step_*")), default=0))
-        partial += bool(list(checkpoints.glob(".step_*")))
     assert status == 0
-    return {"steps": steps, "partial": partial}
+    return {"steps": steps, "partial": len(list(checkpoints.glob(".step_*")))}
 
 
 def _save_forever(version: Path, tell: int, check_only: bool) -> None:

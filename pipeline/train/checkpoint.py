@@ -71,7 +71,7 @@ class Checkpoints:
         dist.barrier()
         weights = _weights(model)
         contents = {"model": weights, "optimizer": portable_state(optimizer, weights)}
-        with _disk_errors(beside):
+        with self._readable_errors():
             request = dist_checkpointing.save(
                 contents, str(beside), async_sharded_save=True, **_ASYNC_BY_MEGATRON
             )
@@ -97,19 +97,34 @@ class Checkpoints:
         found = sorted(self.directory.glob(".step_*")) if dist.get_rank() == 0 else []
         for path in found:
             shutil.rmtree(path)
-        return found
+        return [path for path in found if path.suffix != ".old"]
+
+    @contextmanager
+    def _readable_errors(self) -> Iterator[None]:
+        """Brings to light what torch hides of its writer processes: a full disk, or that a newer start has cleaned up."""
+        try:
+            yield
+        except (CheckpointException, OSError) as error:
+            with fence.held(self.version_directory, self.attempt):
+                pass
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory)) from None
+            raise
 
     def _finalize(self, blocking: bool) -> None:
-        with _disk_errors(self.directory):
+        with self._readable_errors():
             self.queue.maybe_finalize_async_calls(blocking=blocking)
 
     def _commit(self, beside: Path, final: Path, state: dict) -> None:
         if dist.get_rank() == 0:
             write_json(beside / "state.json", state)
             write_atomic(beside / SUCCESS, "")
+            for path in (*beside.iterdir(), beside):
+                _sync(path)  # a name must not reach the disk before what it names
             with fence.held(self.version_directory, self.attempt):
-                shutil.rmtree(final, ignore_errors=True)
+                _set_aside(final)
                 beside.rename(final)
+                _sync(self.directory)
                 _forget_old(self.directory)
         dist.barrier()
 
@@ -174,15 +189,22 @@ def _forget_old(directory: Path) -> None:
     found = finished_checkpoints(directory)
     scheduled = [path for path in found if checkpoint_state(path)["scheduled"]]
     for path in set(found) - set(found[-KEPT:]) - set(scheduled[-1:]):
+        _set_aside(path)
+    for path in directory.glob(".step_*.old"):
         shutil.rmtree(path)
 
 
-@contextmanager
-def _disk_errors(where: Path) -> Iterator[None]:
-    """Brings a full disk to light: torch's wrapper hides what befell its writer processes."""
+def _set_aside(path: Path) -> None:
+    """Gives a checkpoint a name that no start looks for: while its files are deleted one by one, it would look whole."""
+    aside = path.with_name(f".{path.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if path.exists():
+        path.rename(aside)
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
     try:
-        yield
-    except CheckpointException as error:
-        if os.strerror(errno.ENOSPC) not in str(error):
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(where)) from None
+        os.fsync(file)
+    finally:
+        os.close(file)

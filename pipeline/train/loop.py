@@ -10,7 +10,12 @@ from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import Guard, Recipe
 from perdure.pipeline.shape import Shape, model_shape, num_parameters
 from perdure.pipeline.train import process
-from perdure.pipeline.train.checkpoint import checkpoint_state, last_scheduled, load_checkpoint
+from perdure.pipeline.train.checkpoint import (
+    checkpoint_state,
+    finished_checkpoints,
+    last_scheduled,
+    load_checkpoint,
+)
 from perdure.pipeline.train.guard import Trouble, agree, assess, remember, rolls_back
 from perdure.pipeline.train.metrics import competing, console_line, model_flop_utilisation
 from perdure.pipeline.train.optimizer import set_learning_rate
@@ -34,7 +39,7 @@ def run_steps(
     )
     first_step, started = state["step"], time.monotonic()
     saved = first_step
-    if first_step == 0 and rolls_back(guard):
+    if rolls_back(guard) and not finished_checkpoints(checkpoints.directory):
         checkpoints.save(model, optimizer, state | {"scheduled": True})
     for step in range(first_step + 1, steps + 1):
         begun = time.perf_counter()
@@ -125,7 +130,7 @@ def _pass_over(
     if action == "rollback":
         target = last_scheduled(checkpoints.directory)
         load_checkpoint(target, model, optimizer)
-        state = checkpoint_state(target)
+        state = checkpoint_state(target) | {"parallel": state["parallel"]}
         first = state["step"]
     entry = {
         "step": step,

@@ -18,11 +18,12 @@ from perdure.pipeline.errors import PerdureError
 _DATA_MODULES = (
     "torch.distributed.checkpoint.metadata",
     "torch.distributed.checkpoint.planner",
-    "megatron.core.dist_checkpointing.strategies.torch",
 )
 _DATA_NAMES = {
     ("builtins", "set"),
     ("collections", "OrderedDict"),
+    ("megatron.core.dist_checkpointing.strategies.torch", "MCoreMetadata"),
+    ("megatron.core.dist_checkpointing.strategies.torch", "MCoreSavePlan"),
     ("pathlib", "PosixPath"),
     ("torch", "Size"),
     ("torch", "device"),
@@ -34,14 +35,13 @@ _DATA_NAMES = {
 
 class _DataUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
-        found = super().find_class(module, name) if module in _DATA_MODULES else None
-        if (module, name) in _DATA_NAMES or (
-            module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        ):
+        if (module, name) in _DATA_NAMES:
+            return super().find_class(module, name)
+        if module in _DATA_MODULES:
             found = super().find_class(module, name)
-        if isinstance(found, torch.dtype) or (module, name) == ("torch.serialization", "_get_layout"):
-            return found
-        if isinstance(found, type) and found.__module__ == module:
+            if isinstance(found, type) and found.__module__ == module:
+                return found
+        if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
             return found
         raise pickle.UnpicklingError(f"{module}.{name}")
 

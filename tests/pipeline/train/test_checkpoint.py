@@ -233,7 +233,7 @@ def test_a_start_that_wakes_up_late_cannot_commit(tmp_path):
         assert outcome.returncode == 0, outcome.stderr
         before = {path: path.stat().st_mtime_ns for path in version.rglob("*") if path.is_file()}
         rank.resume()
-        errors = stale.communicate(timeout=120)[1]
+        errors = stale.communicate(timeout=300)[1]
     assert stale.returncode != 0 and "start 2 of this version has taken over from start 1" in errors
     after = {path: path.stat().st_mtime_ns for path in version.rglob("*") if path.is_file()}
     assert {path for path in after if after[path] != before.get(path)} <= {

@@ -54,7 +54,7 @@ def stopped(version, ranks, number, when):
             assert process.poll() is None, process.communicate()
             time.sleep(0.002)
         process.send_signal(number)
-        said, errors = process.communicate(timeout=120)
+        said, errors = process.communicate(timeout=300)
     assert process.returncode == STOPPED, errors
     assert "Traceback" not in errors
     assert not list((version / "checkpoints").glob(".step_*"))
