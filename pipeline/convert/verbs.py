@@ -44,6 +44,9 @@ def describe(directory: Path) -> str:
                 f"{directory}: {name} is {list(tensor.shape)}; `config.json` asks for {list(size)}"
             )
         types.add(str(tensor.dtype).removeprefix("torch."))
+    window = "no sliding window"
+    if shape.sliding_window is not None:
+        window = f"samples of at most {shape.sliding_window:,} tokens (sliding window)"
     files = len(set(tensor_files(directory).values()))
     lines = [
         f"{shape.family}: {num_parameters(shape, vocab_size):,} parameters in {files} file{'s' * (files > 1)} "
@@ -51,13 +54,7 @@ def describe(directory: Path) -> str:
         f"{shape.num_layers} layers of width {shape.hidden_size:,}, FFN {shape.ffn_hidden_size:,}, "
         f"{shape.num_attention_heads} heads in {shape.num_query_groups} groups, {shape.head_dim} wide; "
         f"{'tied' if shape.tie_embeddings else 'untied'} embeddings, {vocab_size:,} rows",
-        f"rotary base {shape.rope_theta:,g}{', stretched as Llama 3.1' if shape.rope_scaling else ''}; "
-        + (
-            f"samples of at most {shape.sliding_window:,} tokens (sliding window)"
-            if shape.sliding_window
-            else ""
-        )
-        + ("" if shape.sliding_window else "no sliding window"),
+        f"rotary base {shape.rope_theta:,g}{', stretched as Llama 3.1' if shape.rope_scaling else ''}; {window}",
         *_layouts(shape, vocab_size),
     ]
     sections: dict[str, dict] = {"model": {"type": "huggingface", "path": str(directory)}}

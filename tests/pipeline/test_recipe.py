@@ -10,6 +10,8 @@ from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.recipe import Recipe, json_schema, load_recipe
 from tests.support import tiny_recipe
 
+RECIPES = sorted((Path(__file__).parents[2] / "data_recipes").glob("*.yaml"))
+
 
 @pytest.fixture
 def tree(tmp_path) -> dict:
@@ -36,6 +38,11 @@ def test_round_trip(tmp_path, tree):
     assert recipe.directory == tmp_path / "out"
     assert load_recipe(tmp_path / "r.yaml", out=tmp_path / "x").directory == tmp_path / "x"
     assert load_recipe(tmp_path / "r.yaml", ["out=null"]).directory == Path("runs/tiny")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_that_we_ship_can_be_read(path):
+    assert load_recipe(path).versions
 
 
 def test_a_recipe_is_immutable(tree):

@@ -1,11 +1,16 @@
 """Which tokenizers may follow on which: the same, or one that extends it."""
 
 import json
+import random
+import subprocess
+import sys
 
 import pytest
 import torch
+import yaml
 
 from perdure.pipeline.convert.vocabulary import Extension, extended_reader, extension_between
+from perdure.pipeline.data.tokenizer import train
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_file, write_json
 from perdure.pipeline.run import _vocab_size
@@ -61,3 +66,55 @@ def test_rows_of_new_tokens_are_means():
     found = read("model.embed_tokens.weight")
     assert torch.equal(found[:3], weight[:3])
     assert found[3:].tolist() == [[3.0, 4.0, 5.0], [3.0, 4.0, 5.0]]
+
+
+@pytest.mark.slow
+def test_a_model_is_updated_under_an_extended_tokenizer(tmp_path):
+    """A whole run from a model whose tokenizer is extended, and another from its result, which has it already."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+    rng = random.Random(3)
+    words = ["".join(rng.choices("mnopqrst", k=6)) for _ in range(60)]
+    rows = [{"text": " ".join(rng.choices(words, k=40)), "id": str(number)} for number in range(80)]
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model, extended = tmp_path / "model", {"type": "extend", "num_tokens": 40, "sources": ["new"]}
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=270, **sizes)).save_pretrained(model)
+    train(262, iter(["abc abc"] * 3)).save(str(model / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    recipe = {
+        "name": "extended",
+        "sources": {
+            "new": {
+                "reader": {"type": "jsonl", "path": str(tmp_path / "new.jsonl")},
+                "heldout_fraction": 0.2,
+                "minhash_dedup": False,
+            }
+        },
+        "data": {"tasks": 1, "workers": 1},
+        "tokenizer": extended | {"path": str(model)},
+        "model": {"type": "huggingface", "path": str(model)},
+        "training": {"seq_length": 32, "global_batch_size": 2},
+        "versions": {
+            "v1": {
+                "start": {"type": "init"},
+                "tokens": 128,
+                "mixture": {"sources": {"new": {}}},
+                "schedule": {"type": "cosine", "max_lr": 1e-3, "min_lr": 1e-4},
+            }
+        },
+    }
+    recipe["versions"]["v2"] = recipe["versions"]["v1"] | {"start": {"type": "update", "parent": "v1"}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "-m", "perdure.pipeline.cli", "run", tmp_path / "recipe.yaml"]
+    result = subprocess.run([*command, "--out", tmp_path / "out"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "restored: weights (rows of 40 new tokens from the means of their pieces')" in result.stdout
+    assert "update of v1: restored: weights; reset" in result.stdout
+    exported = tmp_path / "out/versions/v2/hf"
+    tokenizer, final = AutoTokenizer.from_pretrained(exported), AutoModelForCausalLM.from_pretrained(exported)
+    first = json.loads((next((tmp_path / "out").glob("tokenizer@*")) / "extension.json").read_text())
+    assert final.config.vocab_size == len(tokenizer) == first["base_vocab_size"] + 40
+    old = AutoTokenizer.from_pretrained(model)
+    assert len(tokenizer(rows[0]["text"]).input_ids) < 0.8 * len(old(rows[0]["text"]).input_ids)
