@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import on_rank, read_json
+from support import metrics, on_rank, prepare_version, read_json, start_ranks, tiny_recipe
 
 from perdure.pipeline.convert.families import FAMILIES
 from perdure.pipeline.convert.huggingface import tensor_files, weights_hash, weights_reader
@@ -164,3 +164,32 @@ def test_new_tokens_start_as_the_mean_of_their_pieces_under_every_layout(extende
 
 def test_every_family_has_a_model_here():
     assert {family for family, _ in MODELS.values()} == FAMILIES.keys()
+
+
+def test_training_agrees_between_layouts(models, tmp_path):
+    """Norms of query and key are whole on every rank, but each rank sees its own heads' gradients only."""
+    lines = {}
+    for ranks in (1, 2):
+        model = {"type": "huggingface", "path": str(models["qwen3"][0])}
+        recipe = tiny_recipe(
+            tmp_path / str(ranks),
+            model=model,
+            parallel__tensor_parallel=ranks,
+            versions__v1__tokens=32 * 8 * 4,
+        )
+        directory = prepare_version(recipe)
+        inputs = read_json(directory / "inputs.json") | {"initial_weights": model["path"]}
+        write_json(directory / "inputs.json", inputs)
+        outcome = start_ranks(directory, ranks)
+        assert outcome.returncode == 0, outcome.stderr
+        lines[ranks] = metrics(directory)
+    assert len(lines[1]) == 4
+    for one, two in zip(lines[1], lines[2]):
+        assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
+        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+    read_one, read_two = (weights_reader(tmp_path / f"{ranks}/versions/v1/hf") for ranks in (1, 2))
+    for part in "qk":
+        name = f"model.layers.1.self_attn.{part}_norm.weight"
+        trained = read_one(name)
+        assert not torch.equal(trained, weights_reader(models["qwen3"][0])(name))
+        torch.testing.assert_close(read_two(name), trained, rtol=0, atol=1e-4)
