@@ -34,6 +34,9 @@ KEPT = 2
 """Checkpoints kept: the newest ones, and the newest one that the interval asked for, to which a guard rolls back; and
 those that the recipe names or branches off from."""
 
+_FULL = 1 << 20
+"""Free bytes under which a failed write is a full disk's fault."""
+
 
 class Checkpoints:
     """Writes one version's checkpoints; every rank has one, and all ranks call its methods together.
@@ -110,7 +113,9 @@ class Checkpoints:
         except (CheckpointException, OSError) as error:
             with fence.held(self.version_directory, self.attempt):
                 pass
-            if os.strerror(errno.ENOSPC) in str(error):
+            # torch's writer may notice only that fewer bytes arrived than it wrote.
+            full = shutil.disk_usage(self.directory).free < _FULL
+            if full or os.strerror(errno.ENOSPC) in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory)) from None
             raise
 
