@@ -28,11 +28,12 @@ def select_tokens(
     always: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
     threshold: Tensor | None = None,
+    use_nll: bool = True,
 ) -> Tensor:
-    """Chooses the tokens with the highest excess loss `nll - reference_nll`.
+    """Chooses the tokens with the highest excess loss `nll - reference_nll`, or the lowest `reference_nll`.
 
     Exactly round(k * valid tokens) tokens per scope, halves rounded up; ties go to the lowest index. A token whose
-    excess loss is not finite (no reference) is never selected while k < 1. For `global_lagged` the number is what
+    score is not finite (no reference) is never selected while k < 1. For `global_lagged` the number is what
     the threshold yields.
 
     Args:
@@ -47,6 +48,7 @@ def select_tokens(
         group: Data-parallel ranks, for `dp_microbatch` and `global`; None: this rank is the only one. Every rank holds
             as many micro-batches; the m-th micro-batch of rank r comes before that of rank r + 1, and all m-th ones
             before all of m + 1: the order in which ties are broken.
+        use_nll: Whether the trainee's loss counts; without it the score is `-reference_nll` (section 4.2 of the paper).
         threshold: float32 [], for `global_lagged`: see `excess_threshold`. None (there is no step before) chooses
             as `dp_microbatch`.
 
@@ -56,7 +58,7 @@ def select_tokens(
     if k == 1:
         return valid.clone()
     competing = valid if always is None else valid & ~always
-    excess = excess_loss(nll, reference_nll, competing)
+    excess = excess_loss(nll, reference_nll, competing, use_nll)
     if scope in ("sequence", "microbatch"):
         rows = (-1, nll.shape[-1]) if scope == "sequence" else (1, -1)
         selected = _highest(excess.reshape(rows), competing.reshape(rows), k)
@@ -68,10 +70,13 @@ def select_tokens(
     return selected.view_as(valid) | (valid & ~competing)
 
 
-def excess_loss(nll: Tensor, reference_nll: Tensor | None, competing: Tensor) -> Tensor:
-    """`nll - reference_nll`, float32; -inf for tokens that cannot be selected: not competing, or without reference."""
+def excess_loss(nll: Tensor, reference_nll: Tensor | None, competing: Tensor, use_nll: bool = True) -> Tensor:
+    """`nll - reference_nll`, float32; -inf for tokens that cannot be selected: not competing, or without reference.
+
+    Without `use_nll`: `-reference_nll`.
+    """
     assert reference_nll is not None
-    excess = nll - reference_nll
+    excess = nll - reference_nll if use_nll else -reference_nll
     return excess.masked_fill(~(competing & torch.isfinite(excess)), -torch.inf)
 
 

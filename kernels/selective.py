@@ -55,6 +55,7 @@ def selective_linear_cross_entropy(
     always: Tensor | None = None,
     selected: Tensor | None = None,
     threshold: Tensor | None = None,
+    use_nll: bool = True,
     token_weight: Tensor | None = None,
     vocab_size: int,
     tp_group: dist.ProcessGroup | None = None,
@@ -81,6 +82,7 @@ def selective_linear_cross_entropy(
         always: See `select_tokens`.
         selected: bool [batch, sequence], a selection made before, in place of one by `k` and `scope`.
         threshold: See `select_tokens`.
+        use_nll: See `select_tokens`.
         token_weight: float32 [batch, sequence], soft weights; None is 1.
         vocab_size: True size of the vocabulary; rows of `weight` beyond it are padding and get no probability.
         tp_group: Ranks that hold the other rows of `weight`; None: this rank holds all.
@@ -116,6 +118,7 @@ def selective_linear_cross_entropy(
         always=always,
         group=dp_group,
         threshold=threshold,
+        use_nll=use_nll,
     )
     call = _Call(
         labels=labels.reshape(-1) - start,

@@ -73,4 +73,6 @@ def models_needed(version: Version) -> list[str]:
 
 def scores(version: Version) -> bool:
     """Whether documents have to be scored by a model before the version can train."""
-    return version.selection is not None or version.mixture.perplexity_model is not None
+    return (
+        bool(version.selection and version.selection.sidecars) or version.mixture.perplexity_model is not None
+    )

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from perdure.pipeline import mixture as mixtures
 from perdure.pipeline.consumption import Ancestor, pools, same_stream, start_of, taken
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.lineage import switch_steps
 from perdure.pipeline.manifest import finish, hash_of, is_finished, read_json, write_json
+from perdure.pipeline.order import RANKED, Order, count_documents, write_order
 from perdure.pipeline.plan import (
     Plan,
     consumed_by_version,
@@ -22,7 +21,6 @@ from perdure.pipeline.plan import (
     phase_entry,
 )
 from perdure.pipeline.recipe import Branch, Mixture, MixtureSource, Recipe
-from perdure.pipeline.shards import open_shard
 
 
 def build_plan(
@@ -40,7 +38,7 @@ def build_plan(
         recipe: The whole recipe.
         name: The version to plan for.
         data: Finished data directory per source.
-        scores: Score directory (by `mixture.perplexity_model`) of each source that is ordered `easy_to_hard`.
+        scores: Score directory (by `mixture.perplexity_model`) of each source that is ordered by perplexity.
         history: The version's ancestors, see `perdure.pipeline.consumption`.
 
     Raises:
@@ -52,10 +50,10 @@ def build_plan(
     members = mixtures.members(mixture)
     found = pools(history) if mixture.replay and mixture.replay.from_parents else {}
     sources: dict[str, dict] = {}
-    arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    orders: dict[str, Order] = {}
     for key, (source, member) in members.items():
         pool = found.get(source) if mixtures.is_replayed(key) else None
-        arrays[key], sources[key] = _stream(recipe, name, key, source, member, data, scores, pool)
+        orders[key], sources[key] = _stream(recipe, name, key, source, member, data, scores, pool)
         sources[key]["start"] = start_of(history, key, sources[key], recipe.seed, recipe.training.seq_length)
     description = {
         "seed": recipe.seed,
@@ -72,9 +70,8 @@ def build_plan(
     plan = make_plan(description)
     _refuse_repetition(plan, version.mixture.max_repetition)
     directory.mkdir(parents=True, exist_ok=True)
-    for key, both in arrays.items():
-        for path, array in zip(order_files(directory, key), both):
-            _save(path, array)
+    for key, order in orders.items():
+        write_order(order, *order_files(directory, key))
     write_json(directory / "plan.json", description)
     finish(directory, {"plan_hash": plan.hash})
     return plan
@@ -115,25 +112,28 @@ def data_hash(directory: Path) -> str:
     return hash_of([manifest["tokenizer_hash"], shards])[:16]
 
 
-def _stream(recipe, name, key, source, member, data, scores, pool) -> tuple[tuple, dict]:
+def _stream(recipe, name, key, source, member, data, scores, pool) -> tuple[Order, dict]:
     """A source's order and its description; for a pool, those of the stream that it replays."""
     if source not in data:
         raise PerdureError(
             f"version {name}: source {source}, which its ancestors trained on, is not in the recipe"
         )
     ranking = scores.get(source)
-    order, stream = (pool[1]["order"], pool[0]) if pool else (member.order, key)
-    if pool and order == "easy_to_hard":
+    order, buckets, stream = member.order, member.buckets, key
+    if pool:
+        stream, order, buckets = pool[0], pool[1]["order"], pool[1]["buckets"]
+    if pool and order in RANKED:
         ranking = data[source] / "scores" / pool[1]["scores"]
-    documents, ends = _order(data[source], order, ranking, mix(recipe.seed, hash_key(stream)))
+    documents, tokens = count_documents(data[source])
     entry = {
         "source": source,
         "order": order,
-        "documents": len(documents),
-        "tokens": int(ends[-1]),
-        "samples_per_epoch": -(-int(ends[-1]) // recipe.training.seq_length),
+        "buckets": buckets,
+        "documents": documents,
+        "tokens": tokens,
+        "samples_per_epoch": -(-tokens // recipe.training.seq_length),
         "data_hash": data_hash(data[source]),
-        "scores": ranking.name if order == "easy_to_hard" and ranking else None,
+        "scores": ranking.name if order in RANKED and ranking else None,
         "pool": None,
     }
     if pool:
@@ -145,7 +145,7 @@ def _stream(recipe, name, key, source, member, data, scores, pool) -> tuple[tupl
             )
         described = {"key": stream, "order": order, "samples_per_epoch": entry["samples_per_epoch"]}
         entry |= {"order": member.order, "samples_per_epoch": pool[2], "pool": described}
-    return (documents, ends), entry
+    return Order(data[source], order, buckets, ranking, mix(recipe.seed, hash_key(stream))), entry
 
 
 def _phases(recipe: Recipe, name: str, mixture: Mixture) -> list[dict]:
@@ -183,33 +183,3 @@ def _refuse_repetition(plan: Plan, limit: float) -> None:
                 f"{epochs:.1f} times; lower its weight or the version's tokens, or raise mixture.max_repetition "
                 f"({limit:g})"
             )
-
-
-def _order(data: Path, order: str, scores: Path | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Document numbers in training order, int64 [documents], and their ends in the stream, int64 [documents]."""
-    tasks = read_json(data / "manifest.json")["tasks"]
-    lengths = np.concatenate([open_shard(data / f"{task:05d}").lengths for task in range(tasks)])
-    if order == "given":
-        documents = np.arange(len(lengths))
-    elif order == "shuffled":
-        documents = np.random.Generator(np.random.Philox(key=seed)).permutation(len(lengths))
-    else:
-        assert scores is not None
-        documents = np.argsort(_perplexities(scores), kind="stable")
-    assert len(documents) == len(lengths)
-    return documents, np.cumsum(lengths[documents], dtype=np.int64)
-
-
-def _perplexities(scores: Path) -> np.ndarray:
-    import pyarrow.parquet as parquet
-
-    table = parquet.read_table(scores / "docs.parquet", columns=["shard", "sequence", "perplexity"])
-    shard, sequence, perplexity = (table[name].to_numpy() for name in ("shard", "sequence", "perplexity"))
-    return perplexity[np.lexsort((sequence, shard))]
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
-        np.save(file, array)
-    temporary.replace(path)

@@ -108,6 +108,7 @@ def _mixture(recipe: Recipe, name: str, sources: dict[str, dict]) -> list[dict]:
                 "part": "replay" if is_replayed(key) else "new",
                 "source": source,
                 "order": settings.order,
+                "buckets": settings.buckets,
                 "share": float(planned[key] / sum(planned.values())),
                 "tokens": round(tokens),
                 "repetitions": float(tokens) / available if available else None,

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
+from perdure.pipeline.order import RANKED
+
 PLOT_HEIGHT = 6
 """Lines of the learning-rate curve."""
 
@@ -81,6 +83,17 @@ def _tokens(tokens: int | None, mark: str) -> str:
     return "unknown" if tokens is None else f"{mark}{tokens:,}"
 
 
+SCORE_WORDS = {
+    "excess": "with the highest excess loss over {}",
+    "reference_loss": "with the lowest loss of {}",
+    "reference_entropy": "with the lowest entropy of {}",
+    "intersection": "with the lowest loss and entropy of {}",
+    "random": "chosen at random",
+    "highest_loss": "with the highest loss",
+}
+"""Which tokens a selection keeps, for people."""
+
+
 def _print_version(console: Console, version: dict[str, Any], estimated: dict[str, bool]) -> None:
     origin = version["start"] + (f" of {version['parent']}" if version["parent"] else "")
     if version["branch_step"]:
@@ -92,8 +105,8 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
     )
     if selection := version["selection"]:
         console.print(
-            f"trains on the {selection['k']:.0%} of tokens per {selection['scope']} with the highest excess loss over "
-            f"{selection['reference']}"
+            f"trains on the {selection['k']:.0%} of tokens per {selection['scope']} "
+            + SCORE_WORDS[selection["score"]].format(selection["reference"])
         )
     console.print(_mixture_tree(version, estimated))
     curve = version["learning_rate"]
@@ -122,8 +135,10 @@ def _mixture_tree(version: dict[str, Any], estimated: dict[str, bool]) -> Tree:
             if member["repetitions_of_ancestors"]:
                 times += f" after {mark}{member['repetitions_of_ancestors']:.2f} by its ancestors"
             order = member["order"]
-            if order == "easy_to_hard":
+            if order in RANKED:
                 order += f" by {version['perplexity_model']}"
+            if member["buckets"]:
+                order += f" in {member['buckets']:,} buckets"
             branch.add(
                 f"{member['source']} {member['share']:.1%}, {member['tokens']:,} tokens{times}, {order}"
             )

@@ -23,6 +23,7 @@ from perdure.pipeline.manifest import (
     write_json,
 )
 from perdure.pipeline.mixture import is_replayed, members
+from perdure.pipeline.order import RANKED
 from perdure.pipeline.planning import build_plan, data_hash, with_pools
 from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update
 from perdure.pipeline.shape import config_vocab_size, model_shape
@@ -149,7 +150,8 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[An
     places = members(mixture)
     used = sorted({source for source, _ in places.values()})
     scores = {}
-    if version.selection and version.selection.k < 1:
+    if version.selection and version.selection.k < 1 and version.selection.sidecars:
+        assert version.selection.reference is not None
         fresh = [source for key, (source, _) in places.items() if not is_replayed(key)]
         scores = _scores(recipe, version.selection.reference, fresh, data, say)
     ranked = _perplexity_scores(recipe, mixture, data, say)
@@ -262,9 +264,7 @@ def _vocab_size(weights: Path | None, tokenizer: Path, tokens: int) -> int:
 
 
 def _perplexity_scores(recipe: Recipe, mixture: Mixture, data: dict[str, Path], say: Say) -> dict[str, Path]:
-    ordered = sorted(
-        {source for source, member in members(mixture).values() if member.order == "easy_to_hard"}
-    )
+    ordered = sorted({source for source, member in members(mixture).values() if member.order in RANKED})
     if not ordered:
         return {}
     assert mixture.perplexity_model is not None

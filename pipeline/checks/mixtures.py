@@ -8,6 +8,7 @@ from perdure.pipeline.checks.versions import earlier, model_or_version
 from perdure.pipeline.errors import Problem
 from perdure.pipeline.lineage import consumed_before, parent_of, planned_samples, switch_steps
 from perdure.pipeline.mixture import members, new_sources
+from perdure.pipeline.order import RANKED
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import DecaySchedule, Recipe, Version
 from perdure.pipeline.sizes import finished_sources
@@ -49,22 +50,37 @@ def _names(recipe: Recipe, where: str, named: dict) -> Problems:
 def curriculum(recipe: Recipe, name: str, version: Version) -> Problems:
     """A model for the order by perplexity, and an order for the model."""
     mixture, where = version.mixture, f"versions.{name}.mixture.perplexity_model"
-    ordered = any(member.order == "easy_to_hard" for _, member in members(mixture).values())
+    ordered = any(member.order in RANKED for _, member in members(mixture).values())
     if mixture.perplexity_model is None:
         if ordered:
             yield Problem(
-                where, None, "required by `order: easy_to_hard`: an earlier version, or a model directory"
+                where, None, "required by an order by perplexity: an earlier version, or a model directory"
             )
     else:
         yield from model_or_version(recipe, name, where, mixture.perplexity_model)
         if not ordered:
-            yield Problem(where, mixture.perplexity_model, "has no use: no source has `order: easy_to_hard`")
+            yield Problem(where, mixture.perplexity_model, "has no use: no source is ordered by perplexity")
+
+
+def buckets(recipe: Recipe, name: str, version: Version) -> Problems:
+    """Buckets of an order that has any."""
+    parts = {
+        "sources": version.mixture.sources,
+        "replay.sources": getattr(version.mixture.replay, "sources", {}),
+    }
+    for part, named in parts.items():
+        for source, member in named.items():
+            if member.buckets is not None and member.order not in RANKED:
+                where = f"versions.{name}.mixture.{part}.{source}.buckets"
+                yield Problem(
+                    where, member.buckets, f"has no use with `order: {member.order}`; needs one by perplexity"
+                )
 
 
 def switches(recipe: Recipe, name: str, version: Version) -> Problems:
     """Planned changes: when they come, and sources that keep their order."""
     mixture, where = version.mixture, f"versions.{name}.mixture.switches"
-    orders = {source: member.order for source, member in mixture.sources.items()}
+    orders = {source: (member.order, member.buckets) for source, member in mixture.sources.items()}
     whole = True
     for number, switch in enumerate(mixture.switches):
         times = {key: getattr(switch, key) for key in ("at", "at_tokens", "at_lr")}
@@ -72,8 +88,8 @@ def switches(recipe: Recipe, name: str, version: Version) -> Problems:
             yield Problem(f"{where}.{number}", times, "should have exactly one of `at`, `at_tokens`, `at_lr`")
             whole = False
         for source, member in new_sources(mixture, number + 1).items():
-            if orders.setdefault(source, member.order) != member.order:
-                remedy = f"a source keeps its order within a version; it began as {orders[source]}"
+            if orders.setdefault(source, (member.order, member.buckets)) != (member.order, member.buckets):
+                remedy = f"a source keeps its order (and buckets) within a version; it began as {orders[source][0]}"
                 yield Problem(f"{where}.{number}.sources.{source}.order", member.order, remedy)
     rate_known = not isinstance(version.schedule, DecaySchedule) or parent_of(version) in (
         None,
@@ -146,4 +162,4 @@ def _is_pool(version: Version, key: str) -> bool:
     )
 
 
-CHECKS = (new_names, replay, curriculum, switches, reweighting)
+CHECKS = (new_names, replay, curriculum, buckets, switches, reweighting)

@@ -61,9 +61,15 @@ def kept(recipe: Recipe, name: str, version: Version) -> Problems:
 
 def reference(recipe: Recipe, name: str, version: Version) -> Problems:
     """The reference model of selective training."""
-    if version.selection is not None:
-        where = f"versions.{name}.selection.reference"
-        yield from model_or_version(recipe, name, where, version.selection.reference)
+    if (selection := version.selection) is None:
+        return
+    where, score = f"versions.{name}.selection.reference", f"`score: {selection.score}`"
+    if selection.reference is not None:
+        yield from model_or_version(recipe, name, where, selection.reference)
+        if not selection.sidecars:
+            yield Problem(where, selection.reference, f"has no use with {score}, which needs no reference")
+    elif selection.sidecars:
+        yield Problem(where, None, f"required by {score}: an earlier version, or a model directory")
 
 
 def model_or_version(recipe: Recipe, name: str, where: str, wanted: str) -> Problems:

@@ -231,6 +231,7 @@ def _mixture(recipe: Recipe, name: str) -> list[dict]:
             "replay": is_replayed(key),
             "share": float(shares.get(key, 0)),
             "order": member.order,
+            "buckets": member.buckets,
         }
         for key, (source, member) in members(mixture).items()
     ]

@@ -64,7 +64,11 @@ def _all_but_replay(version: dict) -> list:
     same = [version[key] for key in ("parent", "planned_steps", "schedule", "selection")]
     return [
         *same,
-        [(member["source"], member["order"]) for member in version["mixture"] if not member["replay"]],
+        [
+            (member["source"], member["order"], member["buckets"])
+            for member in version["mixture"]
+            if not member["replay"]
+        ],
     ]
 
 

@@ -12,9 +12,12 @@ class MixtureSource(Section):
 
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Relative share among its siblings."""
-    order: Literal["shuffled", "easy_to_hard", "given"] = "shuffled"
-    """Order of documents: shuffled by seed; by rising perplexity under `perplexity_model`; or as read.
+    order: Literal["shuffled", "easy_to_hard", "hard_to_easy", "given"] = "shuffled"
+    """Order of documents: shuffled by seed; by rising or falling perplexity under `perplexity_model`; or as read.
     Packed samples are reshuffled every epoch if `shuffled`, else kept in order."""
+    buckets: Positive | None = None
+    """Runs of equally many documents that an order by perplexity is cut into; inside a bucket documents are shuffled, so
+    that batches stay mixed. Default: as many as documents, a strict order."""
 
 
 class Replay(Section):
@@ -79,7 +82,7 @@ class Mixture(Section):
     reweight: Reweight | None = None
     """Changes of the shares while training, by held-out perplexity."""
     perplexity_model: str | None = None
-    """Scores documents for `easy_to_hard`: an earlier version's name, or a Hugging Face directory (with a `/`)."""
+    """Scores documents for an order by perplexity: an earlier version's name, or a Hugging Face directory (with a `/`)."""
     max_repetition: Annotated[float, Field(gt=0)] = 4.0
     """Epochs over any one source, those of its ancestors included, beyond which the recipe is refused."""
 
@@ -226,8 +229,20 @@ Schedule = Annotated[
 ]
 
 
+Score = Literal["excess", "reference_loss", "reference_entropy", "intersection", "random", "highest_loss"]
+SCORES: dict[Score, tuple[tuple[str, ...], bool]] = {
+    "excess": (("ref",), True),
+    "reference_loss": (("ref",), False),
+    "reference_entropy": (("ent",), False),
+    "intersection": (("ref", "ent"), False),
+    "random": ((), False),
+    "highest_loss": ((), True),
+}
+"""Per way of scoring: the sidecars whose largest value is subtracted, and whether it is from the trainee's loss (else 0)."""
+
+
 class Selection(Section):
-    """Selective Language Modeling (RHO-1): train on the tokens with the highest excess loss only.
+    """Selective Language Modeling (RHO-1): train on the tokens with the highest score only.
 
     It chooses among new data. Replayed data is trained on whole: the reference knows the new domain alone, and
     would drop the very tokens that are replayed against forgetting.
@@ -235,10 +250,25 @@ class Selection(Section):
 
     k: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Share of tokens that are trained on; 1 is the plain loss."""
-    reference: str
-    """The reference model: an earlier version's name, or a Hugging Face directory (with a `/`)."""
+    score: Score = "excess"
+    """What decides. `excess`: the model's loss minus the reference's. By a reference that was trained on the same corpus
+    (section 4.2 of the paper): `reference_loss` prefers tokens of low loss, `reference_entropy` those of low entropy of the
+    reference's prediction, `intersection` those with both below one bound in nats, which is set so that the share k of the
+    tokens fulfils it. Controls: `random`, by the seed, the sample and the place in it; `highest_loss` of the model."""
+    reference: str | None = None
+    """The reference model: an earlier version's name, or a Hugging Face directory (with a `/`); controls have none."""
     scope: Literal["sequence", "microbatch"] = "microbatch"
     """Tokens that compete with one another."""
+
+    @property
+    def sidecars(self) -> tuple[str, ...]:
+        """What is read beside the tokens, see `SCORES`."""
+        return SCORES[self.score][0]
+
+    @property
+    def use_nll(self) -> bool:
+        """Whether the model's loss counts."""
+        return SCORES[self.score][1]
 
 
 class Version(Section):

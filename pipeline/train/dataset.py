@@ -13,7 +13,9 @@ from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.plan import Plan, locate, open_order, open_plan
+from perdure.pipeline.recipe import Selection
 from perdure.pipeline.shards import REF_MISSING, Shard, open_shard
+from perdure.pipeline.train.scores import made_reference
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Stream:
         ends: int64 [documents], where each ends in the stream.
         shard_starts: int64 [shards], number of each shard's first document.
         shards: Tokens.
-        sidecars: Reference losses in milli-nats, aligned with `shards`; empty without a reference.
+        sidecars: Per shard, what the score subtracts the largest of, in milli-nats, aligned with it; empty without a
+            reference.
         eos_id: Stands before the first document.
     """
 
@@ -33,7 +36,7 @@ class Stream:
     ends: np.ndarray
     shard_starts: np.ndarray
     shards: list[Shard]
-    sidecars: list[Shard]
+    sidecars: list[tuple[Shard, ...]]
     eos_id: int
 
 
@@ -43,10 +46,15 @@ class Dataset:
 
     plan: Plan
     streams: dict[str, Stream]
+    selection: Selection | None = None
 
 
 def open_dataset(
-    plan_directory: Path, data: dict[str, Path], scores: dict[str, Path], appended: list[dict] | None = None
+    plan_directory: Path,
+    data: dict[str, Path],
+    scores: dict[str, Path],
+    appended: list[dict] | None = None,
+    selection: Selection | None = None,
 ) -> Dataset:
     """Maps everything that a plan refers to; the time it takes does not grow with the corpus.
 
@@ -55,18 +63,20 @@ def open_dataset(
         data: Data directory per source.
         scores: Directory of reference losses per new source; empty without selection.
         appended: Phases that training added to the plan.
+        selection: What the scores are for; None reads the reference's losses.
 
     Raises:
         PerdureError: If a shard is missing or truncated, or a sidecar does not fit its shard.
     """
     plan = open_plan(plan_directory, appended=appended)
+    kinds = ("ref",) if selection is None else selection.sidecars
     streams = {}
     for key, entry in plan.sources.items():
         name = entry["source"]
         documents, ends = open_order(plan_directory, key)
-        sidecar = None if is_replayed(key) else scores.get(name)
-        streams[key] = _stream(data[name], sidecar, documents, ends, prefix="")
-    return Dataset(plan, streams)
+        sidecar = scores.get(name) if kinds and not is_replayed(key) else None
+        streams[key] = _stream(data[name], sidecar, documents, ends, prefix="", kinds=kinds)
+    return Dataset(plan, streams, selection)
 
 
 def open_heldout(data: Path) -> Stream:
@@ -78,7 +88,14 @@ def open_heldout(data: Path) -> Stream:
     return _stream(data, None, np.arange(len(lengths)), np.cumsum(lengths, dtype=np.int64), prefix="heldout.")
 
 
-def _stream(data: Path, scores: Path | None, documents: np.ndarray, ends: np.ndarray, prefix: str) -> Stream:
+def _stream(
+    data: Path,
+    scores: Path | None,
+    documents: np.ndarray,
+    ends: np.ndarray,
+    prefix: str,
+    kinds: tuple[str, ...] = ("ref",),
+) -> Stream:
     manifest = read_json(data / "manifest.json")
     shards = [open_shard(data / f"{prefix}{task:05d}") for task in range(manifest["tasks"])]
     sidecars = []
@@ -90,15 +107,19 @@ def _stream(data: Path, scores: Path | None, documents: np.ndarray, ends: np.nda
                     f"{scores}: made with {key} {scored[key]}, but {data} has {manifest[key]}; delete it and run again"
                 )
         for task, shard in enumerate(shards):
-            sidecar = open_shard(scores / f"{task:05d}.ref")
-            if len(sidecar.values) != len(shard.values) or len(sidecar.lengths) != len(shard.lengths):
-                raise PerdureError(
-                    f"{scores}/{task:05d}.ref: {len(sidecar.values):,} losses for {len(shard.values):,} tokens; "
-                    "it belongs to other data: delete it and run again"
-                )
-            sidecars.append(sidecar)
+            sidecars.append(tuple(_sidecar(scores / f"{task:05d}.{kind}", shard) for kind in kinds))
     starts = np.cumsum([0, *(len(shard.lengths) for shard in shards)])[:-1]
     return Stream(documents, ends, starts, shards, sidecars, manifest["eos_id"])
+
+
+def _sidecar(prefix: Path, shard: Shard) -> Shard:
+    sidecar = open_shard(prefix)
+    if len(sidecar.values) != len(shard.values) or len(sidecar.lengths) != len(shard.lengths):
+        raise PerdureError(
+            f"{prefix}: {len(sidecar.values):,} losses for {len(shard.values):,} tokens; "
+            "it belongs to other data: delete it and run again"
+        )
+    return sidecar
 
 
 def read_sample(stream: Stream, sample: int, seq_length: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -111,7 +132,7 @@ def read_sample(stream: Stream, sample: int, seq_length: int) -> tuple[np.ndarra
 
     Returns:
         tokens, int64 [seq_length + 1]: inputs are `[:-1]`, labels `[1:]`; padded with end-of-sequence.
-        reference, int32 [seq_length], milli-nats of each label, `REF_MISSING` where there is none.
+        reference, int32 [seq_length], what each label's score subtracts, in milli-nats, `REF_MISSING` where there is none.
         num_valid, labels that are not padding.
     """
     first = sample * seq_length - 1
@@ -132,7 +153,9 @@ def read_sample(stream: Stream, sample: int, seq_length: int) -> tuple[np.ndarra
         begin = finish - (stop - position)
         tokens[position - first : stop - first] = shard.values[begin:finish]
         if stream.sidecars:
-            reference[position - first : stop - first] = stream.sidecars[task].values[begin:finish]
+            # What is missing has the largest value of all.
+            values = [sidecar.values[begin:finish] for sidecar in stream.sidecars[task]]
+            reference[position - first : stop - first] = np.maximum.reduce(values)
         position, place = stop, place + 1
     return tokens, reference[1:], last - (first + 1)
 
@@ -145,7 +168,7 @@ class Batch:
         tokens: int64 [batch, sequence].
         labels: int64 [batch, sequence].
         valid: bool [batch, sequence].
-        reference: int32 [batch, sequence], milli-nats, `REF_MISSING` where there is none.
+        reference: int32 [batch, sequence], what the score subtracts, in milli-nats, `REF_MISSING` where there is none.
         source: int64 [batch], number of the mixture key.
         replayed: bool [batch], samples of old data.
     """
@@ -166,6 +189,9 @@ def read_batch(dataset: Dataset, indices: range, device: torch.device) -> Batch:
         key, _epoch, sample = locate(plan, index)
         keys.append(plan.keys.index(key))
         samples.append(read_sample(dataset.streams[key], sample, plan.seq_length))
+    if dataset.selection is not None and not dataset.selection.sidecars:
+        made = made_reference(dataset.selection, plan.seed, indices, plan.seq_length)
+        samples = [(tokens, own, valid) for (tokens, _, valid), own in zip(samples, made, strict=True)]
     return collate(samples, keys, [is_replayed(plan.keys[key]) for key in keys], device)
 
 

@@ -177,6 +177,7 @@ class LanguageModel(GPTModel):
             reference_nll=reference_nll,
             k=selection.k if selection else 1.0,
             scope=selection.scope if selection else "microbatch",
+            use_nll=selection is None or selection.use_nll,
             always=replayed[:, None],
             vocab_size=self.true_vocab_size,
             tp_group=mpu.get_tensor_model_parallel_group()

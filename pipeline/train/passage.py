@@ -40,7 +40,9 @@ def write_passage(
     row = fresh[-1] - first
     length = int(batch.valid[row].sum())
     vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
-    reference = batch.reference[row, :length].tolist()
+    # Other scores subtract something else than the reference's loss.
+    known = dataset.selection is not None and dataset.selection.sidecars == ("ref",)
+    reference = batch.reference[row, :length].tolist() if known else [REF_MISSING] * length
     write_json(
         path,
         {

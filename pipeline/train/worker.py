@@ -83,7 +83,7 @@ def main(directory: Path, task: str) -> None:
     for path in writer.remove_partial():
         say(f"{path.name}: half-written, so it is removed")
     optimizer, state = begin(directory, recipe, inputs, model, say)
-    dataset = open_dataset(directory / "plan", data, scores, state["phases"])
+    dataset = open_dataset(directory / "plan", data, scores, state["phases"], version.selection)
     if state["step"] == 0 and version.start.type == "init":
         measure("eval_initial.json", 0)
 

@@ -110,3 +110,11 @@ def test_the_lagged_threshold_is_applied_as_it_is():
 def test_data_parallel_ranks_select_what_one_rank_selects():
     """Forty problems with many ties; DP = 1, 2 and 4."""
     assert on_ranks("selection", 4) == [40] * 4
+
+
+def test_without_the_trainees_loss_the_lowest_reference_wins():
+    reference = torch.tensor([[3.0, 1.0, torch.nan, 2.0, 0.5, 9.0]])
+    valid = torch.tensor([[True, True, True, True, False, True]])
+    for nll in (torch.zeros(1, 6), torch.tensor([[9.0, -7.0, 1.0, torch.inf, 4.0, 2.0]])):
+        selected = select_tokens(nll, reference, valid, k=0.4, use_nll=False)
+        assert selected.tolist() == [[False, True, False, True, False, False]]

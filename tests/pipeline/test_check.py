@@ -318,6 +318,26 @@ def test_no_part_can_break_the_check():
         assert any(name.startswith(path) for name in names), path
 
 
+def test_buckets_need_an_order_by_perplexity():
+    source = "versions.update.mixture.sources.code"
+    assert found(f"{source}.buckets=10", f"{source}.order=hard_to_easy") == {}
+    # The template's model for perplexities has no use then, either.
+    problems = found(f"{source}.buckets=10", f"{source}.order=given")
+    assert problems[f"{source}.buckets"] == (10, "has no use with `order: given`; needs one by perplexity")
+
+
+def test_scores_say_whether_they_need_a_reference():
+    where = "versions.update.selection"
+    assert found(f"{where}.score=random", f"{where}.reference=null") == {}
+    remedy = "has no use with `score: highest_loss`, which needs no reference"
+    assert found(f"{where}.score=highest_loss")[f"{where}.reference"] == ("reference", remedy)
+    remedy = "required by `score: intersection`: an earlier version, or a model directory"
+    assert found(f"{where}.score=intersection", f"{where}.reference=null")[f"{where}.reference"] == (
+        None,
+        remedy,
+    )
+
+
 def test_windows_of_scoring_must_move_on():
     assert found("scoring.overlap=256")["scoring.overlap"] == (
         256,

@@ -17,6 +17,7 @@ def entry(source: str, order: str = "shuffled", pool: dict | None = None, size: 
     return {
         "source": source,
         "order": order,
+        "buckets": None,
         "documents": 3,
         "tokens": SIZES[source] * 4,
         "samples_per_epoch": size or SIZES[source],

@@ -50,7 +50,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory, data):
-    """Perplexities for `a`'s documents, rows in no order."""
+    """Perplexities for `a`'s documents."""
     rng = np.random.default_rng(1)
     rows = [
         {"shard": shard, "sequence": sequence, "perplexity": float(rng.integers(2, 40))}
@@ -59,7 +59,6 @@ def scores(tmp_path_factory, data):
     ]
     directory = tmp_path_factory.mktemp("scores") / "model@1"
     directory.mkdir()
-    rng.shuffle(rows)
     parquet.write_table(pa.Table.from_pylist(rows), directory / "docs.parquet")
     return {"a": directory}
 

@@ -34,7 +34,7 @@ def test_every_token_is_a_label_once_an_epoch_beside_its_own_reference_loss(prep
         pieces, losses = [], []
         for number in stream.documents:
             task = int(number >= stream.shard_starts[1])
-            shard, sidecar = stream.shards[task], stream.sidecars[task]
+            shard, (sidecar,) = stream.shards[task], stream.sidecars[task]
             begin = shard.start(int(number - stream.shard_starts[task]))
             end = begin + int(shard.lengths[number - stream.shard_starts[task]])
             pieces.append(shard.values[begin:end])

@@ -1,0 +1,204 @@
+"""What selection keeps of noise: `python -m perdure.pipeline.evaluate.noise RECIPE --version V`.
+
+For corpora whose noise is known: documents with `metadata.noise`, a list of [start, end, kind] in characters. The selection
+is made anew with the finished model: its losses of the training documents, the stored scores of the reference, and the
+share k of every run of as many tokens as compete in training.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import is_finished, read_json
+from perdure.pipeline.recipe import Recipe, Selection, load_recipe
+from perdure.pipeline.shards import Shard, open_shard
+
+CLEAN = "clean"
+"""The kind of tokens outside all spans."""
+
+
+def token_kinds(offsets: list[tuple[int, int]], spans: list[tuple[int, int, str]]) -> list[str]:
+    """The kind of every token.
+
+    Args:
+        offsets: Start and end of every token, in characters.
+        spans: Start, end and kind of stretches of noise, without overlap.
+
+    Returns:
+        The kind of the span in which a token's middle lies, else `CLEAN`.
+    """
+    kinds = []
+    for start, end in offsets:
+        middle = (start + end) / 2
+        kinds.append(next((kind for low, high, kind in spans if low <= middle < high), CLEAN))
+    return kinds
+
+
+def keep_rates(selected: np.ndarray, kinds: np.ndarray) -> dict[str, float]:
+    """Share of the tokens of every kind that is selected; `noise` stands for all kinds but `CLEAN`.
+
+    Args:
+        selected: bool [tokens].
+        kinds: str [tokens].
+    """
+    rates = {str(kind): float(selected[kinds == kind].mean()) for kind in np.unique(kinds)}
+    noise = kinds != CLEAN
+    return rates | ({"noise": float(selected[noise].mean())} if noise.any() else {})
+
+
+def separation(scores: np.ndarray, kinds: np.ndarray) -> float:
+    """Chance that a clean token scores higher than one of noise (area under the ROC curve; ties count half)."""
+    order = np.unique(scores, return_inverse=True)[1]
+    counts = np.bincount(order)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[order]
+    clean = kinds == CLEAN
+    number = int(clean.sum())
+    return float((ranks[clean].sum() - number * (number + 1) / 2) / (number * (len(kinds) - number)))
+
+
+def measure(recipe: Recipe, version: str, source: str, tokens: int) -> dict[str, Any]:
+    """Rates at which each way of choosing keeps clean tokens and those of noise.
+
+    Args:
+        recipe: The recipe of the run.
+        version: A finished version, trained with a reference.
+        source: A source with spans of noise.
+        tokens: Tokens to look at, of the first documents.
+
+    Returns:
+        `tokens` per kind, `k`, and per way of choosing `rates` (see `keep_rates`) and `separation`.
+
+    Raises:
+        PerdureError: If the version is not finished or has no reference, or the documents have no spans.
+    """
+    import torch
+
+    from perdure.kernels import select_tokens
+    from perdure.pipeline.data.losses import load_model, score_documents
+    from perdure.pipeline.recipe.versions import SCORES
+    from perdure.pipeline.train.scores import made_reference
+
+    directory = recipe.directory / "versions" / version
+    if not is_finished(directory):
+        raise PerdureError(f"version {version} is not finished; run `perdure run` first")
+    inputs, selection = read_json(directory / "inputs.json"), recipe.versions[version].selection
+    if selection is None or source not in inputs["scores"]:
+        raise PerdureError(f"version {version}: source {source} was not scored by a reference")
+    data, scores = Path(inputs["data"][source]), Path(inputs["scores"][source])
+    kinds, documents, sidecars = [], [], {"ref": [], "ent": []}
+    for found, place, values in _documents(data, Path(inputs["tokenizer"])):
+        kinds.append(found)
+        documents.append(values)
+        for kind, parts in sidecars.items():
+            shard = open_shard(scores / f"{place[0]:05d}.{kind}")
+            parts.append(_document(shard, place[1]))
+        if sum(map(len, kinds)) >= tokens:
+            break
+    if all(kind == CLEAN for found in kinds for kind in found):
+        raise PerdureError(f"source {source}: no document has spans of noise in `metadata.noise`")
+    windows = recipe.scoring.windows(recipe.training.seq_length)
+    model = load_model(directory / "hf", recipe.training.precision, "cpu")
+    losses = score_documents(model, documents, inputs["eos_id"], *windows)
+    nll = np.concatenate([scores[0] for scores in losses])
+    group = recipe.training.micro_batch_size * recipe.training.seq_length
+    whole = len(nll) // group * group
+    if not whole:
+        raise PerdureError(f"source {source}: fewer than the {group:,} tokens that compete in training")
+    flat = np.concatenate(kinds)[:whole]
+    stored = {kind: np.concatenate(parts)[:whole].astype(np.int32) for kind, parts in sidecars.items()}
+    result: dict[str, Any] = {
+        "k": selection.k,
+        "tokens": {str(kind): int((flat == kind).sum()) for kind in np.unique(flat)},
+        "ways": {},
+    }
+    trainee = torch.from_numpy(nll[:whole]).view(-1, group)
+    for name in SCORES:
+        way = Selection(score=name, k=selection.k)
+        if way.sidecars:
+            units = np.maximum.reduce([stored[kind] for kind in way.sidecars])
+        else:
+            units = made_reference(way, recipe.seed, range(whole // group), group)
+        reference = torch.from_numpy(units.reshape(-1, group)) * 1e-3
+        valid = torch.ones_like(trainee, dtype=torch.bool)
+        selected = select_tokens(
+            trainee, reference, valid, k=selection.k, scope="sequence", use_nll=way.use_nll
+        )
+        value = (trainee if way.use_nll else torch.zeros_like(trainee)) - reference
+        result["ways"][name] = {
+            "rates": keep_rates(selected.numpy().ravel(), flat),
+            "separation": separation(value.numpy().ravel(), flat),
+        }
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as a table in Markdown: a row a way of choosing, a column a kind."""
+    kinds = [CLEAN, "noise", *(kind for kind in result["tokens"] if kind != CLEAN)]
+    counts = result["tokens"] | {"noise": sum(result["tokens"].values()) - result["tokens"][CLEAN]}
+    head = ["score", *(f"{kind} ({counts[kind]:,})" for kind in kinds), "noise / clean", "AUC"]
+    rows = [head, ["---"] * len(head)]
+    for name, way in result["ways"].items():
+        rates = way["rates"]
+        ratio = rates["noise"] / rates[CLEAN]
+        rows.append(
+            [name, *(f"{rates[kind]:.3f}" for kind in kinds), f"{ratio:.2f}", f"{way['separation']:.3f}"]
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _documents(data: Path, tokenizer: Path) -> Iterator[tuple[np.ndarray, tuple[int, int], np.ndarray]]:
+    """Kinds and ids of every training document's tokens (the separator counts as clean), and its place."""
+    import pyarrow.parquet as parquet
+    from tokenizers import Tokenizer
+
+    vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    columns = ["split", "shard", "sequence", "metadata"]
+    for row in parquet.read_table(data / "docs.parquet", columns=columns).to_pylist():
+        if row["split"] != "train":
+            continue
+        place = row["shard"], row["sequence"]
+        tokens = _document(open_shard(data / f"{place[0]:05d}"), place[1])
+        text = vocabulary.decode(tokens[:-1].tolist(), skip_special_tokens=False)
+        encoding = vocabulary.encode(text, add_special_tokens=False)
+        if encoding.ids != tokens[:-1].tolist():  # a tokenizer that changes the text has other offsets
+            continue
+        spans = [tuple(span) for span in json.loads(row["metadata"]).get("noise", [])]
+        yield np.array([*token_kinds(encoding.offsets, spans), CLEAN]), place, tokens
+
+
+def _document(shard: Shard, number: int) -> np.ndarray:
+    start = shard.start(number)
+    return np.asarray(shard.values[start : start + int(shard.lengths[number])], np.int64)
+
+
+def main() -> int:
+    """Prints the table, and writes `noise.<source>.json` into the version's directory."""
+    parser = argparse.ArgumentParser(prog="python -m perdure.pipeline.evaluate.noise", description=__doc__)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--version", required=True, help="a finished version with a reference")
+    parser.add_argument("--source", default="noisy", help="a source with spans of noise (default: noisy)")
+    parser.add_argument("--tokens", type=int, default=200_000, help="tokens to look at (default: 200000)")
+    parser.add_argument("--out", type=Path, help="the run's directory, if not the recipe's")
+    options = parser.parse_args()
+    try:
+        recipe = load_recipe(options.recipe, out=options.out)
+        if options.version not in recipe.versions:
+            raise PerdureError(f"no version {options.version}; there are {', '.join(recipe.versions)}")
+        result = measure(recipe, options.version, options.source, options.tokens)
+        path = recipe.directory / "versions" / options.version / f"noise.{options.source}.json"
+        path.write_text(json.dumps(result, indent=1) + "\n")
+    except PerdureError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(table(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""What scores subtract where no reference model has a say, see `perdure.pipeline.recipe.versions.SCORES`."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from perdure.pipeline.order import mix
+from perdure.pipeline.recipe import Selection
+from perdure.pipeline.shards import REF_MISSING
+
+
+def made_reference(selection: Selection, seed: int, indices: Iterable[int], seq_length: int) -> np.ndarray:
+    """What a score without sidecars subtracts.
+
+    Args:
+        selection: With the score `random` or `highest_loss`.
+        seed: Decides what is random.
+        indices: Global indices of samples; with the place in the sample, all that the numbers depend on besides.
+        seq_length: Labels per sample.
+
+    Returns:
+        int32 [samples, seq_length]: 23 random bits (above `REF_MISSING`, which would mean that there is no number), or 0.
+    """
+    places = np.array([*indices], np.uint64)[:, None] * np.uint64(seq_length)
+    places = places + np.arange(seq_length, dtype=np.uint64)
+    if selection.score == "random":
+        return (mix(seed, places) >> np.uint64(41)).astype(np.int32) + (REF_MISSING + 1)
+    return np.zeros(places.shape, np.int32)
