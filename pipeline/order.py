@@ -188,7 +188,7 @@ def _regroup(parts: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
         yield np.concatenate(waiting)
 
 
-def _join(path: Path, parts: Iterable[np.ndarray], dtype: type, number: int | None = None) -> np.ndarray:
+def _join(path: Path, parts: Iterable[np.ndarray], dtype: type, number: int | None = None) -> np.memmap:
     """Writes parts after one another to a `.npy` file, and maps it."""
     if number is None:
         parts = list(parts)  # maps of files
@@ -200,5 +200,5 @@ def _join(path: Path, parts: Iterable[np.ndarray], dtype: type, number: int | No
     return whole
 
 
-def _new(path: Path, dtype: type, number: int) -> np.ndarray:
+def _new(path: Path, dtype: type, number: int) -> np.memmap:
     return np.lib.format.open_memmap(path, "w+", dtype, (number,))
