@@ -179,13 +179,18 @@ def run_versions(recipe: Recipe, *names: str) -> list[str]:
     return said
 
 
-def prepare_version(recipe: Recipe, scored: bool = False, vocab_size: int = 300) -> Path:
-    """A version directory that `perdure.pipeline.train.worker` can run, over random documents."""
+def prepare_version(
+    recipe: Recipe, scored: bool = False, vocab_size: int = 300, ranked: dict[str, Path] | None = None
+) -> Path:
+    """A version directory that `perdure.pipeline.train.worker` can run, over random documents.
+
+    `ranked` has scores with perplexities, for sources that are ordered by them.
+    """
     out = recipe.directory
     data, scores, tokenizer = random_data(out, scored, vocab_size)
     name = next(iter(recipe.versions))
     directory = out / "versions" / name
-    build_plan(directory / "plan", recipe, name, data, {})
+    build_plan(directory / "plan", recipe, name, data, ranked or {})
     (directory / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     write_json(
         directory / "inputs.json",
