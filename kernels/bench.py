@@ -7,6 +7,7 @@ probabilities look too good on random ones. The floor is the matrix products alo
 """
 
 import argparse
+import ctypes
 import json
 import platform
 import statistics
@@ -102,10 +103,11 @@ def errors(method: Callable, problem: Problem, k: float) -> dict[str, float]:
 
 def measure(run: Callable[[], object], device: torch.device, repeats: int) -> Measurement:
     """Time with a cold cache: CUDA events, or the clock on a CPU; median. At most `repeats`, at least three, runs."""
-    run()  # compiles
-    begun, taken = time.perf_counter(), []
     peak = _peak_memory(device)
     before = next(peak)
+    run()  # the first run, which compiles, is the one whose memory counts: later ones find gradients and free blocks
+    memory = next(peak) - before
+    begun, taken = time.perf_counter(), []
     cold = torch.empty(256 << 20, dtype=torch.int8, device=device) if device.type == "cuda" else None
     while len(taken) < min(repeats, 3) or (
         len(taken) < repeats and (len(taken) < 5 or time.perf_counter() - begun < SECONDS)
@@ -122,7 +124,6 @@ def measure(run: Callable[[], object], device: torch.device, repeats: int) -> Me
         last.record()
         last.synchronize()
         taken.append(first.elapsed_time(last))
-    memory = next(peak) - before - (cold.numel() if cold is not None else 0)
     return Measurement(statistics.median(taken), memory, len(taken))
 
 
@@ -134,6 +135,7 @@ def _peak_memory(device: torch.device) -> Iterator[int]:
         yield torch.cuda.memory_allocated()
         yield torch.cuda.max_memory_allocated()
         return
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     for name in ("VmRSS", "VmHWM"):
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -224,6 +226,7 @@ def time_method(
         problem.hidden.grad = problem.weight.grad = None
         METHODS[method](problem, share)
 
+    problem.hidden.grad = problem.weight.grad = None
     try:
         found = measure(run, device, repeats)
     except torch.OutOfMemoryError:
