@@ -1,0 +1,181 @@
+"""The command line's verbs and options."""
+
+import argparse
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+INSPECT = "data inspect"
+"""A verb of two words: what follows `data` is else a recipe."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; `verb` of what it returns is a key of `verbs.VERBS`."""
+    parser = argparse.ArgumentParser(
+        prog="perdure",
+        description="Continual pre-training: an existing model and new text in, the model's next version out.",
+        epilog="Begin with `perdure recipe new my.yaml`, `perdure check my.yaml`, `perdure run my.yaml`.",
+    )
+    parser.add_argument("--version", action="version", version=f"perdure {version('perdure')}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    on_recipe, machine = _recipe_options(), _json_option()
+
+    verbs.add_parser("run", parents=[on_recipe], help="all stages of all versions, skipping what is finished")
+    verbs.add_parser(
+        "check",
+        parents=[on_recipe, machine],
+        help="what a recipe would do, or all of its mistakes; starts nothing",
+    )
+    verbs.add_parser("data", parents=[on_recipe], help="clean, split and tokenise the sources")
+    prepare = verbs.add_parser(
+        "prepare",
+        parents=[on_recipe],
+        help="what one version's ranks need (scores, plan), to start them elsewhere",
+    )
+    inspect = verbs.add_parser(
+        INSPECT,
+        parents=[on_recipe, machine],
+        help="what the data stage read, dropped and kept, by source; takes a recipe or a directory",
+    )
+    inspect.add_argument("--html", metavar="FILE", type=Path, help="write a page instead of tables")
+    train = verbs.add_parser("train", parents=[on_recipe], help="train one version, from where it stopped")
+    evaluate = verbs.add_parser(
+        "eval",
+        parents=[on_recipe],
+        help="measure finished versions on held-out documents where that is still to do",
+    )
+    verbs.add_parser("report", parents=[on_recipe, machine], help="write report.json and report/index.html")
+    export = verbs.add_parser("export", help="write a version or a checkpoint as a Hugging Face model")
+    imported = verbs.add_parser(
+        "import", help="what is understood of a Hugging Face model, as a recipe's sections"
+    )
+
+    prepare.add_argument("--version", metavar="NAME", required=True, help="the version to prepare")
+    verbs.add_parser(
+        "log",
+        parents=[on_recipe, machine],
+        help="the tree of versions: tokens, schedules, losses, unseen data",
+    )
+    diff = verbs.add_parser(
+        "diff",
+        parents=[on_recipe, machine],
+        help="what differs between two versions: recipe, schedule, data, results",
+    )
+    branch = verbs.add_parser(
+        "branch",
+        help="a recipe that adds a branch to another: a complete decay off a checkpoint of a version",
+    )
+
+    for side in ("left", "right"):
+        diff.add_argument(side, metavar="VERSION")
+    branch.add_argument("recipe", metavar="RECIPE", type=Path, help="the recipe to build on")
+    branch.add_argument("parent", metavar="VERSION", help="the version to branch off from")
+    branch.add_argument(
+        "--at", metavar="STEP", type=int, required=True, help="its step after which to leave it"
+    )
+    branch.add_argument("--tokens", metavar="N", type=int, required=True, help="the branch's token budget")
+    branch.add_argument("--name", metavar="NAME", help="of the branch; default: VERSION-STEP")
+    branch.add_argument(
+        "--min-lr", metavar="LR", type=float, help="where its decay ends; default: a hundredth"
+    )
+    branch.add_argument("--to", metavar="FILE", type=Path, help="where to write it; default: print it")
+    branch.add_argument(
+        "--out", metavar="DIR", type=Path, help="where the run is, if not where the recipe says"
+    )
+    branch.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    train.add_argument("--version", metavar="NAME", required=True, help="the version to train")
+    evaluate.add_argument(
+        "--version", metavar="NAME", help="the version to measure; default: all that are finished"
+    )
+    export.add_argument("run", metavar="RUN", type=Path, help="a run's directory")
+    export.add_argument("name", metavar="VERSION", help="one of its versions")
+    export.add_argument("--step", type=int, help="a checkpoint that is kept; default: the finished version")
+    export.add_argument("--to", metavar="DIR", type=Path, required=True, help="a new directory")
+    export.add_argument(
+        "--max-shard-gb",
+        metavar="GB",
+        type=float,
+        default=5.0,
+        help="bound of a safetensors file; default: 5",
+    )
+    imported.add_argument("model", metavar="DIR", type=Path, help="a Hugging Face model's directory")
+    for command in (export, imported):
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    _add_launch(verbs, on_recipe, machine)
+
+    actions = verbs.add_parser("recipe", help="a new recipe, or the schema of recipes").add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
+    for action, text in (
+        ("new", "a commented recipe to copy; refuses to overwrite"),
+        ("schema", "the JSON schema, with which editors complete and check recipes"),
+    ):
+        command = actions.add_parser(action, help=text)
+        command.add_argument("file", metavar="FILE", nargs="?", type=Path, help="default: print it")
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _add_launch(verbs: Any, on_recipe: argparse.ArgumentParser, machine: argparse.ArgumentParser) -> None:
+    launch = verbs.add_parser(
+        "launch",
+        parents=[on_recipe],
+        help="run a recipe on a cluster: a chain of jobs, finished stages skipped",
+    )
+    launch.add_argument("--to", choices=("slurm", "k8s", "sky"), required=True, help="the scheduler")
+    launch.add_argument("--nodes", metavar="N", type=_positive, default=1, help="nodes of a training job")
+    launch.add_argument("--gpus-per-node", metavar="G", type=_natural, default=0, help="0 trains on CPUs")
+    launch.add_argument(
+        "--ranks-per-node", metavar="R", type=_positive, help="default: one per GPU, or one on CPUs"
+    )
+    launch.add_argument(
+        "--site", metavar="FILE", type=Path, help="the team's `cluster:` fields, below the recipe's"
+    )
+    launch.add_argument("--after", metavar="JOB", help="id of a Slurm job that the chain waits for")
+    launch.add_argument("--print", action="store_true", help="print the scripts; write and submit nothing")
+
+    directory = argparse.ArgumentParser(add_help=False)
+    directory.add_argument(
+        "directory", metavar="DIR", type=Path, help="the run's directory, such as runs/NAME"
+    )
+    directory.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    verbs.add_parser("status", parents=[directory, machine], help="where a run stands, from its files")
+    logs = verbs.add_parser("logs", parents=[directory], help="what a launched run's jobs have printed")
+    logs.add_argument("--version", metavar="NAME", help="of this version's jobs alone")
+    logs.add_argument("-f", "--follow", action="store_true", help="the last lines, and those to come")
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: should be at least 1")
+    return value
+
+
+def _natural(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text}: should be at least 0")
+    return value
+
+
+def _recipe_options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("recipe", metavar="RECIPE", type=Path, help="a YAML file")
+    options.add_argument(
+        "--out", metavar="DIR", type=Path, help="where everything is written (default runs/NAME)"
+    )
+    options.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change a field, as in training.seq_length=512; repeatable",
+    )
+    options.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return options
+
+
+def _json_option() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--json", action="store_true", help="print JSON")
+    return options

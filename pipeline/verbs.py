@@ -1,0 +1,315 @@
+"""What every verb of the command line does; what it needs is imported when it is called."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perdure.pipeline.arguments import INSPECT
+
+if TYPE_CHECKING:
+    from perdure.pipeline.recipe import Recipe
+
+Say = Callable[[str], None]
+
+
+def _run(options: argparse.Namespace) -> None:
+    recipe = _ready(options)
+    from perdure.pipeline.run import run
+
+    with _disk_errors(recipe):
+        run(recipe, options.recipe, _say())
+
+
+def _check(options: argparse.Namespace) -> None:
+    from perdure.pipeline.errors import RecipeError
+
+    try:
+        recipe = _ready(options)
+    except RecipeError as error:
+        if options.json:
+            _print_json({"problems": [vars(problem) for problem in error.problems]})
+        raise
+    from perdure.pipeline.preview import preview
+
+    if options.json:
+        _print_json({"problems": []} | preview(recipe))
+    else:
+        from perdure.pipeline.preview_text import print_preview
+
+        print_preview(preview(recipe))
+
+
+def _data(options: argparse.Namespace) -> None:
+    recipe = _ready(options)
+    from perdure.pipeline.data.stage import run_data
+
+    with _disk_errors(recipe):
+        run_data(recipe, _say())
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from perdure.pipeline.errors import PerdureError
+    from perdure.pipeline.inspection.gather import of_directory, of_recipe
+
+    if options.recipe.is_dir():
+        if options.set or options.out:
+            raise PerdureError(f"{options.recipe} is a directory: --set and --out are for recipes")
+        found = of_directory(options.recipe)
+    else:
+        found = of_recipe(_load(options))
+    if options.html is not None:
+        from perdure.pipeline.inspection.page import render_inspection
+        from perdure.pipeline.manifest import disk_errors, write_atomic
+
+        with disk_errors(options.html):
+            write_atomic(options.html, render_inspection(found))
+        print(f"wrote {options.html}", file=sys.stderr)
+    if options.json:
+        _print_json(found)
+    elif options.html is None:
+        from perdure.pipeline.inspection.text import print_inspection
+
+        print_inspection(found)
+
+
+def _train(options: argparse.Namespace) -> None:
+    recipe = _ready(options)
+    name = _known_version(recipe, options.recipe, options.version)
+    from perdure.pipeline.run import train
+
+    with _disk_errors(recipe):
+        train(recipe, options.recipe, name, _say())
+
+
+def _eval(options: argparse.Namespace) -> None:
+    recipe = _load(options)
+    name = _known_version(recipe, options.recipe, options.version) if options.version else None
+    from perdure.pipeline.run import evaluate
+
+    with _disk_errors(recipe):
+        evaluate(recipe, options.recipe, name, _say())
+
+
+def _report_verb(options: argparse.Namespace) -> None:
+    recipe = _load(options)
+    from perdure.pipeline.evaluate.report import write_report
+    from perdure.pipeline.manifest import read_json
+
+    with _disk_errors(recipe):
+        write_report(recipe, _say(sys.stderr if options.json else None))
+    if options.json:
+        _print_json(read_json(recipe.directory / "report.json"))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from perdure.pipeline.convert.verbs import export
+
+    max_shard_bytes = int(options.max_shard_gb * 1e9)
+    export(options.run, options.name, options.step, options.to, max_shard_bytes, _say())
+
+
+def _import(options: argparse.Namespace) -> None:
+    from perdure.pipeline.convert.verbs import describe
+
+    print(describe(options.model), end="")
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    recipe = _ready(options)
+    name = _known_version(recipe, options.recipe, options.version)
+    from perdure.pipeline.run import prepare
+
+    with _disk_errors(recipe):
+        prepare(recipe, options.recipe, name, _say())
+
+
+def _launch(options: argparse.Namespace) -> None:
+    from perdure.launch.launch import fitted, launch, texts
+    from perdure.launch.slurm import Size
+
+    ranks = options.ranks_per_node or options.gpus_per_node or 1
+    size = Size(options.nodes, options.gpus_per_node, ranks)
+    recipe = fitted(options.recipe, options.set, options.out, options.site, size)
+    if options.print:
+        for file, text in texts(recipe, options.to, size, Path.cwd()):
+            print(f"# ==> {file}\n{text}")
+    else:
+        launch(recipe, options.to, size, Path.cwd(), options.after, _say())
+
+
+def _status(options: argparse.Namespace) -> None:
+    from perdure.launch.status import lines, status
+
+    found = status(options.directory)
+    if options.json:
+        _print_json(found)
+    else:
+        for line in lines(found):
+            print(line)
+
+
+def _logs(options: argparse.Namespace) -> None:
+    from perdure.launch.status import log_files
+
+    files = log_files(options.directory, options.version)
+    if options.follow:
+        os.execvp("tail", ["tail", "-n", "50", "-F", *map(str, files)])
+    for file in files:
+        print(f"==> {file} <==", flush=True)
+        sys.stdout.write(file.read_text(encoding="utf-8", errors="replace"))
+
+
+def _log(options: argparse.Namespace) -> None:
+    recipe = _load_lineage(options)
+    from perdure.pipeline.log import log
+
+    if options.json:
+        _print_json(log(recipe))
+    else:
+        from perdure.pipeline.log_text import print_log
+
+        print_log(log(recipe))
+
+
+def _diff(options: argparse.Namespace) -> None:
+    recipe = _load_lineage(options)
+    from perdure.pipeline.log import diff
+
+    names = [
+        _known_version(recipe, options.recipe, name, "version") for name in (options.left, options.right)
+    ]
+    if options.json:
+        _print_json(diff(recipe, *names))
+    else:
+        from perdure.pipeline.log_text import print_diff
+
+        print_diff(diff(recipe, *names))
+
+
+def _branch(options: argparse.Namespace) -> None:
+    from perdure.pipeline.log import branch_recipe
+
+    schedule = {"type": "decay"} | ({} if options.min_lr is None else {"min_lr": options.min_lr})
+    name = options.name or f"{options.parent}-{options.at}"
+    text = branch_recipe(
+        options.recipe, options.to, options.out, options.parent, name, options.at, options.tokens, schedule
+    )
+    if options.to is None:
+        print(text, end="")
+    else:
+        _write_new(options.to, text)
+
+
+def _recipe(options: argparse.Namespace) -> None:
+    if options.action == "schema":
+        from perdure.pipeline.recipe import json_schema
+
+        content = json_schema() + "\n"
+    else:
+        from importlib.resources import files
+
+        content = (files("perdure.data_recipes") / "template.yaml").read_text(encoding="utf-8")
+    if options.file is None:
+        print(content, end="")
+    else:
+        _write_new(options.file, content)
+
+
+def _ready(options: argparse.Namespace) -> "Recipe":
+    """The recipe, free of mistakes."""
+    from perdure.pipeline.check import load_checked
+
+    return load_checked(options.recipe, options.set, options.out)
+
+
+def _load(options: argparse.Namespace) -> "Recipe":
+    """The recipe, for verbs that work on what is there: its sources may be gone."""
+    from perdure.pipeline.recipe import load_recipe
+
+    return load_recipe(options.recipe, options.set, options.out)
+
+
+def _load_lineage(options: argparse.Namespace) -> "Recipe":
+    """The recipe, its sources aside: every parent stands before its versions."""
+    from perdure.pipeline.checks.versions import parent
+    from perdure.pipeline.errors import RecipeError
+
+    recipe = _load(options)
+    found = [
+        problem for name, version in recipe.versions.items() for problem in parent(recipe, name, version)
+    ]
+    if found:
+        raise RecipeError(str(options.recipe), found)
+    return recipe
+
+
+def _known_version(recipe: "Recipe", source: Path, name: str, option: str = "--version") -> str:
+    from perdure.pipeline.checks.hints import near
+    from perdure.pipeline.errors import Problem, RecipeError
+
+    if name not in recipe.versions:
+        remedy = f"no such version{near(name, recipe.versions)}"
+        raise RecipeError(str(source), [Problem(option, name, remedy)])
+    return name
+
+
+def _say(stream: Any = None) -> Say:
+    """Prints a line: through rich on a terminal, plainly otherwise, at once in either case."""
+    stream = stream or sys.stdout
+    if stream.isatty():
+        from rich.console import Console
+
+        console = Console(file=stream, highlight=True)
+        return lambda line: console.print(line, markup=False, soft_wrap=True)
+    return lambda line: print(line, file=stream, flush=True)
+
+
+def _disk_errors(recipe: "Recipe") -> Any:
+    from perdure.pipeline.manifest import disk_errors
+
+    return disk_errors(recipe.directory)
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, indent=1, default=str, ensure_ascii=False))
+
+
+def _write_new(path: Path, content: str) -> None:
+    from perdure.pipeline.errors import PerdureError
+
+    if path.exists():
+        raise PerdureError(f"{path} exists already; choose another name or delete it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(content)
+    except OSError as error:
+        raise PerdureError(f"{path}: cannot be written ({error.strerror})") from None
+    print(f"wrote {path}")
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "run": _run,
+    "check": _check,
+    "data": _data,
+    INSPECT: _inspect,
+    "prepare": _prepare,
+    "train": _train,
+    "eval": _eval,
+    "report": _report_verb,
+    "export": _export,
+    "import": _import,
+    "launch": _launch,
+    "status": _status,
+    "logs": _logs,
+    "log": _log,
+    "diff": _diff,
+    "branch": _branch,
+    "recipe": _recipe,
+}
+"""The verbs by name."""
