@@ -7,12 +7,18 @@ from perdure.pipeline.shape import model_shape, padded_vocab_size
 from perdure.pipeline.sizes import embedding_rows
 
 ACTIVATIONS_FORMULA = (
-    "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + logits); "
-    "a layer: (4 hidden + (2 query + 2 key_value + 4 ffn)/tp) x bytes; logits: vocabulary/tp x 8"
+    "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + 4 hidden) + loss; "
+    "a layer: (4 hidden/sp + (2 query + 2 key_value + 4 ffn)/tp) x bytes; loss: part of the logits, see loss_implementation"
 )
-"""What the backward pass keeps: per layer the inputs of both norms and both blocks, q, k, v and the attention's
-output, and the SwiGLU's gate, up, activated gate and product; on the last stage fp32 logits and their gradient. In
-flight: the micro-batches that the first stage of a one-forward-one-backward pipeline holds at a time."""
+"""What the backward pass keeps: per layer the inputs of both norms and both blocks (sp is tp under sequence parallelism,
+else 1), q, k, v and the attention's output, and the SwiGLU's gate, up, activated gate and product; on the last stage the
+fp32 gradient of the last hidden states, and what `_loss_bytes` says. In flight: the micro-batches that the first stage
+of a one-forward-one-backward pipeline holds at a time."""
+
+LOGIT_BYTES = 128 << 20
+"""Most that `triton` holds of gradients of logits, and `auto` on CPUs of logits and gradients."""
+CHUNK_LOGITS = 1 << 26
+"""Most logits that `chunked` holds on a GPU."""
 
 
 def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
@@ -39,15 +45,17 @@ def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
     width = 2 if training.precision == "bf16" else 4
     states = parameters * (12 if training.precision == "bf16" else 8)
     micro_batches = training.global_batch_size // (training.micro_batch_size * data)
-    per_layer = 4 * shape.hidden_size + (2 * query + 2 * key_value + 4 * shape.ffn_hidden_size) // tensor
-    first_stage = min(pipeline, micro_batches) * layers * per_layer * width
-    last_stage = layers * per_layer * width + rows * 8
-    activations = training.micro_batch_size * training.seq_length * max(first_stage, last_stage)
+    tokens = training.micro_batch_size * training.seq_length
+    per_layer = 4 * shape.hidden_size // (tensor if parallel.sequence_parallel else 1)
+    per_layer += (2 * query + 2 * key_value + 4 * shape.ffn_hidden_size) // tensor
+    first_stage = tokens * min(pipeline, micro_batches) * layers * per_layer * width
+    last_stage = tokens * (layers * per_layer * width + 4 * shape.hidden_size)
+    last_stage += _loss_bytes(training.loss_implementation, tokens * rows, width)
     parts = {
         "weights": parameters * width,
         "gradients": parameters * 4,
         "optimizer": states // data if parallel.distributed_optimizer else states,
-        "activations": activations,
+        "activations": max(first_stage, last_stage),
     }
     return {
         "parameters": parameters,
@@ -55,3 +63,12 @@ def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
         "total": sum(parts.values()),
         "activations_formula": ACTIVATIONS_FORMULA,
     }
+
+
+def _loss_bytes(implementation: str, logits: int, width: int) -> int:
+    """Logits and their gradients that exist at a time, in bytes, if all tokens are selected."""
+    if implementation == "torch":
+        return logits * 8
+    if implementation == "chunked":
+        return min(logits, CHUNK_LOGITS) * (4 + width)
+    return min(logits * (width if implementation == "triton" else 8), LOGIT_BYTES)

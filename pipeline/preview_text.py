@@ -12,6 +12,15 @@ from perdure.pipeline.order import RANKED
 PLOT_HEIGHT = 6
 """Lines of the learning-rate curve."""
 
+SCOPES = {
+    "sequence": "per sequence",
+    "microbatch": "per micro-batch",
+    "dp_microbatch": "per micro-batch of all replicas",
+    "global": "per batch",
+    "global_lagged": "per batch, about,",
+}
+"""Tokens that compete, in words."""
+
 
 def print_preview(data: dict[str, Any]) -> None:
     """Prints what `perdure.pipeline.preview.preview` returned."""
@@ -105,7 +114,7 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
     )
     if selection := version["selection"]:
         console.print(
-            f"trains on the {selection['k']:.0%} of tokens per {selection['scope']} "
+            f"trains on the {selection['k']:.0%} of tokens {SCOPES[selection['scope']]} "
             + SCORE_WORDS[selection["score"]].format(selection["reference"])
         )
     console.print(_mixture_tree(version, estimated))
@@ -168,6 +177,7 @@ def _print_layout(console: Console, layout: dict[str, Any]) -> None:
     console.print(
         f"{layout['world_size']} ranks = tensor {layout['tensor_parallel']} x pipeline {layout['pipeline_parallel']} "
         f"x data {layout['data_parallel']}"
+        + (", sequence parallel" if layout["sequence_parallel"] else "")
         + (", distributed optimizer" if layout["distributed_optimizer"] else "")
         + f"; micro-batches a step: {layout['micro_batches']}"
     )

@@ -188,9 +188,9 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[An
 
 
 def _not_deciding(recipe: Recipe) -> set[str]:
-    """Fields of `training` that do not change a version's weights."""
+    """Fields of `training` that do not change a version's weights, or by rounding only."""
     guard = recipe.training.guard
-    fields = {"log_interval", "async_checkpoint"}
+    fields = {"log_interval", "async_checkpoint", "loss_implementation"}
     return fields if "rollback" in (guard.on_nan, guard.on_spike) else fields | {"checkpoint_interval"}
 
 

@@ -12,10 +12,11 @@ from perdure.pipeline.manifest import read_json
 from perdure.pipeline.recipe import load_recipe
 from perdure.pipeline.shape import model_shape
 from perdure.pipeline.shards import REF_NATS_PER_UNIT
+from perdure.pipeline.train.attention import document_lengths
 from perdure.pipeline.train.checkpoint import finished_checkpoints, load_weights
 from perdure.pipeline.train.dataset import collate, read_sample
 from perdure.pipeline.train.device import initialise
-from perdure.pipeline.train.model import build_model, document_mask, unwrap
+from perdure.pipeline.train.model import build_model, unwrap
 
 
 def _model(directory: str, selection=None):
@@ -121,13 +122,13 @@ def own_excess_loss(directory: str, data: str, scores: str) -> list:
     for number in range(int(stream.ends[-1]) // 32):
         batch = collate([read_sample(stream, number, 32)], [0], [False], torch.device("cpu"))
         with torch.no_grad():
-            nll, _ = model(
+            _, _, nll = model(
                 batch.tokens,
                 batch.labels,
                 batch.valid,
                 batch.reference,
                 batch.replayed,
-                document_mask(batch.tokens, stream.eos_id),
+                document_lengths(batch.tokens, stream.eos_id),
             )
         whole = (batch.tokens == stream.eos_id).cumsum(1) > 0
         found += (nll - batch.reference * REF_NATS_PER_UNIT)[whole].tolist()
@@ -200,6 +201,57 @@ def save_stalls(directory: str, rounds: int) -> dict:
                 blocked += time.perf_counter() - before
             found[name].append([blocked, update, time.perf_counter() - begun])
     return found
+
+
+def train_cases(directory: str, cases: list[dict], steps: int) -> list:
+    """Trains the same weights on the same data once for each case, within one process; what `Counts` says of each step.
+
+    A case may have a `scope`, a `z_loss`, and `main_grad`: whether weight gradients go straight there.
+    """
+    from perdure.pipeline.train.dataset import open_dataset
+    from perdure.pipeline.train.optimizer import make_optimizer, set_learning_rate
+    from perdure.pipeline.train.step import train_step
+
+    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
+    device, selection = initialise(), recipe.versions[inputs["version"]].selection
+    wrapped = build_model(recipe, inputs["vocab_size"], selection, device)
+    model, shape = unwrap(wrapped), model_shape(recipe)
+    paths = [{name: Path(path) for name, path in inputs[part].items()} for part in ("data", "scores")]
+    dataset = open_dataset(Path(directory) / "plan", *paths)
+    results = []
+    for case in cases:
+        if "scope" in case:
+            model.selection = selection.model_copy(update={"scope": case["scope"]})
+        if "z_loss" in case:
+            model.loss_options["z_loss"] = case["z_loss"]
+        for module in model.modules():
+            if hasattr(module, "gradient_accumulation_fusion"):
+                module.gradient_accumulation_fusion = case.get("main_grad", False)
+        weights.load_weights(
+            model, shape, weights.random_weights(shape, inputs["vocab_size"], 0.02, recipe.seed)
+        )
+        optimizer = make_optimizer(recipe.training, wrapped, recipe.parallel.distributed_optimizer)
+        threshold, told = None, []
+        for step in range(steps):
+            set_learning_rate(optimizer, 0.01, 0.1)
+            first = step * recipe.training.global_batch_size
+            counts, grad_norm, _ = train_step(
+                wrapped, optimizer, dataset, recipe, first, device, threshold=threshold
+            )
+            threshold = counts.threshold
+            told.append(
+                {
+                    "loss": sum(counts.loss) / sum(counts.tokens),
+                    "grad_norm": grad_norm,
+                    "stream": counts.stream,
+                    "selection": counts.selection,
+                    "selected": counts.selected_tokens,
+                    "tokens": sum(counts.tokens),
+                    "threshold": threshold,
+                }
+            )
+        results.append(told)
+    return results
 
 
 def plain_loop() -> list:

@@ -126,6 +126,22 @@ def tensor_parallel(recipe: Recipe) -> Problems:
             yield Problem("parallel.tensor_parallel", size, f"should divide model.{field} ({value})")
 
 
+def sequence_parallel(recipe: Recipe) -> Problems:
+    """Sequences that split evenly over tensor-parallel ranks, of which there are several."""
+    parallel, length = recipe.parallel, recipe.training.seq_length
+    if not parallel.sequence_parallel:
+        return
+    if parallel.tensor_parallel == 1:
+        remedy = "has no use: parallel.tensor_parallel should be above 1, or leave this out"
+        yield Problem("parallel.sequence_parallel", True, remedy)
+    elif length % parallel.tensor_parallel:
+        yield Problem(
+            "training.seq_length",
+            length,
+            f"should be a multiple of tensor_parallel ({parallel.tensor_parallel}), for sequence_parallel",
+        )
+
+
 def vocabulary(recipe: Recipe) -> Problems:
     """An embedding that splits evenly."""
     size = recipe.parallel.tensor_parallel
@@ -189,6 +205,7 @@ CHECKS = (
     heads,
     head_width,
     tensor_parallel,
+    sequence_parallel,
     vocabulary,
     pipeline,
     sliding_window,

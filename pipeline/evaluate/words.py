@@ -36,7 +36,8 @@ def layout_words(parallel: dict) -> str:
     """A parallel layout, as in `tensor 2, data 4, distributed optimizer`."""
     sizes = [(kind, parallel[f"{kind}_parallel"]) for kind in ("tensor", "pipeline", "data")]
     parts = [f"{kind} {size}" for kind, size in sizes if size > 1] or ["one rank"]
-    return ", ".join(parts + ["distributed optimizer"] * parallel["distributed_optimizer"])
+    kinds = ("sequence_parallel", "distributed_optimizer")
+    return ", ".join(parts + [kind.replace("_", " ") for kind in kinds if parallel[kind]])
 
 
 def verdict(change: float) -> str:

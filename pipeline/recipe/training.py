@@ -52,6 +52,9 @@ class Parallel(Section):
     """Ranks that share the layers; divides `num_layers`."""
     data_parallel: Positive = 1
     """Replicas that share the batch."""
+    sequence_parallel: bool = False
+    """Split what stands between the matrices (norms, residuals) along the sequence over the tensor-parallel ranks, to
+    save memory (Korthikanti et al. 2022); `tensor_parallel` above 1 divides `seq_length`."""
     distributed_optimizer: bool = False
     """Shard optimizer states over the data-parallel ranks (ZeRO-1)."""
 
@@ -94,6 +97,13 @@ class Training(Section):
     """Arithmetic of the forward and backward pass; bf16 keeps fp32 master weights and gradients."""
     document_mask: bool = False
     """Keep attention inside each packed document."""
+    loss_implementation: Literal["auto", "triton", "chunked", "torch"] = "auto"
+    """How the loss is computed; all agree to rounding. `triton`: fused kernels, on GPUs. `chunked`: plain torch, a
+    block of the vocabulary at a time. `torch`: all logits in memory. `auto`: `triton` on GPUs; on CPUs `torch` while the
+    logits are few, else `chunked`."""
+    z_loss: Annotated[float, Field(ge=0)] = 0.0
+    """Coefficient of log^2 Z, added to every trained token's loss to keep logits from drifting (PaLM: 1e-4); reported
+    losses leave it out."""
     adam_beta1: Fraction = 0.9
     """AdamW's first-moment decay."""
     adam_beta2: Fraction = 0.95

@@ -257,8 +257,11 @@ class Selection(Section):
     tokens fulfils it. Controls: `random`, by the seed, the sample and the place in it; `highest_loss` of the model."""
     reference: str | None = None
     """The reference model: an earlier version's name, or a Hugging Face directory (with a `/`); controls have none."""
-    scope: Literal["sequence", "microbatch"] = "microbatch"
-    """Tokens that compete with one another."""
+    scope: Literal["sequence", "microbatch", "dp_microbatch", "global", "global_lagged"] = "microbatch"
+    """Tokens that compete with one another: those of a sequence; of a micro-batch; of the micro-batches that the
+    data-parallel replicas work on at the same time (so it depends on `data_parallel`); of the whole batch, exactly, at
+    the cost of one more forward pass; of the whole batch against the threshold of the batch before, so that the share
+    is k only about."""
 
     @property
     def sidecars(self) -> tuple[str, ...]:

@@ -171,6 +171,7 @@ class Batch:
         reference: int32 [batch, sequence], what the score subtracts, in milli-nats, `REF_MISSING` where there is none.
         source: int64 [batch], number of the mixture key.
         replayed: bool [batch], samples of old data.
+        selected: bool [batch, sequence], a selection made beforehand, if one was.
     """
 
     tokens: torch.Tensor
@@ -179,6 +180,7 @@ class Batch:
     reference: torch.Tensor
     source: torch.Tensor
     replayed: torch.Tensor
+    selected: torch.Tensor | None = None
 
 
 def read_batch(dataset: Dataset, indices: range, device: torch.device) -> Batch:

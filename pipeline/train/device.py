@@ -36,6 +36,8 @@ def initialise() -> torch.device:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
+        # Megatron overlaps tensor-parallel communication with matrix products by the order of the calls.
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
         # What resumes must equal what was not interrupted, bit for bit.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -57,7 +59,8 @@ def install_cpu_backend() -> None:
         module.get_rng_state = lambda device=None: torch.get_rng_state()
         module.set_rng_state = lambda state, device=None: torch.set_rng_state(state)
         module.manual_seed = lambda seed: torch.default_generator.manual_seed(seed)
-    torch.cuda.current_device = lambda: 0
+    # A device, not a number: backward passes, which `_CudaToCpu` does not see, make tensors on it.
+    torch.cuda.current_device = lambda: torch.device("cpu")
     torch.cuda.Stream = _NoStream
     torch.cuda.current_stream = torch.cuda.stream = _NoStream
     torch.cuda.synchronize = torch.cuda.empty_cache = no_op
@@ -102,8 +105,6 @@ class _CudaToCpu(TorchFunctionMode):
 
 
 def _names_cuda(device) -> bool:
-    return (
-        (isinstance(device, int) and not isinstance(device, bool))  # torch.cuda.current_device() is a number
-        or (isinstance(device, str) and device.startswith("cuda"))
-        or (isinstance(device, torch.device) and device.type == "cuda")
+    return (isinstance(device, str) and device.startswith("cuda")) or (
+        isinstance(device, torch.device) and device.type == "cuda"
     )

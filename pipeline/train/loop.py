@@ -61,13 +61,14 @@ def run_steps(
         set_learning_rate(optimizer, lr, weight_decay)
         judge = partial(_judge, guard, state["losses"])
         counts, grad_norm, trouble = train_step(
-            model, optimizer, dataset, recipe, first_sample, device, judge
+            model, optimizer, dataset, recipe, first_sample, device, judge, state["threshold"]
         )
         seconds = time.perf_counter() - begun
         if not trouble:
             state = state | {
                 "scored": state["scored"] + round(competing(dataset.plan.keys, counts)[0]),
                 "selected": state["selected"] + round(counts.selected_tokens),
+                "threshold": counts.threshold,
                 "losses": remember(guard, state["losses"], mean_loss(counts)),
             }
             skipped = None

@@ -60,6 +60,8 @@ class Recorder:
             else None,
             "loss_macro": macro(counts),
             "selected_fraction": counts.selected_tokens / competing_tokens if competing_tokens else None,
+            "selected_tokens": round(counts.selected_tokens) if selective else None,
+            "unscored_tokens": round(counts.unscored_tokens) if selective else None,
             "lr": lr,
             "grad_norm": grad_norm,
             "tokens_per_second": tokens_per_second,
@@ -79,7 +81,7 @@ class Recorder:
             self._scalar(f"loss/{name.removeprefix('loss_') if '_' in name else 'all'}", line[name], step)
         for name, value in line["source_loss"].items():
             self._scalar(f"loss_by_source/{name}", value, step)
-        for name in ("lr", "grad_norm", "selected_fraction", "tokens_per_second", "mfu"):
+        for name in ("lr", "grad_norm", "selected_fraction", "unscored_tokens", "tokens_per_second", "mfu"):
             self._scalar(f"train/{name}", line[name], step)
         if skipped:
             self._scalar("train/skipped", 1.0, step)

@@ -1,8 +1,8 @@
-"""The model: Megatron-core's GPTModel with Llama parts, our core attention, and the loss at its end."""
+"""The model: Megatron-core's GPTModel with our layers, and the loss in its output layer."""
 
-import math
+import os
 from datetime import timedelta
-from functools import lru_cache
+from importlib.util import find_spec
 
 import megatron.core.parallel_state as mpu
 import torch
@@ -12,122 +12,65 @@ from megatron.core.distributed import (
     DistributedDataParallelConfig,
     finalize_model_grads,
 )
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.models.gpt.gpt_model import GPTModel
-from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
-from megatron.core.transformer.mlp import MLP
+from megatron.core.tensor_parallel import ColumnParallelLinear, model_parallel_cuda_manual_seed
 from megatron.core.transformer.module import Float16Module
-from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from perdure.kernels import rotary, selective_linear_cross_entropy, swiglu
+from perdure.kernels import SelectiveLoss, selective_linear_cross_entropy
 from perdure.pipeline.convert.weights import mark_tensor_parallel
-from perdure.pipeline.recipe import Recipe, Selection
-from perdure.pipeline.shape import Llama3Scaling, model_shape, padded_vocab_size
-from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.recipe import Recipe, Selection, Training
+from perdure.pipeline.shape import model_shape, padded_vocab_size
 from perdure.pipeline.train.device import timeout
+from perdure.pipeline.train.layers import GatedMLP, block_spec, install_weight_gradient
+from perdure.pipeline.train.selection import reference_nats
 
 
-class CoreAttention(torch.nn.Module):
-    """Rotary embedding and torch's scaled_dot_product_attention, in place of Megatron's own.
+class OutputLayer(ColumnParallelLinear):
+    """Megatron's output layer, whose forward pass returns losses instead of logits.
 
-    Megatron's local attention builds s x s scores, and its unfused rotary embedding computes the angles anew in every
-    layer, for queries and for keys.
+    The loss is computed inside the module's call, because that is where data parallelism waits for the parameters.
     """
 
-    def __init__(
-        self,
-        config: TransformerConfig,
-        layer_number,
-        attn_mask_type,
-        attention_type,
-        rotary_base: float,
-        rotary_scaling: Llama3Scaling | None,
-        **_kwargs,
-    ):
-        super().__init__()
-        self.rotary = rotary_base, rotary_scaling
-
-    def forward(
-        self,
-        query,
-        key,
-        value,
-        attention_mask=None,
-        attn_mask_type=None,
-        attention_bias=None,
-        packed_seq_params=None,
-    ):
-        """Causal attention.
+    def forward(self, hidden: Tensor, weight: Tensor | None, labels: Tensor, **options) -> SelectiveLoss:
+        """Losses and the selection.
 
         Args:
-            query: [sequence, batch, heads / tp, head_dim].
-            key: [sequence, batch, groups / tp, head_dim].
-            value: As `key`.
-            attention_mask: bool [batch, 1, sequence, sequence], True where attention is allowed; None is causal.
-            attn_mask_type: Unused; the mask says it all.
-            attention_bias: Must be None.
-            packed_seq_params: Must be None; packed documents are kept apart by `attention_mask`.
-
-        Returns:
-            [sequence, batch, heads / tp * head_dim].
+            hidden: [sequence, batch, hidden], under sequence parallelism this rank's part of the sequence.
+            weight: [vocabulary / tp, hidden], the embedding if the two are tied; None: this layer's own.
+            labels: int64 [batch, sequence].
+            **options: Further arguments of `selective_linear_cross_entropy`.
         """
-        assert attention_bias is None and packed_seq_params is None
-        cosine, sine = rotary_angles(query.shape[0], query.shape[-1], *self.rotary, query.device, query.dtype)
-        query, key = rotary(query, cosine, sine), rotary(key, cosine, sine)
-        query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
-        context = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, is_causal=attention_mask is None, enable_gqa=True
+        weight = self.weight if weight is None else weight
+        into_main_grad = self.gradient_accumulation_fusion and torch.is_grad_enabled()
+        return selective_linear_cross_entropy(
+            hidden.transpose(0, 1),
+            weight,
+            labels,
+            tp_group=self.tp_group if self.tp_group.size() > 1 else None,
+            sequence_parallel=self.sequence_parallel,
+            main_grad=weight.main_grad if into_main_grad else None,
+            **options,
         )
-        return context.permute(2, 0, 1, 3).flatten(2)
-
-
-@lru_cache(maxsize=4)
-def rotary_angles(
-    length: int,
-    head_dim: int,
-    base: float,
-    scaling: Llama3Scaling | None,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of position times frequency, each [length, 1, 1, head_dim / 2].
-
-    Source: Su et al. 2021 (arXiv 2104.09864), equation 15, in the half-split layout of Llama in transformers.
-    """
-    frequencies = base ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
-    if scaling is not None:
-        frequencies = _stretch(frequencies, scaling)
-    angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), frequencies)[:, None, None]
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def _stretch(frequencies: Tensor, scaling: Llama3Scaling) -> Tensor:
-    """Llama 3.1's frequencies (as in Meta's reference code): slow ones divided, fast ones kept, a ramp between."""
-    turns = (
-        scaling.original_length * frequencies / (2 * math.pi)
-    )  # of a frequency, within the original length
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return frequencies * (kept + (1 - kept) / scaling.factor)
-
-
-class GatedMLP(MLP):
-    """Megatron's MLP with a SwiGLU that writes its two gradients in place, instead of joining them afterwards."""
-
-    def forward(self, hidden_states, **_kwargs):
-        """[sequence, batch, hidden] -> the same, and a bias that is None."""
-        return self.linear_fc2(swiglu(self.linear_fc1(hidden_states)[0]))
 
 
 class LanguageModel(GPTModel):
     """GPTModel whose last stage returns per-token losses and the selection instead of logits."""
 
-    def __init__(self, *args, selection: Selection | None, true_vocab_size: int, **kwargs):
+    def __init__(
+        self, *args, selection: Selection | None, true_vocab_size: int, training: Training, **kwargs
+    ):
         super().__init__(*args, **kwargs)
+        if self.post_process:
+            self.output_layer.__class__ = OutputLayer  # GPTModel knows its own class only
         self.selection = selection
-        self.true_vocab_size = true_vocab_size
+        self.loss_options = {
+            "vocab_size": true_vocab_size,
+            "z_loss": training.z_loss,
+            "impl": training.loss_implementation,
+        }
 
     def _postprocess(self, hidden_states, *_args, **_kwargs):
         return hidden_states
@@ -139,52 +82,46 @@ class LanguageModel(GPTModel):
         valid: Tensor,
         reference: Tensor,
         replayed: Tensor,
-        attention_mask: Tensor | None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        documents: tuple[int, ...] | None = None,
+        selected: Tensor | None = None,
+        threshold: float | None = None,
+    ) -> Tensor | SelectiveLoss:
         """One micro-batch through this pipeline stage.
 
         Args:
             tokens: int64 [batch, sequence].
             labels: int64 [batch, sequence].
             valid: bool [batch, sequence], labels that count.
-            reference: int32 [batch, sequence], the reference's loss in milli-nats (`REF_MISSING` where it has
-                none). Whole numbers, because Megatron's bf16 wrapper casts every float input.
+            reference: int32 [batch, sequence], what the score subtracts, in milli-nats (`REF_MISSING` where there is
+                nothing). Whole numbers, because Megatron's bf16 wrapper casts every float input.
             replayed: bool [batch], samples of old data, which are trained on whole: the reference knows the new.
-            attention_mask: bool [batch, 1, sequence, sequence], True where attention is allowed; None is causal.
+            documents: Attention stays inside them, see `document_lengths`; None: it does not.
+            selected: bool [batch, sequence], a selection made before.
+            threshold: For the scope `global_lagged`: the score from which on to select.
 
         Returns:
-            The last stage: nll, float32 [batch, sequence], and selected, bool [batch, sequence]. Other stages:
-            hidden states, [sequence, batch, hidden].
+            The last stage: losses and the selection, each [batch, sequence]. Without `selected`, all valid tokens are
+            selected when evaluating, or without selection. Other stages: hidden states.
         """
         positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-        hidden = super().forward(tokens, positions, attention_mask)
+        hidden = super().forward(tokens, positions, documents)
         if not self.post_process:
             return hidden
+        options = {"selected": selected}
+        if self.selection is not None and self.selection.k < 1 and self.training and selected is None:
+            options = {
+                "reference_nll": reference_nats(reference),
+                "k": self.selection.k,
+                "scope": self.selection.scope,
+                "use_nll": self.selection.use_nll,
+                "always": replayed[:, None],
+                "dp_group": mpu.get_data_parallel_group(),
+                "threshold": None if threshold is None else torch.tensor(threshold, device=tokens.device),
+            }
         weight = (
-            self.shared_embedding_or_output_weight()
-            if self.share_embeddings_and_output_weights
-            else self.output_layer.weight
+            self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
         )
-        selection = self.selection if self.training else None
-        reference_nll = None
-        if selection is not None:
-            reference_nll = (reference * REF_NATS_PER_UNIT).masked_fill(reference == REF_MISSING, torch.nan)
-        result = selective_linear_cross_entropy(
-            hidden.transpose(0, 1),
-            weight,
-            labels,
-            valid=valid,
-            reference_nll=reference_nll,
-            k=selection.k if selection else 1.0,
-            scope=selection.scope if selection else "microbatch",
-            use_nll=selection is None or selection.use_nll,
-            always=replayed[:, None],
-            vocab_size=self.true_vocab_size,
-            tp_group=mpu.get_tensor_model_parallel_group()
-            if mpu.get_tensor_model_parallel_world_size() > 1
-            else None,
-        )
-        return result.loss, result.selected
+        return self.output_layer(hidden, weight, labels, valid=valid, **options, **self.loss_options)
 
 
 def build_model(
@@ -197,8 +134,13 @@ def build_model(
         vocab_size: True size of the vocabulary.
         selection: Tokens to train on; None trains on all.
         device: Where the parameters live.
+
+    Raises:
+        PerdureError: If the recipe asks for kernels that cannot run here.
     """
     parallel, training, shape = recipe.parallel, recipe.training, model_shape(recipe)
+    if training.loss_implementation == "triton":
+        _require_triton(device)
     mpu.initialize_model_parallel(
         parallel.tensor_parallel,
         parallel.pipeline_parallel,
@@ -216,6 +158,7 @@ def build_model(
         kv_channels=shape.head_dim,
         tensor_model_parallel_size=parallel.tensor_parallel,
         pipeline_model_parallel_size=parallel.pipeline_parallel,
+        sequence_parallel=parallel.sequence_parallel,
         pipeline_dtype=dtype,
         params_dtype=dtype,
         bf16=bf16,
@@ -230,23 +173,19 @@ def build_model(
         attention_dropout=0.0,
         perform_initialization=False,
         use_cpu_initialization=True,
+        gradient_accumulation_fusion=install_weight_gradient(device),
         # Fusions that need Apex or Transformer Engine.
         masked_softmax_fusion=False,
         apply_rope_fusion=False,
-        gradient_accumulation_fusion=False,
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         calculate_per_token_loss=True,
         deterministic_mode=True,
         finalize_model_grads_func=finalize_model_grads,
     )
-    spec = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=shape.qk_norm)
-    spec.submodules.self_attention.submodules.core_attention = ModuleSpec(
-        CoreAttention, params={"rotary_base": shape.rope_theta, "rotary_scaling": shape.rope_scaling}
-    )
     model: torch.nn.Module = LanguageModel(
         config=config,
-        transformer_layer_spec=spec,
+        transformer_layer_spec=block_spec(config, shape),
         vocab_size=padded_vocab_size(vocab_size),
         max_sequence_length=training.seq_length,
         position_embedding_type="none",  # rotary, in CoreAttention
@@ -255,6 +194,7 @@ def build_model(
         share_embeddings_and_output_weights=shape.tie_embeddings,
         selection=selection,
         true_vocab_size=vocab_size,
+        training=training,
     ).to(device)
     for layer in model.decoder.layers:
         layer.mlp.__class__ = GatedMLP  # Megatron's layer spec knows its own class only
@@ -277,16 +217,13 @@ def unwrap(model: torch.nn.Module) -> LanguageModel:
     return model
 
 
-def document_mask(tokens: Tensor, eos_id: int) -> Tensor:
-    """Keeps attention inside documents: an end-of-sequence token opens the document that follows it.
-
-    Args:
-        tokens: int64 [batch, sequence].
-        eos_id: The separator.
-
-    Returns:
-        bool [batch, 1, sequence, sequence], True where attention is allowed.
-    """
-    document = (tokens == eos_id).cumsum(1)
-    same = document[:, :, None] == document[:, None, :]
-    return (same & torch.ones_like(same[0]).tril())[:, None]
+def _require_triton(device: torch.device) -> None:
+    if find_spec("triton") is None:
+        raise PerdureError(
+            "training.loss_implementation: triton is not installed; pip install triton, or auto"
+        )
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise PerdureError(
+            "training.loss_implementation: triton needs a GPU; set it to auto, or, to try it on a CPU, slowly, set the "
+            "environment variable TRITON_INTERPRET=1"
+        )

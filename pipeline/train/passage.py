@@ -6,12 +6,15 @@ import megatron.core.parallel_state as mpu
 import torch
 from tokenizers import Tokenizer
 
+from perdure.kernels import select_tokens
 from perdure.pipeline.manifest import write_json
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.plan import locate
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT
 from perdure.pipeline.train.dataset import Dataset, read_batch
+from perdure.pipeline.train.model import unwrap
+from perdure.pipeline.train.selection import reference_nats
 from perdure.pipeline.train.step import token_losses
 
 
@@ -25,6 +28,7 @@ def write_passage(
 ) -> None:
     """Writes the last new (not replayed) sample of the run with every token's loss, reference loss and selection.
 
+    Its tokens compete within their micro-batch, or their sequence, whatever the scope: no batch is left to compete with.
     All ranks call this; the last pipeline stage writes.
     """
     plan, micro = dataset.plan, recipe.training.micro_batch_size
@@ -33,10 +37,19 @@ def write_passage(
         first -= micro
     batch = read_batch(dataset, range(first, first + micro), device)
     eos_id = next(iter(dataset.streams.values())).eos_id
-    found = token_losses(model, recipe, batch, range(first, first + micro), eos_id, len(plan.keys))
-    if found is None or mpu.get_tensor_model_parallel_rank() or mpu.get_data_parallel_rank():
+    found = token_losses(model, recipe, [(range(first, first + micro), batch)], eos_id, len(plan.keys))
+    if not found or mpu.get_tensor_model_parallel_rank() or mpu.get_data_parallel_rank():
         return
-    nll, selected = found
+    nll, selection = found[0][0], unwrap(model).selection
+    selected = select_tokens(
+        nll,
+        reference_nats(batch.reference),
+        batch.valid,
+        k=selection.k,
+        scope="sequence" if selection.scope == "sequence" else "microbatch",
+        always=batch.replayed[:, None],
+        use_nll=selection.use_nll,
+    )
     row = fresh[-1] - first
     length = int(batch.valid[row].sum())
     vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))

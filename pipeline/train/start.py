@@ -78,6 +78,7 @@ def _fresh_state(recipe: Recipe, name: str) -> dict:
         "step": 0,
         "scored": 0,
         "selected": 0,
+        "threshold": None,
         "seconds": 0.0,
         "losses": [],
         "skipped": [],

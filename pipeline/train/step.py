@@ -1,7 +1,7 @@
 """One optimizer step through Megatron's pipeline schedule, and what is counted along the way."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import megatron.core.parallel_state as mpu
 import torch
@@ -11,9 +11,12 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.shards import REF_MISSING
+from perdure.pipeline.train.attention import document_lengths
 from perdure.pipeline.train.dataset import Batch, Dataset, read_batch
-from perdure.pipeline.train.model import document_mask
+from perdure.pipeline.train.model import unwrap
 from perdure.pipeline.train.optimizer import update
+from perdure.pipeline.train.selection import Losses, next_threshold, select_batch
 
 
 @dataclass(frozen=True)
@@ -25,17 +28,21 @@ class Counts:
         loss: Their summed loss in nats, per source [sources].
         selected_tokens: Labels of new data trained on.
         selected_loss: Their summed loss.
+        unscored_tokens: Labels of new data without a reference, which cannot be selected while k < 1.
         stream: Fingerprint of the labels and their places; equal if and only if (but for collisions) the same tokens
             were read, whatever the layout.
         selection: Fingerprint of the selected labels, likewise.
+        threshold: Score that divides this batch; scope `global_lagged` alone has one.
     """
 
     tokens: list[float]
     loss: list[float]
     selected_tokens: float
     selected_loss: float
+    unscored_tokens: float
     stream: str
     selection: str
+    threshold: float | None = None
 
 
 def train_step(
@@ -46,6 +53,7 @@ def train_step(
     first_sample: int,
     device: torch.device,
     judge: Callable[[Counts, float], int] = lambda counts, grad_norm: 0,
+    threshold: float | None = None,
 ) -> tuple[Counts, float, int]:
     """Forward, backward and update on one global batch.
 
@@ -57,6 +65,7 @@ def train_step(
         first_sample: Global index of the batch's first sample.
         device: This rank's device.
         judge: Told the counts and the gradient norm, says what is wrong with them, equal on all ranks; 0 is nothing.
+        threshold: `Counts.threshold` of the batch before, if there was one.
 
     Returns:
         The counts, the global gradient norm before clipping, and what is wrong: unless 0, nothing was updated.
@@ -72,35 +81,53 @@ def train_step(
             start = first_sample + (number * data_parallel + rank) * micro
             yield range(start, start + micro), read_batch(dataset, range(start, start + micro), device)
 
+    eos_id, num_sources = dataset.streams[dataset.plan.keys[0]].eos_id, len(dataset.plan.keys)
+    selection, members = unwrap(model).selection, batches()
+    scope = selection.scope if selection is not None and selection.k < 1 else None
+    if scope == "global" or (scope == "global_lagged" and threshold is None):
+        members = preselected(model, recipe, list(members), eos_id, num_sources)
+    losses: Losses | None = [] if scope == "global_lagged" else None
     model.zero_grad_buffer()
     optimizer.zero_grad()
     sums = run_batches(
         model,
-        batches(),
+        members,
         num_microbatches,
         recipe,
-        dataset.streams[dataset.plan.keys[0]].eos_id,
-        len(dataset.plan.keys),
+        eos_id,
+        num_sources,
         forward_only=False,
+        keep=losses,
+        threshold=threshold,
     )
+    if losses is not None:
+        sums = replace(sums, threshold=next_threshold(losses, selection, threshold))
     grad_norm, trouble = update(optimizer, lambda grad_norm: judge(sums, grad_norm))
     return sums, grad_norm, trouble
 
 
-def token_losses(
-    model: torch.nn.Module, recipe: Recipe, batch: Batch, indices: range, eos_id: int, num_sources: int
-) -> tuple[Tensor, Tensor] | None:
-    """Forward pass over one micro-batch, without gradient.
+def preselected(
+    model: torch.nn.Module, recipe: Recipe, members: list[tuple[range, Batch]], eos_id: int, num_sources: int
+) -> Iterator[tuple[range, Batch]]:
+    """The same micro-batches with their selection out of the whole batch, by a forward pass over all of them."""
+    losses = token_losses(model, recipe, members, eos_id, num_sources)
+    if not losses:
+        return iter(members)
+    masks = select_batch(losses, unwrap(model).selection)
+    return iter([(i, replace(batch, selected=mask)) for (i, batch), mask in zip(members, masks, strict=True)])
 
-    Returns:
-        nll, float32 [batch, sequence], and selected, bool [batch, sequence], on the last pipeline stage; else None.
-    """
-    found: list[tuple[Tensor, Tensor]] = []
+
+def token_losses(
+    model: torch.nn.Module, recipe: Recipe, members: list[tuple[range, Batch]], eos_id: int, num_sources: int
+) -> Losses:
+    """Losses of micro-batches without gradient, on the last pipeline stage; nothing on the others."""
+    found: Losses = []
+    everything = ((indices, replace(batch, selected=batch.valid)) for indices, batch in members)
     with torch.no_grad():
         run_batches(
-            model, iter([(indices, batch)]), 1, recipe, eos_id, num_sources, forward_only=True, keep=found
+            model, everything, len(members), recipe, eos_id, num_sources, forward_only=True, keep=found
         )
-    return found[0] if found else None
+    return found
 
 
 def run_batches(
@@ -111,24 +138,33 @@ def run_batches(
     eos_id: int,
     num_sources: int,
     forward_only: bool,
-    keep: list[tuple[Tensor, Tensor]] | None = None,
+    keep: Losses | None = None,
+    threshold: float | None = None,
 ) -> Counts:
     """Runs micro-batches, each given with its global sample indices, and adds up their counts over all ranks.
 
-    `keep` receives (nll, selected) of every micro-batch on the last stage.
+    `keep` receives the losses of every micro-batch on the last stage; `threshold` is that of `LanguageModel.forward`.
     """
     training = recipe.training
 
     def forward_step(iterator, model):
         indices, batch = next(iterator)
-        mask = document_mask(batch.tokens, eos_id) if training.document_mask else None
-        output = model(batch.tokens, batch.labels, batch.valid, batch.reference, batch.replayed, mask)
+        output = model(
+            batch.tokens,
+            batch.labels,
+            batch.valid,
+            batch.reference,
+            batch.replayed,
+            document_lengths(batch.tokens, eos_id) if training.document_mask else None,
+            batch.selected,
+            threshold,
+        )
         if not mpu.is_pipeline_last_stage():
             return output, None
-        nll, selected = output
+        loss, selected, nll = output
         if keep is not None:
-            keep.append((nll, selected))
-        return nll, lambda nll: _loss(nll, selected, batch, indices, num_sources)
+            keep.append((nll, batch))
+        return loss, lambda loss: _loss(loss, selected, nll, batch, indices, num_sources)
 
     outputs = get_forward_backward_func()(
         forward_step_func=forward_step,
@@ -143,17 +179,19 @@ def run_batches(
 
 
 def _loss(
-    nll: Tensor, selected: Tensor, batch: Batch, indices: range, num_sources: int
+    loss: Tensor, selected: Tensor, nll: Tensor, batch: Batch, indices: range, num_sources: int
 ) -> tuple[Tensor, Tensor, dict]:
     """Summed loss over selected tokens, their number (Megatron divides by its total), and the counts."""
-    total = (nll * selected).sum()
+    total = (loss * selected).sum()
     with torch.no_grad():
         exact, tokens = nll.double() * batch.valid, batch.valid.double()
-        sums = torch.zeros(2 * num_sources + 2, dtype=torch.float64, device=nll.device)
+        sums = torch.zeros(2 * num_sources + 3, dtype=torch.float64, device=nll.device)
         sums[:num_sources].index_add_(0, batch.source, tokens.sum(1))
         sums[num_sources : 2 * num_sources].index_add_(0, batch.source, exact.sum(1))
-        chosen = selected & ~batch.replayed[:, None]
-        sums[-2], sums[-1] = chosen.sum(), (exact * chosen).sum()
+        fresh = ~batch.replayed[:, None]
+        chosen = selected & fresh
+        sums[-3], sums[-2] = chosen.sum(), (exact * chosen).sum()
+        sums[-1] = (batch.valid & fresh & (batch.reference == REF_MISSING)).sum()
         prints = _fingerprints(batch, selected, indices)
     return total, selected.sum().int(), {"sums": sums, "prints": prints}
 
@@ -180,11 +218,11 @@ def _reduce(outputs: list[dict], num_sources: int) -> Counts:
         dist.all_reduce(prints, group=mpu.get_data_parallel_group())
     else:
         device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
-        sums = torch.zeros(2 * num_sources + 2, dtype=torch.float64, device=device)
+        sums = torch.zeros(2 * num_sources + 3, dtype=torch.float64, device=device)
         prints = torch.zeros(2, dtype=torch.int64, device=device)
     if mpu.get_pipeline_model_parallel_world_size() > 1:
         group, last = mpu.get_pipeline_model_parallel_group(), mpu.get_pipeline_model_parallel_last_rank()
         dist.broadcast(sums, last, group)
         dist.broadcast(prints, last, group)
     values, marks = sums.tolist(), [f"{mark & (1 << 64) - 1:016x}" for mark in prints.tolist()]
-    return Counts(values[:num_sources], values[num_sources : 2 * num_sources], values[-2], values[-1], *marks)
+    return Counts(values[:num_sources], values[num_sources : 2 * num_sources], *values[-3:], *marks)

@@ -27,6 +27,8 @@ def main(directory: Path, task: str) -> None:
     """
     # Megatron warns of every fused package that is absent.
     warnings.filterwarnings("ignore", module="megatron")
+    # torch 2.13 renamed collectives that Megatron calls by their old names.
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
     import torch.distributed as dist
 
     from perdure.pipeline.convert import huggingface, weights

@@ -18,6 +18,7 @@ from perdure.pipeline.preview_text import plot
 from perdure.pipeline.recipe import load_recipe
 from tests.support import tiny_recipe
 
+LARGE = ("tokenizer.vocab_size=131072",)
 TEMPLATE = Path(__file__).parents[2] / "data_recipes" / "template.yaml"
 PERDURE = [sys.executable, "-P", "-m", "perdure.pipeline.cli"]
 
@@ -540,6 +541,23 @@ def test_memory_of_one_rank():
     replicas = ("parallel.data_parallel=2",)
     assert memory(*replicas)["optimizer"] == alone["optimizer"]
     assert memory(*replicas, "parallel.distributed_optimizer=true")["optimizer"] == alone["optimizer"] // 2
+    # 8 x 256 tokens and 4096 words: 32 MiB of logits; with 128 Ki words more than the implementations hold at a time.
+    by_implementation = {
+        name: memory(f"training.loss_implementation={name}")["activations"]
+        for name in ("auto", "torch", "chunked", "triton")
+    }
+    layers_alone = by_implementation["torch"] - 8 * 2048 * 4096
+    assert by_implementation["auto"] == by_implementation["chunked"] == by_implementation["torch"]
+    assert by_implementation["triton"] == layers_alone + 4 * 2048 * 4096
+    large = {
+        name: memory(f"training.loss_implementation={name}", *LARGE)["activations"]
+        for name in by_implementation
+    }
+    assert large["torch"] - large["auto"] == 8 * 2048 * 131_072 - (128 << 20)
+    assert large["chunked"] - large["triton"] == (512 << 20) - (128 << 20)
+    split = ("parallel.tensor_parallel=2", "training.loss_implementation=torch")
+    saved = memory(*split)["activations"] - memory(*split, "parallel.sequence_parallel=true")["activations"]
+    assert saved == 2048 * 4 * (4 * 128 // 2) * 4  # four layers
     norms = (2 * 4 + 1) * 128
     assert memory("parallel.tensor_parallel=2")["parameters"] == (parameters - norms) // 2 + norms
     layers = (parameters - 4096 * 128 - 128) // 2

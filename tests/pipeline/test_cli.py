@@ -172,7 +172,7 @@ DEFAULTS = {
     f"{name}:"
     for name in (
         "seed clean topics subset heldout_fraction tie_embeddings rope_theta norm_epsilon init_std "
-        "precision document_mask adam_beta1 adam_beta2 adam_eps weight_decay clip_grad log_interval weight "
+        "precision document_mask loss_implementation z_loss adam_beta1 adam_beta2 adam_eps weight_decay clip_grad log_interval weight "
         "max_repetition warmup cooldown constant_until score buckets cooldown_shape k scope"
     ).split()
 }

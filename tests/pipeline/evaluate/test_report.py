@@ -263,8 +263,9 @@ def test_layout_in_words():
         "tensor_parallel": 2,
         "pipeline_parallel": 1,
         "data_parallel": 4,
+        "sequence_parallel": True,
         "distributed_optimizer": True,
     }
-    assert layout_words(parallel) == "tensor 2, data 4, distributed optimizer"
-    plain = dict.fromkeys(parallel, 1) | {"distributed_optimizer": False}
+    assert layout_words(parallel) == "tensor 2, data 4, sequence parallel, distributed optimizer"
+    plain = dict.fromkeys(parallel, 1) | {"sequence_parallel": False, "distributed_optimizer": False}
     assert layout_words(plain) == "one rank"

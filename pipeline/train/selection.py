@@ -1,0 +1,71 @@
+"""Selection over a whole batch: of the tokens of all its micro-batches, on all data-parallel ranks."""
+
+import math
+
+import megatron.core.parallel_state as mpu
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from perdure.kernels import excess_loss, excess_threshold, select_tokens
+from perdure.pipeline.recipe import Selection
+from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT
+from perdure.pipeline.train.dataset import Batch
+
+Losses = list[tuple[Tensor, Batch]]
+"""Losses of this rank's micro-batches, float32 [batch, sequence] in nats, and what they are of, in order."""
+
+
+def reference_nats(units: Tensor) -> Tensor:
+    """What scores subtract, stored in milli-nats, as float32 nats; NaN where there is nothing."""
+    return (units * REF_NATS_PER_UNIT).masked_fill(units == REF_MISSING, torch.nan)
+
+
+def select_batch(losses: Losses, selection: Selection) -> list[Tensor]:
+    """The selection of scope `global`, bool [batch, sequence] a micro-batch; all data-parallel ranks call this."""
+    nll, reference, valid, replayed = _stack(losses)
+    selected = select_tokens(
+        nll,
+        reference,
+        valid,
+        k=selection.k,
+        scope="global",
+        always=replayed,
+        group=mpu.get_data_parallel_group(),
+        use_nll=selection.use_nll,
+    )
+    return list(selected.unbind())
+
+
+def next_threshold(losses: Losses, selection: Selection, before: float | None) -> float | None:
+    """The score that divided a batch, for the next one; equal on all ranks, all of which call this.
+
+    Args:
+        losses: Of the last pipeline stage; the other stages have none.
+        selection: Its share.
+        before: What stays if no token of the batch competed.
+    """
+    found = torch.full((), torch.inf, dtype=torch.float64)
+    if mpu.is_pipeline_last_stage():
+        nll, reference, valid, replayed = _stack(losses)
+        competing = valid & ~replayed
+        excess = excess_loss(nll, reference, competing, selection.use_nll)
+        threshold, _ties = excess_threshold(excess, competing, selection.k, mpu.get_data_parallel_group())
+        found = threshold.double()
+    if mpu.get_pipeline_model_parallel_world_size() > 1:
+        found = found.to(torch.cuda.current_device()) if torch.cuda.is_available() else found
+        last = mpu.get_pipeline_model_parallel_last_rank()
+        dist.broadcast(found, last, mpu.get_pipeline_model_parallel_group())
+    value = found.item()
+    return value if math.isfinite(value) else before
+
+
+def _stack(losses: Losses) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """nll, reference, valid: [microbatches, batch, sequence]; replayed: [microbatches, batch, 1]."""
+    batches = [batch for _, batch in losses]
+    return (
+        torch.stack([nll for nll, _ in losses]),
+        torch.stack([reference_nats(batch.reference) for batch in batches]),
+        torch.stack([batch.valid for batch in batches]),
+        torch.stack([batch.replayed for batch in batches])[..., None],
+    )
