@@ -103,7 +103,7 @@ def test_a_model_that_is_only_a_pickle_is_refused_unread(planted, tmp_path):
 def test_pickles_beside_safetensors_are_never_read(planted, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from perdure.pipeline.data.score import load_model
+    from perdure.pipeline.data.losses import load_model
 
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes)).save_pretrained(planted)

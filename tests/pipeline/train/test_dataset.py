@@ -3,15 +3,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support import EOS, prepare_version, random_documents, tiny_recipe, write_data, write_scores
 
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.plan import locate
 from perdure.pipeline.shards import REF_MISSING
 from perdure.pipeline.train.dataset import open_dataset, open_heldout, read_batch, read_sample
-from perdure.pipeline.train.model import document_mask
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +93,3 @@ def test_heldout_documents_come_in_the_order_they_were_read(tmp_path):
     tokens, _, valid = read_sample(stream, 0, len(whole) + 3)
     assert valid == len(whole)
     np.testing.assert_array_equal(tokens[1 : valid + 1], whole)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=20))
-def test_document_mask_is_causal_and_stays_inside_documents(tokens):
-    mask = document_mask(torch.tensor([tokens]), eos_id=0)[0, 0]
-    for query in range(len(tokens)):
-        starts = [i for i in range(query + 1) if tokens[i] == 0]  # the separator opens the document after it
-        first = starts[-1] if starts else 0
-        assert mask[query].tolist() == [first <= key <= query for key in range(len(tokens))]
