@@ -1,12 +1,14 @@
 """A real model: SmolLM2-135M under every layout, and out again."""
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from smollm2 import gguf_file, write_model
-from support import on_rank, read_json
+from support import on_rank, prepare_version, read_json, tiny_recipe, write_data
 
 from perdure.pipeline.convert.huggingface import tensor_files, weights_hash
+from perdure.pipeline.manifest import hash_file
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,3 +44,27 @@ def test_smollm2_goes_in_and_out_unchanged(model, tmp_path, layout):
     assert len(set(tensor_files(tmp_path / "hf").values())) > 2
     assert weights_hash(tmp_path / "hf") == digest
     assert read_json(tmp_path / "hf/config.json") == read_json(directory / "config.json")
+
+
+def test_scored_with_itself_it_has_no_excess_loss(model, tmp_path):
+    """The scorer's transformers model and the trainer's Megatron model agree on every token, as stored."""
+    from perdure.pipeline.data.score import score_source
+
+    directory, _, _ = model
+    texts = [[*TOKENS[0][number:], *TOKENS[0][:number], 0] for number in range(0, 16, 2)]
+    documents = [np.array(tokens, np.uint16) for tokens in texts]
+    tokenizer = directory / "tokenizer.json"
+    digest = hash_file(tokenizer) if tokenizer.is_file() else "test"
+    data = write_data(tmp_path / "own", [documents], documents[:1], 49_152, digest)
+    scores = score_source(data, directory, label="self", context=32, workers=1)
+    recipe = tiny_recipe(
+        tmp_path,
+        model={"type": "huggingface", "path": str(directory)},
+        training__document_mask=True,
+        evaluation__max_tokens=100,
+    )
+    version = prepare_version(recipe, vocab_size=49_152)
+    (version / "hf").symlink_to(directory)
+    excess = np.array(on_rank("own_excess_loss", version, data, scores))
+    assert len(excess) > 100
+    assert np.abs(excess).max() <= 1e-3
