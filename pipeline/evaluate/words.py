@@ -37,7 +37,7 @@ def layout_words(parallel: dict) -> str:
     sizes = [(kind, parallel[f"{kind}_parallel"]) for kind in ("tensor", "pipeline", "data")]
     parts = [f"{kind} {size}" for kind, size in sizes if size > 1] or ["one rank"]
     kinds = ("sequence_parallel", "distributed_optimizer")
-    return ", ".join(parts + [kind.replace("_", " ") for kind in kinds if parallel[kind]])
+    return ", ".join(parts + [kind.replace("_", " ") for kind in kinds if parallel.get(kind)])
 
 
 def verdict(change: float) -> str:
