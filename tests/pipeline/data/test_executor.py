@@ -64,4 +64,5 @@ def test_workers_are_numbered_whatever_their_tasks():
     with worker_pool(2, scoring=False) as pool:
         found = set(pool.map(number_of_worker, range(6)))
     assert len(dict(found)) == len(found), "a worker keeps its number"
-    assert sorted(number for _pid, number in found) == list(range(len(found)))
+    numbers = [number for _pid, number in found]  # one worker may do all the tasks before the other is up
+    assert len(set(numbers)) == len(numbers) and set(numbers) <= {0, 1}
