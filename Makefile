@@ -22,7 +22,7 @@ quickstart: $(STAMP)  ## from real text to a model's next version, on this machi
 	$(VENV)/bin/perdure run data_recipes/quickstart.yaml
 
 test: $(STAMP)  ## all tests, fast ones first
-	$(PYTEST) --session-timeout=2300
+	$(PYTEST) --session-timeout=4200
 
 test-fast: $(STAMP)  ## tests that spawn no ranks
 	$(PYTEST) -m "not slow and not bench" --session-timeout=600
