@@ -89,7 +89,7 @@ def test_a_model_is_updated_under_an_extended_tokenizer(tmp_path):
             "new": {
                 "reader": {"type": "jsonl", "path": str(tmp_path / "new.jsonl")},
                 "heldout_fraction": 0.2,
-                "minhash_dedup": False,
+                "clean": [],
             }
         },
         "data": {"tasks": 1, "workers": 1},
