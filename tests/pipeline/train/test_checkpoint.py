@@ -137,6 +137,15 @@ def test_a_killed_ranks_helpers_die_with_it(tmp_path):
         time.sleep(0.05)
 
 
+def test_a_killed_writer_is_noticed_by_all_ranks(tmp_path):
+    parallel = {"tensor_parallel": 2}
+    version = prepare_version(tiny_recipe(tmp_path, parallel=parallel))
+    first, second = on_rank("killed_writer", version, ranks=2)
+    assert "a process that was saving (of rank 1) was killed, most likely because memory ran out" in first
+    assert second.endswith("nothing was saved; rank 0 says why")
+    assert [path.name for path in (version / "checkpoints").iterdir()] == [".step_000001.1"]
+
+
 def test_killed_twenty_times_while_saving_the_newest_whole_checkpoint_is_right(tmp_path):
     """Every rank checks that each number in what it loads is the step that the state and the name say."""
     version = prepare_version(tiny_recipe(tmp_path))
