@@ -122,7 +122,8 @@ def main(arguments: list[str]) -> int:
         for method in [name for name in options.methods if not name.startswith("scoring")]:
             try:
                 found = errors(METHODS[method], problem, 0.6)
-            except torch.OutOfMemoryError:
+            except _may_fail(method) as error:
+                print(f"{head}, {method}: {_failure(error)}", file=sys.stderr)
                 continue
             report["errors"].append({"head": head, "tokens": tokens, "method": method, **found})
             _say(head, method, *(f"{value:.1e}" for value in found.values()))
@@ -169,7 +170,7 @@ def main(arguments: list[str]) -> int:
 def time_method(
     method: str, problem: Problem, share: float, device: torch.device, repeats: int, tflops: float
 ) -> dict:
-    """Milliseconds, share of the floor, and megabytes of one method; nothing but `ms` if memory runs out."""
+    """Milliseconds, share of the floor, and megabytes of one method; nothing but the reason in `ms` if it fails."""
 
     def run() -> None:
         problem.hidden.grad = problem.weight.grad = None
@@ -178,11 +179,22 @@ def time_method(
     problem.hidden.grad = problem.weight.grad = None
     try:
         found = measure(run, device, repeats)
-    except torch.OutOfMemoryError:
-        return {"ms": "out of memory", "floor": None, "mb": None}
+    except _may_fail(method) as error:
+        return {"ms": _failure(error), "floor": None, "mb": None}
     products = 2 * problem.hidden.numel() * len(problem.weight)
     floor = FLOPS.get(method, lambda k: 3)(share) * products / tflops / 1e9
     return {"ms": found.milliseconds, "floor": floor / found.milliseconds, "mb": found.memory / 1e6}
+
+
+def _may_fail(method: str) -> type[Exception]:
+    """What a method may raise without ending the benchmark: other packages' ways, anything."""
+    return torch.OutOfMemoryError if method in FLOPS else Exception
+
+
+def _failure(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory"
+    return f"failed: {type(error).__name__}: {error}".splitlines()[0]
 
 
 def elementwise(device: torch.device, dtype: torch.dtype, options: argparse.Namespace) -> Iterator[dict]:
