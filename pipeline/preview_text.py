@@ -116,6 +116,11 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
         console.print(
             f"trains on the {selection['k']:.0%} of tokens {SCOPES[selection['scope']]} "
             + SCORE_WORDS[selection["score"]].format(selection["reference"])
+            + (
+                f", averaged over {selection['smoothing']} tokens to either side"
+                if selection["smoothing"]
+                else ""
+            )
         )
     console.print(_mixture_tree(version, estimated))
     curve = version["learning_rate"]
