@@ -54,6 +54,7 @@ from perdure.pipeline.recipe.training import (
     LlamaModel,
     Model,
     Parallel,
+    StatedShape,
     Training,
 )
 from perdure.pipeline.recipe.versions import (
@@ -132,6 +133,7 @@ __all__ = [
     "SentencePieceTokenizer",
     "Source",
     "Start",
+    "StatedShape",
     "Subset",
     "Switch",
     "TextReader",
