@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pyarrow import parquet
 
+from perdure.pipeline.domains import parse, source_of
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.mixture import is_replayed
@@ -75,20 +77,33 @@ def open_dataset(
     smoothing = selection.smoothing or 0 if selection else 0
     streams = {}
     for key, entry in plan.sources.items():
-        name = entry["source"]
+        name = source_of(entry["source"])
         documents, ends = open_order(plan_directory, key)
         sidecar = scores.get(name) if kinds and not is_replayed(key) else None
         streams[key] = _stream(data[name], sidecar, documents, ends, "", kinds, smoothing)
     return Dataset(plan, streams, selection)
 
 
-def open_heldout(data: Path) -> Stream:
-    """A source's held-out documents, in the order in which they were read."""
-    manifest = read_json(data / "manifest.json")
-    lengths = np.concatenate(
-        [open_shard(data / f"heldout.{task:05d}").lengths for task in range(manifest["tasks"])]
-    )
-    return _stream(data, None, np.arange(len(lengths)), np.cumsum(lengths, dtype=np.int64), prefix="heldout.")
+def open_heldout(data: Path, domain: str) -> tuple[Stream, np.ndarray]:
+    """A domain's held-out documents, in the order in which they were read.
+
+    Args:
+        data: Its source's directory of shards.
+        domain: Its name; labels choose among the source's documents.
+
+    Returns:
+        The stream, empty if no document has the labels, and the bytes of each document's text, int64 [documents].
+    """
+    labels = parse(domain).labels
+    columns = ["shard", "sequence", "num_tokens", "num_bytes", *labels]
+    table = parquet.read_table(data / "docs.parquet", columns=columns, filters=[("split", "==", "heldout")])
+    order = np.lexsort((table["sequence"].to_numpy(), table["shard"].to_numpy()))
+    fits = np.ones(len(order), bool)
+    for kind, label in labels.items():
+        fits &= np.array(table[kind].to_pylist(), object)[order] == label
+    lengths, sizes = (table[name].to_numpy().astype(np.int64)[order] for name in ("num_tokens", "num_bytes"))
+    stream = _stream(data, None, np.flatnonzero(fits), np.cumsum(lengths[fits]), prefix="heldout.")
+    return stream, sizes[fits]
 
 
 def _stream(
