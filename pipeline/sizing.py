@@ -48,7 +48,7 @@ def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
         for name, version in recipe.versions.items()
     ]
     free = (gpu.memory_gib - RESERVE_GIB) * 2**30 - memory["total"]
-    found = {
+    found: dict[str, Any] = {
         "nodes": nodes,
         "gpus_per_node": gpus_per_node,
         "gpus": parallel.world_size,
