@@ -111,7 +111,7 @@ def problems(recipe: Recipe, whole: bool = True) -> list[Problem]:
         except BrokenField:
             continue  # its own mistake is listed already
     if whole and not any(problem.path.startswith("versions.") for problem in found):
-        found += mixtures.repetition(recipe)
+        found += mixtures.against_data(recipe)
     return found
 
 

@@ -47,7 +47,7 @@ def new_sources(mixture: Mixture, part: int) -> dict[str, MixtureSource]:
 
 
 def members(mixture: Mixture) -> dict[str, tuple[str, MixtureSource]]:
-    """Every place in a mixture, whenever it is used: its source's name and settings, by key."""
+    """Every place in a mixture, whenever it is used: its domain (`perdure.pipeline.domains`) and settings, by key."""
     fresh: dict[str, MixtureSource] = {}
     for part in range(len(mixture.switches) + 1):
         fresh = new_sources(mixture, part) | fresh
@@ -116,8 +116,21 @@ def rounded_shares(ratios: dict[str, float], parts: int) -> dict[str, Fraction]:
     return {topic: Fraction(count, parts) for topic, count in counts.items()}
 
 
+def domain_steps(mixture: Mixture, steps: int) -> dict[str, int]:
+    """Steps that each new domain gets if they come one after another: whole, at least one, summing to `steps`."""
+    whole = sum(Fraction(str(source.weight)) for source in mixture.sources.values())
+    ratios = {name: float(Fraction(str(source.weight)) / whole) for name, source in mixture.sources.items()}
+    return {name: int(share * steps) for name, share in rounded_shares(ratios, steps).items()}
+
+
+def alone_shares(mixture: Mixture, domain: str) -> dict[str, Fraction]:
+    """`mixture_shares` while one new domain stands alone, beside replay."""
+    only = mixture.model_copy(update={"sources": {domain: mixture.sources[domain]}, "switches": ()})
+    return mixture_shares(only)
+
+
 def source_key(name: str, replayed: bool) -> str:
-    """Name of a source's place in the mixture: `replay/<name>` if replayed."""
+    """Name of a domain's place in the mixture: `replay/<name>` if replayed."""
     return f"replay/{name}" if replayed else name
 
 

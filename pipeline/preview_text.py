@@ -7,7 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
+from perdure.pipeline.domains import source_of
 from perdure.pipeline.order import RANKED
+from perdure.pipeline.parts import describe
 
 PLOT_HEIGHT = 6
 """Lines of the learning-rate curve."""
@@ -97,7 +99,7 @@ def _source_rows(data: dict[str, Any]) -> Iterable[tuple[str, ...]]:
             source["reader"],
             _tokens(source["tokens"], mark),
             held_out,
-            repetitions or "unused",
+            repetitions or ("in parts" if source["in_parts"] else "unused"),
         )
 
 
@@ -129,6 +131,11 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
         console.print(
             f"trains on the {selection['k']:.0%} of tokens {SCOPES[selection['scope']]} "
             + SCORE_WORDS[selection["score"]].format(selection["reference"])
+            + (
+                f", averaged over {selection['smoothing']} tokens to either side"
+                if selection["smoothing"]
+                else ""
+            )
         )
     console.print(_mixture_tree(version, estimated))
     curve = version["learning_rate"]
@@ -152,7 +159,7 @@ def _mixture_tree(version: dict[str, Any], estimated: dict[str, bool]) -> Tree:
         )
         branch = tree.add(f"{part} {share:.1%}{pool}")
         for member in members:
-            mark = "~" if estimated[member["source"]] else ""
+            mark = "~" if estimated[source_of(member["source"])] else ""
             times = "" if member["repetitions"] is None else f", {mark}{member['repetitions']:.2f} times over"
             if member["repetitions_of_ancestors"]:
                 times += f" after {mark}{member['repetitions_of_ancestors']:.2f} by its ancestors"
@@ -161,18 +168,42 @@ def _mixture_tree(version: dict[str, Any], estimated: dict[str, bool]) -> Tree:
                 order += f" by {version['perplexity_model']}"
             if member["buckets"]:
                 order += f" in {member['buckets']:,} buckets"
+            if member["lowest_perplexity"]:
+                order += f", {_subset_words(member, version['perplexity_model'])}"
             branch.add(
                 f"{member['source']} {member['share']:.1%}, {member['tokens']:,} tokens{times}, {order}"
             )
-    for phase in version["phases"][1:]:
-        shares = ", ".join(f"{key} {share:.1%}" for key, share in phase["shares"].items())
-        tree.add(f"switches after step {phase['after_step']:,} to {shares}")
+    if version["domain_order"]:
+        tree.add(_domain_words(version))
+    else:
+        for phase in version["phases"][1:]:
+            shares = ", ".join(f"{key} {share:.1%}" for key, share in phase["shares"].items())
+            tree.add(f"switches after step {phase['after_step']:,} to {shares}")
     if rule := version["reweight"]:
         tree.add(
             f"follows held-out perplexity every {rule['interval_steps']:,} steps (alpha {rule['alpha']:g}, floor "
             f"{rule['floor']:g})"
         )
     return tree
+
+
+def _domain_words(version: dict[str, Any]) -> str:
+    """Domains one after another, and when each begins."""
+    if not version["phases"]:
+        return "one domain after another, by similarity: the plan finds the order once the data is there"
+    starts = ", ".join(
+        f"{next(iter(phase['shares']))} after step {phase['after_step']:,}" for phase in version["phases"]
+    )
+    return f"one domain after another ({version['domain_order']}): {starts}"
+
+
+def _subset_words(member: dict[str, Any], model: str) -> str:
+    """Which documents a place takes: what was chosen, or the budget."""
+    subset = member["lowest_perplexity"]
+    if subset["chosen"]:
+        return describe(member["source"], subset["chosen"])
+    budget = f"{subset['tokens']:,} tokens" if subset["tokens"] else f"{subset['share']:.1%} of the tokens"
+    return f"the {budget} of lowest perplexity under {model}"
 
 
 def _print_model(console: Console, model: dict[str, Any]) -> None:
