@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from megatron.core import dist_checkpointing
+from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from perdure.pipeline.convert import huggingface, weights
 from perdure.pipeline.manifest import read_json
@@ -16,6 +17,7 @@ from perdure.pipeline.train.attention import document_lengths
 from perdure.pipeline.train.checkpoint import finished_checkpoints, load_weights
 from perdure.pipeline.train.dataset import collate, read_sample
 from perdure.pipeline.train.device import initialise
+from perdure.pipeline.train.layers import RecomputedLayer
 from perdure.pipeline.train.model import build_model, unwrap
 
 
@@ -238,7 +240,8 @@ def killed_writer(directory: str) -> list:
 def train_cases(directory: str, cases: list[dict], steps: int) -> list:
     """Trains the same weights on the same data once for each case, within one process; what `Counts` says of each step.
 
-    A case may have a `scope`, a `z_loss`, and `main_grad`: whether weight gradients go straight there.
+    A case may have a `scope`, a `z_loss`, `main_grad`: whether weight gradients go straight there, and `recompute`. `kept` is
+    how many bytes are saved for the backward passes of a step, besides the inputs of recomputed layers.
     """
     from perdure.pipeline.train.dataset import open_dataset
     from perdure.pipeline.train.optimizer import make_optimizer, set_learning_rate
@@ -256,6 +259,8 @@ def train_cases(directory: str, cases: list[dict], steps: int) -> list:
             model.selection = selection.model_copy(update={"scope": case["scope"]})
         if "z_loss" in case:
             model.loss_options["z_loss"] = case["z_loss"]
+        for layer in model.decoder.layers if "recompute" in case else ():
+            layer.__class__ = RecomputedLayer if case["recompute"] else TransformerLayer
         for module in model.modules():
             if hasattr(module, "gradient_accumulation_fusion"):
                 module.gradient_accumulation_fusion = case.get("main_grad", False)
@@ -267,9 +272,13 @@ def train_cases(directory: str, cases: list[dict], steps: int) -> list:
         for step in range(steps):
             set_learning_rate(optimizer, 0.01, 0.1)
             first = step * recipe.training.global_batch_size
-            counts, grad_norm, _ = train_step(
-                wrapped, optimizer, dataset, recipe, first, device, threshold=threshold
-            )
+            kept = []
+            with torch.autograd.graph.saved_tensors_hooks(
+                lambda tensor, kept=kept: kept.append(tensor.nbytes) or tensor, lambda tensor: tensor
+            ):
+                counts, grad_norm, _ = train_step(
+                    wrapped, optimizer, dataset, recipe, first, device, threshold=threshold
+                )
             threshold = counts.threshold
             told.append(
                 {
@@ -280,6 +289,7 @@ def train_cases(directory: str, cases: list[dict], steps: int) -> list:
                     "selected": counts.selected_tokens,
                     "tokens": sum(counts.tokens),
                     "threshold": threshold,
+                    "kept": sum(kept),
                 }
             )
         results.append(told)

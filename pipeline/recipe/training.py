@@ -80,6 +80,9 @@ class Parallel(Section):
     save memory (Korthikanti et al. 2022); `tensor_parallel` above 1 divides `seq_length`."""
     distributed_optimizer: bool = False
     """Shard optimizer states over the data-parallel ranks (ZeRO-1)."""
+    recompute: bool = False
+    """Keep only the inputs of the layers for the backward pass, which computes the rest again: much less memory for a
+    third more computation, and the same results."""
 
     @property
     def world_size(self) -> int:

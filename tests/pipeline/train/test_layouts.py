@@ -1,7 +1,7 @@
 """One recipe under every layout, in real processes: same tokens, same selection, same losses."""
 
 import pytest
-from support import metrics, prepare_version, read_json, start_ranks, tiny_recipe
+from support import metrics, on_rank, prepare_version, read_json, start_ranks, tiny_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -10,7 +10,7 @@ LAYOUTS = {
     "tp2": {"tensor_parallel": 2},
     "tp2_sequence": {"tensor_parallel": 2, "sequence_parallel": True},
     "pp2": {"pipeline_parallel": 2},
-    "tp2_pp2": {"tensor_parallel": 2, "pipeline_parallel": 2},
+    "tp2_pp2": {"tensor_parallel": 2, "pipeline_parallel": 2, "recompute": True},
     "dp2_distributed": {"data_parallel": 2, "distributed_optimizer": True},
 }
 
@@ -101,3 +101,11 @@ def test_the_selected_share_is_k(runs):
     )
     for layout in LAYOUTS:
         assert read_json(runs[layout] / "passage.json")["selected"] == passage["selected"]
+
+
+def test_recomputed_layers_give_the_same_bits_and_keep_less(tmp_path):
+    directory = prepare_version(tiny_recipe(tmp_path, training__document_mask=True))
+    plain, recomputed = on_rank("train_cases", directory, [{"recompute": False}, {"recompute": True}], 3)
+    for before, after in zip(plain, recomputed, strict=True):
+        assert after["kept"] < before["kept"] / 4
+        assert before | {"kept": 0} == after | {"kept": 0}
