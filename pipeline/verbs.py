@@ -39,6 +39,8 @@ def _check(options: argparse.Namespace) -> None:
     except RecipeError as error:
         if options.json:
             _print_json({"problems": [vars(problem) for problem in error.problems]})
+        if all(problem.absent for problem in error.problems):
+            error.args = (f"{error}\nto look at it for other machines, which may have these: --nodes N",)
         raise
     from perdure.pipeline.preview import preview
 

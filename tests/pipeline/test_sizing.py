@@ -191,6 +191,8 @@ def test_what_this_machine_lacks_is_told_and_no_mistake(capsys, tmp_path, monkey
         *("tokenizer.path", "model.path"),
         *(f"sources.{name}.reader.path" for name in ("medicine", "textbooks", "general")),
     }
+    assert main(["check", str(LLAMA["8b"])]) == 2
+    assert "which may have these: --nodes N" in capsys.readouterr().err
     site = tmp_path / "site.yaml"
     site.write_text(yaml.safe_dump({"gpu": {"price_per_hour": 2, "mfu": 0.5}}))
     main(["check", str(LLAMA["8b"]), "--nodes", "64", "--site", str(site)])
