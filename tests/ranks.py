@@ -237,6 +237,32 @@ def killed_writer(directory: str) -> list:
     return said
 
 
+def hanging_writers(directory: str, number: int) -> list:
+    """Saves while the first `number` forks hang before they begin; the steps of the whole checkpoints, or what is said."""
+    import os
+    import time
+
+    from perdure.pipeline.errors import PerdureError
+    from perdure.pipeline.train import checkpoint, fence
+    from perdure.pipeline.train.optimizer import make_optimizer
+
+    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
+    model = build_model(recipe, inputs["vocab_size"], None, initialise())
+    writer = checkpoint.Checkpoints(Path(directory), fence.take_together(Path(directory)), asynchronous=True)
+    checkpoint.BEGIN_SECONDS, forks = 0.5, iter(range(1000))
+    pending: list[int] = []
+    os.register_at_fork(
+        before=lambda: pending.append(next(forks)),
+        after_in_child=lambda: time.sleep(600 if pending[-1] < number else 0),
+    )
+    try:
+        writer.save(model, make_optimizer(recipe.training, model, False), {"step": 1, "scheduled": True})
+        writer.wait()
+    except PerdureError as error:
+        return [str(error)]
+    return [path.name for path in finished_checkpoints(Path(directory) / "checkpoints")]
+
+
 def train_cases(directory: str, cases: list[dict], steps: int) -> list:
     """Trains the same weights on the same data once for each case, within one process; what `Counts` says of each step.
 
