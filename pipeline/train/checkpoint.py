@@ -7,11 +7,13 @@ from what another one wrote. `state.json` holds everything that is no tensor.
 import errno
 import inspect
 import os
+import pickle
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from queue import Queue
 
 import torch
 import torch.distributed as dist
@@ -58,7 +60,7 @@ class Checkpoints:
         self.queue = AsyncCallsQueue()
         # Megatron would start a manager that outlives a killed rank.
         self.manager = helper_manager()
-        filesystem_async._results_queue = self.manager.Queue()
+        filesystem_async._results_queue = _Results(self.manager.Queue())
 
     def save(self, model: torch.nn.Module, optimizer: MegatronOptimizer, state: dict) -> None:
         """Writes weights, optimizer states and `state`, after any write that is under way.
@@ -135,6 +137,19 @@ class Checkpoints:
                 _sync(self.directory)
                 _forget_old(self.directory, self.kept)
         dist.barrier()
+
+
+class _Results:
+    """Megatron's queue of what its writers have done, in bytes: a manager imports torch to hold anything of torch's."""
+
+    def __init__(self, queue: Queue):
+        self.queue = queue
+
+    def put(self, result: object) -> None:
+        self.queue.put(pickle.dumps(result))
+
+    def get_nowait(self) -> object:
+        return pickle.loads(self.queue.get_nowait())
 
 
 _ASYNC_BY_MEGATRON = (
