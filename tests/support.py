@@ -175,9 +175,16 @@ def run_versions(recipe: Recipe, *names: str) -> list[str]:
     """Trains versions over random data as `perdure run` does, all or some; returns what it says."""
     from perdure.pipeline.run import _version
 
+    def start(directory: Path, world_size: int, task: str) -> None:
+        outcome = start_ranks(directory, world_size, task)
+        assert outcome.returncode == 0, outcome.stderr
+
     data, _, tokenizer = random_data(recipe.directory)
     said: list[str] = []
-    with patch("perdure.pipeline.data.stage.tokenizer_directory", return_value=tokenizer):
+    with (
+        patch("perdure.pipeline.data.stage.tokenizer_directory", return_value=tokenizer),
+        patch("perdure.launch.local.start", start),
+    ):
         for name in names or recipe.versions:
             _version(recipe, name, data, said.append)
     return said
@@ -260,10 +267,12 @@ def fork_ranks(run: str, arguments: list[str], environments: list[dict]) -> subp
         return subprocess.CompletedProcess([run, *arguments], status, stdout.read(), stderr.read())
 
 
-def start_ranks(directory: Path, world_size: int, **environment: str) -> subprocess.CompletedProcess:
+def start_ranks(
+    directory: Path, world_size: int, task: str = "train", **environment: str
+) -> subprocess.CompletedProcess:
     """Trains a prepared version to its end in real processes, as `launch.local` starts them."""
     with patch.dict(os.environ, {"OMP_NUM_THREADS": "1"} | environment):
-        return fork_ranks(WORKER, [str(directory), "train"], _environments(world_size, Node()))
+        return fork_ranks(WORKER, [str(directory), task], _environments(world_size, Node()))
 
 
 def metrics(directory: Path) -> list[dict]:
