@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from unittest.mock import patch
@@ -40,8 +41,12 @@ def write_data(
     heldout: list[np.ndarray],
     vocab_size: int,
     tokenizer_hash: str = "test",
+    label: Callable[[str, int, int], dict[str, str | None]] = lambda split, task, number: {},
 ) -> Path:
-    """A finished data directory: documents per task (end-of-sequence included) and held-out documents in task 0."""
+    """A finished data directory: documents per task (end-of-sequence included) and held-out documents in task 0.
+
+    `label` gives a document's topic and language, by split, task and number.
+    """
     directory.mkdir(parents=True)
     rows = []
     for task, documents in enumerate(tasks):
@@ -56,7 +61,10 @@ def write_data(
                     "id": f"{split}/{task}/{number}",
                     "num_tokens": len(document),
                     "num_bytes": 4 * len(document),
+                    "topic": None,
+                    "language": None,
                 }
+                | label(split, task, number)
                 for number, document in enumerate(members)
             ]
     parquet.write_table(pa.Table.from_pylist(rows), directory / "docs.parquet")
@@ -66,6 +74,19 @@ def write_data(
         split: {"documents": len(members), "tokens": sum(map(len, members))}
         for split, members in (("train", train), ("heldout", heldout))
     }
+    for kind, kinds in (("topic", "topics"), ("language", "languages")):
+        counts[kinds] = {
+            name: {
+                split: {
+                    "documents": sum(row[kind] == name for row in rows if row["split"] == split),
+                    "tokens": sum(
+                        row["num_tokens"] for row in rows if (row[kind], row["split"]) == (name, split)
+                    ),
+                }
+                for split in ("train", "heldout")
+            }
+            for name in sorted({row[kind] for row in rows} - {None})
+        }
     finish(
         directory,
         {

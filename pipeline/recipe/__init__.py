@@ -54,6 +54,7 @@ from perdure.pipeline.recipe.training import (
     LlamaModel,
     Model,
     Parallel,
+    StatedShape,
     Training,
 )
 from perdure.pipeline.recipe.versions import (
@@ -64,6 +65,7 @@ from perdure.pipeline.recipe.versions import (
     DecaySchedule,
     InfiniteSchedule,
     Init,
+    LowestPerplexity,
     Mixture,
     MixtureSource,
     Replay,
@@ -108,6 +110,7 @@ __all__ = [
     "LanguageIdentification",
     "Length",
     "LlamaModel",
+    "LowestPerplexity",
     "MetadataTopics",
     "MinhashDedup",
     "Mixture",
@@ -132,6 +135,7 @@ __all__ = [
     "SentencePieceTokenizer",
     "Source",
     "Start",
+    "StatedShape",
     "Subset",
     "Switch",
     "TextReader",
