@@ -330,6 +330,11 @@ def plain_loop() -> list:
     return loop()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Calls the function that the command line names."""
     function, arguments, answer = sys.argv[1:]
     Path(answer).write_text(json.dumps(globals()[function](*json.loads(arguments))))
+
+
+if __name__ == "__main__":
+    main()

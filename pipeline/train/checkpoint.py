@@ -7,6 +7,7 @@ from what another one wrote. `state.json` holds everything that is no tensor.
 import errno
 import inspect
 import os
+import pickle
 import queue
 import select
 import shutil
@@ -70,7 +71,7 @@ class Checkpoints:
         self.queue = AsyncCallsQueue()
         # Megatron would start a manager that outlives a killed rank.
         self.manager = helper_manager()
-        filesystem_async._results_queue = self.manager.Queue()
+        filesystem_async._results_queue = _Results(self.manager.Queue())
         FileSystemWriterAsync.write_preloaded_data_multiproc = staticmethod(_write_files)
 
     def save(self, model: torch.nn.Module, optimizer: MegatronOptimizer, state: dict) -> None:
@@ -192,6 +193,19 @@ def _begin(pipe: int, write: Callable, *arguments) -> None:
     """Runs in the forked writer: says that it lives, and writes."""
     os.write(pipe, b"!")
     write(*arguments)
+
+
+class _Results:
+    """Megatron's queue of what its writers have done, in bytes: a manager imports torch to hold anything of torch's."""
+
+    def __init__(self, items: queue.Queue):
+        self.items = items
+
+    def put(self, result: object) -> None:
+        self.items.put(pickle.dumps(result))
+
+    def get_nowait(self) -> object:
+        return pickle.loads(self.items.get_nowait())
 
 
 @_disable_gc()

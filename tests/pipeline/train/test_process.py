@@ -29,11 +29,11 @@ def version_with_long_evaluation(out, ranks):
         out,
         versions__v1__tokens=32 * 8 * STEPS,
         parallel={"data_parallel": ranks},
-        evaluation={"max_tokens": 40_000},
+        evaluation={"max_tokens": 10_000},
     )
     for number, name in enumerate(("a", "b")):
         documents = [random_documents(10 * number + task, 60, 300) for task in range(2)]
-        write_data(out / "data" / name, documents, random_documents(99 + number, 800, 300), 300)
+        write_data(out / "data" / name, documents, random_documents(99 + number, 500, 300), 300)
     return prepare_version(recipe)
 
 
