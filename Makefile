@@ -11,7 +11,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 PYTEST := $(VENV)/bin/pytest
 TYPED := $(addprefix -p perdure.pipeline., \
-  recipe lenient manifest errors plan planning order lineage consumption mixture check checks shape sizes memory preview preview_text shards cli arguments verbs train.schedule)
+  recipe lenient manifest errors plan planning order lineage consumption domains parts domain_order mixture check checks shape sizes memory preview preview_text shards cli arguments verbs train.schedule)
 
 .PHONY: help quickstart test test-fast lint format bench clean
 

@@ -61,7 +61,7 @@ def pq_topics(data: Path) -> list[str]:
 
 
 def test_mixtures_show_what_each_version_takes_and_how_often(run, capsys):
-    directory, data, recipe = run
+    _, data, recipe = run
     tokens = read_json(data / "manifest.json")["counts"]["topics"]["odd"]["train"]["tokens"]
     mixture = {"sources": {"a/odd": {"weight": 3}, "a/even": {}}}
     changed = recipe.model_validate(
