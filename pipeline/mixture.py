@@ -169,17 +169,18 @@ def block_pattern(counts: list[int]) -> np.ndarray:
         return pattern
     slack = 2 * num_sources - 2
     # A source's n-th sample waits until it is owed 1 / slack of one; of those that wait no more, the first due goes.
-    # All in whole numbers and fractions, so that no rounding enters.
-    released: list[list[tuple[Fraction, int, int]]] = [[] for _ in range(length)]
+    # All in whole numbers. Times of two sources are equal or at least 1 / (product of their counts) >= 2^-32 apart, so
+    # that 33 binary places keep their order, ties included.
+    released: list[list[tuple[int, int, int]]] = [[] for _ in range(length)]
 
     def queue(source: int, number: int, earliest: int) -> None:
         release = -(-(number * slack + 1) * length // (counts[source] * slack)) - 1
-        due = Fraction(((number + 1) * slack - 1) * length, counts[source])
+        due = (((number + 1) * slack - 1) * length << 33) // counts[source]
         released[max(release, earliest)].append((due, source, number))
 
     for source in range(num_sources):
         queue(source, 0, 0)
-    waiting: list[tuple[Fraction, int, int]] = []
+    waiting: list[tuple[int, int, int]] = []
     for position in range(length):
         for sample in released[position]:
             heappush(waiting, sample)

@@ -44,12 +44,12 @@ class Order:
 
 
 def count_documents(data: Path, part: Path | None = None) -> tuple[int, int]:
-    """Documents and tokens of a source's training split, or of a part of it."""
+    """Documents and tokens of a source's training split, as the data stage counted them, or of a part of it."""
     if part is not None:
-        taken = read_json(part / "manifest.json")["taken"]
-        return taken["documents"], taken["tokens"]
-    lengths = shard_lengths(data)
-    return sum(map(len, lengths)), sum(int(part.sum(dtype=np.int64)) for part in lengths)
+        counts = read_json(part / "manifest.json")["taken"]
+    else:
+        counts = read_json(data / "manifest.json")["counts"]["train"]
+    return counts["documents"], counts["tokens"]
 
 
 def write_order(order: Order, documents: Path, ends: Path, rows: int = ROWS) -> None:

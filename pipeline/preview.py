@@ -47,9 +47,9 @@ def preview(recipe: Recipe) -> dict[str, Any]:
             if is_part(member):
                 source["in_parts"] = True
                 continue
-            repetitions = source["repetitions"]
-            if member["repetitions"] is not None:
-                repetitions[version["name"]] = repetitions.get(version["name"], 0) + member["repetitions"]
+            repetitions, times = source["repetitions"], member["repetitions"]
+            before = repetitions.get(version["name"], 0)
+            repetitions[version["name"]] = None if times is None or before is None else before + times
     return {
         "recipe": recipe.name,
         "out": str(recipe.directory),
@@ -247,7 +247,7 @@ def _model(recipe: Recipe) -> dict[str, Any]:
     assert rows is not None  # a checked recipe has a readable tokenizer
     padded = padded_vocab_size(rows)
     return vars(shape) | {
-        "vocab_size": vocab_size(recipe),
+        "vocab_size": vocab_size(recipe) or rows,
         "padded_vocab_size": padded,
         "parameters": num_parameters(shape, padded),
     }

@@ -104,8 +104,11 @@ def vocab_size(recipe: Recipe) -> int | None:
 def embedding_rows(recipe: Recipe) -> int | None:
     """Embeddings that the model has, padding aside: an existing model's own, else one a token; None if unknown."""
     tokens = vocab_size(recipe)
-    if isinstance(recipe.model, HuggingFaceModel):
-        rows = config_vocab_size(recipe.model.path)
+    if isinstance(model := recipe.model, HuggingFaceModel):
+        if model.shape is not None and not (model.path / "config.json").is_file():
+            rows = model.shape.vocab_size
+        else:
+            rows = config_vocab_size(model.path)
         return max(rows, tokens or 0) if isinstance(recipe.tokenizer, ExtendedTokenizer) else rows
     return tokens
 
@@ -142,9 +145,13 @@ def document_files(reader: Reader) -> list[Path]:
 
 
 def estimated_tokens(source: Source) -> int | None:
-    """Tokens of a source that is not tokenised yet, from the sizes of its files; None for a dataset on the hub."""
+    """Tokens of a source that is not tokenised yet, from the sizes of its files; None if they are not on this machine."""
     reader = source.reader
-    if not (files := document_files(reader)):
+    try:
+        files = document_files(reader)
+    except PerdureError:
+        files = []
+    if not files:
         return None
     unpacked = sum(
         file.stat().st_size * (COMPRESSION if file.suffix in (".gz", ".zst", ".parquet") else 1)

@@ -233,6 +233,16 @@ def prepare_version(
     return directory
 
 
+def number_of_worker(_task: int) -> tuple[int, int]:
+    """Runs in a worker of a pool, which can import this module but no test module: its process and its number."""
+    import time
+
+    from perdure.pipeline.data.executor import worker_number
+
+    time.sleep(0.2)  # so that one worker cannot take all tasks
+    return os.getpid(), worker_number()
+
+
 def start_ranks(directory: Path, world_size: int, **environment: str) -> subprocess.CompletedProcess:
     """Trains a prepared version to its end in real processes."""
     code = f"from pathlib import Path; from perdure.launch import local; local.start(Path({str(directory)!r}), {world_size})"
@@ -253,6 +263,7 @@ def metrics(directory: Path) -> list[dict]:
 
 __all__ = [
     "metrics",
+    "number_of_worker",
     "prepare_version",
     "random_documents",
     "read_json",

@@ -54,6 +54,7 @@ from perdure.pipeline.recipe.training import (
     LlamaModel,
     Model,
     Parallel,
+    StatedShape,
     Training,
 )
 from perdure.pipeline.recipe.versions import (
@@ -134,6 +135,7 @@ __all__ = [
     "SentencePieceTokenizer",
     "Source",
     "Start",
+    "StatedShape",
     "Subset",
     "Switch",
     "TextReader",

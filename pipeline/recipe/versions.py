@@ -273,6 +273,10 @@ class Selection(Section):
     (section 4.2 of the paper): `reference_loss` prefers tokens of low loss, `reference_entropy` those of low entropy of the
     reference's prediction, `intersection` those with both below one bound in nats, which is set so that the share k of the
     tokens fulfils it. Controls: `random`, by the seed, the sample and the place in it; `highest_loss` of the model."""
+    smoothing: Positive | None = None
+    """Tokens to either side, of the same document, over which the reference's numbers are averaged before they decide (not in
+    the paper): single tokens of clean text can be hard, and of noise easy, but noise comes in stretches. 8 to 32. For the
+    scores without the model's own loss; default: every token by itself."""
     reference: str | None = None
     """The reference model: an earlier version's name, or a Hugging Face directory (with a `/`); controls have none."""
     scope: Literal["sequence", "microbatch", "dp_microbatch", "global", "global_lagged"] = "microbatch"

@@ -17,7 +17,7 @@ from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.plan import Plan, locate, open_order, open_plan
 from perdure.pipeline.recipe import Selection
 from perdure.pipeline.shards import REF_MISSING, Shard, open_shard
-from perdure.pipeline.train.scores import made_reference
+from perdure.pipeline.train.scores import made_reference, smoothed
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Stream:
         sidecars: Per shard, what the score subtracts the largest of, in milli-nats, aligned with it; empty without a
             reference.
         eos_id: Stands before the first document.
+        smoothing: Neighbours to either side that the sidecars are averaged over.
     """
 
     documents: np.ndarray
@@ -40,6 +41,7 @@ class Stream:
     shards: list[Shard]
     sidecars: list[tuple[Shard, ...]]
     eos_id: int
+    smoothing: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,13 @@ def open_dataset(
     """
     plan = open_plan(plan_directory, appended=appended)
     kinds = ("ref",) if selection is None else selection.sidecars
+    smoothing = selection.smoothing or 0 if selection else 0
     streams = {}
     for key, entry in plan.sources.items():
         name = source_of(entry["source"])
         documents, ends = open_order(plan_directory, key)
         sidecar = scores.get(name) if kinds and not is_replayed(key) else None
-        streams[key] = _stream(data[name], sidecar, documents, ends, prefix="", kinds=kinds)
+        streams[key] = _stream(data[name], sidecar, documents, ends, "", kinds, smoothing)
     return Dataset(plan, streams, selection)
 
 
@@ -110,6 +113,7 @@ def _stream(
     ends: np.ndarray,
     prefix: str,
     kinds: tuple[str, ...] = ("ref",),
+    smoothing: int = 0,
 ) -> Stream:
     manifest = read_json(data / "manifest.json")
     shards = [open_shard(data / f"{prefix}{task:05d}") for task in range(manifest["tasks"])]
@@ -124,7 +128,7 @@ def _stream(
         for task, shard in enumerate(shards):
             sidecars.append(tuple(_sidecar(scores / f"{task:05d}.{kind}", shard) for kind in kinds))
     starts = np.cumsum([0, *(len(shard.lengths) for shard in shards)])[:-1]
-    return Stream(documents, ends, starts, shards, sidecars, manifest["eos_id"])
+    return Stream(documents, ends, starts, shards, sidecars, manifest["eos_id"], smoothing)
 
 
 def _sidecar(prefix: Path, shard: Shard) -> Shard:
@@ -168,9 +172,14 @@ def read_sample(stream: Stream, sample: int, seq_length: int) -> tuple[np.ndarra
         begin = finish - (stop - position)
         tokens[position - first : stop - first] = shard.values[begin:finish]
         if stream.sidecars:
+            # Neighbours lie outside the sample, too, but in the same document.
+            start = max(begin - stream.smoothing, shard.start(number))
+            around = slice(start, min(finish + stream.smoothing, finish + end - stop))
             # What is missing has the largest value of all.
-            values = [sidecar.values[begin:finish] for sidecar in stream.sidecars[task]]
-            reference[position - first : stop - first] = np.maximum.reduce(values)
+            units = np.maximum.reduce([sidecar.values[around] for sidecar in stream.sidecars[task]])
+            if stream.smoothing:
+                units = smoothed(units, stream.smoothing)
+            reference[position - first : stop - first] = units[begin - start : finish - start]
         position, place = stop, place + 1
     return tokens, reference[1:], last - (first + 1)
 

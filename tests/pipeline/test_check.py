@@ -385,6 +385,14 @@ def test_scores_say_whether_they_need_a_reference():
     )
 
 
+def test_smoothing_is_for_scores_of_the_reference_alone():
+    where = "versions.update.selection"
+    assert found(f"{where}.score=reference_loss", f"{where}.smoothing=8") == {}
+    (problem,) = found(f"{where}.smoothing=8").items()
+    assert problem[0] == f"{where}.smoothing" and problem[1][0] == 8
+    assert problem[1][1].startswith("has no use with `score: excess`: it averages what a reference says")
+
+
 def test_windows_of_scoring_must_move_on():
     assert found("scoring.overlap=256")["scoring.overlap"] == (
         256,
