@@ -91,12 +91,21 @@ class NgramIndex(PipelineStep):
         self.files, self.n, self.folder = files, n, folder
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
-        """Builds the index; an n-gram of several files counts for the first."""
+        """Builds the index; an n-gram of several files counts for the first.
+
+        Raises:
+            PerdureError: If a file has nothing that can be looked for.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         parts, numbers, described = [], [], []
         for number, path in enumerate(self.files):
             found = [ngram_hashes(text, self.n) for text in evaluation_texts(path)]
             short = sum(not len(hashes) for hashes in found)
+            if short == len(found):
+                raise PerdureError(
+                    f"{path}: none of its {short:,} strings has {self.n} words, so that nothing could be looked for and "
+                    "it would leak into training; lower the step's n_grams, or name the right file"
+                )
             parts += found
             numbers.append(np.full(sum(map(len, found)), number, np.int32))
             described.append({"file": path.name, "strings": len(found), "too_short": short})

@@ -93,6 +93,7 @@ class ShardWriter(PipelineStep):
                         reason = "heldout_elsewhere" if split is None else "not_in_subset"
                         self.stat_update(reason)
                         self.stat_update(f"{reason}:words", value=count_words(document.text))
+                        self.stat_update(f"{reason}:tokens", value=len(tokens))
                         continue
                     num_bytes = len(document.text.encode())
                     language = document.metadata.get("language")
@@ -151,7 +152,8 @@ def write_shards(
         reserved_fraction: Largest such share of any source; what another source would hold out is dropped here.
         tasks: Number of parts, the same as in `clean`.
         pool: Worker processes.
-        manifest: What the artefact depends on; `counts` per split and `files` are added.
+        manifest: What the artefact depends on; `counts` and `files` are added. `counts.tokens` is what was tokenised:
+            the documents that the cleaning left, separators included.
 
     Raises:
         PerdureError: If a split has no document.
@@ -184,7 +186,14 @@ def write_shards(
         )
         files = hash_files(artefact)
         labels = {kind: _by_label(counts, kind) for kind in ("topics", "languages")}
-        counted = {"documents": documents, "words": words, "steps": steps} | splits | labels
+        kept = sum(split["tokens"] for split in splits.values())
+        dropped = {
+            reason: count
+            for reason in ("heldout_elsewhere", "not_in_subset")
+            if (count := counts[f"{reason}:tokens"])
+        }
+        tokens = {"in": kept + sum(dropped.values()), "dropped": dropped, "out": kept}
+        counted = {"documents": documents, "words": words, "tokens": tokens, "steps": steps} | splits | labels
         finish(artefact, manifest | {"counts": counted, "files": files})
 
 

@@ -249,4 +249,9 @@ def _summary(name: str, counts: dict) -> str:
     return (
         f"{name}: {documents['in']:,} documents in, {documents['out']:,} out (dropped: {dropped or 'none'}); "
         f"{train['tokens']:,} tokens to train on, {heldout['tokens']:,} held out"
+    ) + "".join(
+        f"; of {file['file']}, {file['too_short']:,} of {file['strings']:,} strings were too short to be looked for"
+        for step in counts["steps"]
+        for file in step.get("evaluation", [])
+        if file["too_short"]
     )

@@ -177,7 +177,9 @@ def build_model(
         ),
         model,
     )
-    config.no_sync_func = replicas.no_sync  # gradients are reduced in the last micro-batch's backward pass alone
+    config.no_sync_func = (
+        replicas.no_sync
+    )  # gradients are reduced in the last micro-batch's backward pass alone
     return replicas
 
 

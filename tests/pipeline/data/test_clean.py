@@ -155,6 +155,16 @@ def test_documents_that_share_thirteen_words_with_an_evaluation_are_dropped(tmp_
     ]
 
 
+@pytest.mark.parametrize("rows", [[{"question": "What is one and one?"}], []])
+def test_an_evaluation_file_that_would_leak_is_refused(tmp_path, rows):
+    path = write_jsonl(tmp_path / "probes.jsonl", rows)
+    message = (
+        rf"probes.jsonl: none of its {len(rows)} strings has 13 words, .* would leak into training; lower"
+    )
+    with pytest.raises(PerdureError, match=message):
+        clean(tmp_path, [random_text(1)], [{"type": "decontaminate", "files": [str(path)]}])
+
+
 def test_examples_are_those_with_the_lowest_hashes_under_any_number_of_tasks(tmp_path):
     texts = [random_text(seed) for seed in range(20)] + [f"dropped {number}" for number in range(30)]
     step = {"type": "length", "min_chars": 30}
