@@ -1,22 +1,43 @@
-"""Held-out loss of every domain, through the model and layout that train."""
+"""Held-out loss of every domain, through the model and layout that train, and of every document of it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import megatron.core.parallel_state as mpu
 import numpy as np
+import pyarrow as pa
 import torch
 from pyarrow import parquet
 
+from perdure.pipeline.evaluate.documents import DOCUMENTS
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.train.dataset import Batch, collate, open_heldout, read_sample
-from perdure.pipeline.train.step import run_batches
+from perdure.pipeline.train.step import add_up, run_batches
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What a domain's held-out documents cost.
+
+    Attributes:
+        summary: `loss` (mean nats per token), `tokens`, `documents`, `bytes`, `bits_per_byte`, and `text_bits_per_byte`,
+            which leaves the end-of-sequence tokens out.
+        documents: The sums of every document, see `perdure.pipeline.evaluate.documents`.
+    """
+
+    summary: dict
+    documents: pa.Table
 
 
 def evaluate(
-    model: torch.nn.Module, recipe: Recipe, data: dict[str, Path], device: torch.device
-) -> dict[str, dict]:
+    model: torch.nn.Module,
+    recipe: Recipe,
+    data: dict[str, Path],
+    device: torch.device,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> dict[str, Domain] | None:
     """Measures every source's held-out documents; all ranks call this.
 
     Args:
@@ -24,20 +45,31 @@ def evaluate(
         recipe: Batch sizes and `evaluation.max_tokens`.
         data: Data directory per source.
         device: This rank's device.
+        interrupted: Asked before every source, and equal on all ranks: whether to give up.
 
     Returns:
-        Per source: `loss` (mean nats per token), `tokens`, `documents`, `bytes`, `bits_per_byte`.
+        Each source's result, equal on all ranks; None if it was interrupted.
     """
     model.eval()
+    results: dict[str, Domain] | None = {}
     with torch.no_grad():
-        results = {
-            name: _domain(model, recipe, directory, device) for name, directory in sorted(data.items())
-        }
+        for name, directory in sorted(data.items()):
+            if interrupted():
+                results = None
+                break
+            results[name] = _domain(model, recipe, name, directory, device)
     model.train()
     return results
 
 
-def _domain(model: torch.nn.Module, recipe: Recipe, directory: Path, device: torch.device) -> dict:
+def summaries(domains: dict[str, Domain]) -> dict[str, dict]:
+    """What `eval.json` holds of each source."""
+    return {name: domain.summary for name, domain in domains.items()}
+
+
+def _domain(
+    model: torch.nn.Module, recipe: Recipe, name: str, directory: Path, device: torch.device
+) -> Domain:
     stream = open_heldout(directory)
     # Whole documents up to the budget, at least one, so that their bytes are known.
     documents = max(1, int(np.searchsorted(stream.ends, recipe.evaluation.max_tokens, side="right")))
@@ -48,6 +80,8 @@ def _domain(model: torch.nn.Module, recipe: Recipe, directory: Path, device: tor
         recipe.parallel.data_parallel,
     )
     num_microbatches = -(-tokens // (seq_length * micro * ranks))
+    ends = torch.from_numpy(stream.ends[:documents]).to(device)
+    sums = torch.zeros(2, documents, dtype=torch.float64, device=device)
 
     def batches() -> Iterator[tuple[range, Batch]]:
         for number in range(num_microbatches):
@@ -56,16 +90,38 @@ def _domain(model: torch.nn.Module, recipe: Recipe, directory: Path, device: tor
             samples = [_masked_sample(stream, index, seq_length, tokens) for index in indices]
             yield indices, collate(samples, [0] * micro, [False] * micro, device)
 
-    counts = run_batches(model, batches(), num_microbatches, recipe, stream.eos_id, 1, forward_only=True)
+    def observe(indices: range, nll: torch.Tensor, batch: Batch) -> None:
+        places = torch.arange(indices.start * seq_length, indices.stop * seq_length, device=device)
+        places = places[batch.valid.flatten()]
+        losses = nll[batch.valid].double()
+        document = torch.searchsorted(ends, places, right=True)
+        sums[0].index_add_(0, document, losses)
+        separators = places == ends[document] - 1
+        sums[1].index_add_(0, document[separators], losses[separators])
+
+    counts = run_batches(
+        model, batches(), num_microbatches, recipe, stream.eos_id, 1, forward_only=True, observe=observe
+    )
     assert counts.tokens[0] == tokens
-    num_bytes = _heldout_bytes(directory, documents)
-    return {
+    add_up(sums)
+    loss, separator_loss = sums.cpu().numpy()
+    table = _heldout_documents(directory, documents)
+    num_bytes = int(table["bytes"].to_numpy().sum())
+    summary = {
         "loss": counts.loss[0] / tokens,
         "tokens": tokens,
         "documents": documents,
         "bytes": num_bytes,
         "bits_per_byte": counts.loss[0] / math.log(2) / num_bytes,
+        "text_bits_per_byte": float((loss - separator_loss).sum()) / math.log(2) / num_bytes,
     }
+    columns = {
+        "domain": pa.array([name] * documents),
+        **{column: table[column] for column in table.column_names},
+        "loss": loss,
+        "separator_loss": separator_loss,
+    }
+    return Domain(summary, pa.table(columns).select(DOCUMENTS.names).cast(DOCUMENTS))
 
 
 def _masked_sample(
@@ -79,11 +135,19 @@ def _masked_sample(
     return tokens, reference, min(num_valid, num_tokens - index * seq_length)
 
 
-def _heldout_bytes(directory: Path, documents: int) -> int:
-    table = parquet.read_table(
-        directory / "docs.parquet",
-        columns=["shard", "sequence", "num_bytes"],
-        filters=[("split", "==", "heldout")],
+def _heldout_documents(directory: Path, documents: int) -> pa.Table:
+    """The first held-out documents in the order of the stream: `tokens`, `bytes`, `topic`, `language`."""
+    path = directory / "docs.parquet"
+    labels = [label for label in ("topic", "language") if label in parquet.read_schema(path).names]
+    columns = ["shard", "sequence", "num_tokens", "num_bytes", *labels]
+    table = parquet.read_table(path, columns=columns, filters=[("split", "==", "heldout")])
+    order = np.lexsort((table["sequence"].to_numpy(), table["shard"].to_numpy()))[:documents]
+    table = table.take(order)
+    nothing = pa.nulls(documents, pa.string())
+    return pa.table(
+        {
+            "tokens": table["num_tokens"],
+            "bytes": table["num_bytes"],
+            **{label: table[label] if label in labels else nothing for label in ("topic", "language")},
+        }
     )
-    order = np.lexsort((table["sequence"].to_numpy(), table["shard"].to_numpy()))
-    return int(table["num_bytes"].to_numpy()[order][:documents].sum())
