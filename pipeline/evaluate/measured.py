@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from pyarrow import parquet
 
+from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.evaluate import metrics, probe_scores
 from perdure.pipeline.evaluate.contamination import contamination
 from perdure.pipeline.evaluate.documents import table_name
@@ -32,16 +33,17 @@ def measured(
         steps: By version its lines of `metrics.jsonl`, by step.
         paths: By version, where it comes from.
     """
-    domains, directory = list(recipe.sources), recipe.directory / "versions"
+    domains, sources = measured_domains(recipe), list(recipe.sources)
     known = {name: path for name, path in paths.items() if not np.isnan(losses[path.row]).all()}
     rows = ~np.isnan(losses).all(axis=1)
-    counting = [domain for domain, column in zip(domains, losses[rows].T) if not np.isnan(column).any()]
+    # Parts of a source do not count again.
+    counting = [source for source, column in zip(sources, losses[rows].T) if not np.isnan(column).any()]
     counting = counting if rows.any() else []
     bits = np.array([_column(domains, evaluation, "bits_per_byte") for evaluation in evaluations])
     columns = [domains.index(domain) for domain in counting]
     documents = read_documents(_files(recipe, "documents"), domains)
     ancestry = {
-        name: Ancestry(path.row, path.parent, _best(losses, path, domains)) for name, path in known.items()
+        name: Ancestry(path.row, path.parent, _best(losses, path, sources)) for name, path in known.items()
     }
     return {
         "bits_per_byte_matrix": bits,
@@ -59,7 +61,7 @@ def measured(
         "stability_gap": {
             name: gap
             for name, path in paths.items()
-            if (gap := _stability_gap(directory / name, steps[name], path, domains)) is not None
+            if (gap := _stability_gap(recipe, name, steps[name], path)) is not None
         },
         "probes": _probes(recipe, paths),
         "contamination": contamination(recipe),
@@ -77,12 +79,12 @@ def _macro(values: np.ndarray, columns: list[int]) -> np.ndarray:
     return values[:, columns].mean(axis=1) if columns else np.full(len(values), math.nan)
 
 
-def _best(losses: np.ndarray, path: Path, domains: list[str]) -> dict[str, int]:
-    """By domain that can be forgotten, the row on the path with the lowest loss; see `metrics.forgetting`."""
-    rises = metrics.forgetting(losses[path.rows], path.learned)
+def _best(losses: np.ndarray, path: Path, sources: list[str]) -> dict[str, int]:
+    """By source that can be forgotten, the row on the path with the lowest loss; see `metrics.forgetting`."""
+    rises = metrics.forgetting(losses[path.rows][:, : len(sources)], path.learned)
     return {
-        domain: path.rows[int(np.nanargmin(losses[path.rows, column]))]
-        for column, domain in enumerate(domains)
+        source: path.rows[int(np.nanargmin(losses[path.rows, column]))]
+        for column, source in enumerate(sources)
         if not np.isnan(rises[column])
     }
 
@@ -107,9 +109,7 @@ def _missing(recipe: Recipe, rows: np.ndarray) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------- while training
 
 
-def _stability_gap(
-    directory: FilePath, steps: dict[int, dict], path: Path, domains: list[str]
-) -> dict[str, Any] | None:
+def _stability_gap(recipe: Recipe, version: str, steps: dict[int, dict], path: Path) -> dict[str, Any] | None:
     """The held-out losses while a version trained, and what they show; None if none were measured."""
     points = [
         (step - 1, entry["tokens"] - entry["tokens"] // step, entry["heldout_before"])
@@ -118,19 +118,22 @@ def _stability_gap(
     ]
     if not points:
         return None
-    record = directory / "version.json"
+    record = recipe.directory / "versions" / version / "version.json"
     final = read_json(record) if record.exists() else {}
     if "heldout" in final:
         points.append((final["steps"], final["tokens"], final["heldout"]))
-    names = [domain for domain in domains if all(domain in losses for _, _, losses in points)]
+    names = [
+        domain for domain in measured_domains(recipe) if all(domain in losses for _, _, losses in points)
+    ]
     tokens = [place for _, place, _ in points]
     curves = {name: [losses[name] for _, _, losses in points] for name in names}
-    worst = [max(curves[domain]) if domain in curves else math.nan for domain in domains]
+    worst = [max(curves[domain]) if domain in curves else math.nan for domain in recipe.sources]
+    whole = [curves[source] for source in recipe.sources if source in curves]
     return {
         "steps": [step for step, _, _ in points],
         "tokens": tokens,
         "loss": curves,
-        "macro": np.mean([*curves.values()], axis=0),
+        "macro": np.mean(whole, axis=0),
         "domains": {name: metrics.stability_gap(tokens, curve) for name, curve in curves.items()},
         "min_acc": metrics.min_accuracy(worst, path.learned, len(path.rows) - 1),
     }

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from perdure.pipeline.domains import source_of
 from perdure.pipeline.evaluate import metrics
 from perdure.pipeline.lineage import ancestors, parent_of
 from perdure.pipeline.mixture import is_replayed, members
@@ -17,7 +18,7 @@ class Path:
         row: The version's row in the loss matrix; row 0 is the initial model.
         parent: The row of what it started from.
         rows: From row 0 through its measured ancestors to its own.
-        learned: Per domain when it joined the path, see `metrics.learned_at`.
+        learned: Per source when it joined the path, see `metrics.learned_at`.
     """
 
     row: int
@@ -26,7 +27,7 @@ class Path:
     learned: list[int | None]
 
 
-def paths(recipe: Recipe, domains: list[str]) -> dict[str, Path]:
+def paths(recipe: Recipe) -> dict[str, Path]:
     """The path of every version of a recipe."""
     parents = {name: _measured_parent(recipe, name) for name in recipe.versions}
     rows = {name: row for row, name in enumerate(recipe.versions, start=1)}
@@ -35,7 +36,7 @@ def paths(recipe: Recipe, domains: list[str]) -> dict[str, Path]:
         along = metrics.lineage(parents, name)
         parent = parent_of(version)
         learned = metrics.learned_at(
-            domains,
+            list(recipe.sources),
             [_new_sources(recipe, member) for member in along],
             pretrained=isinstance(recipe.model, HuggingFaceModel),
         )
@@ -47,7 +48,7 @@ def paths(recipe: Recipe, domains: list[str]) -> dict[str, Path]:
 
 def _new_sources(recipe: Recipe, name: str) -> list[str]:
     places = members(recipe.versions[name].mixture)
-    return [source for key, (source, _) in places.items() if not is_replayed(key)]
+    return [source_of(domain) for key, (domain, _) in places.items() if not is_replayed(key)]
 
 
 def _measured_parent(recipe: Recipe, name: str) -> str | None:

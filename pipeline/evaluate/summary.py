@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.evaluate import metrics
 from perdure.pipeline.evaluate.measured import measured
 from perdure.pipeline.evaluate.paths import Path as VersionPath
@@ -37,9 +38,10 @@ def build_report(recipe: Recipe) -> dict:
         - `versions`: in training order: `id`, `parent` (null: the initial model), `start`, `status` (`finished`,
           `started`, `waiting`), `tokens`, `lineage_tokens`, `steps`, `schedule`, `selected_fraction` (1 without
           selection), `tokens_per_second`, `mixture`, `phases` (`after_step`, `reason`, `shares` by
-          key), `sources` (tokens `total`, `consumed`, `remaining`, `repeated`, `replayed` by source, along its path),
+          key), `sources` (tokens `total`, `consumed`, `remaining`, `repeated`, `replayed` by domain, along its path),
           `evaluation`, `change` (loss minus the parent's, by domain).
-        - `domains`; `loss_matrix` (row 0: the initial model; row i + 1: version i); `initial` (its evaluation).
+        - `domains`: the sources, then the parts of them that a mixture names; `loss_matrix` (row 0: the initial model;
+          row i + 1: version i); `initial` (its evaluation).
         - `acc`, `bwt`, `fwt`, `fwt_gem` by version; `forgetting` by version: `mean` and by domain. See
           `evaluate/metrics.py`; every version has them, along its own path from the initial model.
         - What the ledger adds (intervals, paired changes, topics, stability gap, probes, contamination, harness): see
@@ -64,7 +66,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
     records = {name: _optional(recipe, name, "version.json") for name in recipe.versions}
     evaluations = {name: _optional(recipe, name, "eval.json") for name in recipe.versions}
     initial = _initial_evaluation(recipe)
-    domains = list(recipe.sources)
+    domains = measured_domains(recipe)
     losses = np.array([_losses(domains, entry) for entry in (initial, *evaluations.values())])
     manifests = {
         source: read_json(directory / "manifest.json") if directory else None
@@ -72,7 +74,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
     }
     steps = {name: _steps(recipe.directory / "versions" / name / "metrics.jsonl") for name in recipe.versions}
     curves = {name: _curve(lines) for name, lines in steps.items()}
-    along = paths(recipe, domains)
+    along = paths(recipe)
     report = {
         "name": recipe.name,
         "versions": [
@@ -82,7 +84,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
         "domains": domains,
         "loss_matrix": losses,
         "initial": initial and initial["domains"],
-        **_metrics(along, domains, losses),
+        **_metrics(along, list(recipe.sources), losses),
         **measured(recipe, losses, [initial, *evaluations.values()], steps, along),
         "consumed": {name: record["consumed"] for name, record in records.items() if record},
         "selection": {
@@ -227,7 +229,7 @@ def _version(
         "phases": mixture_phases(recipe, name),
         "sources": source_ledger(recipe, name),
         "evaluation": evaluation and evaluation["domains"],
-        "change": dict(zip(recipe.sources, losses[row] - losses[parent_row])),
+        "change": dict(zip(measured_domains(recipe), losses[row] - losses[parent_row])),
     }
 
 
@@ -242,18 +244,22 @@ def _mixture(recipe: Recipe, name: str) -> list[dict]:
             "share": float(shares.get(key, 0)),
             "order": member.order,
             "buckets": member.buckets,
+            "lowest_perplexity": member.lowest_perplexity and member.lowest_perplexity.model_dump(),
         }
         for key, (source, member) in members(mixture).items()
     ]
 
 
-def _metrics(along: dict[str, VersionPath], domains: list[str], losses: np.ndarray) -> dict:
-    """All metrics of every version that was measured, each along its own path."""
+def _metrics(along: dict[str, VersionPath], sources: list[str], losses: np.ndarray) -> dict:
+    """All metrics of every version that was measured, each along its own path.
+
+    They are means over whole sources: a document that counts with its source does not count with its topic again.
+    """
     found: dict[str, dict] = {key: {} for key in ("acc", "bwt", "fwt", "fwt_gem", "forgetting")}
     for name, path in along.items():
         if np.isnan(losses[path.row]).all():
             continue
-        own, learned = losses[path.rows], path.learned
+        own, learned = losses[path.rows][:, : len(sources)], path.learned
         rises = metrics.forgetting(own, learned)
         known = rises[~np.isnan(rises)]
         found["acc"][name] = metrics.average_accuracy(own, learned)
@@ -262,7 +268,7 @@ def _metrics(along: dict[str, VersionPath], domains: list[str], losses: np.ndarr
         found["fwt_gem"][name] = metrics.gem_forward_transfer(own, learned)
         found["forgetting"][name] = {
             "mean": known.mean() if known.size else math.nan,
-            "domains": {domain: rise for domain, rise in zip(domains, rises) if not np.isnan(rise)},
+            "domains": {domain: rise for domain, rise in zip(sources, rises) if not np.isnan(rise)},
         }
     return found
 

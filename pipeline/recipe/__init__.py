@@ -54,6 +54,7 @@ from perdure.pipeline.recipe.training import (
     LlamaModel,
     Model,
     Parallel,
+    StatedShape,
     Training,
 )
 from perdure.pipeline.recipe.versions import (
@@ -64,6 +65,7 @@ from perdure.pipeline.recipe.versions import (
     DecaySchedule,
     InfiniteSchedule,
     Init,
+    LowestPerplexity,
     Mixture,
     MixtureSource,
     Replay,
@@ -110,6 +112,7 @@ __all__ = [
     "LanguageIdentification",
     "Length",
     "LlamaModel",
+    "LowestPerplexity",
     "MetadataTopics",
     "MinhashDedup",
     "Mixture",
@@ -134,6 +137,7 @@ __all__ = [
     "SentencePieceTokenizer",
     "Source",
     "Start",
+    "StatedShape",
     "Subset",
     "Switch",
     "TextReader",

@@ -1,7 +1,7 @@
 """Held-out loss of every domain, through the model and layout that train, and of every document of it."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +9,8 @@ import megatron.core.parallel_state as mpu
 import numpy as np
 import pyarrow as pa
 import torch
-from pyarrow import parquet
 
+from perdure.pipeline.domains import source_of
 from perdure.pipeline.evaluate.documents import DOCUMENTS
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.train.dataset import Batch, collate, open_heldout, read_sample
@@ -34,30 +34,34 @@ class Domain:
 def evaluate(
     model: torch.nn.Module,
     recipe: Recipe,
+    domains: Iterable[str],
     data: dict[str, Path],
     device: torch.device,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> dict[str, Domain] | None:
-    """Measures every source's held-out documents; all ranks call this.
+    """Measures every domain's held-out documents; all ranks call this.
 
     Args:
         model: The wrapped model.
         recipe: Batch sizes and `evaluation.max_tokens`.
+        domains: Their names.
         data: Data directory per source.
         device: This rank's device.
-        interrupted: Asked before every source, and equal on all ranks: whether to give up.
+        interrupted: Asked before every domain, and equal on all ranks: whether to give up.
 
     Returns:
-        Each source's result, equal on all ranks; None if it was interrupted.
+        Each domain's result, equal on all ranks; None if it was interrupted. A part of a source of which no document is held
+        out is left out.
     """
     model.eval()
     results: dict[str, Domain] | None = {}
     with torch.no_grad():
-        for name, directory in sorted(data.items()):
+        for name in sorted(domains):
             if interrupted():
                 results = None
                 break
-            results[name] = _domain(model, recipe, name, directory, device)
+            result = _domain(model, recipe, name, data[source_of(name)], device)
+            results |= {name: result} if result is not None else {}
     model.train()
     return results
 
@@ -69,8 +73,10 @@ def summaries(domains: dict[str, Domain]) -> dict[str, dict]:
 
 def _domain(
     model: torch.nn.Module, recipe: Recipe, name: str, directory: Path, device: torch.device
-) -> Domain:
-    stream = open_heldout(directory)
+) -> Domain | None:
+    stream, held = open_heldout(directory, name)
+    if not len(stream.ends):
+        return None
     # Whole documents up to the budget, at least one, so that their bytes are known.
     documents = max(1, int(np.searchsorted(stream.ends, recipe.evaluation.max_tokens, side="right")))
     tokens = int(stream.ends[documents - 1])
@@ -105,8 +111,8 @@ def _domain(
     assert counts.tokens[0] == tokens
     add_up(sums)
     loss, separator_loss = sums.cpu().numpy()
-    table = _heldout_documents(directory, documents)
-    num_bytes = int(table["bytes"].to_numpy().sum())
+    held = held.slice(0, documents)
+    num_bytes = int(held["num_bytes"].to_numpy().sum())
     summary = {
         "loss": counts.loss[0] / tokens,
         "tokens": tokens,
@@ -116,12 +122,15 @@ def _domain(
         "text_bits_per_byte": float((loss - separator_loss).sum()) / math.log(2) / num_bytes,
     }
     columns = {
-        "domain": pa.array([name] * documents),
-        **{column: table[column] for column in table.column_names},
+        "domain": [name] * documents,
+        "tokens": held["num_tokens"],
+        "bytes": held["num_bytes"],
+        "topic": held["topic"],
+        "language": held["language"],
         "loss": loss,
         "separator_loss": separator_loss,
     }
-    return Domain(summary, pa.table(columns).select(DOCUMENTS.names).cast(DOCUMENTS))
+    return Domain(summary, pa.table(columns).cast(DOCUMENTS))
 
 
 def _masked_sample(
@@ -133,21 +142,3 @@ def _masked_sample(
         return empty, np.zeros(seq_length, np.int32), 0
     tokens, reference, num_valid = read_sample(stream, index, seq_length)
     return tokens, reference, min(num_valid, num_tokens - index * seq_length)
-
-
-def _heldout_documents(directory: Path, documents: int) -> pa.Table:
-    """The first held-out documents in the order of the stream: `tokens`, `bytes`, `topic`, `language`."""
-    path = directory / "docs.parquet"
-    labels = [label for label in ("topic", "language") if label in parquet.read_schema(path).names]
-    columns = ["shard", "sequence", "num_tokens", "num_bytes", *labels]
-    table = parquet.read_table(path, columns=columns, filters=[("split", "==", "heldout")])
-    order = np.lexsort((table["sequence"].to_numpy(), table["shard"].to_numpy()))[:documents]
-    table = table.take(order)
-    nothing = pa.nulls(documents, pa.string())
-    return pa.table(
-        {
-            "tokens": table["num_tokens"],
-            "bytes": table["num_bytes"],
-            **{label: table[label] if label in labels else nothing for label in ("topic", "language")},
-        }
-    )
