@@ -78,6 +78,7 @@ def evaluate_export(model: Path, include_path: Path, tasks: list[str]) -> dict[s
         is one; a metric with another filter than `none` is called `<metric>,<filter>`.
     """
     import lm_eval
+    import torch
     from lm_eval.tasks import TaskManager
 
     found = lm_eval.simple_evaluate(
@@ -86,6 +87,7 @@ def evaluate_export(model: Path, include_path: Path, tasks: list[str]) -> dict[s
         tasks=tasks,
         task_manager=TaskManager(include_path=str(include_path), include_defaults=False),
         batch_size=1,
+        device="cuda" if torch.cuda.is_available() else "cpu",
         bootstrap_iters=1000,
         log_samples=False,
     )

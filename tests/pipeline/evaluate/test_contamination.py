@@ -40,9 +40,7 @@ def documents(seed, *planted):
     texts += [
         f"{' '.join(rng.choices(WORDS, k=9))} {text} {' '.join(rng.choices(WORDS, k=9))}" for text in planted
     ]
-    return [
-        np.array([*(VOCABULARY.index(word) for word in text.split()), 0], np.uint16) for text in texts
-    ]
+    return [np.array([*(VOCABULARY.index(word) for word in text.split()), 0], np.uint16) for text in texts]
 
 
 @pytest.fixture
