@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from perdure.pipeline.evaluate.documents import DOCUMENTS, write_tables
+from perdure.pipeline.evaluate.ledger_words import ledger_words
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.summary import summarize
 from perdure.pipeline.manifest import read_json, write_json
@@ -153,3 +154,38 @@ def test_the_stability_gap_of_a_version(recipe, run):
     assert gap["macro"][0] == pytest.approx((4.5 + 4.0 + 5.99) / 3)
     # Of the three, `update` knew prose only.
     assert gap["min_acc"] == -5.0
+
+
+def test_findings_in_words(recipe, run):
+    """Lines that a run has something to say for, and no others."""
+    assert ledger_words(with_documents(recipe, run)) == []
+    wide = with_documents(make(recipe, "wide"), run, names=["base", "update"], shift=1.0)
+    wide["stability_gap"] = {
+        "update": {
+            "domains": {
+                "prose": {"depth": 0.5, "worst_tokens": 2000, "recovery_tokens": None},
+                "code": {"depth": 0.25, "worst_tokens": 2000, "recovery_tokens": 41_000},
+                "clean": {"depth": 0.0, "worst_tokens": 0, "recovery_tokens": 0},
+            }
+        }
+    }
+    kinds = {"invariant": {"items": 4, "correct": 3}, "new": {"items": 2, "correct": 1}}
+    change = {"change": -0.25, "gained": 0, "lost": 1}
+    wide["probes"] = {
+        "scores": [None, None, None, {"facts.jsonl": kinds}, None],
+        "change": {"update": {"parent": {"facts.jsonl": {"invariant": change}}}},
+        "fuar": {"update": {"parent": {"value": None, "words": "no gain"}}},
+    }
+    assert ledger_words(wide) == [
+        "update: on prose the change may be chance: its 95% interval over documents holds 0.",
+        "update: while it trained, the loss on prose rose by 0.500, most after 2k tokens, and is not back.",
+        "update: while it trained, the loss on code rose by 0.250, most after 2k tokens, and is back after 41k.",
+        "update: facts.jsonl: invariant 3 of 4 (-25.0 points: 0 gained, 1 lost), new 1 of 2",
+        "update: FUAR no gain",
+        "No intervals for reference, control: measured before documents were kept apart. `perdure eval` measures "
+        "finished versions again.",
+    ]
+
+
+def make(recipe, name):
+    return recipe.model_copy(update={"out": recipe.directory / name})
