@@ -3,6 +3,7 @@
 The latter needs the package lm_eval (`pip install 'perdure[harness]'`); without it its tests are skipped.
 """
 
+import importlib.util
 import json
 import math
 import random
