@@ -72,7 +72,7 @@ def run_recipe(file: Path, node: Node, ranks: int) -> None:
             time.sleep(POLL_SECONDS)
         run_version(directory, recipe, node, ranks)
     if node.rank == 0:
-        _perdure("report", str(file))
+        _perdure("eval", str(file))
 
 
 def _perdure(*arguments: str) -> None:

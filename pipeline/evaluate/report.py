@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from perdure.pipeline.evaluate.ledger_words import ledger_words
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.summary import build_report
 from perdure.pipeline.evaluate.words import loss_table, replay_findings
@@ -26,7 +27,7 @@ def write_report(recipe: Recipe, say: Callable[[str], None] = print) -> dict:
     page = recipe.directory / "report" / "index.html"
     write_atomic(page, render_page(report))
     say(loss_table(report))
-    for finding in ("", *replay_findings(report), ""):
+    for finding in ("", *replay_findings(report), *ledger_words(report), ""):
         say(finding)
     say(_next_commands(recipe, report))
     return report

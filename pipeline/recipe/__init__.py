@@ -34,6 +34,7 @@ from perdure.pipeline.recipe.data import (
     Tokenizer,
     TrainedTokenizer,
 )
+from perdure.pipeline.recipe.evaluation import Contamination, Evaluation, Harness
 from perdure.pipeline.recipe.labels import (
     ClassifierSubset,
     ClassifierTopics,
@@ -48,7 +49,6 @@ from perdure.pipeline.recipe.root import Recipe
 from perdure.pipeline.recipe.scoring import Scoring
 from perdure.pipeline.recipe.section import Fraction, Name, Positive, Section
 from perdure.pipeline.recipe.training import (
-    Evaluation,
     Guard,
     HuggingFaceModel,
     LlamaModel,
@@ -88,6 +88,7 @@ __all__ = [
     "CleaningStep",
     "ClusterTopics",
     "ConstantSchedule",
+    "Contamination",
     "CosineSchedule",
     "DataStage",
     "DecaySchedule",
@@ -101,6 +102,7 @@ __all__ = [
     "GopherQuality",
     "GopherRepetition",
     "Guard",
+    "Harness",
     "HuggingFaceModel",
     "HuggingFaceReader",
     "HuggingFaceTokenizer",

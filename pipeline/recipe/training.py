@@ -149,10 +149,3 @@ class Training(Section):
     """What a broken step leads to."""
     log_interval: Positive = 10
     """Steps between console lines; TensorBoard gets every step."""
-
-
-class Evaluation(Section):
-    """How versions are measured on every source's held-out documents."""
-
-    max_tokens: Positive = 100_000
-    """Held-out tokens per source, from its first documents; all versions see the same ones."""
