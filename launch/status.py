@@ -50,13 +50,20 @@ def status(directory: Path) -> dict[str, Any]:
     }
 
 
+def runs_below(directory: Path) -> list[Path]:
+    """The runs of a sweep in the order of their names; for any other directory itself alone."""
+    runs = [path.parent for path in sorted(directory.glob("runs/*/versions"))]
+    return runs or [directory]
+
+
 def log_files(directory: Path, version: str | None) -> list[Path]:
     """The logs of a launched run's jobs, oldest first; of one version's alone if it is named.
 
     Raises:
         PerdureError: If there is none.
     """
-    places = [directory / "versions" / version] if version else [directory, *directory.glob("versions/*")]
+    everything = [directory, *directory.glob("versions/*"), *directory.glob("runs/*")]
+    places = [directory / "versions" / version] if version else everything
     found = sorted(
         (file for place in places for file in place.glob("launch/*.log")),
         key=lambda file: file.stat().st_mtime,
