@@ -45,6 +45,17 @@ def parser() -> argparse.ArgumentParser:
         help="measure finished versions on held-out documents where that is still to do",
     )
     verbs.add_parser("report", parents=[on_recipe, machine], help="write report.json and report/index.html")
+    compare = verbs.add_parser(
+        "compare", parents=[machine], help="versions of several runs side by side, from their reports"
+    )
+    compare.add_argument(
+        "places",
+        metavar="DIR",
+        nargs="+",
+        type=Path,
+        help="a run's directory, or a version's: RUN/versions/NAME",
+    )
+    compare.add_argument("--html", metavar="FILE", type=Path, help="write a page as well")
     export = verbs.add_parser("export", help="write a version or a checkpoint as a Hugging Face model")
     imported = verbs.add_parser(
         "import", help="what is understood of a Hugging Face model, as a recipe's sections"
@@ -99,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
         help="bound of a safetensors file; default: 5",
     )
     imported.add_argument("model", metavar="DIR", type=Path, help="a Hugging Face model's directory")
-    for command in (export, imported):
+    for command in (compare, export, imported):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     _add_sweep(verbs, on_recipe)

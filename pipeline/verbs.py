@@ -104,6 +104,23 @@ def _report_verb(options: argparse.Namespace) -> None:
         _print_json(read_json(recipe.directory / "report.json"))
 
 
+def _compare(options: argparse.Namespace) -> None:
+    from perdure.launch.status import runs_below
+    from perdure.pipeline.evaluate.compare import compare, compare_table, render_compare
+
+    found = compare([run for place in options.places for run in runs_below(place)])
+    if options.html is not None:
+        from perdure.pipeline.manifest import disk_errors, write_atomic
+
+        with disk_errors(options.html):
+            write_atomic(options.html, render_compare(found))
+        print(f"wrote {options.html}", file=sys.stderr)
+    if options.json:
+        _print_json(found)
+    else:
+        print(compare_table(found))
+
+
 def _export(options: argparse.Namespace) -> None:
     from perdure.pipeline.convert.verbs import export
 
@@ -337,6 +354,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], None]] = {
     "train": _train,
     "eval": _eval,
     "report": _report_verb,
+    "compare": _compare,
     "export": _export,
     "import": _import,
     "sweep": _sweep,

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from perdure.launch.status import duration
+from perdure.pipeline.evaluate.words import duration_words
 from perdure.pipeline.lineage import version_directory
 from perdure.pipeline.manifest import hash_of, is_finished, read_json, write_atomic, write_json
 from perdure.pipeline.sweep.page import render_sweep
@@ -192,7 +192,10 @@ def sweep_table(found: dict[str, Any]) -> str:
             cells.append(spread_words(loss))
             cells.append(f"({change['mean']:+.3f})" if change else "")
         speed, seconds = row["tokens_per_second"], row["seconds"]
-        cells += [f"{speed['mean']:,.0f}" if speed else "-", duration(seconds["mean"]) if seconds else "-"]
+        cells += [
+            f"{speed['mean']:,.0f}" if speed else "-",
+            duration_words(seconds["mean"]) if seconds else "-",
+        ]
         table.append(cells)
     whole = sum(run["status"] == "whole" for run in found["runs"])
     versions = ", ".join(found["compared"])
