@@ -7,10 +7,10 @@ import yaml
 
 from perdure.launch import kubernetes, sky, slurm
 from perdure.launch.chain import Job, jobs
-from perdure.pipeline.check import tree_problems
-from perdure.pipeline.errors import Problem, RecipeError
+from perdure.pipeline.check import filling
+from perdure.pipeline.errors import RecipeError
 from perdure.pipeline.manifest import disk_errors, write_atomic, write_json
-from perdure.pipeline.recipe import Recipe, read_tree, structural_problems, with_field
+from perdure.pipeline.recipe import Recipe, read_tree
 
 Say = Callable[[str], None]
 
@@ -21,25 +21,11 @@ def fitted(path: Path, overrides: list[str], out: Path | None, site: Path | None
     Raises:
         RecipeError: If the nodes' ranks are no multiple of tensor x pipeline parallel, or the recipe has mistakes.
     """
-    tree, found = fit(read_tree(path, overrides, out, site), size)
+    tree, found = filling(read_tree(path, overrides, out, site), size.nodes, size.ranks_per_node)
     if found:
         raise RecipeError(str(path), found)
     recipe = Recipe.model_validate(tree)
     return recipe.model_copy(update={"out": recipe.directory.resolve()})
-
-
-def fit(tree: dict, size: slurm.Size) -> tuple[dict, list[Problem]]:
-    """A recipe's tree with as many data-parallel replicas as fill the nodes, and all of its mistakes."""
-    if structural_problems(tree):
-        return tree, tree_problems(tree)
-    parallel = Recipe.model_validate(tree).parallel
-    ranks, replica = size.nodes * size.ranks_per_node, parallel.tensor_parallel * parallel.pipeline_parallel
-    if ranks % replica:
-        value = f"tensor {parallel.tensor_parallel} x pipeline {parallel.pipeline_parallel}"
-        remedy = f"should divide the {ranks} ranks of {size.nodes} nodes x {size.ranks_per_node}"
-        return tree, [Problem("parallel", value, remedy)]
-    tree = with_field(tree, "parallel.data_parallel", ranks // replica)
-    return tree, tree_problems(tree)
 
 
 def recipe_file(recipe: Recipe) -> Path:

@@ -61,6 +61,7 @@ from perdure.pipeline.recipe.training import (
     LlamaModel,
     Model,
     Parallel,
+    StatedShape,
     Training,
 )
 from perdure.pipeline.recipe.versions import (
@@ -71,6 +72,7 @@ from perdure.pipeline.recipe.versions import (
     DecaySchedule,
     InfiniteSchedule,
     Init,
+    LowestPerplexity,
     Mixture,
     MixtureSource,
     Replay,
@@ -115,6 +117,7 @@ __all__ = [
     "LanguageIdentification",
     "Length",
     "LlamaModel",
+    "LowestPerplexity",
     "MetadataTopics",
     "MinhashDedup",
     "Mixture",
@@ -139,6 +142,7 @@ __all__ = [
     "SentencePieceTokenizer",
     "Source",
     "Start",
+    "StatedShape",
     "Subset",
     "Switch",
     "TextReader",

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.evaluate.words import duration_words
 from perdure.pipeline.lineage import version_directory
 from perdure.pipeline.manifest import hash_of, is_finished, read_json, write_atomic, write_json
@@ -53,7 +54,7 @@ def gather(plan: Plan) -> dict[str, Any]:
     places = version_places(plan)
     runs = [_run(plan, run, places[run.name]) for run in plan.runs]
     compared = compared_versions(plan.runs)
-    domains = list(dict.fromkeys(source for run in plan.runs for source in run.recipe.sources))
+    domains = list(dict.fromkeys(domain for run in plan.runs for domain in measured_domains(run.recipe)))
     rows = []
     for setting, group in groupby(runs, key=lambda run: run["setting"]):
         members = list(group)

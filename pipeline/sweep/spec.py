@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +10,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field
 
-from perdure.launch.launch import fit
 from perdure.launch.slurm import Size
-from perdure.pipeline.check import tree_problems
+from perdure.pipeline.check import filling, tree_problems
 from perdure.pipeline.checks.hints import near
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.manifest import hash_of
@@ -161,8 +160,8 @@ def _runs(sweep: Sweep, base: dict, directory: Path, size: Size | None) -> tuple
             tree = with_field(tree, path, value)
         slug = re.sub(r"[^a-z0-9_-]+", "-", f"{base.get('name')}-{name}".lower())
         tree |= {"name": slug, "out": str(directory / "runs" / name)}
-        tree, problems = fit(tree, size) if size else (tree, tree_problems(tree))
-        for problem in problems:
+        tree, own = filling(tree, size.nodes, size.ranks_per_node) if size else (tree, tree_problems(tree))
+        for problem in own:
             unknown = problem.remedy.startswith("unknown field")  # whatever the value
             key = problem.path if unknown else str(problem)
             mistakes.setdefault(key, (problem, []))[1].append(name)
@@ -172,7 +171,7 @@ def _runs(sweep: Sweep, base: dict, directory: Path, size: Size | None) -> tuple
     for problem, names in mistakes.values():
         everywhere = len(names) == len(combinations) or problem.path in sweep.over
         where = "" if everywhere else f"{names[0]}: "
-        found.append(Problem(where + problem.path, problem.value, problem.remedy))
+        found.append(replace(problem, path=where + problem.path))
     return runs, found or _duplicates(runs)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from perdure.launch.chain import models_needed
 from perdure.pipeline.data.stage import tokenizer_directory
+from perdure.pipeline.domains import source_of
 from perdure.pipeline.lineage import kept_steps, version_directory
 from perdure.pipeline.manifest import hash_of
 from perdure.pipeline.mixture import members
@@ -57,13 +58,14 @@ def _lineage(recipe: Recipe, name: str) -> dict:
         needed += [other for other in models_needed(recipe.versions[version]) if other not in needed]
     sources = set(getattr(recipe.tokenizer, "sources", ()))
     for version in needed:
-        sources |= {source for source, _ in members(recipe.versions[version].mixture).values()}
+        places = members(recipe.versions[version].mixture).values()
+        sources |= {source_of(domain) for domain, _ in places}
     return {
         "version": name,
         "versions": {
             version: recipe.versions[version].model_dump(mode="json", exclude={"keep"}) for version in needed
         },
-        "sources": {source: recipe.sources[source].model_dump(mode="json") for source in sources},
+        "sources": {source: recipe.sources[source].model_dump(mode="json") for source in sorted(sources)},
     }
 
 

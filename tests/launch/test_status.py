@@ -9,8 +9,8 @@ import yaml
 from support import tiny_recipe
 
 from perdure.launch.status import lines, log_files, status
-from perdure.pipeline.evaluate.words import duration_words
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.words import duration_words
 from perdure.pipeline.manifest import finish, write_json
 
 

@@ -1,12 +1,12 @@
 import json
 import os
 import signal
-import time
 
 import pytest
 from datatrove.pipeline.writers.jsonl import JsonlWriter
+from support import number_of_worker
 
-from perdure.pipeline.data.executor import Executor, building, worker_number, worker_pool
+from perdure.pipeline.data.executor import Executor, building, worker_pool
 from perdure.pipeline.data.readers import JsonLines
 from perdure.pipeline.errors import PerdureError
 
@@ -55,9 +55,43 @@ def test_an_artefact_appears_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "logs" / "clean.a@1" / "step.task_00000.log").read_text() == "log"
 
 
-def number_of_worker(_task: int) -> tuple[int, int]:
-    time.sleep(0.2)  # so that one worker cannot take all tasks
-    return os.getpid(), worker_number()
+@pytest.mark.parametrize("move", ["task_00000.log", "task_00001.log", "artefact"])
+def test_killed_before_any_of_the_last_moves_and_run_again_nothing_is_lost_or_left(
+    tmp_path, monkeypatch, move
+):
+    final, replace = tmp_path / "clean" / "a@1", os.replace
+
+    class Killed(BaseException):
+        pass
+
+    def killed(source, target):
+        if source.name == move:
+            raise Killed
+        replace(source, target)
+
+    def build():
+        with building(tmp_path, final) as work:
+            if not (work / "step").exists():  # tasks run once
+                (work / "step" / "logs").mkdir(parents=True)
+                for task in range(2):
+                    (work / "step" / "logs" / f"task_{task:05d}.log").write_text(f"log {task}")
+                (work / "artefact" / "x").write_text("whole")
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", killed)
+        build()
+    assert not final.exists()
+    build()
+    assert (final / "x").read_text() == "whole" and not list((tmp_path / "work").iterdir())
+    logs = sorted((tmp_path / "logs" / "clean.a@1").iterdir())
+    assert [log.read_text() for log in logs] == ["log 0", "log 1"]
+
+
+def test_what_is_left_of_finished_work_is_not_gone_on_with(tmp_path):
+    """Half deleted: marks of completed tasks, whose results are gone."""
+    (tmp_path / "work" / "clean.a@1" / "step" / "completions").mkdir(parents=True)
+    with building(tmp_path, tmp_path / "clean" / "a@1") as work:
+        assert [path.name for path in work.iterdir()] == ["artefact"]
 
 
 def test_workers_are_numbered_whatever_their_tasks():
