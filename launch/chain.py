@@ -17,6 +17,7 @@ class Job:
         version: The version whose ranks it runs, or that it prepares.
         after: Names of the jobs that must have ended well before it.
         gpus: Whether it uses GPUs: ranks do, and models that score documents.
+        anyhow: Whether it runs after jobs that failed, too: it tells what is there.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Job:
     version: str | None = None
     after: tuple[str, ...] = ()
     gpus: bool = False
+    anyhow: bool = False
 
     @property
     def ranks(self) -> bool:

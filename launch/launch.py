@@ -7,9 +7,10 @@ import yaml
 
 from perdure.launch import kubernetes, sky, slurm
 from perdure.launch.chain import Job, jobs
-from perdure.pipeline.check import filling, load_checked
+from perdure.pipeline.check import filling
+from perdure.pipeline.errors import RecipeError
 from perdure.pipeline.manifest import disk_errors, write_atomic, write_json
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe import Recipe, read_tree
 
 Say = Callable[[str], None]
 
@@ -20,8 +21,10 @@ def fitted(path: Path, overrides: list[str], out: Path | None, site: Path | None
     Raises:
         RecipeError: If the nodes' ranks are no multiple of tensor x pipeline parallel, or the recipe has mistakes.
     """
-    replicas = filling(path, overrides, out, size.nodes, size.ranks_per_node)
-    recipe = load_checked(path, [*overrides, replicas], out, site)
+    tree, found = filling(read_tree(path, overrides, out, site), size.nodes, size.ranks_per_node)
+    if found:
+        raise RecipeError(str(path), found)
+    recipe = Recipe.model_validate(tree)
     return recipe.model_copy(update={"out": recipe.directory.resolve()})
 
 

@@ -129,7 +129,8 @@ def submit(scripts: list[tuple[Job, Path]], after: str | None) -> dict[str, str]
         waits = [ids[name] for name in job.after if name in ids] or ([after] if after else [])
         command = ["sbatch", "--parsable"]
         if waits:
-            command += [f"--dependency=afterok:{':'.join(waits)}", "--kill-on-invalid-dep=yes"]
+            kind = "afterany" if job.anyhow else "afterok"
+            command += [f"--dependency={kind}:{':'.join(waits)}", "--kill-on-invalid-dep=yes"]
         ids[job.name] = _sbatch([*command, str(file)], job.name, list(ids.values()))
     return ids
 

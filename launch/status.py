@@ -11,6 +11,7 @@ import yaml
 
 from perdure.launch.attempt import attempts, newest_step
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.words import duration_words
 from perdure.pipeline.manifest import is_finished, read_json
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import Recipe
@@ -50,13 +51,20 @@ def status(directory: Path) -> dict[str, Any]:
     }
 
 
+def runs_below(directory: Path) -> list[Path]:
+    """The runs of a sweep in the order of their names; for any other directory itself alone."""
+    runs = [path.parent for path in sorted(directory.glob("runs/*/versions"))]
+    return runs or [directory]
+
+
 def log_files(directory: Path, version: str | None) -> list[Path]:
     """The logs of a launched run's jobs, oldest first; of one version's alone if it is named.
 
     Raises:
         PerdureError: If there is none.
     """
-    places = [directory / "versions" / version] if version else [directory, *directory.glob("versions/*")]
+    everything = [directory, *directory.glob("versions/*"), *directory.glob("runs/*")]
+    places = [directory / "versions" / version] if version else everything
     found = sorted(
         (file for place in places for file in place.glob("launch/*.log")),
         key=lambda file: file.stat().st_mtime,
@@ -83,9 +91,9 @@ def lines(found: dict[str, Any]) -> list[str]:
             if version["tokens_per_second"]:
                 parts.append(f"{version['tokens_per_second']:,.0f} tokens/s")
             if version["state"] == "training" and version["eta_seconds"] is not None:
-                parts.append(f"ETA {duration(version['eta_seconds'])}")
+                parts.append(f"ETA {duration_words(version['eta_seconds'])}")
             if version["seconds_since_step"] is not None:
-                parts.append(f"last step {duration(version['seconds_since_step'])} ago")
+                parts.append(f"last step {duration_words(version['seconds_since_step'])} ago")
             parts.append(f"checkpoint {version['checkpoint'] or 'none'}")
         if version["attempts"] > 1:
             parts.append(f"attempt {version['attempts']}")
@@ -93,13 +101,6 @@ def lines(found: dict[str, Any]) -> list[str]:
     for job in found["jobs"]:
         text.append(f"job {job['id']:<8}{job['name']:<24}{job['state']}")
     return text
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as in 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _recipe(directory: Path) -> Recipe:

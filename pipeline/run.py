@@ -38,24 +38,29 @@ def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
     """All stages: data, then every version (scores, plan, training, evaluation, export), then the report."""
     from perdure.pipeline.evaluate.report import write_report
 
-    with _alone(recipe):
+    with alone(recipe):
         data = _data(recipe, say)
-        for name in recipe.versions:
-            _version(recipe, name, data, say)
+        make_versions(recipe, data, say)
         _look_beyond(recipe, data, say)
         write_report(recipe, say)
 
 
+def make_versions(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
+    """Every version in order, from finished data; those that are finished are skipped, or measured again if need be."""
+    for name in recipe.versions:
+        _version(recipe, name, data, say)
+
+
 def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Everything that one version's ranks need, so that they can be started anywhere: scores, plan, inputs."""
-    with _alone(recipe):
+    with alone(recipe):
         if _prepare(recipe, version, _data(recipe, say), say) == "train":
             say(f"{version_directory(recipe, version)} is ready for {recipe.parallel.world_size} ranks")
 
 
 def train(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Data, if need be, and one version; its parent and its models must be finished."""
-    with _alone(recipe):
+    with alone(recipe):
         _version(recipe, version, _data(recipe, say), say)
 
 
@@ -68,7 +73,7 @@ def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, say: Say) -
         raise PerdureError(
             f"version {version} is not finished; run `perdure train {recipe_path} --version {version}` first"
         )
-    with _alone(recipe):
+    with alone(recipe):
         data = _data(recipe, say)
         for name in [version] if version else names:
             _version(recipe, name, data, say, documents=True)
@@ -88,7 +93,7 @@ def _look_beyond(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
 
 
 @contextmanager
-def _alone(recipe: Recipe) -> Iterator[None]:
+def alone(recipe: Recipe) -> Iterator[None]:
     """Keeps a second command out of the same directory; the system lifts the lock when a process dies."""
     with disk_errors(recipe.directory):
         recipe.directory.mkdir(parents=True, exist_ok=True)
@@ -207,7 +212,7 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[An
         "identity": {
             "seed": recipe.seed,
             "model": recipe.model.model_dump(mode="json") | {"shape": asdict(model_shape(recipe))},
-            "training": recipe.training.model_dump(exclude=_not_deciding(recipe)),
+            "training": recipe.training.model_dump(exclude=not_deciding(recipe)),
             "version": version.model_dump(mode="json", exclude={"keep"}),
             "tokenizer_hash": some_source["tokenizer_hash"],
             "data": {source: data_hash(data[source]) for source in used if source in data},
@@ -218,7 +223,7 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[An
     }
 
 
-def _not_deciding(recipe: Recipe) -> set[str]:
+def not_deciding(recipe: Recipe) -> set[str]:
     """Fields of `training` that do not change a version's weights, or by rounding only."""
     guard = recipe.training.guard
     fields = {"log_interval", "async_checkpoint", "loss_implementation"}

@@ -44,7 +44,14 @@ from perdure.pipeline.recipe.labels import (
     Subset,
     Topics,
 )
-from perdure.pipeline.recipe.load import json_schema, load_recipe, merge, read_tree, structural_problems
+from perdure.pipeline.recipe.load import (
+    json_schema,
+    load_recipe,
+    merge,
+    read_tree,
+    structural_problems,
+    with_field,
+)
 from perdure.pipeline.recipe.root import Recipe
 from perdure.pipeline.recipe.scoring import Scoring
 from perdure.pipeline.recipe.section import Fraction, Name, Positive, Section
@@ -153,4 +160,5 @@ __all__ = [
     "merge",
     "read_tree",
     "structural_problems",
+    "with_field",
 ]

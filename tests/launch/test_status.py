@@ -8,8 +8,9 @@ import pytest
 import yaml
 from support import tiny_recipe
 
-from perdure.launch.status import duration, lines, log_files, status
+from perdure.launch.status import lines, log_files, status
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.words import duration_words
 from perdure.pipeline.manifest import finish, write_json
 
 
@@ -97,4 +98,4 @@ def test_logs_are_those_of_a_version_or_of_all(run):
 
 
 def test_durations_read_like_clocks():
-    assert [duration(seconds) for seconds in (5, 65, 3661)] == ["0:05", "1:05", "1:01:01"]
+    assert [duration_words(seconds) for seconds in (5, 65, 3661)] == ["0:05", "1:05", "1:01:01"]
