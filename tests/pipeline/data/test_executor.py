@@ -6,17 +6,17 @@ import time
 import pytest
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 
-from perdure.pipeline.data.executor import Executor, building, worker_number, worker_pool
+from perdure.pipeline.data.executor import LocalExecutor, building, worker_number, worker_pool
 from perdure.pipeline.data.readers import JsonLines
 from perdure.pipeline.errors import PerdureError
 
 
-def copying(tmp_path, pool) -> Executor:
+def copying(tmp_path, pool) -> LocalExecutor:
     """Copies four documents, in four tasks."""
     lines = "".join(json.dumps({"text": f"text {number}"}) + "\n" for number in range(4))
     (tmp_path / "in.jsonl").write_text(lines)
     steps = [JsonLines(str(tmp_path), ["in.jsonl"]), JsonlWriter(str(tmp_path / "out"), compression=None)]
-    return Executor(steps, 4, pool, tmp_path / "step")
+    return LocalExecutor(steps, 4, pool, tmp_path / "step")
 
 
 def test_only_missing_tasks_run_again_and_counts_cover_all(tmp_path):
