@@ -121,9 +121,14 @@ def _add_launch(verbs: Any, on_recipe: argparse.ArgumentParser, machine: argpars
     launch = verbs.add_parser(
         "launch",
         parents=[on_recipe],
-        help="run a recipe on a cluster: a chain of jobs, finished stages skipped",
+        help="run a recipe on a cluster or here: a chain of jobs, finished stages skipped",
     )
-    launch.add_argument("--to", choices=("slurm", "k8s", "sky"), required=True, help="the scheduler")
+    launch.add_argument(
+        "--to",
+        choices=("local", "slurm", "k8s", "sky"),
+        required=True,
+        help="the scheduler; local: this machine",
+    )
     launch.add_argument("--nodes", metavar="N", type=_positive, default=1, help="nodes of a training job")
     launch.add_argument("--gpus-per-node", metavar="G", type=_natural, default=0, help="0 trains on CPUs")
     launch.add_argument(

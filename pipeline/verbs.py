@@ -127,12 +127,15 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _launch(options: argparse.Namespace) -> None:
-    from perdure.launch.launch import fitted, launch, texts
+    from perdure.launch.launch import fitted, launch, misfits, texts
     from perdure.launch.slurm import Size
+    from perdure.pipeline.errors import RecipeError
 
     ranks = options.ranks_per_node or options.gpus_per_node or 1
     size = Size(options.nodes, options.gpus_per_node, ranks)
     recipe = fitted(options.recipe, options.set, options.out, options.site, size)
+    if found := misfits(recipe, options.to, size, options.after):
+        raise RecipeError(str(options.recipe), found)
     if options.print:
         for file, text in texts(recipe, options.to, size, Path.cwd()):
             print(f"# ==> {file}\n{text}")

@@ -4,6 +4,7 @@ Its bookkeeping is kept. Its `run` is not: that has every task forked by a pool 
 the fork is killed, and returns in silence if tasks failed. Here they are plain tasks of Ray, and marks are counted.
 """
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ def cluster(where: RayTasks, workers: int, environment: dict[str, str], scoring:
             runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false"} | environment},
             include_dashboard=False if where.address is None and "RAY_ADDRESS" not in os.environ else None,
             log_to_driver=False,
+            logging_level=logging.WARNING,
         )
     except (ConnectionError, ValueError) as error:
         raise PerdureError(f"data.executor: no Ray cluster answers: {' '.join(str(error).split())}") from None

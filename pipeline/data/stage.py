@@ -67,6 +67,37 @@ def finished_data(recipe: Recipe) -> dict[str, Path | None]:
     return {name: path if is_finished(path) else None for name, path in found.items()}
 
 
+def other_tasks(recipe: Recipe) -> dict[str, int]:
+    """Sources that stand here cleaned alike, whole or in part, but split into another number of tasks: that number.
+
+    Raises:
+        PerdureError: If an input is missing.
+    """
+    out, ours = recipe.directory, recipe.data.tasks
+    numbers = {name: _numbers_of_tasks(out, name) for name in recipe.sources}
+    if not any(known - {ours} for known in numbers.values()):
+        return {}  # without looking at the inputs, which may be many
+    found = {}
+    for name, inputs in _clean_inputs(recipe).items():
+        paths = {
+            number: _at(out, f"clean/{name}", inputs | {"tasks": number}) for number in numbers[name] | {ours}
+        }
+        begun = [
+            number
+            for number, path in paths.items()
+            if path.exists() or (out / "work" / f"clean.{path.name}").exists()
+        ]
+        if begun and ours not in begun:
+            found[name] = begun[0]
+    return found
+
+
+def _numbers_of_tasks(out: Path, name: str) -> set[int]:
+    """Numbers of tasks that any cleaning of a source in this run had."""
+    whole = {read_json(path)["inputs"]["tasks"] for path in out.glob(f"clean/{name}@*/manifest.json")}
+    return whole | {int(path.read_text()) for path in out.glob(f"work/clean.{name}@*/*/tasks")}
+
+
 def tokenizer_directory(recipe: Recipe) -> Path:
     """Where the recipe's tokenizer stands, finished or not."""
     return _at(recipe.directory, "tokenizer", _tokenizer_inputs(recipe, _clean_inputs(recipe)))

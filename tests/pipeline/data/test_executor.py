@@ -1,14 +1,19 @@
+import importlib.util
 import json
 import os
 import signal
 import time
+from pathlib import Path
 
+import failing
 import pytest
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 
-from perdure.pipeline.data.executor import LocalExecutor, building, worker_number, worker_pool
+from perdure.pipeline.data.executor import LocalExecutor, building, elsewhere, worker_number, worker_pool
 from perdure.pipeline.data.readers import JsonLines
+from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.recipe import Recipe
 
 
 def copying(tmp_path, pool) -> LocalExecutor:
@@ -66,3 +71,63 @@ def test_workers_are_numbered_whatever_their_tasks():
     assert len(dict(found)) == len(found), "a worker keeps its number"
     numbers = [number for _pid, number in found]  # one worker may do all the tasks before the other is up
     assert len(set(numbers)) == len(numbers) and set(numbers) <= {0, 1}
+
+
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="NO RAY TESTED HERE: ray not installed (perdure[ray])"
+)
+
+
+def on_ray(recipe: Recipe) -> Recipe:
+    tree = recipe.model_dump(mode="json")
+    tree["data"]["executor"] = {"type": "ray", "score_gpus": 0}
+    tree["cluster"]["environment"] = {"PYTHONPATH": str(Path(failing.__file__).parent)}
+    return Recipe.model_validate(tree)
+
+
+@pytest.mark.slow
+@needs_ray
+def test_on_ray_failures_are_named_and_only_they_are_done_again(make_recipe, texts, tmp_path):
+    (tmp_path / "broken").touch()
+    steps = [failing.Failing(tmp_path)]
+    with elsewhere(on_ray(make_recipe({"a": texts})), False, print) as execute:
+        with pytest.raises(PerdureError) as failed:
+            execute(steps, failing.TASKS, tmp_path / "work" / "step")
+        (tmp_path / "broken").unlink()
+        before = (tmp_path / "ran").read_text().split()
+        (counts,) = execute(steps, failing.TASKS, tmp_path / "work" / "step")
+    log = tmp_path / "work" / "step" / "logs" / "task_00001.log"
+    assert str(failed.value).startswith(
+        f"work: step: task 1 of 4 failed: this text is in no language; its log: {log}; tasks 2 are not whole either"
+    )
+    assert "this text is in no language" in log.read_text()
+    assert sorted((tmp_path / "ran").read_text().split()[len(before) :]) == ["1", "2"]
+    assert counts["documents"] == 1 + 2 + 3 + 4
+
+
+@pytest.mark.slow
+@needs_ray
+def test_ray_writes_what_local_workers_do(make_recipe, texts, tmp_path):
+    recipes = [make_recipe({"a": texts[:30]}, out=tmp_path / where) for where in ("local", "ray")]
+    for recipe in (recipes[0], on_ray(recipes[1])):
+        run_data(recipe, print)
+    local, ray = (contents(tmp_path / where) for where in ("local", "ray"))
+    assert local == ray and any(name.endswith(".bin") for name in local)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Artefacts by name."""
+    found = (path for part in ("clean", "data") for path in (out / part).rglob("*") if path.is_file())
+    return {str(path.relative_to(out)): path.read_bytes() for path in found}
+
+
+@needs_ray
+def test_a_missing_ray_cluster_is_said(make_recipe, texts):
+    tree = on_ray(make_recipe({"a": texts})).model_dump(mode="json")
+    tree["data"]["executor"]["address"] = "auto"
+    there = elsewhere(Recipe.model_validate(tree), False, print)
+    with (
+        pytest.raises(PerdureError, match=r"data.executor: no Ray cluster answers: Could not find any"),
+        there,
+    ):
+        pass
