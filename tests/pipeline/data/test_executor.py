@@ -2,14 +2,13 @@ import importlib.util
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import failing
 import pytest
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 
-from perdure.pipeline.data.executor import LocalExecutor, building, elsewhere, worker_number, worker_pool
+from perdure.pipeline.data.executor import LocalExecutor, building, elsewhere, worker_pool
 from perdure.pipeline.data.readers import JsonLines
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.errors import PerdureError
@@ -60,14 +59,9 @@ def test_an_artefact_appears_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "logs" / "clean.a@1" / "step.task_00000.log").read_text() == "log"
 
 
-def number_of_worker(_task: int) -> tuple[int, int]:
-    time.sleep(0.2)  # so that one worker cannot take all tasks
-    return os.getpid(), worker_number()
-
-
 def test_workers_are_numbered_whatever_their_tasks():
     with worker_pool(2, scoring=False) as pool:
-        found = set(pool.map(number_of_worker, range(6)))
+        found = set(pool.map(failing.number_of_worker, range(6)))
     assert len(dict(found)) == len(found), "a worker keeps its number"
     numbers = [number for _pid, number in found]  # one worker may do all the tasks before the other is up
     assert len(set(numbers)) == len(numbers) and set(numbers) <= {0, 1}
