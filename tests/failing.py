@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from datatrove.pipeline.base import PipelineStep
@@ -19,7 +20,7 @@ TASKS = 4
 
 
 class Failing(PipelineStep):
-    """Writes `<rank>.txt`; while there is a file `broken`, rank 1 raises an error and rank 2 is killed."""
+    """Writes `<rank>.txt`; with a file `broken`, rank 1 raises an error and rank 2 is killed; with `hold` all wait."""
 
     name = "Failing"
 
@@ -30,6 +31,8 @@ class Failing(PipelineStep):
     def run(self, data=None, rank=0, world_size=1):
         with (self.folder / "ran").open("a") as file:
             file.write(f"{rank}\n")
+        while (self.folder / "hold").exists():
+            time.sleep(0.1)
         if (self.folder / "broken").exists():
             if rank == 1:
                 raise PerdureError("this text is in no language")
@@ -48,7 +51,7 @@ def number_of_worker(_task: int) -> tuple[int, int]:
 def main(recipe: Path, folder: Path) -> None:
     from failing import Failing  # not of __main__
 
-    with elsewhere(load_recipe(recipe), scoring=False, say=print) as execute:
+    with elsewhere(load_recipe(recipe), scoring=False, say=partial(print, flush=True)) as execute:
         (counts,) = execute([Failing(folder)], TASKS, folder / "work" / "step")
     print(counts["documents"])
 

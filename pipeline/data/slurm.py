@@ -23,6 +23,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from perdure.launch.slurm import array_script, sbatch
 from perdure.pipeline.data.executor import Execute, Tasks
+from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json, write_atomic, write_json
 from perdure.pipeline.recipe import Recipe
 
@@ -68,7 +69,7 @@ class SlurmExecutor(Tasks, SlurmPipelineExecutor):
         missing, pause = self.begin(), FIRST_PAUSE
         record = self.directory / JOB
         job = read_json(record)["job"] if record.exists() else ""
-        if missing and in_queue(job):
+        if missing and job and in_queue(job):
             say(f"{self.job_name}: waiting for Slurm job {job} of an earlier run")
         elif missing:
             job = self._submit(missing)
@@ -108,16 +109,27 @@ class SlurmExecutor(Tasks, SlurmPipelineExecutor):
 
 def in_queue(job: str) -> bool:
     """Whether any task of an array may still be worked on. While the controller does not answer, none has ended."""
-    command = ["squeue", "--noheader", f"--user={os.getuid()}", "--format=%F"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.returncode != 0 or job in done.stdout.split()
+    answer = _ask("squeue", "--noheader", f"--user={os.getuid()}", "--format=%F")
+    return answer is None or job in answer.split()
 
 
 def max_array_size() -> int:
     """Jobs that an array may have."""
-    done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True)
-    sizes = [line.split("=")[1] for line in done.stdout.splitlines() if line.startswith("MaxArraySize")]
+    lines = (_ask("scontrol", "show", "config") or "").splitlines()
+    sizes = [line.split("=")[1] for line in lines if line.startswith("MaxArraySize")]
     return int(sizes[0]) if sizes else MAX_ARRAY_SIZE
+
+
+def _ask(*command: str) -> str | None:
+    """What one of Slurm's commands prints, or None if it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise PerdureError(
+            f"data.executor: {command[0]}: not found; run this on a node that submits to Slurm, or choose executor "
+            "{type: local}"
+        ) from None
+    return None if done.returncode else done.stdout
 
 
 def main(file: str) -> None:

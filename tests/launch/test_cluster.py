@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -147,19 +148,26 @@ def test_arrays_write_what_local_workers_do(cluster, undisturbed, tmp_path, monk
 
 def test_only_the_tasks_that_failed_are_done_again(cluster, undisturbed, tmp_path):
     (tmp_path / "broken").touch()
-    command = [
-        sys.executable,
-        failing.__file__,
-        str(undisturbed[1] / "launch" / "recipe.yaml"),
-        str(tmp_path),
-    ]
-    failed = cluster.on(slurm_cluster.CONTROLLER, *command)
-    log = tmp_path / "work" / "step" / "logs" / "slurm_"
+    (tmp_path / "hold").touch()
+    recipe = undisturbed[1] / "launch" / "recipe.yaml"
+    command = [sys.executable, failing.__file__, str(recipe), str(tmp_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": cluster.environment}
+    with subprocess.Popen(cluster.command(slurm_cluster.CONTROLLER, *command), **pipes) as killed:
+        submitted = re.fullmatch(r"work.step: 4 of 4 tasks are Slurm job (\d+)\n", killed.stdout.readline())
+        killed.kill()  # its array goes on
+    with subprocess.Popen(cluster.command(slurm_cluster.CONTROLLER, *command), **pipes) as failed:
+        assert (
+            failed.stdout.readline() == f"work.step: waiting for Slurm job {submitted[1]} of an earlier run\n"
+        )
+        (tmp_path / "hold").unlink()
+        said = failed.communicate(timeout=300)[1]
+    log = tmp_path / "work" / "step" / "logs" / f"slurm_{submitted[1]}_1.log"
     assert failed.returncode == 1
     assert (
-        "work: step: task 1 of 4 failed: this text is in no language; its log: " + str(log) in failed.stderr
+        f"work: step: task 1 of 4 failed: this text is in no language; its log: {log}; tasks 2 are not"
+        in said
     )
-    assert "_1.log; tasks 2 are not whole either" in failed.stderr
+    assert "this text is in no language" in log.read_text()
     (tmp_path / "broken").unlink()
     again = cluster.on(slurm_cluster.CONTROLLER, *command)
     assert again.returncode == 0 and again.stdout.endswith("\n10\n"), again

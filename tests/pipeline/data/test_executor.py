@@ -125,3 +125,16 @@ def test_a_missing_ray_cluster_is_said(make_recipe, texts):
         there,
     ):
         pass
+
+
+def test_a_machine_without_slurm_is_said(make_recipe, texts, tmp_path, monkeypatch):
+    tree = make_recipe({"a": texts}).model_dump(mode="json")
+    tree["data"]["executor"] = {"type": "slurm"}
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with (
+        elsewhere(Recipe.model_validate(tree), False, print) as execute,
+        pytest.raises(
+            PerdureError, match=r"data.executor: scontrol: not found; run this on a node that submits"
+        ),
+    ):
+        execute([failing.Failing(tmp_path)], 4, tmp_path / "work" / "step")
