@@ -87,14 +87,14 @@ def test_on_ray_failures_are_named_and_only_they_are_done_again(make_recipe, tex
     with elsewhere(on_ray(make_recipe({"a": texts})), False, print) as execute:
         with pytest.raises(PerdureError) as failed:
             execute(steps, failing.TASKS, tmp_path / "work" / "step")
+        log = tmp_path / "work" / "step" / "logs" / "task_00001.log"
+        assert "this text is in no language" in log.read_text()
         (tmp_path / "broken").unlink()
         before = (tmp_path / "ran").read_text().split()
         (counts,) = execute(steps, failing.TASKS, tmp_path / "work" / "step")
-    log = tmp_path / "work" / "step" / "logs" / "task_00001.log"
     assert str(failed.value).startswith(
         f"work: step: task 1 of 4 failed: this text is in no language; its log: {log}; tasks 2 are not whole either"
     )
-    assert "this text is in no language" in log.read_text()
     assert sorted((tmp_path / "ran").read_text().split()[len(before) :]) == ["1", "2"]
     assert counts["documents"] == 1 + 2 + 3 + 4
 
