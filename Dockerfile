@@ -1,4 +1,7 @@
-# Perdure on GPUs. The base brings Python, CUDA, NCCL and a PyTorch built for them, which pip must not replace.
+# Perdure on GPUs: the base brings Python, CUDA, NCCL and a PyTorch built for them, which pip must not replace.
+# On CPUs: --build-arg BASE_IMAGE=python:3.12-slim; pip then brings a PyTorch (see PIP_EXTRA_INDEX_URL).
+# The tag is NVIDIA's monthly release and is not moved; whoever wants more than its word appends the digest of what was
+# pulled: BASE_IMAGE=...:26.06-py3@sha256:...
 ARG BASE_IMAGE=nvcr.io/nvidia/pytorch:26.06-py3
 FROM ${BASE_IMAGE}
 
@@ -6,17 +9,28 @@ FROM ${BASE_IMAGE}
 ENV PIP_CONSTRAINT= \
     PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_BREAK_SYSTEM_PACKAGES=1 \
+    PIP_ROOT_USER_ACTION=ignore \
     PYTHONSAFEPATH=1 \
     PYTHONUNBUFFERED=1
+# Where pip looks besides its default: an index of CPU builds keeps a CPU image free of CUDA.
+ARG PIP_EXTRA_INDEX_URL
 
 WORKDIR /opt/perdure
+# What it depends on is a layer of its own: another version of Perdure adds a megabyte. PyTorch and Triton that are there
+# are held at their versions: an install that wants others fails instead of replacing them.
+COPY pyproject.toml ./
+RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+        print(*project['dependencies'], *project['optional-dependencies']['hub'], sep='\n')" > /tmp/requirements.txt \
+    && python -c "from importlib.metadata import distributions; \
+        print(*(f'{name}=={d.version}' for name in ('torch', 'triton') for d in distributions(name=name)), sep='\n')" \
+        > /tmp/constraints.txt \
+    && python -m pip install -c /tmp/constraints.txt -r /tmp/requirements.txt \
+    && rm /tmp/requirements.txt /tmp/constraints.txt
 COPY . .
-# PyTorch is held at the version that is there: an install that wants another one fails instead of replacing it.
-RUN python -c "import importlib.metadata as m; print('torch==' + m.version('torch'))" > /tmp/constraints.txt \
-    && python -m pip install -c /tmp/constraints.txt '.[hub]' \
-    && rm /tmp/constraints.txt
+RUN python -m pip install --no-deps . \
+    && useradd --create-home --uid 10001 perdure
 
-RUN useradd --create-home --uid 10001 perdure
 USER 10001:10001
 WORKDIR /home/perdure
 ENTRYPOINT ["perdure"]

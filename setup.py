@@ -9,7 +9,7 @@ setup(
     packages=[f"perdure.{package}" for package in packages],
     package_dir={f"perdure.{package}": package.replace(".", "/") for package in packages},
     package_data={
-        "perdure.data_recipes": ["*.yaml"],
+        "perdure.data_recipes": ["*.yaml", "reproduce/*.yaml"],
         "perdure.pipeline": ["py.typed"],
         "perdure.pipeline.evaluate": ["*.css", "*.html"],
         "perdure.pipeline.inspection": ["*.html"],

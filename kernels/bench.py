@@ -4,17 +4,14 @@ One call checks every method against float64, then times it: forward, selection 
 the forward pass alone.) Activations are peaked,
 x = a W[y] + noise with a drawn per token, so that losses spread as in a trained model: kernels that skip small
 probabilities look too good on random ones. The floor is the matrix products alone, at the rate measured in this run.
+Last come whole training steps (`bench_step`).
 """
 
 import argparse
-import ctypes
 import json
 import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from perdure.kernels.bench_measure import matmul_rate, measure
 from perdure.kernels.bench_methods import FLOPS, METHODS, Problem
+from perdure.kernels.bench_step import SHAPES, training_steps
 from perdure.kernels.rope import rotary
 from perdure.kernels.swiglu import swiglu
 
@@ -40,17 +39,6 @@ LARGE_TOKENS = 20480
 TOLERANCES = {"fp32": 1e-5, "bf16": 1e-2}
 """Relative norm of a gradient's error. Exponentials kept in bf16 have that of bf16; what is not ours is not judged."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-SECONDS = 2.0
-"""Time given to each measurement, where that is enough for five repetitions."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Median time in milliseconds, and the peak of memory above what was there before, in bytes."""
-
-    milliseconds: float
-    memory: int
-    repeats: int
 
 
 def make_problem(width: int, vocab: int, tokens: int, dtype: torch.dtype, device: torch.device) -> Problem:
@@ -101,54 +89,6 @@ def errors(method: Callable, problem: Problem, k: float) -> dict[str, float]:
     }
 
 
-def measure(run: Callable[[], object], device: torch.device, repeats: int) -> Measurement:
-    """Time with a cold cache: CUDA events, or the clock on a CPU; median. At most `repeats`, at least three, runs."""
-    peak = _peak_memory(device)
-    before = next(peak)
-    run()  # the first run, which compiles, is the one whose memory counts: later ones find gradients and free blocks
-    memory = next(peak) - before
-    begun, taken = time.perf_counter(), []
-    cold = torch.empty(256 << 20, dtype=torch.int8, device=device) if device.type == "cuda" else None
-    while len(taken) < min(repeats, 3) or (
-        len(taken) < repeats and (len(taken) < 5 or time.perf_counter() - begun < SECONDS)
-    ):
-        if cold is None:
-            start = time.perf_counter()
-            run()
-            taken.append(1e3 * (time.perf_counter() - start))
-            continue
-        cold.zero_()
-        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        first.record()
-        run()
-        last.record()
-        last.synchronize()
-        taken.append(first.elapsed_time(last))
-    return Measurement(statistics.median(taken), memory, len(taken))
-
-
-def _peak_memory(device: torch.device) -> Iterator[int]:
-    """Bytes in use now, and then the most that were in use since; on CPUs of the process, by Linux's accounts."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        yield torch.cuda.memory_allocated()
-        yield torch.cuda.max_memory_allocated()
-        return
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    for name in ("VmRSS", "VmHWM"):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        yield next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
-
-
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of a large square matrix product."""
-    size = 8192 if device.type == "cuda" else 2048
-    a, b = torch.randn(2, size, size, device=device).to(dtype)
-    return 2e3 * size**3 / measure(lambda: a @ b, device, 20).milliseconds
-
-
 def _say(*cells: object) -> None:
     print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
 
@@ -167,6 +107,7 @@ def main(arguments: list[str]) -> int:
         "errors": [],
         "timings": [],
         "elementwise": [],
+        "steps": [],
     }
     heads = TINY if options.tiny else {name: HEADS[name] for name in options.heads}
     print(", ".join(f"{key} {value}" for key, value in report.items() if not isinstance(value, list)), "\n")
@@ -181,7 +122,8 @@ def main(arguments: list[str]) -> int:
         for method in [name for name in options.methods if not name.startswith("scoring")]:
             try:
                 found = errors(METHODS[method], problem, 0.6)
-            except torch.OutOfMemoryError:
+            except _may_fail(method) as error:
+                print(f"{head}, {method}: {_failure(error)}", file=sys.stderr)
                 continue
             report["errors"].append({"head": head, "tokens": tokens, "method": method, **found})
             _say(head, method, *(f"{value:.1e}" for value in found.values()))
@@ -210,6 +152,14 @@ def main(arguments: list[str]) -> int:
     for row in elementwise(device, DTYPES[options.dtype], options):
         report["elementwise"].append(row)
         _say(*(f"{x:.3g}" if isinstance(x, float) else x for x in row.values()))
+    print()
+
+    _say("model", "parts", "k", "ms", "tokens/s", "MFU", "peak MB", "first loss")
+    _say(*["---"] * 8)
+    for model in options.models:
+        for row in training_steps(model, options.dtype, options.repeats):
+            report["steps"].append(row)
+            _say(*(f"{x:.4g}" if isinstance(x, float) else x for x in row.values()))
     if options.out:
         options.out.write_text(json.dumps(report, indent=1))
     if failed:
@@ -220,7 +170,7 @@ def main(arguments: list[str]) -> int:
 def time_method(
     method: str, problem: Problem, share: float, device: torch.device, repeats: int, tflops: float
 ) -> dict:
-    """Milliseconds, share of the floor, and megabytes of one method; nothing but `ms` if memory runs out."""
+    """Milliseconds, share of the floor, and megabytes of one method; nothing but the reason in `ms` if it fails."""
 
     def run() -> None:
         problem.hidden.grad = problem.weight.grad = None
@@ -229,11 +179,22 @@ def time_method(
     problem.hidden.grad = problem.weight.grad = None
     try:
         found = measure(run, device, repeats)
-    except torch.OutOfMemoryError:
-        return {"ms": "out of memory", "floor": None, "mb": None}
+    except _may_fail(method) as error:
+        return {"ms": _failure(error), "floor": None, "mb": None}
     products = 2 * problem.hidden.numel() * len(problem.weight)
     floor = FLOPS.get(method, lambda k: 3)(share) * products / tflops / 1e9
     return {"ms": found.milliseconds, "floor": floor / found.milliseconds, "mb": found.memory / 1e6}
+
+
+def _may_fail(method: str) -> type[Exception]:
+    """What a method may raise without ending the benchmark: other packages' ways, anything."""
+    return torch.OutOfMemoryError if method in FLOPS else Exception
+
+
+def _failure(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory"
+    return f"failed: {type(error).__name__}: {error}".splitlines()[0]
 
 
 def elementwise(device: torch.device, dtype: torch.dtype, options: argparse.Namespace) -> Iterator[dict]:
@@ -279,6 +240,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--shares", nargs="+", type=float, default=[0.5, 0.6, 0.7, 1.0] if cuda else [0.6, 1.0]
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="default: those that are installed")
+    parser.add_argument(
+        "--models",
+        nargs="*",
+        choices=SHAPES,
+        default=["Llama-3.2-1B" if cuda else "SmolLM2-135M"],
+        help="whole training steps of these models; none without a name",
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="bf16" if cuda else "fp32")
     parser.add_argument("--repeats", type=int, default=50, help="at most; fewer where one takes long")
     parser.add_argument("--out", type=Path, help="a JSON file for the results")
@@ -289,7 +257,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     if options.tiny:
-        options.tokens, options.shares, options.repeats = [24], [0.6, 1.0], 1
+        options.tokens, options.shares, options.repeats, options.models = [24], [0.6, 1.0], 1, ["tiny"]
     if options.methods is None:
         options.methods = [name for name in METHODS if _is_available(name, options.tiny, cuda)]
     return options

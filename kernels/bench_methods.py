@@ -104,11 +104,17 @@ def _liger(problem: Problem, k: float) -> tuple[Tensor, Tensor]:
     return scores, selected
 
 
-def _cce(impl: str):
-    def per_token(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        from cut_cross_entropy import linear_cross_entropy
+def _cce(exact: bool):
+    """Apple's kernels; by default they leave out gradients of small probabilities."""
 
-        return linear_cross_entropy(hidden, weight, labels, reduction="none", impl=impl)
+    def per_token(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        from cut_cross_entropy import LinearCrossEntropyImpl, linear_cross_entropy
+
+        options = {}
+        if exact:  # a name of its own since the release of January 2025
+            named = "CCE_EXACT" in LinearCrossEntropyImpl.__members__
+            options = {"impl": "cce_exact"} if named else {"filter_eps": None}
+        return linear_cross_entropy(hidden, weight, labels, reduction="none", **options)
 
     return _from_nll(per_token)
 
@@ -124,8 +130,8 @@ METHODS = {
     "compiled": _from_nll(lambda *arguments: _compiled_nll()(*arguments)),
     "compiled, 8 chunks": _from_nll(_in_chunks),
     "liger": _liger,
-    "cce": _cce("cce"),
-    "cce exact": _cce("cce_exact"),
+    "cce": _cce(exact=False),
+    "cce exact": _cce(exact=True),
 }
 """Each runs forward, selection and backward, and returns nll, float32 [1, tokens], and what was selected."""
 

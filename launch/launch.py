@@ -9,10 +9,10 @@ import yaml
 
 from perdure.launch import here, kubernetes, sky, slurm
 from perdure.launch.chain import Job, jobs
-from perdure.pipeline.check import load_checked
-from perdure.pipeline.errors import Problem, RecipeError
+from perdure.pipeline.check import filling, load_checked
+from perdure.pipeline.errors import Problem
 from perdure.pipeline.manifest import disk_errors, write_atomic, write_json
-from perdure.pipeline.recipe import Recipe, SlurmArrays, load_recipe
+from perdure.pipeline.recipe import Recipe, SlurmArrays
 
 Say = Callable[[str], None]
 
@@ -23,20 +23,8 @@ def fitted(path: Path, overrides: list[str], out: Path | None, site: Path | None
     Raises:
         RecipeError: If the nodes' ranks are no multiple of tensor x pipeline parallel, or the recipe has mistakes.
     """
-    parallel = load_recipe(path, overrides, out).parallel
-    ranks, replica = size.nodes * size.ranks_per_node, parallel.tensor_parallel * parallel.pipeline_parallel
-    if ranks % replica:
-        raise RecipeError(
-            str(path),
-            [
-                Problem(
-                    "parallel",
-                    f"tensor {parallel.tensor_parallel} x pipeline {parallel.pipeline_parallel}",
-                    f"should divide the {ranks} ranks of {size.nodes} nodes x {size.ranks_per_node}",
-                )
-            ],
-        )
-    recipe = load_checked(path, [*overrides, f"parallel.data_parallel={ranks // replica}"], out, site)
+    replicas = filling(path, overrides, out, size.nodes, size.ranks_per_node)
+    recipe = load_checked(path, [*overrides, replicas], out, site)
     return recipe.model_copy(update={"out": recipe.directory.resolve()})
 
 

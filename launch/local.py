@@ -65,8 +65,10 @@ def start(version_directory: Path, world_size: int, task: str = "train", node: N
     if received and (status == 0 or -status in received):  # the latter before they could listen
         raise Stopped
     if status:
+        killed = status == -signal.SIGKILL
+        reason = "killed, most likely because memory ran out" if killed else "the reason stands above"
         raise PerdureError(
-            f"version {version_directory.name}: training stopped (exit status {status}); the reason stands above. "
+            f"version {version_directory.name}: training stopped (exit status {status}); {reason}. "
             "Run the same command again to go on from the last checkpoint"
         )
     if not is_finished(version_directory):  # the signal reached the ranks alone

@@ -7,6 +7,9 @@ from typing import Any
 
 INSPECT = "data inspect"
 """A verb of two words: what follows `data` is else a recipe."""
+GPUS_PER_NODE = 8
+"""Of `check --nodes`."""
+SITE = "the team's `cluster:` fields, below the recipe's"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,11 +24,21 @@ def parser() -> argparse.ArgumentParser:
     on_recipe, machine = _recipe_options(), _json_option()
 
     verbs.add_parser("run", parents=[on_recipe], help="all stages of all versions, skipping what is finished")
-    verbs.add_parser(
+    check = verbs.add_parser(
         "check",
         parents=[on_recipe, machine],
         help="what a recipe would do, or all of its mistakes; starts nothing",
     )
+    check.add_argument(
+        "--nodes",
+        metavar="N",
+        type=_positive,
+        help="what it would take on N nodes: memory, days, cost; what this machine lacks is no mistake then",
+    )
+    check.add_argument(
+        "--gpus-per-node", metavar="G", type=_positive, help=f"GPUs of a node; default: {GPUS_PER_NODE}"
+    )
+    check.add_argument("--site", metavar="FILE", type=Path, help=SITE)
     verbs.add_parser("data", parents=[on_recipe], help="clean, split and tokenise the sources")
     prepare = verbs.add_parser(
         "prepare",
@@ -134,9 +147,7 @@ def _add_launch(verbs: Any, on_recipe: argparse.ArgumentParser, machine: argpars
     launch.add_argument(
         "--ranks-per-node", metavar="R", type=_positive, help="default: one per GPU, or one on CPUs"
     )
-    launch.add_argument(
-        "--site", metavar="FILE", type=Path, help="the team's `cluster:` fields, below the recipe's"
-    )
+    launch.add_argument("--site", metavar="FILE", type=Path, help=SITE)
     launch.add_argument("--after", metavar="JOB", help="id of a Slurm job that the chain waits for")
     launch.add_argument("--print", action="store_true", help="print the scripts; write and submit nothing")
 

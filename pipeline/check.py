@@ -5,9 +5,11 @@ from functools import partial
 from pathlib import Path
 
 from perdure.pipeline.checks import cleaning, mixtures, model, schedules, scoring, sources, versions
-from perdure.pipeline.errors import Problem, RecipeError
+from perdure.pipeline.errors import PerdureError, Problem, RecipeError
 from perdure.pipeline.lenient import BrokenField, lenient_recipe
-from perdure.pipeline.recipe import Recipe, read_tree, structural_problems
+from perdure.pipeline.recipe import HuggingFaceModel, Recipe, load_recipe, read_tree, structural_problems
+from perdure.pipeline.shape import model_shape
+from perdure.pipeline.sizes import embedding_rows
 
 
 def load_checked(
@@ -25,6 +27,66 @@ def load_checked(
     if found := tree_problems(tree):
         raise RecipeError(str(path), found)
     return Recipe.model_validate(tree)
+
+
+def load_on_paper(
+    path: Path | str,
+    overrides: list[str] | tuple[str, ...] = (),
+    out: Path | None = None,
+    site: Path | None = None,
+    nodes: int = 1,
+    ranks_per_node: int = 1,
+) -> tuple[Recipe, list[Problem]]:
+    """Reads a recipe that is to run on other machines, its replicas as many as fill them; arguments as for `read_tree`.
+
+    Returns:
+        The recipe, and what it needs that is not on this machine.
+
+    Raises:
+        RecipeError: With all mistakes; what is absent is one only if the model's size cannot be told without it. Or if
+            the nodes' ranks are no multiple of tensor x pipeline parallel.
+    """
+    replicas = filling(path, overrides, out, nodes, ranks_per_node)
+    tree = read_tree(path, [*overrides, replicas], out, site)
+    found = tree_problems(tree)
+    if mistakes := [problem for problem in found if not problem.absent]:
+        raise RecipeError(str(path), mistakes)
+    recipe = Recipe.model_validate(tree)
+    if not _has_size(recipe):
+        needed = [problem for problem in found if problem.path.startswith(("model.", "tokenizer."))]
+        if isinstance(recipe.model, HuggingFaceModel):
+            needed.append(Problem("model.shape", None, "or state here what is in the model's `config.json`"))
+        raise RecipeError(str(path), needed)
+    return recipe, found
+
+
+def _has_size(recipe: Recipe) -> bool:
+    try:
+        model_shape(recipe)
+        return embedding_rows(recipe) is not None
+    except PerdureError:
+        return False
+
+
+def filling(
+    path: Path | str,
+    overrides: list[str] | tuple[str, ...],
+    out: Path | None,
+    nodes: int,
+    ranks_per_node: int,
+) -> str:
+    """The override that makes a recipe's data-parallel replicas fill some nodes.
+
+    Raises:
+        RecipeError: If the nodes' ranks are no multiple of tensor x pipeline parallel.
+    """
+    parallel = load_recipe(path, overrides, out).parallel
+    ranks, replica = nodes * ranks_per_node, parallel.tensor_parallel * parallel.pipeline_parallel
+    if ranks % replica:
+        value = f"tensor {parallel.tensor_parallel} x pipeline {parallel.pipeline_parallel}"
+        remedy = f"should divide the {ranks} ranks of {nodes} nodes x {ranks_per_node}"
+        raise RecipeError(str(path), [Problem("parallel", value, remedy)])
+    return f"parallel.data_parallel={ranks // replica}"
 
 
 def tree_problems(tree: dict) -> list[Problem]:
@@ -49,7 +111,7 @@ def problems(recipe: Recipe, whole: bool = True) -> list[Problem]:
         except BrokenField:
             continue  # its own mistake is listed already
     if whole and not any(problem.path.startswith("versions.") for problem in found):
-        found += mixtures.repetition(recipe)
+        found += mixtures.against_data(recipe)
     return found
 
 

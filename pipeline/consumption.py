@@ -64,7 +64,7 @@ def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
         history: A version, then its ancestors.
 
     Returns:
-        By source, in samples: `total`, `consumed` and `remaining` of the first pass over it as new data
+        By domain, in samples: `total`, `consumed` and `remaining` of the first pass over it as new data
         (`consumed + remaining = total`), `repeated` (new data beyond the first pass) and `replayed`. Exact as long as
         versions keep a source's order; of several orders, the one of which most was consumed counts. Of a source that
         changed, only the data that the nearest version saw counts.
@@ -81,6 +81,9 @@ def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
             line = found.setdefault(
                 source, {"total": total, "consumed": 0, "remaining": total, "repeated": 0, "replayed": 0}
             )
+            line["total"] = max(
+                line["total"], total
+            )  # versions may take more or less of it (`lowest_perplexity`)
             # A stream's count holds its ancestors', so the nearest version that has it says all.
             stream = (key, plan.seed, repr(entry | {"start": 0}))
             if stream in seen:
@@ -92,5 +95,5 @@ def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
             else:
                 line["consumed"] = max(line["consumed"], min(samples, total))
                 line["repeated"] += max(0, samples - total)
-                line["remaining"] = total - line["consumed"]
+            line["remaining"] = line["total"] - line["consumed"]
     return found

@@ -22,11 +22,13 @@ class Problem:
         path: Dotted path of the field, as in `training.seq_length`.
         value: What stands there.
         remedy: What would be right.
+        absent: Whether it is only that something is not on this machine; another one may have it.
     """
 
     path: str
     value: Any
     remedy: str
+    absent: bool = False
 
     def __str__(self) -> str:
         return f"{self.path} = {self.value!r}: {self.remedy}"

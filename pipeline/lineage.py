@@ -7,8 +7,9 @@ from pathlib import Path
 from perdure.pipeline.consumption import Ancestor
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import is_finished, read_json
-from perdure.pipeline.mixture import is_replayed, members, mixture_shares
-from perdure.pipeline.plan import num_samples, num_steps, open_plan
+from perdure.pipeline.mixture import alone_shares, domain_steps, is_replayed, members, mixture_shares
+from perdure.pipeline.order import RANKED
+from perdure.pipeline.plan import num_steps, open_plan
 from perdure.pipeline.recipe import Branch, Init, Mixture, MixtureSource, Recipe, Schedule, Switch, Version
 from perdure.pipeline.train.schedule import learning_rate, resolve
 
@@ -74,13 +75,22 @@ def _switch_step(recipe: Recipe, name: str, switch: Switch) -> int:
 
 def planned_samples(recipe: Recipe, name: str) -> dict[str, Fraction]:
     """Samples that a version will take from each place in its mixture; changes by held-out perplexity are not foreseen."""
-    mixture, samples = expected_mixture(recipe, name), num_samples(recipe, recipe.versions[name])
-    borders = [0, *switch_steps(recipe, name), num_steps(recipe, recipe.versions[name])]
+    mixture, batch = expected_mixture(recipe, name), recipe.training.global_batch_size
     found = dict.fromkeys(members(mixture), Fraction(0))
-    for part, (first, last) in enumerate(pairwise(borders)):
-        for key, share in mixture_shares(mixture, part).items():
-            found[key] += share * samples * Fraction(last - first, borders[-1])
+    for steps, shares in _stretches(recipe, name, mixture):
+        for key, share in shares.items():
+            found[key] += share * steps * batch
     return found
+
+
+def _stretches(recipe: Recipe, name: str, mixture: Mixture) -> list[tuple[int, dict[str, Fraction]]]:
+    """Steps and shares of every stretch with constant shares; domains one after another in the order of `sources`."""
+    total = num_steps(recipe, recipe.versions[name])
+    if mixture.domain_order is not None:
+        alone = domain_steps(mixture, total)
+        return [(steps, alone_shares(mixture, domain)) for domain, steps in alone.items()]
+    borders = pairwise([0, *switch_steps(recipe, name), total])
+    return [(last - first, mixture_shares(mixture, part)) for part, (first, last) in enumerate(borders)]
 
 
 def consumed_before(recipe: Recipe, name: str) -> dict[str, Fraction]:
@@ -91,6 +101,27 @@ def consumed_before(recipe: Recipe, name: str) -> dict[str, Fraction]:
         for key, samples in planned_samples(recipe, ancestor).items():
             found[key] = found.get(key, Fraction(0)) + part * samples
     return found
+
+
+def streams_before(recipe: Recipe, name: str) -> dict[str, Fraction]:
+    """`consumed_before` of the streams that the version goes on in: the same place, order and documents."""
+    mixture, found = expected_mixture(recipe, name), dict.fromkeys(consumed_before(recipe, name), Fraction(0))
+    own = {key: stream_settings(mixture, member) for key, (_, member) in members(mixture).items()}
+    for ancestor, steps in ancestors(recipe, name):
+        theirs = expected_mixture(recipe, ancestor)
+        part = Fraction(steps, num_steps(recipe, recipe.versions[ancestor]))
+        samples = planned_samples(recipe, ancestor)
+        for key, (_, member) in members(theirs).items():
+            if own.get(key) == stream_settings(theirs, member):
+                found[key] += part * samples[key]
+    return found
+
+
+def stream_settings(mixture: Mixture, member: MixtureSource) -> tuple:
+    """What decides a place's documents and their order, besides the data."""
+    judged = member.order in RANKED or member.lowest_perplexity is not None
+    settings = member.order, member.buckets, member.lowest_perplexity
+    return *settings, mixture.perplexity_model if judged else None
 
 
 def expected_mixture(recipe: Recipe, name: str) -> Mixture:

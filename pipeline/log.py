@@ -9,6 +9,7 @@ import yaml
 
 from perdure.pipeline.check import tree_problems
 from perdure.pipeline.consumption import ledger
+from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import RecipeError
 from perdure.pipeline.lineage import (
     ancestors,
@@ -88,7 +89,7 @@ def mixture_phases(recipe: Recipe, name: str) -> list[dict] | None:
 
 
 def source_ledger(recipe: Recipe, name: str) -> dict[str, dict[str, int]] | None:
-    """Tokens consumed and remaining per source along a version's path, see `consumption.ledger`; None before its plan."""
+    """Tokens consumed and remaining per domain along a version's path, see `consumption.ledger`; None before its plan."""
     if (plan := _plan(recipe, name)) is None:
         return None
     end = plan.first_sample + _steps_done(version_directory(recipe, name)) * recipe.training.global_batch_size
@@ -134,7 +135,7 @@ def diff(recipe: Recipe, left: str, right: str) -> dict[str, Any]:
                 right: after,
                 "difference": None if None in (before, after) else after - before,
             }
-            for domain in recipe.sources
+            for domain in measured_domains(recipe)
             for before, after in [(losses[0].get(domain), losses[1].get(domain))]
         },
     }

@@ -47,7 +47,7 @@ def new_sources(mixture: Mixture, part: int) -> dict[str, MixtureSource]:
 
 
 def members(mixture: Mixture) -> dict[str, tuple[str, MixtureSource]]:
-    """Every place in a mixture, whenever it is used: its source's name and settings, by key."""
+    """Every place in a mixture, whenever it is used: its domain (`perdure.pipeline.domains`) and settings, by key."""
     fresh: dict[str, MixtureSource] = {}
     for part in range(len(mixture.switches) + 1):
         fresh = new_sources(mixture, part) | fresh
@@ -116,8 +116,21 @@ def rounded_shares(ratios: dict[str, float], parts: int) -> dict[str, Fraction]:
     return {topic: Fraction(count, parts) for topic, count in counts.items()}
 
 
+def domain_steps(mixture: Mixture, steps: int) -> dict[str, int]:
+    """Steps that each new domain gets if they come one after another: whole, at least one, summing to `steps`."""
+    whole = sum(Fraction(str(source.weight)) for source in mixture.sources.values())
+    ratios = {name: float(Fraction(str(source.weight)) / whole) for name, source in mixture.sources.items()}
+    return {name: int(share * steps) for name, share in rounded_shares(ratios, steps).items()}
+
+
+def alone_shares(mixture: Mixture, domain: str) -> dict[str, Fraction]:
+    """`mixture_shares` while one new domain stands alone, beside replay."""
+    only = mixture.model_copy(update={"sources": {domain: mixture.sources[domain]}, "switches": ()})
+    return mixture_shares(only)
+
+
 def source_key(name: str, replayed: bool) -> str:
-    """Name of a source's place in the mixture: `replay/<name>` if replayed."""
+    """Name of a domain's place in the mixture: `replay/<name>` if replayed."""
     return f"replay/{name}" if replayed else name
 
 
@@ -156,17 +169,18 @@ def block_pattern(counts: list[int]) -> np.ndarray:
         return pattern
     slack = 2 * num_sources - 2
     # A source's n-th sample waits until it is owed 1 / slack of one; of those that wait no more, the first due goes.
-    # All in whole numbers and fractions, so that no rounding enters.
-    released: list[list[tuple[Fraction, int, int]]] = [[] for _ in range(length)]
+    # All in whole numbers. Times of two sources are equal or at least 1 / (product of their counts) >= 2^-32 apart, so
+    # that 33 binary places keep their order, ties included.
+    released: list[list[tuple[int, int, int]]] = [[] for _ in range(length)]
 
     def queue(source: int, number: int, earliest: int) -> None:
         release = -(-(number * slack + 1) * length // (counts[source] * slack)) - 1
-        due = Fraction(((number + 1) * slack - 1) * length, counts[source])
+        due = (((number + 1) * slack - 1) * length << 33) // counts[source]
         released[max(release, earliest)].append((due, source, number))
 
     for source in range(num_sources):
         queue(source, 0, 0)
-    waiting: list[tuple[Fraction, int, int]] = []
+    waiting: list[tuple[int, int, int]] = []
     for position in range(length):
         for sample in released[position]:
             heappush(waiting, sample)

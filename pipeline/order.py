@@ -32,6 +32,7 @@ class Order:
             documents are shuffled. None: as many as documents.
         scores: Directory of scores, for a ranked order.
         seed: Decides what is shuffled.
+        part: Directory of a part of the source (`perdure.pipeline.parts`), whose documents alone are ordered; None: all.
     """
 
     data: Path
@@ -39,12 +40,16 @@ class Order:
     buckets: int | None
     scores: Path | None
     seed: int
+    part: Path | None = None
 
 
-def count_documents(data: Path) -> tuple[int, int]:
-    """Documents and tokens of a source's training split."""
-    lengths = _lengths(data)
-    return sum(map(len, lengths)), sum(int(part.sum(dtype=np.int64)) for part in lengths)
+def count_documents(data: Path, part: Path | None = None) -> tuple[int, int]:
+    """Documents and tokens of a source's training split, as the data stage counted them, or of a part of it."""
+    if part is not None:
+        counts = read_json(part / "manifest.json")["taken"]
+    else:
+        counts = read_json(data / "manifest.json")["counts"]["train"]
+    return counts["documents"], counts["tokens"]
 
 
 def write_order(order: Order, documents: Path, ends: Path, rows: int = ROWS) -> None:
@@ -59,16 +64,18 @@ def write_order(order: Order, documents: Path, ends: Path, rows: int = ROWS) -> 
     scratch = documents.with_name(f".{documents.name}.sorting")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    lengths = _join(scratch / "lengths.npy", _lengths(order.data), np.int32)
-    parts = _new(scratch / "documents.npy", np.int64, len(lengths))
-    stops = _new(scratch / "ends.npy", np.int64, len(lengths))
+    lengths = join(scratch / "lengths.npy", shard_lengths(order.data), np.int32)
+    keep = None if order.part is None else np.load(order.part / "keep.npy", mmap_mode="r")
+    chosen = len(lengths) if keep is None else int(keep.sum())
+    parts = new_array(scratch / "documents.npy", np.int64, chosen)
+    stops = new_array(scratch / "ends.npy", np.int64, chosen)
     place = end = 0
-    for numbers in _sequence(order, len(lengths), scratch, rows):
+    for numbers in _sequence(order, len(lengths), keep, scratch, rows):
         after = place + len(numbers)
         parts[place:after] = numbers
         stops[place:after] = end + np.cumsum(lengths[numbers], dtype=np.int64)
         place, end = after, int(stops[after - 1])
-    assert place == len(lengths), "scores and shards have the same documents"
+    assert place == chosen, "scores and shards have the same documents"
     parts.flush()
     stops.flush()
     (scratch / "documents.npy").replace(documents)
@@ -123,27 +130,42 @@ def mix(seed: int, numbers: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def _sequence(order: Order, number: int, scratch: Path, rows: int) -> Iterator[np.ndarray]:
-    """Document numbers in order, in parts."""
-    parts = [np.arange(first, min(first + rows, number)) for first in range(0, number, rows)]
+def _sequence(
+    order: Order, number: int, keep: np.ndarray | None, scratch: Path, rows: int
+) -> Iterator[np.ndarray]:
+    """Document numbers in order, in parts; those that `keep` (bool [documents]) leaves out are passed over."""
     if order.kind == "given":
-        yield from parts
+        yield from _kept(_ranges(number, rows), keep)
     elif order.kind == "shuffled":
-        yield from _sorted(scratch / "shuffled", (mix(order.seed, part) for part in parts), rows)
+        keys = (mix(order.seed, part) for part in _ranges(number, rows))
+        yield from _kept(_sorted(scratch / "shuffled", keys, rows), keep)
     else:
-        ranked = _sorted(scratch / "ranked", _keys(order), rows)
+        ranked = _kept(_sorted(scratch / "ranked", _ranks(order), rows), keep)
         if order.buckets is None:
             yield from ranked
             return
-        documents = _join(scratch / "ranked.npy", ranked, np.int64, number)
+        chosen = number if keep is None else int(keep.sum())
+        documents = join(scratch / "ranked.npy", ranked, np.int64, chosen)
         shift = np.uint64(40)  # of the key's 64 bits, 24 say which bucket
         keys = (
-            ((part * order.buckets // number).astype(np.uint64) << shift)
+            ((part * order.buckets // chosen).astype(np.uint64) << shift)
             | (mix(order.seed, part) >> np.uint64(24))
-            for part in parts
+            for part in _ranges(chosen, rows)
         )
         for places in _sorted(scratch / "buckets", keys, rows):
             yield documents[places]
+
+
+def _ranges(number: int, rows: int) -> Iterator[np.ndarray]:
+    return (np.arange(first, min(first + rows, number)) for first in range(0, number, rows))
+
+
+def _kept(parts: Iterable[np.ndarray], keep: np.ndarray | None) -> Iterator[np.ndarray]:
+    for numbers in parts:
+        if keep is not None:
+            numbers = numbers[keep[numbers]]
+        if len(numbers):
+            yield numbers
 
 
 def _sorted(scratch: Path, keys: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
@@ -152,23 +174,31 @@ def _sorted(scratch: Path, keys: Iterable[np.ndarray], rows: int) -> Iterator[np
     shutil.rmtree(scratch)
 
 
-def _keys(order: Order) -> Iterator[np.ndarray]:
-    """Perplexities in the order of the shards, so that the lowest comes first; those that are NaN last."""
-    import pyarrow.parquet as parquet
-
+def _ranks(order: Order) -> Iterator[np.ndarray]:
+    """Keys in the order of the shards, of which the lowest comes first; documents without a perplexity come last."""
     assert order.scores is not None
     sign = 1.0 if order.kind == "easy_to_hard" else -1.0
-    file = parquet.ParquetFile(order.scores / "docs.parquet")
+    for perplexity in perplexities(order.scores):
+        yield np.where(np.isnan(perplexity), np.inf, sign * perplexity)
+
+
+def perplexities(scores: Path) -> Iterator[np.ndarray]:
+    """Perplexities of training documents in the order of the shards, float64, in parts; NaN where there is none."""
+    import pyarrow.parquet as parquet
+
     before = -1
-    for batch in file.iter_batches(columns=["shard", "sequence", "perplexity"]):
+    for batch in parquet.ParquetFile(scores / "docs.parquet").iter_batches(
+        columns=["shard", "sequence", "perplexity"]
+    ):
         shard, sequence, perplexity = (column.to_numpy() for column in batch.columns)
         places = np.concatenate([[before], (shard.astype(np.int64) << 32) + sequence])
         assert (np.diff(places) > 0).all(), "rows stand in the order of the shards"
         before = places[-1]
-        yield np.where(np.isnan(perplexity), np.inf, sign * perplexity)
+        yield perplexity
 
 
-def _lengths(data: Path) -> list[np.ndarray]:
+def shard_lengths(data: Path) -> list[np.ndarray]:
+    """Tokens of each training document, int32, per shard."""
     tasks = read_json(data / "manifest.json")["tasks"]
     return [open_shard(data / f"{task:05d}").lengths for task in range(tasks)]
 
@@ -188,17 +218,18 @@ def _regroup(parts: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
         yield np.concatenate(waiting)
 
 
-def _join(path: Path, parts: Iterable[np.ndarray], dtype: type, number: int | None = None) -> np.memmap:
+def join(path: Path, parts: Iterable[np.ndarray], dtype: type, number: int | None = None) -> np.memmap:
     """Writes parts after one another to a `.npy` file, and maps it."""
     if number is None:
         parts = list(parts)  # maps of files
         number = sum(map(len, parts))
-    whole, place = _new(path, dtype, number), 0
+    whole, place = new_array(path, dtype, number), 0
     for part in parts:
         whole[place : place + len(part)] = part
         place += len(part)
     return whole
 
 
-def _new(path: Path, dtype: type, number: int) -> np.memmap:
+def new_array(path: Path, dtype: type, number: int) -> np.memmap:
+    """Maps a new `.npy` file."""
     return np.lib.format.open_memmap(path, "w+", dtype, (number,))

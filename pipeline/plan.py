@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -56,7 +57,8 @@ class Plan:
 
     Attributes:
         keys: The mixture's places, as in `code` or `replay/prose`.
-        sources: Per key: `source`, `order`, `documents`, `tokens`, `samples_per_epoch`, `data_hash`, `scores`,
+        sources: Per key: `source` (the domain), `order`, `documents`, `tokens`, `samples_per_epoch`, `data_hash`,
+            `scores`, `part` and `lowest_perplexity` (if not all documents are taken, see `perdure.pipeline.parts`),
             `start` (samples that ancestors took from it), and `pool`: None, or whose first samples it replays
             (`key`, `order`, `samples_per_epoch` of that stream).
         phases: In order, without gaps, from sample 0.
@@ -261,8 +263,8 @@ def _block(counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def order_files(directory: Path, key: str) -> tuple[Path, Path]:
-    """A source's two arrays: document numbers and stream ends."""
-    name = key.replace("/", "~")
+    """A source's two arrays: document numbers and stream ends; topics may have any characters."""
+    name = quote(key, safe="/ @").replace("~", "%7E").replace("/", "~")
     return directory / f"{name}.documents.npy", directory / f"{name}.ends.npy"
 
 

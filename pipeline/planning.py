@@ -3,12 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from perdure.pipeline import mixture as mixtures
 from perdure.pipeline.consumption import Ancestor, pools, same_stream, start_of, taken
+from perdure.pipeline.domain_order import random_order, similarity_order, token_frequencies
+from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.lineage import switch_steps
 from perdure.pipeline.manifest import finish, hash_of, is_finished, read_json, write_json
+from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.order import RANKED, Order, count_documents, write_order
+from perdure.pipeline.parts import build_part
 from perdure.pipeline.plan import (
     Plan,
     consumed_by_version,
@@ -16,11 +22,12 @@ from perdure.pipeline.plan import (
     make_plan,
     mix,
     num_samples,
+    num_steps,
     open_plan,
     order_files,
     phase_entry,
 )
-from perdure.pipeline.recipe import Branch, Mixture, MixtureSource, Recipe
+from perdure.pipeline.recipe import Branch, LowestPerplexity, Mixture, MixtureSource, Recipe
 
 
 def build_plan(
@@ -38,12 +45,12 @@ def build_plan(
         recipe: The whole recipe.
         name: The version to plan for.
         data: Finished data directory per source.
-        scores: Score directory (by `mixture.perplexity_model`) of each source that is ordered by perplexity.
+        scores: Score directory (by `mixture.perplexity_model`) of each source that is ordered or chosen by perplexity.
         history: The version's ancestors, see `perdure.pipeline.consumption`.
 
     Raises:
-        PerdureError: If a source would repeat more than `max_repetition` times, what the parents consumed cannot be
-            found, or the plan that stands there was made from something else (named).
+        PerdureError: If a source would repeat more than `max_repetition` times, a part of one has no document, what the
+            parents consumed cannot be found, or the plan that stands there was made from something else (named).
     """
     version = recipe.versions[name]
     mixture = with_pools(version.mixture, history, name)
@@ -51,9 +58,9 @@ def build_plan(
     found = pools(history) if mixture.replay and mixture.replay.from_parents else {}
     sources: dict[str, dict] = {}
     orders: dict[str, Order] = {}
-    for key, (source, member) in members.items():
-        pool = found.get(source) if mixtures.is_replayed(key) else None
-        orders[key], sources[key] = _stream(recipe, name, key, source, member, data, scores, pool)
+    for key, (domain, member) in members.items():
+        pool = found.get(domain) if mixtures.is_replayed(key) else None
+        orders[key], sources[key] = _stream(recipe, name, key, domain, member, data, scores, pool)
         sources[key]["start"] = start_of(history, key, sources[key], recipe.seed, recipe.training.seq_length)
     description = {
         "seed": recipe.seed,
@@ -61,7 +68,7 @@ def build_plan(
         "first_sample": 0,
         "num_samples": num_samples(recipe, version),
         "sources": sources,
-        "phases": _phases(recipe, name, mixture),
+        "phases": _phases(recipe, name, mixture, orders),
     }
     if continues_parent(recipe, name):
         description |= _continued(history[0], sources, directory)
@@ -112,50 +119,89 @@ def data_hash(directory: Path) -> str:
     return hash_of([manifest["tokenizer_hash"], shards])[:16]
 
 
-def _stream(recipe, name, key, source, member, data, scores, pool) -> tuple[Order, dict]:
-    """A source's order and its description; for a pool, those of the stream that it replays."""
+def _stream(recipe, name, key, domain, member, data, scores, pool) -> tuple[Order, dict]:
+    """A domain's order and its description; for a pool, those of the stream that it replays."""
+    source = source_of(domain)
     if source not in data:
         raise PerdureError(
             f"version {name}: source {source}, which its ancestors trained on, is not in the recipe"
         )
     ranking = scores.get(source)
-    order, buckets, stream = member.order, member.buckets, key
+    order, buckets, stream, lowest = member.order, member.buckets, key, member.lowest_perplexity
     if pool:
         stream, order, buckets = pool[0], pool[1]["order"], pool[1]["buckets"]
-    if pool and order in RANKED:
-        ranking = data[source] / "scores" / pool[1]["scores"]
-    documents, tokens = count_documents(data[source])
+        lowest = LowestPerplexity.model_validate(told) if (told := pool[1].get("lowest_perplexity")) else None
+        ranking = data[source] / "scores" / pool[1]["scores"] if pool[1]["scores"] else None
+        if ranking is not None and not is_finished(ranking):
+            raise PerdureError(
+                f"version {name}: {ranking}, by which its ancestors chose from {domain}, is gone, so that it cannot be "
+                "replayed from_parents; name mixture.replay.sources"
+            )
+    try:
+        part = build_part(data[source], domain, lowest, ranking)
+    except PerdureError as error:
+        raise PerdureError(f"version {name}: {error}") from None
+    documents, tokens = count_documents(data[source], part)
     entry = {
-        "source": source,
+        "source": domain,
         "order": order,
         "buckets": buckets,
         "documents": documents,
         "tokens": tokens,
         "samples_per_epoch": -(-tokens // recipe.training.seq_length),
         "data_hash": data_hash(data[source]),
-        "scores": ranking.name if order in RANKED and ranking else None,
+        "scores": ranking.name if (order in RANKED or lowest) and ranking else None,
         "pool": None,
     }
+    if part:
+        entry |= {"part": part.name, "lowest_perplexity": lowest and lowest.model_dump()}
     if pool:
         if not same_stream(pool[1], entry):
             raise PerdureError(
-                f"version {name}: source {source} is no longer what its ancestors trained on (data {pool[1]['data_hash']}"
+                f"version {name}: source {domain} is no longer what its ancestors trained on (data {pool[1]['data_hash']}"
                 f" -> {entry['data_hash']}), so that it cannot be replayed from_parents; restore it or name "
                 "mixture.replay.sources"
             )
         described = {"key": stream, "order": order, "samples_per_epoch": entry["samples_per_epoch"]}
         entry |= {"order": member.order, "samples_per_epoch": pool[2], "pool": described}
-    return Order(data[source], order, buckets, ranking, mix(recipe.seed, hash_key(stream))), entry
+    return Order(data[source], order, buckets, ranking, mix(recipe.seed, hash_key(stream)), part), entry
 
 
-def _phases(recipe: Recipe, name: str, mixture: Mixture) -> list[dict]:
+def _phases(recipe: Recipe, name: str, mixture: Mixture, orders: dict[str, Order]) -> list[dict]:
     """The mixture's planned phases, numbered from the version's first sample."""
     batch = recipe.training.global_batch_size
-    steps, reasons = [0, *switch_steps(recipe, name)], ["start", *("switch" for _ in mixture.switches)]
+    if mixture.domain_order is not None:
+        steps = mixtures.domain_steps(mixture, num_steps(recipe, recipe.versions[name]))
+        first, found = 0, []
+        for domain, divergence in _domain_order(recipe, mixture, orders):
+            entry = phase_entry(first * batch, mixtures.alone_shares(mixture, domain), "domain")
+            found.append(entry if divergence is None else entry | {"divergence": divergence})
+            first += steps[domain]
+        return found
+    starts, reasons = [0, *switch_steps(recipe, name)], ["start", *("switch" for _ in mixture.switches)]
     return [
         phase_entry(step * batch, mixtures.mixture_shares(mixture, part), reason)
-        for part, (step, reason) in enumerate(zip(steps, reasons))
+        for part, (step, reason) in enumerate(zip(starts, reasons))
     ]
+
+
+def _domain_order(
+    recipe: Recipe, mixture: Mixture, orders: dict[str, Order]
+) -> list[tuple[str, float | None]]:
+    """New domains in the order in which they are trained on; by similarity, with each one's divergence from the last."""
+    domains = list(mixture.sources)
+    if mixture.domain_order == "random":
+        domains = random_order(domains, recipe.seed)
+    if mixture.domain_order != "similarity":
+        return [(domain, None) for domain in domains]
+    frequencies = {key: token_frequencies(order.data, order.part) for key, order in orders.items()}
+    start = None
+    if mixture.replay:
+        shares = {key: share for key, share in mixtures.mixture_shares(mixture).items() if is_replayed(key)}
+        whole = sum(shares.values())
+        start = np.sum([float(share / whole) * frequencies[key] for key, share in shares.items()], axis=0)
+    found, divergences = similarity_order({domain: frequencies[domain] for domain in domains}, start)
+    return [(domain, round(divergence, 6)) for domain, divergence in zip(found, divergences)]
 
 
 def _continued(parent: Ancestor, sources: dict[str, dict], directory: Path) -> dict:

@@ -1,22 +1,34 @@
 """What a recipe would do, as data. Nothing is started and no GPU is needed."""
 
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
+from perdure.pipeline.domain_order import random_order
+from perdure.pipeline.domains import source_of
 from perdure.pipeline.lineage import (
     ancestors,
-    consumed_before,
     expected_mixture,
     parent_of,
     planned_samples,
     resolved_schedule,
+    streams_before,
     switch_steps,
 )
 from perdure.pipeline.memory import memory_per_rank
-from perdure.pipeline.mixture import is_replayed, members, mixture_shares
+from perdure.pipeline.mixture import alone_shares, domain_steps, is_replayed, members, mixture_shares
 from perdure.pipeline.plan import num_samples, num_steps
-from perdure.pipeline.recipe import Branch, Parallel, Recipe, Version
+from perdure.pipeline.recipe import Branch, LowestPerplexity, Mixture, Parallel, Recipe, Version
 from perdure.pipeline.shape import model_shape, num_parameters, padded_vocab_size
-from perdure.pipeline.sizes import embedding_rows, estimated_tokens, finished_sources, vocab_size
+from perdure.pipeline.sizes import (
+    available_tokens,
+    chosen_part,
+    embedding_rows,
+    estimated_tokens,
+    finished_sources,
+    lowest_tokens,
+    vocab_size,
+)
 from perdure.pipeline.train.schedule import learning_rate
 
 CURVE_POINTS = 60
@@ -25,13 +37,18 @@ CURVE_POINTS = 60
 
 def preview(recipe: Recipe) -> dict[str, Any]:
     """Everything that can be told before a run: JSON-serialisable, tokens and samples as counts, shares in [0, 1]."""
-    sources = _sources(recipe)
-    versions = [_version(recipe, name, version, sources) for name, version in recipe.versions.items()]
+    counts = finished_sources(recipe)
+    sources = _sources(recipe, counts)
+    versions = [_version(recipe, name, version, sources, counts) for name, version in recipe.versions.items()]
     for version in versions:
         for member in version["mixture"]:
-            repetitions = sources[member["source"]]["repetitions"]
-            if member["repetitions"] is not None:
-                repetitions[version["name"]] = repetitions.get(version["name"], 0) + member["repetitions"]
+            source = sources[source_of(member["source"])]
+            if is_part(member):
+                source["in_parts"] = True
+                continue
+            repetitions, times = source["repetitions"], member["repetitions"]
+            before = repetitions.get(version["name"], 0)
+            repetitions[version["name"]] = None if times is None or before is None else before + times
     return {
         "recipe": recipe.name,
         "out": str(recipe.directory),
@@ -45,8 +62,12 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _sources(recipe: Recipe) -> dict[str, dict]:
-    finished = finished_sources(recipe)
+def is_part(member: dict) -> bool:
+    """Whether a row of a version's `mixture` takes some documents of its source only."""
+    return member["source"] != source_of(member["source"]) or member["lowest_perplexity"] is not None
+
+
+def _sources(recipe: Recipe, finished: dict[str, dict]) -> dict[str, dict]:
     found = {}
     for name, source in recipe.sources.items():
         if counts := finished.get(name):
@@ -58,12 +79,15 @@ def _sources(recipe: Recipe) -> dict[str, dict]:
             "tokens": tokens,
             "estimated": estimated,
             "heldout_tokens": counts["heldout"]["tokens"] if counts else None,
+            "in_parts": False,
             "repetitions": {},
         }
     return found
 
 
-def _version(recipe: Recipe, name: str, version: Version, sources: dict[str, dict]) -> dict[str, Any]:
+def _version(
+    recipe: Recipe, name: str, version: Version, sources: dict[str, dict], counts: dict[str, dict]
+) -> dict[str, Any]:
     steps, samples = num_steps(recipe, version), num_samples(recipe, version)
     batch_tokens = recipe.training.global_batch_size * recipe.training.seq_length
     points = sorted({round(i * steps / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)})
@@ -84,7 +108,8 @@ def _version(recipe: Recipe, name: str, version: Version, sources: dict[str, dic
         "perplexity_model": version.mixture.perplexity_model,
         "replay_share": version.mixture.replay.share if version.mixture.replay else 0.0,
         "replay_from_parents": bool(version.mixture.replay and version.mixture.replay.from_parents),
-        "mixture": _mixture(recipe, name, sources),
+        "domain_order": version.mixture.domain_order,
+        "mixture": mixture_table(recipe, name, sources, counts),
         "phases": _phases(recipe, name),
         "reweight": rule.model_dump() | {"interval_steps": -(-rule.interval // batch_tokens)}
         if rule
@@ -92,25 +117,37 @@ def _version(recipe: Recipe, name: str, version: Version, sources: dict[str, dic
     }
 
 
-def _mixture(recipe: Recipe, name: str, sources: dict[str, dict]) -> list[dict]:
-    """Every place in a version's mixture, with what it takes over the whole version."""
-    planned, before = planned_samples(recipe, name), consumed_before(recipe, name)
-    seq_length = recipe.training.seq_length
+def mixture_table(recipe: Recipe, name: str, sources: dict[str, dict], counts: dict[str, dict]) -> list[dict]:
+    """Every place in a version's mixture, with what it takes over the whole version.
+
+    Args:
+        recipe: The whole recipe.
+        name: The version.
+        sources: By source, `tokens` to train on, None if unknown.
+        counts: Of the data manifest, by source, where there is one.
+    """
+    planned, before = planned_samples(recipe, name), streams_before(recipe, name)
+    seq_length, mixture = recipe.training.seq_length, recipe.versions[name].mixture
     found = []
-    for key, (source, settings) in members(expected_mixture(recipe, name)).items():
+    for key, (domain, settings) in members(expected_mixture(recipe, name)).items():
         tokens = planned[key] * seq_length
-        available = sources[source]["tokens"]
-        pool = is_replayed(key) and bool(
-            (replay := recipe.versions[name].mixture.replay) and replay.from_parents
-        )
+        lowest, source = settings.lowest_perplexity, source_of(domain)
+        if source in counts:
+            available = available_tokens(counts[source], domain, lowest)
+        else:
+            available = sources[source]["tokens"] if domain == source else None
+            available = lowest_tokens(available, lowest) if available and lowest else available
+        pool = is_replayed(key) and bool(mixture.replay and mixture.replay.from_parents)
         found.append(
             {
                 "part": "replay" if is_replayed(key) else "new",
-                "source": source,
+                "source": domain,
                 "order": settings.order,
                 "buckets": settings.buckets,
+                "lowest_perplexity": _subset(recipe, domain, mixture.perplexity_model, lowest),
                 "share": float(planned[key] / sum(planned.values())),
                 "tokens": round(tokens),
+                "available": available,
                 "repetitions": float(tokens) / available if available else None,
                 "repetitions_of_ancestors": float(before.get(key, 0) * seq_length) / available
                 if available and not pool
@@ -120,9 +157,21 @@ def _mixture(recipe: Recipe, name: str, sources: dict[str, dict]) -> list[dict]:
     return found
 
 
+def _subset(
+    recipe: Recipe, domain: str, model: str | None, lowest: LowestPerplexity | None
+) -> dict[str, Any] | None:
+    """The budget of a subset by perplexity and, once a version was planned, what was chosen."""
+    if lowest is None or model is None:
+        return None
+    label = Path(model).resolve().name if "/" in model else model
+    return lowest.model_dump() | {"chosen": chosen_part(recipe, domain, lowest, label)}
+
+
 def _phases(recipe: Recipe, name: str) -> list[dict]:
     """When which shares hold, as far as they are planned."""
     mixture = expected_mixture(recipe, name)
+    if mixture.domain_order is not None:
+        return _domain_phases(recipe, name, mixture)
     starts = [0, *switch_steps(recipe, name)]
     return [
         {
@@ -130,6 +179,22 @@ def _phases(recipe: Recipe, name: str) -> list[dict]:
             "shares": {key: float(share) for key, share in mixture_shares(mixture, part).items()},
         }
         for part, step in enumerate(starts)
+    ]
+
+
+def _domain_phases(recipe: Recipe, name: str, mixture: Mixture) -> list[dict]:
+    """Phases of domains one after another; empty while their order follows from data that was not looked at yet."""
+    if mixture.domain_order == "similarity":
+        return []
+    steps = domain_steps(mixture, num_steps(recipe, recipe.versions[name]))
+    order = random_order(list(steps), recipe.seed) if mixture.domain_order == "random" else list(steps)
+    firsts = accumulate((steps[domain] for domain in order), initial=0)
+    return [
+        {
+            "after_step": first,
+            "shares": {key: float(share) for key, share in alone_shares(mixture, domain).items()},
+        }
+        for domain, first in zip(order, firsts)
     ]
 
 
@@ -156,7 +221,7 @@ def _model(recipe: Recipe) -> dict[str, Any]:
     assert rows is not None  # a checked recipe has a readable tokenizer
     padded = padded_vocab_size(rows)
     return vars(shape) | {
-        "vocab_size": vocab_size(recipe),
+        "vocab_size": vocab_size(recipe) or rows,
         "padded_vocab_size": padded,
         "parameters": num_parameters(shape, padded),
     }

@@ -7,10 +7,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
+from perdure.pipeline.domains import source_of
 from perdure.pipeline.order import RANKED
+from perdure.pipeline.parts import describe
 
 PLOT_HEIGHT = 6
 """Lines of the learning-rate curve."""
+LISTED_RANKS = 16
+"""Most ranks whose places are listed one by one."""
 
 SCOPES = {
     "sequence": "per sequence",
@@ -24,13 +28,11 @@ SCOPES = {
 
 def print_preview(data: dict[str, Any]) -> None:
     """Prints what `perdure.pipeline.preview.preview` returned."""
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 120  # else rich would squeeze a file's tables into 80 columns
+    console = new_console()
     console.print(f"[bold]{data['recipe']}[/] -> {data['out']}")
-    _heading(console, "Sources")
-    console.print(_table(("source", "reader", "tokens", "held out", "repetitions"), _source_rows(data)))
-    if any(source["estimated"] for source in data["sources"]):
+    heading(console, "Sources")
+    console.print(table(("source", "reader", "tokens", "held out", "repetitions"), _source_rows(data)))
+    if any(source["estimated"] and source["tokens"] is not None for source in data["sources"]):
         console.print("[dim]~ estimated from file sizes; exact once the data stage has run[/]")
     estimated = {source["name"]: source["estimated"] for source in data["sources"]}
     for version in data["versions"]:
@@ -38,7 +40,7 @@ def print_preview(data: dict[str, Any]) -> None:
     _print_model(console, data["model"])
     _print_layout(console, data["parallel"])
     _print_memory(console, data["memory_per_rank"])
-    _heading(console, "Total")
+    heading(console, "Total")
     total = data["total"]
     console.print(f"{total['steps']:,} steps, {total['tokens']:,} tokens")
     if "branches" in total:
@@ -61,11 +63,21 @@ def plot(values: list[float], height: int = PLOT_HEIGHT) -> list[str]:
     ]
 
 
-def _heading(console: Console, text: str) -> None:
+def new_console() -> Console:
+    """A console whose lines are as long as they are."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 120  # else rich would squeeze a file's tables into 80 columns
+    return console
+
+
+def heading(console: Console, text: str) -> None:
+    """A section's title."""
     console.print(f"\n[bold]{text}[/]")
 
 
-def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """A table without lines; the first two columns are words, the others numbers."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < 2 else "right")
@@ -78,13 +90,16 @@ def _source_rows(data: dict[str, Any]) -> Iterable[tuple[str, ...]]:
     for source in data["sources"]:
         mark = "~" if source["estimated"] else ""
         held_out = "" if source["heldout_tokens"] is None else f"{source['heldout_tokens']:,}"
-        repetitions = ", ".join(f"{name} {mark}{times:.2f}" for name, times in source["repetitions"].items())
+        repetitions = ", ".join(
+            f"{name} unknown" if times is None else f"{name} {mark}{times:.2f}"
+            for name, times in source["repetitions"].items()
+        )
         yield (
             source["name"],
             source["reader"],
             _tokens(source["tokens"], mark),
             held_out,
-            repetitions or "unused",
+            repetitions or ("in parts" if source["in_parts"] else "unused"),
         )
 
 
@@ -107,7 +122,7 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
     origin = version["start"] + (f" of {version['parent']}" if version["parent"] else "")
     if version["branch_step"]:
         origin += f" at step {version['branch_step']:,}"
-    _heading(console, f"Version {version['name']}: {origin}")
+    heading(console, f"Version {version['name']}: {origin}")
     console.print(
         f"{version['steps']:,} steps, {version['samples']:,} samples, {version['tokens']:,} tokens"
         f" ({version['lineage_tokens']:,} with its ancestors')"
@@ -116,6 +131,11 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
         console.print(
             f"trains on the {selection['k']:.0%} of tokens {SCOPES[selection['scope']]} "
             + SCORE_WORDS[selection["score"]].format(selection["reference"])
+            + (
+                f", averaged over {selection['smoothing']} tokens to either side"
+                if selection["smoothing"]
+                else ""
+            )
         )
     console.print(_mixture_tree(version, estimated))
     curve = version["learning_rate"]
@@ -139,7 +159,7 @@ def _mixture_tree(version: dict[str, Any], estimated: dict[str, bool]) -> Tree:
         )
         branch = tree.add(f"{part} {share:.1%}{pool}")
         for member in members:
-            mark = "~" if estimated[member["source"]] else ""
+            mark = "~" if estimated[source_of(member["source"])] else ""
             times = "" if member["repetitions"] is None else f", {mark}{member['repetitions']:.2f} times over"
             if member["repetitions_of_ancestors"]:
                 times += f" after {mark}{member['repetitions_of_ancestors']:.2f} by its ancestors"
@@ -148,12 +168,17 @@ def _mixture_tree(version: dict[str, Any], estimated: dict[str, bool]) -> Tree:
                 order += f" by {version['perplexity_model']}"
             if member["buckets"]:
                 order += f" in {member['buckets']:,} buckets"
+            if member["lowest_perplexity"]:
+                order += f", {_subset_words(member, version['perplexity_model'])}"
             branch.add(
                 f"{member['source']} {member['share']:.1%}, {member['tokens']:,} tokens{times}, {order}"
             )
-    for phase in version["phases"][1:]:
-        shares = ", ".join(f"{key} {share:.1%}" for key, share in phase["shares"].items())
-        tree.add(f"switches after step {phase['after_step']:,} to {shares}")
+    if version["domain_order"]:
+        tree.add(_domain_words(version))
+    else:
+        for phase in version["phases"][1:]:
+            shares = ", ".join(f"{key} {share:.1%}" for key, share in phase["shares"].items())
+            tree.add(f"switches after step {phase['after_step']:,} to {shares}")
     if rule := version["reweight"]:
         tree.add(
             f"follows held-out perplexity every {rule['interval_steps']:,} steps (alpha {rule['alpha']:g}, floor "
@@ -162,8 +187,27 @@ def _mixture_tree(version: dict[str, Any], estimated: dict[str, bool]) -> Tree:
     return tree
 
 
+def _domain_words(version: dict[str, Any]) -> str:
+    """Domains one after another, and when each begins."""
+    if not version["phases"]:
+        return "one domain after another, by similarity: the plan finds the order once the data is there"
+    starts = ", ".join(
+        f"{next(iter(phase['shares']))} after step {phase['after_step']:,}" for phase in version["phases"]
+    )
+    return f"one domain after another ({version['domain_order']}): {starts}"
+
+
+def _subset_words(member: dict[str, Any], model: str) -> str:
+    """Which documents a place takes: what was chosen, or the budget."""
+    subset = member["lowest_perplexity"]
+    if subset["chosen"]:
+        return describe(member["source"], subset["chosen"])
+    budget = f"{subset['tokens']:,} tokens" if subset["tokens"] else f"{subset['share']:.1%} of the tokens"
+    return f"the {budget} of lowest perplexity under {model}"
+
+
 def _print_model(console: Console, model: dict[str, Any]) -> None:
-    _heading(console, "Model")
+    heading(console, "Model")
     console.print(
         f"{model['parameters']:,} parameters: {model['num_layers']} layers, hidden {model['hidden_size']}, FFN "
         f"{model['ffn_hidden_size']}, {model['num_attention_heads']} heads in {model['num_query_groups']} groups, "
@@ -173,7 +217,7 @@ def _print_model(console: Console, model: dict[str, Any]) -> None:
 
 
 def _print_layout(console: Console, layout: dict[str, Any]) -> None:
-    _heading(console, "Layout")
+    heading(console, "Layout")
     console.print(
         f"{layout['world_size']} ranks = tensor {layout['tensor_parallel']} x pipeline {layout['pipeline_parallel']} "
         f"x data {layout['data_parallel']}"
@@ -181,22 +225,27 @@ def _print_layout(console: Console, layout: dict[str, Any]) -> None:
         + (", distributed optimizer" if layout["distributed_optimizer"] else "")
         + f"; micro-batches a step: {layout['micro_batches']}"
     )
-    if layout["world_size"] > 1:
+    if layout["world_size"] > LISTED_RANKS:
+        console.print(
+            f"rank = tensor + {layout['tensor_parallel']} x (data + {layout['data_parallel']} x pipeline)"
+        )
+    elif layout["world_size"] > 1:
         columns = ("rank", "tensor", "pipeline", "data")
-        console.print(_table(columns, ([str(place[name]) for name in columns] for place in layout["ranks"])))
+        console.print(table(columns, ([str(place[name]) for name in columns] for place in layout["ranks"])))
 
 
 def _print_memory(console: Console, memory: dict[str, Any]) -> None:
-    _heading(console, "Memory of the fullest rank")
+    heading(console, "Memory of the fullest rank")
     rows = [
-        (name, "~" if name in ("activations", "total") else "", _bytes(memory[name]))
+        (name, "~" if name in ("activations", "total") else "", bytes_text(memory[name]))
         for name in ("weights", "gradients", "optimizer", "activations", "total")
     ]
-    console.print(_table(("", "", ""), rows))
+    console.print(table(("", "", ""), rows))
     console.print(f"[dim]activations = {memory['activations_formula']}[/]")
 
 
-def _bytes(number: float) -> str:
+def bytes_text(number: float) -> str:
+    """Bytes in a unit that suits them."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number < 1024:
             return f"{number:,.1f} {unit}"

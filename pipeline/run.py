@@ -11,6 +11,7 @@ import yaml
 
 from perdure.pipeline.consumption import Ancestor
 from perdure.pipeline.convert.vocabulary import extension_between
+from perdure.pipeline.domains import measured_domains, source_of
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.lineage import checkpoints, history, missing_checkpoint, parent_of, version_directory
 from perdure.pipeline.manifest import (
@@ -24,6 +25,7 @@ from perdure.pipeline.manifest import (
 )
 from perdure.pipeline.mixture import is_replayed, members
 from perdure.pipeline.order import RANKED
+from perdure.pipeline.parts import describe
 from perdure.pipeline.planning import build_plan, data_hash, with_pools
 from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update
 from perdure.pipeline.shape import config_vocab_size, model_shape
@@ -127,6 +129,10 @@ def _prepare(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> str 
             plan = build_plan(directory / "plan", recipe, name, data, ranked, ancestors)
             orders = ", ".join(f"{key} {_order_words(entry)}" for key, entry in plan.sources.items())
             say(f"plan: {plan.num_samples:,} samples of {plan.seq_length} tokens; {orders}")
+            for key, entry in plan.sources.items():
+                if entry.get("part") and not is_replayed(key):
+                    part = data[source_of(entry["source"])] / "parts" / entry["part"]
+                    say(describe(entry["source"], read_json(part / "manifest.json")))
         content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
         write_atomic(directory / "recipe.yaml", content)
         write_json(directory / "inputs.json", inputs)
@@ -148,12 +154,14 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[An
     weights, weights_hash, checkpoint = _start(recipe, name, some_source["tokenizer_hash"])
     mixture = with_pools(version.mixture, ancestors, name)
     places = members(mixture)
-    used = sorted({source for source, _ in places.values()})
+    used = sorted({source_of(domain) for domain, _ in places.values()})
     scores = {}
     if version.selection and version.selection.k < 1 and version.selection.sidecars:
         assert version.selection.reference is not None
-        fresh = [source for key, (source, _) in places.items() if not is_replayed(key)]
-        scores = _scores(recipe, version.selection.reference, fresh, data, say)
+        fresh = dict.fromkeys(
+            source_of(domain) for key, (domain, _) in places.items() if not is_replayed(key)
+        )
+        scores = _scores(recipe, version.selection.reference, list(fresh), data, say)
     ranked = _perplexity_scores(recipe, mixture, data, say)
     return {
         "version": name,
@@ -171,7 +179,7 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[An
         "perplexity_scores": {source: str(path) for source, path in ranked.items()},
         "measured": {
             "max_tokens": recipe.evaluation.max_tokens,
-            "data": {source: data_hash(path) for source, path in data.items()},
+            "data": {domain: data_hash(data[source_of(domain)]) for domain in measured_domains(recipe)},
         },
         "identity": {
             "seed": recipe.seed,
@@ -264,11 +272,15 @@ def _vocab_size(weights: Path | None, tokenizer: Path, tokens: int) -> int:
 
 
 def _perplexity_scores(recipe: Recipe, mixture: Mixture, data: dict[str, Path], say: Say) -> dict[str, Path]:
-    ordered = sorted({source for source, member in members(mixture).values() if member.order in RANKED})
-    if not ordered:
+    judged = {
+        source_of(domain)
+        for domain, member in members(mixture).values()
+        if member.order in RANKED or member.lowest_perplexity
+    }
+    if not judged:
         return {}
     assert mixture.perplexity_model is not None
-    return _scores(recipe, mixture.perplexity_model, ordered, data, say)
+    return _scores(recipe, mixture.perplexity_model, sorted(judged), data, say)
 
 
 def _scores(

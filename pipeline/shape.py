@@ -8,7 +8,7 @@ from typing import Any
 from perdure.pipeline.convert.families import FAMILIES, TOP
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
-from perdure.pipeline.recipe import LlamaModel, Recipe
+from perdure.pipeline.recipe import LlamaModel, Recipe, StatedShape
 
 VOCAB_MULTIPLE = 128
 """The vocabulary is padded to a multiple of this, whatever the layout, so that layouts share checkpoints."""
@@ -87,7 +87,24 @@ def model_shape(recipe: Recipe) -> Shape:
             rope_theta=model.rope_theta,
             norm_epsilon=model.norm_epsilon,
         )
+    if model.shape is not None and not (model.path / "config.json").is_file():
+        return _stated_shape(model.shape)
     return config_shape(model.path)
+
+
+def _stated_shape(stated: StatedShape) -> Shape:
+    """Sizes alone; nothing can be trained with it, as the directory is not there."""
+    return Shape(
+        num_layers=stated.num_layers,
+        hidden_size=stated.hidden_size,
+        ffn_hidden_size=stated.ffn_hidden_size,
+        num_attention_heads=stated.num_attention_heads,
+        num_query_groups=stated.num_query_groups,
+        head_dim=stated.head_dim or stated.hidden_size // stated.num_attention_heads,
+        tie_embeddings=stated.tie_embeddings,
+        rope_theta=10_000.0,
+        norm_epsilon=1e-5,
+    )
 
 
 def config_shape(directory: Path) -> Shape:
@@ -203,3 +220,11 @@ def tensor_sizes(shape: Shape, vocab_size: int) -> dict[str, tuple[int, ...]]:
 def num_parameters(shape: Shape, vocab: int) -> int:
     """Parameters of a model whose embedding has `vocab` rows (padded or not: the caller's choice)."""
     return sum(math.prod(size) for size in tensor_sizes(shape, vocab).values())
+
+
+def flops_per_token(shape: Shape, vocab_size: int, seq_length: int) -> float:
+    """Forward and backward FLOPs per token: 6 per matrix weight, and causal attention (Chowdhery et al. 2022, app. B)."""
+    matrices = num_parameters(shape, vocab_size) - (
+        0 if shape.tie_embeddings else vocab_size * shape.hidden_size
+    )
+    return 6 * matrices + 6 * shape.num_layers * shape.num_attention_heads * shape.head_dim * seq_length

@@ -1,16 +1,22 @@
 """How much text and vocabulary a recipe has, before or after the data stage: exact where known, else estimated."""
 
 from functools import lru_cache
+from math import ceil
 from pathlib import Path
 
 from perdure.pipeline.data.inputs import huggingface_on_disk, input_files, python_modules
+from perdure.pipeline.domains import PLURALS, parse, source_of
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
+from perdure.pipeline.parts import finished_part
 from perdure.pipeline.recipe import (
+    ClusterTopics,
     ExtendedTokenizer,
     HuggingFaceModel,
     HuggingFaceReader,
     HuggingFaceTokenizer,
+    LowestPerplexity,
+    MetadataTopics,
     PythonCodeReader,
     PythonDocsReader,
     Reader,
@@ -43,6 +49,45 @@ def finished_sources(recipe: Recipe) -> dict[str, dict]:
     }
 
 
+def chosen_part(recipe: Recipe, domain: str, lowest: LowestPerplexity, model: str) -> dict | None:
+    """Manifest of a subset by perplexity that a plan chose already, see `perdure.pipeline.parts`; None before."""
+    from perdure.pipeline.data.stage import finished_data
+
+    directory = finished_data(recipe)[source_of(domain)]
+    return finished_part(directory, domain, lowest, model) if directory else None
+
+
+def domain_tokens(counts: dict, domain: str, split: str = "train") -> int | None:
+    """Tokens of a domain by the counts of its source's data manifest; None for a language and topic together."""
+    labels = parse(domain).labels
+    if len(labels) > 1:
+        return None
+    for kind, label in labels.items():
+        return counts.get(PLURALS[kind], {}).get(label, {}).get(split, {}).get("tokens", 0)
+    return counts[split]["tokens"]
+
+
+def available_tokens(counts: dict, domain: str, lowest: LowestPerplexity | None) -> int | None:
+    """Training tokens that a place in a mixture can take; None for a language and topic together."""
+    tokens = domain_tokens(counts, domain)
+    return tokens if tokens is None or lowest is None else lowest_tokens(tokens, lowest)
+
+
+def lowest_tokens(tokens: int, lowest: LowestPerplexity) -> int:
+    """About how many of some tokens a subset takes; it ends with a whole document."""
+    return min(tokens, lowest.tokens or ceil((lowest.share or 1) * tokens))
+
+
+def possible_topics(source: Source) -> set[str] | None:
+    """Topics that documents of a source can have, as far as the recipe tells them; None if any."""
+    topics = source.topics
+    if isinstance(topics, ClusterTopics):
+        return {f"cluster-{number:02d}" for number in range(topics.num_clusters)}
+    if isinstance(topics, MetadataTopics) and topics.map is not None:
+        return {*topics.map.values(), "unlabelled"}
+    return None
+
+
 def vocab_size(recipe: Recipe) -> int | None:
     """Tokens of the recipe's tokenizer; None if its file is missing or unreadable."""
     tokenizer = recipe.tokenizer
@@ -59,8 +104,11 @@ def vocab_size(recipe: Recipe) -> int | None:
 def embedding_rows(recipe: Recipe) -> int | None:
     """Embeddings that the model has, padding aside: an existing model's own, else one a token; None if unknown."""
     tokens = vocab_size(recipe)
-    if isinstance(recipe.model, HuggingFaceModel):
-        rows = config_vocab_size(recipe.model.path)
+    if isinstance(model := recipe.model, HuggingFaceModel):
+        if model.shape is not None and not (model.path / "config.json").is_file():
+            rows = model.shape.vocab_size
+        else:
+            rows = config_vocab_size(model.path)
         return max(rows, tokens or 0) if isinstance(recipe.tokenizer, ExtendedTokenizer) else rows
     return tokens
 
@@ -97,9 +145,13 @@ def document_files(reader: Reader) -> list[Path]:
 
 
 def estimated_tokens(source: Source) -> int | None:
-    """Tokens of a source that is not tokenised yet, from the sizes of its files; None for a dataset on the hub."""
+    """Tokens of a source that is not tokenised yet, from the sizes of its files; None if they are not on this machine."""
     reader = source.reader
-    if not (files := document_files(reader)):
+    try:
+        files = document_files(reader)
+    except PerdureError:
+        files = []
+    if not files:
         return None
     unpacked = sum(
         file.stat().st_size * (COMPRESSION if file.suffix in (".gz", ".zst", ".parquet") else 1)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perdure.pipeline.arguments import INSPECT
+from perdure.pipeline.arguments import GPUS_PER_NODE, INSPECT
 
 if TYPE_CHECKING:
     from perdure.pipeline.recipe import Recipe
@@ -24,22 +24,42 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
+    from perdure.pipeline.check import load_checked, load_on_paper
     from perdure.pipeline.errors import RecipeError
 
+    on_paper = bool(options.nodes or options.gpus_per_node)
+    nodes, per_node = options.nodes or 1, options.gpus_per_node or GPUS_PER_NODE
     try:
-        recipe = _ready(options)
+        if on_paper:
+            recipe, absent = load_on_paper(
+                options.recipe, options.set, options.out, options.site, nodes, per_node
+            )
+        else:
+            recipe = load_checked(options.recipe, options.set, options.out, options.site)
     except RecipeError as error:
         if options.json:
             _print_json({"problems": [vars(problem) for problem in error.problems]})
         raise
     from perdure.pipeline.preview import preview
 
-    if options.json:
-        _print_json({"problems": []} | preview(recipe))
-    else:
-        from perdure.pipeline.preview_text import print_preview
+    found: dict[str, Any] = {"problems": []} | preview(recipe)
+    if on_paper:
+        from perdure.pipeline.sizing import sizing
 
-        print_preview(preview(recipe))
+        found |= {
+            "absent": [vars(problem) for problem in absent],
+            "sizing": sizing(recipe, nodes, per_node),
+        }
+    if options.json:
+        _print_json(found)
+        return
+    from perdure.pipeline.preview_text import print_preview
+
+    print_preview(found)
+    if on_paper:
+        from perdure.pipeline.sizing_text import print_sizing
+
+        print_sizing(found["sizing"], [str(problem) for problem in absent])
 
 
 def _data(options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datatrove.pipeline.base import PipelineStep
 
-from perdure.pipeline.data.executor import elsewhere, worker_number
+from perdure.pipeline.data.executor import elsewhere
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.recipe import load_recipe
 
@@ -40,12 +40,6 @@ class Failing(PipelineStep):
                 os.kill(os.getpid(), signal.SIGKILL)
         (self.folder / f"{rank}.txt").write_text(f"{rank} of {world_size}")
         self.stat_update("documents", value=rank + 1)
-
-
-def number_of_worker(_task: int) -> tuple[int, int]:
-    """This process and its number in the pool."""
-    time.sleep(0.2)  # so that one worker cannot take all tasks
-    return os.getpid(), worker_number()
 
 
 def main(recipe: Path, folder: Path) -> None:

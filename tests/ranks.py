@@ -203,6 +203,38 @@ def save_stalls(directory: str, rounds: int) -> dict:
     return found
 
 
+def killed_writer(directory: str) -> list:
+    """What every rank says when the last one's writer is killed, as the system does when memory runs out."""
+    import time
+
+    import psutil
+    from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+
+    from perdure.pipeline.errors import PerdureError
+    from perdure.pipeline.train import fence
+    from perdure.pipeline.train.checkpoint import Checkpoints
+    from perdure.pipeline.train.optimizer import make_optimizer
+
+    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
+    model = build_model(recipe, inputs["vocab_size"], None, initialise())
+    optimizer = make_optimizer(recipe.training, model, False)
+    writer = Checkpoints(Path(directory), fence.take_together(Path(directory)), asynchronous=True)
+    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    if rank == ranks - 1:
+        FileSystemWriterAsync.write_preloaded_data = staticmethod(lambda *_args, **_kwargs: time.sleep(600))
+    writer.save(model, optimizer, {"step": 1, "scheduled": True})
+    if rank == ranks - 1:
+        own = psutil.Process()
+        (fork,) = [child for child in own.children(recursive=True) if child.cmdline() == own.cmdline()]
+        fork.kill()
+    said = ["nothing"] * ranks
+    try:
+        writer.wait()
+    except PerdureError as error:
+        torch.distributed.all_gather_object(said, str(error))
+    return said
+
+
 def train_cases(directory: str, cases: list[dict], steps: int) -> list:
     """Trains the same weights on the same data once for each case, within one process; what `Counts` says of each step.
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,12 @@ def write_data(
     heldout: list[np.ndarray],
     vocab_size: int,
     tokenizer_hash: str = "test",
+    label: Callable[[str, int, int], dict[str, str | None]] = lambda split, task, number: {},
 ) -> Path:
-    """A finished data directory: documents per task (end-of-sequence included) and held-out documents in task 0."""
+    """A finished data directory: documents per task (end-of-sequence included) and held-out documents in task 0.
+
+    `label` gives a document's topic and language, by split, task and number.
+    """
     directory.mkdir(parents=True)
     rows = []
     for task, documents in enumerate(tasks):
@@ -50,7 +55,10 @@ def write_data(
                     "id": f"{split}/{task}/{number}",
                     "num_tokens": len(document),
                     "num_bytes": 4 * len(document),
+                    "topic": None,
+                    "language": None,
                 }
+                | label(split, task, number)
                 for number, document in enumerate(members)
             ]
     parquet.write_table(pa.Table.from_pylist(rows), directory / "docs.parquet")
@@ -60,6 +68,19 @@ def write_data(
         split: {"documents": len(members), "tokens": sum(map(len, members))}
         for split, members in (("train", train), ("heldout", heldout))
     }
+    for kind, kinds in (("topic", "topics"), ("language", "languages")):
+        counts[kinds] = {
+            name: {
+                split: {
+                    "documents": sum(row[kind] == name for row in rows if row["split"] == split),
+                    "tokens": sum(
+                        row["num_tokens"] for row in rows if (row[kind], row["split"]) == (name, split)
+                    ),
+                }
+                for split in ("train", "heldout")
+            }
+            for name in sorted({row[kind] for row in rows} - {None})
+        }
     finish(
         directory,
         {
@@ -212,6 +233,16 @@ def prepare_version(
     return directory
 
 
+def number_of_worker(_task: int) -> tuple[int, int]:
+    """Runs in a worker of a pool, which can import this module but no test module: its process and its number."""
+    import time
+
+    from perdure.pipeline.data.executor import worker_number
+
+    time.sleep(0.2)  # so that one worker cannot take all tasks
+    return os.getpid(), worker_number()
+
+
 def start_ranks(directory: Path, world_size: int, **environment: str) -> subprocess.CompletedProcess:
     """Trains a prepared version to its end in real processes."""
     code = f"from pathlib import Path; from perdure.launch import local; local.start(Path({str(directory)!r}), {world_size})"
@@ -232,6 +263,7 @@ def metrics(directory: Path) -> list[dict]:
 
 __all__ = [
     "metrics",
+    "number_of_worker",
     "prepare_version",
     "random_documents",
     "read_json",

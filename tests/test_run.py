@@ -255,6 +255,33 @@ def test_two_commands_do_not_work_in_one_directory(recipe, tmp_path):
     assert "another perdure command is working here" in second.stderr
 
 
+def test_a_signal_ends_the_command_with_status_0_and_the_next_one_goes_on(recipe, finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
+    shutil.rmtree(out / "versions/update")
+    lines, last = out / "versions/update/metrics.jsonl", out / "versions/update/checkpoints/step_000016"
+    moments = {
+        signal.SIGTERM: lambda: lines.exists() and len(lines.read_text().splitlines()) >= 2,  # during a step
+        signal.SIGUSR1: last.exists,  # during the evaluation after the last one
+    }
+    command = [sys.executable, "-m", "perdure.pipeline.cli", "run", str(recipe), "--out", str(out)]
+    for number, reached in moments.items():
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            while not reached():
+                assert process.poll() is None
+                time.sleep(0.005)
+            process.send_signal(number)
+            said = process.communicate(timeout=100)[0]
+        assert process.returncode == 0
+        assert f"stopped by {number.name}" in said.splitlines()[-1]
+        assert not is_finished(out / "versions/update")
+    result = perdure("run", recipe, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert "resume at step 16" in result.stdout
+    assert outcome(out) == outcome(finished[0])
+
+
 @pytest.mark.timeout(1200)
 def test_killed_ten_times_at_random_it_ends_as_if_undisturbed(recipe, finished, tmp_path):
     expected, duration = outcome(finished[0]), finished[2]

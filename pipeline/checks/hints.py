@@ -20,11 +20,10 @@ def missing(where: str, path: Path, kind: str) -> Problem:
     """A path that does not exist, with what is near it."""
     parent = path.parent
     if not parent.is_dir():
-        return Problem(where, str(path), f"no such {kind}: there is no directory {parent}")
+        return Problem(where, str(path), f"no such {kind}: there is no directory {parent}", absent=True)
     match = difflib.get_close_matches(path.name, os.listdir(parent), n=1)
-    return Problem(
-        where, str(path), f"no such {kind}" + (f"; did you mean `{parent / match[0]}`?" if match else "")
-    )
+    hint = f"; did you mean `{parent / match[0]}`?" if match else ""
+    return Problem(where, str(path), f"no such {kind}{hint}", absent=True)
 
 
 def near_package(package: str) -> str:

@@ -5,13 +5,21 @@ from itertools import pairwise
 
 from perdure.pipeline.checks.hints import near
 from perdure.pipeline.checks.versions import earlier, model_or_version
+from perdure.pipeline.domains import PLURALS, overlap, parse, source_of
 from perdure.pipeline.errors import Problem
-from perdure.pipeline.lineage import consumed_before, parent_of, planned_samples, switch_steps
+from perdure.pipeline.lineage import (
+    expected_mixture,
+    parent_of,
+    planned_samples,
+    stream_settings,
+    streams_before,
+    switch_steps,
+)
 from perdure.pipeline.mixture import members, new_sources
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.plan import num_steps
-from perdure.pipeline.recipe import DecaySchedule, Recipe, Version
-from perdure.pipeline.sizes import finished_sources
+from perdure.pipeline.recipe import DecaySchedule, MixtureSource, Recipe, Version
+from perdure.pipeline.sizes import available_tokens, domain_tokens, finished_sources, possible_topics
 
 Problems = Iterator[Problem]
 
@@ -42,45 +50,86 @@ def replay(recipe: Recipe, name: str, version: Version) -> Problems:
 
 
 def _names(recipe: Recipe, where: str, named: dict) -> Problems:
-    for source in named:
+    for number, name in enumerate(named):
+        source = source_of(name)
         if source not in recipe.sources:
-            yield Problem(f"{where}.{source}", source, f"no such source{near(source, recipe.sources)}")
+            yield Problem(f"{where}.{name}", name, f"no such source{near(source, recipe.sources)}")
+            continue
+        yield from _labels(recipe, f"{where}.{name}", name)
+        for other in list(named)[:number]:
+            if overlap(name, other):
+                yield Problem(
+                    f"{where}.{name}",
+                    name,
+                    f"overlaps `{other}`: a document would come from both; leave one out",
+                )
+
+
+def _labels(recipe: Recipe, where: str, name: str) -> Problems:
+    """A part of a source: labels that its documents can have, as far as that is known before the data stage."""
+    domain = parse(name)
+    source = recipe.sources[domain.source]
+    if domain.labels and domain.source == "replay":
+        yield Problem(where, name, "a source named `replay` cannot be mixed by label; rename it")
+    if domain.topic is not None and source.topics is None:
+        yield Problem(where, name, f"`{domain.source}` has no topics; set sources.{domain.source}.topics")
+        return
+    known = possible_topics(source)
+    if domain.topic is not None and known is not None and domain.topic not in known:
+        yield Problem(where, name, f"no such topic in `{domain.source}`{near(domain.topic, known)}")
+
+
+def subsets(recipe: Recipe, name: str, version: Version) -> Problems:
+    """Documents of lowest perplexity: exactly one budget."""
+    for where, _domain, member in _places(version, f"versions.{name}.mixture"):
+        lowest, where = member.lowest_perplexity, f"{where}.lowest_perplexity"
+        if lowest is None:
+            continue
+        if (lowest.tokens is None) == (lowest.share is None):
+            yield Problem(where, lowest.model_dump(), "should have exactly one of `tokens` and `share`")
+
+
+def _places(version: Version, where: str) -> Iterator[tuple[str, str, MixtureSource]]:
+    """Every place that a mixture names: its path, domain and settings."""
+    named = [("sources", version.mixture.sources)]
+    named += [(f"switches.{n}.sources", switch.sources) for n, switch in enumerate(version.mixture.switches)]
+    if version.mixture.replay is not None:
+        named.append(("replay.sources", version.mixture.replay.sources))
+    for part, sources in named:
+        for domain, member in sources.items():
+            yield f"{where}.{part}.{domain}", domain, member
 
 
 def curriculum(recipe: Recipe, name: str, version: Version) -> Problems:
-    """A model for the order by perplexity, and an order for the model."""
+    """A model for orders and subsets by perplexity, and a use for the model."""
     mixture, where = version.mixture, f"versions.{name}.mixture.perplexity_model"
-    ordered = any(member.order in RANKED for _, member in members(mixture).values())
+    places = [member for _, member in members(mixture).values()]
+    ordered = any(member.order in RANKED for member in places)
+    chosen = any(member.lowest_perplexity for member in places)
     if mixture.perplexity_model is None:
-        if ordered:
-            yield Problem(
-                where, None, "required by an order by perplexity: an earlier version, or a model directory"
-            )
+        if ordered or chosen:
+            what = "an order by perplexity" if ordered else "lowest_perplexity"
+            yield Problem(where, None, f"required by {what}: an earlier version, or a model directory")
     else:
         yield from model_or_version(recipe, name, where, mixture.perplexity_model)
-        if not ordered:
-            yield Problem(where, mixture.perplexity_model, "has no use: no source is ordered by perplexity")
+        if not (ordered or chosen):
+            yield Problem(
+                where, mixture.perplexity_model, "has no use: no source is ordered or chosen by perplexity"
+            )
 
 
 def buckets(recipe: Recipe, name: str, version: Version) -> Problems:
     """Buckets of an order that has any."""
-    parts = {
-        "sources": version.mixture.sources,
-        "replay.sources": getattr(version.mixture.replay, "sources", {}),
-    }
-    for part, named in parts.items():
-        for source, member in named.items():
-            if member.buckets is not None and member.order not in RANKED:
-                where = f"versions.{name}.mixture.{part}.{source}.buckets"
-                yield Problem(
-                    where, member.buckets, f"has no use with `order: {member.order}`; needs one by perplexity"
-                )
+    for where, _domain, member in _places(version, f"versions.{name}.mixture"):
+        if member.buckets is not None and member.order not in RANKED and ".switches." not in where:
+            remedy = f"has no use with `order: {member.order}`; needs one by perplexity"
+            yield Problem(f"{where}.buckets", member.buckets, remedy)
 
 
 def switches(recipe: Recipe, name: str, version: Version) -> Problems:
     """Planned changes: when they come, and sources that keep their order."""
     mixture, where = version.mixture, f"versions.{name}.mixture.switches"
-    orders = {source: (member.order, member.buckets) for source, member in mixture.sources.items()}
+    orders = {source: stream_settings(mixture, member) for source, member in mixture.sources.items()}
     whole = True
     for number, switch in enumerate(mixture.switches):
         times = {key: getattr(switch, key) for key in ("at", "at_tokens", "at_lr")}
@@ -88,8 +137,12 @@ def switches(recipe: Recipe, name: str, version: Version) -> Problems:
             yield Problem(f"{where}.{number}", times, "should have exactly one of `at`, `at_tokens`, `at_lr`")
             whole = False
         for source, member in new_sources(mixture, number + 1).items():
-            if orders.setdefault(source, (member.order, member.buckets)) != (member.order, member.buckets):
-                remedy = f"a source keeps its order (and buckets) within a version; it began as {orders[source][0]}"
+            own = stream_settings(mixture, member)
+            if orders.setdefault(source, own) != own:
+                remedy = (
+                    "a source keeps its order (buckets and subset too) within a version; it began as "
+                    f"{orders[source][0]}"
+                )
                 yield Problem(f"{where}.{number}.sources.{source}.order", member.order, remedy)
     rate_known = not isinstance(version.schedule, DecaySchedule) or parent_of(version) in (
         None,
@@ -106,6 +159,21 @@ def switches(recipe: Recipe, name: str, version: Version) -> Problems:
             yield Problem(
                 f"{where}.{number}", step, f"should come after step {before}, the start or last switch"
             )
+
+
+def domains(recipe: Recipe, name: str, version: Version) -> Problems:
+    """Domains one after another: several, with a step each, and nothing else that sets shares."""
+    mixture, where = version.mixture, f"versions.{name}.mixture.domain_order"
+    if mixture.domain_order is None:
+        return
+    if len(mixture.sources) < 2:
+        yield Problem(where, mixture.domain_order, "has no use: there is one new source")
+    for other in ("switches", "reweight"):
+        if getattr(mixture, other):
+            yield Problem(where, mixture.domain_order, f"cannot stand beside `{other}`: both set the shares")
+    if (steps := num_steps(recipe, version)) < len(mixture.sources):
+        remedy = f"the version's {steps} steps are fewer than its {len(mixture.sources)} domains"
+        yield Problem(where, mixture.domain_order, remedy)
 
 
 def reweighting(recipe: Recipe, name: str, version: Version) -> Problems:
@@ -131,27 +199,68 @@ def reweighting(recipe: Recipe, name: str, version: Version) -> Problems:
         )
 
 
-def repetition(recipe: Recipe) -> Problems:
-    """Sources that are already tokenised, and would repeat too often, what ancestors took included.
+def against_data(recipe: Recipe) -> Problems:
+    """What sources that are already tokenised say: labels that no document has, subsets larger than they are, and
+    sources that would repeat too often, what ancestors took included.
 
     The versions have no other problem.
     """
-    finished, seq_length = finished_sources(recipe), recipe.training.seq_length
+    finished = finished_sources(recipe)
     for name, version in recipe.versions.items():
-        before = consumed_before(recipe, name)
-        for key, samples in planned_samples(recipe, name).items():
-            if (counts := finished.get(key.removeprefix("replay/"))) is None or _is_pool(version, key):
-                continue
-            available = counts["train"]["tokens"]
-            epochs = float(samples + before.get(key, 0)) / max(1, -(-available // seq_length))
-            if samples and epochs > version.mixture.max_repetition:
-                yield Problem(
-                    f"versions.{name}.mixture.max_repetition",
-                    version.mixture.max_repetition,
-                    f"`{key}` would repeat {epochs:.1f} times ({float(samples) * seq_length:,.0f} tokens of "
-                    f"{available:,}{' after its ancestors' if before.get(key) else ''}); lower its weight or the "
-                    "version's tokens, or raise this",
-                )
+        found = [*data_labels(finished, name, version), *data_budgets(finished, name, version)]
+        yield from found or _repetition(finished, recipe, name, version)
+
+
+def data_labels(finished: dict[str, dict], name: str, version: Version) -> Problems:
+    """Labels that no document has, by the counts of finished sources; perplexities that cannot be followed."""
+    for where, domain, _member in _places(version, f"versions.{name}.mixture"):
+        if (counts := finished.get(source_of(domain))) is None:
+            continue
+        for kind, label in parse(domain).labels.items():
+            known = counts.get(PLURALS[kind], {})
+            if label not in known:
+                there = near(label, known) if known else ": none of its documents has one"
+                yield Problem(where, domain, f"no such {kind} in `{source_of(domain)}`{there}")
+    if version.mixture.reweight:
+        for domain in version.mixture.sources:
+            counts = finished.get(source_of(domain))
+            if counts and domain_tokens(counts, domain, "heldout") == 0:
+                remedy = "none of its documents is held out, so that its perplexity cannot be followed"
+                yield Problem(f"versions.{name}.mixture.reweight", domain, remedy)
+
+
+def data_budgets(finished: dict[str, dict], name: str, version: Version) -> Problems:
+    """Subsets by perplexity that are larger than what they are chosen from."""
+    for where, domain, member in _places(version, f"versions.{name}.mixture"):
+        counts, lowest = finished.get(source_of(domain)), member.lowest_perplexity
+        available = domain_tokens(counts, domain) if counts else None
+        if lowest and lowest.tokens and available and lowest.tokens > available:
+            yield Problem(
+                f"{where}.lowest_perplexity.tokens",
+                lowest.tokens,
+                f"`{domain}` has only {available:,} training tokens; lower it, or leave the subset out and let the "
+                "mixture repeat it",
+            )
+
+
+def _repetition(finished: dict[str, dict], recipe: Recipe, name: str, version: Version) -> Problems:
+    before, seq_length = streams_before(recipe, name), recipe.training.seq_length
+    places = members(expected_mixture(recipe, name))
+    for key, samples in planned_samples(recipe, name).items():
+        domain, member = places[key]
+        if (counts := finished.get(source_of(domain))) is None or _is_pool(version, key):
+            continue
+        if (available := available_tokens(counts, domain, member.lowest_perplexity)) is None:
+            continue  # planning counts it
+        epochs = float(samples + before.get(key, 0)) / max(1, -(-available // seq_length))
+        if samples and epochs > version.mixture.max_repetition:
+            yield Problem(
+                f"versions.{name}.mixture.max_repetition",
+                version.mixture.max_repetition,
+                f"`{key}` would repeat {epochs:.1f} times ({float(samples) * seq_length:,.0f} tokens of "
+                f"{available:,}{' after its ancestors' if before.get(key) else ''}); lower its weight or the "
+                "version's tokens, or raise this",
+            )
 
 
 def _is_pool(version: Version, key: str) -> bool:
@@ -162,4 +271,4 @@ def _is_pool(version: Version, key: str) -> bool:
     )
 
 
-CHECKS = (new_names, replay, curriculum, buckets, switches, reweighting)
+CHECKS = (new_names, replay, curriculum, buckets, subsets, switches, domains, reweighting)

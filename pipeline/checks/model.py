@@ -53,6 +53,19 @@ def model(recipe: Recipe) -> Problems:
         yield from _own_tokenizer(recipe, recipe.model.path / "tokenizer.json")
 
 
+def stated_shape(recipe: Recipe) -> Problems:
+    """A stated shape that is the model's, where the model is on this machine."""
+    model = recipe.model
+    if not isinstance(model, HuggingFaceModel) or model.shape is None or (theirs := _shape(recipe)) is None:
+        return
+    actual = vars(theirs)
+    if (model.path / "config.json").is_file():
+        actual = actual | {"vocab_size": config_vocab_size(model.path)}
+    for name, stated in model.shape.model_dump(exclude_none=True).items():
+        if stated != actual.get(name, stated):
+            yield Problem(f"model.shape.{name}", stated, f"should be {actual[name]}, as in {model.path}")
+
+
 def _own_tokenizer(recipe: Recipe, theirs: Path) -> Problems:
     """The model's own tokenizer, extended or not."""
     if not isinstance(recipe.tokenizer, HuggingFaceTokenizer | ExtendedTokenizer):
@@ -82,7 +95,7 @@ def model_directory(where: str, path: Path, recipe: Recipe) -> Problems:
             remedy += (
                 "; `*.bin` is never read, because a pickle can run code: convert the model to safetensors"
             )
-        yield Problem(where, str(path), remedy)
+        yield Problem(where, str(path), remedy, absent=True)
     needed, rows = vocab_size(recipe), config_vocab_size(path)
     if needed is not None and where == "model.path" and isinstance(recipe.tokenizer, ExtendedTokenizer):
         needed -= recipe.tokenizer.num_tokens  # the model gets rows for the others
@@ -202,6 +215,7 @@ def adam(recipe: Recipe) -> Problems:
 CHECKS = (
     tokenizer,
     model,
+    stated_shape,
     heads,
     head_width,
     tensor_parallel,

@@ -29,10 +29,11 @@ def source(name: str, source: Source) -> Problems:
         for number, package in enumerate(reader.packages):
             if _reason(reader.model_copy(update={"packages": [package]})):
                 remedy = f"no such package is installed{near_package(package)}"
-                yield Problem(f"{where}.packages.{number}", package, remedy)
+                yield Problem(f"{where}.packages.{number}", package, remedy, absent=True)
         return
     if isinstance(reader, HuggingFaceReader) and importlib.util.find_spec("datasets") is None:
-        yield Problem(f"{where}.type", reader.type, "needs the package `datasets`: install `perdure[hub]`")
+        remedy = "needs the package `datasets`: install `perdure[hub]`"
+        yield Problem(f"{where}.type", reader.type, remedy, absent=True)
     local = not isinstance(reader, HuggingFaceReader) or reader.path.startswith(("/", "."))
     if local and not Path(reader.path).exists():
         yield missing(f"{where}.path", Path(reader.path), "file or directory")
@@ -79,6 +80,5 @@ def output(recipe: Recipe) -> Problems:
     if not existing.is_dir():
         yield Problem("out", str(recipe.directory), f"{existing} is a file; should be a directory")
     elif not os.access(existing, os.W_OK | os.X_OK):
-        yield Problem(
-            "out", str(recipe.directory), f"no permission to write in {existing}; choose another --out"
-        )
+        remedy = f"no permission to write in {existing}; choose another --out"
+        yield Problem("out", str(recipe.directory), remedy, absent=True)

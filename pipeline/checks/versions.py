@@ -70,6 +70,13 @@ def reference(recipe: Recipe, name: str, version: Version) -> Problems:
             yield Problem(where, selection.reference, f"has no use with {score}, which needs no reference")
     elif selection.sidecars:
         yield Problem(where, None, f"required by {score}: an earlier version, or a model directory")
+    if selection.smoothing and (selection.use_nll or not selection.sidecars):
+        yield Problem(
+            f"versions.{name}.selection.smoothing",
+            selection.smoothing,
+            f"has no use with {score}: it averages what a reference says, for `score: reference_loss`, "
+            "`reference_entropy` or `intersection`",
+        )
 
 
 def model_or_version(recipe: Recipe, name: str, where: str, wanted: str) -> Problems:

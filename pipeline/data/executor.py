@@ -221,20 +221,16 @@ def building(out: Path, final: Path) -> Iterator[Path]:
     What an interrupted run left there is used again, whole tasks only. Logs are kept in `<out>/logs/`.
     """
     name = final.relative_to(out).as_posix().replace("/", ".")
-    work, done = out / "work" / name, out / "work" / f"{name}.done"
-    shutil.rmtree(done, ignore_errors=True)
+    work = out / "work" / name
+    if not (work / "artefact").exists():
+        shutil.rmtree(work, ignore_errors=True)  # what was left of finished work, half deleted
     shutil.rmtree(final, ignore_errors=True)  # half of one, whose `_SUCCESS` somebody removed
     (work / "artefact").mkdir(parents=True, exist_ok=True)
     yield work
-    final.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(work / "artefact", final)
     for log in sorted(work.glob("*/logs/*.log")):
         kept = out / "logs" / name / f"{log.parent.parent.name}.{log.name}"
         kept.parent.mkdir(parents=True, exist_ok=True)
         os.replace(log, kept)
-    os.replace(
-        work, done
-    )  # first the name, so that a half-deleted directory is never taken for work to go on with
-    shutil.rmtree(
-        done, ignore_errors=True
-    )  # NFS keeps what a job that ends holds open; deleted the next time
+    final.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(work / "artefact", final)  # last, so that whatever else is here has no use from then on
+    shutil.rmtree(work, ignore_errors=True)  # NFS keeps what a job that ends holds open; swept the next time

@@ -3,6 +3,7 @@
 Nothing heavy is imported before there is work to do, so that `finished_data` serves `perdure check`.
 """
 
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -48,7 +49,15 @@ def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str,
             return stack.enter_context(there or local(recipe.data.workers, _scores(recipe)))
 
         out.mkdir(parents=True, exist_ok=True)
+        _sweep(out / "work")
         return _run(recipe, execute, report)
+
+
+def _sweep(work: Path) -> None:
+    """Removes what is no use any more: of a run that was killed when its artefact was in place already (`building`)."""
+    for entry in work.glob("*"):
+        if not (entry / "artefact").exists():
+            shutil.rmtree(entry)
 
 
 def finished_data(recipe: Recipe) -> dict[str, Path | None]:

@@ -1,8 +1,8 @@
 """What selection keeps of noise: `python -m perdure.pipeline.evaluate.noise RECIPE --version V`.
 
 For corpora whose noise is known: documents with `metadata.noise`, a list of [start, end, kind] in characters. The selection
-is made anew with the finished model: its losses of the training documents, the stored scores of the reference, and the
-share k of every run of as many tokens as compete in training.
+is made anew with the finished model: its losses of the training documents, the stored scores of the reference (if the version
+has one), and the share k of every run of as many tokens as compete in training.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import numpy as np
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import is_finished, read_json
 from perdure.pipeline.recipe import Recipe, Selection, load_recipe
+from perdure.pipeline.recipe.versions import SCORES
 from perdure.pipeline.shards import Shard, open_shard
 
 CLEAN = "clean"
@@ -62,36 +63,37 @@ def separation(scores: np.ndarray, kinds: np.ndarray) -> float:
     return float((ranks[clean].sum() - number * (number + 1) / 2) / (number * (len(kinds) - number)))
 
 
-def measure(recipe: Recipe, version: str, source: str, tokens: int) -> dict[str, Any]:
+def measure(recipe: Recipe, version: str, source: str, tokens: int, smoothing: int) -> dict[str, Any]:
     """Rates at which each way of choosing keeps clean tokens and those of noise.
 
     Args:
         recipe: The recipe of the run.
-        version: A finished version, trained with a reference.
+        version: A finished version, trained with a selection; without a reference, ways that need one are left out.
         source: A source with spans of noise.
         tokens: Tokens to look at, of the first documents.
+        smoothing: Neighbours to either side, for the ways that can be smoothed.
 
     Returns:
         `tokens` per kind, `k`, and per way of choosing `rates` (see `keep_rates`) and `separation`.
 
     Raises:
-        PerdureError: If the version is not finished or has no reference, or the documents have no spans.
+        PerdureError: If the version is not finished or selects nothing, or the documents have no spans.
     """
     import torch
 
     from perdure.kernels import select_tokens
     from perdure.pipeline.data.losses import load_model, score_documents
-    from perdure.pipeline.recipe.versions import SCORES
-    from perdure.pipeline.train.scores import made_reference
+    from perdure.pipeline.train.scores import made_reference, smoothed
 
     directory = recipe.directory / "versions" / version
     if not is_finished(directory):
         raise PerdureError(f"version {version} is not finished; run `perdure run` first")
     inputs, selection = read_json(directory / "inputs.json"), recipe.versions[version].selection
-    if selection is None or source not in inputs["scores"]:
-        raise PerdureError(f"version {version}: source {source} was not scored by a reference")
-    data, scores = Path(inputs["data"][source]), Path(inputs["scores"][source])
-    kinds, documents, sidecars = [], [], {"ref": [], "ent": []}
+    if selection is None or source not in inputs["data"]:
+        raise PerdureError(f"version {version}: no tokens of source {source} are selected")
+    data, scores = Path(inputs["data"][source]), Path(inputs["scores"].get(source, ""))
+    kinds, documents = [], []
+    sidecars: dict[str, list] = {"ref": [], "ent": []} if source in inputs["scores"] else {}
     for found, place, values in _documents(data, Path(inputs["tokenizer"])):
         kinds.append(found)
         documents.append(values)
@@ -111,17 +113,22 @@ def measure(recipe: Recipe, version: str, source: str, tokens: int) -> dict[str,
     if not whole:
         raise PerdureError(f"source {source}: fewer than the {group:,} tokens that compete in training")
     flat = np.concatenate(kinds)[:whole]
-    stored = {kind: np.concatenate(parts)[:whole].astype(np.int32) for kind, parts in sidecars.items()}
     result: dict[str, Any] = {
         "k": selection.k,
         "tokens": {str(kind): int((flat == kind).sum()) for kind in np.unique(flat)},
         "ways": {},
     }
     trainee = torch.from_numpy(nll[:whole]).view(-1, group)
-    for name in SCORES:
-        way = Selection(score=name, k=selection.k)
+    for way in _ways(selection.k, smoothing):
+        if not sidecars.keys() >= set(way.sidecars):
+            continue
         if way.sidecars:
-            units = np.maximum.reduce([stored[kind] for kind in way.sidecars])
+            each = [
+                np.maximum.reduce(kinds)
+                for kinds in zip(*(sidecars[kind] for kind in way.sidecars), strict=True)
+            ]
+            each = [smoothed(units, way.smoothing) for units in each] if way.smoothing else each
+            units = np.concatenate(each)[:whole].astype(np.int32)
         else:
             units = made_reference(way, recipe.seed, range(whole // group), group)
         reference = torch.from_numpy(units.reshape(-1, group)) * 1e-3
@@ -130,11 +137,17 @@ def measure(recipe: Recipe, version: str, source: str, tokens: int) -> dict[str,
             trainee, reference, valid, k=selection.k, scope="sequence", use_nll=way.use_nll
         )
         value = (trainee if way.use_nll else torch.zeros_like(trainee)) - reference
-        result["ways"][name] = {
+        result["ways"][way.score + (f" +-{way.smoothing}" if way.smoothing else "")] = {
             "rates": keep_rates(selected.numpy().ravel(), flat),
             "separation": separation(value.numpy().ravel(), flat),
         }
     return result
+
+
+def _ways(k: float, smoothing: int) -> list[Selection]:
+    ways = [Selection(score=name, k=k) for name in SCORES]
+    alone = [way for way in ways if way.sidecars and not way.use_nll]
+    return ways + [way.model_copy(update={"smoothing": smoothing}) for way in alone]
 
 
 def table(result: dict[str, Any]) -> str:
@@ -181,16 +194,19 @@ def main() -> int:
     """Prints the table, and writes `noise.<source>.json` into the version's directory."""
     parser = argparse.ArgumentParser(prog="python -m perdure.pipeline.evaluate.noise", description=__doc__)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--version", required=True, help="a finished version with a reference")
+    parser.add_argument("--version", required=True, help="a finished version with a selection")
     parser.add_argument("--source", default="noisy", help="a source with spans of noise (default: noisy)")
     parser.add_argument("--tokens", type=int, default=200_000, help="tokens to look at (default: 200000)")
+    parser.add_argument(
+        "--smoothing", type=int, default=16, help="neighbours to either side of smoothed scores (default: 16)"
+    )
     parser.add_argument("--out", type=Path, help="the run's directory, if not the recipe's")
     options = parser.parse_args()
     try:
         recipe = load_recipe(options.recipe, out=options.out)
         if options.version not in recipe.versions:
             raise PerdureError(f"no version {options.version}; there are {', '.join(recipe.versions)}")
-        result = measure(recipe, options.version, options.source, options.tokens)
+        result = measure(recipe, options.version, options.source, options.tokens, options.smoothing)
         path = recipe.directory / "versions" / options.version / f"noise.{options.source}.json"
         path.write_text(json.dumps(result, indent=1) + "\n")
     except PerdureError as error:

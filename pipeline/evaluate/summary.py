@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from perdure.pipeline.domains import measured_domains, source_of
 from perdure.pipeline.evaluate import metrics
 from perdure.pipeline.lineage import ancestors, expected_mixture, parent_of, resolved_schedule
 from perdure.pipeline.log import mixture_phases, source_ledger
@@ -34,9 +35,9 @@ def build_report(recipe: Recipe) -> dict:
         - `versions`: in training order: `id`, `parent` (null: the initial model), `start`, `status` (`finished`,
           `started`, `waiting`), `tokens`, `lineage_tokens`, `steps`, `schedule`, `selected_fraction` (1 without
           selection), `tokens_per_second`, `mixture`, `phases` (`after_step`, `reason`, `shares` by
-          key), `sources` (tokens `total`, `consumed`, `remaining`, `repeated`, `replayed` by source, along its path),
+          key), `sources` (tokens `total`, `consumed`, `remaining`, `repeated`, `replayed` by domain, along its path),
           `evaluation`, `change` (loss minus the parent's, by domain).
-        - `domains`; `loss_matrix` (row 0: the initial model; row i + 1: version i); `initial` (its evaluation).
+        - `domains`: the sources, and the parts of them that a mixture names; `loss_matrix` (row 0: the initial model; row i + 1: version i); `initial` (its evaluation).
         - `acc`, `bwt`, `fwt`, `fwt_gem` by version; `forgetting` by version: `mean` and by domain. See
           `evaluate/metrics.py`; every version has them, along its own path from the initial model.
         - `consumed`: tokens per version and mixture key (`replay/<source>` for replay).
@@ -59,7 +60,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
     records = {name: _optional(recipe, name, "version.json") for name in recipe.versions}
     evaluations = {name: _optional(recipe, name, "eval.json") for name in recipe.versions}
     initial = _initial_evaluation(recipe)
-    domains = list(recipe.sources)
+    domains = measured_domains(recipe)
     losses = np.array([_losses(domains, entry) for entry in (initial, *evaluations.values())])
     manifests = {
         source: read_json(directory / "manifest.json") if directory else None
@@ -217,7 +218,7 @@ def _version(
         "phases": mixture_phases(recipe, name),
         "sources": source_ledger(recipe, name),
         "evaluation": evaluation and evaluation["domains"],
-        "change": dict(zip(recipe.sources, losses[row] - losses[parent_row])),
+        "change": dict(zip(measured_domains(recipe), losses[row] - losses[parent_row])),
     }
 
 
@@ -232,13 +233,19 @@ def _mixture(recipe: Recipe, name: str) -> list[dict]:
             "share": float(shares.get(key, 0)),
             "order": member.order,
             "buckets": member.buckets,
+            "lowest_perplexity": member.lowest_perplexity and member.lowest_perplexity.model_dump(),
         }
         for key, (source, member) in members(mixture).items()
     ]
 
 
 def _metrics(recipe: Recipe, domains: list[str], losses: np.ndarray) -> dict:
-    """All metrics of every version that was measured, each along its own path."""
+    """All metrics of every version that was measured, each along its own path.
+
+    They are means over whole sources: a document that counts with its source does not count with its topic again.
+    """
+    losses = losses[:, [domain == source_of(domain) for domain in domains]]
+    domains = [domain for domain in domains if domain == source_of(domain)]
     parents = {name: _measured_parent(recipe, name) for name in recipe.versions}
     rows = {name: row for row, name in enumerate(recipe.versions, start=1)}
     found: dict[str, dict] = {key: {} for key in ("acc", "bwt", "fwt", "fwt_gem", "forgetting")}
@@ -267,7 +274,7 @@ def _metrics(recipe: Recipe, domains: list[str], losses: np.ndarray) -> dict:
 
 def _new_sources(recipe: Recipe, name: str) -> list[str]:
     places = members(recipe.versions[name].mixture)
-    return [source for key, (source, _) in places.items() if not is_replayed(key)]
+    return [source_of(domain) for key, (domain, _) in places.items() if not is_replayed(key)]
 
 
 def _measured_parent(recipe: Recipe, name: str) -> str | None:

@@ -66,7 +66,7 @@ def _all_but_replay(version: dict) -> list:
     return [
         *same,
         [
-            (member["source"], member["order"], member["buckets"])
+            (member["source"], member["order"], member["buckets"], member["lowest_perplexity"])
             for member in version["mixture"]
             if not member["replay"]
         ],

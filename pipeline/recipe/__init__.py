@@ -57,6 +57,7 @@ from perdure.pipeline.recipe.training import (
     LlamaModel,
     Model,
     Parallel,
+    StatedShape,
     Training,
 )
 from perdure.pipeline.recipe.versions import (
@@ -67,6 +68,7 @@ from perdure.pipeline.recipe.versions import (
     DecaySchedule,
     InfiniteSchedule,
     Init,
+    LowestPerplexity,
     Mixture,
     MixtureSource,
     Replay,
@@ -112,6 +114,7 @@ __all__ = [
     "Length",
     "LlamaModel",
     "LocalWorkers",
+    "LowestPerplexity",
     "MetadataTopics",
     "MinhashDedup",
     "Mixture",
@@ -138,6 +141,7 @@ __all__ = [
     "SlurmArrays",
     "Source",
     "Start",
+    "StatedShape",
     "Subset",
     "Switch",
     "TextReader",

@@ -98,6 +98,23 @@ class Sky(Section):
     """Directory that all machines share; the run's directory must lie in it."""
 
 
+class Gpu(Section):
+    """What `perdure check --nodes` reckons with. The defaults are an H100 with 400 Gb/s of network and an assumed MFU;
+    set them to what your machines have and your runs have shown."""
+
+    memory_gib: Annotated[float, Field(gt=0)] = 79.6
+    """Memory of a GPU, as `nvidia-smi` counts it."""
+    peak_tflops: Annotated[float, Field(gt=0)] = 989.0
+    """Dense peak in the precision of training."""
+    mfu: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """Share of the peak that forward and backward passes reach, the pipeline's bubble and the reduction of gradients left
+    out. The trainer logs what the whole step reaches."""
+    network_gb_per_second: Annotated[float, Field(gt=0)] = 50.0
+    """What a GPU sends to other nodes, in 10^9 bytes."""
+    price_per_hour: Annotated[float, Field(gt=0)] | None = None
+    """Price of a GPU hour, in any currency; None: no cost is told."""
+
+
 class Cluster(Section):
     """Where and how jobs run."""
 
@@ -107,6 +124,8 @@ class Cluster(Section):
     """What only Kubernetes needs to know."""
     sky: Sky = Sky()
     """What only SkyPilot needs to know."""
+    gpu: Gpu = Gpu()
+    """What `perdure check --nodes` reckons with."""
     container: Container | None = None
     """The image that jobs run in; default: the environment that `perdure launch` runs in."""
     setup: str = ""

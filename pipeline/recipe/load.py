@@ -94,16 +94,18 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML would let the second of two equal keys win silently."""
+    """YAML would let the second of two equal keys win silently; one beside a merge (`<<: *anchor`) may win."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        written = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in written]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} stands twice", node.start_mark
                 )
-        return super().construct_mapping(node, deep)
+        # Depth first: a merge writes into the mapping that it takes from, which must have been through here by then.
+        return super().construct_mapping(node, deep=True)
 
 
 def merge(base: Any, over: Any) -> Any:

@@ -32,12 +32,35 @@ class LlamaModel(Section):
     """Standard deviation of the initial weights; output projections are scaled by 1/sqrt(2 num_layers)."""
 
 
+class StatedShape(Section):
+    """A model's sizes, as its `config.json` has them (the names there in brackets)."""
+
+    num_layers: Positive
+    """Transformer layers (`num_hidden_layers`)."""
+    hidden_size: Positive
+    """Width of the residual stream."""
+    ffn_hidden_size: Positive
+    """Width of the SwiGLU block (`intermediate_size`)."""
+    num_attention_heads: Positive
+    """Query heads."""
+    num_query_groups: Positive
+    """Key-value heads (`num_key_value_heads`)."""
+    head_dim: Positive | None = None
+    """Width of one head; default: `hidden_size` / `num_attention_heads`."""
+    vocab_size: Positive
+    """Rows of the embedding."""
+    tie_embeddings: bool = False
+    """Whether input embedding and output projection are one matrix (`tie_word_embeddings`)."""
+
+
 class HuggingFaceModel(Section):
     """An existing model of the Llama family: its shape, and its weights as the start of `init` versions."""
 
     type: Literal["huggingface"]
     path: Path
     """A directory with `config.json` and safetensors."""
+    shape: StatedShape | None = None
+    """What is in its `config.json`, for `perdure check --nodes` on a machine that does not have the directory."""
 
 
 Model = Annotated[LlamaModel | HuggingFaceModel, Field(discriminator="type")]

@@ -7,8 +7,18 @@ from pydantic import Field
 from perdure.pipeline.recipe.section import Fraction, Name, Positive, Section
 
 
+class LowestPerplexity(Section):
+    """The training documents of lowest perplexity under `perplexity_model`: a subset to be seen several times rather
+    than everything once (Guo et al. 2024, arXiv 2406.14833). Exactly one of `tokens` and `share` says how many."""
+
+    tokens: Positive | None = None
+    """Training tokens to take; how often they repeat follows from the version's budget."""
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the training tokens to take."""
+
+
 class MixtureSource(Section):
-    """One source's place in a mixture."""
+    """The place of a source, or of its part with a language or topic, in a mixture."""
 
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Relative share among its siblings."""
@@ -18,6 +28,8 @@ class MixtureSource(Section):
     buckets: Positive | None = None
     """Runs of equally many documents that an order by perplexity is cut into; inside a bucket documents are shuffled, so
     that batches stay mixed. Default: as many as documents, a strict order."""
+    lowest_perplexity: LowestPerplexity | None = None
+    """Takes only the documents of lowest perplexity under `perplexity_model`; default: all."""
 
 
 class Replay(Section):
@@ -59,7 +71,7 @@ class Reweight(Section):
     alpha: Annotated[float, Field(gt=0)]
     """Strength; alpha times the largest of `weights` should be below 1."""
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    """w_i by source name; 1 where a source is not named."""
+    """w_i by name in `sources`; 1 where one is not named."""
     floor: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Smallest share of a source among the new ones."""
     max_tokens: Positive | None = None
@@ -74,7 +86,12 @@ class Mixture(Section):
     """
 
     sources: Annotated[dict[str, MixtureSource], Field(min_length=1)]
-    """The new data, by source name."""
+    """The new data: by source (`web`), or by the part of one with a topic (`web/science`), a language (`web@de`), or
+    both (`web@de/science`), each with its own weight, order and held-out loss. A document can be in one of them only."""
+    domain_order: Literal["given", "random", "similarity"] | None = None
+    """Trains on the new domains one after another, each for its share of the steps (Yildiz et al. 2024): as they stand
+    in `sources`, shuffled by the seed, or each followed by the most similar one that is left, from replayed data or else
+    the first of `sources` on. Similar is a small Jensen-Shannon divergence of token frequencies. Default: mixed."""
     replay: Replay | None = None
     """Old data mixed in."""
     switches: tuple[Switch, ...] = ()
@@ -82,7 +99,8 @@ class Mixture(Section):
     reweight: Reweight | None = None
     """Changes of the shares while training, by held-out perplexity."""
     perplexity_model: str | None = None
-    """Scores documents for an order by perplexity: an earlier version's name, or a Hugging Face directory (with a `/`)."""
+    """Scores documents for an order by perplexity and for `lowest_perplexity`: an earlier version's name, or a Hugging
+    Face directory (with a `/`)."""
     max_repetition: Annotated[float, Field(gt=0)] = 4.0
     """Epochs over any one source, those of its ancestors included, beyond which the recipe is refused."""
 
@@ -255,6 +273,10 @@ class Selection(Section):
     (section 4.2 of the paper): `reference_loss` prefers tokens of low loss, `reference_entropy` those of low entropy of the
     reference's prediction, `intersection` those with both below one bound in nats, which is set so that the share k of the
     tokens fulfils it. Controls: `random`, by the seed, the sample and the place in it; `highest_loss` of the model."""
+    smoothing: Positive | None = None
+    """Tokens to either side, of the same document, over which the reference's numbers are averaged before they decide (not in
+    the paper): single tokens of clean text can be hard, and of noise easy, but noise comes in stretches. 8 to 32. For the
+    scores without the model's own loss; default: every token by itself."""
     reference: str | None = None
     """The reference model: an earlier version's name, or a Hugging Face directory (with a `/`); controls have none."""
     scope: Literal["sequence", "microbatch", "dp_microbatch", "global", "global_lagged"] = "microbatch"

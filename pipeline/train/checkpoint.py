@@ -7,8 +7,10 @@ from what another one wrote. `state.json` holds everything that is no tensor.
 import errno
 import inspect
 import os
+import queue
 import shutil
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,10 +21,12 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.dict_utils import dict_list_map_inplace
 from megatron.core.dist_checkpointing.mapping import LocalNonpersistentObject, ShardedObject
 from megatron.core.dist_checkpointing.strategies import filesystem_async
-from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, _disable_gc
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
+from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import SUCCESS, is_finished, read_json, write_atomic, write_json
 from perdure.pipeline.train import fence
 from perdure.pipeline.train.model import unwrap
@@ -44,8 +48,8 @@ class Checkpoints:
     Args:
         version_directory: The version; checkpoints stand in its `checkpoints/`.
         attempt: Number of this start (`fence.take`).
-        asynchronous: Helper processes write while training goes on. They are forks of the rank, so they see the
-            weights as they were, and share the memory that does not change meanwhile.
+        asynchronous: A helper process writes while training goes on. It is a fork of the rank, so it sees the
+            weights as they were, and shares the memory that does not change meanwhile.
         kept: Steps whose checkpoints are kept for good.
     """
 
@@ -59,6 +63,7 @@ class Checkpoints:
         # Megatron would start a manager that outlives a killed rank.
         self.manager = helper_manager()
         filesystem_async._results_queue = self.manager.Queue()
+        FileSystemWriterAsync.write_preloaded_data_multiproc = staticmethod(_write_files)
 
     def save(self, model: torch.nn.Module, optimizer: MegatronOptimizer, state: dict) -> None:
         """Writes weights, optimizer states and `state`, after any write that is under way.
@@ -107,7 +112,7 @@ class Checkpoints:
 
     @contextmanager
     def _readable_errors(self) -> Iterator[None]:
-        """Brings to light what torch hides of its writer processes: a full disk, or that a newer start has cleaned up."""
+        """Brings to light what torch hides of its writers: a full disk, a killed one, or that a newer start has cleaned up."""
         try:
             yield
         except (CheckpointException, OSError) as error:
@@ -117,6 +122,14 @@ class Checkpoints:
             full = shutil.disk_usage(self.directory).free < _FULL
             if full or os.strerror(errno.ENOSPC) in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory)) from None
+            if isinstance(error, CheckpointException) and not error.failures:
+                raise PerdureError(f"{self.directory}: nothing was saved; rank 0 says why") from None
+            if "results_queue should not be empty" in str(error):
+                ranks = ", ".join(map(str, error.failures))
+                raise PerdureError(
+                    f"{self.directory}: a process that was saving (of rank {ranks}) was killed, most likely because "
+                    "memory ran out; nothing of this save counts. training.async_checkpoint: false takes less memory"
+                ) from None
             raise
 
     def _finalize(self, blocking: bool) -> None:
@@ -135,6 +148,36 @@ class Checkpoints:
                 _sync(self.directory)
                 _forget_old(self.directory, self.kept)
         dist.barrier()
+
+
+@_disable_gc()
+def _write_files(
+    transforms: list, _multi_storage: bool, _rank: int, buckets: list, results: queue.Queue
+) -> None:
+    """Writes this rank's files by threads, as Megatron itself does from 0.17 on.
+
+    Megatron 0.16 forks for every file, and waits forever for a fork that the system has killed. A killed writer that
+    is one process leaves `results` empty, which all ranks hear of.
+
+    Args:
+        transforms: Passed on to torch.
+        buckets: Path, name and contents of every file.
+        results: Gets what torch says of every file, or the first error.
+    """
+
+    def write(number: int) -> tuple[int, list | Exception]:
+        outcome: queue.SimpleQueue = queue.SimpleQueue()
+        tasks: queue.Queue = queue.Queue()
+        tasks.put(number)
+        FileSystemWriterAsync.write_preloaded_data(
+            transforms, number, buckets[number], outcome, tasks, use_fsync=True
+        )
+        return outcome.get()
+
+    with ThreadPoolExecutor(len(buckets)) as pool:
+        outcomes = dict(pool.map(write, range(len(buckets))))
+    errors = [outcome for outcome in outcomes.values() if isinstance(outcome, Exception)]
+    results.put(errors[0] if errors else outcomes)
 
 
 _ASYNC_BY_MEGATRON = (

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pyarrow import parquet
 
+from perdure.pipeline.domains import parse, source_of
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.plan import Plan, locate, open_order, open_plan
 from perdure.pipeline.recipe import Selection
 from perdure.pipeline.shards import REF_MISSING, Shard, open_shard
-from perdure.pipeline.train.scores import made_reference
+from perdure.pipeline.train.scores import made_reference, smoothed
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Stream:
         sidecars: Per shard, what the score subtracts the largest of, in milli-nats, aligned with it; empty without a
             reference.
         eos_id: Stands before the first document.
+        smoothing: Neighbours to either side that the sidecars are averaged over.
     """
 
     documents: np.ndarray
@@ -38,6 +41,7 @@ class Stream:
     shards: list[Shard]
     sidecars: list[tuple[Shard, ...]]
     eos_id: int
+    smoothing: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,22 +74,36 @@ def open_dataset(
     """
     plan = open_plan(plan_directory, appended=appended)
     kinds = ("ref",) if selection is None else selection.sidecars
+    smoothing = selection.smoothing or 0 if selection else 0
     streams = {}
     for key, entry in plan.sources.items():
-        name = entry["source"]
+        name = source_of(entry["source"])
         documents, ends = open_order(plan_directory, key)
         sidecar = scores.get(name) if kinds and not is_replayed(key) else None
-        streams[key] = _stream(data[name], sidecar, documents, ends, prefix="", kinds=kinds)
+        streams[key] = _stream(data[name], sidecar, documents, ends, "", kinds, smoothing)
     return Dataset(plan, streams, selection)
 
 
-def open_heldout(data: Path) -> Stream:
-    """A source's held-out documents, in the order in which they were read."""
-    manifest = read_json(data / "manifest.json")
-    lengths = np.concatenate(
-        [open_shard(data / f"heldout.{task:05d}").lengths for task in range(manifest["tasks"])]
-    )
-    return _stream(data, None, np.arange(len(lengths)), np.cumsum(lengths, dtype=np.int64), prefix="heldout.")
+def open_heldout(data: Path, domain: str) -> tuple[Stream, np.ndarray]:
+    """A domain's held-out documents, in the order in which they were read.
+
+    Args:
+        data: Its source's directory of shards.
+        domain: Its name; labels choose among the source's documents.
+
+    Returns:
+        The stream, empty if no document has the labels, and the bytes of each document's text, int64 [documents].
+    """
+    labels = parse(domain).labels
+    columns = ["shard", "sequence", "num_tokens", "num_bytes", *labels]
+    table = parquet.read_table(data / "docs.parquet", columns=columns, filters=[("split", "==", "heldout")])
+    order = np.lexsort((table["sequence"].to_numpy(), table["shard"].to_numpy()))
+    fits = np.ones(len(order), bool)
+    for kind, label in labels.items():
+        fits &= np.array(table[kind].to_pylist(), object)[order] == label
+    lengths, sizes = (table[name].to_numpy().astype(np.int64)[order] for name in ("num_tokens", "num_bytes"))
+    stream = _stream(data, None, np.flatnonzero(fits), np.cumsum(lengths[fits]), prefix="heldout.")
+    return stream, sizes[fits]
 
 
 def _stream(
@@ -95,6 +113,7 @@ def _stream(
     ends: np.ndarray,
     prefix: str,
     kinds: tuple[str, ...] = ("ref",),
+    smoothing: int = 0,
 ) -> Stream:
     manifest = read_json(data / "manifest.json")
     shards = [open_shard(data / f"{prefix}{task:05d}") for task in range(manifest["tasks"])]
@@ -109,7 +128,7 @@ def _stream(
         for task, shard in enumerate(shards):
             sidecars.append(tuple(_sidecar(scores / f"{task:05d}.{kind}", shard) for kind in kinds))
     starts = np.cumsum([0, *(len(shard.lengths) for shard in shards)])[:-1]
-    return Stream(documents, ends, starts, shards, sidecars, manifest["eos_id"])
+    return Stream(documents, ends, starts, shards, sidecars, manifest["eos_id"], smoothing)
 
 
 def _sidecar(prefix: Path, shard: Shard) -> Shard:
@@ -153,9 +172,14 @@ def read_sample(stream: Stream, sample: int, seq_length: int) -> tuple[np.ndarra
         begin = finish - (stop - position)
         tokens[position - first : stop - first] = shard.values[begin:finish]
         if stream.sidecars:
+            # Neighbours lie outside the sample, too, but in the same document.
+            start = max(begin - stream.smoothing, shard.start(number))
+            around = slice(start, min(finish + stream.smoothing, finish + end - stop))
             # What is missing has the largest value of all.
-            values = [sidecar.values[begin:finish] for sidecar in stream.sidecars[task]]
-            reference[position - first : stop - first] = np.maximum.reduce(values)
+            units = np.maximum.reduce([sidecar.values[around] for sidecar in stream.sidecars[task]])
+            if stream.smoothing:
+                units = smoothed(units, stream.smoothing)
+            reference[position - first : stop - first] = units[begin - start : finish - start]
         position, place = stop, place + 1
     return tokens, reference[1:], last - (first + 1)
 

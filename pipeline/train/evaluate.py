@@ -1,44 +1,54 @@
 """Held-out loss of every domain, through the model and layout that train."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import megatron.core.parallel_state as mpu
 import numpy as np
 import torch
-from pyarrow import parquet
 
+from perdure.pipeline.domains import source_of
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.train.dataset import Batch, collate, open_heldout, read_sample
 from perdure.pipeline.train.step import run_batches
 
 
 def evaluate(
-    model: torch.nn.Module, recipe: Recipe, data: dict[str, Path], device: torch.device
+    model: torch.nn.Module,
+    recipe: Recipe,
+    domains: Iterable[str],
+    data: dict[str, Path],
+    device: torch.device,
 ) -> dict[str, dict]:
-    """Measures every source's held-out documents; all ranks call this.
+    """Measures every domain's held-out documents; all ranks call this.
 
     Args:
         model: The wrapped model.
         recipe: Batch sizes and `evaluation.max_tokens`.
+        domains: Their names.
         data: Data directory per source.
         device: This rank's device.
 
     Returns:
-        Per source: `loss` (mean nats per token), `tokens`, `documents`, `bytes`, `bits_per_byte`.
+        Per domain: `loss` (mean nats per token), `tokens`, `documents`, `bytes`, `bits_per_byte`. A part of a source
+        of which no document is held out is left out.
     """
     model.eval()
     with torch.no_grad():
         results = {
-            name: _domain(model, recipe, directory, device) for name, directory in sorted(data.items())
+            name: _domain(model, recipe, name, data[source_of(name)], device) for name in sorted(domains)
         }
     model.train()
-    return results
+    return {name: result for name, result in results.items() if result is not None}
 
 
-def _domain(model: torch.nn.Module, recipe: Recipe, directory: Path, device: torch.device) -> dict:
-    stream = open_heldout(directory)
+def _domain(
+    model: torch.nn.Module, recipe: Recipe, name: str, directory: Path, device: torch.device
+) -> dict | None:
+    stream, sizes = open_heldout(directory, name)
+    if not len(stream.ends):
+        return None
     # Whole documents up to the budget, at least one, so that their bytes are known.
     documents = max(1, int(np.searchsorted(stream.ends, recipe.evaluation.max_tokens, side="right")))
     tokens = int(stream.ends[documents - 1])
@@ -58,7 +68,7 @@ def _domain(model: torch.nn.Module, recipe: Recipe, directory: Path, device: tor
 
     counts = run_batches(model, batches(), num_microbatches, recipe, stream.eos_id, 1, forward_only=True)
     assert counts.tokens[0] == tokens
-    num_bytes = _heldout_bytes(directory, documents)
+    num_bytes = int(sizes[:documents].sum())
     return {
         "loss": counts.loss[0] / tokens,
         "tokens": tokens,
@@ -77,13 +87,3 @@ def _masked_sample(
         return empty, np.zeros(seq_length, np.int32), 0
     tokens, reference, num_valid = read_sample(stream, index, seq_length)
     return tokens, reference, min(num_valid, num_tokens - index * seq_length)
-
-
-def _heldout_bytes(directory: Path, documents: int) -> int:
-    table = parquet.read_table(
-        directory / "docs.parquet",
-        columns=["shard", "sequence", "num_bytes"],
-        filters=[("split", "==", "heldout")],
-    )
-    order = np.lexsort((table["sequence"].to_numpy(), table["shard"].to_numpy()))
-    return int(table["num_bytes"].to_numpy()[order][:documents].sum())

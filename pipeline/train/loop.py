@@ -10,7 +10,7 @@ from perdure.pipeline.lineage import kept_steps
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.plan import shares_from
 from perdure.pipeline.recipe import Guard, Recipe
-from perdure.pipeline.shape import Shape, model_shape, num_parameters
+from perdure.pipeline.shape import flops_per_token, model_shape
 from perdure.pipeline.train import process
 from perdure.pipeline.train.checkpoint import (
     checkpoint_state,
@@ -167,11 +167,3 @@ def _pass_over(
     told = "skipped" if action == "skip" else f"rolled back to step {first}"
     say(f"{what}: {told}, without {place} ({done + 1} of at most {guard.max_skips})")
     return state | later | {"skipped": [*skipped, entry]}, told
-
-
-def flops_per_token(shape: Shape, vocab_size: int, seq_length: int) -> float:
-    """Forward and backward FLOPs per token: 6 per matrix weight, and causal attention (Chowdhery et al. 2022, app. B)."""
-    matrices = num_parameters(shape, vocab_size) - (
-        0 if shape.tie_embeddings else vocab_size * shape.hidden_size
-    )
-    return 6 * matrices + 6 * shape.num_layers * shape.num_attention_heads * shape.head_dim * seq_length

@@ -147,9 +147,40 @@ def build_model(
         distributed_timeout_minutes=timeout() / timedelta(minutes=1),
     )
     model_parallel_cuda_manual_seed(recipe.seed)
-    bf16 = training.precision == "bf16"
+    config = model_config(recipe, device)
+    model: torch.nn.Module = LanguageModel(
+        config=config,
+        transformer_layer_spec=block_spec(config, shape),
+        vocab_size=padded_vocab_size(vocab_size),
+        max_sequence_length=training.seq_length,
+        position_embedding_type="none",  # rotary, in CoreAttention
+        pre_process=mpu.is_pipeline_first_stage(),
+        post_process=mpu.is_pipeline_last_stage(),
+        share_embeddings_and_output_weights=shape.tie_embeddings,
+        selection=selection,
+        true_vocab_size=vocab_size,
+        training=training,
+    ).to(device)
+    for layer in model.decoder.layers:
+        layer.mlp.__class__ = GatedMLP  # Megatron's layer spec knows its own class only
+    mark_tensor_parallel(model)
+    if config.bf16:
+        model = Float16Module(config, model)
+    return DistributedDataParallel(
+        config,
+        DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True, use_distributed_optimizer=parallel.distributed_optimizer
+        ),
+        model,
+    )
+
+
+def model_config(recipe: Recipe, device: torch.device) -> TransformerConfig:
+    """Megatron's description of the model and its layout."""
+    parallel, shape = recipe.parallel, model_shape(recipe)
+    bf16 = recipe.training.precision == "bf16"
     dtype = torch.bfloat16 if bf16 else torch.float32
-    config = TransformerConfig(
+    return TransformerConfig(
         num_layers=shape.num_layers,
         hidden_size=shape.hidden_size,
         ffn_hidden_size=shape.ffn_hidden_size,
@@ -182,31 +213,6 @@ def build_model(
         calculate_per_token_loss=True,
         deterministic_mode=True,
         finalize_model_grads_func=finalize_model_grads,
-    )
-    model: torch.nn.Module = LanguageModel(
-        config=config,
-        transformer_layer_spec=block_spec(config, shape),
-        vocab_size=padded_vocab_size(vocab_size),
-        max_sequence_length=training.seq_length,
-        position_embedding_type="none",  # rotary, in CoreAttention
-        pre_process=mpu.is_pipeline_first_stage(),
-        post_process=mpu.is_pipeline_last_stage(),
-        share_embeddings_and_output_weights=shape.tie_embeddings,
-        selection=selection,
-        true_vocab_size=vocab_size,
-        training=training,
-    ).to(device)
-    for layer in model.decoder.layers:
-        layer.mlp.__class__ = GatedMLP  # Megatron's layer spec knows its own class only
-    mark_tensor_parallel(model)
-    if bf16:
-        model = Float16Module(config, model)
-    return DistributedDataParallel(
-        config,
-        DistributedDataParallelConfig(
-            grad_reduce_in_fp32=True, use_distributed_optimizer=parallel.distributed_optimizer
-        ),
-        model,
     )
 
 

@@ -87,8 +87,13 @@ def make_optimizer(training: Training, model: torch.nn.Module, distributed: bool
         megatron_optimizer.Adam = distrib_optimizer.Adam = FusedAdamW
         megatron_optimizer.USING_PYTORCH_OPTIMIZER = False
         distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_APEX_OPTIMIZER = True
+    return get_megatron_optimizer(optimizer_config(training, distributed), [model])
+
+
+def optimizer_config(training: Training, distributed: bool) -> OptimizerConfig:
+    """Megatron's description of the optimizer, for `make_optimizer`."""
     bf16 = training.precision == "bf16"
-    config = OptimizerConfig(
+    return OptimizerConfig(
         optimizer="adam",
         lr=0.0,
         weight_decay=training.weight_decay,
@@ -100,7 +105,6 @@ def make_optimizer(training: Training, model: torch.nn.Module, distributed: bool
         use_distributed_optimizer=distributed,
         clip_grad=training.clip_grad,
     )
-    return get_megatron_optimizer(config, [model])
 
 
 def set_learning_rate(optimizer: MegatronOptimizer, lr: float, weight_decay: float) -> None:

@@ -55,6 +55,7 @@ def write_passage(
     vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     # Other scores subtract something else than the reference's loss.
     known = dataset.selection is not None and dataset.selection.sidecars == ("ref",)
+    known = known and not dataset.selection.smoothing
     reference = batch.reference[row, :length].tolist() if known else [REF_MISSING] * length
     write_json(
         path,

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.mixture import MAX_BLOCK, is_replayed, reweighted, rounded_shares
 from perdure.pipeline.plan import phase_entry, with_phases
 from perdure.pipeline.recipe import Recipe, Version
@@ -62,13 +63,18 @@ def reweight(
 def _perplexity(
     recipe: Recipe, version: Version, model: torch.nn.Module, data: dict[str, Path], device: torch.device
 ) -> dict[str, float]:
-    """Held-out perplexity per new source, the same on every rank."""
+    """Held-out perplexity per new domain, the same on every rank."""
     assert version.mixture.reweight is not None
     if tokens := version.mixture.reweight.max_tokens:
         recipe = recipe.model_copy(
             update={"evaluation": recipe.evaluation.model_copy(update={"max_tokens": tokens})}
         )
-    measured = evaluate(model, recipe, {name: data[name] for name in version.mixture.sources}, device)
+    measured = evaluate(model, recipe, version.mixture.sources, data, device)
+    if missing := version.mixture.sources.keys() - measured.keys():
+        raise PerdureError(
+            f"mixture.reweight: no document of {', '.join(sorted(missing))} is held out, so that its perplexity cannot be "
+            "followed; raise the source's heldout_fraction, or leave it out"
+        )
     found = [{name: math.exp(result["loss"]) for name, result in measured.items()}]
     if dist.get_world_size() > 1:
         dist.broadcast_object_list(found, 0)

@@ -1,4 +1,4 @@
-"""What scores subtract where no reference model has a say, see `perdure.pipeline.recipe.versions.SCORES`."""
+"""What scores subtract, see `perdure.pipeline.recipe.versions.SCORES`: numbers of the reference, smoothed, or made."""
 
 from collections.abc import Iterable
 
@@ -7,6 +7,25 @@ import numpy as np
 from perdure.pipeline.order import mix
 from perdure.pipeline.recipe import Selection
 from perdure.pipeline.shards import REF_MISSING
+
+
+def smoothed(units: np.ndarray, width: int) -> np.ndarray:
+    """Averages over the tokens around, `width` to either side, as many as there are.
+
+    Args:
+        units: [num_tokens] of one document, in milli-nats; `REF_MISSING` counts nowhere, and stays.
+        width: Neighbours to either side.
+
+    Returns:
+        int32 [num_tokens], rounded down.
+    """
+    known = units != REF_MISSING
+    sums = np.cumsum(np.append(0, np.where(known, units, 0)), dtype=np.int64)
+    counts = np.cumsum(np.append(0, known))
+    places = np.arange(len(units))
+    low, high = np.maximum(places - width, 0), np.minimum(places + width + 1, len(units))
+    means = (sums[high] - sums[low]) // np.maximum(counts[high] - counts[low], 1)
+    return np.where(known, means, REF_MISSING).astype(np.int32)
 
 
 def made_reference(selection: Selection, seed: int, indices: Iterable[int], seq_length: int) -> np.ndarray:

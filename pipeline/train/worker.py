@@ -9,6 +9,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.lineage import kept_steps
 from perdure.pipeline.manifest import disk_errors, finish, read_json, write_json
@@ -57,7 +58,7 @@ def main(directory: Path, task: str) -> None:
     model = build_model(recipe, vocab_size, version.selection, device)
 
     def measure(file: str, step: int) -> dict[str, dict]:
-        domains = evaluate.evaluate(model, recipe, data, device)
+        domains = evaluate.evaluate(model, recipe, measured_domains(recipe), data, device)
         if dist.get_rank() == 0:
             content = {
                 "version": inputs["version"],

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from perdure.kernels.bench import make_problem, measure
+from perdure.kernels.bench import make_problem
+from perdure.kernels.bench_measure import measure
 from perdure.kernels.bench_methods import METHODS
 
 WIDTH, VOCAB, TOKENS = 576, 49152, 4096

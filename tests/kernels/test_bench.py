@@ -26,4 +26,14 @@ def test_the_benchmark_runs_and_finds_every_method_exact(tmp_path: Path):
     assert {(row["operation"], row["impl"]) for row in report["elementwise"]} == {
         (operation, impl) for operation in ("rotary", "swiglu") for impl in ("triton", "torch")
     }
-    assert outcome.stdout.count("| tiny |") == len(report["errors"]) + len(report["timings"])
+    assert [(row["parts"], row["k"]) for row in report["steps"]] == [
+        ("perdure", 1.0),
+        ("perdure", 0.6),
+        ("megatron", 1.0),
+    ]
+    assert all(row["ms"] > 0 and row["tokens_per_second"] > 0 and row["mb"] > 0 for row in report["steps"])
+    losses = [row["loss"] for row in report["steps"]]
+    assert losses[2] == pytest.approx(losses[0], abs=1e-5)  # they do the same
+    assert outcome.stdout.count("| tiny |") == sum(
+        len(report[part]) for part in ("errors", "timings", "steps")
+    )

@@ -10,16 +10,24 @@ import pytest
 import yaml
 
 from perdure.pipeline.check import load_checked, problems
+from perdure.pipeline.checks import mixtures
 from perdure.pipeline.errors import RecipeError
-from perdure.pipeline.manifest import hash_file
+from perdure.pipeline.manifest import hash_file, read_json
 from perdure.pipeline.memory import memory_per_rank
 from perdure.pipeline.preview import preview
 from perdure.pipeline.preview_text import plot
 from perdure.pipeline.recipe import load_recipe
+from perdure.pipeline.sizes import finished_sources
 from tests.support import tiny_recipe
 
 LARGE = ("tokenizer.vocab_size=131072",)
 TEMPLATE = Path(__file__).parents[2] / "data_recipes" / "template.yaml"
+SOURCES = "versions.base.mixture.sources"
+DOMAIN_ORDER = "versions.base.mixture.domain_order"
+PERPLEXITY_MODEL = "versions.base.mixture.perplexity_model"
+LOWEST = "{lowest_perplexity: {share: .5}}"
+CLUSTERS = "sources.prose.topics={type: cluster, num_clusters: 2}"
+MAPPED = "sources.prose.topics={type: metadata, field: subject, map: {Battle: war, Trade: peace}}"
 PERDURE = [sys.executable, "-P", "-m", "perdure.pipeline.cli"]
 
 
@@ -280,6 +288,37 @@ REWEIGHT = "versions.base.mixture.reweight"
             "below 1/2",
         ),
         ([f"{REWEIGHT}={{interval: 9, alpha: .1}}"], REWEIGHT, "there is one new source"),
+        ([f"{SOURCES}={{prosa/x: {{}}}}"], f"{SOURCES}.prosa/x", "did you mean `prose`?"),
+        ([f"{SOURCES}={{prose/x: {{}}}}"], f"{SOURCES}.prose/x", "no topics; set sources.prose.topics"),
+        ([f"{SOURCES}={{prose/cluster-02: {{}}}}", CLUSTERS], f"{SOURCES}.prose/cluster-02", "no such topic"),
+        ([f"{SOURCES}={{prose/wars: {{}}}}", MAPPED], f"{SOURCES}.prose/wars", "did you mean `war`?"),
+        ([f"{SOURCES}={{prose: {{}}, prose/war: {{}}}}", MAPPED], f"{SOURCES}.prose/war", "overlaps `prose`"),
+        (
+            [f"{SOURCES}={{prose/war: {{}}, prose@de: {{}}}}", MAPPED],
+            f"{SOURCES}.prose@de",
+            "overlaps `prose/war`",
+        ),
+        ([f"{SOURCES}={{prose: {LOWEST}}}"], PERPLEXITY_MODEL, "required by lowest_perplexity"),
+        (
+            [f"{SOURCES}={{prose: {{lowest_perplexity: {{}}}}}}"],
+            f"{SOURCES}.prose.lowest_perplexity",
+            "exactly one of `tokens` and `share`",
+        ),
+        ([f"{DOMAIN_ORDER}=random"], DOMAIN_ORDER, "there is one new source"),
+        (
+            [f"{SOURCES}={{code: {{}}, prose: {{}}}}", f"{DOMAIN_ORDER}=given", "versions.base.tokens=9"],
+            DOMAIN_ORDER,
+            "1 steps are fewer than its 2 domains",
+        ),
+        (
+            [
+                f"{SOURCES}={{code: {{}}, prose: {{}}}}",
+                f"{DOMAIN_ORDER}=given",
+                f"{REWEIGHT}={{interval: 9, alpha: .1}}",
+            ],
+            DOMAIN_ORDER,
+            "cannot stand beside `reweight`",
+        ),
         (
             [f"{REWEIGHT}={{interval: 9, alpha: .1, weights: {{coda: 1}}}}"],
             f"{REWEIGHT}.weights.coda",
@@ -327,6 +366,13 @@ def test_buckets_need_an_order_by_perplexity():
     assert problems[f"{source}.buckets"] == (10, "has no use with `order: given`; needs one by perplexity")
 
 
+def test_parts_subsets_and_an_order_of_domains_are_accepted():
+    sources = f"{SOURCES}={{prose/war: {{}}, prose/unlabelled: {{}}, code@de: {{}}}}"
+    assert found(sources, MAPPED, f"{DOMAIN_ORDER}=similarity") == {}
+    subset = f"versions.reference.mixture.sources={{code: {LOWEST}}}"
+    assert found(subset, "versions.reference.mixture.perplexity_model=base") == {}
+
+
 def test_scores_say_whether_they_need_a_reference():
     where = "versions.update.selection"
     assert found(f"{where}.score=random", f"{where}.reference=null") == {}
@@ -337,6 +383,14 @@ def test_scores_say_whether_they_need_a_reference():
         None,
         remedy,
     )
+
+
+def test_smoothing_is_for_scores_of_the_reference_alone():
+    where = "versions.update.selection"
+    assert found(f"{where}.score=reference_loss", f"{where}.smoothing=8") == {}
+    (problem,) = found(f"{where}.smoothing=8").items()
+    assert problem[0] == f"{where}.smoothing" and problem[1][0] == 8
+    assert problem[1][1].startswith("has no use with `score: excess`: it averages what a reference says")
 
 
 def test_windows_of_scoring_must_move_on():
@@ -448,24 +502,33 @@ def test_an_output_without_permission_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_repetition_is_judged_once_tokens_are_known(tmp_path):
+def test_repetition_and_labels_are_judged_once_the_data_is_there(tmp_path):
     from perdure.pipeline.data.stage import run_data
 
-    (tmp_path / "text").mkdir()
-    for number in range(40):
-        (tmp_path / "text" / f"{number}.txt").write_text(
-            f"{number} is a number, and {number + 1} is the next. " * 9
+    rows = [
+        {
+            "text": f"{number} is a number, and {number + 1} is the next. " * 9,
+            "kind": ["odd", "even"][number % 2],
+        }
+        for number in range(40)
+    ]
+    (tmp_path / "text.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    numbers = {
+        "reader": {"type": "jsonl", "path": str(tmp_path / "text.jsonl")},
+        "clean": [{"type": "exact_dedup"}],
+        "heldout_fraction": 0.2,
+        "topics": {"type": "metadata", "field": "kind"},
+    }
+
+    def recipe_of(tokens: int, sources: dict, **mixture):
+        return tiny_recipe(
+            tmp_path / "out",
+            sources={"a": numbers, "b": numbers},
+            versions__v1__tokens=tokens,
+            versions__v1__mixture={"sources": sources, **mixture},
         )
-    reader = {"type": "text", "path": str(tmp_path / "text")}
-    recipe = tiny_recipe(
-        tmp_path / "out",
-        sources={
-            name: {"reader": reader, "clean": [{"type": "exact_dedup"}], "heldout_fraction": 0.2}
-            for name in ("a", "b")
-        },
-        versions__v1__tokens=200_000,
-        versions__v1__mixture={"sources": {"a": {"weight": 0.999}, "b": {"weight": 0.001}}},
-    )
+
+    recipe = recipe_of(200_000, {"a": {"weight": 0.999}, "b": {"weight": 0.001}})
     assert problems(recipe) == []
     assert preview(recipe)["sources"][0]["estimated"]
     run_data(recipe, lambda line: None)
@@ -476,6 +539,24 @@ def test_repetition_is_judged_once_tokens_are_known(tmp_path):
     source = preview(recipe)["sources"][0]
     assert not source["estimated"]
     assert source["repetitions"]["v1"] == pytest.approx(0.999 * 200_192 / source["tokens"])
+
+    def remedies(tokens: int, sources: dict, **mixture) -> list[str]:
+        return [problem.remedy for problem in problems(recipe_of(tokens, sources, **mixture))]
+
+    directory = next((tmp_path / "out").glob("data/a@*"))
+    odd = read_json(directory / "manifest.json")["counts"]["topics"]["odd"]["train"]["tokens"]
+    assert remedies(odd, {"a/odd": {}}) == []
+    (row,) = preview(recipe_of(odd, {"a/odd": {}}))["versions"][0]["mixture"]
+    assert (row["source"], row["available"]) == ("a/odd", odd)
+    assert remedies(odd, {"a/old": {}}) == ["no such topic in `a`; did you mean `odd`?"]
+    assert remedies(odd, {"a@de": {}}) == ["no such language in `a`: none of its documents has one"]
+    assert remedies(5 * odd, {"a/odd": {}})[0].startswith("`a/odd` would repeat 5.")
+    counts = finished_sources(recipe)
+    subset = lambda tokens: recipe_of(9, {"a": {"lowest_perplexity": {"tokens": tokens}}}).versions["v1"]  # noqa: E731
+    (problem,) = mixtures.data_budgets(counts, "v1", subset(10**6))
+    assert problem.path == "versions.v1.mixture.sources.a.lowest_perplexity.tokens"
+    assert "`a` has only" in problem.remedy
+    assert [*mixtures.data_budgets(counts, "v1", subset(100))] == []
 
 
 # ------------------------------------------------------------------------------------------ preview

@@ -8,9 +8,10 @@ import yaml
 
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.recipe import Recipe, json_schema, load_recipe
+from perdure.pipeline.recipe.load import read_tree
 from tests.support import tiny_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "data_recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "data_recipes").rglob("*.yaml"))
 
 
 @pytest.fixture
@@ -43,6 +44,12 @@ def test_round_trip(tmp_path, tree):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_that_we_ship_can_be_read(path):
     assert load_recipe(path).versions
+
+
+def test_yaml_merges(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("a: {b: &b {x: 1, y: 1}}\nc: {d: {e: &e {<<: *b, y: 2}}}\nf: {<<: *e, z: 3}\n")
+    assert read_tree(path)["f"] == {"x": 1, "y": 2, "z": 3}
 
 
 def test_a_recipe_is_immutable(tree):
@@ -106,6 +113,7 @@ def test_extending_in_a_circle_is_refused(tmp_path, tree):
     [
         ("a: [1", "not YAML"),
         ("a: 1\na: 2", "key 'a' stands twice"),
+        ("a: &a {b: 1}\nc: {<<: *a, b: 2, b: 3}", "key 'b' stands twice"),
         ("- a", "should be a mapping"),
         ("", "should be a mapping"),
         ("extends: [a]", "should be the path of another recipe"),

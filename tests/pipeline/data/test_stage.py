@@ -64,6 +64,22 @@ def test_shards_hold_every_document_once(make_recipe, texts, tmp_path):
     assert not any((tmp_path / "out" / "work").iterdir())
 
 
+def test_what_killed_runs_left_of_finished_work_is_swept_and_unfinished_work_kept(
+    make_recipe, texts, tmp_path
+):
+    recipe, work = make_recipe({"news": texts}), tmp_path / "out" / "work"
+    found = run_data(recipe, **quiet)
+    # Killed right after the artefact had its name, before and while the work was removed, and in another recipe's work.
+    for path in (
+        "clean.news@0/steps/stats",
+        f"data.{found['news'].name}/shard/completions",
+        "clean.b@1/artefact",
+    ):
+        (work / path).mkdir(parents=True)
+    assert run_data(recipe, **quiet) == found
+    assert [path.name for path in work.iterdir()] == ["clean.b@1"]
+
+
 def test_megatron_reads_the_shards(make_recipe, texts):
     from megatron.core.datasets.indexed_dataset import IndexedDataset
 

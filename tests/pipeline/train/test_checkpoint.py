@@ -130,11 +130,20 @@ def test_a_killed_ranks_helpers_die_with_it(tmp_path):
     assert len(marked()) > 2  # a manager, beside the starter and the rank
     rank.send_signal(signal.SIGKILL)
     _, errors = starter.communicate(timeout=20)  # ends only when nobody holds the pipe
-    assert b"exit status -9" in errors
+    assert b"exit status -9); killed, most likely because memory ran out" in errors
     deadline = time.monotonic() + 2
     while found := marked():
         assert time.monotonic() < deadline, [process.cmdline() for process in found]
         time.sleep(0.05)
+
+
+def test_a_killed_writer_is_noticed_by_all_ranks(tmp_path):
+    parallel = {"tensor_parallel": 2}
+    version = prepare_version(tiny_recipe(tmp_path, parallel=parallel))
+    first, second = on_rank("killed_writer", version, ranks=2)
+    assert "a process that was saving (of rank 1) was killed, most likely because memory ran out" in first
+    assert second.endswith("nothing was saved; rank 0 says why")
+    assert [path.name for path in (version / "checkpoints").iterdir()] == [".step_000001.1"]
 
 
 def test_killed_twenty_times_while_saving_the_newest_whole_checkpoint_is_right(tmp_path):

@@ -2,11 +2,13 @@
 
 import json
 import math
+import shutil
 
 import pytest
 from support import metrics, on_rank, prepare_version, read_json, tiny_recipe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from perdure.pipeline.lineage import checkpoints
 from perdure.pipeline.recipe import Guard
 from perdure.pipeline.train.guard import Trouble, assess, remember
 
@@ -79,6 +81,34 @@ def test_a_rollback_equals_steps_that_were_skipped_and_a_resume_equals_both(tmp_
     on_rank("train_poisoned", back, [7], [])
     assert read_json(back / "version.json")["skipped"] == skipped
     assert weights_hash(skip) == weights_hash(back)
+
+
+@pytest.mark.slow
+def test_a_rollback_across_a_change_of_mixture_keeps_the_change_and_resumes_agree(tmp_path):
+    """What was read stays read: only weights and moments go back, not the plan."""
+    mixture = {
+        "sources": {"a": {"weight": 0.7}, "b": {"weight": 0.3}},
+        "reweight": {"interval": 3 * 32 * 8, "alpha": 0.5},
+        "max_repetition": 100,
+    }
+    whole = poisoned(tmp_path / "whole", {"on_nan": "rollback"}, [8], versions__v1__mixture=mixture)
+    expected = read_json(whole / "version.json")
+    assert expected["skipped"] == [{"step": 8, "reason": "not_finite", "first_sample": 40, "num_samples": 24}]
+    assert [phase["first_sample"] for phase in expected["phases"]] == [24, 48, 72]
+    for step in (10, 5):  # behind the rollback, and before the change that it passes over
+        cut = tmp_path / str(step)
+        shutil.copytree(whole.parents[1], cut)
+        cut = cut / "versions" / "v1"
+        for path in checkpoints(cut).values():
+            if int(path.name[5:]) > step:
+                shutil.rmtree(path)
+        for name in ("_SUCCESS", "version.json", "eval.json"):
+            (cut / name).unlink()
+        on_rank("train_poisoned", cut, [8], [])
+        found = read_json(cut / "version.json")
+        for key in ("weights_hash", "phases", "skipped", "consumed"):
+            assert found[key] == expected[key]
+        assert [line["stream"] for line in metrics(cut)] == [line["stream"] for line in metrics(whole)]
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """What the selection of each kind of score subtracts, as the dataset reads it."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,8 @@ from support import prepare_version, read_json, tiny_recipe
 from perdure.kernels import select_tokens
 from perdure.pipeline.recipe import Selection
 from perdure.pipeline.shards import REF_MISSING, open_shard
-from perdure.pipeline.train.dataset import open_dataset, read_batch
-from perdure.pipeline.train.scores import made_reference
+from perdure.pipeline.train.dataset import open_dataset, read_batch, read_sample
+from perdure.pipeline.train.scores import made_reference, smoothed
 from tests.support import write_shard
 
 CPU = torch.device("cpu")
@@ -79,3 +81,25 @@ def test_random_scores_depend_on_seed_sample_and_place_alone(prepared):
 
 def test_the_control_by_the_highest_loss_subtracts_nothing(prepared):
     assert (references(prepared, "highest_loss") == 0).all()
+
+
+def test_smoothing_is_the_mean_of_the_neighbours_there_are():
+    units = np.array([4, 8, REF_MISSING, 0, 6], np.uint16)
+    assert smoothed(units, 1).tolist() == [6, 6, REF_MISSING, 3, 3]
+    assert smoothed(units, 9).tolist() == [4, 4, REF_MISSING, 4, 4]
+
+
+def test_a_smoothed_score_sees_its_whole_document_and_no_other(prepared):
+    """Samples of 32 tokens, cut anywhere: the same numbers as from whole documents."""
+    stream, plain = (
+        open_dataset(*prepared, selection=Selection(score="intersection", smoothing=width)).streams["a"]
+        for width in (5, None)
+    )
+    reads = [
+        np.concatenate([read_sample(each, number, 32)[1] for number in range(40)]) for each in (stream, plain)
+    ]
+    starts = [0, *stream.ends[stream.ends < 40 * 32]]  # without the last document, which may be cut off
+    pieces = [slice(*bounds) for bounds in pairwise(starts)]
+    assert len(pieces) > 3
+    for piece in pieces:
+        assert (reads[0][piece] == smoothed(reads[1][piece], 5)).all()

@@ -148,21 +148,28 @@ def test_shares_follow_held_out_perplexity_by_the_formula(lineage):
     assert shown[-1].value == pytest.approx(ratios["a"], abs=1e-4)
 
 
-def test_pipeline_stages_decide_alike_and_as_one_rank_does(tmp_path):
-    """Only the last stage sees losses; all of them need the new shares to read the same samples."""
+def test_all_ranks_decide_alike_and_every_layout_as_one_rank_does(tmp_path):
+    """Ranks see parts of the losses, or none; all of them need the new shares to read the same samples."""
     mixture = VERSIONS["drift"]["mixture"] | {"reweight": {"interval": 2 * STEP, "alpha": ALPHA}}
-    found = []
-    for name, parallel in (("one", {}), ("two", {"pipeline_parallel": 2})):
+    layouts = {
+        "one": {},
+        "pp2": {"pipeline_parallel": 2},
+        "tp2_dp2": {"tensor_parallel": 2, "data_parallel": 2},
+    }
+    told = {}
+    for name, parallel in layouts.items():
         versions = {"v1": version({"type": "init"}, 5, mixture=mixture)}
         recipe = tiny_recipe(tmp_path / name, versions=versions, parallel=parallel)
         run_versions(recipe)
-        found.append((read_json(directory(recipe, "v1") / "version.json"), metrics(directory(recipe, "v1"))))
-    (one, told), (two, retold) = found
-    assert [phase["first_sample"] for phase in one["phases"]] == [16, 32]
-    for left, right in zip(one["phases"], two["phases"], strict=True):
-        assert left["ratios"] == pytest.approx(right["ratios"], abs=1e-4)
-        assert left["counts"] == right["counts"]
-    assert [line["stream"] for line in told] == [line["stream"] for line in retold]
+        phases = read_json(directory(recipe, "v1") / "version.json")["phases"]
+        told[name] = phases, [line["stream"] for line in metrics(directory(recipe, "v1"))]
+    expected, streams = told.pop("one")
+    assert [phase["first_sample"] for phase in expected] == [16, 32]
+    for phases, read in told.values():
+        for left, right in zip(expected, phases, strict=True):
+            assert left["ratios"] == pytest.approx(right["ratios"], abs=1e-4)
+            assert left["counts"] == right["counts"]
+        assert read == streams
 
 
 def test_resumed_within_a_phase_equals_uninterrupted_and_keeps_the_schedule_it_began_with(lineage, tmp_path):
