@@ -122,7 +122,11 @@ def _checks(recipe: Recipe) -> list[Callable[[], Iterator[Problem]]]:
     """One callable each, so that a broken part costs no more than the checks that need it."""
     checks: list[Callable[[], Iterator[Problem]]] = [
         partial(check, recipe)
-        for check in (sources.output, scoring.windows, *model.CHECKS, *evaluation.CHECKS)
+        for check in (
+            *(sources.output, sources.tasks, sources.executor, scoring.windows),
+            *model.CHECKS,
+            *evaluation.CHECKS,
+        )
     ]
     if isinstance(recipe.sources, dict):
         checks += [

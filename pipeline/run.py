@@ -315,6 +315,7 @@ def _scores(
     recipe: Recipe, model: str, sources: list[str], data: dict[str, Path], say: Say
 ) -> dict[str, Path]:
     """Score directories of some sources by a model, named as in the recipe."""
+    from perdure.pipeline.data.executor import elsewhere
     from perdure.pipeline.data.score import score_source
 
     directory = Path(model) if "/" in model else _finished_export(recipe, model)
@@ -331,6 +332,7 @@ def _scores(
             overlap=overlap,
             workers=recipe.data.workers,
             precision=recipe.training.precision,
+            elsewhere=elsewhere(recipe, scoring=True, say=say),
         )
         if (seconds := time.monotonic() - begun) > 1:
             say(f"scored {source} with {label} in {seconds:.0f} s")

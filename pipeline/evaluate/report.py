@@ -46,9 +46,7 @@ def _next_commands(recipe: Recipe, report: dict) -> str:
     }
     if measured:
         best = min(measured, key=measured.__getitem__)
-        export = (
-            f"perdure export {versions / best / 'recipe.yaml'} --version {best} --to {recipe.name}-{best}"
-        )
+        export = f"perdure export {recipe.directory} {best} --to {recipe.name}-{best}"
         commands = {export: f"take {best} along as a Hugging Face model"} | commands
     lines = [f"Report: {recipe.directory / 'report' / 'index.html'} (open it in a browser)", "Next:"]
     return "\n".join([*lines, *(f"  {command}  # {purpose}" for command, purpose in commands.items())])
