@@ -38,7 +38,7 @@ def _gaps(report: dict) -> list[str]:
 
 def _answers(report: dict) -> list[str]:
     """Accuracies of each version, against what it started from."""
-    probes, lines = report["probes"], []
+    probes, lines = report["probes"], list[str]()
     if probes is None:
         return lines
     for row, version in enumerate(report["versions"], start=1):
