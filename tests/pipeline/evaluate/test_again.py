@@ -6,6 +6,7 @@ import pytest
 from support import random_data, tiny_recipe
 
 from perdure.pipeline import run
+from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import finish, write_json
 
 
@@ -43,7 +44,7 @@ def test_eval_adds_the_documents_once(finished):
 
 def test_other_probes_and_budgets_are_measured(finished, tmp_path):
     facts = tmp_path / "facts.jsonl"
-    facts.write_text('{"id": "a"}')
+    facts.write_text('{"id": "a", "kind": "new", "question": "t1", "choices": ["t2", "t3"], "answer": "t3"}')
     found = asked(finished, documents=False, evaluation__probes=[str(facts)])
     assert found == ("evaluate", "finished; other probes, so it is measured again")
     found = asked(finished, documents=False, evaluation__max_tokens=400)
@@ -52,3 +53,10 @@ def test_other_probes_and_budgets_are_measured(finished, tmp_path):
 
 def test_what_is_measured_on_the_way_is_no_reason(finished):
     assert asked(finished, documents=False, evaluation__interval=5) == (None, "finished, skipped")
+
+
+def test_bad_probes_are_refused_before_any_rank_starts(finished, tmp_path):
+    facts = tmp_path / "facts.jsonl"
+    facts.write_text('{"id": "a"}')
+    with pytest.raises(PerdureError, match=r"facts.jsonl: line 1: kind is missing$"):
+        asked(finished, documents=False, evaluation__probes=[str(facts)])
