@@ -183,12 +183,13 @@ def random_data(out: Path, scored: bool = False, vocab_size: int = 300) -> tuple
                 write_scores(scores[name], path, losses)
     tokenizer = out / "tokenizer"
     if not tokenizer.exists():
-        from tokenizers import Tokenizer, models
+        from tokenizers import Tokenizer, models, pre_tokenizers
 
         tokenizer.mkdir(parents=True)
-        Tokenizer(
-            models.WordLevel({f"t{number}": number for number in range(vocab_size)}, unk_token="t1")
-        ).save(str(tokenizer / "tokenizer.json"))
+        words = models.WordLevel({f"t{number}": number for number in range(vocab_size)}, unk_token="t1")
+        made = Tokenizer(words)
+        made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        made.save(str(tokenizer / "tokenizer.json"))
     return data, scores, tokenizer
 
 

@@ -148,6 +148,13 @@ def test_a_killed_writer_is_noticed_by_all_ranks(tmp_path):
     assert [path.name for path in (version / "checkpoints").iterdir()] == [".step_000001.1"]
 
 
+@pytest.mark.parametrize(("hanging", "said"), [(2, "step_000001"), (5, "5 processes that should save")])
+def test_a_writer_that_hangs_as_it_is_forked_is_replaced(tmp_path, hanging, said):
+    version = prepare_version(tiny_recipe(tmp_path))
+    (found,) = on_rank("hanging_writers", version, hanging)
+    assert said in found
+
+
 def test_killed_twenty_times_while_saving_the_newest_whole_checkpoint_is_right(tmp_path):
     """Every rank checks that each number in what it loads is the step that the state and the name say."""
     version = prepare_version(tiny_recipe(tmp_path))
