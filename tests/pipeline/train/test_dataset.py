@@ -1,4 +1,5 @@
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,3 +96,24 @@ def test_heldout_documents_come_in_the_order_they_were_read(tmp_path):
     tokens, _, valid = read_sample(stream, 0, len(whole) + 3)
     assert valid == len(whole)
     np.testing.assert_array_equal(tokens[1 : valid + 1], whole)
+
+
+def test_a_sample_reads_its_own_pages_alone(tmp_path):
+    """The system is told not to read on around a page: `rr` in the flags of each map of the plan, shards and sidecars."""
+    recipe = tiny_recipe(tmp_path, versions__v1__selection={"reference": "/unused"})
+    plan = prepare_version(recipe, scored=True) / "plan"
+    data = {name: tmp_path / "data" / name for name in ("a", "b")}
+    dataset = open_dataset(plan, data, {name: path / "scores" / "test" for name, path in data.items()})
+    flags: dict[str, set[str]] = {}
+    path = ""
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if str(tmp_path) in line:
+            path = words[-1]
+        elif len(words) > 5 and "-" in words[0]:
+            path = ""
+        elif words[0] == "VmFlags:" and path:
+            flags[path] = set(words[1:])
+    assert {Path(path).suffix for path in flags} == {".npy", ".bin", ".idx"}
+    assert any("scores" in path for path in flags) and len(dataset.streams) == 2
+    assert all("rr" in found for found in flags.values())
