@@ -26,6 +26,7 @@ from perdure.pipeline.manifest import (
 from perdure.pipeline.mixture import is_replayed, members
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.parts import describe
+from perdure.pipeline.plan import Plan
 from perdure.pipeline.planning import build_plan, data_hash, with_pools
 from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update
 from perdure.pipeline.shape import config_vocab_size, model_shape
@@ -129,14 +130,29 @@ def _prepare(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> str 
             plan = build_plan(directory / "plan", recipe, name, data, ranked, ancestors)
             orders = ", ".join(f"{key} {_order_words(entry)}" for key, entry in plan.sources.items())
             say(f"plan: {plan.num_samples:,} samples of {plan.seq_length} tokens; {orders}")
-            for key, entry in plan.sources.items():
-                if entry.get("part") and not is_replayed(key):
-                    part = data[source_of(entry["source"])] / "parts" / entry["part"]
-                    say(describe(entry["source"], read_json(part / "manifest.json")))
+            for line in _plan_lines(plan, data):
+                say(line)
         content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
         write_atomic(directory / "recipe.yaml", content)
         write_json(directory / "inputs.json", inputs)
     return task
+
+
+def _plan_lines(plan: Plan, data: dict[str, Path]) -> list[str]:
+    """What a plan took of sources in part, and the order of domains that come one after another."""
+    lines = []
+    for key, entry in plan.sources.items():
+        if entry.get("part") and not is_replayed(key):
+            part = data[source_of(entry["source"])] / "parts" / entry["part"]
+            lines.append(describe(entry["source"], read_json(part / "manifest.json")))
+    if phases := [phase for phase in plan.description["phases"] if phase["reason"] == "domain"]:
+        names = [
+            next(iter(phase["counts"]))
+            + (f" (divergence {phase['divergence']:.3f})" if phase.get("divergence") else "")
+            for phase in phases
+        ]
+        lines.append(f"one domain after another: {', '.join(names)}")
+    return lines
 
 
 def _order_words(entry: dict) -> str:
