@@ -9,10 +9,11 @@ from pathlib import Path
 
 import yaml
 
+from perdure.pipeline.checks.mixtures import against_data
 from perdure.pipeline.consumption import Ancestor
 from perdure.pipeline.convert.vocabulary import extension_between
 from perdure.pipeline.domains import measured_domains, source_of
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.lineage import checkpoints, history, missing_checkpoint, parent_of, version_directory
 from perdure.pipeline.manifest import (
     differences,
@@ -39,7 +40,7 @@ def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
     from perdure.pipeline.evaluate.report import write_report
 
     with _alone(recipe):
-        data = _data(recipe, say)
+        data = _data(recipe, recipe_path, say)
         for name in recipe.versions:
             _version(recipe, name, data, say)
         write_report(recipe, say)
@@ -48,14 +49,14 @@ def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
 def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Everything that one version's ranks need, so that they can be started anywhere: scores, plan, inputs."""
     with _alone(recipe):
-        if _prepare(recipe, version, _data(recipe, say), say) == "train":
+        if _prepare(recipe, version, _data(recipe, recipe_path, say), say) == "train":
             say(f"{version_directory(recipe, version)} is ready for {recipe.parallel.world_size} ranks")
 
 
 def train(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Data, if need be, and one version; its parent and its models must be finished."""
     with _alone(recipe):
-        _version(recipe, version, _data(recipe, say), say)
+        _version(recipe, version, _data(recipe, recipe_path, say), say)
 
 
 def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, say: Say) -> None:
@@ -68,7 +69,7 @@ def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, say: Say) -
             f"version {version} is not finished; run `perdure train {recipe_path} --version {version}` first"
         )
     with _alone(recipe):
-        data = _data(recipe, say)
+        data = _data(recipe, recipe_path, say)
         for name in [version] if version else names:
             _version(recipe, name, data, say)
         write_report(recipe, say)
@@ -90,11 +91,15 @@ def _alone(recipe: Recipe) -> Iterator[None]:
         yield
 
 
-def _data(recipe: Recipe, say: Say) -> dict[str, Path]:
+def _data(recipe: Recipe, recipe_path: Path, say: Say) -> dict[str, Path]:
+    """The data stage; what only the data can tell of any version is told before the first one trains."""
     from perdure.pipeline.data.stage import run_data
 
     with disk_errors(recipe.directory):
-        return run_data(recipe, say)
+        data = run_data(recipe, say)
+    if found := list(against_data(recipe)):
+        raise RecipeError(str(recipe_path), found)
+    return data
 
 
 def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> None:
