@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from perdure.pipeline.evaluate.ledger_words import ledger_words
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.summary import build_report
 from perdure.pipeline.evaluate.words import loss_table, replay_findings
@@ -26,7 +27,7 @@ def write_report(recipe: Recipe, say: Callable[[str], None] = print) -> dict:
     page = recipe.directory / "report" / "index.html"
     write_atomic(page, render_page(report))
     say(loss_table(report))
-    for finding in ("", *replay_findings(report), ""):
+    for finding in ("", *replay_findings(report), *ledger_words(report), ""):
         say(finding)
     say(_next_commands(recipe, report))
     return report
@@ -45,9 +46,7 @@ def _next_commands(recipe: Recipe, report: dict) -> str:
     }
     if measured:
         best = min(measured, key=measured.__getitem__)
-        export = (
-            f"perdure export {versions / best / 'recipe.yaml'} --version {best} --to {recipe.name}-{best}"
-        )
+        export = f"perdure export {recipe.directory} {best} --to {recipe.name}-{best}"
         commands = {export: f"take {best} along as a Hugging Face model"} | commands
     lines = [f"Report: {recipe.directory / 'report' / 'index.html'} (open it in a browser)", "Next:"]
     return "\n".join([*lines, *(f"  {command}  # {purpose}" for command, purpose in commands.items())])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from perdure.pipeline.data.clean import clean_source
 from perdure.pipeline.data.counted import EXAMPLES
+from perdure.pipeline.data.executor import on
 from perdure.pipeline.data.normalise import count_words, text_hash
 from perdure.pipeline.data.readers import CleanedDocuments
 from perdure.pipeline.errors import PerdureError
@@ -47,7 +48,7 @@ def clean(directory: Path, texts: list[str], steps: list, tasks: int = 2) -> tup
     reader = {"type": "jsonl", "path": str(path)}
     source = Source.model_validate({"reader": reader, "clean": steps})
     final = directory / "out" / "clean" / "s"
-    clean_source(directory / "out", final, "s", source, tasks, InProcess(), {})
+    clean_source(directory / "out", final, "s", source, tasks, on(InProcess()), {})
     found = [
         document.text for rank in range(tasks) for document in CleanedDocuments(str(final)).run(None, rank)
     ]
