@@ -171,9 +171,14 @@ def _subset(
     return lowest.model_dump() | {"chosen": chosen_part(recipe, domain, lowest, label)}
 
 
-def mixtures(recipe: Recipe) -> list[dict]:
-    """`mixture_table` of every version, with the model by which documents are chosen."""
-    counts = finished_sources(recipe)
+def mixtures(recipe: Recipe, counts: dict[str, dict] | None = None) -> list[dict]:
+    """`mixture_table` of every version, with the model by which documents are chosen.
+
+    Args:
+        recipe: The whole recipe.
+        counts: Of the data manifest, by source; default: of what is finished.
+    """
+    counts = finished_sources(recipe) if counts is None else counts
     sources = {
         name: {"tokens": counts[name]["train"]["tokens"] if name in counts else _estimate(source)}
         for name, source in recipe.sources.items()

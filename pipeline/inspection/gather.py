@@ -51,15 +51,16 @@ def of_directory(directory: Path) -> dict:
             f"{directory}: no finished data in it; name a recipe, a run's directory, or one below its `data/`"
         )
     found = inspect(directory.absolute().name, directory, dict(sorted(newest.items())))
-    return found | {"mixtures": _mixtures_of(directory)}
+    counts = {source["name"]: source["counts"] for source in found["sources"]}
+    return found | {"mixtures": _mixtures_of(directory, counts)}
 
 
-def _mixtures_of(directory: Path) -> list[dict]:
-    """Mixtures of the recipe that the newest version of a run's directory was prepared with."""
+def _mixtures_of(directory: Path, counts: dict[str, dict]) -> list[dict]:
+    """Mixtures of the recipe that the newest version of a run's directory was prepared with; its raw text may be gone."""
     recipes = sorted(directory.glob("versions/*/recipe.yaml"), key=lambda path: path.stat().st_mtime)
     if not recipes:
         return []
-    return mixtures(load_recipe(recipes[-1], out=directory))
+    return mixtures(load_recipe(recipes[-1], out=directory), counts)
 
 
 def inspect(name: str, out: Path, data: dict[str, Path | None]) -> dict:
