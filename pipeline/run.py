@@ -147,12 +147,15 @@ def _prepare(
                     f"delete that directory to train it anew. What differs: {'; '.join(differing)}"
                 )
         if is_finished(directory):
-            old = differences(read_json(directory / "eval.json")["measured"], inputs["measured"])
+            before, now = read_json(directory / "eval.json")["measured"], inputs["measured"]
             whole = (directory / "eval_documents.parquet").exists() or not documents
-            if not old and whole:
+            if before == now and whole:
                 say(f"version {name}: finished, skipped")
                 return None
-            reason = "other held-out documents or probes" if old else "documents were not kept apart yet"
+            reason = "documents were not kept apart yet"
+            if before != now:
+                same = all(before.get(key) == now[key] for key in ("max_tokens", "data"))
+                reason = "other probes" if same else "other held-out documents"
             say(f"version {name}: finished; {reason}, so it is measured again")
             task = "evaluate"
         else:
