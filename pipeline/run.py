@@ -1,6 +1,8 @@
 """`perdure run`: every stage of a recipe in order, finished ones skipped."""
 
 import fcntl
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,8 +116,9 @@ def _prepare(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> str 
         ancestors = history(recipe, name)
         inputs = _inputs(recipe, name, data, ancestors, say)
         if (directory / "inputs.json").exists():
-            found = read_json(directory / "inputs.json")["identity"]
-            if differing := differences(found, inputs["identity"]):
+            found = read_json(directory / "inputs.json")
+            inputs["command"] = found.get("command")  # the first one made it; later ones go on
+            if differing := differences(found["identity"], inputs["identity"]):
                 raise PerdureError(
                     f"version {name}: {directory} was made from something else; give the version another name, or "
                     f"delete that directory to train it anew. What differs: {'; '.join(differing)}"
@@ -169,6 +172,7 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[An
     ranked = _perplexity_scores(recipe, mixture, data, say)
     return {
         "version": name,
+        "command": shlex.join(["perdure", *sys.argv[1:]]),
         "parent": parent,
         "parent_lineage_tokens": _lineage_tokens(recipe, name),
         "vocab_size": read_json(checkpoint.parents[1] / "inputs.json")["vocab_size"]

@@ -1,4 +1,4 @@
-"""The report a run ends with: `report.json`, `lineage.json`, `report/index.html`, and a table on the console."""
+"""The report a run ends with: `report.json`, `lineage.json`, `report/*.html`, and a table on the console."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from perdure.pipeline.recipe import Recipe
 
 
 def write_report(recipe: Recipe, say: Callable[[str], None] = print) -> dict:
-    """Writes all of a run's reports and says what it found.
+    """Writes all of a run's reports, a page for all of it and one for each version, and says what it found.
 
     Args:
         recipe: The run, finished or not: what it has not made yet is shown as missing.
@@ -25,6 +25,9 @@ def write_report(recipe: Recipe, say: Callable[[str], None] = print) -> dict:
     report = build_report(recipe)
     page = recipe.directory / "report" / "index.html"
     write_atomic(page, render_page(report))
+    for version in report["versions"]:
+        if version["status"] != "waiting":
+            write_atomic(page.parent / f"{version['id']}.html", render_page(report, version["id"]))
     say(loss_table(report))
     for finding in ("", *replay_findings(report), ""):
         say(finding)

@@ -40,7 +40,7 @@ def main(directory: Path, task: str) -> None:
     from perdure.pipeline.train.loop import run_steps
     from perdure.pipeline.train.metrics import Recorder
     from perdure.pipeline.train.model import build_model, unwrap
-    from perdure.pipeline.train.passage import write_passage
+    from perdure.pipeline.train.passage import write_chosen, write_passage
     from perdure.pipeline.train.start import begin, initial_weights, origin
 
     recipe, inputs = load_recipe(directory / "recipe.yaml"), read_json(directory / "inputs.json")
@@ -101,6 +101,7 @@ def main(directory: Path, task: str) -> None:
     tokenizer = Path(inputs["tokenizer"])
     if version.selection:
         write_passage(directory / "passage.json", model, recipe, dataset, tokenizer, device)
+        write_chosen(directory / "chosen.json", model, recipe, dataset, data, device)
     export(
         unwrap(model),
         shape,
