@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from perdure.pipeline.evaluate.board import write_board
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.summary import build_report
 from perdure.pipeline.evaluate.words import loss_table, replay_findings
@@ -28,6 +29,7 @@ def write_report(recipe: Recipe, say: Callable[[str], None] = print) -> dict:
     for version in report["versions"]:
         if version["status"] != "waiting":
             write_atomic(page.parent / f"{version['id']}.html", render_page(report, version["id"]))
+    write_board(report, recipe.directory / "report" / "tb")
     say(loss_table(report))
     for finding in ("", *replay_findings(report), ""):
         say(finding)
@@ -40,7 +42,7 @@ def _next_commands(recipe: Recipe, report: dict) -> str:
     versions = recipe.directory / "versions"
     commands = {"perdure recipe new my-recipe.yaml": "begin a recipe of your own"}
     if report["curves"]:
-        commands = {f"tensorboard --logdir {versions}": "look at every step"} | commands
+        commands = {f"tensorboard --logdir {recipe.directory}": "look at every step"} | commands
     measured = {
         version["id"]: sum(losses)
         for version, losses in zip(report["versions"], report["loss_matrix"][1:])
@@ -52,5 +54,8 @@ def _next_commands(recipe: Recipe, report: dict) -> str:
             f"perdure export {versions / best / 'recipe.yaml'} --version {best} --to {recipe.name}-{best}"
         )
         commands = {export: f"take {best} along as a Hugging Face model"} | commands
-    lines = [f"Report: {recipe.directory / 'report' / 'index.html'} (open it in a browser)", "Next:"]
+    lines = [
+        f"Report: {recipe.directory / 'report' / 'index.html'} (open it in a browser; beside it, one page for each version)",
+        "Next:",
+    ]
     return "\n".join([*lines, *(f"  {command}  # {purpose}" for command, purpose in commands.items())])

@@ -112,8 +112,11 @@ def main(directory: Path, task: str) -> None:
         origin(recipe),
         directory / "hf",
     )
+    dist.barrier()  # the last stage has written what rank 0 reads
     if dist.get_rank() == 0:
         assert recorder is not None
+        if version.selection:
+            recorder.chosen(state["step"], read_json(directory / "chosen.json"))
         recorder.evaluation(state["step"], domains)
         recorder.close()
         weights_hash = huggingface.weights_hash(directory / "hf")

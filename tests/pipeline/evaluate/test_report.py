@@ -5,8 +5,10 @@ import json
 import shutil
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from perdure.pipeline.data.stage import run_data
+from perdure.pipeline.evaluate.board import write_board
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.report import write_report
 from perdure.pipeline.evaluate.summary import CURVE_POINTS, summarize
@@ -101,6 +103,23 @@ def test_a_page_for_every_version(report):
     assert "made-up: update" in text and "<h3>update</h3>" in text
     assert "<h3>control</h3>" not in text and "control" not in text.partition("<pre class")[0]
     assert text.count('<th scope="row">base</th>') == 2  # on its path: in the matrix and its metrics
+
+
+def test_the_report_in_tensorboard(report, tmp_path):
+    for _ in range(2):  # what was there is replaced
+        write_board(report, tmp_path / "tb")
+    assert sorted(path.name for path in (tmp_path / "tb").iterdir()) == sorted(ALL)
+    board = EventAccumulator(str(tmp_path / "tb" / "update"))
+    board.Reload()
+    events = [(event.step, event.value) for event in board.Scalars("heldout_loss/prose")]
+    tokens = [report["versions"][number]["lineage_tokens"] for number in (0, 2)]
+    assert events == [(0, 9.0), (tokens[0], 4.5), (tokens[1], 4.625)]
+    assert [event.value for event in board.Scalars("ledger/forgetting")] == [0.125]
+    assert [event.value for event in board.Scalars("ledger/acc")] == [-4.5, -4.5625]
+    (text,) = board.Tensors("loss_matrix/text_summary")
+    table = text.tensor_proto.string_val[0].decode().splitlines()
+    assert table[0] == "| version | prose | clean | code |"
+    assert table[5] == "| update | 4.625 (+0.125) | 4.375 (+0.125) | 4.500 (−1.500) |"
 
 
 def test_curves_are_averages_of_stretches(recipe, run):
