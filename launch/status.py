@@ -27,7 +27,8 @@ def status(directory: Path) -> dict[str, Any]:
         directory: The run's directory (`out` of its recipe).
 
     Returns:
-        `sources` (name, state), `versions` (name, state, step, steps, tokens_per_second, eta_seconds,
+        `sources` (name, state), `work` (artefact, step, done, tasks: pipelines of the data stage and of scoring that are
+        under way), `versions` (name, state, step, steps, tokens_per_second, eta_seconds,
         seconds_since_step, checkpoint, attempts, loss), and `jobs` (name, id, state) of a launched run. States of
         versions: `finished`, `evaluating` (all steps done), `training`, `prepared`, `waiting`.
 
@@ -46,6 +47,7 @@ def status(directory: Path) -> dict[str, Any]:
         "run": recipe.name,
         "directory": str(directory),
         "sources": sources,
+        "work": _work(directory),
         "versions": [_version(directory / "versions" / name, recipe, name) for name in recipe.versions],
         "jobs": _jobs(directory),
     }
@@ -84,6 +86,10 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"data      {len(found['sources']) - len(waiting)} of {len(found['sources'])} sources"
         + (f"; waiting: {', '.join(waiting)}" if waiting else ""),
     ]
+    for work in found["work"]:
+        text.append(
+            f"          {work['artefact']}: {work['step']}, {work['done']} of {work['tasks']} tasks done"
+        )
     for version in found["versions"]:
         parts = [f"{version['name']:<10}{version['state']}"]
         if version["state"] in ("training", "evaluating"):
@@ -111,6 +117,17 @@ def _recipe(directory: Path) -> Recipe:
         if file.exists():
             return Recipe.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
     raise PerdureError(f"{directory}: no run of Perdure here; give the directory that `perdure run` wrote to")
+
+
+def _work(directory: Path) -> list[dict[str, Any]]:
+    """Pipelines that have begun and are not whole."""
+    found = []
+    for record in sorted(directory.glob("work/*/*/tasks")):
+        step, tasks = record.parent, int(record.read_text())
+        done = len(list(step.glob("completions/*")))
+        if done < tasks:
+            found.append({"artefact": step.parent.name, "step": step.name, "done": done, "tasks": tasks})
+    return found
 
 
 def _version(directory: Path, recipe: Recipe, name: str) -> dict[str, Any]:

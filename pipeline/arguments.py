@@ -186,9 +186,14 @@ def _add_launch(verbs: Any, on_recipe: argparse.ArgumentParser, machine: argpars
     launch = verbs.add_parser(
         "launch",
         parents=[on_recipe],
-        help="run a recipe on a cluster: a chain of jobs, finished stages skipped",
+        help="run a recipe on a cluster or here: a chain of jobs, finished stages skipped",
     )
-    launch.add_argument("--to", choices=("slurm", "k8s", "sky"), required=True, help="the scheduler")
+    launch.add_argument(
+        "--to",
+        choices=("local", "slurm", "k8s", "sky"),
+        required=True,
+        help="the scheduler; local: this machine",
+    )
     _add_size(launch)
     launch.add_argument("--print", action="store_true", help="print the scripts; write and submit nothing")
 

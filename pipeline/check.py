@@ -4,7 +4,16 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from perdure.pipeline.checks import cleaning, mixtures, model, schedules, scoring, sources, versions
+from perdure.pipeline.checks import (
+    cleaning,
+    evaluation,
+    mixtures,
+    model,
+    schedules,
+    scoring,
+    sources,
+    versions,
+)
 from perdure.pipeline.errors import PerdureError, Problem, RecipeError
 from perdure.pipeline.lenient import BrokenField, lenient_recipe
 from perdure.pipeline.recipe import HuggingFaceModel, Recipe, read_tree, structural_problems, with_field
@@ -112,7 +121,12 @@ def problems(recipe: Recipe, whole: bool = True) -> list[Problem]:
 def _checks(recipe: Recipe) -> list[Callable[[], Iterator[Problem]]]:
     """One callable each, so that a broken part costs no more than the checks that need it."""
     checks: list[Callable[[], Iterator[Problem]]] = [
-        partial(check, recipe) for check in (sources.output, scoring.windows, *model.CHECKS)
+        partial(check, recipe)
+        for check in (
+            *(sources.output, sources.tasks, sources.executor, scoring.windows),
+            *model.CHECKS,
+            *evaluation.CHECKS,
+        )
     ]
     if isinstance(recipe.sources, dict):
         checks += [

@@ -42,7 +42,7 @@ def build_part(
         rows: Documents handled at a time.
 
     Returns:
-        The part's directory; None if it is the whole source. Its manifest has `taken` and `available` (documents,
+        The part's directory; None if it is the whole source. Its manifest has `domain`, `taken` and `available` (documents,
         tokens) and, with `lowest`, `max_perplexity`, the highest that was taken.
 
     Raises:
@@ -71,7 +71,7 @@ def build_part(
     keep.flush()
     counts["taken"] = _size(keep, lengths)
     shutil.rmtree(sorting)
-    finish(scratch, {"inputs": inputs} | counts)
+    finish(scratch, {"domain": domain, "inputs": inputs} | counts)
     shutil.rmtree(final, ignore_errors=True)
     scratch.rename(final)
     return final

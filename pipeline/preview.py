@@ -6,6 +6,7 @@ from typing import Any
 
 from perdure.pipeline.domain_order import random_order
 from perdure.pipeline.domains import source_of
+from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.lineage import (
     ancestors,
     expected_mixture,
@@ -18,7 +19,7 @@ from perdure.pipeline.lineage import (
 from perdure.pipeline.memory import memory_per_rank
 from perdure.pipeline.mixture import alone_shares, domain_steps, is_replayed, members, mixture_shares
 from perdure.pipeline.plan import num_samples, num_steps
-from perdure.pipeline.recipe import Branch, LowestPerplexity, Mixture, Parallel, Recipe, Version
+from perdure.pipeline.recipe import Branch, LowestPerplexity, Mixture, Parallel, Recipe, Source, Version
 from perdure.pipeline.shape import model_shape, num_parameters, padded_vocab_size
 from perdure.pipeline.sizes import (
     available_tokens,
@@ -165,6 +166,31 @@ def _subset(
         return None
     label = Path(model).resolve().name if "/" in model else model
     return lowest.model_dump() | {"chosen": chosen_part(recipe, domain, lowest, label)}
+
+
+def mixtures(recipe: Recipe) -> list[dict]:
+    """`mixture_table` of every version, with the model by which documents are chosen."""
+    counts = finished_sources(recipe)
+    sources = {
+        name: {"tokens": counts[name]["train"]["tokens"] if name in counts else _estimate(source)}
+        for name, source in recipe.sources.items()
+    }
+    return [
+        {
+            "version": name,
+            "perplexity_model": version.mixture.perplexity_model,
+            "max_repetition": version.mixture.max_repetition,
+            "rows": mixture_table(recipe, name, sources, counts),
+        }
+        for name, version in recipe.versions.items()
+    ]
+
+
+def _estimate(source: Source) -> int | None:
+    try:
+        return estimated_tokens(source)
+    except PerdureError:
+        return None  # the raw text is gone
 
 
 def _phases(recipe: Recipe, name: str) -> list[dict]:

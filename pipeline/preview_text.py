@@ -223,6 +223,7 @@ def _print_layout(console: Console, layout: dict[str, Any]) -> None:
         f"x data {layout['data_parallel']}"
         + (", sequence parallel" if layout["sequence_parallel"] else "")
         + (", distributed optimizer" if layout["distributed_optimizer"] else "")
+        + (", recomputing layers" if layout["recompute"] else "")
         + f"; micro-batches a step: {layout['micro_batches']}"
     )
     if layout["world_size"] > LISTED_RANKS:

@@ -15,6 +15,7 @@ from perdure.pipeline.consumption import Ancestor
 from perdure.pipeline.convert.vocabulary import extension_between
 from perdure.pipeline.domains import measured_domains, source_of
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.probes import probe_hashes
 from perdure.pipeline.lineage import checkpoints, history, missing_checkpoint, parent_of, version_directory
 from perdure.pipeline.manifest import (
     differences,
@@ -45,9 +46,10 @@ def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
 
 
 def make_versions(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
-    """Every version in order, from finished data; those that are finished are skipped, or measured again if need be."""
+    """Every version in order, from finished data, and all that is measured of them; what is there is skipped."""
     for name in recipe.versions:
         _version(recipe, name, data, say)
+    _look_beyond(recipe, data, say)
 
 
 def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
@@ -75,8 +77,20 @@ def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, say: Say) -
     with alone(recipe):
         data = _data(recipe, say)
         for name in [version] if version else names:
-            _version(recipe, name, data, say)
+            _version(recipe, name, data, say, documents=True)
+        _look_beyond(recipe, data, say)
         write_report(recipe, say)
+
+
+def _look_beyond(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
+    """What is measured besides the versions' losses and answers: leaks, and other tools' tasks."""
+    from perdure.pipeline.data.stage import tokenizer_directory
+    from perdure.pipeline.evaluate.contamination import look_for_leaks
+    from perdure.pipeline.evaluate.harness import run_harness
+
+    with disk_errors(recipe.directory):
+        look_for_leaks(recipe, data, tokenizer_directory(recipe), say)
+        run_harness(recipe, say)
 
 
 @contextmanager
@@ -102,15 +116,20 @@ def _data(recipe: Recipe, say: Say) -> dict[str, Path]:
         return run_data(recipe, say)
 
 
-def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> None:
+def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False) -> None:
     from perdure.launch import local
 
-    if task := _prepare(recipe, name, data, say):
+    if task := _prepare(recipe, name, data, say, documents):
         local.start(version_directory(recipe, name), recipe.parallel.world_size, task)
 
 
-def _prepare(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> str | None:
-    """Writes what a version's ranks read; returns what they have to do, or None."""
+def _prepare(
+    recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False
+) -> str | None:
+    """Writes what a version's ranks read; returns what they have to do, or None.
+
+    With `documents`, a finished version that has no sums by document is measured again.
+    """
     directory = version_directory(recipe, name)
     with disk_errors(directory):
         ancestors = history(recipe, name)
@@ -124,10 +143,13 @@ def _prepare(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> str 
                     f"delete that directory to train it anew. What differs: {'; '.join(differing)}"
                 )
         if is_finished(directory):
-            if read_json(directory / "eval.json")["measured"] == inputs["measured"]:
+            old = differences(read_json(directory / "eval.json")["measured"], inputs["measured"])
+            whole = (directory / "eval_documents.parquet").exists() or not documents
+            if not old and whole:
                 say(f"version {name}: finished, skipped")
                 return None
-            say(f"version {name}: finished; other held-out documents, so it is measured again")
+            reason = "other held-out documents or probes" if old else "documents were not kept apart yet"
+            say(f"version {name}: finished; {reason}, so it is measured again")
             task = "evaluate"
         else:
             say(f"version {name}")
@@ -188,6 +210,7 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[An
         "measured": {
             "max_tokens": recipe.evaluation.max_tokens,
             "data": {domain: data_hash(data[source_of(domain)]) for domain in measured_domains(recipe)},
+            **({"probes": hashes} if (hashes := probe_hashes(recipe.evaluation.probes)) else {}),
         },
         "identity": {
             "seed": recipe.seed,
@@ -295,6 +318,7 @@ def _scores(
     recipe: Recipe, model: str, sources: list[str], data: dict[str, Path], say: Say
 ) -> dict[str, Path]:
     """Score directories of some sources by a model, named as in the recipe."""
+    from perdure.pipeline.data.executor import elsewhere
     from perdure.pipeline.data.score import score_source
 
     directory = Path(model) if "/" in model else _finished_export(recipe, model)
@@ -311,6 +335,7 @@ def _scores(
             overlap=overlap,
             workers=recipe.data.workers,
             precision=recipe.training.precision,
+            elsewhere=elsewhere(recipe, scoring=True, say=say),
         )
         if (seconds := time.monotonic() - begun) > 1:
             say(f"scored {source} with {label} in {seconds:.0f} s")

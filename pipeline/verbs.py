@@ -39,6 +39,8 @@ def _check(options: argparse.Namespace) -> None:
     except RecipeError as error:
         if options.json:
             _print_json({"problems": [vars(problem) for problem in error.problems]})
+        if all(problem.absent for problem in error.problems):
+            error.args = (f"{error}\nto look at it for other machines, which may have these: --nodes N",)
         raise
     from perdure.pipeline.preview import preview
 
@@ -164,10 +166,13 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _launch(options: argparse.Namespace) -> None:
-    from perdure.launch.launch import fitted, launch, texts
+    from perdure.launch.launch import fitted, launch, misfits, texts
+    from perdure.pipeline.errors import RecipeError
 
     size = _size(options)
     recipe = fitted(options.recipe, options.set, options.out, options.site, size)
+    if found := misfits(recipe, options.to, size, options.after):
+        raise RecipeError(str(options.recipe), found)
     if options.print:
         for file, text in texts(recipe, options.to, size, Path.cwd()):
             print(f"# ==> {file}\n{text}")

@@ -297,7 +297,7 @@ def test_killed_ten_times_at_random_it_ends_as_if_undisturbed(recipe, finished, 
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         try:
-            process.wait(timeout=rng.uniform(0.03, 0.5) * duration)
+            process.wait(timeout=rng.uniform(0.03, 0.4) * duration)
         except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()

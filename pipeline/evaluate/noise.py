@@ -63,7 +63,9 @@ def separation(scores: np.ndarray, kinds: np.ndarray) -> float:
     return float((ranks[clean].sum() - number * (number + 1) / 2) / (number * (len(kinds) - number)))
 
 
-def measure(recipe: Recipe, version: str, source: str, tokens: int, smoothing: int) -> dict[str, Any]:
+def measure(
+    recipe: Recipe, version: str, source: str, tokens: int, smoothing: int, trainee: str | None = None
+) -> dict[str, Any]:
     """Rates at which each way of choosing keeps clean tokens and those of noise.
 
     Args:
@@ -72,6 +74,7 @@ def measure(recipe: Recipe, version: str, source: str, tokens: int, smoothing: i
         source: A source with spans of noise.
         tokens: Tokens to look at, of the first documents.
         smoothing: Neighbours to either side, for the ways that can be smoothed.
+        trainee: The version whose losses count; default: `version`. Its parent chooses as at its first step.
 
     Returns:
         `tokens` per kind, `k`, and per way of choosing `rates` (see `keep_rates`) and `separation`.
@@ -86,8 +89,10 @@ def measure(recipe: Recipe, version: str, source: str, tokens: int, smoothing: i
     from perdure.pipeline.train.scores import made_reference, smoothed
 
     directory = recipe.directory / "versions" / version
-    if not is_finished(directory):
-        raise PerdureError(f"version {version} is not finished; run `perdure run` first")
+    weights = recipe.directory / "versions" / (trainee or version)
+    for path in (directory, weights):
+        if not is_finished(path):
+            raise PerdureError(f"version {path.name} is not finished; run `perdure run` first")
     inputs, selection = read_json(directory / "inputs.json"), recipe.versions[version].selection
     if selection is None or source not in inputs["data"]:
         raise PerdureError(f"version {version}: no tokens of source {source} are selected")
@@ -105,7 +110,7 @@ def measure(recipe: Recipe, version: str, source: str, tokens: int, smoothing: i
     if all(kind == CLEAN for found in kinds for kind in found):
         raise PerdureError(f"source {source}: no document has spans of noise in `metadata.noise`")
     windows = recipe.scoring.windows(recipe.training.seq_length)
-    model = load_model(directory / "hf", recipe.training.precision, "cpu")
+    model = load_model(weights / "hf", recipe.training.precision, "cpu")
     losses = score_documents(model, documents, inputs["eos_id"], *windows)
     nll = np.concatenate([scores[0] for scores in losses])
     group = recipe.training.micro_batch_size * recipe.training.seq_length
@@ -191,10 +196,14 @@ def _document(shard: Shard, number: int) -> np.ndarray:
 
 
 def main() -> int:
-    """Prints the table, and writes `noise.<source>.json` into the version's directory."""
+    """Prints the table, and writes `noise.<source>.json` (or `noise.<source>.<trainee>.json`) into the version's directory."""
     parser = argparse.ArgumentParser(prog="python -m perdure.pipeline.evaluate.noise", description=__doc__)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--version", required=True, help="a finished version with a selection")
+    parser.add_argument(
+        "--trainee",
+        help="another version whose losses count; a version's parent chooses as at its first step",
+    )
     parser.add_argument("--source", default="noisy", help="a source with spans of noise (default: noisy)")
     parser.add_argument("--tokens", type=int, default=200_000, help="tokens to look at (default: 200000)")
     parser.add_argument(
@@ -202,12 +211,18 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, help="the run's directory, if not the recipe's")
     options = parser.parse_args()
+    if options.smoothing < 1:
+        parser.error(f"--smoothing {options.smoothing}: should be at least 1")
     try:
         recipe = load_recipe(options.recipe, out=options.out)
-        if options.version not in recipe.versions:
-            raise PerdureError(f"no version {options.version}; there are {', '.join(recipe.versions)}")
-        result = measure(recipe, options.version, options.source, options.tokens, options.smoothing)
-        path = recipe.directory / "versions" / options.version / f"noise.{options.source}.json"
+        for name in filter(None, (options.version, options.trainee)):
+            if name not in recipe.versions:
+                raise PerdureError(f"no version {name}; there are {', '.join(recipe.versions)}")
+        result = measure(
+            recipe, options.version, options.source, options.tokens, options.smoothing, options.trainee
+        )
+        file = ".".join(filter(None, ("noise", options.source, options.trainee, "json")))
+        path = recipe.directory / "versions" / options.version / file
         path.write_text(json.dumps(result, indent=1) + "\n")
     except PerdureError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from perdure.pipeline.evaluate.board import write_board
+from perdure.pipeline.evaluate.ledger_words import ledger_words
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.summary import build_report
 from perdure.pipeline.evaluate.words import loss_table, replay_findings
@@ -31,7 +32,7 @@ def write_report(recipe: Recipe, say: Callable[[str], None] = print) -> dict:
             write_atomic(page.parent / f"{version['id']}.html", render_page(report, version["id"]))
     write_board(report, recipe.directory / "report" / "tb")
     say(loss_table(report))
-    for finding in ("", *replay_findings(report), ""):
+    for finding in ("", *replay_findings(report), *ledger_words(report), ""):
         say(finding)
     say(_next_commands(recipe, report))
     return report
@@ -39,7 +40,6 @@ def write_report(recipe: Recipe, say: Callable[[str], None] = print) -> dict:
 
 def _next_commands(recipe: Recipe, report: dict) -> str:
     """What to do with the run now; the model offered for export has the lowest mean loss over all domains."""
-    versions = recipe.directory / "versions"
     commands = {"perdure recipe new my-recipe.yaml": "begin a recipe of your own"}
     if report["curves"]:
         commands = {f"tensorboard --logdir {recipe.directory}": "look at every step"} | commands
@@ -50,9 +50,7 @@ def _next_commands(recipe: Recipe, report: dict) -> str:
     }
     if measured:
         best = min(measured, key=measured.__getitem__)
-        export = (
-            f"perdure export {versions / best / 'recipe.yaml'} --version {best} --to {recipe.name}-{best}"
-        )
+        export = f"perdure export {recipe.directory} {best} --to {recipe.name}-{best}"
         commands = {export: f"take {best} along as a Hugging Face model"} | commands
     lines = [
         f"Report: {recipe.directory / 'report' / 'index.html'} (open it in a browser; beside it, one page for each version)",

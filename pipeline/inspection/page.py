@@ -37,6 +37,7 @@ def render_inspection(found: dict) -> str:
         "share": share_words,
         "visible": visible,
         "number": "{:,}".format,
+        "capitalize_first": lambda text: text[:1].upper() + text[1:],
     }
     return environment.get_template("inspection.html").render(
         found=found, shade=shade, flow=_flow, perplexity="{:,.4g}".format
@@ -44,10 +45,12 @@ def render_inspection(found: dict) -> str:
 
 
 def shade(loss: float | None) -> str:
-    """Background of a token by its loss in nats: none without one, stronger for higher ones."""
+    """Background of a token by its (excess) loss in nats: none without one, stronger for larger ones; negative ones,
+    which an excess can be, have another colour."""
     if loss is None:
         return "transparent"
-    return f"color-mix(in srgb, var(--excess) {STRONGEST * loss / (loss + SHADED):.0f}%, transparent)"
+    colour, size = "excess" if loss >= 0 else "better", abs(loss)
+    return f"color-mix(in srgb, var(--{colour}) {STRONGEST * size / (size + SHADED):.0f}%, transparent)"
 
 
 def _flow(counts: dict, unit: str) -> list[dict]:

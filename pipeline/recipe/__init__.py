@@ -24,16 +24,20 @@ from perdure.pipeline.recipe.data import (
     HuggingFaceReader,
     HuggingFaceTokenizer,
     JsonlReader,
+    LocalWorkers,
     ParquetReader,
     PythonCodeReader,
     PythonDocsReader,
+    RayTasks,
     Reader,
     SentencePieceTokenizer,
+    SlurmArrays,
     Source,
     TextReader,
     Tokenizer,
     TrainedTokenizer,
 )
+from perdure.pipeline.recipe.evaluation import Contamination, Evaluation, Harness
 from perdure.pipeline.recipe.labels import (
     ClassifierSubset,
     ClassifierTopics,
@@ -55,7 +59,6 @@ from perdure.pipeline.recipe.root import Recipe
 from perdure.pipeline.recipe.scoring import Scoring
 from perdure.pipeline.recipe.section import Fraction, Name, Positive, Section
 from perdure.pipeline.recipe.training import (
-    Evaluation,
     Guard,
     HuggingFaceModel,
     LlamaModel,
@@ -95,6 +98,7 @@ __all__ = [
     "CleaningStep",
     "ClusterTopics",
     "ConstantSchedule",
+    "Contamination",
     "CosineSchedule",
     "DataStage",
     "DecaySchedule",
@@ -108,6 +112,7 @@ __all__ = [
     "GopherQuality",
     "GopherRepetition",
     "Guard",
+    "Harness",
     "HuggingFaceModel",
     "HuggingFaceReader",
     "HuggingFaceTokenizer",
@@ -117,6 +122,7 @@ __all__ = [
     "LanguageIdentification",
     "Length",
     "LlamaModel",
+    "LocalWorkers",
     "LowestPerplexity",
     "MetadataTopics",
     "MinhashDedup",
@@ -130,6 +136,7 @@ __all__ = [
     "Positive",
     "PythonCodeReader",
     "PythonDocsReader",
+    "RayTasks",
     "Reader",
     "Recipe",
     "Replay",
@@ -140,6 +147,7 @@ __all__ = [
     "Selection",
     "SentenceDedup",
     "SentencePieceTokenizer",
+    "SlurmArrays",
     "Source",
     "Start",
     "StatedShape",

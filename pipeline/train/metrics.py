@@ -44,8 +44,13 @@ class Recorder:
         mfu: float | None,
         selective: bool,
         skipped: str | None = None,
+        heldout: dict[str, float] | None = None,
     ) -> dict:
-        """Records one step and returns its line; `skipped` says what became of one that the guard refused."""
+        """Records one step and returns its line.
+
+        `skipped` says what became of a step that the guard refused; `heldout` holds the domains' losses right before the
+        step, if they were measured then.
+        """
         total_tokens, total_loss = sum(counts.tokens), sum(counts.loss)
         competing_tokens, competing_loss = competing(self.sources, counts)
         unselected = competing_tokens - counts.selected_tokens
@@ -75,6 +80,7 @@ class Recorder:
             "stream": counts.stream,
             "selection": counts.selection,
             "skipped": skipped,
+            "heldout_before": heldout,
         }
         # A guard may have let a NaN pass, and JSON knows none.
         self.file.write(json.dumps(_finite(line)) + "\n")
@@ -84,6 +90,8 @@ class Recorder:
             self._scalar(f"loss_by_source/{name}", value, step)
         for name in ("lr", "grad_norm", "selected_fraction", "unscored_tokens", "tokens_per_second", "mfu"):
             self._scalar(f"train/{name}", line[name], step)
+        for name, loss in (heldout or {}).items():
+            self._scalar(f"heldout_loss/{name}", loss, step - 1)
         if skipped:
             self._scalar("train/skipped", 1.0, step)
             self.board.add_text("skipped", skipped, step)
@@ -175,6 +183,13 @@ def console_line(line: dict, total_steps: int, started: float, first_step: int) 
     hours, minutes = divmod(minutes, 60)
     parts.append(f"ETA {hours}:{minutes:02d}:{seconds:02d}" if hours else f"ETA {minutes}:{seconds:02d}")
     return "  ".join(parts)
+
+
+def heldout_words(losses: dict[str, float]) -> str:
+    """Held-out losses by domain, for the console."""
+    return "held-out loss (nats per token): " + "  ".join(
+        f"{name} {loss:.4f}" for name, loss in losses.items()
+    )
 
 
 def model_flop_utilisation(tokens_per_second: float, flops_per_token: float, ranks: int) -> float | None:

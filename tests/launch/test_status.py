@@ -82,6 +82,17 @@ def test_sources_and_attempts_are_counted(run):
     assert "data      1 of 2 sources; waiting: b" in lines(found)
 
 
+def test_tasks_under_way_are_counted(run):
+    for step, done in (("01_exact_dedup.sign", 4), ("01_exact_dedup.match0", 1), ("tokenise", 0)):
+        (run / "work" / "clean.a@0123abcd" / step / "completions").mkdir(parents=True)
+        (run / "work" / "clean.a@0123abcd" / step / "tasks").write_text("4\n")
+        for rank in range(done):
+            (run / "work" / "clean.a@0123abcd" / step / "completions" / f"{rank:05d}").touch()
+    found = [(work["step"], work["done"], work["tasks"]) for work in status(run)["work"]]
+    assert found == [("01_exact_dedup.match0", 1, 4), ("tokenise", 0, 4)]
+    assert "          clean.a@0123abcd: 01_exact_dedup.match0, 1 of 4 tasks done" in lines(status(run))
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(PerdureError, match="no run of Perdure here"):
         status(tmp_path)

@@ -291,7 +291,7 @@ def test_whole_report_over_real_data(recipe, tmp_path, run):
     assert json.loads((recipe.directory / "report.json").read_text()) == report
     assert (recipe.directory / "report" / "index.html").read_text() == render_page(report)
     assert said[0] == loss_table(report)
-    assert f"perdure export {recipe.directory}/versions/update/recipe.yaml --version update" in said[-1]
+    assert f"perdure export {recipe.directory} update --to " in said[-1]
 
     lineage = json.loads((recipe.directory / "lineage.json").read_text())
     assert [(entry["id"], entry["parent"], entry["start"]) for entry in lineage["versions"]] == [

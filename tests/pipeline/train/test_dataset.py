@@ -88,7 +88,9 @@ def test_a_sidecar_of_another_tokenizer_is_refused_naming_both_hashes(tmp_path):
 
 def test_heldout_documents_come_in_the_order_they_were_read(tmp_path):
     heldout = random_documents(1, 5, 100)
-    stream = open_heldout(write_data(tmp_path / "data", [random_documents(0, 4, 100), []], heldout, 100))
+    data = write_data(tmp_path / "data", [random_documents(0, 4, 100), []], heldout, 100)
+    stream, sizes = open_heldout(data, "data")
+    assert sizes.tolist() == [4 * len(document) for document in heldout]
     whole = np.concatenate(heldout)
     tokens, _, valid = read_sample(stream, 0, len(whole) + 3)
     assert valid == len(whole)
