@@ -1,6 +1,8 @@
 """`perdure run`: every stage of a recipe in order, finished ones skipped."""
 
 import fcntl
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,9 +50,10 @@ def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
 
 
 def make_versions(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
-    """Every version in order, from finished data; those that are finished are skipped, or measured again if need be."""
+    """Every version in order, from finished data, and all that is measured of them; what is there is skipped."""
     for name in recipe.versions:
         _version(recipe, name, data, say)
+    _look_beyond(recipe, data, say)
 
 
 def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
@@ -140,8 +143,9 @@ def _prepare(
         ancestors = history(recipe, name)
         inputs = _inputs(recipe, name, data, ancestors, say)
         if (directory / "inputs.json").exists():
-            found = read_json(directory / "inputs.json")["identity"]
-            if differing := differences(found, inputs["identity"]):
+            found = read_json(directory / "inputs.json")
+            inputs["command"] = found.get("command")  # the first one made it; later ones go on
+            if differing := differences(found["identity"], inputs["identity"]):
                 raise PerdureError(
                     f"version {name}: {directory} was made from something else; give the version another name, or "
                     f"delete that directory to train it anew. What differs: {'; '.join(differing)}"
@@ -216,6 +220,7 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[An
     ranked = _perplexity_scores(recipe, mixture, data, say)
     return {
         "version": name,
+        "command": shlex.join(["perdure", *sys.argv[1:]]),
         "parent": parent,
         "parent_lineage_tokens": _lineage_tokens(recipe, name),
         "vocab_size": read_json(checkpoint.parents[1] / "inputs.json")["vocab_size"]
