@@ -41,7 +41,7 @@ def main(directory: Path, task: str) -> None:
     from perdure.pipeline.train.loop import run_steps
     from perdure.pipeline.train.metrics import Recorder, heldout_words
     from perdure.pipeline.train.model import build_model, unwrap
-    from perdure.pipeline.train.passage import write_passage
+    from perdure.pipeline.train.passage import write_chosen, write_passage
     from perdure.pipeline.train.probes import encode_probes, score_probes
     from perdure.pipeline.train.start import begin, initial_weights, origin
 
@@ -114,6 +114,7 @@ def main(directory: Path, task: str) -> None:
     tokenizer = Path(inputs["tokenizer"])
     if version.selection:
         write_passage(directory / "passage.json", model, recipe, dataset, tokenizer, device)
+        write_chosen(directory / "chosen.json", model, recipe, dataset, data, device)
     export(
         unwrap(model),
         shape,
@@ -124,8 +125,11 @@ def main(directory: Path, task: str) -> None:
         origin(recipe),
         directory / "hf",
     )
+    dist.barrier()  # the last stage has written what rank 0 reads
     if dist.get_rank() == 0:
         assert recorder is not None
+        if version.selection:
+            recorder.chosen(state["step"], read_json(directory / "chosen.json"))
         recorder.evaluation(state["step"], domains)
         recorder.close()
         weights_hash = huggingface.weights_hash(directory / "hf")
