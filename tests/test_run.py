@@ -111,8 +111,9 @@ def outcome(out: Path) -> dict:
 def timeless(out: Path) -> str:
     """The report without what must differ: where it stands, and how long it took."""
     report = json.loads((out / "report.json").read_text().replace(str(out), "OUT"))
-    for version in report["versions"]:
-        del version["seconds"], version["tokens_per_second"]
+    for part in (*report["versions"], *report["curves"].values()):
+        for key in ("seconds", "tokens_per_second", "mfu"):
+            part.pop(key, None)
     return json.dumps(report)
 
 
