@@ -29,6 +29,7 @@ RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb
     && rm /tmp/requirements.txt /tmp/constraints.txt
 COPY . .
 RUN python -m pip install --no-deps . \
+    && rm -r build ./*.egg-info \
     && useradd --create-home --uid 10001 perdure
 
 USER 10001:10001

@@ -10,8 +10,9 @@ PYTHON ?= $(shell $(find_python))
 VENV := .venv
 STAMP := $(VENV)/.installed
 PYTEST := $(VENV)/bin/pytest
+WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
 TYPED := $(addprefix -p perdure.pipeline., \
-  recipe lenient manifest errors plan planning order lineage consumption mixture check checks shape sizes memory preview preview_text shards cli arguments verbs train.schedule)
+  recipe lenient manifest errors plan planning order lineage consumption domains parts domain_order mixture check checks shape sizes memory sizing sizing_text preview preview_text shards cli arguments verbs train.schedule)
 
 .PHONY: help quickstart test test-fast lint format bench clean
 
@@ -22,10 +23,10 @@ quickstart: $(STAMP)  ## from real text to a model's next version, on this machi
 	$(VENV)/bin/perdure run data_recipes/quickstart.yaml
 
 test: $(STAMP)  ## all tests, fast ones first
-	$(PYTEST) --session-timeout=4200
+	$(PYTEST) $(WORKERS) --session-timeout=2400
 
 test-fast: $(STAMP)  ## tests that spawn no ranks
-	$(PYTEST) -m "not slow and not bench" --session-timeout=600
+	$(PYTEST) $(WORKERS) -m "not slow and not bench" --session-timeout=600
 
 lint: $(STAMP)  ## ruff and mypy
 	$(VENV)/bin/ruff check

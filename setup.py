@@ -13,5 +13,6 @@ setup(
         "perdure.pipeline": ["py.typed"],
         "perdure.pipeline.evaluate": ["*.css", "*.html"],
         "perdure.pipeline.inspection": ["*.html"],
+        "perdure.pipeline.sweep": ["*.html"],
     },
 )

@@ -35,8 +35,9 @@ class _SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        gate, up = ctx.saved_tensors[0].chunk(2, -1)
-        result = torch.empty_like(ctx.saved_tensors[0])
+        (x,) = ctx.saved_tensors  # once: a recomputed layer makes them anew for every look
+        gate, up = x.chunk(2, -1)
+        result = torch.empty_like(x)
         grad_gate, grad_up = result.chunk(2, -1)
         torch.mul(grad, F.silu(gate), out=grad_up)
         torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)

@@ -61,11 +61,19 @@ def begin(version_directory: Path, max_restarts: int, patience: int) -> int:
             flush=True,
         )
         return 1
-    entry = {"attempt": os.environ.get("PERDURE_ATTEMPT"), "time": time.time(), "step": step}
-    with (version_directory / FILE).open("a") as file:
-        file.write(json.dumps(entry) + "\n")
+    record(version_directory)
     print(f"attempt {len(steps) + 1}, from step {step}", flush=True)
     return 0
+
+
+def record(version_directory: Path) -> int:
+    """Writes down that an attempt begins; the step that it begins from."""
+    step = newest_step(version_directory)
+    entry = {"attempt": os.environ.get("PERDURE_ATTEMPT"), "time": time.time(), "step": step}
+    (version_directory / FILE).parent.mkdir(exist_ok=True)
+    with (version_directory / FILE).open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+    return step
 
 
 def end(version_directory: Path) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.pipeline.manifest import is_finished
-from perdure.pipeline.recipe import Recipe, Version
+from perdure.pipeline.recipe import Recipe, SlurmArrays, Version
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,9 @@ class Job:
         command: What follows `perdure` on one node; empty for a job of ranks.
         version: The version whose ranks it runs, or that it prepares.
         after: Names of the jobs that must have ended well before it.
-        gpus: Whether it uses GPUs: ranks do, and models that score documents.
+        gpus: Whether it uses GPUs: ranks do, and models that score documents, unless those are arrays of their own.
+        anyhow: Whether it runs after jobs that failed, too: it tells what is there.
+        coordinates: Whether it hands its tasks to Slurm arrays, and waits for them.
     """
 
     name: str
@@ -24,6 +26,8 @@ class Job:
     version: str | None = None
     after: tuple[str, ...] = ()
     gpus: bool = False
+    anyhow: bool = False
+    coordinates: bool = False
 
     @property
     def ranks(self) -> bool:
@@ -42,7 +46,8 @@ def jobs(recipe: Recipe, recipe_file: Path) -> list[Job]:
         recipe_file: The file that jobs read it from.
     """
     file = str(recipe_file)
-    chain = [Job("data", ("data", file))]
+    arrays = isinstance(recipe.data.executor, SlurmArrays)
+    chain = [Job("data", ("data", file), coordinates=arrays)]
     versions = [name for name in recipe.versions if not is_finished(recipe.directory / "versions" / name)]
     last = "data"
     for name in versions:
@@ -53,12 +58,14 @@ def jobs(recipe: Recipe, recipe_file: Path) -> list[Job]:
             ("prepare", file, "--version", name),
             name,
             tuple(dict.fromkeys([last, *needed])),
-            gpus=scores(version),
+            gpus=scores(version) and not arrays,
+            coordinates=arrays,
         )
         chain += [prepare, Job(f"train-{name}", version=name, after=(prepare.name,), gpus=True)]
         last = prepare.name
     trained = tuple(job.name for job in chain if job.ranks)
-    return [*chain, Job("report", ("report", file), after=trained or (last,))]
+    # `eval` skips what is measured, looks for leaks, and ends with the report.
+    return [*chain, Job("report", ("eval", file), after=trained or (last,))]
 
 
 def models_needed(version: Version) -> list[str]:

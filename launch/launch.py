@@ -1,15 +1,18 @@
 """`perdure launch`: a recipe's chain of jobs, rendered, saved beside the run, and handed to a scheduler."""
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
-from perdure.launch import kubernetes, sky, slurm
+from perdure.launch import here, kubernetes, sky, slurm
 from perdure.launch.chain import Job, jobs
-from perdure.pipeline.check import filling, load_checked
+from perdure.pipeline.check import filling
+from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.manifest import disk_errors, write_atomic, write_json
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe import Recipe, SlurmArrays, read_tree
 
 Say = Callable[[str], None]
 
@@ -20,9 +23,28 @@ def fitted(path: Path, overrides: list[str], out: Path | None, site: Path | None
     Raises:
         RecipeError: If the nodes' ranks are no multiple of tensor x pipeline parallel, or the recipe has mistakes.
     """
-    replicas = filling(path, overrides, out, size.nodes, size.ranks_per_node)
-    recipe = load_checked(path, [*overrides, replicas], out, site)
+    tree, found = filling(read_tree(path, overrides, out, site), size.nodes, size.ranks_per_node)
+    if found:
+        raise RecipeError(str(path), found)
+    recipe = Recipe.model_validate(tree)
     return recipe.model_copy(update={"out": recipe.directory.resolve()})
+
+
+def misfits(recipe: Recipe, to: str, size: slurm.Size, after: str | None) -> list[Problem]:
+    """What a recipe or the command line asks for that cannot be had there."""
+    found = []
+    if to == "local" and size.nodes > 1:
+        found.append(Problem("--nodes", size.nodes, "should be 1 with --to local, which is this machine"))
+    if to == "local" and size.gpus_per_node:
+        import torch
+
+        if size.gpus_per_node > (gpus := torch.cuda.device_count()):
+            found.append(Problem("--gpus-per-node", size.gpus_per_node, f"this machine has {gpus}"))
+    if to != "slurm" and after is not None:
+        found.append(Problem("--after", after, "is an id of Slurm; use it with --to slurm"))
+    if to in ("k8s", "sky") and isinstance(recipe.data.executor, SlurmArrays):
+        found.append(Problem("data.executor.type", "slurm", f"should be local or ray with --to {to}"))
+    return found
 
 
 def recipe_file(recipe: Recipe) -> Path:
@@ -35,12 +57,14 @@ def texts(recipe: Recipe, to: str, size: slurm.Size, directory: Path) -> list[tu
 
     Args:
         recipe: From `fitted`.
-        to: `slurm`, `k8s` or `sky`.
+        to: `local`, `slurm`, `k8s` or `sky`.
         size: What a training job occupies.
         directory: Where jobs run; relative paths of the recipe start there.
     """
     if to == "slurm":
         return [(file, text) for _, file, text in _scripts(recipe, size, directory)]
+    if to == "local":
+        return [(here.script_file(recipe), here.render(recipe, recipe_file(recipe), size, directory))]
     if to == "k8s":
         chain = jobs(recipe, recipe_file(recipe))
         text = kubernetes.render(chain, recipe, size, str(directory))
@@ -50,11 +74,11 @@ def texts(recipe: Recipe, to: str, size: slurm.Size, directory: Path) -> list[tu
 
 
 def launch(recipe: Recipe, to: str, size: slurm.Size, directory: Path, after: str | None, say: Say) -> None:
-    """Writes the texts, and submits them where that is one command away.
+    """Writes the texts, and submits them where that is one command away. On this machine it becomes the run itself.
 
     Args:
         recipe: From `fitted`.
-        to: `slurm`, `k8s` or `sky`.
+        to: `local`, `slurm`, `k8s` or `sky`.
         size: What a training job occupies.
         directory: Where jobs run.
         after: A Slurm job's id that the chain waits for.
@@ -69,15 +93,18 @@ def launch(recipe: Recipe, to: str, size: slurm.Size, directory: Path, after: st
             write_atomic(file, text)
     say(
         f"{size.nodes} nodes x {size.ranks_per_node} ranks = tensor {parallel.tensor_parallel} x pipeline "
-        f"{parallel.pipeline_parallel} x data {parallel.data_parallel}"
+        f"{parallel.pipeline_parallel} x data {parallel.data_parallel}{'' if size.gpus_per_node else ', on CPUs'}"
     )
     if to == "slurm":
         _submit(recipe, size, directory, after, say)
-    else:
+    elif to != "local":
         file = rendered[0][0]
         command = f"kubectl create -f {file}" if to == "k8s" else f"sky jobs launch {file}"
         say(f"wrote {file}; to start it: {command}")
     say(f"Next: perdure status {recipe.directory}")
+    if to == "local":
+        sys.stdout.flush()
+        os.execvp("bash", ["bash", str(rendered[0][0])])
 
 
 def _submit(recipe: Recipe, size: slurm.Size, directory: Path, after: str | None, say: Say) -> None:

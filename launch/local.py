@@ -56,7 +56,7 @@ def start(version_directory: Path, world_size: int, task: str = "train", node: N
     """
     command = [sys.executable, "-m", WORKER, str(version_directory), task]
     ranks: list[subprocess.Popen] = []
-    with _handing_on(ranks) as received:
+    with handing_on(ranks) as received:
         for environment in _environments(world_size, node):
             ranks.append(subprocess.Popen(command, env=environment))
             for number in received:  # meanwhile
@@ -91,14 +91,14 @@ def _environments(world_size: int, node: Node) -> list[dict[str, str]]:
 
 
 @contextmanager
-def _handing_on(ranks: list[subprocess.Popen]) -> Iterator[list[int]]:
-    """Hands signals that ask for a stop on to the ranks; yields those that came."""
+def handing_on(processes: list[subprocess.Popen]) -> Iterator[list[int]]:
+    """Hands signals that ask for a stop on to processes; yields those that came."""
     received: list[int] = []
 
     def hand_on(number: int, _frame: object) -> None:
         received.append(number)
-        for rank in ranks:
-            rank.send_signal(number)
+        for process in processes:
+            process.send_signal(number)
 
     before = {number: signal.signal(number, hand_on) for number in STOP_SIGNALS}
     try:

@@ -1,7 +1,8 @@
 """One machine of several, where a scheduler starts the same command on each: Kubernetes, SkyPilot.
 
 `python -m perdure.launch.node VERSION_DIRECTORY` runs this machine's ranks of a prepared version; with `--recipe FILE`
-the machines work through all stages together: the first one does what needs one machine, the others wait for it.
+the machines work through all stages together: the first one does what needs one machine, the others wait for it. With
+`--go-on` as well, as where no scheduler brings a failed machine back, a version whose ranks fail is tried again.
 """
 
 import argparse
@@ -10,9 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
-from perdure.launch.local import Node, start
+from perdure.launch import attempt
+from perdure.launch.local import Node, handing_on, start
 from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.manifest import is_finished
 from perdure.pipeline.recipe import Recipe, load_recipe
@@ -61,7 +64,23 @@ def run_version(directory: Path, recipe: Recipe, node: Node, ranks: int) -> None
     start(directory, needed, node=node)
 
 
-def run_recipe(file: Path, node: Node, ranks: int) -> None:
+def run_attempts(directory: Path, recipe: Recipe, node: Node, ranks: int) -> None:
+    """The same, again after a failure: as long as every attempt leaves a new checkpoint, `cluster.max_restarts` times."""
+    for restarts in count():
+        step = 0 if is_finished(directory) else attempt.record(directory)
+        try:
+            return run_version(directory, recipe, node, ranks)
+        except PerdureError as error:
+            newest = attempt.newest_step(directory)
+            if newest <= step or restarts == recipe.cluster.max_restarts:
+                raise
+            print(
+                f"error: {error}\nversion {directory.name}: trying again from step {newest:,}",
+                file=sys.stderr,
+            )
+
+
+def run_recipe(file: Path, node: Node, ranks: int, go_on: bool = False) -> None:
     """Works through all stages of a recipe together with the other machines."""
     recipe = load_recipe(file)
     for name in recipe.versions:
@@ -70,13 +89,17 @@ def run_recipe(file: Path, node: Node, ranks: int) -> None:
             _perdure("prepare", str(file), "--version", name)
         while not (directory / "inputs.json").exists():
             time.sleep(POLL_SECONDS)
-        run_version(directory, recipe, node, ranks)
+        (run_attempts if go_on else run_version)(directory, recipe, node, ranks)
     if node.rank == 0:
-        _perdure("report", str(file))
+        _perdure("eval", str(file))
 
 
 def _perdure(*arguments: str) -> None:
-    status = subprocess.run([sys.executable, "-m", "perdure.pipeline.cli", *arguments]).returncode
+    process = subprocess.Popen([sys.executable, "-m", "perdure.pipeline.cli", *arguments])
+    with handing_on([process]) as received:
+        status = process.wait()
+    if received:
+        raise Stopped
     if status:
         raise PerdureError(f"`perdure {' '.join(arguments)}` failed; the reason stands above")
 
@@ -86,11 +109,12 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="perdure.launch.node")
     parser.add_argument("version_directory", type=Path, nargs="?")
     parser.add_argument("--recipe", type=Path)
+    parser.add_argument("--go-on", action="store_true")
     options = parser.parse_args(arguments)
     try:
         node, ranks = this_node(os.environ)
         if options.recipe:
-            run_recipe(options.recipe, node, ranks)
+            run_recipe(options.recipe, node, ranks, options.go_on)
         else:
             directory = options.version_directory
             run_version(directory, load_recipe(directory / "recipe.yaml"), node, ranks)
@@ -99,6 +123,9 @@ def main(arguments: list[str]) -> int:
         return 1
     except Stopped:
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
     return 0
 
 

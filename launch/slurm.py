@@ -4,6 +4,7 @@ What the recipe and the site say reaches the shell quoted, or is refused by the 
 """
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from perdure.launch.chain import Job
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe import Recipe, SlurmArrays
 from perdure.pipeline.recipe.cluster import Cluster
 
 
@@ -24,6 +25,11 @@ class Size:
     gpus_per_node: int
     ranks_per_node: int
 
+
+LOG_OPTIONS = ("--open-mode=append", "--output=/dev/null")
+"""Scripts write their logs themselves: sbatch would expand `%` in the path, and truncate it on a requeue."""
+UNSAFE = r"[^A-Za-z0-9_.@-]"
+"""What a job's name should not hold."""
 
 TRAIN = """\
 {header}
@@ -49,6 +55,20 @@ exit 1
 SINGLE = """\
 {header}
 srun --ntasks=1{container} {python} -m perdure.pipeline.cli {command}
+"""
+
+COORDINATOR = """\
+{header}
+# It hands its tasks to arrays and waits for them. Before its time is over it goes back into the queue, to wait on.
+trap 'scontrol requeue "$SLURM_JOB_ID"; sleep 60; exit 1' USR1
+srun --ntasks=1{container} {python} -m perdure.pipeline.cli {command} &
+wait "$!"
+"""
+
+ARRAY = """\
+{header}
+export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}}"
+{command}
 """
 
 HEADER = """\
@@ -77,14 +97,8 @@ def render(job: Job, recipe: Recipe, size: Size, directory: Path, python: str) -
     """
     cluster, file = recipe.cluster, script_file(recipe, job)
     container = _container(cluster)
-    header = HEADER.format(
-        title=f"{recipe.name}: {job.name}",
-        file=shlex.quote(file.name),
-        options="\n".join(f"#SBATCH {option}" for option in _options(job, recipe, size)),
-        log=shlex.quote(str(log_file(recipe, job))),
-        directory=shlex.quote(str(directory)),
-        environment=_environment(cluster),
-    )
+    log = shlex.quote(str(log_file(recipe, job)))
+    header = _header(f"{recipe.name}: {job.name}", file, _options(job, recipe, size), log, directory, cluster)
     python = shlex.quote(python)
     if job.ranks:
         assert job.version is not None
@@ -96,8 +110,55 @@ def render(job: Job, recipe: Recipe, size: Size, directory: Path, python: str) -
             max_restarts=cluster.max_restarts,
             patience=cluster.max_restarts_without_progress,
         )
-    return file, SINGLE.format(
+    template = COORDINATOR if job.coordinates else SINGLE
+    return file, template.format(
         header=header, python=python, container=container, command=shlex.join(job.command)
+    )
+
+
+def array_script(
+    recipe: Recipe,
+    name: str,
+    scoring: bool,
+    file: Path,
+    module: tuple[str, ...],
+    directory: Path | None = None,
+) -> str:
+    """The batch script of an array of the data stage's tasks; each of its jobs reads its number from Slurm.
+
+    Args:
+        recipe: The recipe, whose `data.executor` is Slurm.
+        name: Of the array's jobs; it may hold the name of a model's directory, and with it any character.
+        scoring: Whether they score documents.
+        file: Where the script will stand; logs go to `logs/` beside it.
+        module: A module of Python to run, and its arguments.
+        directory: Where jobs run; default: here.
+    """
+    cluster, executor = recipe.cluster, recipe.data.executor
+    assert isinstance(executor, SlurmArrays)
+    name, gpus = re.sub(UNSAFE, "_", name), executor.score_gpus * scoring
+    options = [f"--job-name=perdure-{recipe.name}-{name}"]
+    options += ["--nodes=1", "--ntasks=1", "--cpus-per-task=1", "--requeue"]
+    options += [f"--gpus-per-node={gpus}"] if gpus else []
+    options += [*_asked(cluster, gpus=bool(gpus)), *executor.options, *LOG_OPTIONS]
+    log = (
+        shlex.quote(str(file.parent / "logs" / "slurm_")) + '"${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID.log"'
+    )
+    header = _header(f"{recipe.name}: {name}", file, options, log, directory or Path.cwd(), cluster)
+    python, container = interpreter(cluster), _container(cluster)
+    # Without a step of its own a task starts sooner; containers need one.
+    srun = f"srun --ntasks=1{container} " if container else ""
+    return ARRAY.format(header=header, command=f"exec {srun}{shlex.join([python, '-m', *module])}")
+
+
+def _header(title: str, file: Path, options: list[str], log: str, directory: Path, cluster: Cluster) -> str:
+    return HEADER.format(
+        title=title,
+        file=shlex.quote(file.name),
+        options="\n".join(f"#SBATCH {option}" for option in options),
+        log=log,
+        directory=shlex.quote(str(directory)),
+        environment=_environment(cluster),
     )
 
 
@@ -129,12 +190,26 @@ def submit(scripts: list[tuple[Job, Path]], after: str | None) -> dict[str, str]
         waits = [ids[name] for name in job.after if name in ids] or ([after] if after else [])
         command = ["sbatch", "--parsable"]
         if waits:
-            command += [f"--dependency=afterok:{':'.join(waits)}", "--kill-on-invalid-dep=yes"]
-        ids[job.name] = _sbatch([*command, str(file)], job.name, list(ids.values()))
+            kind = "afterany" if job.anyhow else "afterok"
+            command += [f"--dependency={kind}:{':'.join(waits)}", "--kill-on-invalid-dep=yes"]
+        ids[job.name] = sbatch([*command, str(file)], job.name, list(ids.values()))
     return ids
 
 
-def _sbatch(command: list[str], name: str, submitted: list[str]) -> str:
+def sbatch(command: list[str], name: str, submitted: list[str] | None = None) -> str:
+    """Submits a job.
+
+    Args:
+        command: sbatch's command line.
+        name: The job's, for the error.
+        submitted: Ids of jobs that are cancelled if this one is refused.
+
+    Returns:
+        The job's id.
+
+    Raises:
+        PerdureError: If sbatch refuses it, or is not there.
+    """
     # Inside of a job, its own size would overrule the script's.
     inherited = [key for key in os.environ if key.startswith(("SLURM_", "SBATCH_")) and key != "SLURM_CONF"]
     clean = {key: value for key, value in os.environ.items() if key not in inherited}
@@ -155,27 +230,31 @@ def _sbatch(command: list[str], name: str, submitted: list[str]) -> str:
 
 def _options(job: Job, recipe: Recipe, size: Size) -> list[str]:
     slurm, cluster = recipe.cluster.slurm, recipe.cluster
-    partition = slurm.partition if job.gpus else slurm.cpu_partition or slurm.partition
     options = [f"--job-name=perdure-{recipe.name}-{job.name}"]
+    cpus: int | None = recipe.data.workers
     if job.ranks:
         options += [f"--nodes={size.nodes}", f"--ntasks-per-node={size.ranks_per_node}"]
         options += [f"--signal=USR1@{cluster.grace_seconds}", "--requeue"]
+        cpus = slurm.cpus_per_task
+    elif job.coordinates:
+        options += ["--nodes=1", "--ntasks=1", f"--signal=B:USR1@{cluster.grace_seconds}", "--requeue"]
+        cpus = 1
     else:
         options += ["--nodes=1", "--ntasks=1", "--no-requeue"]
-    cpus = slurm.cpus_per_task if job.ranks else recipe.data.workers
     if job.gpus and size.gpus_per_node:
         options.append(f"--gpus-per-node={size.gpus_per_node}")
-    for name, value in (
-        ("partition", partition),
-        ("account", slurm.account),
-        ("qos", slurm.qos),
-        ("time", slurm.time_limit),
-        ("cpus-per-task", cpus),
-    ):
-        if value is not None:
-            options.append(f"--{name}={value}")
-    # The script writes its log itself: sbatch would expand `%` in the path, and truncate it on a requeue.
-    return [*options, *slurm.options, "--open-mode=append", "--output=/dev/null"]
+    options += _asked(cluster, job.gpus)
+    if cpus is not None:
+        options.append(f"--cpus-per-task={cpus}")
+    return [*options, *slurm.options, *LOG_OPTIONS]
+
+
+def _asked(cluster: Cluster, gpus: bool) -> list[str]:
+    """What the site says of every job: partition, account, quality of service, time."""
+    slurm = cluster.slurm
+    partition = slurm.partition if gpus else slurm.cpu_partition or slurm.partition
+    asked = {"partition": partition, "account": slurm.account, "qos": slurm.qos, "time": slurm.time_limit}
+    return [f"--{name}={value}" for name, value in asked.items() if value is not None]
 
 
 def _environment(cluster: Cluster) -> str:

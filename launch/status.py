@@ -11,6 +11,7 @@ import yaml
 
 from perdure.launch.attempt import attempts, newest_step
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.words import duration_words
 from perdure.pipeline.manifest import is_finished, read_json
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import Recipe
@@ -26,7 +27,8 @@ def status(directory: Path) -> dict[str, Any]:
         directory: The run's directory (`out` of its recipe).
 
     Returns:
-        `sources` (name, state), `versions` (name, state, step, steps, tokens_per_second, eta_seconds,
+        `sources` (name, state), `work` (artefact, step, done, tasks: pipelines of the data stage and of scoring that are
+        under way), `versions` (name, state, step, steps, tokens_per_second, eta_seconds,
         seconds_since_step, checkpoint, attempts, loss), and `jobs` (name, id, state) of a launched run. States of
         versions: `finished`, `evaluating` (all steps done), `training`, `prepared`, `waiting`.
 
@@ -45,9 +47,16 @@ def status(directory: Path) -> dict[str, Any]:
         "run": recipe.name,
         "directory": str(directory),
         "sources": sources,
+        "work": _work(directory),
         "versions": [_version(directory / "versions" / name, recipe, name) for name in recipe.versions],
         "jobs": _jobs(directory),
     }
+
+
+def runs_below(directory: Path) -> list[Path]:
+    """The runs of a sweep in the order of their names; for any other directory itself alone."""
+    runs = [path.parent for path in sorted(directory.glob("runs/*/versions"))]
+    return runs or [directory]
 
 
 def log_files(directory: Path, version: str | None) -> list[Path]:
@@ -56,7 +65,8 @@ def log_files(directory: Path, version: str | None) -> list[Path]:
     Raises:
         PerdureError: If there is none.
     """
-    places = [directory / "versions" / version] if version else [directory, *directory.glob("versions/*")]
+    everything = [directory, *directory.glob("versions/*"), *directory.glob("runs/*")]
+    places = [directory / "versions" / version] if version else everything
     found = sorted(
         (file for place in places for file in place.glob("launch/*.log")),
         key=lambda file: file.stat().st_mtime,
@@ -76,6 +86,10 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"data      {len(found['sources']) - len(waiting)} of {len(found['sources'])} sources"
         + (f"; waiting: {', '.join(waiting)}" if waiting else ""),
     ]
+    for work in found["work"]:
+        text.append(
+            f"          {work['artefact']}: {work['step']}, {work['done']} of {work['tasks']} tasks done"
+        )
     for version in found["versions"]:
         parts = [f"{version['name']:<10}{version['state']}"]
         if version["state"] in ("training", "evaluating"):
@@ -83,9 +97,9 @@ def lines(found: dict[str, Any]) -> list[str]:
             if version["tokens_per_second"]:
                 parts.append(f"{version['tokens_per_second']:,.0f} tokens/s")
             if version["state"] == "training" and version["eta_seconds"] is not None:
-                parts.append(f"ETA {duration(version['eta_seconds'])}")
+                parts.append(f"ETA {duration_words(version['eta_seconds'])}")
             if version["seconds_since_step"] is not None:
-                parts.append(f"last step {duration(version['seconds_since_step'])} ago")
+                parts.append(f"last step {duration_words(version['seconds_since_step'])} ago")
             parts.append(f"checkpoint {version['checkpoint'] or 'none'}")
         if version["attempts"] > 1:
             parts.append(f"attempt {version['attempts']}")
@@ -93,13 +107,6 @@ def lines(found: dict[str, Any]) -> list[str]:
     for job in found["jobs"]:
         text.append(f"job {job['id']:<8}{job['name']:<24}{job['state']}")
     return text
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as in 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _recipe(directory: Path) -> Recipe:
@@ -110,6 +117,17 @@ def _recipe(directory: Path) -> Recipe:
         if file.exists():
             return Recipe.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
     raise PerdureError(f"{directory}: no run of Perdure here; give the directory that `perdure run` wrote to")
+
+
+def _work(directory: Path) -> list[dict[str, Any]]:
+    """Pipelines that have begun and are not whole."""
+    found = []
+    for record in sorted(directory.glob("work/*/*/tasks")):
+        step, tasks = record.parent, int(record.read_text())
+        done = len(list(step.glob("completions/*")))
+        if done < tasks:
+            found.append({"artefact": step.parent.name, "step": step.name, "done": done, "tasks": tasks})
+    return found
 
 
 def _version(directory: Path, recipe: Recipe, name: str) -> dict[str, Any]:

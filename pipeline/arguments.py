@@ -58,6 +58,17 @@ def parser() -> argparse.ArgumentParser:
         help="measure finished versions on held-out documents where that is still to do",
     )
     verbs.add_parser("report", parents=[on_recipe, machine], help="write report.json and report/index.html")
+    compare = verbs.add_parser(
+        "compare", parents=[machine], help="versions of several runs side by side, from their reports"
+    )
+    compare.add_argument(
+        "places",
+        metavar="DIR",
+        nargs="+",
+        type=Path,
+        help="a run's directory, or a version's: RUN/versions/NAME",
+    )
+    compare.add_argument("--html", metavar="FILE", type=Path, help="write a page as well")
     export = verbs.add_parser("export", help="write a version or a checkpoint as a Hugging Face model")
     imported = verbs.add_parser(
         "import", help="what is understood of a Hugging Face model, as a recipe's sections"
@@ -112,9 +123,10 @@ def parser() -> argparse.ArgumentParser:
         help="bound of a safetensors file; default: 5",
     )
     imported.add_argument("model", metavar="DIR", type=Path, help="a Hugging Face model's directory")
-    for command in (export, imported):
+    for command in (compare, export, imported):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
+    _add_sweep(verbs, on_recipe)
     _add_launch(verbs, on_recipe, machine)
 
     actions = verbs.add_parser("recipe", help="a new recipe, or the schema of recipes").add_subparsers(
@@ -130,20 +142,59 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_sweep(verbs: Any, on_recipe: argparse.ArgumentParser) -> None:
+    sweep = verbs.add_parser(
+        "sweep",
+        parents=[on_recipe],
+        help="one recipe with several values of some fields and several seeds; takes a recipe or a sweep's file",
+    )
+    sweep.add_argument(
+        "--over",
+        metavar="KEY=VALUE,VALUE",
+        action="append",
+        default=[],
+        help="values of a field, as in versions.update.mixture.replay.share=0,0.05; repeatable, all are combined",
+    )
+    sweep.add_argument("--seeds", metavar="N,N", type=_integers, default=(), help="seeds of every setting")
+    sweep.add_argument("--report", action="store_true", help="the table of what is there; runs nothing")
+    sweep.add_argument(
+        "--print", action="store_true", help="list the runs and what they share; start nothing"
+    )
+    sweep.add_argument("--to", choices=("slurm",), help="submit the runs instead, as `perdure launch` does")
+    _add_size(sweep)
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: should read 1,2,3") from None
+
+
+def _add_size(command: argparse.ArgumentParser) -> None:
+    """What a job on a cluster occupies."""
+    command.add_argument("--nodes", metavar="N", type=_positive, default=1, help="nodes of a training job")
+    command.add_argument("--gpus-per-node", metavar="G", type=_natural, default=0, help="0 trains on CPUs")
+    command.add_argument(
+        "--ranks-per-node", metavar="R", type=_positive, help="default: one per GPU, or one on CPUs"
+    )
+    command.add_argument("--site", metavar="FILE", type=Path, help=SITE)
+    command.add_argument("--after", metavar="JOB", help="id of a Slurm job that the chain waits for")
+
+
 def _add_launch(verbs: Any, on_recipe: argparse.ArgumentParser, machine: argparse.ArgumentParser) -> None:
     launch = verbs.add_parser(
         "launch",
         parents=[on_recipe],
-        help="run a recipe on a cluster: a chain of jobs, finished stages skipped",
+        help="run a recipe on a cluster or here: a chain of jobs, finished stages skipped",
     )
-    launch.add_argument("--to", choices=("slurm", "k8s", "sky"), required=True, help="the scheduler")
-    launch.add_argument("--nodes", metavar="N", type=_positive, default=1, help="nodes of a training job")
-    launch.add_argument("--gpus-per-node", metavar="G", type=_natural, default=0, help="0 trains on CPUs")
     launch.add_argument(
-        "--ranks-per-node", metavar="R", type=_positive, help="default: one per GPU, or one on CPUs"
+        "--to",
+        choices=("local", "slurm", "k8s", "sky"),
+        required=True,
+        help="the scheduler; local: this machine",
     )
-    launch.add_argument("--site", metavar="FILE", type=Path, help=SITE)
-    launch.add_argument("--after", metavar="JOB", help="id of a Slurm job that the chain waits for")
+    _add_size(launch)
     launch.add_argument("--print", action="store_true", help="print the scripts; write and submit nothing")
 
     directory = argparse.ArgumentParser(add_help=False)

@@ -4,10 +4,19 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from perdure.pipeline.checks import cleaning, mixtures, model, schedules, scoring, sources, versions
+from perdure.pipeline.checks import (
+    cleaning,
+    evaluation,
+    mixtures,
+    model,
+    schedules,
+    scoring,
+    sources,
+    versions,
+)
 from perdure.pipeline.errors import PerdureError, Problem, RecipeError
 from perdure.pipeline.lenient import BrokenField, lenient_recipe
-from perdure.pipeline.recipe import HuggingFaceModel, Recipe, load_recipe, read_tree, structural_problems
+from perdure.pipeline.recipe import HuggingFaceModel, Recipe, read_tree, structural_problems, with_field
 from perdure.pipeline.shape import model_shape
 from perdure.pipeline.sizes import embedding_rows
 
@@ -46,9 +55,7 @@ def load_on_paper(
         RecipeError: With all mistakes; what is absent is one only if the model's size cannot be told without it. Or if
             the nodes' ranks are no multiple of tensor x pipeline parallel.
     """
-    replicas = filling(path, overrides, out, nodes, ranks_per_node)
-    tree = read_tree(path, [*overrides, replicas], out, site)
-    found = tree_problems(tree)
+    tree, found = filling(read_tree(path, overrides, out, site), nodes, ranks_per_node)
     if mistakes := [problem for problem in found if not problem.absent]:
         raise RecipeError(str(path), mistakes)
     recipe = Recipe.model_validate(tree)
@@ -68,25 +75,21 @@ def _has_size(recipe: Recipe) -> bool:
         return False
 
 
-def filling(
-    path: Path | str,
-    overrides: list[str] | tuple[str, ...],
-    out: Path | None,
-    nodes: int,
-    ranks_per_node: int,
-) -> str:
-    """The override that makes a recipe's data-parallel replicas fill some nodes.
+def filling(tree: dict, nodes: int, ranks_per_node: int) -> tuple[dict, list[Problem]]:
+    """A recipe's tree with as many data-parallel replicas as fill some nodes, and all of its mistakes.
 
-    Raises:
-        RecipeError: If the nodes' ranks are no multiple of tensor x pipeline parallel.
+    One is that the nodes' ranks are no multiple of tensor x pipeline parallel.
     """
-    parallel = load_recipe(path, overrides, out).parallel
+    if structural_problems(tree):
+        return tree, tree_problems(tree)
+    parallel = Recipe.model_validate(tree).parallel
     ranks, replica = nodes * ranks_per_node, parallel.tensor_parallel * parallel.pipeline_parallel
     if ranks % replica:
         value = f"tensor {parallel.tensor_parallel} x pipeline {parallel.pipeline_parallel}"
         remedy = f"should divide the {ranks} ranks of {nodes} nodes x {ranks_per_node}"
-        raise RecipeError(str(path), [Problem("parallel", value, remedy)])
-    return f"parallel.data_parallel={ranks // replica}"
+        return tree, [Problem("parallel", value, remedy)]
+    tree = with_field(tree, "parallel.data_parallel", ranks // replica)
+    return tree, tree_problems(tree)
 
 
 def tree_problems(tree: dict) -> list[Problem]:
@@ -118,7 +121,12 @@ def problems(recipe: Recipe, whole: bool = True) -> list[Problem]:
 def _checks(recipe: Recipe) -> list[Callable[[], Iterator[Problem]]]:
     """One callable each, so that a broken part costs no more than the checks that need it."""
     checks: list[Callable[[], Iterator[Problem]]] = [
-        partial(check, recipe) for check in (sources.output, scoring.windows, *model.CHECKS)
+        partial(check, recipe)
+        for check in (
+            *(sources.output, sources.tasks, sources.executor, scoring.windows),
+            *model.CHECKS,
+            *evaluation.CHECKS,
+        )
     ]
     if isinstance(recipe.sources, dict):
         checks += [

@@ -15,6 +15,13 @@ else 1), q, k, v and the attention's output, and the SwiGLU's gate, up, activate
 fp32 gradient of the last hidden states, and what `_loss_bytes` says. In flight: the micro-batches that the first stage
 of a one-forward-one-backward pipeline holds at a time."""
 
+RECOMPUTED_FORMULA = (
+    "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + 4 hidden) + one whole layer + loss; a "
+    "layer keeps hidden/sp x bytes, a whole one has (4 hidden/sp + (2 query + 2 key_value + 4 ffn)/tp) x bytes"
+)
+"""With `parallel.recompute`: 2 s b h / t bytes a layer under bf16 (Korthikanti et al. 2022, section 5), the layer that the
+backward pass is at aside."""
+
 LOGIT_BYTES = 128 << 20
 """Most that `triton` holds of gradients of logits, and `auto` on CPUs of logits and gradients."""
 CHUNK_LOGITS = 1 << 26
@@ -48,8 +55,11 @@ def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
     tokens = training.micro_batch_size * training.seq_length
     per_layer = 4 * shape.hidden_size // (tensor if parallel.sequence_parallel else 1)
     per_layer += (2 * query + 2 * key_value + 4 * shape.ffn_hidden_size) // tensor
-    first_stage = tokens * min(pipeline, micro_batches) * layers * per_layer * width
-    last_stage = tokens * (layers * per_layer * width + 4 * shape.hidden_size)
+    kept, at_work = per_layer, 0
+    if parallel.recompute:
+        kept, at_work = shape.hidden_size // (tensor if parallel.sequence_parallel else 1), per_layer
+    first_stage = tokens * (min(pipeline, micro_batches) * layers * kept + at_work) * width
+    last_stage = tokens * ((layers * kept + at_work) * width + 4 * shape.hidden_size)
     last_stage += _loss_bytes(training.loss_implementation, tokens * rows, width)
     parts = {
         "weights": parameters * width,
@@ -61,7 +71,7 @@ def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
         "parameters": parameters,
         **parts,
         "total": sum(parts.values()),
-        "activations_formula": ACTIVATIONS_FORMULA,
+        "activations_formula": RECOMPUTED_FORMULA if parallel.recompute else ACTIVATIONS_FORMULA,
     }
 
 

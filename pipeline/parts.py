@@ -42,7 +42,7 @@ def build_part(
         rows: Documents handled at a time.
 
     Returns:
-        The part's directory; None if it is the whole source. Its manifest has `taken` and `available` (documents,
+        The part's directory; None if it is the whole source. Its manifest has `domain`, `taken` and `available` (documents,
         tokens) and, with `lowest`, `max_perplexity`, the highest that was taken.
 
     Raises:
@@ -71,7 +71,7 @@ def build_part(
     keep.flush()
     counts["taken"] = _size(keep, lengths)
     shutil.rmtree(sorting)
-    finish(scratch, {"inputs": inputs} | counts)
+    finish(scratch, {"domain": domain, "inputs": inputs} | counts)
     shutil.rmtree(final, ignore_errors=True)
     scratch.rename(final)
     return final
@@ -92,10 +92,10 @@ def finished_part(data: Path, domain: str, lowest: LowestPerplexity | None, mode
 def describe(domain: str, manifest: dict) -> str:
     """A part in one line for people."""
     taken, available, bound = (manifest[key] for key in ("taken", "available", "max_perplexity"))
-    line = f"subset of {domain}: {taken['documents']:,} documents, {taken['tokens']:,}"
+    size = f"{taken['documents']:,} documents, {taken['tokens']:,}"
     if bound is None:
-        return f"{line} tokens"
-    return f"{line} of {available['tokens']:,} tokens, perplexity <= {bound:,.4g}"
+        return f"{domain}: {size} tokens"
+    return f"subset of {domain}: {size} of {available['tokens']:,} tokens, perplexity <= {bound:,.4g}"
 
 
 def _inputs(domain: str, lowest: LowestPerplexity | None) -> dict:

@@ -6,6 +6,7 @@ from typing import Any
 
 from perdure.pipeline.domain_order import random_order
 from perdure.pipeline.domains import source_of
+from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.lineage import (
     ancestors,
     expected_mixture,
@@ -18,7 +19,7 @@ from perdure.pipeline.lineage import (
 from perdure.pipeline.memory import memory_per_rank
 from perdure.pipeline.mixture import alone_shares, domain_steps, is_replayed, members, mixture_shares
 from perdure.pipeline.plan import num_samples, num_steps
-from perdure.pipeline.recipe import Branch, LowestPerplexity, Mixture, Parallel, Recipe, Version
+from perdure.pipeline.recipe import Branch, LowestPerplexity, Mixture, Parallel, Recipe, Source, Version
 from perdure.pipeline.shape import model_shape, num_parameters, padded_vocab_size
 from perdure.pipeline.sizes import (
     available_tokens,
@@ -137,6 +138,9 @@ def mixture_table(recipe: Recipe, name: str, sources: dict[str, dict], counts: d
         else:
             available = sources[source]["tokens"] if domain == source else None
             available = lowest_tokens(available, lowest) if available and lowest else available
+        subset = _subset(recipe, domain, mixture.perplexity_model, lowest)
+        if subset and subset["chosen"]:
+            available = subset["chosen"]["taken"]["tokens"]
         pool = is_replayed(key) and bool(mixture.replay and mixture.replay.from_parents)
         found.append(
             {
@@ -144,7 +148,7 @@ def mixture_table(recipe: Recipe, name: str, sources: dict[str, dict], counts: d
                 "source": domain,
                 "order": settings.order,
                 "buckets": settings.buckets,
-                "lowest_perplexity": _subset(recipe, domain, mixture.perplexity_model, lowest),
+                "lowest_perplexity": subset,
                 "share": float(planned[key] / sum(planned.values())),
                 "tokens": round(tokens),
                 "available": available,
@@ -165,6 +169,36 @@ def _subset(
         return None
     label = Path(model).resolve().name if "/" in model else model
     return lowest.model_dump() | {"chosen": chosen_part(recipe, domain, lowest, label)}
+
+
+def mixtures(recipe: Recipe, counts: dict[str, dict] | None = None) -> list[dict]:
+    """`mixture_table` of every version, with the model by which documents are chosen.
+
+    Args:
+        recipe: The whole recipe.
+        counts: Of the data manifest, by source; default: of what is finished.
+    """
+    counts = finished_sources(recipe) if counts is None else counts
+    sources = {
+        name: {"tokens": counts[name]["train"]["tokens"] if name in counts else _estimate(source)}
+        for name, source in recipe.sources.items()
+    }
+    return [
+        {
+            "version": name,
+            "perplexity_model": version.mixture.perplexity_model,
+            "max_repetition": version.mixture.max_repetition,
+            "rows": mixture_table(recipe, name, sources, counts),
+        }
+        for name, version in recipe.versions.items()
+    ]
+
+
+def _estimate(source: Source) -> int | None:
+    try:
+        return estimated_tokens(source)
+    except PerdureError:
+        return None  # the raw text is gone
 
 
 def _phases(recipe: Recipe, name: str) -> list[dict]:

@@ -1,6 +1,8 @@
 """`perdure run`: every stage of a recipe in order, finished ones skipped."""
 
 import fcntl
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,10 +11,12 @@ from pathlib import Path
 
 import yaml
 
+from perdure.pipeline.checks.mixtures import against_data
 from perdure.pipeline.consumption import Ancestor
 from perdure.pipeline.convert.vocabulary import extension_between
 from perdure.pipeline.domains import measured_domains, source_of
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.errors import PerdureError, RecipeError
+from perdure.pipeline.evaluate.probes import probe_hashes
 from perdure.pipeline.lineage import checkpoints, history, missing_checkpoint, parent_of, version_directory
 from perdure.pipeline.manifest import (
     differences,
@@ -26,6 +30,7 @@ from perdure.pipeline.manifest import (
 from perdure.pipeline.mixture import is_replayed, members
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.parts import describe
+from perdure.pipeline.plan import Plan
 from perdure.pipeline.planning import build_plan, data_hash, with_pools
 from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update
 from perdure.pipeline.shape import config_vocab_size, model_shape
@@ -37,24 +42,31 @@ def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
     """All stages: data, then every version (scores, plan, training, evaluation, export), then the report."""
     from perdure.pipeline.evaluate.report import write_report
 
-    with _alone(recipe):
-        data = _data(recipe, say)
-        for name in recipe.versions:
-            _version(recipe, name, data, say)
+    with alone(recipe):
+        data = _data(recipe, recipe_path, say)
+        make_versions(recipe, data, say)
+        _look_beyond(recipe, data, say)
         write_report(recipe, say)
+
+
+def make_versions(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
+    """Every version in order, from finished data, and all that is measured of them; what is there is skipped."""
+    for name in recipe.versions:
+        _version(recipe, name, data, say)
+    _look_beyond(recipe, data, say)
 
 
 def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Everything that one version's ranks need, so that they can be started anywhere: scores, plan, inputs."""
-    with _alone(recipe):
-        if _prepare(recipe, version, _data(recipe, say), say) == "train":
+    with alone(recipe):
+        if _prepare(recipe, version, _data(recipe, recipe_path, say), say) == "train":
             say(f"{version_directory(recipe, version)} is ready for {recipe.parallel.world_size} ranks")
 
 
 def train(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Data, if need be, and one version; its parent and its models must be finished."""
-    with _alone(recipe):
-        _version(recipe, version, _data(recipe, say), say)
+    with alone(recipe):
+        _version(recipe, version, _data(recipe, recipe_path, say), say)
 
 
 def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, say: Say) -> None:
@@ -66,15 +78,27 @@ def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, say: Say) -
         raise PerdureError(
             f"version {version} is not finished; run `perdure train {recipe_path} --version {version}` first"
         )
-    with _alone(recipe):
-        data = _data(recipe, say)
+    with alone(recipe):
+        data = _data(recipe, recipe_path, say)
         for name in [version] if version else names:
-            _version(recipe, name, data, say)
+            _version(recipe, name, data, say, documents=True)
+        _look_beyond(recipe, data, say)
         write_report(recipe, say)
 
 
+def _look_beyond(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
+    """What is measured besides the versions' losses and answers: leaks, and other tools' tasks."""
+    from perdure.pipeline.data.stage import tokenizer_directory
+    from perdure.pipeline.evaluate.contamination import look_for_leaks
+    from perdure.pipeline.evaluate.harness import run_harness
+
+    with disk_errors(recipe.directory):
+        look_for_leaks(recipe, data, tokenizer_directory(recipe), say)
+        run_harness(recipe, say)
+
+
 @contextmanager
-def _alone(recipe: Recipe) -> Iterator[None]:
+def alone(recipe: Recipe) -> Iterator[None]:
     """Keeps a second command out of the same directory; the system lifts the lock when a process dies."""
     with disk_errors(recipe.directory):
         recipe.directory.mkdir(parents=True, exist_ok=True)
@@ -89,38 +113,54 @@ def _alone(recipe: Recipe) -> Iterator[None]:
         yield
 
 
-def _data(recipe: Recipe, say: Say) -> dict[str, Path]:
+def _data(recipe: Recipe, recipe_path: Path, say: Say) -> dict[str, Path]:
+    """The data stage; what only the data can tell of any version is told before the first one trains."""
     from perdure.pipeline.data.stage import run_data
 
     with disk_errors(recipe.directory):
-        return run_data(recipe, say)
+        data = run_data(recipe, say)
+    if found := list(against_data(recipe)):
+        raise RecipeError(str(recipe_path), found)
+    return data
 
 
-def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> None:
+def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False) -> None:
     from perdure.launch import local
 
-    if task := _prepare(recipe, name, data, say):
+    if task := _prepare(recipe, name, data, say, documents):
         local.start(version_directory(recipe, name), recipe.parallel.world_size, task)
 
 
-def _prepare(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> str | None:
-    """Writes what a version's ranks read; returns what they have to do, or None."""
+def _prepare(
+    recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False
+) -> str | None:
+    """Writes what a version's ranks read; returns what they have to do, or None.
+
+    With `documents`, a finished version that has no sums by document is measured again.
+    """
     directory = version_directory(recipe, name)
     with disk_errors(directory):
         ancestors = history(recipe, name)
         inputs = _inputs(recipe, name, data, ancestors, say)
         if (directory / "inputs.json").exists():
-            found = read_json(directory / "inputs.json")["identity"]
-            if differing := differences(found, inputs["identity"]):
+            found = read_json(directory / "inputs.json")
+            inputs["command"] = found.get("command")  # the first one made it; later ones go on
+            if differing := differences(found["identity"], inputs["identity"]):
                 raise PerdureError(
                     f"version {name}: {directory} was made from something else; give the version another name, or "
                     f"delete that directory to train it anew. What differs: {'; '.join(differing)}"
                 )
         if is_finished(directory):
-            if read_json(directory / "eval.json")["measured"] == inputs["measured"]:
+            before, now = read_json(directory / "eval.json")["measured"], inputs["measured"]
+            whole = (directory / "eval_documents.parquet").exists() or not documents
+            if before == now and whole:
                 say(f"version {name}: finished, skipped")
                 return None
-            say(f"version {name}: finished; other held-out documents, so it is measured again")
+            reason = "documents were not kept apart yet"
+            if before != now:
+                same = all(before.get(key) == now[key] for key in ("max_tokens", "data"))
+                reason = "other probes" if same else "other held-out documents"
+            say(f"version {name}: finished; {reason}, so it is measured again")
             task = "evaluate"
         else:
             say(f"version {name}")
@@ -129,14 +169,29 @@ def _prepare(recipe: Recipe, name: str, data: dict[str, Path], say: Say) -> str 
             plan = build_plan(directory / "plan", recipe, name, data, ranked, ancestors)
             orders = ", ".join(f"{key} {_order_words(entry)}" for key, entry in plan.sources.items())
             say(f"plan: {plan.num_samples:,} samples of {plan.seq_length} tokens; {orders}")
-            for key, entry in plan.sources.items():
-                if entry.get("part") and not is_replayed(key):
-                    part = data[source_of(entry["source"])] / "parts" / entry["part"]
-                    say(describe(entry["source"], read_json(part / "manifest.json")))
+            for line in _plan_lines(plan, data):
+                say(line)
         content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
         write_atomic(directory / "recipe.yaml", content)
         write_json(directory / "inputs.json", inputs)
     return task
+
+
+def _plan_lines(plan: Plan, data: dict[str, Path]) -> list[str]:
+    """What a plan took of sources in part, and the order of domains that come one after another."""
+    lines = []
+    for key, entry in plan.sources.items():
+        if entry.get("part") and not is_replayed(key):
+            part = data[source_of(entry["source"])] / "parts" / entry["part"]
+            lines.append(describe(entry["source"], read_json(part / "manifest.json")))
+    if phases := [phase for phase in plan.description["phases"] if phase["reason"] == "domain"]:
+        names = [
+            next(iter(phase["counts"]))
+            + (f" (divergence {phase['divergence']:.3f})" if phase.get("divergence") else "")
+            for phase in phases
+        ]
+        lines.append(f"one domain after another: {', '.join(names)}")
+    return lines
 
 
 def _order_words(entry: dict) -> str:
@@ -165,6 +220,7 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[An
     ranked = _perplexity_scores(recipe, mixture, data, say)
     return {
         "version": name,
+        "command": shlex.join(["perdure", *sys.argv[1:]]),
         "parent": parent,
         "parent_lineage_tokens": _lineage_tokens(recipe, name),
         "vocab_size": read_json(checkpoint.parents[1] / "inputs.json")["vocab_size"]
@@ -180,11 +236,12 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[An
         "measured": {
             "max_tokens": recipe.evaluation.max_tokens,
             "data": {domain: data_hash(data[source_of(domain)]) for domain in measured_domains(recipe)},
+            **({"probes": hashes} if (hashes := probe_hashes(recipe.evaluation.probes)) else {}),
         },
         "identity": {
             "seed": recipe.seed,
             "model": recipe.model.model_dump(mode="json") | {"shape": asdict(model_shape(recipe))},
-            "training": recipe.training.model_dump(exclude=_not_deciding(recipe)),
+            "training": recipe.training.model_dump(exclude=not_deciding(recipe)),
             "version": version.model_dump(mode="json", exclude={"keep"}),
             "tokenizer_hash": some_source["tokenizer_hash"],
             "data": {source: data_hash(data[source]) for source in used if source in data},
@@ -195,7 +252,7 @@ def _inputs(recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[An
     }
 
 
-def _not_deciding(recipe: Recipe) -> set[str]:
+def not_deciding(recipe: Recipe) -> set[str]:
     """Fields of `training` that do not change a version's weights, or by rounding only."""
     guard = recipe.training.guard
     fields = {"log_interval", "async_checkpoint", "loss_implementation"}
@@ -287,6 +344,7 @@ def _scores(
     recipe: Recipe, model: str, sources: list[str], data: dict[str, Path], say: Say
 ) -> dict[str, Path]:
     """Score directories of some sources by a model, named as in the recipe."""
+    from perdure.pipeline.data.executor import elsewhere
     from perdure.pipeline.data.score import score_source
 
     directory = Path(model) if "/" in model else _finished_export(recipe, model)
@@ -303,6 +361,7 @@ def _scores(
             overlap=overlap,
             workers=recipe.data.workers,
             precision=recipe.training.precision,
+            elsewhere=elsewhere(recipe, scoring=True, say=say),
         )
         if (seconds := time.monotonic() - begun) > 1:
             say(f"scored {source} with {label} in {seconds:.0f} s")

@@ -33,7 +33,8 @@ def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
     memory = memory_per_rank(recipe)
     micro_batches = training.global_batch_size // (training.micro_batch_size * parallel.data_parallel)
     tokens = training.global_batch_size * training.seq_length
-    compute = compute_seconds(flops * tokens, parallel.world_size, gpu.peak_tflops, gpu.mfu)
+    model_flops = compute_seconds(flops * tokens, parallel.world_size, gpu.peak_tflops, gpu.mfu)
+    compute = model_flops * (4 / 3 if parallel.recompute else 1)  # one more forward pass
     bubble = (parallel.pipeline_parallel - 1) / micro_batches
     sent = reduced_bytes(
         memory["parameters"],
@@ -48,7 +49,7 @@ def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
         for name, version in recipe.versions.items()
     ]
     free = (gpu.memory_gib - RESERVE_GIB) * 2**30 - memory["total"]
-    found = {
+    found: dict[str, Any] = {
         "nodes": nodes,
         "gpus_per_node": gpus_per_node,
         "gpus": parallel.world_size,
@@ -72,7 +73,7 @@ def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
             "bubble": compute * bubble,
             "reduce": reduce,
             "seconds": seconds,
-            "mfu": gpu.mfu * compute / seconds,
+            "mfu": gpu.mfu * model_flops / seconds,
         },
         "tokens_per_second": tokens / seconds,
         "tokens_per_second_per_gpu": tokens / seconds / parallel.world_size,
@@ -105,9 +106,9 @@ def reduced_bytes(parameters: int, data_parallel: int, distributed_optimizer: bo
 def _version(
     recipe: Recipe, name: str, version: Version, passes: float, reduce: float, gpus: int
 ) -> dict[str, Any]:
-    """One version's time; to select over the whole batch exactly takes one more forward pass, a third of the others."""
-    selection = version.selection
-    extra = 4 / 3 if selection and selection.k < 1 and selection.scope == "global" else 1.0
+    """One version's time; to select over the whole batch exactly takes one more forward pass."""
+    selection, whole = version.selection, 4 if recipe.parallel.recompute else 3  # forward passes' worth
+    extra = 1 + 1 / whole if selection and selection.k < 1 and selection.scope == "global" else 1.0
     steps, seconds = num_steps(recipe, version), passes * extra + reduce
     return {
         "name": name,
@@ -127,6 +128,7 @@ def _advice(recipe: Recipe, found: dict[str, Any]) -> list[str]:
             f"does not fit into {found['memory']['gib']:g} GiB less {RESERVE_GIB:g} for CUDA and NCCL: raise "
             "tensor_parallel or pipeline_parallel, or lower micro_batch_size or seq_length"
             + ("" if parallel.distributed_optimizer else ", or set distributed_optimizer")
+            + ("" if parallel.recompute else ", or set recompute")
         )
     if found["gpus_per_node"] % parallel.tensor_parallel:
         lines.append(

@@ -9,7 +9,8 @@ from perdure.pipeline.preview_text import heading, new_console, table
 def print_sizing(found: dict[str, Any], absent: list[str]) -> None:
     """Prints what `perdure.pipeline.sizing.sizing` returned, and a line for each thing that is not on this machine."""
     console = new_console()
-    heading(console, f"On {found['nodes']} nodes x {found['gpus_per_node']} GPUs = {found['gpus']} GPUs")
+    nodes = f"{found['nodes']} node{'s' if found['nodes'] > 1 else ''}"
+    heading(console, f"On {nodes} x {found['gpus_per_node']} GPUs = {found['gpus']} GPUs")
     console.print(table(("", ""), _rows(found)))
     heading(console, "Time")
     columns = ("version", "", "steps", "tokens", "step", "days", "GPU hours", "cost")

@@ -39,6 +39,8 @@ def _check(options: argparse.Namespace) -> None:
     except RecipeError as error:
         if options.json:
             _print_json({"problems": [vars(problem) for problem in error.problems]})
+        if all(problem.absent for problem in error.problems):
+            error.args = (f"{error}\nto look at it for other machines, which may have these: --nodes N",)
         raise
     from perdure.pipeline.preview import preview
 
@@ -124,6 +126,23 @@ def _report_verb(options: argparse.Namespace) -> None:
         _print_json(read_json(recipe.directory / "report.json"))
 
 
+def _compare(options: argparse.Namespace) -> None:
+    from perdure.launch.status import runs_below
+    from perdure.pipeline.evaluate.compare import compare, compare_table, render_compare
+
+    found = compare([run for place in options.places for run in runs_below(place)])
+    if options.html is not None:
+        from perdure.pipeline.manifest import disk_errors, write_atomic
+
+        with disk_errors(options.html):
+            write_atomic(options.html, render_compare(found))
+        print(f"wrote {options.html}", file=sys.stderr)
+    if options.json:
+        _print_json(found)
+    else:
+        print(compare_table(found))
+
+
 def _export(options: argparse.Namespace) -> None:
     from perdure.pipeline.convert.verbs import export
 
@@ -147,12 +166,13 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _launch(options: argparse.Namespace) -> None:
-    from perdure.launch.launch import fitted, launch, texts
-    from perdure.launch.slurm import Size
+    from perdure.launch.launch import fitted, launch, misfits, texts
+    from perdure.pipeline.errors import RecipeError
 
-    ranks = options.ranks_per_node or options.gpus_per_node or 1
-    size = Size(options.nodes, options.gpus_per_node, ranks)
+    size = _size(options)
     recipe = fitted(options.recipe, options.set, options.out, options.site, size)
+    if found := misfits(recipe, options.to, size, options.after):
+        raise RecipeError(str(options.recipe), found)
     if options.print:
         for file, text in texts(recipe, options.to, size, Path.cwd()):
             print(f"# ==> {file}\n{text}")
@@ -160,15 +180,52 @@ def _launch(options: argparse.Namespace) -> None:
         launch(recipe, options.to, size, Path.cwd(), options.after, _say())
 
 
-def _status(options: argparse.Namespace) -> None:
-    from perdure.launch.status import lines, status
+def _size(options: argparse.Namespace) -> Any:
+    """What the command line says of a training job's size."""
+    from perdure.launch.slurm import Size
 
-    found = status(options.directory)
+    ranks = options.ranks_per_node or options.gpus_per_node or 1
+    return Size(options.nodes, options.gpus_per_node, ranks)
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from perdure.pipeline.manifest import disk_errors
+    from perdure.pipeline.sweep.spec import load_sweep
+
+    size = _size(options) if options.to else None
+    plan = load_sweep(
+        options.recipe, options.over, options.seeds, options.set, options.out, options.site, size
+    )
+    with disk_errors(plan.directory):
+        if options.print:
+            from perdure.pipeline.sweep.results import plan_words
+
+            print(plan_words(plan))
+        elif options.report:
+            from perdure.pipeline.sweep.results import write_results
+
+            write_results(plan, _say())
+        elif size:
+            from perdure.launch.sweep import submit_sweep
+
+            submit_sweep(plan, size, Path.cwd(), options.after, _say())
+        else:
+            from perdure.pipeline.sweep.work import run_sweep
+
+            run_sweep(plan, _say())
+
+
+def _status(options: argparse.Namespace) -> None:
+    from perdure.launch.status import lines, runs_below, status
+
+    runs = runs_below(options.directory)
+    found = [status(run) for run in runs]
     if options.json:
-        _print_json(found)
+        _print_json(found[0] if runs == [options.directory] else {"runs": found})
     else:
-        for line in lines(found):
-            print(line)
+        for run in found:
+            for line in lines(run):
+                print(line)
 
 
 def _logs(options: argparse.Namespace) -> None:
@@ -322,8 +379,10 @@ VERBS: dict[str, Callable[[argparse.Namespace], None]] = {
     "train": _train,
     "eval": _eval,
     "report": _report_verb,
+    "compare": _compare,
     "export": _export,
     "import": _import,
+    "sweep": _sweep,
     "launch": _launch,
     "status": _status,
     "logs": _logs,

@@ -11,14 +11,32 @@ import pytest
 import torch
 from hypothesis import settings
 
+from perdure.pipeline.data import executor
+
 if not torch.cuda.is_available():
     # Triton reads this as it is imported, which torch and Megatron may do.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Workers of the data stage are forks of a server that a session starts once: it imports what any of its tests may need.
+executor.PRELOAD += [*executor.PRELOAD_SCORING, "sklearn.feature_extraction.text", "sklearn.linear_model"]
 
 settings.register_profile("perdure", max_examples=50, deadline=None, derandomize=True)
 settings.load_profile("perdure")
 
 
+LONGEST = ("test_run", "test_cluster", "test_checkpoint", "test_process", "test_restart", "test_versions")
+"""Files that would keep one of two workers busy when the other has nothing left to do, if they came last."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first, so that a mistake shows early."""
-    items.sort(key=lambda item: "slow" in item.keywords)
+    """Fast tests first, so that a mistake shows early; then long files. With several workers a file stays on one."""
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        slow, file = "slow" in item.keywords, item.path.stem
+        return slow, LONGEST.index(file) if slow and file in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
+    for item in items:
+        group = f"{item.path.parent.name}/{item.path.stem}{'.slow' * ('slow' in item.keywords)}"
+        item.add_marker(pytest.mark.xdist_group(group))

@@ -71,7 +71,7 @@ mounted=$("${BUILDAH[@]}" mount "$container")
 echo "user 10001, entry point perdure, PyTorch as in the base"
 
 step "perdure check inside"
-inside() { "${BUILDAH[@]}" run --isolation chroot --network none "$container" -- "$@"; }
+inside() { "${BUILDAH[@]}" run --isolation chroot --network host "$container" -- "$@"; }
 inside sh -c 'test "$(id -u)" = 10001 && ! touch /opt/perdure/x 2>/dev/null'
 inside perdure --version
 inside perdure recipe new my.yaml

@@ -77,10 +77,15 @@ def _round_trip(recipe: Recipe, vocab_size, shape, tokens, to: Path, max_shard_b
     mpu.destroy_model_parallel()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Calls the function that the command line names."""
     function, arguments, answer = sys.argv[1:]
     value = globals()[function](*json.loads(arguments))
     if dist.get_rank() == 0:
         Path(answer).write_text(json.dumps(value))
     dist.barrier()
     dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

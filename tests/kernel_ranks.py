@@ -25,6 +25,16 @@ def on_ranks(function: str, world_size: int, *arguments) -> list:
         return [json.loads((Path(directory) / str(rank)).read_text()) for rank in range(world_size)]
 
 
+SCOPES = {
+    "microbatch": None,
+    "sequence": None,
+    "dp_microbatch": None,
+    "global": None,
+    "global_lagged": torch.tensor(1.5),
+}
+"""Every scope, and the threshold of the step before."""
+
+
 def selection(rank: int) -> int:
     """Compares data-parallel selection with that of one rank; returns how many problems were tried."""
     pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])]
@@ -59,7 +69,8 @@ def _compare_selections(seed: int, ranks: int, rank: int, group: dist.ProcessGro
 def vocabulary_shards(rank: int) -> list:
     """The loss over 1, 2 and 4 shards of the vocabulary, with and without sequence parallelism.
 
-    Returns the largest relative differences from one shard: of losses, of gradients; and whether selections agree.
+    Returns the largest relative differences from one shard: of losses, of gradients; and whether selections of every
+    scope agree.
     """
     groups = {1: None, 2: [dist.new_group([0, 1]), dist.new_group([2, 3])][rank // 2], 4: dist.group.WORLD}
     worst, agree = [0.0, 0.0], True
@@ -116,7 +127,12 @@ def _shard(impl, dtype, place, ranks, group, sequence_parallel) -> dict:
         **common,
     )
     gradients = torch.autograd.grad((loss * selected * upstream).sum(), (hidden, weight))
-    results = {"nll": nll, "selected": selected, "scored": scored, "entropy": entropy}
+    by_scope = [
+        select_tokens(nll, reference, valid, k=0.6, scope=scope, threshold=threshold)
+        for scope, threshold in SCOPES.items()
+    ]
+    assert torch.equal(by_scope[0], selected)
+    results = {"nll": nll, "selected": torch.stack(by_scope), "scored": scored, "entropy": entropy}
     results |= {"hidden": gradients[0], "weight": gradients[1]}
     return {name: tensor.detach() for name, tensor in results.items()}
 

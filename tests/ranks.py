@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from megatron.core import dist_checkpointing
+from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from perdure.pipeline.convert import huggingface, weights
 from perdure.pipeline.manifest import read_json
@@ -16,6 +17,7 @@ from perdure.pipeline.train.attention import document_lengths
 from perdure.pipeline.train.checkpoint import finished_checkpoints, load_weights
 from perdure.pipeline.train.dataset import collate, read_sample
 from perdure.pipeline.train.device import initialise
+from perdure.pipeline.train.layers import RecomputedLayer
 from perdure.pipeline.train.model import build_model, unwrap
 
 
@@ -235,10 +237,37 @@ def killed_writer(directory: str) -> list:
     return said
 
 
+def hanging_writers(directory: str, number: int) -> list:
+    """Saves while the first `number` forks hang before they begin; the steps of the whole checkpoints, or what is said."""
+    import os
+    import time
+
+    from perdure.pipeline.errors import PerdureError
+    from perdure.pipeline.train import checkpoint, fence
+    from perdure.pipeline.train.optimizer import make_optimizer
+
+    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
+    model = build_model(recipe, inputs["vocab_size"], None, initialise())
+    writer = checkpoint.Checkpoints(Path(directory), fence.take_together(Path(directory)), asynchronous=True)
+    checkpoint.BEGIN_SECONDS, forks = 0.5, iter(range(1000))
+    pending: list[int] = []
+    os.register_at_fork(
+        before=lambda: pending.append(next(forks)),
+        after_in_child=lambda: time.sleep(600 if pending[-1] < number else 0),
+    )
+    try:
+        writer.save(model, make_optimizer(recipe.training, model, False), {"step": 1, "scheduled": True})
+        writer.wait()
+    except PerdureError as error:
+        return [str(error)]
+    return [path.name for path in finished_checkpoints(Path(directory) / "checkpoints")]
+
+
 def train_cases(directory: str, cases: list[dict], steps: int) -> list:
     """Trains the same weights on the same data once for each case, within one process; what `Counts` says of each step.
 
-    A case may have a `scope`, a `z_loss`, and `main_grad`: whether weight gradients go straight there.
+    A case may have a `scope`, a `z_loss`, `main_grad`: whether weight gradients go straight there, and `recompute`. `kept` is
+    how many bytes are saved for the backward passes of a step, besides the inputs of recomputed layers.
     """
     from perdure.pipeline.train.dataset import open_dataset
     from perdure.pipeline.train.optimizer import make_optimizer, set_learning_rate
@@ -256,6 +285,8 @@ def train_cases(directory: str, cases: list[dict], steps: int) -> list:
             model.selection = selection.model_copy(update={"scope": case["scope"]})
         if "z_loss" in case:
             model.loss_options["z_loss"] = case["z_loss"]
+        for layer in model.decoder.layers if "recompute" in case else ():
+            layer.__class__ = RecomputedLayer if case["recompute"] else TransformerLayer
         for module in model.modules():
             if hasattr(module, "gradient_accumulation_fusion"):
                 module.gradient_accumulation_fusion = case.get("main_grad", False)
@@ -267,9 +298,13 @@ def train_cases(directory: str, cases: list[dict], steps: int) -> list:
         for step in range(steps):
             set_learning_rate(optimizer, 0.01, 0.1)
             first = step * recipe.training.global_batch_size
-            counts, grad_norm, _ = train_step(
-                wrapped, optimizer, dataset, recipe, first, device, threshold=threshold
-            )
+            kept = []
+            with torch.autograd.graph.saved_tensors_hooks(
+                lambda tensor, kept=kept: kept.append(tensor.nbytes) or tensor, lambda tensor: tensor
+            ):
+                counts, grad_norm, _ = train_step(
+                    wrapped, optimizer, dataset, recipe, first, device, threshold=threshold
+                )
             threshold = counts.threshold
             told.append(
                 {
@@ -280,6 +315,7 @@ def train_cases(directory: str, cases: list[dict], steps: int) -> list:
                     "selected": counts.selected_tokens,
                     "tokens": sum(counts.tokens),
                     "threshold": threshold,
+                    "kept": sum(kept),
                 }
             )
         results.append(told)
@@ -294,6 +330,11 @@ def plain_loop() -> list:
     return loop()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Calls the function that the command line names."""
     function, arguments, answer = sys.argv[1:]
     Path(answer).write_text(json.dumps(globals()[function](*json.loads(arguments))))
+
+
+if __name__ == "__main__":
+    main()

@@ -75,7 +75,7 @@ class Cluster:
 
     def on(self, host: str, *arguments: str, **options) -> subprocess.CompletedProcess:
         """Runs a command on a host, to its end."""
-        options = {"capture_output": True, "text": True, "env": self.environment, "timeout": 120} | options
+        options = {"capture_output": True, "text": True, "env": self.environment, "timeout": 400} | options
         return subprocess.run(self.command(host, *arguments), **options)
 
     def link(self, node: str, up: bool) -> None:

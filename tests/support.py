@@ -1,16 +1,22 @@
 """Small real artefacts for tests of the trainer: shards, sidecars and prepared versions."""
 
+import atexit
+import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
 import yaml
 from pyarrow import parquet
 
+from perdure.launch.local import WORKER, Node, _environments, _free_port
 from perdure.pipeline.manifest import finish, hash_file, read_json, write_json
 from perdure.pipeline.planning import build_plan
 from perdure.pipeline.recipe import Recipe
@@ -177,24 +183,30 @@ def random_data(out: Path, scored: bool = False, vocab_size: int = 300) -> tuple
                 write_scores(scores[name], path, losses)
     tokenizer = out / "tokenizer"
     if not tokenizer.exists():
-        from tokenizers import Tokenizer, models
+        from tokenizers import Tokenizer, models, pre_tokenizers
 
         tokenizer.mkdir(parents=True)
-        Tokenizer(
-            models.WordLevel({f"t{number}": number for number in range(vocab_size)}, unk_token="t1")
-        ).save(str(tokenizer / "tokenizer.json"))
+        words = models.WordLevel({f"t{number}": number for number in range(vocab_size)}, unk_token="t1")
+        made = Tokenizer(words)
+        made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        made.save(str(tokenizer / "tokenizer.json"))
     return data, scores, tokenizer
 
 
 def run_versions(recipe: Recipe, *names: str) -> list[str]:
     """Trains versions over random data as `perdure run` does, all or some; returns what it says."""
-    from unittest.mock import patch
-
     from perdure.pipeline.run import _version
+
+    def start(directory: Path, world_size: int, task: str) -> None:
+        outcome = start_ranks(directory, world_size, task)
+        assert outcome.returncode == 0, outcome.stderr
 
     data, _, tokenizer = random_data(recipe.directory)
     said: list[str] = []
-    with patch("perdure.pipeline.data.stage.tokenizer_directory", return_value=tokenizer):
+    with (
+        patch("perdure.pipeline.data.stage.tokenizer_directory", return_value=tokenizer),
+        patch("perdure.launch.local.start", start),
+    ):
         for name in names or recipe.versions:
             _version(recipe, name, data, said.append)
     return said
@@ -243,21 +255,50 @@ def number_of_worker(_task: int) -> tuple[int, int]:
     return os.getpid(), worker_number()
 
 
-def start_ranks(directory: Path, world_size: int, **environment: str) -> subprocess.CompletedProcess:
-    """Trains a prepared version to its end in real processes."""
-    code = f"from pathlib import Path; from perdure.launch import local; local.start(Path({str(directory)!r}), {world_size})"
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
+@cache
+def rank_server(triton_interpreted: str | None) -> subprocess.Popen:
+    """A process that forks ranks (`rank_server.py`); with one thread each. The cache knows what imports depend on."""
+    server = subprocess.Popen(
+        [sys.executable, str(Path(__file__).parent / "rank_server.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
+        # Asking torch for GPUs must not start CUDA, which does not survive a fork.
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
     )
+    atexit.register(server.kill)
+    return server
+
+
+def fork_ranks(run: str, arguments: list[str], environments: list[dict]) -> subprocess.CompletedProcess:
+    """Runs a module, or a script of tests, in forks of a rank server: one process for each environment."""
+    server = rank_server(os.environ.get("TRITON_INTERPRET"))
+    with tempfile.NamedTemporaryFile("r") as stdout, tempfile.NamedTemporaryFile("r") as stderr:
+        request = {"run": run, "arguments": arguments, "environments": environments, "cwd": os.getcwd()}
+        try:
+            print(
+                json.dumps(request | {"stdout": stdout.name, "stderr": stderr.name}),
+                file=server.stdin,
+                flush=True,
+            )
+            status = json.loads(server.stdout.readline())
+        except BaseException:  # a test's time is over: the next one gets another server
+            server.kill()
+            rank_server.cache_clear()
+            raise
+        return subprocess.CompletedProcess([run, *arguments], status, stdout.read(), stderr.read())
+
+
+def start_ranks(
+    directory: Path, world_size: int, task: str = "train", **environment: str
+) -> subprocess.CompletedProcess:
+    """Trains a prepared version to its end in real processes, as `launch.local` starts them."""
+    with patch.dict(os.environ, {"OMP_NUM_THREADS": "1"} | environment):
+        return fork_ranks(WORKER, [str(directory), task], _environments(world_size, Node()))
 
 
 def metrics(directory: Path) -> list[dict]:
     """The lines of a version's `metrics.jsonl`."""
-    import json
-
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -278,34 +319,19 @@ __all__ = [
 
 def on_rank(function: str, *arguments, threads: int = 1, script: str = "ranks.py", ranks: int = 1):
     """Calls a function of tests/ranks.py, or of another script like it, in `ranks` processes of its own."""
-    import json
-    import socket
-    import tempfile
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    common = {"OMP_NUM_THREADS": str(threads), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    common |= {"WORLD_SIZE": str(ranks), "GLOO_SOCKET_IFNAME": "lo"}
+    environments = [
+        os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)
+    ]
     with tempfile.TemporaryDirectory() as directory:
         answer = Path(directory) / "answer"
-        given = json.dumps(
-            [str(argument) if isinstance(argument, Path) else argument for argument in arguments]
-        )
-        command = [sys.executable, str(Path(__file__).parent / script), function, given, str(answer)]
-        common = {"OMP_NUM_THREADS": str(threads), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        processes = [
-            subprocess.Popen(
-                command,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=os.environ
-                | common
-                | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-                | {"GLOO_SOCKET_IFNAME": "lo"},
-            )
-            for rank in range(ranks)
-        ]
-        for process in processes:
-            errors = process.communicate()[1]
-            assert process.returncode == 0, errors
+        given = [function, json.dumps([str(x) if isinstance(x, Path) else x for x in arguments]), str(answer)]
+        if threads == 1 and script in ("ranks.py", "convert_ranks.py"):
+            done = fork_ranks(script.removesuffix(".py"), given, environments)
+        else:  # measurements, and scripts that fork themselves
+            assert ranks == 1
+            command = [sys.executable, str(Path(__file__).parent / script), *given]
+            done = subprocess.run(command, env=environments[0], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
         return json.loads(answer.read_text())

@@ -1,4 +1,4 @@
-"""Checks of sources and of the output directory."""
+"""Checks of sources, of how they are worked on, and of the output directory."""
 
 import importlib.util
 import os
@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perdure.pipeline.checks.hints import missing, near_package
+from perdure.pipeline.data.stage import other_tasks
 from perdure.pipeline.errors import PerdureError, Problem
 from perdure.pipeline.recipe import (
     HuggingFaceReader,
     PythonCodeReader,
     PythonDocsReader,
+    RayTasks,
     Reader,
     Recipe,
     Source,
@@ -46,6 +48,29 @@ def _reason(reader: Reader) -> str | None:
     except PerdureError as error:
         return str(error)
     return None
+
+
+def tasks(recipe: Recipe) -> Problems:
+    """As many parts as those that stand here already."""
+    try:
+        found = other_tasks(recipe)
+    except PerdureError:  # an input is missing, which has a problem of its own
+        return
+    if found:
+        number = next(iter(found.values()))
+        yield Problem(
+            "data.tasks",
+            recipe.data.tasks,
+            f"{recipe.directory} holds {', '.join(found)} in {number} parts; set it back to {number}, or choose another "
+            "--out",
+        )
+
+
+def executor(recipe: Recipe) -> Problems:
+    """The package that Ray needs."""
+    where = recipe.data.executor
+    if isinstance(where, RayTasks) and importlib.util.find_spec("ray") is None:
+        yield Problem("data.executor.type", where.type, "needs the package `ray`: install `perdure[ray]`")
 
 
 def output(recipe: Recipe) -> Problems:

@@ -6,7 +6,6 @@ Steps that look at one document at a time are chained in one pipeline. A step th
 
 import shutil
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from datatrove.pipeline.base import PipelineStep
@@ -14,7 +13,7 @@ from datatrove.pipeline.writers.jsonl import JsonlWriter
 
 from perdure.pipeline.data.blocks import block
 from perdure.pipeline.data.counted import Counted, merge_examples, step_counts, total
-from perdure.pipeline.data.executor import Executor, building
+from perdure.pipeline.data.executor import Execute, building
 from perdure.pipeline.data.normalise import Normaliser
 from perdure.pipeline.data.readers import CleanedDocuments, reader_step
 from perdure.pipeline.errors import PerdureError
@@ -23,7 +22,7 @@ from perdure.pipeline.recipe import Decontaminate, Source
 
 
 def clean_source(
-    out: Path, final: Path, name: str, source: Source, tasks: int, pool: ProcessPoolExecutor, manifest: dict
+    out: Path, final: Path, name: str, source: Source, tasks: int, execute: Execute, manifest: dict
 ) -> None:
     """Writes the cleaned documents of one source, `<task>.jsonl.zst`, examples of what was dropped, and all counts.
 
@@ -33,14 +32,14 @@ def clean_source(
         name: The source's name in the recipe.
         source: Its reader and cleaning options.
         tasks: Number of parts.
-        pool: Worker processes.
+        execute: Runs the tasks.
         manifest: What the artefact depends on; `counts` and `files` are added.
 
     Raises:
         PerdureError: If no document is left.
     """
     with building(out, final) as work:
-        steps = _clean(work, source, tasks, pool)
+        steps = _clean(work, source, tasks, execute)
         counts = {unit: total(steps, unit) for unit in ("documents", "words")}
         if not counts["documents"]["out"]:
             dropped = counts["documents"]["dropped"].items()
@@ -57,13 +56,13 @@ def clean_source(
         finish(artefact, manifest | {"counts": counts | {"steps": steps}, "files": files})
 
 
-def _clean(work: Path, source: Source, tasks: int, pool: ProcessPoolExecutor) -> list[dict]:
+def _clean(work: Path, source: Source, tasks: int, execute: Execute) -> list[dict]:
     """Runs the pipelines; returns a record for reading and for every step, up to one that leaves nothing."""
     records: list[dict] = []
     chain: list[PipelineStep] = [reader_step(source.reader), Normaliser()]
 
     def run(name: str, steps: list[PipelineStep], tasks: int = tasks) -> list[Counter]:
-        return Executor(steps, tasks, pool, work / name).run()
+        return execute(steps, tasks, work / name)
 
     def run_chain(name: str, to: str, *signing: PipelineStep) -> None:
         """Runs the chain into a folder of documents, with which the next one begins."""

@@ -42,11 +42,24 @@ def ngram_hashes(text: str, n: int) -> np.ndarray:
 
     The hash of words w_1..w_n is sum_i xxh3(w_i) BASE^(n - i) mod 2^64.
     """
-    words = split_words(simplify_text(text))
-    if len(words) < n:
+    return joined_hashes(word_hashes(simple_words(text)), n)
+
+
+def simple_words(text: str) -> list[str]:
+    """The words of a text as they are compared."""
+    return split_words(simplify_text(text))
+
+
+def word_hashes(words: list[str]) -> np.ndarray:
+    """Hash of every word, uint64 [words]."""
+    return np.array([xxhash.xxh3_64_intdigest(word.encode()) for word in words], np.uint64)
+
+
+def joined_hashes(hashes: np.ndarray, n: int) -> np.ndarray:
+    """Hashes of n-grams from those of words: uint64 [words] -> [words - n + 1], empty for fewer words."""
+    if len(hashes) < n:
         return np.empty(0, np.uint64)
-    hashes = np.array([xxhash.xxh3_64_intdigest(word.encode()) for word in words], np.uint64)
-    total = np.zeros(len(words) - n + 1, np.uint64)
+    total = np.zeros(len(hashes) - n + 1, np.uint64)
     for start in range(n):
         total = total * BASE + hashes[start : start + len(total)]
     return total
@@ -91,12 +104,21 @@ class NgramIndex(PipelineStep):
         self.files, self.n, self.folder = files, n, folder
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
-        """Builds the index; an n-gram of several files counts for the first."""
+        """Builds the index; an n-gram of several files counts for the first.
+
+        Raises:
+            PerdureError: If a file has nothing that can be looked for.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         parts, numbers, described = [], [], []
         for number, path in enumerate(self.files):
             found = [ngram_hashes(text, self.n) for text in evaluation_texts(path)]
             short = sum(not len(hashes) for hashes in found)
+            if short == len(found):
+                raise PerdureError(
+                    f"{path}: none of its {short:,} strings has {self.n} words, so that nothing could be looked for and "
+                    "it would leak into training; lower the step's n_grams, or name the right file"
+                )
             parts += found
             numbers.append(np.full(sum(map(len, found)), number, np.int32))
             described.append({"file": path.name, "strings": len(found), "too_short": short})

@@ -1,8 +1,9 @@
-"""Running datatrove pipelines on this machine: one pool of processes for a whole stage, restartable, quiet.
+"""Running datatrove pipelines: what all executors share, and this machine's; restartable, quiet.
 
-datatrove's `LocalPipelineExecutor` does the bookkeeping (a log, statistics and a completion mark a task). Only its
-`run` is replaced: one pool serves every pipeline of a stage, so that modules are imported once, not once a pipeline;
-no manager process is left behind by `kill -9`; and a worker that the system kills is an error, not a hang.
+datatrove's executors do the bookkeeping (a log, statistics and a completion mark a task). Only their `run` is replaced.
+Here, one pool serves every pipeline of a stage, so that modules are imported once, not once a pipeline; no manager
+process is left behind by `kill -9`; and a worker that the system kills is an error, not a hang. `slurm.py` and
+`on_ray.py` say what they replace.
 """
 
 import fcntl
@@ -13,25 +14,96 @@ import shutil
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
+from datatrove.executor.base import PipelineExecutor
 from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.stats import PipelineStats
 
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import write_atomic
+from perdure.pipeline.recipe import RayTasks, Recipe, SlurmArrays
 
+TASKS = "tasks"
+"""File of a pipeline's directory that says how many tasks it has."""
 PRELOAD = ["perdure.pipeline.data.clean", "perdure.pipeline.data.shard", "tokenizers"]
 """Imported once by the server that workers are forked from."""
 PRELOAD_SCORING = ["perdure.pipeline.data.scorer", "torch", "transformers.models.llama.modeling_llama"]
 """Imported as well where reference models will score documents; it takes seconds, and every scorer needs it."""
 
 
-class Executor(LocalPipelineExecutor):
+Execute = Callable[[list[PipelineStep], int, Path], list[Counter]]
+"""Runs a pipeline: its steps, the number of tasks, and the directory of its bookkeeping; returns `Tasks.counts`."""
+
+
+class Tasks(PipelineExecutor):
+    """What stands around a task here, whichever of datatrove's executors runs it.
+
+    A task waits for its own twin, says why it failed where all machines can read it, and is counted when it is whole.
+    """
+
+    directory: Path
+    tasks: int
+
+    def begin(self) -> list[int]:
+        """Records the number of tasks; returns the ranks that are still to be done."""
+        record = self.directory / TASKS
+        assert (
+            not record.exists() or int(record.read_text()) == self.tasks
+        )  # directories have names by the number
+        write_atomic(record, f"{self.tasks}\n")
+        return self.get_incomplete_ranks()
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
+        # The lock makes a task wait for its own twin: a worker that an earlier, killed run left behind.
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / f"{rank:05d}.lock").open("w") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            reason = self._reason(rank)
+            reason.unlink(missing_ok=True)
+            try:
+                return PipelineExecutor._run_for_rank(self, rank, local_rank, node_rank)
+            except Exception as error:
+                text = " ".join(str(error).split())
+                write_atomic(
+                    reason, text if isinstance(error, PerdureError) else f"{type(error).__name__}: {text}"
+                )
+                raise
+
+    def failure(self, ranks: list[int], log: Callable[[int], Path]) -> PerdureError:
+        """What to say of tasks that ended without being whole; `log` finds a task's log."""
+        first, *others = sorted(ranks, key=lambda rank: (not self._reason(rank).exists(), rank))
+        reason = self._reason(first)
+        text = reason.read_text() if reason.exists() else "it was killed (memory, time limit, lost node)"
+        listed = ", ".join(map(str, others[:8])) + ", ..." * (len(others) > 8)
+        return PerdureError(
+            f"{self.directory.parent.name}: {self.directory.name}: task {first} of {self.tasks} failed: {text}; its log: "
+            f"{log(first)}{f'; tasks {listed} are not whole either' if others else ''}. Mend the cause and run the same "
+            "command again: whole tasks are kept"
+        )
+
+    def _reason(self, rank: int) -> Path:
+        return self.directory / f"{rank:05d}.failed"
+
+    def counts(self) -> list[Counter]:
+        """Per pipeline step that keeps statistics, in order: its counts summed over all tasks, by what they left on disk."""
+        totals: list[Counter] = [Counter() for step in self.pipeline if hasattr(step, "stats")]
+        for rank in range(self.tasks):
+            steps = json.loads((self.directory / "stats" / f"{rank:05d}.json").read_text())
+            for total, step in zip(totals, steps, strict=True):
+                for name, value in step["stats"].items():
+                    total[name] += int(value["total"] if isinstance(value, dict) else value)
+        return totals
+
+
+class LocalExecutor(Tasks, LocalPipelineExecutor):
     """A `LocalPipelineExecutor` on a pool that outlives it."""
 
     def __init__(self, steps: list[PipelineStep], tasks: int, pool: ProcessPoolExecutor, directory: Path):
@@ -46,14 +118,14 @@ class Executor(LocalPipelineExecutor):
         """Runs the tasks that have not completed yet.
 
         Returns:
-            Per pipeline step that keeps statistics, in order: its counts summed over all tasks, those of earlier
-            runs included.
+            What `counts` does; earlier runs are included.
 
         Raises:
             PerdureError: If a worker was killed.
         """
+        quietly = partial(self._run_for_rank, local_rank=1)  # datatrove logs the first one to the console
         try:
-            list(self.pool.map(self._run_for_rank, self.get_incomplete_ranks()))
+            list(self.pool.map(quietly, self.begin()))
         except BrokenProcessPool:
             raise PerdureError(
                 f"{self.directory.name}: a worker process was killed, most likely for want of memory; lower "
@@ -62,22 +134,40 @@ class Executor(LocalPipelineExecutor):
         assert not self.get_incomplete_ranks()
         return self.counts()
 
-    def _run_for_rank(self, rank: int, local_rank: int = 1, node_rank: int = -1):
-        # The lock makes a task wait for its own twin: a worker that an earlier, killed run left behind.
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / f"{rank:05d}.lock").open("w") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX)
-            return super()._run_for_rank(rank, local_rank, node_rank)
 
-    def counts(self) -> list[Counter]:
-        """Sums the statistics that every task left on disk, one counter a step."""
-        totals: list[Counter] = [Counter() for step in self.pipeline if hasattr(step, "stats")]
-        for rank in range(self.tasks):
-            steps = json.loads((self.directory / "stats" / f"{rank:05d}.json").read_text())
-            for total, step in zip(totals, steps, strict=True):
-                for name, value in step["stats"].items():
-                    total[name] += int(value["total"] if isinstance(value, dict) else value)
-        return totals
+@contextmanager
+def local(workers: int, scoring: bool) -> Iterator[Execute]:
+    """Runs tasks in processes of this machine; arguments as for `worker_pool`."""
+    with worker_pool(workers, scoring) as pool:
+        yield on(pool)
+
+
+def on(pool: ProcessPoolExecutor) -> Execute:
+    """Runs tasks in a pool."""
+    return lambda steps, tasks, directory: LocalExecutor(steps, tasks, pool, directory).run()
+
+
+def elsewhere(
+    recipe: Recipe, scoring: bool, say: Callable[[str], None]
+) -> AbstractContextManager[Execute] | None:
+    """Where the recipe's tasks run, if not on this machine.
+
+    Args:
+        recipe: The recipe.
+        scoring: Whether the tasks score documents, which takes GPUs.
+        say: Receives lines for the console.
+    """
+    match recipe.data.executor:
+        case SlurmArrays():
+            from perdure.pipeline.data.slurm import arrays
+
+            return arrays(recipe, scoring, say)
+        case RayTasks() as ray:
+            from perdure.pipeline.data.on_ray import cluster
+
+            return cluster(ray, recipe.data.workers, recipe.cluster.environment, scoring)
+        case _:
+            return None
 
 
 @contextmanager
@@ -143,4 +233,4 @@ def building(out: Path, final: Path) -> Iterator[Path]:
         os.replace(log, kept)
     final.parent.mkdir(parents=True, exist_ok=True)
     os.replace(work / "artefact", final)  # last, so that whatever else is here has no use from then on
-    shutil.rmtree(work)
+    shutil.rmtree(work, ignore_errors=True)  # NFS keeps what a job that ends holds open; swept the next time

@@ -4,8 +4,9 @@ The losses are what RHO-1 (arXiv 2404.07965) subtracts from the trainee's loss, 
 perplexity by which documents are ordered; the entropies serve its variants without a clean corpus (section 4.2).
 """
 
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import (
@@ -18,6 +19,9 @@ from perdure.pipeline.manifest import (
     is_finished,
     read_json,
 )
+
+if TYPE_CHECKING:
+    from perdure.pipeline.data.executor import Execute
 
 FORMAT = 2
 """Version of what is written; a change in its meaning makes new directories."""
@@ -32,6 +36,7 @@ def score_source(
     overlap: int = 0,
     workers: int,
     precision: str = "fp32",
+    elsewhere: "AbstractContextManager[Execute] | None" = None,
 ) -> Path:
     """Scores the training split of one source, unless that is finished.
 
@@ -43,6 +48,7 @@ def score_source(
         overlap: Tokens that consecutive windows of a longer document share, see `losses.document_windows`.
         workers: Processes on CPU; with CUDA there is one for each device.
         precision: `fp32` or `bf16`, of the model's weights and activations.
+        elsewhere: What runs the tasks in the place of `workers`, see `executor.elsewhere`.
 
     Returns:
         A directory with `<task>.ref.{bin,idx}` (losses) and `<task>.ent.{bin,idx}` (entropies of the predictions), both
@@ -68,14 +74,17 @@ def score_source(
         return final
     _check_vocabulary(model_dir, data)
 
-    import torch
+    threads = None
+    if elsewhere is None:
+        import torch
 
-    from perdure.pipeline.data.executor import worker_pool
+        from perdure.pipeline.data.executor import local
 
-    workers = torch.cuda.device_count() or min(workers, data["tasks"])
-    threads = max(1, torch.get_num_threads() // workers)
-    with disk_errors(data_dir), worker_pool(workers, scoring=True) as pool:
-        _score(data_dir, final, model_dir, data, inputs, threads, pool)
+        workers = torch.cuda.device_count() or min(workers, data["tasks"])
+        threads = max(1, torch.get_num_threads() // workers)
+        elsewhere = local(workers, scoring=True)
+    with disk_errors(data_dir), elsewhere as execute:
+        _score(data_dir, final, model_dir, data, inputs, threads, execute)
     return final
 
 
@@ -97,10 +106,10 @@ def _score(
     model_dir: Path,
     data: dict,
     inputs: dict,
-    threads: int,
-    pool: ProcessPoolExecutor,
+    threads: int | None,
+    execute: "Execute",
 ) -> None:
-    from perdure.pipeline.data.executor import Executor, building
+    from perdure.pipeline.data.executor import building
     from perdure.pipeline.data.scorer import Scorer
     from perdure.pipeline.data.shard import merge_tables
 
@@ -109,7 +118,7 @@ def _score(
         artefact = work / "artefact"
         precision, windows = inputs["precision"], (inputs["context"], inputs["overlap"])
         step = Scorer(data_dir, artefact, model_dir, data["eos_id"], windows, precision, threads)
-        (counts,) = Executor([step], tasks, pool, work / "score").run()
+        (counts,) = execute([step], tasks, work / "score")
         assert counts["tokens"] == data["counts"]["train"]["tokens"]
         merge_tables(
             [artefact / f"docs.{task:05d}.parquet" for task in range(tasks)], artefact / "docs.parquet"

@@ -54,7 +54,7 @@ class Scorer(PipelineStep):
         eos_id: int,
         windows: tuple[int, int],
         precision: str,
-        threads: int,
+        threads: int | None,
     ):
         super().__init__()
         self.data_dir, self.directory, self.model_dir = data_dir, directory, model_dir
@@ -99,7 +99,8 @@ class Scorer(PipelineStep):
 
         # A worker keeps its device: by task, two could meet on one while another idles.
         devices = torch.cuda.device_count()
-        torch.set_num_threads(self.threads)
+        if self.threads is not None:  # else the task has its CPUs for itself
+            torch.set_num_threads(self.threads)
         device = f"cuda:{worker_number() % devices}" if devices else "cpu"
         model = _load_once(self.model_dir, self.precision, device)
         starts = [shard.start(document) for document in range(first, last)]

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +12,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
 
 from perdure.pipeline.data.counted import step_counts, total
-from perdure.pipeline.data.executor import Executor, building
+from perdure.pipeline.data.executor import Execute, building
 from perdure.pipeline.data.normalise import count_words, is_heldout, text_hash
 from perdure.pipeline.data.readers import CleanedDocuments
 from perdure.pipeline.data.tokenizer import LoadedTokenizer, load_tokenizer
@@ -93,6 +92,7 @@ class ShardWriter(PipelineStep):
                         reason = "heldout_elsewhere" if split is None else "not_in_subset"
                         self.stat_update(reason)
                         self.stat_update(f"{reason}:words", value=count_words(document.text))
+                        self.stat_update(f"{reason}:tokens", value=len(tokens))
                         continue
                     num_bytes = len(document.text.encode())
                     language = document.metadata.get("language")
@@ -134,7 +134,7 @@ def write_shards(
     heldout_fraction: float,
     reserved_fraction: float,
     tasks: int,
-    pool: ProcessPoolExecutor,
+    execute: Execute,
     manifest: dict,
 ) -> None:
     """Tokenises one source.
@@ -150,8 +150,9 @@ def write_shards(
         heldout_fraction: Share of documents held out.
         reserved_fraction: Largest such share of any source; what another source would hold out is dropped here.
         tasks: Number of parts, the same as in `clean`.
-        pool: Worker processes.
-        manifest: What the artefact depends on; `counts` per split and `files` are added.
+        execute: Runs the tasks.
+        manifest: What the artefact depends on; `counts` and `files` are added. `counts.tokens` is what was tokenised:
+            the documents that the cleaning left, separators included.
 
     Raises:
         PerdureError: If a split has no document.
@@ -162,7 +163,7 @@ def write_shards(
             CleanedDocuments(str(clean)),
             ShardWriter(artefact, tokenizer, topics, subset, heldout_fraction, reserved_fraction),
         ]
-        *_, counts = Executor(steps, tasks, pool, work / "tokenise").run()
+        *_, counts = execute(steps, tasks, work / "tokenise")
         steps = list(manifest["counts"]["steps"])
         steps.append(_record("split", steps[-1]["out"], "heldout_elsewhere", counts))
         if subset is not None:
@@ -184,7 +185,14 @@ def write_shards(
         )
         files = hash_files(artefact)
         labels = {kind: _by_label(counts, kind) for kind in ("topics", "languages")}
-        counted = {"documents": documents, "words": words, "steps": steps} | splits | labels
+        kept = sum(split["tokens"] for split in splits.values())
+        dropped = {
+            reason: count
+            for reason in ("heldout_elsewhere", "not_in_subset")
+            if (count := counts[f"{reason}:tokens"])
+        }
+        tokens = {"in": kept + sum(dropped.values()), "dropped": dropped, "out": kept}
+        counted = {"documents": documents, "words": words, "tokens": tokens, "steps": steps} | splits | labels
         finish(artefact, manifest | {"counts": counted, "files": files})
 
 

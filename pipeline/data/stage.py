@@ -6,16 +6,19 @@ Nothing heavy is imported before there is work to do, so that `finished_data` se
 import shutil
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perdure.pipeline.data.inputs import cleaning_inputs, fingerprint, label_inputs
 from perdure.pipeline.data.tokenizer import build_tokenizer, tokenizer_inputs
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import disk_errors, hash_of, is_finished, read_json
 from perdure.pipeline.recipe import Recipe
+
+if TYPE_CHECKING:
+    from perdure.pipeline.data.executor import Execute
 
 FORMAT = 2
 """Version of what the stage writes; a change in its meaning makes new directories."""
@@ -38,15 +41,16 @@ def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str,
     with disk_errors(out), ExitStack() as stack:
 
         @cache
-        def pool() -> ProcessPoolExecutor:
-            """Worker processes, started when the first artefact is missing."""
-            from perdure.pipeline.data.executor import worker_pool
+        def execute() -> "Execute":
+            """What runs tasks, started when the first artefact is missing."""
+            from perdure.pipeline.data.executor import elsewhere, local
 
-            return stack.enter_context(worker_pool(recipe.data.workers, _scores(recipe)))
+            there = elsewhere(recipe, scoring=False, say=report)
+            return stack.enter_context(there or local(recipe.data.workers, _scores(recipe)))
 
         out.mkdir(parents=True, exist_ok=True)
         _sweep(out / "work")
-        return _run(recipe, pool, report)
+        return _run(recipe, execute, report)
 
 
 def _sweep(work: Path) -> None:
@@ -72,14 +76,43 @@ def finished_data(recipe: Recipe) -> dict[str, Path | None]:
     return {name: path if is_finished(path) else None for name, path in found.items()}
 
 
+def other_tasks(recipe: Recipe) -> dict[str, int]:
+    """Sources that stand here cleaned alike, whole or in part, but split into another number of tasks: that number.
+
+    Raises:
+        PerdureError: If an input is missing.
+    """
+    out, ours = recipe.directory, recipe.data.tasks
+    numbers = {name: _numbers_of_tasks(out, name) for name in recipe.sources}
+    if not any(known - {ours} for known in numbers.values()):
+        return {}  # without looking at the inputs, which may be many
+    found = {}
+    for name, inputs in _clean_inputs(recipe).items():
+        paths = {
+            number: _at(out, f"clean/{name}", inputs | {"tasks": number}) for number in numbers[name] | {ours}
+        }
+        begun = [
+            number
+            for number, path in paths.items()
+            if path.exists() or (out / "work" / f"clean.{path.name}").exists()
+        ]
+        if begun and ours not in begun:
+            found[name] = begun[0]
+    return found
+
+
+def _numbers_of_tasks(out: Path, name: str) -> set[int]:
+    """Numbers of tasks that any cleaning of a source in this run had."""
+    whole = {read_json(path)["inputs"]["tasks"] for path in out.glob(f"clean/{name}@*/manifest.json")}
+    return whole | {int(path.read_text()) for path in out.glob(f"work/clean.{name}@*/*/tasks")}
+
+
 def tokenizer_directory(recipe: Recipe) -> Path:
     """Where the recipe's tokenizer stands, finished or not."""
     return _at(recipe.directory, "tokenizer", _tokenizer_inputs(recipe, _clean_inputs(recipe)))
 
 
-def _run(
-    recipe: Recipe, pool: Callable[[], ProcessPoolExecutor], report: Callable[[str], None]
-) -> dict[str, Path]:
+def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str], None]) -> dict[str, Path]:
     out, tasks, clean = recipe.directory, recipe.data.tasks, _clean_inputs(recipe)
     tokenizer = _tokenizer_inputs(recipe, clean)
     command = " ".join(["perdure", *sys.argv[1:]])
@@ -91,7 +124,7 @@ def _run(
 
             facts = {"source": name, "hash": hash_of(clean[name]), "inputs": clean[name], "command": command}
             report(f"cleaning {name}")
-            clean_source(out, cleaned[name], name, source, tasks, pool(), facts)
+            clean_source(out, cleaned[name], name, source, tasks, execute(), facts)
         topics = recipe.sources[name].topics
         if topics is not None:
             inputs = _label_inputs(recipe, name, "topics", clean)
@@ -101,7 +134,7 @@ def _run(
 
                 report(f"labelling {name} with topics")
                 facts = {"source": name, "inputs": inputs, "command": command}
-                label_topics(out, labelled[name], name, topics, cleaned[name], tasks, pool(), facts)
+                label_topics(out, labelled[name], name, topics, cleaned[name], tasks, execute(), facts)
             report(_topics_summary(name, read_json(labelled[name] / "manifest.json")))
     directory = build_tokenizer(
         recipe.tokenizer, _at(out, "tokenizer", tokenizer), cleaned, _reserved(recipe), tokenizer
@@ -125,7 +158,7 @@ def _run(
                     report(f"choosing a subset of {name}")
                     begun = {"source": name, "inputs": subset_inputs, "command": command}
                     where = cleaned[name], directory
-                    shared = _reserved(recipe), recipe.seed, tasks, pool(), begun
+                    shared = _reserved(recipe), recipe.seed, tasks, execute(), begun
                     choose_subset(out, subset, name, chosen, *where, *shared)
             heldout = recipe.sources[name].heldout_fraction
             manifest: dict = {
@@ -147,7 +180,7 @@ def _run(
             labels = labelled.get(name), subset
             fractions = heldout, _reserved(recipe)
             write_shards(
-                out, final, name, cleaned[name], directory, *labels, *fractions, tasks, pool(), manifest
+                out, final, name, cleaned[name], directory, *labels, *fractions, tasks, execute(), manifest
             )
         report(_summary(name, read_json(final / "manifest.json")["counts"]))
     return found
@@ -249,4 +282,9 @@ def _summary(name: str, counts: dict) -> str:
     return (
         f"{name}: {documents['in']:,} documents in, {documents['out']:,} out (dropped: {dropped or 'none'}); "
         f"{train['tokens']:,} tokens to train on, {heldout['tokens']:,} held out"
+    ) + "".join(
+        f"; of {file['file']}, {file['too_short']:,} of {file['strings']:,} strings were too short to be looked for"
+        for step in counts["steps"]
+        for file in step.get("evaluation", [])
+        if file["too_short"]
     )

@@ -4,7 +4,6 @@
 """
 
 import functools
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from perdure.pipeline import recipe
 from perdure.pipeline.data import dsir
-from perdure.pipeline.data.executor import Executor, building
+from perdure.pipeline.data.executor import Execute, building
 from perdure.pipeline.data.features import classifier, read_rows, sample_texts
 from perdure.pipeline.data.normalise import is_heldout, text_hash
 from perdure.pipeline.data.readers import CleanedDocuments
@@ -36,7 +35,7 @@ def choose_subset(
     reserved_fraction: float,
     seed: int,
     tasks: int,
-    pool: ProcessPoolExecutor,
+    execute: Execute,
     manifest: dict,
 ) -> None:
     """Chooses documents of one source.
@@ -51,7 +50,7 @@ def choose_subset(
         reserved_fraction: Documents whose hash is below this do not train, and neither are chosen nor looked at.
         seed: Of DSIR's noise.
         tasks: Number of parts, the same as in `clean`.
-        pool: Worker processes.
+        execute: Runs the tasks.
         manifest: What the artefact depends on; `taken` and `available` (documents, tokens) are added.
 
     Raises:
@@ -61,12 +60,10 @@ def choose_subset(
     with building(out, final) as work:
         documents = CleanedDocuments(str(clean))
         if isinstance(subset, recipe.DsirSubset):
-            Executor(
-                [documents, Count(subset, reserved_fraction, work / "counts")], tasks, pool, work / "count"
-            ).run()
-        Executor([Fit(subset, clean, reserved_fraction, work, where)], 1, pool, work / "fit").run()
+            execute([documents, Count(subset, reserved_fraction, work / "counts")], tasks, work / "count")
+        execute([Fit(subset, clean, reserved_fraction, work, where)], 1, work / "fit")
         score = Score(subset, tokenizer, reserved_fraction, work)
-        Executor([documents, score], tasks, pool, work / "score").run()
+        execute([documents, score], tasks, work / "score")
         parts = [pq.read_table(work / "scores" / f"{task:05d}.parquet") for task in range(tasks)]
         table = pa.concat_tables(parts)
         scores, tokens, trains = (table[column].to_numpy() for column in ("score", "tokens", "trains"))

@@ -4,7 +4,6 @@
 """
 
 import json
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from perdure.pipeline import recipe
-from perdure.pipeline.data.executor import Executor, building
+from perdure.pipeline.data.executor import Execute, building
 from perdure.pipeline.data.features import CHARS, classifier, letters, read_rows, sample_texts
 from perdure.pipeline.data.normalise import is_heldout, text_hash
 from perdure.pipeline.data.readers import CleanedDocuments
@@ -38,7 +37,7 @@ def label_topics(
     topics: recipe.Topics,
     clean: Path,
     tasks: int,
-    pool: ProcessPoolExecutor,
+    execute: Execute,
     manifest: dict,
 ) -> None:
     """Writes the topic of every cleaned document of one source.
@@ -50,7 +49,7 @@ def label_topics(
         topics: How topics are told.
         clean: The source's cleaned documents.
         tasks: Number of parts, the same as in `clean`.
-        pool: Worker processes.
+        execute: Runs the tasks.
         manifest: What the artefact depends on; `topics` (documents by topic) is added, and what was learned: `accuracy`
             and `majority` (the share of the most frequent topic) of a classifier, `top_words` of clusters.
 
@@ -61,10 +60,10 @@ def label_topics(
     with building(out, final) as work:
         learned = {}
         if not isinstance(topics, recipe.MetadataTopics):
-            Executor([Learn(topics, clean, work / "model", where)], 1, pool, work / "learn").run()
+            execute([Learn(topics, clean, work / "model", where)], 1, work / "learn")
             learned = read_json(work / "model" / "learned.json")
         label = Label(topics, work / "model", work / "artefact")
-        *_, counts = Executor([CleanedDocuments(str(clean)), label], tasks, pool, work / "label").run()
+        *_, counts = execute([CleanedDocuments(str(clean)), label], tasks, work / "label")
         found = {key[6:]: count for key, count in sorted(counts.items()) if key.startswith("topic:")}
         unmapped = {key[9:]: count for key, count in sorted(counts.items()) if key.startswith("unmapped:")}
         if unmapped:

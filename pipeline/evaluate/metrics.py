@@ -111,6 +111,53 @@ def forgetting(losses: np.ndarray, learned: Sequence[int | None]) -> np.ndarray:
     return rises
 
 
+def relative_change(before: float, after: float) -> float | None:
+    """Change of a score, larger being better, as a share of what it was; None if that was 0.
+
+    25.23, then 17.00, is -32.6%: how the table of Lifelong-MoE (Chen et al. 2023, arXiv 2305.12281) reads.
+    """
+    return (after - before) / before if before else None
+
+
+def stability_gap(tokens: Sequence[int], losses: Sequence[float]) -> dict[str, float | int | None]:
+    """The temporary rise of a loss at the start of an update, and when it is over.
+
+    De Lange et al. 2023 (arXiv 2205.13452) saw it for accuracies, Guo et al. 2024 (arXiv 2406.14833) for language models.
+
+    Args:
+        tokens: Consumed by the version at every measurement; the first is its start.
+        losses: Measured there, nats per token.
+
+    Returns:
+        `start` and `worst` loss, `worst_tokens`, `depth` (worst - start, 0 if nothing rises) and `recovery_tokens`: tokens
+        until the first measurement after the worst that is no higher than the start; 0 without a rise, None if the loss
+        is not back by the end.
+    """
+    worst = int(np.argmax(losses))
+    depth = losses[worst] - losses[0]
+    back = (tokens[i] - tokens[0] for i in range(worst, len(losses)) if losses[i] <= losses[0])
+    return {
+        "start": losses[0],
+        "worst": losses[worst],
+        "worst_tokens": tokens[worst] - tokens[0],
+        "depth": depth,
+        "recovery_tokens": next(back, None) if depth > 0 else 0,
+    }
+
+
+def min_accuracy(worst: Sequence[float], learned: Sequence[int | None], last: int) -> float:
+    """min-ACC: mean over the domains learned before a version of A at its worst while the version trained.
+
+    Args:
+        worst: Highest loss of each domain; NaN is not measured.
+        learned: See `learned_at`.
+        last: The version's row on its path.
+
+    Source: De Lange et al. 2023 (arXiv 2205.13452), section 3.
+    """
+    return _mean([-worst[i] for i, row in enumerate(learned) if row is not None and row < last])
+
+
 def _mean(terms: Sequence[float]) -> float:
     measured = [term for term in terms if not np.isnan(term)]
     return float(np.mean(measured)) if measured else float("nan")

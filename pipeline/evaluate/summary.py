@@ -11,19 +11,23 @@ from typing import Any
 import numpy as np
 import yaml
 
-from perdure.pipeline.domains import measured_domains, source_of
+from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.evaluate import metrics
-from perdure.pipeline.lineage import ancestors, expected_mixture, parent_of, resolved_schedule
+from perdure.pipeline.evaluate.course import add_course
+from perdure.pipeline.evaluate.measured import measured
+from perdure.pipeline.evaluate.paths import Path as VersionPath
+from perdure.pipeline.evaluate.paths import paths
+from perdure.pipeline.lineage import expected_mixture, parent_of, resolved_schedule
 from perdure.pipeline.log import mixture_phases, source_ledger
 from perdure.pipeline.manifest import read_json, write_json
 from perdure.pipeline.mixture import is_replayed, members, mixture_shares
 from perdure.pipeline.plan import num_steps
-from perdure.pipeline.recipe import HuggingFaceModel, Recipe
+from perdure.pipeline.recipe import Recipe
 
 CURVE_POINTS = 160
 """Longest training curve; longer ones are averaged over this many stretches of equal length."""
 
-CURVE_KEYS = ("loss", "loss_selected", "loss_unselected", "lr", "selected_fraction")
+CURVE_KEYS = ("loss", "loss_selected", "loss_unselected", "lr", "selected_fraction", "mfu")
 
 
 def build_report(recipe: Recipe) -> dict:
@@ -37,13 +41,18 @@ def build_report(recipe: Recipe) -> dict:
           selection), `tokens_per_second`, `mixture`, `phases` (`after_step`, `reason`, `shares` by
           key), `sources` (tokens `total`, `consumed`, `remaining`, `repeated`, `replayed` by domain, along its path),
           `evaluation`, `change` (loss minus the parent's, by domain).
-        - `domains`: the sources, and the parts of them that a mixture names; `loss_matrix` (row 0: the initial model; row i + 1: version i); `initial` (its evaluation).
+        - `domains`: the sources, then the parts of them that a mixture names; `loss_matrix` (row 0: the initial model;
+          row i + 1: version i); `initial` (its evaluation).
         - `acc`, `bwt`, `fwt`, `fwt_gem` by version; `forgetting` by version: `mean` and by domain. See
           `evaluate/metrics.py`; every version has them, along its own path from the initial model.
+        - What the ledger adds (intervals, paired changes, topics, stability gap, probes, contamination, harness): see
+          docs/evaluation.md.
         - `consumed`: tokens per version and mixture key (`replay/<source>` for replay).
         - `selection`: per version with selection: tokens `scored` and `selected`.
         - `data`: per source its documents and tokens in, dropped by reason, and out; null before the data stage.
-        - `curves`, `passages`: training curves and the coloured passage, by version.
+        - `curves`, `passages`, `chosen`: training curves, the coloured passage, and what selection took of the last
+          samples (see `train/passage.py`), by version.
+        - What follows from these, see `evaluate/course.py`: `findings`, `perplexity_matrix`, and more in the above.
         - `commands`, `recipe`: what was typed, and the whole recipe in YAML.
 
     Raises:
@@ -66,9 +75,9 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
         source: read_json(directory / "manifest.json") if directory else None
         for source, directory in data.items()
     }
-    curves = {
-        name: _curve(recipe.directory / "versions" / name / "metrics.jsonl") for name in recipe.versions
-    }
+    steps = {name: _steps(recipe.directory / "versions" / name / "metrics.jsonl") for name in recipe.versions}
+    curves = {name: _curve(lines) for name, lines in steps.items()}
+    along = paths(recipe)
     report = {
         "name": recipe.name,
         "versions": [
@@ -78,7 +87,8 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
         "domains": domains,
         "loss_matrix": losses,
         "initial": initial and initial["domains"],
-        **_metrics(recipe, domains, losses),
+        **_metrics(along, list(recipe.sources), losses),
+        **measured(recipe, losses, [initial, *evaluations.values()], steps, along),
         "consumed": {name: record["consumed"] for name, record in records.items() if record},
         "selection": {
             name: record["selection_counts"]
@@ -95,10 +105,17 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
             for name in recipe.versions
             if (passage := _optional(recipe, name, "passage.json")) is not None
         },
+        "chosen": {
+            name: found
+            for name in recipe.versions
+            if (found := _optional(recipe, name, "chosen.json")) is not None
+        },
         "commands": sorted({manifest["command"] for manifest in manifests.values() if manifest}),
         "recipe": recipe_yaml(recipe),
     }
-    return _finite(report)
+    report = _finite(report)
+    add_course(report, recipe)
+    return report
 
 
 def recipe_yaml(recipe: Recipe) -> str:
@@ -146,15 +163,19 @@ def _losses(domains: list[str], evaluation: dict | None) -> list[float]:
     return [math.nan if loss is None else loss for loss in losses]
 
 
-def _curve(path: Path) -> dict | None:
-    """Training curves, averaged to at most `CURVE_POINTS` points; None before the first step."""
-    if not path.exists():
-        return None
+def _steps(path: Path) -> dict[int, dict]:
+    """The lines of a version's `metrics.jsonl` by step."""
     steps = {}
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):  # a version that is training right now may have half a line
-            entry = json.loads(line)
-            steps[entry["step"]] = entry
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if line.endswith("\n"):  # a version that is training right now may have half a line
+                entry = json.loads(line)
+                steps[entry["step"]] = entry
+    return steps
+
+
+def _curve(steps: dict[int, dict]) -> dict | None:
+    """Training curves, averaged to at most `CURVE_POINTS` points; None before the first step."""
     if not steps:
         return None
     entries = [steps[step] for step in sorted(steps)]
@@ -225,6 +246,7 @@ def _version(
 def _mixture(recipe: Recipe, name: str) -> list[dict]:
     mixture = expected_mixture(recipe, name)
     shares = mixture_shares(mixture)
+    plan = _optional(recipe, name, "plan/plan.json")
     return [
         {
             "key": key,
@@ -233,56 +255,34 @@ def _mixture(recipe: Recipe, name: str) -> list[dict]:
             "share": float(shares.get(key, 0)),
             "order": member.order,
             "buckets": member.buckets,
+            "available": plan["sources"][key]["tokens"] if plan and key in plan["sources"] else None,
             "lowest_perplexity": member.lowest_perplexity and member.lowest_perplexity.model_dump(),
         }
         for key, (source, member) in members(mixture).items()
     ]
 
 
-def _metrics(recipe: Recipe, domains: list[str], losses: np.ndarray) -> dict:
+def _metrics(along: dict[str, VersionPath], sources: list[str], losses: np.ndarray) -> dict:
     """All metrics of every version that was measured, each along its own path.
 
     They are means over whole sources: a document that counts with its source does not count with its topic again.
     """
-    losses = losses[:, [domain == source_of(domain) for domain in domains]]
-    domains = [domain for domain in domains if domain == source_of(domain)]
-    parents = {name: _measured_parent(recipe, name) for name in recipe.versions}
-    rows = {name: row for row, name in enumerate(recipe.versions, start=1)}
     found: dict[str, dict] = {key: {} for key in ("acc", "bwt", "fwt", "fwt_gem", "forgetting")}
-    for name, row in rows.items():
-        if np.isnan(losses[row]).all():
+    for name, path in along.items():
+        if np.isnan(losses[path.row]).all():
             continue
-        path = metrics.lineage(parents, name)
-        learned = metrics.learned_at(
-            domains,
-            [_new_sources(recipe, member) for member in path],
-            pretrained=isinstance(recipe.model, HuggingFaceModel),
-        )
-        along = losses[[0, *(rows[member] for member in path)]]
-        rises = metrics.forgetting(along, learned)
-        measured = rises[~np.isnan(rises)]
-        found["acc"][name] = metrics.average_accuracy(along, learned)
-        found["bwt"][name] = metrics.backward_transfer(along, learned)
-        found["fwt"][name] = metrics.forward_transfer(along, learned)
-        found["fwt_gem"][name] = metrics.gem_forward_transfer(along, learned)
+        own, learned = losses[path.rows][:, : len(sources)], path.learned
+        rises = metrics.forgetting(own, learned)
+        known = rises[~np.isnan(rises)]
+        found["acc"][name] = metrics.average_accuracy(own, learned)
+        found["bwt"][name] = metrics.backward_transfer(own, learned)
+        found["fwt"][name] = metrics.forward_transfer(own, learned)
+        found["fwt_gem"][name] = metrics.gem_forward_transfer(own, learned)
         found["forgetting"][name] = {
-            "mean": measured.mean() if measured.size else math.nan,
-            "domains": {domain: rise for domain, rise in zip(domains, rises) if not np.isnan(rise)},
+            "mean": known.mean() if known.size else math.nan,
+            "domains": {domain: rise for domain, rise in zip(sources, rises) if not np.isnan(rise)},
         }
     return found
-
-
-def _new_sources(recipe: Recipe, name: str) -> list[str]:
-    places = members(recipe.versions[name].mixture)
-    return [source_of(domain) for key, (domain, _) in places.items() if not is_replayed(key)]
-
-
-def _measured_parent(recipe: Recipe, name: str) -> str | None:
-    """The nearest ancestor that a version trained on from its end, where it was measured: branches leave before."""
-    for ancestor, steps in reversed(ancestors(recipe, name)):
-        if steps == num_steps(recipe, recipe.versions[ancestor]):
-            return ancestor
-    return None
 
 
 def _lineage(recipe: Recipe, report: dict) -> dict:

@@ -14,6 +14,13 @@ def tokens_words(count: int) -> str:
     return str(count)
 
 
+def duration_words(seconds: float) -> str:
+    """Minutes and seconds, or hours before them, as in `2:42` and `1:02:42`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 def signed(change: float) -> str:
     """A change in nats per token with its sign, as in `+0.071`."""
     return f"{change:+.3f}".replace("-", "\N{MINUS SIGN}")

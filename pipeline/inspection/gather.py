@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow.parquet as parquet
 
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.inspection.perplexities import distribution
 from perdure.pipeline.manifest import is_finished, read_json
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.parts import describe
+from perdure.pipeline.preview import mixtures
+from perdure.pipeline.recipe import Recipe, load_recipe
 from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT, open_shard
 
-BINS = 24
-"""Bars of a histogram of perplexities, of equal width in their logarithm."""
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SAMPLE_TOKENS = 240
 """Tokens shown of a document."""
 FITTING = (60, 240)
@@ -28,7 +28,7 @@ def of_recipe(recipe: Recipe) -> dict:
     """
     from perdure.pipeline.data.stage import finished_data
 
-    return inspect(recipe.name, recipe.directory, finished_data(recipe))
+    return inspect(recipe.name, recipe.directory, finished_data(recipe)) | {"mixtures": mixtures(recipe)}
 
 
 def of_directory(directory: Path) -> dict:
@@ -39,7 +39,8 @@ def of_directory(directory: Path) -> dict:
     """
     if is_finished(directory) and (directory / "docs.parquet").is_file():
         out = directory.absolute().parent.parent
-        return inspect(out.name, out, {read_json(directory / "manifest.json")["source"]: directory})
+        source = read_json(directory / "manifest.json")["source"]
+        return inspect(out.name, out, {source: directory}) | {"mixtures": []}
     found = [path.parent for path in directory.glob("data/*@*/_SUCCESS")]
     newest = {
         path.name.rpartition("@")[0]: path
@@ -49,7 +50,17 @@ def of_directory(directory: Path) -> dict:
         raise PerdureError(
             f"{directory}: no finished data in it; name a recipe, a run's directory, or one below its `data/`"
         )
-    return inspect(directory.absolute().name, directory, dict(sorted(newest.items())))
+    found = inspect(directory.absolute().name, directory, dict(sorted(newest.items())))
+    counts = {source["name"]: source["counts"] for source in found["sources"]}
+    return found | {"mixtures": _mixtures_of(directory, counts)}
+
+
+def _mixtures_of(directory: Path, counts: dict[str, dict]) -> list[dict]:
+    """Mixtures of the recipe that the newest version of a run's directory was prepared with; its raw text may be gone."""
+    recipes = sorted(directory.glob("versions/*/recipe.yaml"), key=lambda path: path.stat().st_mtime)
+    if not recipes:
+        return []
+    return mixtures(load_recipe(recipes[-1], out=directory), counts)
 
 
 def inspect(name: str, out: Path, data: dict[str, Path | None]) -> dict:
@@ -63,8 +74,9 @@ def inspect(name: str, out: Path, data: dict[str, Path | None]) -> dict:
     Returns:
         `name`, `out`, and `sources`, each with `name`, `directory` (None if not finished), `counts` (of the manifest),
         `examples` (dropped documents by step), `topics` (`accuracy` or `top_words`, if there are topics), `subset`,
-        `scores` (per model: quantiles and a histogram of document perplexities), and `sample` (a document's tokens, and
-        their losses by the first model, in nats).
+        `parts` (subsets by label or perplexity that versions chose), `scores` (see `perplexities.distribution`), and
+        `sample` (a document's tokens, their losses in nats under the model that knows it best, and the excess over those
+        under the one that knows it least).
     """
     sources = [
         {"name": source, "directory": None} if path is None else {"name": source} | _source(out, path)
@@ -84,8 +96,9 @@ def _source(out: Path, directory: Path) -> dict:
             out / "topics", manifest["topics"], ("accuracy", "majority", "measured_on", "top_words")
         ),
         "subset": _facts(out / "subset", manifest["subset"], ("taken", "available")),
-        "scores": [_perplexities(path) for path in scores],
-        "sample": _sample(out, directory, manifest, scores[0] if scores else None),
+        "parts": _parts(directory),
+        "scores": [distribution(directory, path) for path in scores],
+        "sample": _sample(out, directory, manifest, scores),
     }
 
 
@@ -104,25 +117,19 @@ def _examples(directory: Path) -> dict[str, list[dict]]:
     }
 
 
-def _perplexities(scores: Path) -> dict:
-    """Distribution of the documents' perplexities under a model."""
-    column = parquet.read_table(scores / "docs.parquet", columns=["perplexity"])["perplexity"].to_numpy()
-    values = np.log(column[np.isfinite(column)])
-    if not len(values):
-        return {"model": scores.name.rpartition("@")[0], "documents": 0}
-    low, high = np.quantile(values, [0.005, 0.995])
-    edges = np.linspace(low, max(high, low + 1e-6), BINS + 1)
-    bars = np.histogram(np.clip(values, low, edges[-1]), edges)[0]
-    return {
-        "model": scores.name.rpartition("@")[0],
-        "documents": len(values),
-        "quantiles": {f"{q:.0%}": round(float(np.exp(np.quantile(values, q))), 3) for q in QUANTILES},
-        "edges": [round(float(edge), 3) for edge in np.exp(edges)],
-        "histogram": bars.tolist(),
-    }
+def _parts(directory: Path) -> list[str]:
+    """Parts of a source that versions chose, in words; only those by perplexity say what tables of labels do not."""
+    manifests = [
+        read_json(path.with_name("manifest.json")) for path in sorted(directory.glob("parts/*/_SUCCESS"))
+    ]
+    return [
+        f"{describe(manifest['domain'], manifest)} under {manifest['inputs']['scores'].rpartition('@')[0]}"
+        for manifest in manifests
+        if manifest["inputs"]["lowest"]
+    ]
 
 
-def _sample(out: Path, directory: Path, manifest: dict, scores: Path | None) -> dict | None:
+def _sample(out: Path, directory: Path, manifest: dict, scores: list[Path]) -> dict | None:
     """The training document of fitting length with the lowest hash, always the same one."""
     columns = ["split", "shard", "sequence", "id", "num_tokens", "hash", "topic", "language"]
     rows = parquet.read_table(directory / "docs.parquet", columns=columns, filters=[("split", "=", "train")])
@@ -137,19 +144,32 @@ def _sample(out: Path, directory: Path, manifest: dict, scores: Path | None) -> 
     shard = open_shard(directory / f"{row['shard']:05d}")
     start, count = shard.start(row["sequence"]), min(row["num_tokens"], SAMPLE_TOKENS)
     tokens = shard.values[start : start + count].tolist()
-    losses: list[float | None] = [None] * count
-    if scores is not None:
-        units = open_shard(scores / f"{row['shard']:05d}.ref").values[start : start + count].tolist()
-        losses = [None if unit == REF_MISSING else round(unit * REF_NATS_PER_UNIT, 3) for unit in units]
+    # The model that knows this document best, and the one that knows it least: a reference and a trainee.
+    found = [(path.name.rpartition("@")[0], _losses(path, row["shard"], start, count)) for path in scores]
+    found.sort(key=lambda entry: sum(loss or 0 for loss in entry[1]))
+    model, losses = found[0] if found else (None, [None] * count)
+    trainee, most = found[-1] if len(found) > 1 else (None, losses)
     return {
         "id": row["id"],
         "topic": row["topic"],
         "language": row["language"],
         "num_tokens": row["num_tokens"],
-        "model": scores.name.rpartition("@")[0] if scores else None,
+        "model": model,
+        "trainee": trainee,
         "tokens": [tokenizer.decode([token], skip_special_tokens=False) for token in tokens],
         "losses": losses,
+        "excess": [
+            None if None in pair else round(pair[1] - pair[0], 3) for pair in zip(losses, most, strict=True)
+        ]
+        if trainee
+        else None,
     }
+
+
+def _losses(scores: Path, shard: int, start: int, count: int) -> list[float | None]:
+    """Losses of tokens in nats, None where the model gave none."""
+    units = open_shard(scores / f"{shard:05d}.ref").values[start : start + count].tolist()
+    return [None if unit == REF_MISSING else round(unit * REF_NATS_PER_UNIT, 3) for unit in units]
 
 
 def _tokenizer(out: Path, wanted: str):

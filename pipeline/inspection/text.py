@@ -38,8 +38,11 @@ def print_inspection(found: dict) -> None:
         _print_examples(console, source["examples"])
         for scores in source["scores"]:
             _print_perplexities(console, scores)
+        for line in source["parts"]:
+            console.print(Text(line))
         if source["sample"]:
             _print_sample(console, source["sample"])
+    _print_mixtures(console, found["mixtures"])
 
 
 def _steps(counts: dict) -> Iterable[tuple[str, ...]]:
@@ -101,19 +104,57 @@ def _print_perplexities(console: Console, scores: dict) -> None:
     if not scores["documents"]:
         console.print(f"no document has a perplexity under {scores['model']}")
         return
-    top = max(scores["histogram"])
-    bars = "".join(BARS[-(-count * 8 // top)] for count in scores["histogram"])
-    quantiles = ", ".join(f"{name} {value:,.4g}" for name, value in scores["quantiles"].items())
-    console.print(f"perplexity under {scores['model']} ({scores['documents']:,} documents): {quantiles}")
-    console.print(f"  {scores['edges'][0]:,.4g} {bars} {scores['edges'][-1]:,.4g}  (logarithmic)")
+    console.print(f"perplexity under {scores['model']} ({scores['documents']:,} documents), logarithmic axis")
+    names = list(scores["quantiles"])
+    axis = f"{scores['edges'][0]:,.4g} to {scores['edges'][-1]:,.4g}"
+    rows = [
+        (
+            label,
+            f"{entry['documents']:,}",
+            *(f"{entry['quantiles'][name]:,.4g}" for name in names),
+            _bars(entry),
+        )
+        for label, entry in {"all": scores, **scores["topics"]}.items()
+    ]
+    console.print(_table(("topic", "documents", *names, axis), rows))
+
+
+def _bars(entry: dict) -> str:
+    top = max(entry["histogram"])
+    return "".join(BARS[-(-count * 8 // top)] for count in entry["histogram"])
+
+
+def _print_mixtures(console: Console, mixtures: list[dict]) -> None:
+    """What every version takes of each source, and how often it repeats."""
+    if mixtures:
+        console.print(Text("\nmixtures", "bold underline"))
+    rows = []
+    for mixture in mixtures:
+        for place in mixture["rows"]:
+            times, before = place["repetitions"], place["repetitions_of_ancestors"]
+            rows.append(
+                (
+                    mixture["version"],
+                    ("replay of " if place["part"] == "replay" else "") + place["source"],
+                    f"{place['share']:.1%}",
+                    f"{place['tokens']:,}",
+                    "unknown" if place["available"] is None else f"{place['available']:,}",
+                    "" if times is None else f"{times:.2f}" + (f" after {before:.2f}" if before else ""),
+                )
+            )
+    if rows:
+        console.print(_table(("version", "source", "share", "tokens", "of", "times over"), rows))
 
 
 def _print_sample(console: Console, sample: dict) -> None:
     about = ", ".join(sample[key] for key in ("topic", "language") if sample[key])
+    shown = sample["losses"] if sample["excess"] is None else sample["excess"]
     coloured = f", darker where {sample['model']}'s loss is higher" if sample["model"] else ""
+    if sample["trainee"]:
+        coloured = f", darker where {sample['trainee']} loses more than {sample['model']} (excess loss)"
     console.print(Text(f"a document: {sample['id']}{f' ({about})' if about else ''}{coloured}", "dim"))
     text = Text()
-    for token, loss in zip(sample["tokens"], sample["losses"], strict=True):
+    for token, loss in zip(sample["tokens"], shown, strict=True):
         text.append(token, _shade(loss))
     console.print(text)
 
@@ -125,7 +166,10 @@ def _shade(loss: float | None) -> str:
 def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
-        words = column in ("step", "reason", "topic", "language", "words")
+        words = (
+            column in ("step", "reason", "topic", "language", "words", "version", "source")
+            or " to " in column
+        )
         table.add_column(column, justify="left" if words else "right")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))

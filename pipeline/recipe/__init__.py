@@ -24,16 +24,20 @@ from perdure.pipeline.recipe.data import (
     HuggingFaceReader,
     HuggingFaceTokenizer,
     JsonlReader,
+    LocalWorkers,
     ParquetReader,
     PythonCodeReader,
     PythonDocsReader,
+    RayTasks,
     Reader,
     SentencePieceTokenizer,
+    SlurmArrays,
     Source,
     TextReader,
     Tokenizer,
     TrainedTokenizer,
 )
+from perdure.pipeline.recipe.evaluation import Contamination, Evaluation, Harness
 from perdure.pipeline.recipe.labels import (
     ClassifierSubset,
     ClassifierTopics,
@@ -43,12 +47,18 @@ from perdure.pipeline.recipe.labels import (
     Subset,
     Topics,
 )
-from perdure.pipeline.recipe.load import json_schema, load_recipe, merge, read_tree, structural_problems
+from perdure.pipeline.recipe.load import (
+    json_schema,
+    load_recipe,
+    merge,
+    read_tree,
+    structural_problems,
+    with_field,
+)
 from perdure.pipeline.recipe.root import Recipe
 from perdure.pipeline.recipe.scoring import Scoring
 from perdure.pipeline.recipe.section import Fraction, Name, Positive, Section
 from perdure.pipeline.recipe.training import (
-    Evaluation,
     Guard,
     HuggingFaceModel,
     LlamaModel,
@@ -88,6 +98,7 @@ __all__ = [
     "CleaningStep",
     "ClusterTopics",
     "ConstantSchedule",
+    "Contamination",
     "CosineSchedule",
     "DataStage",
     "DecaySchedule",
@@ -101,6 +112,7 @@ __all__ = [
     "GopherQuality",
     "GopherRepetition",
     "Guard",
+    "Harness",
     "HuggingFaceModel",
     "HuggingFaceReader",
     "HuggingFaceTokenizer",
@@ -110,6 +122,7 @@ __all__ = [
     "LanguageIdentification",
     "Length",
     "LlamaModel",
+    "LocalWorkers",
     "LowestPerplexity",
     "MetadataTopics",
     "MinhashDedup",
@@ -123,6 +136,7 @@ __all__ = [
     "Positive",
     "PythonCodeReader",
     "PythonDocsReader",
+    "RayTasks",
     "Reader",
     "Recipe",
     "Replay",
@@ -133,6 +147,7 @@ __all__ = [
     "Selection",
     "SentenceDedup",
     "SentencePieceTokenizer",
+    "SlurmArrays",
     "Source",
     "Start",
     "StatedShape",
@@ -151,4 +166,5 @@ __all__ = [
     "merge",
     "read_tree",
     "structural_problems",
+    "with_field",
 ]

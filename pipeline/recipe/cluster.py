@@ -40,7 +40,7 @@ class Slurm(Section):
     time_limit: Annotated[str, Field(pattern=r"^\d+(-\d+)?(:\d+){0,2}$")] | None = None
     """Longest time of one job, as sbatch's `--time` takes it. A job that reaches it saves and is queued again."""
     cpus_per_task: Positive | None = None
-    """CPU cores of a rank; default: the cluster's. The data stage gets one a worker."""
+    """CPU cores of a rank; default: the cluster's. The data stage gets one a worker, or one a task of its arrays."""
     options: tuple[Option, ...] = ()
     """Further sbatch options, such as `--exclusive` or `--reservation=spring`."""
 

@@ -1,4 +1,4 @@
-"""Fields of the data stage: sources and the tokenizer."""
+"""Fields of the data stage: sources, where its tasks run, and the tokenizer."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from perdure.pipeline.recipe.cleaning import CleaningStep, ExactDedup, MinhashDedup
+from perdure.pipeline.recipe.cluster import Option
 from perdure.pipeline.recipe.labels import Subset, Topics
 from perdure.pipeline.recipe.section import Positive, Section
 
@@ -97,13 +98,45 @@ class Source(Section):
     source or version, and stable when documents are added."""
 
 
+class LocalWorkers(Section):
+    """Tasks are done by processes of this machine."""
+
+    type: Literal["local"]
+
+
+class SlurmArrays(Section):
+    """Tasks are jobs of Slurm arrays; `cluster` says partition, account, time limit, setup and environment."""
+
+    type: Literal["slurm"]
+    options: tuple[Option, ...] = ()
+    """Further sbatch options of these jobs, such as `--mem-per-cpu=8G`, `--cpus-per-task=4` or `--time=2:00:00`; they
+    stand in the place of `cluster.slurm.options`. A task gets one CPU otherwise."""
+    score_gpus: Annotated[int, Field(ge=0, le=1)] = 1
+    """GPUs of a task that scores documents; 0 scores on CPUs."""
+
+
+class RayTasks(Section):
+    """Tasks are tasks of a Ray cluster, whose machines share the file system."""
+
+    type: Literal["ray"]
+    address: str | None = None
+    """The cluster's, as `ray.init` takes it, such as `auto`; default: `RAY_ADDRESS`, or else a Ray of this machine."""
+    score_gpus: Annotated[int, Field(ge=0, le=1)] = 1
+    """GPUs of a task that scores documents; 0 scores on CPUs."""
+
+
+Executor = Annotated[LocalWorkers | SlurmArrays | RayTasks, Field(discriminator="type")]
+
+
 class DataStage(Section):
-    """How the data stage runs."""
+    """How the data stage runs, and the scoring of documents."""
 
     tasks: Positive = 2
     """Parts that each source is split into; every part writes one shard. It cannot change between runs."""
     workers: Positive = 2
-    """Processes that work on parts at the same time."""
+    """Tasks that are worked on at the same time: processes of this machine, jobs of an array, or tasks in Ray."""
+    executor: Executor = LocalWorkers(type="local")
+    """Where tasks run; `type` names it. It does not change what they write."""
 
 
 class HuggingFaceTokenizer(Section):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.recipe.root import Recipe
@@ -51,10 +51,10 @@ def read_tree(
     return tree if out is None else tree | {"out": str(out)}
 
 
-def structural_problems(tree: dict) -> list[Problem]:
+def structural_problems(tree: dict, model: type[BaseModel] = Recipe) -> list[Problem]:
     """All mistakes that types can tell: unknown and missing fields, wrong types, values out of range."""
     try:
-        Recipe.model_validate(tree)
+        model.model_validate(tree)
     except ValidationError as error:
         return [_problem(detail, tree) for detail in error.errors()]
     return []
@@ -125,7 +125,28 @@ def _apply_override(tree: dict, override: str, source: str) -> dict:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise RecipeError(source, [Problem(key, text, "should be a YAML value")]) from None
-    for name in reversed(key.split(".")):
+    return with_field(tree, key, value)
+
+
+def with_field(tree: Any, path: str, value: Any) -> Any:
+    """A tree with another value in one place; mappings are merged as by `extends:`.
+
+    Args:
+        tree: A recipe's tree, unchanged by this.
+        path: Dotted path of the field; members of lists by number, from 0.
+        value: What is to stand there.
+    """
+    names, node = path.split("."), tree
+    for position, name in enumerate(names):
+        if isinstance(node, list) and name.isdigit() and int(name) < len(node):
+            rest, whole, number = names[position + 1 :], list(node), int(name)
+            whole[number] = (
+                with_field(node[number], ".".join(rest), value) if rest else merge(node[number], value)
+            )
+            names, value = names[:position], whole
+            break
+        node = node.get(name) if isinstance(node, dict) else None
+    for name in reversed(names):
         value = {name: value}
     return merge(tree, value)
 
@@ -148,7 +169,8 @@ def _problem(detail: Any, tree: dict) -> Problem:
     if kind == "missing":
         return Problem(name, None, "required, but missing")
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], _field_names(), n=1)
+        others = [field for field in _field_names() if field != path[-1]]  # it is a field, but not here
+        near = difflib.get_close_matches(path[-1], others, n=1)
         return Problem(name, value, f"unknown field{f'; did you mean `{near[0]}`?' if near else ''}")
     if kind == "union_tag_invalid":
         return Problem(

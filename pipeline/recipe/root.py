@@ -7,9 +7,10 @@ from pydantic import Field, model_validator
 
 from perdure.pipeline.recipe.cluster import Cluster
 from perdure.pipeline.recipe.data import DataStage, Source, Tokenizer
+from perdure.pipeline.recipe.evaluation import Evaluation
 from perdure.pipeline.recipe.scoring import Scoring
 from perdure.pipeline.recipe.section import Name, Section
-from perdure.pipeline.recipe.training import Evaluation, Model, Parallel, Training
+from perdure.pipeline.recipe.training import Model, Parallel, Training
 from perdure.pipeline.recipe.versions import Version
 
 
@@ -39,7 +40,7 @@ class Recipe(Section):
     versions: Annotated[dict[Name, Version], Field(min_length=1)]
     """The versions, trained in this order; an update's parent stands before it."""
     evaluation: Evaluation = Evaluation()
-    """Held-out measurement."""
+    """How versions are measured."""
     cluster: Cluster = Cluster()
     """Where `perdure launch` runs jobs, and how."""
 

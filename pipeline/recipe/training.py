@@ -80,6 +80,9 @@ class Parallel(Section):
     save memory (Korthikanti et al. 2022); `tensor_parallel` above 1 divides `seq_length`."""
     distributed_optimizer: bool = False
     """Shard optimizer states over the data-parallel ranks (ZeRO-1)."""
+    recompute: bool = False
+    """Keep only the inputs of the layers for the backward pass, which computes the rest again: much less memory for a
+    third more computation, and the same results."""
 
     @property
     def world_size(self) -> int:
@@ -146,10 +149,3 @@ class Training(Section):
     """What a broken step leads to."""
     log_interval: Positive = 10
     """Steps between console lines; TensorBoard gets every step."""
-
-
-class Evaluation(Section):
-    """How versions are measured on every source's held-out documents."""
-
-    max_tokens: Positive = 100_000
-    """Held-out tokens per source, from its first documents; all versions see the same ones."""

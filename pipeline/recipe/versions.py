@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from perdure.pipeline.recipe.section import Fraction, Name, Positive, Section
 
@@ -35,8 +35,8 @@ class MixtureSource(Section):
 class Replay(Section):
     """Old data mixed into the new, against forgetting (Ibrahim et al. 2024)."""
 
-    share: Annotated[float, Field(gt=0, lt=1)]
-    """Share of all tokens that are replayed; they replace new tokens (compute-equivalent)."""
+    share: Annotated[float, Field(ge=0, lt=1)]
+    """Share of all tokens that are replayed; they replace new tokens (compute-equivalent). 0 is no replay at all."""
     sources: dict[str, MixtureSource] = Field(default_factory=dict)
     """What is replayed, from whole sources; either this or `from_parents`."""
     from_parents: bool = False
@@ -103,6 +103,12 @@ class Mixture(Section):
     Face directory (with a `/`)."""
     max_repetition: Annotated[float, Field(gt=0)] = 4.0
     """Epochs over any one source, those of its ancestors included, beyond which the recipe is refused."""
+
+    @field_validator("replay")
+    @classmethod
+    def _none_of_nothing(cls, replay: Replay | None) -> Replay | None:
+        """A share of 0 is the mixture without replay, so that both are the same version."""
+        return replay if replay is not None and replay.share else None
 
 
 class Init(Section):

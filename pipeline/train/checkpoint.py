@@ -7,9 +7,11 @@ from what another one wrote. `state.json` holds everything that is no tensor.
 import errno
 import inspect
 import os
+import pickle
 import queue
+import select
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +23,11 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.dict_utils import dict_list_map_inplace
 from megatron.core.dist_checkpointing.mapping import LocalNonpersistentObject, ShardedObject
 from megatron.core.dist_checkpointing.strategies import filesystem_async
-from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, _disable_gc
+from megatron.core.dist_checkpointing.strategies.async_utils import (
+    AsyncCallsQueue,
+    AsyncRequest,
+    _disable_gc,
+)
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
@@ -37,6 +43,9 @@ from perdure.pipeline.train.process import helper_manager
 KEPT = 2
 """Checkpoints kept: the newest ones, and the newest one that the interval asked for, to which a guard rolls back; and
 those that the recipe names or branches off from."""
+
+BEGIN_SECONDS, BEGIN_ATTEMPTS = 20.0, 5
+"""How long a forked writer may take to begin, and how many are tried."""
 
 _FULL = 1 << 20
 """Free bytes under which a failed write is a full disk's fault."""
@@ -62,7 +71,7 @@ class Checkpoints:
         self.queue = AsyncCallsQueue()
         # Megatron would start a manager that outlives a killed rank.
         self.manager = helper_manager()
-        filesystem_async._results_queue = self.manager.Queue()
+        filesystem_async._results_queue = _Results(self.manager.Queue())
         FileSystemWriterAsync.write_preloaded_data_multiproc = staticmethod(_write_files)
 
     def save(self, model: torch.nn.Module, optimizer: MegatronOptimizer, state: dict) -> None:
@@ -89,9 +98,39 @@ class Checkpoints:
             state = state | {"optimizer_steps": steps_taken(optimizer)}
             request.add_finalize_fn(partial(self._commit, beside, final, state))
             if self.asynchronous:
-                self.queue.schedule_async_request(request)
+                self._schedule(request)
             else:
                 request.execute_sync()
+
+    def _schedule(self, request: AsyncRequest) -> None:
+        """Forks the writer; one that does not begin is killed, and another one forked.
+
+        A fork can inherit a lock that another thread held at that moment, and wait for it forever. CPython 3.11's own
+        lock of its list of threads is one (`PyOS_AfterFork_Child`, mended in 3.12): gloo's threads take it briefly.
+        """
+        if request.async_fn is None:  # this rank has nothing to write
+            self.queue.schedule_async_request(request)
+            return
+        begun, begin = os.pipe()
+        self.queue.schedule_async_request(request._replace(async_fn=partial(_begin, begin, request.async_fn)))
+        active = self.queue.async_calls[-1]
+        try:
+            for _ in range(BEGIN_ATTEMPTS):
+                if (
+                    select.select([begun], [], [], BEGIN_SECONDS)[0]
+                    or not active.async_caller.process.is_alive()
+                ):
+                    return
+                active.async_caller.close(abort=True)
+                active.async_caller.schedule_async_call(active.async_request)
+            active.async_caller.close(abort=True)
+            raise PerdureError(
+                f"{self.directory}: {BEGIN_ATTEMPTS} processes that should save have not begun within "
+                f"{BEGIN_SECONDS:g} s each; training.async_checkpoint: false needs none"
+            )
+        finally:
+            os.close(begun)
+            os.close(begin)
 
     def poll(self) -> None:
         """Commits what has been written meanwhile."""
@@ -148,6 +187,25 @@ class Checkpoints:
                 _sync(self.directory)
                 _forget_old(self.directory, self.kept)
         dist.barrier()
+
+
+def _begin(pipe: int, write: Callable, *arguments) -> None:
+    """Runs in the forked writer: says that it lives, and writes."""
+    os.write(pipe, b"!")
+    write(*arguments)
+
+
+class _Results:
+    """Megatron's queue of what its writers have done, in bytes: a manager imports torch to hold anything of torch's."""
+
+    def __init__(self, items: queue.Queue):
+        self.items = items
+
+    def put(self, result: object) -> None:
+        self.items.put(pickle.dumps(result))
+
+    def get_nowait(self) -> object:
+        return pickle.loads(self.items.get_nowait())
 
 
 @_disable_gc()

@@ -3,10 +3,12 @@
 Every rank reads for itself; what it reads follows from the sample index alone, so there is no state to restore.
 """
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from pyarrow import parquet
 
@@ -81,10 +83,20 @@ def open_dataset(
         documents, ends = open_order(plan_directory, key)
         sidecar = scores.get(name) if kinds and not is_replayed(key) else None
         streams[key] = _stream(data[name], sidecar, documents, ends, "", kinds, smoothing)
+        _read_no_further(streams[key])
     return Dataset(plan, streams, selection)
 
 
-def open_heldout(data: Path, domain: str) -> tuple[Stream, np.ndarray]:
+def _read_no_further(stream: Stream) -> None:
+    """Lets a page that is asked for come alone: the 128 KiB around it, which the system would read, are other samples'."""
+    shards = [*stream.shards, *(sidecar for group in stream.sidecars for sidecar in group)]
+    arrays = [array for shard in shards for array in (shard.values, shard.lengths, shard.pointers)]
+    for array in (stream.documents, stream.ends, *arrays):
+        if isinstance(array, np.memmap):  # an empty shard is none
+            array._mmap.madvise(mmap.MADV_RANDOM)
+
+
+def open_heldout(data: Path, domain: str) -> tuple[Stream, pa.Table]:
     """A domain's held-out documents, in the order in which they were read.
 
     Args:
@@ -92,18 +104,19 @@ def open_heldout(data: Path, domain: str) -> tuple[Stream, np.ndarray]:
         domain: Its name; labels choose among the source's documents.
 
     Returns:
-        The stream, empty if no document has the labels, and the bytes of each document's text, int64 [documents].
+        The stream, empty if no document has the labels, and of each document `num_tokens`, `num_bytes` (of its text),
+        `topic` and `language`.
     """
-    labels = parse(domain).labels
-    columns = ["shard", "sequence", "num_tokens", "num_bytes", *labels]
-    table = parquet.read_table(data / "docs.parquet", columns=columns, filters=[("split", "==", "heldout")])
-    order = np.lexsort((table["sequence"].to_numpy(), table["shard"].to_numpy()))
-    fits = np.ones(len(order), bool)
-    for kind, label in labels.items():
-        fits &= np.array(table[kind].to_pylist(), object)[order] == label
-    lengths, sizes = (table[name].to_numpy().astype(np.int64)[order] for name in ("num_tokens", "num_bytes"))
-    stream = _stream(data, None, np.flatnonzero(fits), np.cumsum(lengths[fits]), prefix="heldout.")
-    return stream, sizes[fits]
+    columns = ["num_tokens", "num_bytes", "topic", "language"]
+    rows = [("split", "==", "heldout")]
+    table = parquet.read_table(data / "docs.parquet", columns=["shard", "sequence", *columns], filters=rows)
+    table = table.sort_by([("shard", "ascending"), ("sequence", "ascending")])
+    fits = np.ones(len(table), bool)
+    for kind, label in parse(domain).labels.items():
+        fits &= np.array(table[kind].to_pylist(), object) == label
+    table = table.select(columns).filter(fits)
+    ends = np.cumsum(table["num_tokens"].to_numpy().astype(np.int64))
+    return _stream(data, None, np.flatnonzero(fits), ends, prefix="heldout."), table
 
 
 def _stream(

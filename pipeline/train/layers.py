@@ -12,7 +12,9 @@ from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from perdure.kernels import swiglu
 from perdure.kernels.parallel import add_matmul
@@ -37,6 +39,18 @@ class GatedMLP(MLP):
     def forward(self, hidden_states, **_kwargs):
         """[sequence, batch, hidden] -> the same, and a bias that is None."""
         return self.linear_fc2(swiglu(self.linear_fc1(hidden_states)[0]))
+
+
+class RecomputedLayer(TransformerLayer):
+    """Megatron's layer, of which the backward pass keeps the input alone and computes the rest again.
+
+    torch's checkpoint, since Megatron's takes tensors only, and the lengths of documents are none. There is no dropout,
+    so that no random state has to be restored. Source: Chen et al. 2016 (arXiv 1604.06174).
+    """
+
+    def forward(self, *args, **kwargs):
+        """As Megatron's."""
+        return checkpoint(super().forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
 class LayerClasses(NamedTuple):

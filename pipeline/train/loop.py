@@ -5,6 +5,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.lineage import kept_steps
 from perdure.pipeline.manifest import read_json
@@ -18,8 +19,9 @@ from perdure.pipeline.train.checkpoint import (
     last_scheduled,
     load_checkpoint,
 )
+from perdure.pipeline.train.evaluate import evaluate
 from perdure.pipeline.train.guard import Trouble, agree, assess, remember, rolls_back
-from perdure.pipeline.train.metrics import competing, console_line, model_flop_utilisation
+from perdure.pipeline.train.metrics import competing, console_line, heldout_words, model_flop_utilisation
 from perdure.pipeline.train.optimizer import set_learning_rate
 from perdure.pipeline.train.reweight import reweight
 from perdure.pipeline.train.schedule import learning_rate
@@ -47,7 +49,33 @@ def run_steps(
     saved = first_step
     if rolls_back(guard) and not finished_checkpoints(checkpoints.directory):
         checkpoints.save(model, optimizer, state | {"scheduled": True})
+
+    def leave(number: int) -> None:
+        """Saves what is not saved yet, and says that a signal ended it."""
+        if saved != state["step"]:
+            _save(checkpoints, model, optimizer, state | {"scheduled": False}, recorder)
+        checkpoints.wait()
+        name = signal.Signals(number).name
+        outcome = "saved" if state["step"] else "nothing is lost"
+        say(f"stopped by {name} at step {state['step']}: {outcome}; run the same command again to go on")
+        raise Stopped
+
     for step in range(first_step + 1, steps + 1):
+        heldout: dict[str, float] | None = None
+        if recipe.evaluation.interval and (step - 1) % recipe.evaluation.interval == 0:
+            # What a signal interrupts is measured by the next start, before its first step.
+            measured = evaluate(
+                model,
+                recipe,
+                measured_domains(recipe),
+                data,
+                device,
+                lambda: bool(agree(process.requested())),
+            )
+            if measured is None or agree(process.requested()):
+                leave(agree(process.requested()))
+            heldout = {name: domain.summary["loss"] for name, domain in measured.items()}
+            say(f"step {step - 1}: {heldout_words(heldout)}")
         dataset, state = reweight(dataset, state, recipe, version, model, data, device)
         first_sample = dataset.plan.first_sample + (step - 1) * training.global_batch_size
         if recorder and (shares := shares_from(dataset.plan, first_sample)):
@@ -92,6 +120,7 @@ def run_steps(
                 mfu,
                 version.selection is not None,
                 skipped,
+                heldout,
             )
             if step % training.log_interval == 0 or step == steps:
                 say(console_line(line, steps, started, first_step))
@@ -101,12 +130,7 @@ def run_steps(
             _save(checkpoints, model, optimizer, state | {"scheduled": scheduled}, recorder)
             saved = step
         if number := agree(process.requested()):
-            if saved != step:
-                _save(checkpoints, model, optimizer, state | {"scheduled": False}, recorder)
-            checkpoints.wait()
-            name = signal.Signals(number).name
-            say(f"stopped by {name} at step {step}: saved; run the same command again to go on")
-            raise Stopped
+            leave(number)
     checkpoints.wait()
     return state
 

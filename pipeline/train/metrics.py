@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from perdure.pipeline.manifest import write_atomic
@@ -43,8 +44,13 @@ class Recorder:
         mfu: float | None,
         selective: bool,
         skipped: str | None = None,
+        heldout: dict[str, float] | None = None,
     ) -> dict:
-        """Records one step and returns its line; `skipped` says what became of one that the guard refused."""
+        """Records one step and returns its line.
+
+        `skipped` says what became of a step that the guard refused; `heldout` holds the domains' losses right before the
+        step, if they were measured then.
+        """
         total_tokens, total_loss = sum(counts.tokens), sum(counts.loss)
         competing_tokens, competing_loss = competing(self.sources, counts)
         unselected = competing_tokens - counts.selected_tokens
@@ -74,6 +80,7 @@ class Recorder:
             "stream": counts.stream,
             "selection": counts.selection,
             "skipped": skipped,
+            "heldout_before": heldout,
         }
         # A guard may have let a NaN pass, and JSON knows none.
         self.file.write(json.dumps(_finite(line)) + "\n")
@@ -83,6 +90,8 @@ class Recorder:
             self._scalar(f"loss_by_source/{name}", value, step)
         for name in ("lr", "grad_norm", "selected_fraction", "unscored_tokens", "tokens_per_second", "mfu"):
             self._scalar(f"train/{name}", line[name], step)
+        for name, loss in (heldout or {}).items():
+            self._scalar(f"heldout_loss/{name}", loss, step - 1)
         if skipped:
             self._scalar("train/skipped", 1.0, step)
             self.board.add_text("skipped", skipped, step)
@@ -99,6 +108,27 @@ class Recorder:
             self._scalar(f"heldout_loss/{name}", result["loss"], step)
             self._scalar(f"heldout_bits_per_byte/{name}", result["bits_per_byte"], step)
         self.board.flush()
+
+    def chosen(self, step: int, found: dict) -> None:
+        """Records what `write_chosen` counted: histograms of excess losses, and the selected share by topic."""
+        edges = found["excess_edges"]
+        for part in ("selected", "other") if edges else ():
+            counts = found[f"excess_{part}"]
+            middles = [(low + high) / 2 for low, high in pairwise(edges)]
+            self.board.add_histogram_raw(
+                f"excess_loss/{part}",
+                min=edges[0],
+                max=edges[-1],
+                num=sum(counts),
+                sum=sum(count * middle for count, middle in zip(counts, middles)),
+                sum_squares=sum(count * middle**2 for count, middle in zip(counts, middles)),
+                bucket_limits=edges[1:],
+                bucket_counts=counts,
+                global_step=step,
+            )
+        for source, topics in found["topics"].items():
+            for topic, own in topics.items():
+                self._scalar(f"selected_share/{source}/{topic}", own["selected"] / own["scored"], step)
 
     def mixture(self, step: int, shares: dict[str, float]) -> None:
         """Records the shares of a phase of the plan that begins with this step."""
@@ -153,6 +183,13 @@ def console_line(line: dict, total_steps: int, started: float, first_step: int) 
     hours, minutes = divmod(minutes, 60)
     parts.append(f"ETA {hours}:{minutes:02d}:{seconds:02d}" if hours else f"ETA {minutes}:{seconds:02d}")
     return "  ".join(parts)
+
+
+def heldout_words(losses: dict[str, float]) -> str:
+    """Held-out losses by domain, for the console."""
+    return "held-out loss (nats per token): " + "  ".join(
+        f"{name} {loss:.4f}" for name, loss in losses.items()
+    )
 
 
 def model_flop_utilisation(tokens_per_second: float, flops_per_token: float, ranks: int) -> float | None:

@@ -24,7 +24,7 @@ from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.recipe import Recipe, Selection, Training
 from perdure.pipeline.shape import model_shape, padded_vocab_size
 from perdure.pipeline.train.device import timeout
-from perdure.pipeline.train.layers import GatedMLP, block_spec, install_weight_gradient
+from perdure.pipeline.train.layers import GatedMLP, RecomputedLayer, block_spec, install_weight_gradient
 from perdure.pipeline.train.selection import reference_nats
 
 
@@ -163,16 +163,24 @@ def build_model(
     ).to(device)
     for layer in model.decoder.layers:
         layer.mlp.__class__ = GatedMLP  # Megatron's layer spec knows its own class only
+        if recipe.parallel.recompute:
+            layer.__class__ = RecomputedLayer
     mark_tensor_parallel(model)
     if config.bf16:
         model = Float16Module(config, model)
-    return DistributedDataParallel(
+    replicas = DistributedDataParallel(
         config,
         DistributedDataParallelConfig(
-            grad_reduce_in_fp32=True, use_distributed_optimizer=parallel.distributed_optimizer
+            grad_reduce_in_fp32=True,
+            overlap_grad_reduce=parallel.data_parallel > 1,
+            use_distributed_optimizer=parallel.distributed_optimizer,
         ),
         model,
     )
+    config.no_sync_func = (
+        replicas.no_sync
+    )  # gradients are reduced in the last micro-batch's backward pass alone
+    return replicas
 
 
 def model_config(recipe: Recipe, device: torch.device) -> TransformerConfig:

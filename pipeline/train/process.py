@@ -16,6 +16,8 @@ from multiprocessing.managers import SyncManager
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
+_libc = ctypes.CDLL(None)  # now, because a fork must not wait for the loader's lock
+
 _requested = 0
 _deferred = False
 
@@ -24,7 +26,7 @@ def follow_parent() -> None:
     """Dies with the process that started this one, so that nothing stale writes beside a restarted run (Linux only)."""
     parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
+        _libc.prctl(parent_death_signal, signal.SIGKILL)
 
 
 def start_rank() -> None:

@@ -14,7 +14,7 @@ from perdure.pipeline.mixture import MAX_BLOCK, is_replayed, reweighted, rounded
 from perdure.pipeline.plan import phase_entry, with_phases
 from perdure.pipeline.recipe import Recipe, Version
 from perdure.pipeline.train.dataset import Dataset
-from perdure.pipeline.train.evaluate import evaluate
+from perdure.pipeline.train.evaluate import evaluate, summaries
 
 DIGITS = 10_000
 """Shares are rounded to one over this, so that a block of the mixture stays short."""
@@ -70,12 +70,13 @@ def _perplexity(
             update={"evaluation": recipe.evaluation.model_copy(update={"max_tokens": tokens})}
         )
     measured = evaluate(model, recipe, version.mixture.sources, data, device)
+    assert measured is not None
     if missing := version.mixture.sources.keys() - measured.keys():
         raise PerdureError(
             f"mixture.reweight: no document of {', '.join(sorted(missing))} is held out, so that its perplexity cannot be "
             "followed; raise the source's heldout_fraction, or leave it out"
         )
-    found = [{name: math.exp(result["loss"]) for name, result in measured.items()}]
+    found = [{name: math.exp(result["loss"]) for name, result in summaries(measured).items()}]
     if dist.get_world_size() > 1:
         dist.broadcast_object_list(found, 0)
     return found[0]

@@ -18,6 +18,9 @@ from perdure.pipeline.train.model import unwrap
 from perdure.pipeline.train.optimizer import update
 from perdure.pipeline.train.selection import Losses, next_threshold, select_batch
 
+Observe = Callable[[range, Tensor, Batch], None]
+"""Takes the indices of a micro-batch's samples, its losses, float32 [batch, sequence] in nats, and what they are of."""
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -97,7 +100,7 @@ def train_step(
         eos_id,
         num_sources,
         forward_only=False,
-        keep=losses,
+        observe=None if losses is None else _keeping(losses),
         threshold=threshold,
     )
     if losses is not None:
@@ -125,9 +128,20 @@ def token_losses(
     everything = ((indices, replace(batch, selected=batch.valid)) for indices, batch in members)
     with torch.no_grad():
         run_batches(
-            model, everything, len(members), recipe, eos_id, num_sources, forward_only=True, keep=found
+            model,
+            everything,
+            len(members),
+            recipe,
+            eos_id,
+            num_sources,
+            forward_only=True,
+            observe=_keeping(found),
         )
     return found
+
+
+def _keeping(losses: Losses) -> Observe:
+    return lambda _indices, nll, batch: losses.append((nll, batch))
 
 
 def run_batches(
@@ -138,12 +152,12 @@ def run_batches(
     eos_id: int,
     num_sources: int,
     forward_only: bool,
-    keep: Losses | None = None,
+    observe: Observe | None = None,
     threshold: float | None = None,
 ) -> Counts:
     """Runs micro-batches, each given with its global sample indices, and adds up their counts over all ranks.
 
-    `keep` receives the losses of every micro-batch on the last stage; `threshold` is that of `LanguageModel.forward`.
+    `observe` is told the losses of every micro-batch on the last stage; `threshold` is that of `LanguageModel.forward`.
     """
     training = recipe.training
 
@@ -162,8 +176,8 @@ def run_batches(
         if not mpu.is_pipeline_last_stage():
             return output, None
         loss, selected, nll = output
-        if keep is not None:
-            keep.append((nll, batch))
+        if observe is not None:
+            observe(indices, nll, batch)
         return loss, lambda loss: _loss(loss, selected, nll, batch, indices, num_sources)
 
     outputs = get_forward_backward_func()(
@@ -211,18 +225,22 @@ def _fingerprints(batch: Batch, selected: Tensor, indices: range) -> Tensor:
 
 def _reduce(outputs: list[dict], num_sources: int) -> Counts:
     """Adds up micro-batches and data-parallel ranks on the last stage, and tells the other stages."""
+    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    sums = torch.zeros(2 * num_sources + 3, dtype=torch.float64, device=device)
+    prints = torch.zeros(2, dtype=torch.int64, device=device)
     if mpu.is_pipeline_last_stage():
         sums = torch.stack([output["sums"] for output in outputs]).sum(0)
         prints = torch.stack([output["prints"] for output in outputs]).sum(0)
+    add_up(sums)
+    add_up(prints)
+    values, marks = sums.tolist(), [f"{mark & (1 << 64) - 1:016x}" for mark in prints.tolist()]
+    return Counts(values[:num_sources], values[num_sources : 2 * num_sources], *values[-3:], *marks)
+
+
+def add_up(sums: Tensor) -> None:
+    """Adds up, in place, what each data-parallel rank counted on the last stage, and tells the other stages."""
+    if mpu.is_pipeline_last_stage():
         dist.all_reduce(sums, group=mpu.get_data_parallel_group())
-        dist.all_reduce(prints, group=mpu.get_data_parallel_group())
-    else:
-        device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
-        sums = torch.zeros(2 * num_sources + 3, dtype=torch.float64, device=device)
-        prints = torch.zeros(2, dtype=torch.int64, device=device)
     if mpu.get_pipeline_model_parallel_world_size() > 1:
         group, last = mpu.get_pipeline_model_parallel_group(), mpu.get_pipeline_model_parallel_last_rank()
         dist.broadcast(sums, last, group)
-        dist.broadcast(prints, last, group)
-    values, marks = sums.tolist(), [f"{mark & (1 << 64) - 1:016x}" for mark in prints.tolist()]
-    return Counts(values[:num_sources], values[num_sources : 2 * num_sources], *values[-3:], *marks)

@@ -34,13 +34,15 @@ def main(directory: Path, task: str) -> None:
 
     from perdure.pipeline.convert import huggingface, weights
     from perdure.pipeline.convert.export import export
+    from perdure.pipeline.evaluate.documents import table_name, write_tables
     from perdure.pipeline.train import checkpoint, evaluate
     from perdure.pipeline.train.dataset import open_dataset
     from perdure.pipeline.train.device import initialise
     from perdure.pipeline.train.loop import run_steps
-    from perdure.pipeline.train.metrics import Recorder
+    from perdure.pipeline.train.metrics import Recorder, heldout_words
     from perdure.pipeline.train.model import build_model, unwrap
-    from perdure.pipeline.train.passage import write_passage
+    from perdure.pipeline.train.passage import write_chosen, write_passage
+    from perdure.pipeline.train.probes import encode_probes, score_probes
     from perdure.pipeline.train.start import begin, initial_weights, origin
 
     recipe, inputs = load_recipe(directory / "recipe.yaml"), read_json(directory / "inputs.json")
@@ -54,28 +56,39 @@ def main(directory: Path, task: str) -> None:
             f"{dist.get_world_size()} ranks were started, but the recipe's layout needs "
             f"{recipe.parallel.world_size} (tensor x pipeline x data parallel)"
         )
+    # Before anything is trained: a question that cannot be asked should not be found out at the end.
+    questions = encode_probes(recipe, Path(inputs["tokenizer"]))
     attempt = fence.take_together(directory)
     model = build_model(recipe, vocab_size, version.selection, device)
 
     def measure(file: str, step: int) -> dict[str, dict]:
         domains = evaluate.evaluate(model, recipe, measured_domains(recipe), data, device)
+        assert domains is not None
+        answers = score_probes(model, recipe, questions, inputs["eos_id"], device)
         if dist.get_rank() == 0:
             content = {
                 "version": inputs["version"],
                 "step": step,
                 "measured": inputs["measured"],
-                "domains": domains,
+                "domains": evaluate.summaries(domains),
             }
             with fence.held(directory, attempt):
-                write_json(directory / file, content)
-        return domains
+                tables = [domain.documents for domain in domains.values()]
+                write_tables(directory / table_name(file, "documents"), tables)
+                if answers is None:
+                    (directory / table_name(file, "probes")).unlink(missing_ok=True)
+                else:
+                    write_tables(directory / table_name(file, "probes"), [answers])
+                write_json(directory / file, content)  # last: it says what the tables were made of
+        return evaluate.summaries(domains)
 
     if task == "evaluate":
         if version.start.type == "init":
             initial_weights(unwrap(model), recipe, shape, vocab_size, inputs, _silent)
             measure("eval_initial.json", 0)
         weights.load_weights(unwrap(model), shape, huggingface.weights_reader(directory / "hf"))
-        say(_losses(measure("eval.json", num_steps(recipe, version))))
+        domains = measure("eval.json", num_steps(recipe, version))
+        say(heldout_words({name: result["loss"] for name, result in domains.items()}))
         dist.barrier()
         dist.destroy_process_group()
         return
@@ -101,6 +114,7 @@ def main(directory: Path, task: str) -> None:
     tokenizer = Path(inputs["tokenizer"])
     if version.selection:
         write_passage(directory / "passage.json", model, recipe, dataset, tokenizer, device)
+        write_chosen(directory / "chosen.json", model, recipe, dataset, data, device)
     export(
         unwrap(model),
         shape,
@@ -111,25 +125,29 @@ def main(directory: Path, task: str) -> None:
         origin(recipe),
         directory / "hf",
     )
+    dist.barrier()  # the last stage has written what rank 0 reads
     if dist.get_rank() == 0:
         assert recorder is not None
+        if version.selection:
+            recorder.chosen(state["step"], read_json(directory / "chosen.json"))
         recorder.evaluation(state["step"], domains)
         recorder.close()
         weights_hash = huggingface.weights_hash(directory / "hf")
         with fence.held(directory, attempt):
-            _finish(directory, recipe, inputs, dataset.plan, state, weights_hash)
-        say(_losses(domains))
+            _finish(directory, recipe, inputs, dataset.plan, state, weights_hash, domains)
+        say(heldout_words({name: result["loss"] for name, result in domains.items()}))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _losses(domains: dict[str, dict]) -> str:
-    losses = "  ".join(f"{name} {result['loss']:.4f}" for name, result in domains.items())
-    return f"held-out loss (nats per token): {losses}"
-
-
 def _finish(
-    directory: Path, recipe: Recipe, inputs: dict, plan: Plan, state: dict, weights_hash: str
+    directory: Path,
+    recipe: Recipe,
+    inputs: dict,
+    plan: Plan,
+    state: dict,
+    weights_hash: str,
+    domains: dict[str, dict],
 ) -> None:
     version = recipe.versions[inputs["version"]]
     tokens = num_samples(recipe, version) * recipe.training.seq_length
@@ -161,6 +179,7 @@ def _finish(
             "parent_weights_hash": inputs["identity"]["initial_weights"],
             "data": inputs["identity"]["data"],
             "tokenizer_hash": inputs["identity"]["tokenizer_hash"],
+            "heldout": {name: result["loss"] for name, result in domains.items()},
             "seconds": state["seconds"],
         },
     )

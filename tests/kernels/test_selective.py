@@ -266,6 +266,6 @@ def test_the_cpu_keeps_few_logits_only(monkeypatch):
 
 @pytest.mark.slow
 def test_vocabulary_shards_agree():
-    """TP = 1, 2 and 4, with and without sequence parallelism, by every implementation, fp32 and bf16."""
+    """TP = 1, 2 and 4, with and without sequence parallelism, by every implementation and scope, fp32 and bf16."""
     for losses, gradients, selections_agree in on_ranks("vocabulary_shards", 4):
         assert losses < 1e-6 and gradients < 1e-5 and selections_agree

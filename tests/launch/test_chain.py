@@ -7,7 +7,7 @@ from support import tiny_recipe
 
 from perdure.launch.chain import jobs
 from perdure.pipeline.manifest import finish
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe import Recipe, SlurmArrays
 
 FILE = Path("launched.yaml")
 
@@ -50,6 +50,15 @@ def test_versions_wait_for_the_models_they_need_and_for_no_others(recipe):
 def test_only_ranks_and_scoring_use_gpus(recipe):
     gpus = {job.name for job in jobs(recipe, FILE) if job.gpus}
     assert gpus == {f"train-{name}" for name in recipe.versions} | {"prepare-update"}
+
+
+def test_with_arrays_the_jobs_before_training_only_wait(recipe):
+    data = recipe.data.model_copy(update={"executor": SlurmArrays(type="slurm")})
+    chain = jobs(recipe.model_copy(update={"data": data}), FILE)
+    assert {job.name for job in chain if job.gpus} == {f"train-{name}" for name in recipe.versions}
+    waiting = {job.name for job in chain if job.coordinates}
+    assert waiting == {"data"} | {f"prepare-{name}" for name in recipe.versions}
+    assert [job.after for job in chain] == [job.after for job in jobs(recipe, FILE)]
 
 
 def test_finished_versions_are_left_out(recipe):

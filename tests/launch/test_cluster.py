@@ -3,19 +3,25 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+import failing
 import pytest
 import slurm_cluster
 import yaml
 
 from perdure.launch.attempt import attempts, newest_step
 from perdure.launch.status import status
+from perdure.pipeline.data.score import score_source
+from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.manifest import is_finished, read_json
+from perdure.pipeline.recipe import load_recipe
 
 ABSENT = slurm_cluster.missing()
 pytestmark = [
@@ -23,9 +29,17 @@ pytestmark = [
     pytest.mark.skipif(ABSENT is not None, reason=f"NO SLURM CLUSTER TESTED HERE: {ABSENT}"),
 ]
 STEPS, INTERVAL = 300, 10
+PYTHONPATH = f"{Path(failing.__file__).parent}:{os.environ.get('PYTHONPATH', '')}"
 TREE = {
     "name": "small",
-    "sources": {"prose": {"reader": {"type": "jsonl", "path": "prose.jsonl"}, "heldout_fraction": 0.1}},
+    "sources": {
+        "prose": {
+            "reader": {"type": "jsonl", "path": "prose.jsonl"},
+            "clean": [{"type": "exact_dedup"}],
+            "heldout_fraction": 0.1,
+        }
+    },
+    "data": {"executor": {"type": "slurm", "score_gpus": 0}},
     "tokenizer": {"type": "train", "vocab_size": 400, "sources": ["prose"]},
     "model": {
         "type": "llama",
@@ -47,7 +61,7 @@ TREE = {
     "evaluation": {"max_tokens": 2000},
     "cluster": {
         "network_interface": "eth0",
-        "environment": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+        "environment": {"OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH},
         "max_restarts": 4,
         "timeout_seconds": 20,
     },
@@ -79,7 +93,7 @@ def undisturbed(cluster, tmp_path_factory) -> tuple[Path, Path]:
     (folder / "prose.jsonl").write_text("\n".join(lines))
     (folder / "small.yaml").write_text(yaml.safe_dump(TREE))
     ids = launch(cluster, folder, folder / "out")
-    assert set(cluster.wait(ids.values(), 240).values()) == {"COMPLETED"}, logs(folder / "out")
+    assert set(cluster.wait(ids.values(), 500).values()) == {"COMPLETED"}, logs(folder / "out")
     return folder, folder / "out"
 
 
@@ -96,6 +110,68 @@ def test_a_chain_ends_with_a_version_and_a_report(undisturbed):
     assert (out / "report" / "index.html").exists()
     recorded = read_json(out / "versions" / "base" / "version.json")
     assert recorded["parallel"]["data_parallel"] == 2
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Files by name; manifests without the command line."""
+    command = re.compile(rb'"command": ".*"')
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): command.sub(b"", path.read_bytes()) for path in files}
+
+
+SCORE = """
+from pathlib import Path
+from perdure.pipeline.data.executor import elsewhere
+from perdure.pipeline.data.score import score_source
+from perdure.pipeline.recipe import load_recipe
+recipe, data, model = map(Path, __import__("sys").argv[1:])
+there = elsewhere(load_recipe(recipe), scoring=True, say=print)
+score_source(data, model, label="base", context=64, workers=1, elsewhere=there)
+"""
+
+
+def test_arrays_write_what_local_workers_do(cluster, undisturbed, tmp_path, monkeypatch):
+    folder, out = undisturbed
+    monkeypatch.chdir(folder)
+    assert len(list(out.glob("logs/clean.prose@*/01_exact_dedup.sign.slurm_*_[01].log"))) == 2
+    file, model = out / "launch" / "recipe.yaml", out / "versions" / "base" / "hf"
+    (data,) = (out / "data").iterdir()
+    command = [sys.executable, "-c", SCORE, str(file), str(data), str(model)]
+    scored = cluster.on(slurm_cluster.CONTROLLER, *command, cwd=folder)
+    assert scored.returncode == 0, scored.stderr
+    assert f"data.{data.name}.scores.base@" in scored.stdout and "2 of 2 tasks are Slurm job" in scored.stdout
+    (data,) = run_data(load_recipe(file, ["data.executor={type: local}"], out=tmp_path), print).values()
+    score_source(data, model, label="base", context=64, workers=2)
+    for part in ("clean", "data"):
+        assert contents(tmp_path / part) == contents(out / part)
+
+
+def test_only_the_tasks_that_failed_are_done_again(cluster, undisturbed, tmp_path):
+    (tmp_path / "broken").touch()
+    (tmp_path / "hold").touch()
+    recipe = undisturbed[1] / "launch" / "recipe.yaml"
+    command = [sys.executable, failing.__file__, str(recipe), str(tmp_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": cluster.environment}
+    with subprocess.Popen(cluster.command(slurm_cluster.CONTROLLER, *command), **pipes) as killed:
+        submitted = re.fullmatch(r"work.step: 4 of 4 tasks are Slurm job (\d+)\n", killed.stdout.readline())
+        killed.kill()  # its array goes on
+    with subprocess.Popen(cluster.command(slurm_cluster.CONTROLLER, *command), **pipes) as failed:
+        assert (
+            failed.stdout.readline() == f"work.step: waiting for Slurm job {submitted[1]} of an earlier run\n"
+        )
+        (tmp_path / "hold").unlink()
+        said = failed.communicate(timeout=300)[1]
+    log = tmp_path / "work" / "step" / "logs" / f"slurm_{submitted[1]}_1.log"
+    assert failed.returncode == 1
+    assert (
+        f"work: step: task 1 of 4 failed: this text is in no language; its log: {log}; tasks 2 are not"
+        in said
+    )
+    assert "this text is in no language" in log.read_text()
+    (tmp_path / "broken").unlink()
+    again = cluster.on(slurm_cluster.CONTROLLER, *command)
+    assert again.returncode == 0 and again.stdout.endswith("\n10\n"), again
+    assert sorted((tmp_path / "ran").read_text().split()) == list("011223")
 
 
 def begin_again(cluster, undisturbed, tmp_path) -> tuple[str, Path]:

@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from support import prepare_version, tiny_recipe
+from support import prepare_version, start_ranks, tiny_recipe
 
-from perdure.launch.local import Node, start
+from perdure.launch.local import Node
 from perdure.launch.node import PORT, main, this_node
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
@@ -48,10 +48,10 @@ def test_another_number_of_ranks_is_refused(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_two_machines_equal_one(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    one, two = (
-        prepare_version(tiny_recipe(tmp_path / name, parallel__data_parallel=2)) for name in ("one", "two")
-    )
-    start(one, 2)
+    changes = {"parallel__data_parallel": 2, "versions__v1__tokens": 32 * 8 * 8}
+    one, two = (prepare_version(tiny_recipe(tmp_path / name, **changes)) for name in ("one", "two"))
+    outcome = start_ranks(one, 2)
+    assert outcome.returncode == 0, outcome.stderr
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

@@ -1,18 +1,21 @@
 """What is looked at before a job of many nodes."""
 
+import importlib.metadata
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from support import prepare_version, tiny_recipe
 
-from perdure.launch.preflight import MESSAGE_BYTES, checkpoint_bytes, facts, problems
+from perdure.launch.preflight import MESSAGE_BYTES, _writes, checkpoint_bytes, facts, problems
 from perdure.launch.rank import COMMANDS, FROM_SLURM
-from perdure.pipeline.manifest import read_json, write_json
+from perdure.pipeline.manifest import hash_file, read_json, write_json
 from perdure.pipeline.shape import model_shape, num_parameters
 
 CHECKPOINT = 10_000_000_000
@@ -103,30 +106,68 @@ def test_facts_of_this_machine(version, monkeypatch):
     assert [path.name for path in version.iterdir() if "preflight" in path.name] == []
 
 
-@pytest.mark.slow
-def test_ranks_meet_and_agree_or_say_why_not(version):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
+def test_a_directory_that_cannot_be_written_is_named(tmp_path):
+    assert _writes(tmp_path) is None and not any(tmp_path.iterdir())
+    assert _writes(tmp_path / "gone") == f"{tmp_path / 'gone'} cannot be written: No such file or directory"
+
+
+def started(version: Path, rank: int, port: str, prefix: tuple = (), **environment) -> subprocess.Popen:
+    """One of two ranks of the preflight."""
     common = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
         "GLOO_SOCKET_IFNAME": "lo",
         "SLURM_NTASKS": "2",
     }
-    command = [sys.executable, "-m", "perdure.launch.rank", "preflight", str(version)]
-    ranks = [
-        subprocess.Popen(
-            command,
-            env=os.environ | common | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    return subprocess.Popen(
+        [*prefix, sys.executable, "-m", "perdure.launch.rank", "preflight", str(version)],
+        env=os.environ | common | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_ranks_meet_and_agree_or_say_why_not(version):
+    port = free_port()
+    ranks = [started(version, rank, port) for rank in range(2)]
     begun = time.monotonic()
     output = [rank.communicate(timeout=120)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0]
     assert output[0].startswith("preflight: 1 machines, 0 problems") and output[1] == ""
     assert time.monotonic() - begun < 120
     assert set(FROM_SLURM) == {"RANK", "LOCAL_RANK", "WORLD_SIZE"} and set(COMMANDS) == {"train", "preflight"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="a second host name needs root")
+def test_a_machine_with_another_torch_and_another_recipe_is_refused(version, tmp_path):
+    """Two machines: the second has a host name of its own, which nothing resolves."""
+    other = shutil.copytree(version, tmp_path / "other")
+    (other / "recipe.yaml").write_text((version / "recipe.yaml").read_text() + "# edited\n")
+    fake = tmp_path / "packages" / "torch-2.0.1.dist-info"
+    fake.mkdir(parents=True)
+    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.0.1\n")
+    renamed = ("unshare", "--uts", "sh", "-c", 'hostname n2.invalid && exec "$@"', "sh")
+    port = free_port()
+    ranks = [
+        started(version, 0, port),
+        started(other, 1, port, renamed, PYTHONPATH=str(fake.parent)),
+    ]
+    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [1, 1], errors
+    ours, theirs = (hash_file(directory / "recipe.yaml")[:8] for directory in (version, other))
+    for line in (
+        f"n2.invalid: torch is 2.0.1, elsewhere {importlib.metadata.version('torch')}",
+        f"n2.invalid: recipe is {theirs}, elsewhere {ours}",
+        "n2.invalid: its name resolves to nothing; the others cannot reach that",
+    ):
+        assert f"error: preflight: {line}" in errors[0]
+    assert "preflight" not in errors[1]  # one rank speaks for all

@@ -15,13 +15,13 @@ from support import tiny_recipe
 from perdure.launch import slurm
 from perdure.launch.chain import Job, jobs
 from perdure.launch.launch import fitted
-from perdure.launch.slurm import Size, render
+from perdure.launch.slurm import Size, array_script, render
 from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recipe.cluster import Cluster
 
 TRAIN = Job("train-v", version="v", gpus=True)
-DUMP = """#!{python}
+DUMP = """#!{python} -IS
 import json, os, sys
 with open({file!r}, "a") as file:
     file.write(json.dumps([os.path.basename(sys.argv[0]), sys.argv[1:], dict(os.environ), os.getcwd()]) + "\\n")
@@ -134,6 +134,65 @@ def test_a_shell_takes_every_value_literally(tmp_path, value, image, mount, plac
         assert environment["SRUN_CPUS_PER_TASK"] == "2"
         assert Path(cwd) == directory.resolve()
     assert list(version.glob("launch/*")) == [version / "launch" / "train-v.log"]
+
+
+ARRAYS = {"type": "slurm", "options": ["--mem-per-cpu=8G"]}
+
+
+def with_arrays(recipe: Recipe) -> Recipe:
+    tree = recipe.model_dump(mode="json")
+    tree["data"]["executor"] = ARRAYS
+    return Recipe.model_validate(tree)
+
+
+@pytest.mark.parametrize(("scoring", "partition"), [(False, "cpu"), (True, "gpu")])
+def test_an_array_asks_for_what_one_task_needs(tmp_path, scoring, partition):
+    slurm = {"partition": "gpu", "cpu_partition": "cpu", "time_limit": "4:00:00", "options": ["--exclusive"]}
+    recipe = with_arrays(launched(tmp_path, slurm=slurm))
+    text = array_script(
+        recipe, "data.a@1.scores.my model@2.score", scoring, tmp_path / "a.sbatch", ("m", "f")
+    )
+    options = {line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")}
+    assert options == {
+        f"--job-name=perdure-{recipe.name}-data.a@1.scores.my_model@2.score",
+        *("--nodes=1", "--ntasks=1", "--cpus-per-task=1", "--requeue"),
+        *(("--gpus-per-node=1",) if scoring else ()),
+        *(f"--partition={partition}", "--time=4:00:00", "--mem-per-cpu=8G"),
+        *("--open-mode=append", "--output=/dev/null"),
+    }
+    assert text.splitlines()[-1] == f"exec {sys.executable} -m m f"  # no step of its own
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=NASTY, image=NASTY, place=NASTY.filter(lambda text: len(text.encode()) < 60), name=NASTY)
+def test_an_array_takes_every_value_literally(tmp_path, value, image, place, name):
+    directory = tmp_path / ("x" + place.replace("/", "_"))
+    (directory / "logs").mkdir(parents=True, exist_ok=True)
+    recipe = with_arrays(launched(directory, environment={"VALUE": value}, container={"image": image}))
+    pickle = str(directory / "executor.pik")
+    text = array_script(recipe, name, False, directory / "array.sbatch", ("module", pickle), directory)
+    ids = {"SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "3"}
+    status, (srun, arguments, environment, cwd) = commands(text, tmp_path, ids)
+    assert (status, srun) == (0, "srun") and Path(cwd) == directory.resolve()
+    assert arguments == ["--ntasks=1", f"--container-image={image}", "python", "-m", "module", pickle]
+    assert environment["VALUE"] == value and environment["OMP_NUM_THREADS"] == os.environ["OMP_NUM_THREADS"]
+    assert [log.name for log in directory.glob("logs/*")] == ["slurm_9_3.log"]
+
+
+def test_a_job_that_waits_for_arrays_goes_back_into_the_queue_before_its_time_is_over(tmp_path):
+    recipe = with_arrays(launched(tmp_path, slurm={"partition": "gpu", "cpu_partition": "cpu"}))
+    (tmp_path / "launch").mkdir()
+    job = Job("data", ("data", "my recipe.yaml"), coordinates=True)
+    text = render(job, recipe, Size(4, 8, 8), tmp_path, "python")[1]
+    lines = text.splitlines()
+    assert "#SBATCH --signal=B:USR1@300" in lines and "#SBATCH --requeue" in lines
+    assert "#SBATCH --cpus-per-task=1" in lines and "#SBATCH --partition=cpu" in lines
+    status, srun = commands(text, tmp_path)
+    assert (status, srun[1][1:]) == (0, ["python", "-m", "perdure.pipeline.cli", "data", "my recipe.yaml"])
+    assert commands(text, tmp_path, statuses=[("srun", 3)])[0] == 3
+    signalled = text.replace('wait "$!"', 'kill -USR1 $$; wait "$!"')
+    status, *calls = commands(signalled, tmp_path)
+    assert status == 1 and ["requeue", "7"] in [call[1] for call in calls if call[0] == "scontrol"]
 
 
 def test_a_version_that_is_not_whole_goes_back_into_the_queue(tmp_path):

@@ -8,8 +8,9 @@ import pytest
 import yaml
 from support import tiny_recipe
 
-from perdure.launch.status import duration, lines, log_files, status
+from perdure.launch.status import lines, log_files, status
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.words import duration_words
 from perdure.pipeline.manifest import finish, write_json
 
 
@@ -81,6 +82,17 @@ def test_sources_and_attempts_are_counted(run):
     assert "data      1 of 2 sources; waiting: b" in lines(found)
 
 
+def test_tasks_under_way_are_counted(run):
+    for step, done in (("01_exact_dedup.sign", 4), ("01_exact_dedup.match0", 1), ("tokenise", 0)):
+        (run / "work" / "clean.a@0123abcd" / step / "completions").mkdir(parents=True)
+        (run / "work" / "clean.a@0123abcd" / step / "tasks").write_text("4\n")
+        for rank in range(done):
+            (run / "work" / "clean.a@0123abcd" / step / "completions" / f"{rank:05d}").touch()
+    found = [(work["step"], work["done"], work["tasks"]) for work in status(run)["work"]]
+    assert found == [("01_exact_dedup.match0", 1, 4), ("tokenise", 0, 4)]
+    assert "          clean.a@0123abcd: 01_exact_dedup.match0, 1 of 4 tasks done" in lines(status(run))
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(PerdureError, match="no run of Perdure here"):
         status(tmp_path)
@@ -97,4 +109,4 @@ def test_logs_are_those_of_a_version_or_of_all(run):
 
 
 def test_durations_read_like_clocks():
-    assert [duration(seconds) for seconds in (5, 65, 3661)] == ["0:05", "1:05", "1:01:01"]
+    assert [duration_words(seconds) for seconds in (5, 65, 3661)] == ["0:05", "1:05", "1:01:01"]

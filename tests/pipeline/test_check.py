@@ -1,9 +1,9 @@
 """Preflight: all mistakes at once, types and sense together; and a preview whose numbers are right."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from perdure.pipeline.memory import memory_per_rank
 from perdure.pipeline.preview import preview
 from perdure.pipeline.preview_text import plot
 from perdure.pipeline.recipe import load_recipe
+from perdure.pipeline.run import _data
 from perdure.pipeline.sizes import finished_sources
 from tests.support import tiny_recipe
 
@@ -26,8 +27,8 @@ SOURCES = "versions.base.mixture.sources"
 DOMAIN_ORDER = "versions.base.mixture.domain_order"
 PERPLEXITY_MODEL = "versions.base.mixture.perplexity_model"
 LOWEST = "{lowest_perplexity: {share: .5}}"
-CLUSTERS = "sources.prose.topics={type: cluster, num_clusters: 2}"
-MAPPED = "sources.prose.topics={type: metadata, field: subject, map: {Battle: war, Trade: peace}}"
+CLUSTERS = "sources.code.topics={type: cluster, num_clusters: 2}"
+MAPPED = "sources.code.topics={type: metadata, field: subject, map: {Battle: war, Trade: peace}}"
 PERDURE = [sys.executable, "-P", "-m", "perdure.pipeline.cli"]
 
 
@@ -78,6 +79,7 @@ EIGHT = [
 
 
 def test_eight_different_mistakes_are_all_listed_with_status_2_in_under_3_seconds(tmp_path):
+    """Seconds of the processor: what it takes by the clock is up to what else the machine does."""
     tree = yaml.safe_load(TEMPLATE.read_text())
     for override, *_ in EIGHT:
         path, value = override.split("=")
@@ -89,12 +91,12 @@ def test_eight_different_mistakes_are_all_listed_with_status_2_in_under_3_second
     recipe = tmp_path / "bad.yaml"
     recipe.write_text(yaml.safe_dump(tree, sort_keys=False))
 
-    begin = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([*PERDURE, "check", str(recipe)], capture_output=True, text=True, cwd=tmp_path)
-    seconds = time.monotonic() - begin
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
 
     assert done.returncode == 2
-    assert seconds < 3
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
     assert done.stdout == ""
     assert "8 problems" in done.stderr
     lines = done.stderr.splitlines()[1:]
@@ -289,14 +291,14 @@ REWEIGHT = "versions.base.mixture.reweight"
         ),
         ([f"{REWEIGHT}={{interval: 9, alpha: .1}}"], REWEIGHT, "there is one new source"),
         ([f"{SOURCES}={{prosa/x: {{}}}}"], f"{SOURCES}.prosa/x", "did you mean `prose`?"),
-        ([f"{SOURCES}={{prose/x: {{}}}}"], f"{SOURCES}.prose/x", "no topics; set sources.prose.topics"),
-        ([f"{SOURCES}={{prose/cluster-02: {{}}}}", CLUSTERS], f"{SOURCES}.prose/cluster-02", "no such topic"),
-        ([f"{SOURCES}={{prose/wars: {{}}}}", MAPPED], f"{SOURCES}.prose/wars", "did you mean `war`?"),
-        ([f"{SOURCES}={{prose: {{}}, prose/war: {{}}}}", MAPPED], f"{SOURCES}.prose/war", "overlaps `prose`"),
+        ([f"{SOURCES}={{code/x: {{}}}}"], f"{SOURCES}.code/x", "no topics; set sources.code.topics"),
+        ([f"{SOURCES}={{code/cluster-02: {{}}}}", CLUSTERS], f"{SOURCES}.code/cluster-02", "no such topic"),
+        ([f"{SOURCES}={{code/wars: {{}}}}", MAPPED], f"{SOURCES}.code/wars", "did you mean `war`?"),
+        ([f"{SOURCES}={{code: {{}}, code/war: {{}}}}", MAPPED], f"{SOURCES}.code/war", "overlaps `code`"),
         (
-            [f"{SOURCES}={{prose/war: {{}}, prose@de: {{}}}}", MAPPED],
-            f"{SOURCES}.prose@de",
-            "overlaps `prose/war`",
+            [f"{SOURCES}={{code/war: {{}}, code@de: {{}}}}", MAPPED],
+            f"{SOURCES}.code@de",
+            "overlaps `code/war`",
         ),
         ([f"{SOURCES}={{prose: {LOWEST}}}"], PERPLEXITY_MODEL, "required by lowest_perplexity"),
         (
@@ -367,7 +369,7 @@ def test_buckets_need_an_order_by_perplexity():
 
 
 def test_parts_subsets_and_an_order_of_domains_are_accepted():
-    sources = f"{SOURCES}={{prose/war: {{}}, prose/unlabelled: {{}}, code@de: {{}}}}"
+    sources = f"{SOURCES}={{code/war: {{}}, code/unlabelled: {{}}, prose: {{}}}}"
     assert found(sources, MAPPED, f"{DOMAIN_ORDER}=similarity") == {}
     subset = f"versions.reference.mixture.sources={{code: {LOWEST}}}"
     assert found(subset, "versions.reference.mixture.perplexity_model=base") == {}
@@ -549,6 +551,9 @@ def test_repetition_and_labels_are_judged_once_the_data_is_there(tmp_path):
     (row,) = preview(recipe_of(odd, {"a/odd": {}}))["versions"][0]["mixture"]
     assert (row["source"], row["available"]) == ("a/odd", odd)
     assert remedies(odd, {"a/old": {}}) == ["no such topic in `a`; did you mean `odd`?"]
+    with pytest.raises(RecipeError) as refused:  # before the first version trains
+        _data(recipe_of(odd, {"a/old": {}}), Path("my.yaml"), lambda line: None)
+    assert [problem.path for problem in refused.value.problems] == ["versions.v1.mixture.sources.a/old"]
     assert remedies(odd, {"a@de": {}}) == ["no such language in `a`: none of its documents has one"]
     assert remedies(5 * odd, {"a/odd": {}})[0].startswith("`a/odd` would repeat 5.")
     counts = finished_sources(recipe)

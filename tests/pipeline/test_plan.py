@@ -1,5 +1,8 @@
 """The plan: every token once an epoch, a pure function of the index, and refusals that name what differs."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from perdure.pipeline import plan as plan_module
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.plan import (
+    Plan,
     consumed_samples,
     locate,
+    make_plan,
     num_samples,
     num_steps,
     open_order,
@@ -216,6 +222,40 @@ def test_a_finished_plan_is_opened_not_rebuilt(tmp_path, data):
     second = build(tmp_path, data, BOTH)
     assert first.hash == second.hash == open_plan(tmp_path / "plan").hash
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "plan").iterdir()}
+
+
+def test_a_finished_plan_is_opened_without_looking_into_shards(tmp_path, data):
+    mine = {name: Path(shutil.copytree(path, tmp_path / name)) for name, path in data.items()}
+    first = build(tmp_path, mine, BOTH)
+    for path in mine.values():
+        for shard in (*path.glob("*.idx"), *path.glob("*.bin")):
+            shard.unlink()
+    assert build(tmp_path, mine, BOTH).hash == first.hash
+
+
+def large_plan(samples: int, sources: int = 200) -> Plan:
+    """One epoch of sources of equal size, in two phases."""
+    entry = {"order": "shuffled", "samples_per_epoch": samples // sources, "start": 0, "pool": None}
+    counts = {f"s{number}": 1 for number in range(sources)}
+    phases = [{"first_sample": first, "counts": counts} for first in (0, samples // 2 // sources * sources)]
+    described = {"seed": 1, "seq_length": 4096, "first_sample": 0, "num_samples": samples, "phases": phases}
+    return make_plan(described | {"sources": dict.fromkeys(counts, entry)})
+
+
+def test_seeking_takes_as_many_operations_in_a_plan_of_a_trillion_tokens(monkeypatch):
+    rounds, rng = [], np.random.default_rng(0)
+    real = plan_module.mix
+    monkeypatch.setattr(plan_module, "mix", lambda a, b: rounds.append(1) or real(a, b))
+    for samples in (200 * 1000, 10**12 // 4096 // 200 * 200):
+        plan = large_plan(samples)
+        assert sum(array.nbytes for phase in plan.phases for array in (phase.pattern, phase.rank)) == 3200
+        tail = {locate(plan, index) for index in range(samples - 1000, samples)}
+        assert len(tail) == 1000 and {epoch for _, epoch, _ in tail} == {0}
+        rounds.clear()
+        for index in rng.integers(0, samples, 1000):
+            locate(plan, int(index))
+        # Four rounds a walk; the next power of four is less than four times as large, so that it takes below four walks.
+        assert 4 <= len(rounds) / 1000 < 16
 
 
 @pytest.mark.parametrize(

@@ -172,14 +172,18 @@ def test_another_subset_is_another_stream(tmp_path, data):
     )
     seen = consumed(tmp_path / "2", part, data)["a"] + consumed(tmp_path / "3", again, data)["a"]
     assert set(consumed(tmp_path / "4", replay, data)["replay/a"]) == set(seen)
+    (scores / "_SUCCESS").unlink()
+    with pytest.raises(PerdureError, match="by which its ancestors chose from a, is gone"):
+        parents = {"share": 0.5, "from_parents": True}
+        build(tmp_path / "5", data, 4, [(part, part.end)], sources={"b": {}}, replay=parents)
 
 
 def test_held_out_text_of_a_topic_is_that_of_its_documents(data):
     for number, topic in enumerate(TOPICS):
-        stream, sizes = open_heldout(data["a"], f"a/{topic}")
+        stream, documents = open_heldout(data["a"], f"a/{topic}")
         expected = [7 + place + 1 for place in range(5) if place % 2 == number and number < 2]
         assert np.diff(stream.ends, prepend=0).tolist() == expected
-        assert sizes.tolist() == [4 * length for length in expected]
+        assert documents["num_bytes"].to_pylist() == [4 * length for length in expected]
         if expected:
             tokens, _, valid = read_sample(stream, 0, SEQ)
             assert {token // 10_000 for token in tokens[1 : valid + 1].tolist() if token != EOS} == {number}

@@ -114,20 +114,40 @@ def test_our_recipes_fit_and_need_no_advice_where_they_are_meant_to_run(model):
     assert found["memory"]["fits"] and found["advice"] == []
 
 
-def test_activations_of_a_layer_are_those_of_korthikanti_and_others():
-    def activations(layers: int) -> int:
-        model = {"num_layers": layers, "hidden_size": 64, "ffn_hidden_size": 128}
-        recipe = tiny_recipe(
-            Path("unused"),
-            model={"type": "llama", **model, "num_attention_heads": 4, "num_query_groups": 4},
-            training__precision="bf16",
-            parallel={"tensor_parallel": 2, "sequence_parallel": True},
-        )
-        return memory_per_rank(recipe)["activations"]
+def activations(layers: int, recompute: bool = False) -> int:
+    """Of a small model whose SwiGLU of twice the width keeps as much as a GELU of four times, in bf16, t = 2."""
+    model = {"num_layers": layers, "hidden_size": 64, "ffn_hidden_size": 128}
+    recipe = tiny_recipe(
+        Path("unused"),
+        model={"type": "llama", **model, "num_attention_heads": 4, "num_query_groups": 4},
+        training__precision="bf16",
+        parallel={"tensor_parallel": 2, "sequence_parallel": True, "recompute": recompute},
+    )
+    return memory_per_rank(recipe)["activations"]
 
-    # 34 s b h / t (table 2, both techniques) less two masks of dropout, which we have none of, of a byte each. A SwiGLU of
-    # twice the width keeps as much as their GELU of four times.
-    assert activations(3) - activations(2) == 32 * 32 * 2 * 64 // 2
+
+def test_activations_of_a_layer_are_those_of_korthikanti_and_others():
+    sbh = 32 * 2 * 64
+    # 34 s b h / t (table 2, both techniques) less two masks of dropout, which we have none of, of a byte each.
+    assert activations(3) - activations(2) == 32 * sbh // 2
+    # With recomputation 2 s b h (the input), divided by t because it is split along the sequence; and one whole layer.
+    assert activations(3, recompute=True) - activations(2, recompute=True) == 2 * sbh // 2
+    assert activations(1, recompute=True) - activations(1) == 2 * sbh // 2
+
+
+def test_recomputation_takes_a_forward_pass_and_makes_room():
+    alone = ["parallel.tensor_parallel=1", "parallel.sequence_parallel=false"]
+    plain, again = (
+        sizing(on_paper("8b", 8, *alone, f"parallel.recompute={recompute}"), 8, 8)
+        for recompute in ("false", "true")
+    )
+    assert (plain["memory"]["fits"], again["memory"]["fits"]) == (False, True)
+    assert "or set recompute" in plain["advice"][0]
+    assert again["step"]["compute"] == pytest.approx(plain["step"]["compute"] * 4 / 3)
+    # The FLOPs of the model are the same: what is computed twice does not count as use.
+    assert again["step"]["mfu"] * again["step"]["seconds"] == pytest.approx(
+        plain["step"]["mfu"] * plain["step"]["seconds"]
+    )
 
 
 def test_bytes_of_the_reduction():
@@ -171,6 +191,8 @@ def test_what_this_machine_lacks_is_told_and_no_mistake(capsys, tmp_path, monkey
         *("tokenizer.path", "model.path"),
         *(f"sources.{name}.reader.path" for name in ("medicine", "textbooks", "general")),
     }
+    assert main(["check", str(LLAMA["8b"])]) == 2
+    assert "which may have these: --nodes N" in capsys.readouterr().err
     site = tmp_path / "site.yaml"
     site.write_text(yaml.safe_dump({"gpu": {"price_per_hour": 2, "mfu": 0.5}}))
     main(["check", str(LLAMA["8b"]), "--nodes", "64", "--site", str(site)])

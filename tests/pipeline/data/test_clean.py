@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from perdure.pipeline.data.clean import clean_source
 from perdure.pipeline.data.counted import EXAMPLES
+from perdure.pipeline.data.executor import on
 from perdure.pipeline.data.normalise import count_words, text_hash
 from perdure.pipeline.data.readers import CleanedDocuments
 from perdure.pipeline.errors import PerdureError
@@ -47,7 +48,7 @@ def clean(directory: Path, texts: list[str], steps: list, tasks: int = 2) -> tup
     reader = {"type": "jsonl", "path": str(path)}
     source = Source.model_validate({"reader": reader, "clean": steps})
     final = directory / "out" / "clean" / "s"
-    clean_source(directory / "out", final, "s", source, tasks, InProcess(), {})
+    clean_source(directory / "out", final, "s", source, tasks, on(InProcess()), {})
     found = [
         document.text for rank in range(tasks) for document in CleanedDocuments(str(final)).run(None, rank)
     ]
@@ -153,6 +154,16 @@ def test_documents_that_share_thirteen_words_with_an_evaluation_are_dropped(tmp_
         {"file": "probes.jsonl", "strings": 5, "too_short": 3},
         {"file": "test.txt", "strings": 1, "too_short": 0},
     ]
+
+
+@pytest.mark.parametrize("rows", [[{"question": "What is one and one?"}], []])
+def test_an_evaluation_file_that_would_leak_is_refused(tmp_path, rows):
+    path = write_jsonl(tmp_path / "probes.jsonl", rows)
+    message = (
+        rf"probes.jsonl: none of its {len(rows)} strings has 13 words, .* would leak into training; lower"
+    )
+    with pytest.raises(PerdureError, match=message):
+        clean(tmp_path, [random_text(1)], [{"type": "decontaminate", "files": [str(path)]}])
 
 
 def test_examples_are_those_with_the_lowest_hashes_under_any_number_of_tasks(tmp_path):

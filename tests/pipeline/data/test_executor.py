@@ -1,22 +1,27 @@
+import importlib.util
 import json
 import os
 import signal
+from pathlib import Path
 
+import failing
 import pytest
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 from support import number_of_worker
 
-from perdure.pipeline.data.executor import Executor, building, worker_pool
+from perdure.pipeline.data.executor import LocalExecutor, building, elsewhere, worker_pool
 from perdure.pipeline.data.readers import JsonLines
+from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.recipe import Recipe
 
 
-def copying(tmp_path, pool) -> Executor:
+def copying(tmp_path, pool) -> LocalExecutor:
     """Copies four documents, in four tasks."""
     lines = "".join(json.dumps({"text": f"text {number}"}) + "\n" for number in range(4))
     (tmp_path / "in.jsonl").write_text(lines)
     steps = [JsonLines(str(tmp_path), ["in.jsonl"]), JsonlWriter(str(tmp_path / "out"), compression=None)]
-    return Executor(steps, 4, pool, tmp_path / "step")
+    return LocalExecutor(steps, 4, pool, tmp_path / "step")
 
 
 def test_only_missing_tasks_run_again_and_counts_cover_all(tmp_path):
@@ -100,3 +105,76 @@ def test_workers_are_numbered_whatever_their_tasks():
     assert len(dict(found)) == len(found), "a worker keeps its number"
     numbers = [number for _pid, number in found]  # one worker may do all the tasks before the other is up
     assert len(set(numbers)) == len(numbers) and set(numbers) <= {0, 1}
+
+
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="NO RAY TESTED HERE: ray not installed (perdure[ray])"
+)
+
+
+def on_ray(recipe: Recipe) -> Recipe:
+    tree = recipe.model_dump(mode="json")
+    tree["data"]["executor"] = {"type": "ray", "score_gpus": 0}
+    tree["cluster"]["environment"] = {"PYTHONPATH": str(Path(failing.__file__).parent)}
+    return Recipe.model_validate(tree)
+
+
+@pytest.mark.slow
+@needs_ray
+def test_on_ray_failures_are_named_and_only_they_are_done_again(make_recipe, texts, tmp_path):
+    (tmp_path / "broken").touch()
+    steps = [failing.Failing(tmp_path)]
+    with elsewhere(on_ray(make_recipe({"a": texts})), False, print) as execute:
+        with pytest.raises(PerdureError) as failed:
+            execute(steps, failing.TASKS, tmp_path / "work" / "step")
+        log = tmp_path / "work" / "step" / "logs" / "task_00001.log"
+        assert "this text is in no language" in log.read_text()
+        (tmp_path / "broken").unlink()
+        before = (tmp_path / "ran").read_text().split()
+        (counts,) = execute(steps, failing.TASKS, tmp_path / "work" / "step")
+    assert str(failed.value).startswith(
+        f"work: step: task 1 of 4 failed: this text is in no language; its log: {log}; tasks 2 are not whole either"
+    )
+    assert sorted((tmp_path / "ran").read_text().split()[len(before) :]) == ["1", "2"]
+    assert counts["documents"] == 1 + 2 + 3 + 4
+
+
+@pytest.mark.slow
+@needs_ray
+def test_ray_writes_what_local_workers_do(make_recipe, texts, tmp_path):
+    recipes = [make_recipe({"a": texts[:30]}, out=tmp_path / where) for where in ("local", "ray")]
+    for recipe in (recipes[0], on_ray(recipes[1])):
+        run_data(recipe, print)
+    local, ray = (contents(tmp_path / where) for where in ("local", "ray"))
+    assert local == ray and any(name.endswith(".bin") for name in local)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Artefacts by name."""
+    found = (path for part in ("clean", "data") for path in (out / part).rglob("*") if path.is_file())
+    return {str(path.relative_to(out)): path.read_bytes() for path in found}
+
+
+@needs_ray
+def test_a_missing_ray_cluster_is_said(make_recipe, texts):
+    tree = on_ray(make_recipe({"a": texts})).model_dump(mode="json")
+    tree["data"]["executor"]["address"] = "auto"
+    there = elsewhere(Recipe.model_validate(tree), False, print)
+    with (
+        pytest.raises(PerdureError, match=r"data.executor: no Ray cluster answers: Could not find any"),
+        there,
+    ):
+        pass
+
+
+def test_a_machine_without_slurm_is_said(make_recipe, texts, tmp_path, monkeypatch):
+    tree = make_recipe({"a": texts}).model_dump(mode="json")
+    tree["data"]["executor"] = {"type": "slurm"}
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with (
+        elsewhere(Recipe.model_validate(tree), False, print) as execute,
+        pytest.raises(
+            PerdureError, match=r"data.executor: scontrol: not found; run this on a node that submits"
+        ),
+    ):
+        execute([failing.Failing(tmp_path)], 4, tmp_path / "work" / "step")

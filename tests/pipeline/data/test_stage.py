@@ -9,16 +9,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure.pipeline.cli import main
+from perdure.pipeline.data import stage
 from perdure.pipeline.data.dedup import BoundedSignature
+from perdure.pipeline.data.executor import TASKS
 from perdure.pipeline.data.normalise import Words, is_heldout, text_hash
 from perdure.pipeline.data.stage import finished_data, run_data
 from perdure.pipeline.data.tokenizer import load_tokenizer
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import hash_directory, read_json
+from perdure.pipeline.manifest import hash_directory, hash_of, read_json
 from perdure.pipeline.shards import open_shard
 
 quiet = {"report": lambda line: None}
@@ -171,6 +175,8 @@ def test_finished_work_is_kept_and_changes_make_new_directories(make_recipe, tex
     assert {
         path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()
     } == stamps
+    assert stage.other_tasks(recipe) == {} == stage.other_tasks(make_recipe({"news": texts, "b": texts}))
+    assert stage.other_tasks(make_recipe({"news": texts}, tasks=1)) == {"news": 2}
     other_tasks = run_data(make_recipe({"news": texts}, tasks=1), **quiet)["news"]
     other_input = run_data(make_recipe({"news": [*texts, "one more of them"]}), **quiet)["news"]
     assert len({first["news"], other_tasks, other_input}) == 3
@@ -179,6 +185,23 @@ def test_finished_work_is_kept_and_changes_make_new_directories(make_recipe, tex
     assert run_data(recipe, **quiet) == first
     shutil.rmtree(other_tasks), shutil.rmtree(other_input)
     assert hash_directory(tmp_path / "out" / "data") == before
+
+
+def test_a_changed_number_of_tasks_is_refused(make_recipe, texts, tmp_path, capsys):
+    """Also while a source is only half clean."""
+    recipe = make_recipe({"news": texts}, tasks=3)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True)))
+    (name,) = (f"clean.news@{hash_of(inputs)[:8]}" for inputs in stage._clean_inputs(recipe).values())
+    begun = tmp_path / "out" / "work" / name / "01_exact_dedup.sign" / TASKS
+    begun.parent.mkdir(parents=True)
+    begun.write_text("3\n")
+    assert main(["check", str(file)]) == 0
+    assert main(["data", str(file), "--set", "data.tasks=8"]) == 2
+    refusal = (
+        f"data.tasks = 8: {tmp_path}/out holds news in 3 parts; set it back to 3, or choose another --out"
+    )
+    assert refusal in capsys.readouterr().err
 
 
 def test_metadata_is_kept(make_recipe, tmp_path, texts):

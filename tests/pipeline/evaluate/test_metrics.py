@@ -110,3 +110,47 @@ def test_metrics_agree_with_sums_written_out(rows):
         assert metrics.forward_transfer(losses, learned) == pytest.approx(forward)
     rises = metrics.forgetting(losses, learned)
     assert (rises[:-1] >= 0).all() and np.isnan(rises[-1])
+
+
+@pytest.mark.parametrize(
+    ("scores", "percentages"),
+    [
+        ([33.66, 26.81, 20.22], [-20.4, -39.9]),  # Lifelong-MoE
+        ([25.23, 17.00, 12.99], [-32.6, -48.5]),  # L2
+        ([25.23, 12.23, 14.18], [-51.5, -43.8]),  # memory replay
+    ],
+)
+def test_the_six_percentages_of_the_lifelong_moe_table(scores, percentages):
+    """TriviaQA F1 after A, A -> B and A -> B -> C, relative to A (arXiv 2305.12281)."""
+    found = [100 * metrics.relative_change(scores[0], score) for score in scores[1:]]
+    assert [round(value, 1) for value in found] == percentages
+
+
+def test_nothing_is_no_share_of_nothing():
+    assert metrics.relative_change(0.0, 0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        # Back at exactly the start's loss, at the fourth measurement.
+        ([2.0, 3.5, 2.5, 2.0, 1.0], {"worst": 3.5, "worst_tokens": 100, "depth": 1.5, "recovery_tokens": 300}),
+        # It falls below the start first, and only then comes the gap.
+        ([2.0, 1.5, 2.25, 1.75, 3.0], {"worst": 3.0, "worst_tokens": 400, "depth": 1.0, "recovery_tokens": None}),
+        ([2.0, 2.5, 2.25, 2.125, 2.0625], {"worst": 2.5, "worst_tokens": 100, "depth": 0.5, "recovery_tokens": None}),
+        ([2.0, 1.5, 1.0, 0.5, 0.25], {"worst": 2.0, "worst_tokens": 0, "depth": 0.0, "recovery_tokens": 0}),
+    ],
+)  # fmt: skip
+def test_stability_gap(losses, expected):
+    found = metrics.stability_gap([0, 100, 200, 300, 400], losses)
+    assert found == {"start": 2.0} | expected
+
+
+def test_tokens_of_a_gap_count_from_the_first_measurement():
+    assert metrics.stability_gap([50, 150, 250], [1.0, 2.0, 1.0])["recovery_tokens"] == 200
+
+
+def test_min_accuracy_is_over_domains_learned_before():
+    assert metrics.min_accuracy([3.0, 5.0, 9.0], [1, 1, 2], last=2) == -4.0
+    assert metrics.min_accuracy([3.0, nan, 9.0], [1, 1, 2], last=2) == -3.0
+    assert math.isnan(metrics.min_accuracy([3.0], [1], last=1))

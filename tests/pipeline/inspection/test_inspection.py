@@ -49,7 +49,33 @@ def run(tmp_path_factory):
     scores = write_scores(data / "scores" / "ref@12345678", data, losses)
     perplexities = np.exp(np.linspace(1, 3, sum(len(task) for task in losses)))
     parquet.write_table(pa.table({"perplexity": perplexities}), scores / "docs.parquet")
+    worse = [[np.linspace(2, 5, length) for length in shard.lengths] for shard in shards]
+    scores = write_scores(data / "scores" / "base@12345678", data, worse)
+    parquet.write_table(pa.table({"perplexity": 2 * perplexities}), scores / "docs.parquet")
     return directory, data, recipe
+
+
+def pq_topics(data: Path) -> list[str]:
+    rows = parquet.read_table(data / "docs.parquet").to_pylist()
+    return [row["topic"] for row in rows if row["split"] == "train"]
+
+
+def test_mixtures_show_what_each_version_takes_and_how_often(run, capsys):
+    _, data, recipe = run
+    tokens = read_json(data / "manifest.json")["counts"]["topics"]["odd"]["train"]["tokens"]
+    mixture = {"sources": {"a/odd": {"weight": 3}, "a/even": {}}}
+    changed = recipe.model_validate(
+        recipe.model_dump() | {"versions": {"v1": recipe.versions["v1"].model_dump() | {"mixture": mixture}}}
+    )
+    found = gather.of_recipe(changed)
+    (version,) = found["mixtures"]
+    odd = version["rows"][0]
+    assert (odd["source"], odd["share"], odd["available"], odd["tokens"]) == ("a/odd", 0.75, tokens, 3840)
+    assert odd["repetitions"] == pytest.approx(3840 / tokens)
+    assert f"{3840 / tokens:.2f}" in render_inspection(found)
+    print_inspection(found)
+    line = f"v1 a/odd 75.0% 3,840 {tokens:,} {3840 / tokens:.2f}"
+    assert line in [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
 
 
 def test_numbers_are_those_of_the_artefacts(run):
@@ -65,7 +91,7 @@ def test_numbers_are_those_of_the_artefacts(run):
         sum(parts["train"]["documents"] for parts in source["counts"]["topics"].values())
         == (source["counts"]["train"]["documents"])
     )
-    (scores,) = source["scores"]
+    _, scores = source["scores"]
     assert scores["model"] == "ref" and sum(scores["histogram"]) == scores["documents"]
     assert scores["quantiles"]["50%"] == pytest.approx(np.exp(2), abs=1e-3)
     sample = source["sample"]
@@ -74,6 +100,20 @@ def test_numbers_are_those_of_the_artefacts(run):
     }
     assert sample["losses"] == pytest.approx(np.linspace(0, 6, sample["num_tokens"]), abs=1e-3)
     assert sample["topic"] in ("even", "odd")
+    assert (sample["model"], sample["trainee"]) == ("ref", "base")
+    assert sample["excess"] == pytest.approx(np.linspace(2, -1, sample["num_tokens"]), abs=2e-3)
+    topics = pq_topics(data)
+    assert {topic: entry["documents"] for topic, entry in scores["topics"].items()} == {
+        topic: topics.count(topic) for topic in ("even", "odd")
+    }
+    assert (
+        np.sum([entry["histogram"] for entry in scores["topics"].values()], axis=0).tolist()
+        == scores["histogram"]
+    )
+    values = np.exp(np.linspace(1, 3, len(topics)))[[topic == "odd" for topic in topics]]
+    assert scores["topics"]["odd"]["quantiles"]["50%"] == pytest.approx(
+        np.exp(np.median(np.log(values))), abs=1e-3
+    )
     for where in (directory / "out", data):
         assert gather.of_directory(where)["sources"][0]["counts"] == source["counts"]
     json.dumps(found)
@@ -114,6 +154,7 @@ def test_the_page_is_whole_and_escapes_text(run):
 def test_higher_losses_are_darker():
     assert shade(None) == "transparent"
     strengths = [int(shade(loss).split()[-2].rstrip("%,")) for loss in (0.0, 1.0, 4.0, 20.0)]
+    assert "--excess" in shade(2.0) and shade(-2.0) == shade(2.0).replace("--excess", "--better")
     assert strengths == sorted(strengths) and strengths[0] == 0 and strengths[2] == 30 and strengths[3] <= 60
 
 

@@ -84,7 +84,7 @@ def test_a_rollback_equals_steps_that_were_skipped_and_a_resume_equals_both(tmp_
 
 
 @pytest.mark.slow
-def test_a_rollback_across_a_change_of_mixture_keeps_the_change_and_resumes_agree(tmp_path):
+def test_a_rollback_across_a_change_of_mixture_keeps_the_change_and_a_resume_agrees(tmp_path):
     """What was read stays read: only weights and moments go back, not the plan."""
     mixture = {
         "sources": {"a": {"weight": 0.7}, "b": {"weight": 0.3}},
@@ -95,20 +95,19 @@ def test_a_rollback_across_a_change_of_mixture_keeps_the_change_and_resumes_agre
     expected = read_json(whole / "version.json")
     assert expected["skipped"] == [{"step": 8, "reason": "not_finite", "first_sample": 40, "num_samples": 24}]
     assert [phase["first_sample"] for phase in expected["phases"]] == [24, 48, 72]
-    for step in (10, 5):  # behind the rollback, and before the change that it passes over
-        cut = tmp_path / str(step)
-        shutil.copytree(whole.parents[1], cut)
-        cut = cut / "versions" / "v1"
-        for path in checkpoints(cut).values():
-            if int(path.name[5:]) > step:
-                shutil.rmtree(path)
-        for name in ("_SUCCESS", "version.json", "eval.json"):
-            (cut / name).unlink()
-        on_rank("train_poisoned", cut, [8], [])
-        found = read_json(cut / "version.json")
-        for key in ("weights_hash", "phases", "skipped", "consumed"):
-            assert found[key] == expected[key]
-        assert [line["stream"] for line in metrics(cut)] == [line["stream"] for line in metrics(whole)]
+    cut = tmp_path / "cut"
+    shutil.copytree(whole.parents[1], cut)
+    cut = cut / "versions" / "v1"
+    for step, path in checkpoints(cut).items():
+        if step > 5:  # before the change and the rollback over it
+            shutil.rmtree(path)
+    for name in ("_SUCCESS", "version.json", "eval.json"):
+        (cut / name).unlink()
+    on_rank("train_poisoned", cut, [8], [])
+    found = read_json(cut / "version.json")
+    for key in ("weights_hash", "phases", "skipped", "consumed"):
+        assert found[key] == expected[key]
+    assert [line["stream"] for line in metrics(cut)] == [line["stream"] for line in metrics(whole)]
 
 
 @pytest.mark.slow

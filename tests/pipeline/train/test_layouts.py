@@ -1,7 +1,10 @@
-"""One recipe under every layout, in real processes: same tokens, same selection, same losses."""
+"""One recipe under every layout, in real processes: same tokens, same selection, same losses, same answers."""
+
+import json
 
 import pytest
-from support import metrics, prepare_version, read_json, start_ranks, tiny_recipe
+from pyarrow import parquet
+from support import metrics, on_rank, prepare_version, read_json, start_ranks, tiny_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -10,7 +13,7 @@ LAYOUTS = {
     "tp2": {"tensor_parallel": 2},
     "tp2_sequence": {"tensor_parallel": 2, "sequence_parallel": True},
     "pp2": {"pipeline_parallel": 2},
-    "tp2_pp2": {"tensor_parallel": 2, "pipeline_parallel": 2},
+    "tp2_pp2": {"tensor_parallel": 2, "pipeline_parallel": 2, "recompute": True},
     "dp2_distributed": {"data_parallel": 2, "distributed_optimizer": True},
 }
 
@@ -38,14 +41,26 @@ GOLDEN = [
 ]
 
 
+INTERVAL = 7
+PROBES = [
+    {"id": "cloze", "kind": "new", "question": "t5 ___ t9", "choices": ["t7", "t8 t9", "t3"], "answer": "t7"},
+    {"id": "long", "kind": "updated", "question": "t4 " * 40, "choices": ["t5", "t6"], "answer": "t5"},
+    {"id": "plain", "kind": "invariant", "question": "t7", "choices": ["t8", "t1 t2 t3"], "answer": "t8"},
+]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     finished = {}
+    facts = tmp_path_factory.mktemp("probes") / "facts.jsonl"
+    facts.write_text("".join(json.dumps(probe) + "\n" for probe in PROBES))
     for name, parallel in LAYOUTS.items():
         recipe = tiny_recipe(
             tmp_path_factory.mktemp(name),
             parallel=parallel,
             versions__v1__selection={"k": 0.6, "reference": "/unused"},
+            evaluation__probes=[str(facts)],
+            evaluation__interval=INTERVAL,
         )
         directory = prepare_version(recipe, scored=True)
         outcome = start_ranks(directory, recipe.parallel.world_size)
@@ -101,3 +116,51 @@ def test_the_selected_share_is_k(runs):
     )
     for layout in LAYOUTS:
         assert read_json(runs[layout] / "passage.json")["selected"] == passage["selected"]
+
+
+def test_recomputed_layers_give_the_same_bits_and_keep_less(tmp_path):
+    directory = prepare_version(tiny_recipe(tmp_path, training__document_mask=True))
+    plain, recomputed = on_rank("train_cases", directory, [{"recompute": False}, {"recompute": True}], 3)
+    for before, after in zip(plain, recomputed, strict=True):
+        assert after["kept"] < before["kept"] / 4
+        assert before | {"kept": 0} == after | {"kept": 0}
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_layouts_measure_the_same_documents_and_answers(runs, layout):
+    expected, found = (runs[name] / "eval_documents.parquet" for name in ("tp1", layout))
+    evaluation = read_json(runs[layout] / "eval.json")["domains"]
+    left, right = parquet.read_table(expected).to_pylist(), parquet.read_table(found).to_pylist()
+    for one, other in zip(left, right, strict=True):
+        for key in ("loss", "separator_loss"):
+            assert other[key] == pytest.approx(one[key], abs=1e-4 * one["tokens"])
+        assert 0 < other["separator_loss"] < other["loss"]
+        assert {k: v for k, v in one.items() if "loss" not in k} == {
+            k: v for k, v in other.items() if "loss" not in k
+        }
+    for domain, result in evaluation.items():
+        own = [row for row in right if row["domain"] == domain]
+        total = sum(row["loss"] for row in own)
+        assert total / result["tokens"] == pytest.approx(result["loss"], rel=1e-12)
+        assert (len(own), sum(row["bytes"] for row in own)) == (result["documents"], result["bytes"])
+
+    left, right = (
+        parquet.read_table(runs[name] / "eval_probes.parquet").to_pylist() for name in ("tp1", layout)
+    )
+    assert [row["id"] for row in right] == ["cloze", "long", "plain"]
+    for one, other in zip(left, right, strict=True):
+        assert other["scores"] == pytest.approx(one["scores"], abs=1e-4)
+        assert len(set(other["scores"])) == len(other["scores"])
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_layouts_measure_the_same_while_they_train(runs, layout):
+    expected, found = metrics(runs["tp1"]), metrics(runs[layout])
+    measured = {line["step"] - 1: line["heldout_before"] for line in found if line["heldout_before"]}
+    assert list(measured) == [0, 7, 14]
+    assert measured[0] == {
+        domain: result["loss"]
+        for domain, result in read_json(runs[layout] / "eval_initial.json")["domains"].items()
+    }
+    for step, losses in measured.items():
+        assert losses == pytest.approx(expected[step]["heldout_before"], abs=1e-4)

@@ -1,0 +1,105 @@
+"""A sweep's runs as jobs of Slurm: each run's chain, with what several of them need in it once."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from perdure.launch import slurm
+from perdure.launch.chain import Job, jobs
+from perdure.launch.launch import recipe_file
+from perdure.pipeline.manifest import hash_of, write_atomic, write_json
+from perdure.pipeline.run import alone
+from perdure.pipeline.sweep.spec import Plan, Run
+from perdure.pipeline.sweep.store import link, version_places, with_kept_steps
+from perdure.pipeline.sweep.work import at, data_sections, is_whole
+
+Say = Callable[[str], None]
+
+
+def submit_sweep(plan: Plan, size: slurm.Size, directory: Path, after: str | None, say: Say) -> None:
+    """Submits the runs that are not whole, and a job that writes the table when all have ended.
+
+    Args:
+        plan: From `load_sweep` with `size`.
+        size: What a training job occupies.
+        directory: Where jobs run.
+        after: A Slurm job's id that all wait for.
+        say: Receives lines for the console.
+    """
+    root = at(plan, plan.runs[0].recipe)
+    with alone(root):
+        todo, places = [], version_places(plan)
+        for run in with_kept_steps(plan):
+            link(plan, run, places[run.name])
+            if not is_whole(run):
+                todo.append(run)
+                content = yaml.safe_dump(run.recipe.model_dump(mode="json"), sort_keys=False)
+                write_atomic(recipe_file(run.recipe), content)
+        chain, names = sweep_jobs(plan, todo, places)
+        table = Job("sweep", _table_command(plan), after=tuple(job.name for _, job, _ in chain), anyhow=True)
+        python = slurm.interpreter(root.cluster)
+        scripts = []
+        for run, unique, job in [*chain, (None, table, table)]:
+            recipe = run.recipe if run else root
+            file, text = slurm.render(job, recipe, size, directory, python)
+            write_atomic(file, text)
+            scripts.append((unique, file))
+        ids = slurm.submit(scripts, after)
+        for run in todo:
+            found = {job: ids[unique] for job, unique in names[run.name].items()}
+            write_json(run.recipe.directory / "launch" / "jobs.json", {"to": "slurm", "jobs": found})
+    for unique, _ in scripts:
+        say(f"{unique.name:<40}job {ids[unique.name]}")
+    say(f"Next: perdure status {plan.directory}; the table comes to {plan.directory / 'sweep.html'}")
+
+
+def sweep_jobs(
+    plan: Plan, runs: list[Run], places: dict[str, dict[str, Path]]
+) -> tuple[list[tuple[Run, Job, Job]], dict[str, dict[str, str]]]:
+    """The jobs of some runs, each once.
+
+    Jobs that make data or scores run one after another over all runs, because they may work on the same source.
+
+    Args:
+        plan: The sweep.
+        runs: Those to make.
+        places: Where versions stand, see `version_places`.
+
+    Returns:
+        Per job its run, itself as submitted (its name has the run's before it, its `after` such names) and as rendered;
+        and by run the names submitted under by those of its own chain, jobs of other runs that it shares included.
+    """
+    chain: list[tuple[Run, Job, Job]] = []
+    names: dict[str, dict[str, str]] = {}
+    made: dict[tuple[str, str], str] = {}
+    last: tuple[str, ...] = ()
+    for run in runs:
+        own = names[run.name] = {}
+        for job in jobs(run.recipe, recipe_file(run.recipe)):
+            if job.name == "data":
+                job = replace(job, command=(*job.command, "--out", str(plan.directory)))
+                what = "data", hash_of(data_sections(run.recipe))
+            elif job.version:
+                what = job.name, str(places[run.name][job.version])
+            else:
+                what = job.name, run.name
+            if what in made:
+                own[job.name] = made[what]
+                continue
+            unique = own[job.name] = made[what] = f"{run.name}.{job.name}"
+            waits = [own[name] for name in job.after]
+            if job.command and job.name != "report":
+                waits, last = [*last, *waits], (unique,)
+            chain.append((run, replace(job, name=unique, after=tuple(dict.fromkeys(waits))), job))
+    return chain, names
+
+
+def _table_command(plan: Plan) -> tuple[str, ...]:
+    """Writes the sweep as it was submitted, for the job that makes its table; returns what that job runs."""
+    folder = plan.directory / "launch"
+    write_atomic(folder / "base.yaml", yaml.safe_dump(plan.base, sort_keys=False))
+    sweep = plan.sweep.model_dump(mode="json") | {"recipe": "base.yaml", "out": str(plan.directory)}
+    write_atomic(folder / f"{plan.name}.yaml", yaml.safe_dump(sweep, sort_keys=False))
+    return ("sweep", str(folder / f"{plan.name}.yaml"), "--report")

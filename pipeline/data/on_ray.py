@@ -1,0 +1,91 @@
+"""Running datatrove pipelines on Ray, by datatrove's `RayPipelineExecutor`.
+
+Its bookkeeping is kept. Its `run` is not: that has every task forked by a pool inside an actor, which waits for ever if
+the fork is killed, and returns in silence if tasks failed. Here they are plain tasks of Ray, and marks are counted.
+"""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import ray
+from datatrove.executor.ray import RayPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.logging import logger
+
+from perdure.pipeline.data.executor import Execute, Tasks
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.recipe import RayTasks
+
+
+@contextmanager
+def cluster(where: RayTasks, workers: int, environment: dict[str, str], scoring: bool) -> Iterator[Execute]:
+    """Connects to Ray, or starts one.
+
+    Args:
+        where: The cluster.
+        workers: Tasks at the same time.
+        environment: Variables of the tasks.
+        scoring: Whether they score documents, which takes GPUs.
+
+    Raises:
+        PerdureError: If there is no cluster at that address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # text stays here, and so does word of it
+    logger.disable("datatrove.executor.ray")  # it warns of a file system that machines share; ours has to be
+    try:
+        ray.init(
+            address=where.address,
+            runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false"} | environment},
+            include_dashboard=False if where.address is None and "RAY_ADDRESS" not in os.environ else None,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except (ConnectionError, ValueError) as error:
+        raise PerdureError(f"data.executor: no Ray cluster answers: {' '.join(str(error).split())}") from None
+    gpus = where.score_gpus * scoring
+
+    def execute(steps: list[PipelineStep], tasks: int, directory: Path) -> list[Counter]:
+        return RayExecutor(steps, tasks, workers, gpus, directory.absolute()).run()
+
+    try:
+        yield execute
+    finally:
+        ray.shutdown()
+
+
+class RayExecutor(Tasks, RayPipelineExecutor):
+    """A `RayPipelineExecutor` whose failures are errors."""
+
+    def __init__(self, steps: list[PipelineStep], tasks: int, workers: int, gpus: int, directory: Path):
+        super().__init__(steps, tasks, workers, logging_dir=str(directory), gpus_per_task=gpus)
+        self.directory, self.home = directory, Path.cwd()
+
+    def run(self) -> list[Counter]:
+        """Runs the tasks that have not completed yet; a task whose worker is killed is tried again, by Ray.
+
+        Returns:
+            What `counts` does; earlier runs are included.
+
+        Raises:
+            PerdureError: If tasks failed; the others are waited for first.
+        """
+        ranks = iter(self.begin())
+        task, executor = ray.remote(num_cpus=1, num_gpus=self.gpus_per_task)(run_rank), ray.put(self)
+        running = [task.remote(executor, rank) for rank in islice(ranks, self.workers)]
+        while running:
+            _, running = ray.wait(running)
+            running += [task.remote(executor, rank) for rank in islice(ranks, self.workers - len(running))]
+        if missing := self.get_incomplete_ranks():
+            raise self.failure(missing, lambda rank: self.directory / "logs" / f"task_{rank:05d}.log")
+        return self.counts()
+
+
+def run_rank(executor: RayExecutor, rank: int) -> None:
+    """One task, on one of Ray's workers."""
+    os.chdir(executor.home)  # relative paths start where the command was given
+    executor._run_for_rank(rank)

@@ -1,0 +1,141 @@
+"""`perdure compare`: versions of several runs side by side, from their reports."""
+
+from pathlib import Path
+from typing import Any
+
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.words import duration_words, signed, tokens_words
+from perdure.pipeline.manifest import read_json
+
+COPIED = ("status", "tokens", "lineage_tokens", "tokens_per_second", "seconds", "mfu", "selected_fraction")
+
+
+def compare(places: list[Path]) -> dict[str, Any]:
+    """Gathers what is compared.
+
+    Args:
+        places: Directories of runs, of which all versions that were measured are taken, or of versions
+            (`RUN/versions/NAME`).
+
+    Returns:
+        JSON-serialisable, null where something is not measured: `domains`; `rows`, per version `run`, `version`,
+        `parent`, `losses` and `change` (against the version it started from) by domain in nats per token,
+        `bits_per_byte` by domain, `acc`, `bwt`, `forgetting`, and of its report `status`, `tokens`, `lineage_tokens`,
+        `tokens_per_second`, `seconds`, `mfu`, `selected_fraction`; `best`, the lowest loss by domain; `notes`, lines on
+        what makes rows incomparable.
+
+    Raises:
+        PerdureError: If a directory is none of a run with a report.
+    """
+    rows, tokenizers = [], {}
+    measured: dict[str, dict[tuple, str]] = {}
+    for place in places:
+        run, name = (place.parent.parent, place.name) if place.parent.name == "versions" else (place, None)
+        if not (run / "report.json").exists():
+            raise PerdureError(
+                f"{place}: no run with a report; name the directory of a run (which has `report.json`), or a version's, "
+                "as in runs/NAME/versions/V"
+            )
+        report = read_json(run / "report.json")
+        known = {version["id"]: version for version in report["versions"]}
+        if name is not None and name not in known:
+            raise PerdureError(f"{place}: {run} has no version {name}; it has {', '.join(known)}")
+        rows += [_row(report, str(run), version) for version in known.values() if _wanted(version, name)]
+        tokenizers |= {data["tokenizer_hash"]: str(run) for data in report["data"].values() if data}
+        for version in known.values():
+            if _wanted(version, name):
+                for domain, found in (version["evaluation"] or {}).items():
+                    key = found["documents"], found["tokens"], found["bytes"]
+                    measured.setdefault(domain, {}).setdefault(key, str(run))
+    domains = list(dict.fromkeys(domain for row in rows for domain in row["losses"]))
+    return {
+        "domains": domains,
+        "rows": rows,
+        "best": {domain: _lowest([row["losses"].get(domain) for row in rows]) for domain in domains},
+        "notes": _notes(tokenizers, measured),
+    }
+
+
+def _wanted(version: dict, name: str | None) -> bool:
+    return version["id"] == name if name else version["evaluation"] is not None
+
+
+def _row(report: dict, run: str, version: dict) -> dict[str, Any]:
+    name = version["id"]
+    evaluation = version["evaluation"] or {}
+    return {
+        "run": run,
+        "version": name,
+        "parent": version["parent"],
+        "losses": {domain: found["loss"] for domain, found in evaluation.items()},
+        "change": version["change"],
+        "bits_per_byte": {domain: found["bits_per_byte"] for domain, found in evaluation.items()},
+        **{key: report[key].get(name) for key in ("acc", "bwt")},
+        "forgetting": report["forgetting"].get(name, {}).get("mean"),
+        **{key: version.get(key) for key in COPIED},
+    }
+
+
+def _lowest(losses: list[float | None]) -> float | None:
+    return min((loss for loss in losses if loss is not None), default=None)
+
+
+def _notes(tokenizers: dict[str, str], measured: dict[str, dict[tuple, str]]) -> list[str]:
+    notes = []
+    if len(tokenizers) > 1:
+        notes.append(
+            "The runs have different tokenizers, so that losses per token have different meanings: compare bits per byte "
+            f"({', '.join(f'{run}: {key[:8]}' for key, run in tokenizers.items())})."
+        )
+    for domain, kinds in measured.items():
+        if len({(documents, count) for documents, _, count in kinds}) > 1:
+            texts = ", ".join(f"{documents:,} documents in {run}" for (documents, *_), run in kinds.items())
+            notes.append(f"{domain} was measured on different held-out text: {texts}.")
+    return notes
+
+
+def compare_table(found: dict[str, Any]) -> str:
+    """What was gathered as plain text; the lowest loss of a domain has a star."""
+    head = [cell for domain in found["domains"] for cell in (domain, "")]
+    cells = [["run", "version", *head, *"ACC BWT forgetting tokens tokens/s MFU time".split()]]
+    for row in found["rows"]:
+        line = [row["run"], row["version"]]
+        for domain in found["domains"]:
+            loss, change = row["losses"].get(domain), row["change"].get(domain)
+            star = "*" if loss is not None and loss == found["best"][domain] else " "
+            line.append("-" if loss is None else f"{loss:.3f}{star}")
+            line.append("" if change is None else f"({change:+.3f})")
+        line += ["-" if row[key] is None else f"{row[key]:+.3f}" for key in ("acc", "bwt", "forgetting")]
+        line.append(tokens_words(row["tokens"]))
+        line.append("-" if row["tokens_per_second"] is None else f"{row['tokens_per_second']:,.0f}")
+        line.append("-" if row["mfu"] is None else f"{row['mfu']:.1%}")
+        line.append("-" if row["seconds"] is None else duration_words(row["seconds"]))
+        cells.append(line)
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if place < 2 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in cells
+    ]
+    title = "Held-out loss, nats per token (change against the version it started from); * is the lowest of its column"
+    notes = [f"note: {note}" for note in found["notes"]]
+    return "\n".join(
+        [title, "", lines[0], "-" * max(map(len, lines)), *lines[1:], *([""] if notes else []), *notes]
+    )
+
+
+def render_compare(found: dict[str, Any]) -> str:
+    """What was gathered as one HTML file; equal arguments give equal bytes."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("perdure.pipeline.evaluate", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"signed": signed, "tokens": tokens_words, "duration": duration_words}
+    return environment.get_template("compare.html").render(found=found)

@@ -1,0 +1,111 @@
+"""lm-evaluation-harness on a version's export, without the internet: tasks and their texts are files of this machine.
+
+`python -m perdure.pipeline.evaluate.harness MODEL INCLUDE_PATH RESULT TASK...` runs it in a process of its own, because
+the libraries below it read as they are imported that there is no internet.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import hash_directory, hash_of, is_finished, read_json, write_json
+from perdure.pipeline.recipe import Recipe
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
+    """Writes `harness.json` of every finished version that has none of the same tasks.
+
+    Raises:
+        PerdureError: If the harness is not installed, or a task cannot be run.
+    """
+    harness = recipe.evaluation.harness
+    if harness is None:
+        return
+    if importlib.util.find_spec("lm_eval") is None:
+        raise PerdureError("evaluation.harness: lm-evaluation-harness is missing; install `perdure[harness]`")
+    if not harness.include_path.is_dir():
+        raise PerdureError(f"evaluation.harness.include_path = {harness.include_path}: no such directory")
+    tasks = hash_of([hash_directory(harness.include_path), harness.tasks])[:16]
+    for name in recipe.versions:
+        directory = recipe.directory / "versions" / name
+        if not is_finished(directory):
+            continue
+        identity = {"tasks": tasks, "weights_hash": read_json(directory / "version.json")["weights_hash"]}
+        path = directory / "harness.json"
+        if path.exists() and read_json(path)["identity"] == identity:
+            continue
+        say(f"version {name}: lm-evaluation-harness, {', '.join(harness.tasks)}")
+        found = _results(directory, harness.include_path, harness.tasks)
+        write_json(path, {"identity": identity} | found)
+
+
+def _results(directory: Path, include_path: Path, tasks: list[str]) -> dict[str, Any]:
+    result = directory / "harness.tmp.json"
+    command = [
+        sys.executable,
+        "-m",
+        "perdure.pipeline.evaluate.harness",
+        directory / "hf",
+        include_path,
+        result,
+    ]
+    done = subprocess.run(
+        [*map(str, command), *tasks], env=os.environ | OFFLINE, capture_output=True, text=True
+    )
+    if done.returncode:
+        log = directory / "harness.log"
+        log.write_text(done.stdout + done.stderr)
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        reason = lines[-1] if lines else f"exit status {done.returncode}"
+        raise PerdureError(f"evaluation.harness: {', '.join(tasks)}: {reason} (all of it: {log})")
+    found = read_json(result)
+    result.unlink()
+    return found
+
+
+def evaluate_export(model: Path, include_path: Path, tasks: list[str]) -> dict[str, Any]:
+    """Runs tasks on a Hugging Face model.
+
+    Returns:
+        `versions` (of the harness and of each task) and `tasks`: task -> metric -> value, `<metric>_stderr` where there
+        is one; a metric with another filter than `none` is called `<metric>,<filter>`.
+    """
+    import lm_eval
+    import torch
+    from lm_eval.tasks import TaskManager
+
+    found = lm_eval.simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(model), "dtype": "float32"},
+        tasks=tasks,
+        task_manager=TaskManager(include_path=str(include_path), include_defaults=False),
+        batch_size=1,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        bootstrap_iters=1000,
+        log_samples=False,
+    )
+    return {
+        "versions": {"lm_eval": lm_eval.__version__} | dict(found["versions"]),
+        "tasks": {task: _metrics(result) for task, result in found["results"].items()},
+    }
+
+
+def _metrics(result: dict[str, Any]) -> dict[str, float | None]:
+    numbers = {
+        key.removesuffix(",none"): value
+        for key, value in result.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return {key: float(value) for key, value in numbers.items() if key not in ("sample_len",)}
+
+
+if __name__ == "__main__":
+    model, include_path, result, *tasks = sys.argv[1:]
+    write_json(Path(result), evaluate_export(Path(model), Path(include_path), tasks))

@@ -1,0 +1,155 @@
+"""What the documents' own sums say beyond their totals: intervals, paired changes, and losses by topic and language."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pyarrow import parquet
+
+from perdure.pipeline.evaluate.bootstrap import LEVEL, RESAMPLES, interval, resampled
+
+LABELS = ("topic", "language")
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The held-out documents of a domain, and what they cost each model.
+
+    Attributes:
+        tokens: float64 [documents].
+        bytes: float64 [documents].
+        labels: By kind, the label of every document or None.
+        losses: float64 [rows, documents], summed nats; NaN for models that were not measured on these documents.
+    """
+
+    tokens: np.ndarray
+    bytes: np.ndarray
+    labels: dict[str, list[str | None]]
+    losses: np.ndarray
+
+
+@dataclass(frozen=True)
+class Ancestry:
+    """Where a version stands in the matrix.
+
+    Attributes:
+        row: Its row.
+        parent: The row of what it started from; 0 is the initial model.
+        best: By domain that it may have forgotten, the row on its path with the lowest loss.
+    """
+
+    row: int
+    parent: int
+    best: dict[str, int]
+
+
+def read_documents(paths: list[Path], domains: list[str]) -> dict[str, Documents]:
+    """The documents of every domain from a table per row, some of which may not exist.
+
+    A row that was measured on other documents than the latest counts as not measured: pairs would be no pairs.
+    """
+    tables = [parquet.read_table(path) if path.exists() else None for path in paths]
+    found = {}
+    for domain in domains:
+        own = [table and table.filter(np.asarray(table["domain"]) == domain) for table in tables]
+        reference = next((table for table in reversed(own) if table), None)
+        if reference is None:
+            continue
+        columns = ["tokens", "bytes"]
+        nothing = np.full(len(reference), math.nan)
+        found[domain] = Documents(
+            reference["tokens"].to_numpy().astype(float),
+            reference["bytes"].to_numpy().astype(float),
+            {kind: reference[kind].to_pylist() for kind in LABELS},
+            np.stack(
+                [
+                    table["loss"].to_numpy()
+                    if table and table.select(columns).equals(reference.select(columns))
+                    else nothing
+                    for table in own
+                ]
+            ),
+        )
+    return found
+
+
+def intervals(
+    documents: dict[str, Documents], versions: dict[str, Ancestry], counting: list[str], rows: int, seed: int
+) -> dict[str, Any]:
+    """Bootstrap intervals of every loss and, in pairs, of every change.
+
+    Args:
+        documents: From `read_documents`.
+        versions: The versions that were measured.
+        counting: Domains of the macro-average.
+        rows: Of the loss matrix.
+        seed: Decides the draws.
+
+    Returns:
+        `level`, `resamples`, `seed`, `loss`, `macro`, `change`, `from_initial`, `forgetting`, `macro_change`, as
+        docs/evaluation.md says.
+    """
+    drawn = {
+        domain: resampled(entry.losses, entry.tokens, seed + number)
+        for number, (domain, entry) in enumerate(documents.items())
+        if len(entry.tokens) > 1
+    }
+    nothing = np.full((rows, RESAMPLES), math.nan)
+    known = bool(counting) and all(domain in drawn for domain in counting)
+    macro = np.mean([drawn[domain] for domain in counting], axis=0) if known else nothing
+
+    def changes(row: int, base: int) -> dict[str, list[float] | None]:
+        return {domain: interval(values[row] - values[base]) for domain, values in drawn.items()}
+
+    return {
+        "level": LEVEL,
+        "resamples": RESAMPLES,
+        "seed": seed,
+        "loss": [{domain: interval(values[row]) for domain, values in drawn.items()} for row in range(rows)],
+        "macro": [interval(values) for values in macro],
+        "change": {name: changes(at.row, at.parent) for name, at in versions.items()},
+        "from_initial": {name: changes(at.row, 0) for name, at in versions.items()},
+        "forgetting": {
+            name: {
+                domain: interval(drawn[domain][at.row] - drawn[domain][best])
+                for domain, best in at.best.items()
+                if domain in drawn
+            }
+            for name, at in versions.items()
+        },
+        "macro_change": {name: interval(macro[at.row] - macro[at.parent]) for name, at in versions.items()},
+    }
+
+
+def by_label(documents: dict[str, Documents], seed: int) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """Losses by topic and by language: kind -> domain -> label -> what docs/evaluation.md says.
+
+    Documents without a label are left out, and so are domains without any label.
+    """
+    found: dict[str, dict[str, dict[str, dict[str, Any]]]] = {kind: {} for kind in LABELS}
+    for number, (domain, entry) in enumerate(documents.items()):
+        for kind, labels in entry.labels.items():
+            names = sorted({label for label in labels if label is not None})
+            if names:
+                found[kind][domain] = {
+                    name: _label(entry, np.array([label == name for label in labels]), seed + number)
+                    for name in names
+                }
+    return found
+
+
+def _label(entry: Documents, members: np.ndarray, seed: int) -> dict[str, Any]:
+    tokens, size = entry.tokens[members].sum(), entry.bytes[members].sum()
+    sums = entry.losses[:, members].sum(1)
+    drawn = resampled(entry.losses, np.where(members, entry.tokens, 0.0), seed)
+    several = members.sum() > 1
+    return {
+        "documents": int(members.sum()),
+        "tokens": int(tokens),
+        "bytes": int(size),
+        "loss": sums / tokens,
+        "bits_per_byte": sums / math.log(2) / size,
+        "intervals": [interval(values) if several else None for values in drawn],
+    }

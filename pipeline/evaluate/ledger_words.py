@@ -1,0 +1,78 @@
+"""What the ledger says beyond the table of losses, in words for the console."""
+
+from perdure.pipeline.evaluate.words import tokens_words
+
+
+def ledger_words(report: dict) -> list[str]:
+    """A line a finding: changes that may be chance, stability gaps, probes, and what leaked."""
+    return [*_chance(report), *_gaps(report), *_answers(report), *_missing(report)]
+
+
+def _chance(report: dict) -> list[str]:
+    """Changes whose interval holds 0."""
+    level = report["intervals"]["level"]
+    lines = []
+    for version, domains in report["intervals"]["change"].items():
+        within = [domain for domain, bounds in domains.items() if bounds and bounds[0] <= 0 <= bounds[1]]
+        if within:
+            lines.append(
+                f"{version}: on {', '.join(within)} the change may be chance: its {level:.0%} interval over documents "
+                "holds 0."
+            )
+    return lines
+
+
+def _gaps(report: dict) -> list[str]:
+    lines = []
+    for version, gap in report["stability_gap"].items():
+        for domain, found in gap["domains"].items():
+            if found["depth"] > 0:
+                back = found["recovery_tokens"]
+                end = "is not back" if back is None else f"is back after {tokens_words(back)}"
+                lines.append(
+                    f"{version}: while it trained, the loss on {domain} rose by {found['depth']:.3f}, most after "
+                    f"{tokens_words(found['worst_tokens'])} tokens, and {end}."
+                )
+    return lines
+
+
+def _answers(report: dict) -> list[str]:
+    """Accuracies of each version, against what it started from."""
+    probes, lines = report["probes"], list[str]()
+    if probes is None:
+        return lines
+    for row, version in enumerate(report["versions"], start=1):
+        changed = probes["change"].get(version["id"], {}).get("parent", {})
+        for file, kinds in (probes["scores"][row] or {}).items():
+            parts = [
+                f"{kind} {entry['correct']} of {entry['items']}{_movement(changed.get(file, {}).get(kind))}"
+                for kind, entry in kinds.items()
+            ]
+            lines.append(f"{version['id']}: {file}: {', '.join(parts)}{_leaked(report, file)}")
+        if (fuar := probes["fuar"].get(version["id"], {}).get("parent")) is not None:
+            value = "" if fuar["value"] is None else f"{fuar['value']:.2f}, "
+            lines.append(f"{version['id']}: FUAR {value}{fuar['words']}")
+    return lines
+
+
+def _leaked(report: dict, file: str) -> str:
+    """What of a file of probes stands in the training data."""
+    found = (report["contamination"] or {}).get("probes", {}).get(file)
+    return f"; {found['leaked']} of {found['items']} items leaked" if found and found["leaked"] else ""
+
+
+def _movement(change: dict | None) -> str:
+    if change is None:
+        return ""
+    return f" ({100 * change['change']:+.1f} points: {change['gained']} gained, {change['lost']} lost)"
+
+
+def _missing(report: dict) -> list[str]:
+    missing = report["intervals"]["missing"]
+    models = ["the initial model"] * missing["initial"] + missing["versions"]
+    if not models:
+        return []
+    return [
+        f"No intervals for {', '.join(models)}: measured before documents were kept apart. `perdure eval` measures "
+        "finished versions again."
+    ]

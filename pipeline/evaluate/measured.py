@@ -1,0 +1,179 @@
+"""What a report says beyond its losses, read from the files of a run: docs/evaluation.md describes every key."""
+
+import math
+from pathlib import Path as FilePath
+from typing import Any
+
+import numpy as np
+from pyarrow import parquet
+
+from perdure.pipeline.domains import measured_domains
+from perdure.pipeline.evaluate import metrics, probe_scores
+from perdure.pipeline.evaluate.contamination import contamination
+from perdure.pipeline.evaluate.documents import table_name
+from perdure.pipeline.evaluate.ledger import Ancestry, by_label, intervals, read_documents
+from perdure.pipeline.evaluate.paths import Path
+from perdure.pipeline.manifest import read_json
+from perdure.pipeline.recipe import Recipe
+
+
+def measured(
+    recipe: Recipe,
+    losses: np.ndarray,
+    evaluations: list[dict | None],
+    steps: dict[str, dict[int, dict]],
+    paths: dict[str, Path],
+) -> dict[str, Any]:
+    """The keys of `report.json` that docs/evaluation.md lists.
+
+    Args:
+        recipe: The run.
+        losses: float64 [rows, domains], NaN where nothing was measured.
+        evaluations: Per row, what `eval.json` holds.
+        steps: By version its lines of `metrics.jsonl`, by step.
+        paths: By version, where it comes from.
+    """
+    domains, sources = measured_domains(recipe), list(recipe.sources)
+    known = {name: path for name, path in paths.items() if not np.isnan(losses[path.row]).all()}
+    rows = ~np.isnan(losses).all(axis=1)
+    # Parts of a source do not count again.
+    counting = [source for source, column in zip(sources, losses[rows].T) if not np.isnan(column).any()]
+    counting = counting if rows.any() else []
+    bits = np.array([_column(domains, evaluation, "bits_per_byte") for evaluation in evaluations])
+    columns = [domains.index(domain) for domain in counting]
+    documents = read_documents(_files(recipe, "documents"), domains)
+    ancestry = {
+        name: Ancestry(path.row, path.parent, _best(losses, path, sources)) for name, path in known.items()
+    }
+    return {
+        "bits_per_byte_matrix": bits,
+        "macro": {
+            "domains": counting,
+            "loss": _macro(losses, columns),
+            "bits_per_byte": _macro(bits, columns),
+        },
+        "from_initial": {
+            name: dict(zip(domains, losses[path.row] - losses[0])) for name, path in known.items()
+        },
+        "intervals": intervals(documents, ancestry, counting, len(losses), recipe.seed)
+        | {"missing": _missing(recipe, rows)},
+        "labels": by_label(documents, recipe.seed),
+        "stability_gap": {
+            name: gap
+            for name, path in paths.items()
+            if (gap := _stability_gap(recipe, name, steps[name], path)) is not None
+        },
+        "probes": _probes(recipe, paths),
+        "contamination": contamination(recipe),
+        "harness": _harness(recipe),
+    }
+
+
+def _column(domains: list[str], evaluation: dict | None, key: str) -> list[float]:
+    found = evaluation["domains"] if evaluation else {}
+    values = [found.get(domain, {}).get(key) for domain in domains]
+    return [math.nan if value is None else value for value in values]
+
+
+def _macro(values: np.ndarray, columns: list[int]) -> np.ndarray:
+    return values[:, columns].mean(axis=1) if columns else np.full(len(values), math.nan)
+
+
+def _best(losses: np.ndarray, path: Path, sources: list[str]) -> dict[str, int]:
+    """By source that can be forgotten, the row on the path with the lowest loss; see `metrics.forgetting`."""
+    rises = metrics.forgetting(losses[path.rows][:, : len(sources)], path.learned)
+    return {
+        source: path.rows[int(np.nanargmin(losses[path.rows, column]))]
+        for column, source in enumerate(sources)
+        if not np.isnan(rises[column])
+    }
+
+
+def _files(recipe: Recipe, what: str) -> list[FilePath]:
+    """The tables of every row; all `init` versions start from the same initial model."""
+    directories = [recipe.directory / "versions" / name for name in recipe.versions]
+    initial = [directory / table_name("eval_initial.json", what) for directory in directories]
+    first = next((path for path in initial if path.exists()), initial[0])
+    return [first, *(directory / table_name("eval.json", what) for directory in directories)]
+
+
+def _missing(recipe: Recipe, rows: np.ndarray) -> dict[str, Any]:
+    """Models that were measured before documents were kept apart: their losses have no intervals."""
+    absent = [bool(row) and not path.exists() for row, path in zip(rows, _files(recipe, "documents"))]
+    return {
+        "initial": absent[0],
+        "versions": [name for name, gone in zip(recipe.versions, absent[1:]) if gone],
+    }
+
+
+# ------------------------------------------------------------------------------------- while training
+
+
+def _stability_gap(recipe: Recipe, version: str, steps: dict[int, dict], path: Path) -> dict[str, Any] | None:
+    """The held-out losses while a version trained, and what they show; None if none were measured."""
+    points = [
+        (step - 1, entry["tokens"] - entry["tokens"] // step, entry["heldout_before"])
+        for step, entry in sorted(steps.items())
+        if entry.get("heldout_before")
+    ]
+    if not points:
+        return None
+    record = recipe.directory / "versions" / version / "version.json"
+    final = read_json(record) if record.exists() else {}
+    if "heldout" in final:
+        points.append((final["steps"], final["tokens"], final["heldout"]))
+    names = [
+        domain for domain in measured_domains(recipe) if all(domain in losses for _, _, losses in points)
+    ]
+    tokens = [place for _, place, _ in points]
+    curves = {name: [losses[name] for _, _, losses in points] for name in names}
+    worst = [max(curves[domain]) if domain in curves else math.nan for domain in recipe.sources]
+    whole = [curves[source] for source in recipe.sources if source in curves]
+    return {
+        "steps": [step for step, _, _ in points],
+        "tokens": tokens,
+        "loss": curves,
+        "macro": np.mean(whole, axis=0),
+        "domains": {name: metrics.stability_gap(tokens, curve) for name, curve in curves.items()},
+        "min_acc": metrics.min_accuracy(worst, path.learned, len(path.rows) - 1),
+    }
+
+
+# --------------------------------------------------------------------------------------------- probes
+
+
+def _probes(recipe: Recipe, paths: dict[str, Path]) -> dict[str, Any] | None:
+    answers = [
+        parquet.read_table(path).to_pylist() if path.exists() else None for path in _files(recipe, "probes")
+    ]
+    asked = next((found for found in reversed(answers) if found), None)
+    if asked is None:
+        return None
+    changes = {
+        name: {
+            base: probe_scores.changes(before, after, recipe.seed)
+            for base, row in (("parent", path.parent), ("initial", 0))
+            if (before := answers[row]) is not None
+        }
+        for name, path in paths.items()
+        if (after := answers[path.row]) is not None
+    }
+    return {
+        "files": probe_scores.counts(asked),
+        "scores": [found and probe_scores.accuracies(found, recipe.seed) for found in answers],
+        "change": changes,
+        "fuar": {
+            name: {base: probe_scores.fuar(found) for base, found in by_base.items()}
+            for name, by_base in changes.items()
+        },
+    }
+
+
+def _harness(recipe: Recipe) -> dict[str, Any] | None:
+    """The results of other tools' tasks, of the versions that have some."""
+    found = {
+        name: read_json(path)["tasks"]
+        for name in recipe.versions
+        if (path := recipe.directory / "versions" / name / "harness.json").exists()
+    }
+    return found or None

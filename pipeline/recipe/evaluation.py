@@ -1,0 +1,42 @@
+"""Fields of the measurement of versions; none of them changes what is trained."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from perdure.pipeline.recipe.section import Positive, Section
+
+
+class Contamination(Section):
+    """Looks for evaluation texts in the training shards, by n-grams of words (Brown et al. 2020, appendix C)."""
+
+    n_grams: Annotated[int, Field(ge=8)] = 13
+    """Words that must agree, after lower-casing and without punctuation. A probe of fewer words is looked for as a whole
+    if it has at least 8."""
+
+
+class Harness(Section):
+    """lm-evaluation-harness on every version's export, without the internet; needs `perdure[harness]`."""
+
+    include_path: Path
+    """Directory with the tasks' YAML files; what they read must be local too (`dataset_path: json`)."""
+    tasks: Annotated[list[str], Field(min_length=1)]
+    """Names of tasks or groups."""
+
+
+class Evaluation(Section):
+    """How versions are measured: every source's held-out documents, probes, and other tools' tasks."""
+
+    max_tokens: Positive = 100_000
+    """Held-out tokens per source, from its first documents; all versions see the same ones."""
+    interval: Positive | None = None
+    """Steps between measurements of the held-out documents while training, the start included, which show the stability
+    gap; the default measures after training only."""
+    probes: tuple[Path, ...] = ()
+    """JSONL files of questions, each with `id`, `kind` (invariant, updated, new), `question`, `choices` and `answer`,
+    and perhaps `old_answer` and `date`."""
+    contamination: Contamination | None = Contamination()
+    """Looks for held-out documents and probes in the training shards; null does not."""
+    harness: Harness | None = None
+    """Other tools' tasks on the exports."""

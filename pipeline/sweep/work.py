@@ -1,0 +1,92 @@
+"""Running a sweep on this machine: its runs one after another, each made of what is not there yet."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from perdure.pipeline.data.stage import run_data
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.report import write_report
+from perdure.pipeline.lineage import version_directory
+from perdure.pipeline.manifest import hash_of, is_finished
+from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.run import alone, make_versions
+from perdure.pipeline.sweep.results import write_results
+from perdure.pipeline.sweep.spec import Plan, Run
+from perdure.pipeline.sweep.store import link, version_places, with_kept_steps
+
+Say = Callable[[str], None]
+
+
+def run_sweep(plan: Plan, say: Say) -> None:
+    """Makes every run that is not whole, then the table; a run that fails does not keep the others from going on.
+
+    Raises:
+        PerdureError: At the end, if runs failed, naming them.
+        Stopped: If a signal asked for it; what was trained is saved.
+    """
+    runs, places, failed = with_kept_steps(plan), version_places(plan), {}
+    broken: dict[Path, str] = {}
+    with alone(at(plan, plan.runs[0].recipe)):
+        data: dict[str, dict[str, Path]] = {}
+        for number, run in enumerate(runs, start=1):
+            link(plan, run, places[run.name])
+            whole = is_whole(run)
+            say(f"run {number} of {len(runs)}: {run.name}" + (": whole, skipped" if whole else ""))
+            reason = next((broken[place] for place in places[run.name].values() if place in broken), None)
+            try:
+                if reason:
+                    raise PerdureError(reason)
+                stage = hash_of(data_sections(run.recipe))
+                if stage not in data:
+                    data[stage] = run_data(at(plan, run.recipe), _silent if whole else say)
+                with alone(run.recipe):
+                    make_versions(run.recipe, data[stage], _silent if whole else say)
+                    if not _reported(run):
+                        write_report(run.recipe, _silent)
+            except PerdureError as error:
+                print(f"error: {run.name}: {error}", file=sys.stderr, flush=True)
+                failed[run.name] = str(error)
+                unmade = (place for place in places[run.name].values() if not is_finished(place))
+                if (place := next(unmade, None)) is not None:
+                    broken.setdefault(place, f"{place.name}, which it needs, failed in {run.name}")
+        write_results(plan, say)
+    if failed:
+        raise PerdureError(
+            f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}; the reasons stand above. The same command "
+            "tries them again"
+        )
+
+
+def at(plan: Plan, recipe: Recipe) -> Recipe:
+    """A run's recipe in the sweep's own directory, where its data is made."""
+    return recipe.model_copy(update={"out": plan.directory})
+
+
+def data_sections(recipe: Recipe) -> dict:
+    """What the data stage of a run depends on; runs that agree in it share the stage."""
+    tree = recipe.model_dump(mode="json", include={"sources", "tokenizer", "data"})
+    return tree | {"seed": recipe.seed if any(s.subset for s in recipe.sources.values()) else None}
+
+
+def is_whole(run: Run) -> bool:
+    """Whether all versions of a run are finished, and its report is written."""
+    return (
+        all(is_finished(version_directory(run.recipe, name)) for name in run.recipe.versions)
+        and (run.recipe.directory / "report.json").exists()
+    )
+
+
+def _reported(run: Run) -> bool:
+    """Whether a run's report is newer than everything that was measured."""
+    report = run.recipe.directory / "report.json"
+    directories = [version_directory(run.recipe, name) for name in run.recipe.versions]
+    measured = [place / file for place in directories for file in ("eval.json", "harness.json")]
+    measured.append(run.recipe.directory / "contamination.json")
+    return report.exists() and all(
+        path.stat().st_mtime <= report.stat().st_mtime for path in measured if path.exists()
+    )
+
+
+def _silent(_: str) -> None:
+    pass

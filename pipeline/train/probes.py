@@ -1,0 +1,157 @@
+"""Knowledge probes through the model and layout that train: how likely each choice is."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import megatron.core.parallel_state as mpu
+import numpy as np
+import pyarrow as pa
+import torch
+from tokenizers import Tokenizer
+
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.probe_scores import ANSWERS
+from perdure.pipeline.evaluate.probes import Probe, probe_files
+from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.train.dataset import Batch, collate
+from perdure.pipeline.train.step import add_up, run_batches
+
+WIDTH = 64
+"""Rows are padded to a multiple of this many tokens."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One choice as the model sees it.
+
+    Attributes:
+        tokens: Ids, without a first end-of-sequence token.
+        scored: Of the last tokens, how many belong to the choice and what follows it.
+        num_bytes: UTF-8 bytes of the choice and what follows it.
+    """
+
+    tokens: list[int]
+    scored: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """A probe of a file with a row for each of its choices."""
+
+    file: str
+    probe: Probe
+    rows: list[Row]
+
+
+def encode_probes(recipe: Recipe, tokenizer: Path) -> list[Question]:
+    """The recipe's probes as tokens.
+
+    A token counts for the choice if any of its characters does; text before the choice is cut on the left where a row
+    would be longer than `training.seq_length`.
+
+    Raises:
+        PerdureError: If a file is missing or broken, or a choice does not fit into a sample.
+    """
+    if not recipe.evaluation.probes:
+        return []
+    vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    longest = recipe.training.seq_length
+    found = []
+    for file in probe_files(recipe.evaluation.probes):
+        for probe in file.probes:
+            rows = [_row(vocabulary, *probe.filled(choice)) for choice in probe.choices]
+            if (most := max(row.scored for row in rows)) > longest:
+                raise PerdureError(
+                    f"{file.name}: item {probe.id!r} has a choice of {most:,} tokens; at most "
+                    f"training.seq_length = {longest:,} fit"
+                )
+            found.append(Question(file.name, probe, rows))
+    return found
+
+
+def _row(vocabulary: Tokenizer, before: str, choice: str) -> Row:
+    encoding = vocabulary.encode(before + choice, add_special_tokens=False)
+    # A blank before the choice is usually a part of its first token.
+    start = len(before.rstrip())
+    scored = sum(end > start for _, end in encoding.offsets)
+    return Row(encoding.ids, scored, len(choice.encode()))
+
+
+def score_probes(
+    model: torch.nn.Module, recipe: Recipe, questions: list[Question], eos_id: int, device: torch.device
+) -> pa.Table | None:
+    """Log-likelihood per byte of every choice; all ranks call this.
+
+    Args:
+        model: The wrapped model.
+        recipe: Batch sizes and layout.
+        questions: From `encode_probes`.
+        eos_id: Stands before every row.
+        device: This rank's device.
+
+    Returns:
+        Columns as in `ANSWERS`; None without questions.
+    """
+    if not questions:
+        return None
+    rows = [row for question in questions for row in question.rows]
+    longest, tensor = recipe.training.seq_length, recipe.parallel.tensor_parallel
+    width = min(-(-max(len(row.tokens) for row in rows) // (WIDTH * tensor)) * WIDTH * tensor, longest)
+    micro, ranks = recipe.training.micro_batch_size, recipe.parallel.data_parallel
+    num_microbatches = -(-len(rows) // (micro * ranks))
+    sums = torch.zeros(len(rows), dtype=torch.float64, device=device)
+
+    def batches() -> Iterator[tuple[range, Batch]]:
+        for number in range(num_microbatches):
+            start = (number * ranks + mpu.get_data_parallel_rank()) * micro
+            indices = range(start, start + micro)
+            samples = [_sample(rows, index, width, eos_id) for index in indices]
+            yield indices, collate(samples, [0] * micro, [False] * micro, device)
+
+    def observe(indices: range, nll: torch.Tensor, batch: Batch) -> None:
+        for place, index in enumerate(indices):
+            if index < len(rows):
+                stop = min(len(rows[index].tokens), width)
+                sums[index] = nll[place, stop - rows[index].scored : stop].double().sum()
+
+    narrow = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seq_length": width})})
+    model.eval()
+    with torch.no_grad():
+        run_batches(model, batches(), num_microbatches, narrow, eos_id, 1, forward_only=True, observe=observe)
+    model.train()
+    add_up(sums)
+    return _answers(questions, (-sums).tolist())
+
+
+def _sample(rows: list[Row], index: int, width: int, eos_id: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """A row as `read_sample` gives samples; there is nothing beyond the last."""
+    tokens, reference = np.full(width + 1, eos_id, np.int64), np.zeros(width, np.int32)
+    if index >= len(rows):
+        return tokens, reference, 0
+    found = [eos_id, *rows[index].tokens][-(width + 1) :]
+    tokens[: len(found)] = found
+    return tokens, reference, len(found) - 1
+
+
+def _answers(questions: list[Question], likelihoods: list[float]) -> pa.Table:
+    found, place = [], 0
+    for question in questions:
+        probe = question.probe
+        scores = [
+            total / row.num_bytes for total, row in zip(likelihoods[place:], question.rows, strict=False)
+        ]
+        place += len(question.rows)
+        found.append(
+            {
+                "file": question.file,
+                "id": probe.id,
+                "kind": probe.kind,
+                "date": probe.date,
+                "answer": probe.choices.index(probe.answer),
+                "old_answer": None if probe.old_answer is None else probe.choices.index(probe.old_answer),
+                "scores": scores,
+            }
+        )
+    return pa.Table.from_pylist(found, ANSWERS)

@@ -1,0 +1,64 @@
+"""Bootstrap intervals: deterministic, paired, and as wide as theory says."""
+
+import math
+
+import numpy as np
+import pytest
+
+from perdure.pipeline.evaluate.bootstrap import RESAMPLES, interval, resampled
+
+DOCUMENTS = 400
+
+
+@pytest.fixture(scope="module")
+def losses():
+    """Documents of different lengths and difficulty: the model costs 3 nats a token, give or take a document's own."""
+    random = np.random.default_rng(0)
+    tokens = random.integers(20, 60, DOCUMENTS).astype(float)
+    return tokens, tokens * (3 + random.normal(0, 0.5, DOCUMENTS))
+
+
+def test_an_interval_holds_the_loss_and_is_as_wide_as_the_central_limit_theorem_says(losses):
+    tokens, sums = losses
+    mean = sums.sum() / tokens.sum()
+    low, high = interval(resampled(sums[None], tokens, seed=1)[0])
+    # Variance of a ratio of sums: the mean square of the residuals over the number of documents.
+    error = np.sqrt(np.mean((sums - mean * tokens) ** 2) / DOCUMENTS) / tokens.mean()
+    assert low < mean < high
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_draws_follow_from_the_seed_whatever_is_drawn_beside(losses):
+    tokens, sums = losses
+    alone = resampled(sums[None], tokens, seed=1)
+    np.testing.assert_array_equal(alone[0], resampled(np.stack([2 * sums, sums]), tokens, seed=1)[1])
+    assert not np.array_equal(alone, resampled(sums[None], tokens, seed=2))
+    assert alone.shape == (1, RESAMPLES)
+
+
+def test_pairs_cancel_what_the_documents_have_in_common(losses):
+    tokens, sums = losses
+    before, after = resampled(np.stack([sums, sums - 0.25 * tokens]), tokens, seed=1)
+    assert interval(after - before) == pytest.approx([-0.25, -0.25], abs=1e-12)
+    low, high = interval(before)
+    assert high - low > 0.05
+
+
+def test_what_was_not_measured_has_no_interval(losses):
+    tokens, sums = losses
+    found = resampled(np.stack([sums, np.full(DOCUMENTS, math.nan)]), tokens, seed=1)
+    assert interval(found[0]) is not None and interval(found[1]) is None
+
+
+def test_documents_without_size_do_not_count():
+    tokens, sums = np.array([2.0, 0.0, 4.0]), np.array([[2.0, math.nan, 4.0]])
+    drawn = resampled(sums, tokens, seed=1)[0]
+    assert set(drawn[~np.isnan(drawn)]) == {1.0}
+    assert interval(drawn) == [1.0, 1.0]
+
+
+def test_chunks_of_many_documents_are_drawn_alike(losses, monkeypatch):
+    tokens, sums = losses
+    whole = resampled(sums[None], tokens, seed=1)
+    monkeypatch.setattr("perdure.pipeline.evaluate.bootstrap.CHUNK", 7 * DOCUMENTS)
+    np.testing.assert_array_equal(whole, resampled(sums[None], tokens, seed=1))

@@ -1,0 +1,148 @@
+"""Leaked evaluation texts: planted ones are found and named, clean ones are not flagged."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+from support import tiny_recipe, write_data
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate import contamination
+from perdure.pipeline.manifest import finish, read_json
+
+WORDS = [f"{first}{last}" for first in "bcdfghjklm" for last in ("ato", "elu", "imo", "ora", "uno", "aze")]
+PLANTED = "the quiet harbour of northport opened its third lighthouse in the spring of that year"
+HALF = "the quiet harbour of northport opened its third lighthouse in a hurry"
+SHORT = "eight words are enough to be looked for"
+VOCABULARY = ["<eos>", *WORDS, *dict.fromkeys(f"{PLANTED} {HALF} {SHORT} second bridge autumn".split())]
+
+
+def probe(name, text, answer):
+    question = text.replace(answer, "___", 1)
+    return {"id": name, "kind": "new", "question": question, "choices": [answer, "other"], "answer": answer}
+
+
+PROBES = [
+    probe("leaked", PLANTED.capitalize().replace(" northport", " Northport,"), "lighthouse"),
+    probe("clean", PLANTED.replace("third", "second").replace("spring", "autumn"), "lighthouse"),
+    probe("short", SHORT, "enough"),
+    probe("too-short", "eight words are enough", "enough"),
+    # The wrong choice stands in the training data, the right one does not.
+    probe("other-answer", PLANTED.replace("lighthouse", "bridge"), "bridge"),
+]
+
+
+def documents(seed, *planted):
+    rng = random.Random(seed)
+    texts = [" ".join(rng.choices(WORDS, k=40)) for _ in range(20)]
+    texts += [
+        f"{' '.join(rng.choices(WORDS, k=9))} {text} {' '.join(rng.choices(WORDS, k=9))}" for text in planted
+    ]
+    return [np.array([*(VOCABULARY.index(word) for word in text.split()), 0], np.uint16) for text in texts]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Source a with the planted passage in its second shard and half of it in its first; source b with a near duplicate."""
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<eos>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.save(str(tokenizer / "tokenizer.json"))
+    finish(tokenizer, {"eos_id": 0, "vocab_size": len(VOCABULARY), "tokenizer_hash": "test"})
+    heldout = documents(7)[:5]
+    near = np.concatenate([heldout[2][3:30], documents(9)[0]])
+    data = {
+        "a": write_data(
+            tmp_path / "data/a", [documents(1, HALF), documents(2, PLANTED, SHORT)], heldout, len(VOCABULARY)
+        ),
+        "b": write_data(tmp_path / "data/b", [[*documents(3), near]], documents(8)[:4], len(VOCABULARY)),
+    }
+    facts = tmp_path / "facts.jsonl"
+    facts.write_text("".join(json.dumps(item) + "\n" for item in PROBES))
+    return tiny_recipe(tmp_path, evaluation__probes=[str(facts)]), data, tokenizer
+
+
+def test_a_planted_passage_is_found_and_named_and_a_clean_one_is_not(corpus):
+    said = []
+    contamination.look_for_leaks(*corpus, said.append)
+    found = contamination.contamination(corpus[0])
+    assert found["n_grams"] == 13 and found["min_words"] == 8
+    probes = found["probes"]["facts.jsonl"]
+    assert {key: probes[key] for key in ("items", "too_short", "leaked", "share")} == {
+        "items": 5,
+        "too_short": 1,
+        "leaked": 2,
+        "share": 0.4,
+    }
+    assert probes["found"] == [
+        {
+            "item": "leaked",
+            "source": "a",
+            "document": "train/1/20",
+            "words": " ".join(PLANTED.split()[:13]),
+        },
+        {"item": "short", "source": "a", "document": "train/1/21", "words": SHORT},
+    ]
+    # Of the held-out documents of a, the third has a near duplicate in b.
+    heldout = found["heldout"]["a"]
+    assert (heldout["items"], heldout["leaked"], heldout["share"]) == (5, 1, 0.2)
+    assert [(entry["item"], entry["source"], entry["document"]) for entry in heldout["found"]] == [
+        ("heldout/0/2", "b", "train/0/20")
+    ]
+    assert found["heldout"]["b"]["leaked"] == 0
+    assert said == [
+        "contamination: 2 of 5 items of facts.jsonl share 13 words with training data; first leaked in a "
+        "(train/1/20)\ncontamination: 1 of 5 held-out documents of a share 13 words with training data; first "
+        "heldout/0/2 in b (train/0/20)"
+    ]
+
+
+def test_what_was_looked_for_is_not_looked_for_again(corpus, monkeypatch):
+    recipe, data, tokenizer = corpus
+    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+    before = read_json(recipe.directory / "contamination.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(contamination, "_texts", lambda *_: pytest.fail("looked again"))
+        contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+    # Other probes are.
+    recipe.evaluation.probes[0].write_text(json.dumps(PROBES[1]) + "\n")
+    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+    after = read_json(recipe.directory / "contamination.json")
+    assert before["probes"]["facts.jsonl"]["leaked"] == 2 and after["probes"]["facts.jsonl"]["leaked"] == 0
+
+
+def test_only_documents_that_are_measured_are_looked_for(corpus):
+    recipe, data, tokenizer = corpus
+    few = tiny_recipe(recipe.directory, evaluation__max_tokens=90)
+    contamination.look_for_leaks(few, data, tokenizer, [].append)
+    assert contamination.contamination(few)["heldout"]["a"]["items"] == 2
+    assert contamination.contamination(recipe) is None  # another question has no answer yet
+
+
+def test_it_can_be_switched_off(corpus):
+    recipe, data, tokenizer = corpus
+    off = tiny_recipe(recipe.directory, evaluation__contamination=None)
+    contamination.look_for_leaks(off, data, tokenizer, [].append)
+    assert not (recipe.directory / "contamination.json").exists()
+    assert contamination.contamination(off) is None
+
+
+def test_a_missing_file_of_probes_is_one_line(corpus):
+    recipe, data, tokenizer = corpus
+    recipe.evaluation.probes[0].unlink()
+    with pytest.raises(PerdureError, match=r"facts.jsonl: no such file of probes; restore it"):
+        contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+
+
+@pytest.mark.slow
+def test_workers_find_the_same(corpus, monkeypatch):
+    recipe, data, tokenizer = corpus
+    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+    alone = (recipe.directory / "contamination.json").read_bytes()
+    (recipe.directory / "contamination.json").unlink()
+    monkeypatch.setattr(contamination, "POOLED", 0)
+    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+    assert (recipe.directory / "contamination.json").read_bytes() == alone
