@@ -6,9 +6,12 @@ dark and print.
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
+from typing import Any
 
 SERIES_COLOURS = 8
 """Number of distinguishable line colours: `--series-0` ... `--series-7` in `page.css`."""
@@ -73,9 +76,83 @@ def line_chart(
     Returns:
         The same text for the same arguments; no outside reference.
     """
+    from matplotlib.ticker import EngFormatter, FuncFormatter
+
+    with _axes(title) as (figure, axes):
+        for line in lines:
+            colour = _INK if line.ink else f"#0203{line.colour % SERIES_COLOURS:02x}"
+            if line.low is not None and line.high is not None:
+                axes.fill_between(x, _gaps(line.low), _gaps(line.high), color=colour, alpha=0.2, linewidth=0)
+            axes.plot(
+                x,
+                _gaps(line.values),
+                color=colour,
+                linewidth=0.9 if line.ink else 1.6,
+                linestyle="--" if line.dashed else "-",
+                marker="o" if points or len(x) == 1 else None,
+                markersize=4,
+                label=line.label,
+            )
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.set_ylim(low, high)
+        _draw(axes, marks, crowded=0.03 * (x[-1] - x[0]) if marks else 0)  # type: ignore[operator]
+        if log_x:
+            axes.set_xscale("log")
+        if xlabel == TOKENS:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        elif x and not isinstance(x[0], str):
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        if len(lines) > 1:
+            figure.legend(loc="outside upper left", frameon=False, fontsize=9, ncols=4)
+        return _svg(figure, title)
+
+
+def histogram(
+    edges: Sequence[float],
+    parts: Sequence[tuple[str, Sequence[int], int]],
+    xlabel: str,
+    ylabel: str,
+    title: str,
+) -> str:
+    """An inline `<svg>` of counts by bin, stacked.
+
+    Args:
+        edges: Borders of the bins, one more than bins.
+        parts: From below: name, count of every bin, number of a series colour.
+        xlabel: Name and unit of the x axis.
+        ylabel: Name and unit of the y axis.
+        title: As for `line_chart`.
+    """
+    from matplotlib.ticker import EngFormatter, FuncFormatter
+
+    with _axes(title) as (figure, axes):
+        below = [0] * (len(edges) - 1)
+        for label, counts, colour in parts:
+            width = [high - low for low, high in pairwise(edges)]
+            axes.bar(
+                edges[:-1],
+                counts,
+                width,
+                below,
+                align="edge",
+                color=f"#0203{colour % SERIES_COLOURS:02x}",
+                label=label,
+            )
+            below = [under + count for under, count in zip(below, counts)]
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        figure.legend(loc="outside upper left", frameon=False, fontsize=9, ncols=4)
+        return _svg(figure, title)
+
+
+@contextmanager
+def _axes(title: str) -> Iterator[tuple[Any, Any]]:
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, FuncFormatter
 
     style = {
         "svg.fonttype": "none",
@@ -94,26 +171,22 @@ def line_chart(
     }
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(5.2, 2.9), layout="constrained")
-        axes = figure.add_subplot()
-        for line in lines:
-            colour = _INK if line.ink else f"#0203{line.colour % SERIES_COLOURS:02x}"
-            if line.low is not None and line.high is not None:
-                axes.fill_between(x, _gaps(line.low), _gaps(line.high), color=colour, alpha=0.2, linewidth=0)
-            axes.plot(
-                x,
-                _gaps(line.values),
-                color=colour,
-                linewidth=0.9 if line.ink else 1.6,
-                linestyle="--" if line.dashed else "-",
-                marker="o" if points or len(x) == 1 else None,
-                markersize=4,
-                label=line.label,
-            )
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
-        axes.set_ylim(low, high)
-        for place, text in marks:
+        yield figure, figure.add_subplot()
+
+
+def _svg(figure: Any, title: str) -> str:
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    return _inline(buffer.getvalue(), title)
+
+
+def _draw(axes: Any, marks: Sequence[tuple[float, str]], crowded: float) -> None:
+    """Thin lines across with their texts; of those that would overlap, the last text stands."""
+    for number, (place, text) in enumerate(marks):
+        if number or place:
             axes.axvline(place, color=_INK, linewidth=0.7, linestyle=":")
+        if number + 1 == len(marks) or marks[number + 1][0] - place > crowded:
             axes.annotate(
                 text,
                 (place, 1),
@@ -122,21 +195,8 @@ def line_chart(
                 textcoords="offset points",
                 rotation=90,
                 va="top",
-                fontsize=7,
+                fontsize=8,
             )
-        if log_x:
-            axes.set_xscale("log")
-        if xlabel == TOKENS:
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        elif x and not isinstance(x[0], str):
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        if len(lines) > 1:
-            figure.legend(loc="outside upper left", frameon=False, fontsize=9, ncols=4)
-        buffer = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    return _inline(buffer.getvalue(), title)
 
 
 def _gaps(values: Sequence[float | None]) -> list[float]:

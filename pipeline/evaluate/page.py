@@ -1,30 +1,33 @@
 """The report as one HTML file: opens offline, prints, follows light and dark; a pure function of `report.json`."""
 
-import math
-
-from perdure.pipeline.evaluate.figures import SERIES_COLOURS, Line, line_chart
+from perdure.pipeline.evaluate.figures import SERIES_COLOURS, Line, histogram, line_chart
 from perdure.pipeline.evaluate.words import (
+    duration_words,
     layout_words,
     mixture_words,
-    replay_findings,
     share_words,
     signed,
     tokens_words,
     verdict,
 )
 
+LEDGER = ("macro", "labels", "probes", "contamination", "harness")
+"""Keys of a report that are null, or not there, where nothing was measured: see docs/evaluation.md."""
+_MARKED = 8
+"""Most changes of the mixture that are named in a chart."""
 _STRONGEST = 60
 """Percent of colour behind the strongest cell; more would hurt the contrast of its text."""
 
 
-def render_page(report: dict) -> str:
+def render_page(report: dict, version: str | None = None) -> str:
     """Renders the page.
 
     Args:
         report: What `build_report` returns (or `report.json` holds).
+        version: The version that the page is about; without one, it is about all of the run.
 
     Returns:
-        HTML; equal reports give equal bytes.
+        HTML; equal arguments give equal bytes.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -42,26 +45,47 @@ def render_page(report: dict) -> str:
         "verdict": verdict,
         "mixture": mixture_words,
         "layout": layout_words,
-        "loss": lambda loss: f"{loss:.3f}",
+        "duration": duration_words,
+        "loss": "{:.3f}".format,
+        "perplexity": "{:,.4g}".format,
     }
-    rows = {version["id"]: losses for version, losses in zip(report["versions"], report["loss_matrix"][1:])}
+    row_of = {entry["id"]: row for row, entry in enumerate(report["versions"], start=1)}
+    path = _path(report["versions"], version)
+    shown = [entry for entry in path if version in (None, entry["id"])]
+    names = [entry["id"] for entry in shown]
+    gaps = {name: gap for name, gap in (report.get("stability_gap") or {}).items() if name in names}
     return environment.get_template("page.html").render(
-        report=report,
-        rows=rows,
+        report=report | {"versions": path},
+        title=f"{report['name']}: {version}" if version else report["name"],
+        one=version is not None,
+        shown=shown,
+        known=[entry["id"] for entry in path],
+        row_of=row_of,
+        in_matrix=[(entry["id"], row_of[entry["id"]]) for entry in path],
+        rows={entry["id"]: report["loss_matrix"][row_of[entry["id"]]] for entry in path},
         best=[_best(column) for column in zip(*report["loss_matrix"])],
-        findings=replay_findings(report),
-        tree=_tree(report["versions"], None),
-        charts={
-            version["id"]: _charts(report, version)
-            for version in report["versions"]
-            if version["id"] in report["curves"]
-        },
-        passages={name: _passage(passage) for name, passage in report["passages"].items()},
+        ledger={key: report.get(key) for key in LEDGER}
+        | {"intervals": report.get("intervals") or {"change": {}}},
+        gaps={name: gap | {"chart": _gap_chart(report, name, gap)} for name, gap in gaps.items()},
+        tree=_tree(path, None),
+        charts={entry["id"]: _charts(report, entry) for entry in shown if entry["id"] in report["curves"]},
+        chosen={name: _histogram(name, report["chosen"][name]) for name in names if name in report["chosen"]},
+        passages={name: _passage(report["passages"][name]) for name in names if name in report["passages"]},
         colour={domain: i % SERIES_COLOURS for i, domain in enumerate(report["domains"])},
-        perplexity=lambda loss: f"{math.exp(min(loss, 50)):,.4g}",
         shade=_shade,
         heat=_heat,
     )
+
+
+def _path(versions: list[dict], name: str | None) -> list[dict]:
+    """The versions from the root to one of them; all of them without a name."""
+    if name is None:
+        return versions
+    by_name, path = {version["id"]: version for version in versions}, []
+    while name is not None:
+        path.insert(0, by_name[name])
+        name = by_name[name]["parent"]
+    return path
 
 
 def _best(losses: tuple[float | None, ...]) -> float | None:
@@ -108,12 +132,18 @@ def _charts(report: dict, version: dict) -> list[str]:
         lines.append(Line(f"{source} (replay)" if replay else source, values, colours[source], dashed=replay))
     if len(lines) > 1:
         lines.append(Line("all", curve["loss"], ink=True))
+    changes = (version["phases"] or [])[1:]
+    named = len(changes) <= _MARKED
+    marks = [(phase["after_tokens"], phase["reason"] if named else "") for phase in changes]
+    phases = [(phase["after_tokens"], phase["phase"]) for phase in version["schedule_phases"]]
+    phases = [phase for phase in phases if phase[0] <= tokens[-1]]
+    loss, rate = f"{name}: training loss by source", f"{name}: learning rate"
     charts = [
-        line_chart(tokens, lines, "training loss (nats per token)", f"{name}: training loss by source"),
-        line_chart(
-            tokens, [Line("lr", curve["lr"], ink=True)], "learning rate", f"{name}: learning rate", low=0
-        ),
+        line_chart(tokens, lines, "training loss (nats per token)", loss, marks=marks),
+        line_chart(tokens, [Line("lr", curve["lr"], ink=True)], "learning rate", rate, low=0, marks=phases),
     ]
+    if changes:
+        charts.append(_mixture_chart(version, tokens[-1], colours))
     if version["selection"]:
         split = [
             Line("selected tokens", curve["loss_selected"], 3),
@@ -129,13 +159,43 @@ def _charts(report: dict, version: dict) -> list[str]:
     return charts
 
 
+def _mixture_chart(version: dict, end: int, colours: dict[str, int]) -> str:
+    """The planned share of every place in a mixture over a version's tokens: a step at each change."""
+    starts = [phase["after_tokens"] for phase in version["phases"]]
+    ends = [*starts[1:], max(end, starts[-1])]
+    places = [place for pair in zip(starts, ends) for place in pair]
+    lines = []
+    for member in version["mixture"]:
+        shares = [phase["shares"].get(member["key"], 0) for phase in version["phases"] for _ in range(2)]
+        label = f"{member['source']} (replay)" if member["replay"] else member["source"]
+        lines.append(Line(label, shares, colours.get(member["source"], 0), dashed=member["replay"]))
+    return line_chart(places, lines, "share of tokens", f"{version['id']}: mixture over time", low=0)
+
+
+def _gap_chart(report: dict, name: str, gap: dict) -> str:
+    """Held-out losses while a version trained."""
+    colours = {domain: i for i, domain in enumerate(report["domains"])}
+    lines = [Line(domain, losses, colours.get(domain, 0)) for domain, losses in gap["loss"].items()]
+    return line_chart(
+        gap["tokens"], lines, "held-out loss (nats per token)", f"{name}: held-out loss while training"
+    )
+
+
+def _histogram(name: str, found: dict) -> str | None:
+    """What was selected by excess loss; None where the score is another one."""
+    if found["excess_edges"] is None:
+        return None
+    parts = [("selected", found["excess_selected"], 3), ("other tokens", found["excess_other"], 7)]
+    return histogram(
+        found["excess_edges"], parts, "excess loss (nats)", "tokens", f"{name}: tokens by excess loss"
+    )
+
+
 def _passage(passage: dict) -> dict:
     """A passage as tokens with their text made visible and their numbers in words."""
     tokens = []
-    for text, loss, reference, selected in zip(
-        passage["tokens"], passage["loss"], passage["reference_loss"], passage["selected"], strict=True
-    ):
-        excess = None if reference is None else loss - reference
+    columns = ("tokens", "loss", "reference_loss", "excess", "selected")
+    for text, loss, reference, excess, selected in zip(*(passage[key] for key in columns), strict=True):
         compared = (
             "no reference loss" if excess is None else f"reference {reference:.2f}, excess {signed(excess)}"
         )
@@ -147,8 +207,7 @@ def _passage(passage: dict) -> dict:
                 "title": f"loss {loss:.2f}, {compared}, {'selected' if selected else 'not selected'}",
             }
         )
-    count = sum(token["selected"] for token in tokens)
-    return {"source": passage["source"], "tokens": tokens, "selected": count}
+    return {"source": passage["source"], "tokens": tokens, "selected": passage["selected_count"]}
 
 
 def visible(text: str) -> str:

@@ -1,7 +1,8 @@
-"""The report a run ends with: `report.json`, `lineage.json`, `report/index.html`, and a table on the console."""
+"""The report a run ends with: `report.json`, `lineage.json`, `report/*.html`, and a table on the console."""
 
 from collections.abc import Callable
 
+from perdure.pipeline.evaluate.board import write_board
 from perdure.pipeline.evaluate.ledger_words import ledger_words
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.summary import build_report
@@ -11,7 +12,7 @@ from perdure.pipeline.recipe import Recipe
 
 
 def write_report(recipe: Recipe, say: Callable[[str], None] = print) -> dict:
-    """Writes all of a run's reports and says what it found.
+    """Writes all of a run's reports, a page for all of it and one for each version, and says what it found.
 
     Args:
         recipe: The run, finished or not: what it has not made yet is shown as missing.
@@ -26,6 +27,10 @@ def write_report(recipe: Recipe, say: Callable[[str], None] = print) -> dict:
     report = build_report(recipe)
     page = recipe.directory / "report" / "index.html"
     write_atomic(page, render_page(report))
+    for version in report["versions"]:
+        if version["status"] != "waiting":
+            write_atomic(page.parent / f"{version['id']}.html", render_page(report, version["id"]))
+    write_board(report, recipe.directory / "report" / "tb")
     say(loss_table(report))
     for finding in ("", *replay_findings(report), *ledger_words(report), ""):
         say(finding)
@@ -35,10 +40,9 @@ def write_report(recipe: Recipe, say: Callable[[str], None] = print) -> dict:
 
 def _next_commands(recipe: Recipe, report: dict) -> str:
     """What to do with the run now; the model offered for export has the lowest mean loss over all domains."""
-    versions = recipe.directory / "versions"
     commands = {"perdure recipe new my-recipe.yaml": "begin a recipe of your own"}
     if report["curves"]:
-        commands = {f"tensorboard --logdir {versions}": "look at every step"} | commands
+        commands = {f"tensorboard --logdir {recipe.directory}": "look at every step"} | commands
     measured = {
         version["id"]: sum(losses)
         for version, losses in zip(report["versions"], report["loss_matrix"][1:])
@@ -48,5 +52,8 @@ def _next_commands(recipe: Recipe, report: dict) -> str:
         best = min(measured, key=measured.__getitem__)
         export = f"perdure export {recipe.directory} {best} --to {recipe.name}-{best}"
         commands = {export: f"take {best} along as a Hugging Face model"} | commands
-    lines = [f"Report: {recipe.directory / 'report' / 'index.html'} (open it in a browser)", "Next:"]
+    lines = [
+        f"Report: {recipe.directory / 'report' / 'index.html'} (open it in a browser; beside it, one page for each version)",
+        "Next:",
+    ]
     return "\n".join([*lines, *(f"  {command}  # {purpose}" for command, purpose in commands.items())])

@@ -13,6 +13,7 @@ import yaml
 
 from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.evaluate import metrics
+from perdure.pipeline.evaluate.course import add_course
 from perdure.pipeline.evaluate.measured import measured
 from perdure.pipeline.evaluate.paths import Path as VersionPath
 from perdure.pipeline.evaluate.paths import paths
@@ -26,7 +27,7 @@ from perdure.pipeline.recipe import Recipe
 CURVE_POINTS = 160
 """Longest training curve; longer ones are averaged over this many stretches of equal length."""
 
-CURVE_KEYS = ("loss", "loss_selected", "loss_unselected", "lr", "selected_fraction")
+CURVE_KEYS = ("loss", "loss_selected", "loss_unselected", "lr", "selected_fraction", "mfu")
 
 
 def build_report(recipe: Recipe) -> dict:
@@ -49,7 +50,9 @@ def build_report(recipe: Recipe) -> dict:
         - `consumed`: tokens per version and mixture key (`replay/<source>` for replay).
         - `selection`: per version with selection: tokens `scored` and `selected`.
         - `data`: per source its documents and tokens in, dropped by reason, and out; null before the data stage.
-        - `curves`, `passages`: training curves and the coloured passage, by version.
+        - `curves`, `passages`, `chosen`: training curves, the coloured passage, and what selection took of the last
+          samples (see `train/passage.py`), by version.
+        - What follows from these, see `evaluate/course.py`: `findings`, `perplexity_matrix`, and more in the above.
         - `commands`, `recipe`: what was typed, and the whole recipe in YAML.
 
     Raises:
@@ -102,10 +105,17 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
             for name in recipe.versions
             if (passage := _optional(recipe, name, "passage.json")) is not None
         },
+        "chosen": {
+            name: found
+            for name in recipe.versions
+            if (found := _optional(recipe, name, "chosen.json")) is not None
+        },
         "commands": sorted({manifest["command"] for manifest in manifests.values() if manifest}),
         "recipe": recipe_yaml(recipe),
     }
-    return _finite(report)
+    report = _finite(report)
+    add_course(report, recipe)
+    return report
 
 
 def recipe_yaml(recipe: Recipe) -> str:
@@ -236,6 +246,7 @@ def _version(
 def _mixture(recipe: Recipe, name: str) -> list[dict]:
     mixture = expected_mixture(recipe, name)
     shares = mixture_shares(mixture)
+    plan = _optional(recipe, name, "plan/plan.json")
     return [
         {
             "key": key,
@@ -244,6 +255,7 @@ def _mixture(recipe: Recipe, name: str) -> list[dict]:
             "share": float(shares.get(key, 0)),
             "order": member.order,
             "buckets": member.buckets,
+            "available": plan["sources"][key]["tokens"] if plan and key in plan["sources"] else None,
             "lowest_perplexity": member.lowest_perplexity and member.lowest_perplexity.model_dump(),
         }
         for key, (source, member) in members(mixture).items()

@@ -80,7 +80,9 @@ def is_whole(run: Run) -> bool:
 def _reported(run: Run) -> bool:
     """Whether a run's report is newer than everything that was measured."""
     report = run.recipe.directory / "report.json"
-    measured = [version_directory(run.recipe, name) / "eval.json" for name in run.recipe.versions]
+    directories = [version_directory(run.recipe, name) for name in run.recipe.versions]
+    measured = [place / file for place in directories for file in ("eval.json", "harness.json")]
+    measured.append(run.recipe.directory / "contamination.json")
     return report.exists() and all(
         path.stat().st_mtime <= report.stat().st_mtime for path in measured if path.exists()
     )

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from perdure.pipeline.manifest import write_atomic
@@ -107,6 +108,27 @@ class Recorder:
             self._scalar(f"heldout_loss/{name}", result["loss"], step)
             self._scalar(f"heldout_bits_per_byte/{name}", result["bits_per_byte"], step)
         self.board.flush()
+
+    def chosen(self, step: int, found: dict) -> None:
+        """Records what `write_chosen` counted: histograms of excess losses, and the selected share by topic."""
+        edges = found["excess_edges"]
+        for part in ("selected", "other") if edges else ():
+            counts = found[f"excess_{part}"]
+            middles = [(low + high) / 2 for low, high in pairwise(edges)]
+            self.board.add_histogram_raw(
+                f"excess_loss/{part}",
+                min=edges[0],
+                max=edges[-1],
+                num=sum(counts),
+                sum=sum(count * middle for count, middle in zip(counts, middles)),
+                sum_squares=sum(count * middle**2 for count, middle in zip(counts, middles)),
+                bucket_limits=edges[1:],
+                bucket_counts=counts,
+                global_step=step,
+            )
+        for source, topics in found["topics"].items():
+            for topic, own in topics.items():
+                self._scalar(f"selected_share/{source}/{topic}", own["selected"] / own["scored"], step)
 
     def mixture(self, step: int, shares: dict[str, float]) -> None:
         """Records the shares of a phase of the plan that begins with this step."""

@@ -1,21 +1,29 @@
-"""A passage of training text as the selection saw it, for the report."""
+"""What selection took, for the report: a passage of training text, and the counts of many samples."""
 
 from pathlib import Path
 
 import megatron.core.parallel_state as mpu
+import numpy as np
 import torch
+from pyarrow import parquet
 from tokenizers import Tokenizer
 
 from perdure.kernels import select_tokens
+from perdure.pipeline.domains import source_of
 from perdure.pipeline.manifest import write_json
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.plan import locate
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT
-from perdure.pipeline.train.dataset import Dataset, read_batch
+from perdure.pipeline.train.dataset import Batch, Dataset, Stream, read_batch
 from perdure.pipeline.train.model import unwrap
 from perdure.pipeline.train.selection import reference_nats
 from perdure.pipeline.train.step import token_losses
+
+COUNTED_TOKENS = 32_768
+"""Tokens of the last samples that `write_chosen` counts, rounded up to whole micro-batches."""
+EXCESS_EDGES = [round(0.25 * i, 2) for i in range(-16, 33)]
+"""Borders in nats between the bins of excess losses; the outermost bins hold what lies beyond, too."""
 
 
 def write_passage(
@@ -40,16 +48,8 @@ def write_passage(
     found = token_losses(model, recipe, [(range(first, first + micro), batch)], eos_id, len(plan.keys))
     if not found or mpu.get_tensor_model_parallel_rank() or mpu.get_data_parallel_rank():
         return
-    nll, selection = found[0][0], unwrap(model).selection
-    selected = select_tokens(
-        nll,
-        reference_nats(batch.reference),
-        batch.valid,
-        k=selection.k,
-        scope="sequence" if selection.scope == "sequence" else "microbatch",
-        always=batch.replayed[:, None],
-        use_nll=selection.use_nll,
-    )
+    nll = found[0][0]
+    selected = _selected(model, nll, batch)
     row = fresh[-1] - first
     length = int(batch.valid[row].sum())
     vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
@@ -72,3 +72,112 @@ def write_passage(
             "selected": selected[row, :length].tolist(),
         },
     )
+
+
+def write_chosen(
+    path: Path,
+    model: torch.nn.Module,
+    recipe: Recipe,
+    dataset: Dataset,
+    data: dict[str, Path],
+    device: torch.device,
+) -> None:
+    """Counts what the finished model would select of the new data in the last samples of the run.
+
+    Tokens compete as in `write_passage`. All ranks call this; the last pipeline stage writes: `tokens` that competed,
+    `selected`; `excess_edges` in nats and, by bin of excess loss, `excess_selected` and `excess_other` (null where the
+    score is another one); `topics`: by source and topic `scored` and `selected` tokens, where documents have topics.
+
+    Args:
+        path: The file.
+        model: The wrapped model.
+        recipe: Batch sizes.
+        dataset: The version's data.
+        data: Data directory per source.
+        device: This rank's device.
+    """
+    plan, micro = dataset.plan, recipe.training.micro_batch_size
+    batches = max(1, -(-COUNTED_TOKENS // (micro * plan.seq_length)))
+    first = max(plan.first_sample, plan.end - batches * micro)
+    ranges = [range(start, start + micro) for start in range(first, plan.end, micro)]
+    members = [(indices, read_batch(dataset, indices, device)) for indices in ranges]
+    eos_id = next(iter(dataset.streams.values())).eos_id
+    losses = token_losses(model, recipe, members, eos_id, len(plan.keys))
+    if not losses or mpu.get_tensor_model_parallel_rank() or mpu.get_data_parallel_rank():
+        return
+    topics = {source: _topics(directory) for source, directory in data.items()}
+    bins = np.zeros((2, len(EXCESS_EDGES) - 1), np.int64)
+    counts: dict[str, dict[str, np.ndarray]] = {}
+    total = np.zeros(2, np.int64)
+    for indices, (nll, batch) in zip(ranges, losses, strict=True):
+        chosen = _selected(model, nll, batch).cpu().numpy()
+        competing = (batch.valid & ~batch.replayed[:, None]).cpu().numpy()
+        excess = (nll - reference_nats(batch.reference)).float().cpu().numpy()
+        for row, index in enumerate(indices):
+            key, _epoch, sample = locate(plan, index)
+            taken, own = chosen[row], competing[row]
+            total += own.sum(), (own & taken).sum()
+            for number, part in enumerate((own & taken, own & ~taken)):
+                values = excess[row][part & ~np.isnan(excess[row])]
+                bins[number] += np.histogram(values.clip(EXCESS_EDGES[0], EXCESS_EDGES[-1]), EXCESS_EDGES)[0]
+            source = plan.sources[key]["source"]
+            names = topics.get(source_of(source))
+            if names is None or is_replayed(key):
+                continue
+            labels = names[_label_documents(dataset.streams[key], sample, plan.seq_length)]
+            labels = np.concatenate([labels, np.full(plan.seq_length - len(labels), None)])
+            for topic in {label for label in labels[own] if label is not None}:
+                here = own & (labels == topic)
+                entry = counts.setdefault(source, {}).setdefault(topic, np.zeros(2, np.int64))
+                entry += here.sum(), (here & taken).sum()
+    known = dataset.selection is not None and dataset.selection.score == "excess"
+    write_json(
+        path,
+        {
+            "tokens": int(total[0]),
+            "selected": int(total[1]),
+            "excess_edges": EXCESS_EDGES if known else None,
+            "excess_selected": bins[0].tolist() if known else None,
+            "excess_other": bins[1].tolist() if known else None,
+            "topics": {
+                source: {
+                    topic: {"scored": int(scored), "selected": int(selected)}
+                    for topic, (scored, selected) in sorted(found.items())
+                }
+                for source, found in counts.items()
+            },
+        },
+    )
+
+
+def _selected(model: torch.nn.Module, nll: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Which tokens of a micro-batch are selected, bool [batch, sequence]; they compete in it, or in their sequence."""
+    selection = unwrap(model).selection
+    return select_tokens(
+        nll,
+        reference_nats(batch.reference),
+        batch.valid,
+        k=selection.k,
+        scope="sequence" if selection.scope == "sequence" else "microbatch",
+        always=batch.replayed[:, None],
+        use_nll=selection.use_nll,
+    )
+
+
+def _label_documents(stream: Stream, sample: int, seq_length: int) -> np.ndarray:
+    """The documents that a sample's labels come from, int64 [labels], at most `seq_length`; as `read_sample` counts."""
+    end = min((sample + 1) * seq_length, int(stream.ends[-1]))
+    places = np.searchsorted(stream.ends, np.arange(sample * seq_length, end), side="right")
+    return stream.documents[places]
+
+
+def _topics(data: Path) -> np.ndarray | None:
+    """The topic of every training document in the order of the shards, object [documents]; None if there are none."""
+    if "topic" not in parquet.read_schema(data / "docs.parquet").names:
+        return None
+    columns, train = ["shard", "sequence", "topic"], [("split", "==", "train")]
+    table = parquet.read_table(data / "docs.parquet", columns=columns, filters=train)
+    if table["topic"].null_count == len(table):
+        return None
+    order = np.lexsort((table["sequence"].to_numpy(), table["shard"].to_numpy()))
+    return table["topic"].to_numpy(zero_copy_only=False)[order]

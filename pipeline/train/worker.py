@@ -41,7 +41,7 @@ def main(directory: Path, task: str) -> None:
     from perdure.pipeline.train.loop import run_steps
     from perdure.pipeline.train.metrics import Recorder, heldout_words
     from perdure.pipeline.train.model import build_model, unwrap
-    from perdure.pipeline.train.passage import write_passage
+    from perdure.pipeline.train.passage import write_chosen, write_passage
     from perdure.pipeline.train.probes import encode_probes, score_probes
     from perdure.pipeline.train.start import begin, initial_weights, origin
 
@@ -75,7 +75,9 @@ def main(directory: Path, task: str) -> None:
             with fence.held(directory, attempt):
                 tables = [domain.documents for domain in domains.values()]
                 write_tables(directory / table_name(file, "documents"), tables)
-                if answers is not None:
+                if answers is None:
+                    (directory / table_name(file, "probes")).unlink(missing_ok=True)
+                else:
                     write_tables(directory / table_name(file, "probes"), [answers])
                 write_json(directory / file, content)  # last: it says what the tables were made of
         return evaluate.summaries(domains)
@@ -112,6 +114,7 @@ def main(directory: Path, task: str) -> None:
     tokenizer = Path(inputs["tokenizer"])
     if version.selection:
         write_passage(directory / "passage.json", model, recipe, dataset, tokenizer, device)
+        write_chosen(directory / "chosen.json", model, recipe, dataset, data, device)
     export(
         unwrap(model),
         shape,
@@ -122,8 +125,11 @@ def main(directory: Path, task: str) -> None:
         origin(recipe),
         directory / "hf",
     )
+    dist.barrier()  # the last stage has written what rank 0 reads
     if dist.get_rank() == 0:
         assert recorder is not None
+        if version.selection:
+            recorder.chosen(state["step"], read_json(directory / "chosen.json"))
         recorder.evaluation(state["step"], domains)
         recorder.close()
         weights_hash = huggingface.weights_hash(directory / "hf")

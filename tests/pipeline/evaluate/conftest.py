@@ -141,6 +141,9 @@ def _write_version(recipe: Recipe, name: str, index: int, odd_tokens: bool) -> N
         write_json(directory / "eval_initial.json", _evaluation(name, 0, INITIAL))
     if version.selection:
         write_json(directory / "passage.json", _passage(odd_tokens))
+        write_json(directory / "chosen.json", _chosen())
+    command = "perdure run data_recipes/made-up.yaml --set seed=7"
+    write_json(directory / "inputs.json", {"command": command, "data": {}})
     write_json(
         directory / "version.json",
         {
@@ -190,7 +193,7 @@ def _metric_lines(version, steps: int, per_step: int, before: dict, after: dict,
                 "grad_norm": 1.0 + decay,
                 "selected_fraction": 0.6 + random.normal(0, 0.004) if version.selection else 1.0,
                 "tokens_per_second": 7421.5,
-                "mfu": None,
+                "mfu": 0.415,
                 "source_loss": loss,
             }
         )
@@ -228,6 +231,24 @@ def _passage(odd_tokens: bool) -> dict:
         "loss": loss,
         "reference_loss": [None, *reference[1:]],
         "selected": [False, *selected[1:]],
+    }
+
+
+def _chosen() -> dict:
+    edges = [0.25 * i for i in range(-16, 33)]
+    bell = [round(4000 * math.exp(-((edge - 0.4) ** 2))) for edge in edges[:-1]]
+    selected = [count if edge >= 0 else 0 for edge, count in zip(edges, bell)]
+    topics = {
+        "cooking": {"scored": 12_000, "selected": 9_000},
+        "war <& peace": {"scored": 8_000, "selected": 2_000},
+    }
+    return {
+        "tokens": sum(bell),
+        "selected": sum(selected),
+        "excess_edges": edges,
+        "excess_selected": selected,
+        "excess_other": [count - taken for count, taken in zip(bell, selected)],
+        "topics": {"code": topics},
     }
 
 

@@ -120,8 +120,8 @@ def test_versions_measured_on_other_documents_are_not_paired(recipe, run):
 
 def test_the_same_files_give_the_same_bytes(recipe, run):
     first = with_documents(recipe, run, shift=1.0)
-    again = summarize(recipe, dict.fromkeys(recipe.sources)) | {"data": first["data"]}
-    assert json.dumps(first) == json.dumps(again | {"commands": first["commands"]})
+    data = {source: next(recipe.directory.glob(f"data/{source}@*")) for source in recipe.sources}
+    assert json.dumps(first) == json.dumps(summarize(recipe, data))
 
 
 def test_the_stability_gap_of_a_version(recipe, run):
@@ -176,11 +176,12 @@ def test_findings_in_words(recipe, run):
         "change": {"update": {"parent": {"facts.jsonl": {"invariant": change}}}},
         "fuar": {"update": {"parent": {"value": None, "words": "no gain"}}},
     }
+    wide["contamination"] = {"probes": {"facts.jsonl": {"items": 6, "leaked": 1}}}
     assert ledger_words(wide) == [
         "update: on prose the change may be chance: its 95% interval over documents holds 0.",
         "update: while it trained, the loss on prose rose by 0.500, most after 2k tokens, and is not back.",
         "update: while it trained, the loss on code rose by 0.250, most after 2k tokens, and is back after 41k.",
-        "update: facts.jsonl: invariant 3 of 4 (-25.0 points: 0 gained, 1 lost), new 1 of 2",
+        "update: facts.jsonl: invariant 3 of 4 (-25.0 points: 0 gained, 1 lost), new 1 of 2; 1 of 6 items leaked",
         "update: FUAR no gain",
         "No intervals for reference, control: measured before documents were kept apart. `perdure eval` measures "
         "finished versions again.",

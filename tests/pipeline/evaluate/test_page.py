@@ -57,7 +57,7 @@ def test_page_is_self_contained_and_small(page):
     assert "http" not in text and "url(" not in text.replace("url(#", "")
     assert "script" not in page.seen
     assert len(set(re.findall(r' id="([^"]*)"', text))) == len(re.findall(r' id="', text))
-    assert page.seen.count("svg") == 12
+    assert page.seen.count("svg") == 14
 
 
 def test_same_inputs_same_bytes_wherever_the_run_lies(report, page, tmp_path, run):
@@ -124,7 +124,7 @@ def test_page_renders_in_a_browser(report, page, tmp_path):
     result = subprocess.run([CHROMIUM, *options, path.as_uri()], capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in result.stderr
     shown = Page(result.stdout)
-    assert shown.seen.count("svg") == 12
+    assert shown.seen.count("svg") == 14
     assert len(shown.tokens) == 2 * len(report["passages"]["update"]["tokens"])
     by_page = [line for line in log.read_text().splitlines() if '"initiator":"null"' in line]
     requested = {url for line in by_page for url in re.findall(r'"url":"(\w+:[^"]*)"', line)}

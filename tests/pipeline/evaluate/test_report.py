@@ -5,8 +5,10 @@ import json
 import shutil
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from perdure.pipeline.data.stage import run_data
+from perdure.pipeline.evaluate.board import write_board
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.report import write_report
 from perdure.pipeline.evaluate.summary import CURVE_POINTS, summarize
@@ -67,11 +69,57 @@ def test_report_holds_what_machines_read(report):
         "replay/prose": round(0.1 * 196 * 4096),
     }
     assert report["selection"] == {
-        key: {"scored": 800000, "selected": 480000} for key in ("update", "control")
+        key: {"scored": 800000, "selected": 480000, "share": 0.6} for key in ("update", "control")
     }
     documents = report["data"]["code"]["documents"]
     assert documents["in"] == documents["out"] + sum(documents["dropped"].values())
     assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_what_follows_from_the_numbers_stands_in_the_report(report):
+    base, _, update, _ = report["versions"]
+    assert base["schedule_phases"] == [
+        {"phase": phase, "after_step": step, "after_tokens": 4096 * step}
+        for phase, step in (("warmup", 0), ("cooldown", 2), ("constant", 178), ("annealing", 252))
+    ]
+    code, prose = update["mixture"]
+    assert (code["consumed"], prose["consumed_share"]) == (
+        report["consumed"]["update"]["code"],
+        pytest.approx(0.1, abs=1e-6),
+    )
+    assert code["epochs"] == code["consumed"] / report["data"]["code"]["train"]["tokens"]
+    assert update["mfu"] == pytest.approx(0.415) and update["ranks"] == 1
+    assert update["command"] == "perdure run data_recipes/made-up.yaml --set seed=7"
+    assert report["perplexity_matrix"][1][0] == pytest.approx(90.017, abs=1e-3)
+    assert report["findings"] == replay_findings(report)
+    assert report["chosen"]["update"]["topics"]["code"]["cooking"]["share"] == 0.75
+    passage = report["passages"]["update"]
+    assert passage["excess"][0] is None and passage["selected_count"] == sum(passage["selected"])
+    assert passage["excess"][1] == passage["loss"][1] - passage["reference_loss"][1]
+
+
+def test_a_page_for_every_version(report):
+    text = render_page(report, "update")
+    assert "made-up: update" in text and "<h3>update</h3>" in text
+    assert "<h3>control</h3>" not in text and "control" not in text.partition("<pre class")[0]
+    assert text.count('<th scope="row">base</th>') == 2  # on its path: in the matrix and its metrics
+
+
+def test_the_report_in_tensorboard(report, tmp_path):
+    for _ in range(2):  # what was there is replaced
+        write_board(report, tmp_path / "tb")
+    assert sorted(path.name for path in (tmp_path / "tb").iterdir()) == sorted(ALL)
+    board = EventAccumulator(str(tmp_path / "tb" / "update"))
+    board.Reload()
+    events = [(event.step, event.value) for event in board.Scalars("heldout_loss/prose")]
+    tokens = [report["versions"][number]["lineage_tokens"] for number in (0, 2)]
+    assert events == [(0, 9.0), (tokens[0], 4.5), (tokens[1], 4.625)]
+    assert [event.value for event in board.Scalars("ledger/forgetting")] == [0.125]
+    assert [event.value for event in board.Scalars("ledger/acc")] == [-4.5, -4.5625]
+    (text,) = board.Tensors("loss_matrix/text_summary")
+    table = text.tensor_proto.string_val[0].decode().splitlines()
+    assert table[0] == "| version | prose | clean | code |"
+    assert table[5] == "| update | 4.625 (+0.125) | 4.375 (+0.125) | 4.500 (−1.500) |"
 
 
 def test_curves_are_averages_of_stretches(recipe, run):

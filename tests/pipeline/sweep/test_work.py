@@ -95,6 +95,7 @@ def kill_when(process: subprocess.Popen, happened) -> None:
     process.communicate()
 
 
+@pytest.mark.timeout(1200)
 def test_killed_twice_edited_and_failing_it_does_no_run_twice(folder):
     out = folder / "out"
     kill_when(start(folder), lambda: sum(whole for _, whole in versions(out).values()) >= 2)

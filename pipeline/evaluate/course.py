@@ -1,0 +1,89 @@
+"""What a report says of each version's training beyond its losses: its phases, its cost, its command."""
+
+import math
+from pathlib import Path
+
+from perdure.pipeline.domains import source_of
+from perdure.pipeline.evaluate.words import replay_findings
+from perdure.pipeline.lineage import resolved_schedule
+from perdure.pipeline.manifest import read_json
+from perdure.pipeline.plan import num_steps
+from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.train.schedule import phase_of
+
+
+def add_course(report: dict, recipe: Recipe) -> None:
+    """Adds to a report what follows from its own numbers and from the recipe, so that its page needs nothing else.
+
+    - `findings`: what replay bought, in words.
+    - `perplexity_matrix`: exp of the losses.
+    - per version `command` (what first prepared it), `ranks`, `mfu` (mean), `schedule_phases` (`phase`, `after_step`,
+      `after_tokens`), and in `mixture` and `phases` `after_tokens`, tokens `consumed`, `consumed_share` of all, `epochs`.
+    - in `selection` and `chosen.topics` the `share` selected; in `passages` the `excess` of each token, and how many are `selected_count`.
+    """
+    report["findings"] = replay_findings(report)
+    report["perplexity_matrix"] = [[_perplexity(loss) for loss in row] for row in report["loss_matrix"]]
+    for version in report["versions"]:
+        name = version["id"]
+        directory = recipe.directory / "versions" / name
+        step_tokens = recipe.training.global_batch_size * recipe.training.seq_length
+        curve = report["curves"].get(name)
+        layout = version["parallel"] or {}
+        sizes = [layout.get(f"{kind}_parallel", 1) for kind in ("tensor", "pipeline", "data")]
+        version["command"] = _command(directory)
+        version["ranks"] = sizes[0] * sizes[1] * sizes[2] if layout else None
+        version["mfu"] = _mean(curve["mfu"]) if curve else None
+        version["schedule_phases"] = _phases(recipe, name, step_tokens)
+        for phase in version["phases"] or []:
+            phase["after_tokens"] = phase["after_step"] * step_tokens
+        consumed = report["consumed"].get(name) or {}
+        total = sum(consumed.values())
+        for member in version["mixture"]:
+            tokens = consumed.get(member["key"])
+            own = member["available"] or _tokens(report, version, member["source"])
+            member["consumed"] = tokens
+            member["consumed_share"] = tokens / total if tokens is not None and total else None
+            member["epochs"] = tokens / own if tokens is not None and own else None
+    for counts in report["selection"].values():
+        counts["share"] = counts["selected"] / counts["scored"] if counts["scored"] else None
+    for found in report["chosen"].values():
+        for topics in found["topics"].values():
+            for own in topics.values():
+                own["share"] = own["selected"] / own["scored"]
+    for passage in report["passages"].values():
+        pairs = zip(passage["loss"], passage["reference_loss"])
+        passage["excess"] = [None if reference is None else loss - reference for loss, reference in pairs]
+        passage["selected_count"] = sum(passage["selected"])
+
+
+def _tokens(report: dict, version: dict, domain: str) -> int:
+    """Training tokens of a domain: as its plan counts them, or of the whole source where there is no plan."""
+    if version["sources"]:
+        return version["sources"].get(domain, {}).get("total", 0)
+    data = report["data"].get(source_of(domain))
+    return data["train"]["tokens"] if data else 0
+
+
+def _perplexity(loss: float | None) -> float | None:
+    return None if loss is None else math.exp(min(loss, 50))
+
+
+def _mean(values: list[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
+
+
+def _command(directory: Path) -> str | None:
+    path = directory / "inputs.json"
+    return read_json(path).get("command") if path.exists() else None
+
+
+def _phases(recipe: Recipe, name: str, step_tokens: int) -> list[dict]:
+    """The phases of a version's schedule in order, each with what came before it."""
+    schedule, steps = resolved_schedule(recipe, name), num_steps(recipe, recipe.versions[name])
+    found: list[dict] = []
+    for step in range(1, steps + 1):
+        phase = phase_of(schedule, step, steps)
+        if not found or phase != found[-1]["phase"]:
+            found.append({"phase": phase, "after_step": step - 1, "after_tokens": (step - 1) * step_tokens})
+    return found
