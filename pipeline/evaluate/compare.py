@@ -27,7 +27,8 @@ def compare(places: list[Path]) -> dict[str, Any]:
     Raises:
         PerdureError: If a directory is none of a run with a report.
     """
-    rows, tokenizers = [], {}
+    rows: list[dict] = []
+    tokenizers: dict[str, str] = {}
     measured: dict[str, dict[tuple, str]] = {}
     for place in places:
         run, name = (place.parent.parent, place.name) if place.parent.name == "versions" else (place, None)

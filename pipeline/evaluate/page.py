@@ -81,7 +81,7 @@ def _path(versions: list[dict], name: str | None) -> list[dict]:
     """The versions from the root to one of them; all of them without a name."""
     if name is None:
         return versions
-    by_name, path = {version["id"]: version for version in versions}, []
+    by_name, path = {version["id"]: version for version in versions}, list[dict]()
     while name is not None:
         path.insert(0, by_name[name])
         name = by_name[name]["parent"]
