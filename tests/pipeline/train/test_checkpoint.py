@@ -1,5 +1,6 @@
 """Checkpoints in real processes: other layouts, kills while writing, helpers, stale starts, code in pickles."""
 
+import fcntl
 import os
 import pickle
 import shutil
@@ -234,6 +235,18 @@ def test_a_planted_or_half_written_checkpoint_is_one_line(cut, tmp_path):
     assert not (version / "checkpoints" / ".step_000010.7").exists()
 
 
+def suspended_between_commits(rank, version):
+    """Suspends a rank, unless it holds the fence, for which its successor would wait."""
+    rank.suspend()
+    with (version / "fence").open("r+") as fence:
+        try:
+            fcntl.flock(fence, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            rank.resume()
+            return False
+
+
 def test_a_start_that_wakes_up_late_cannot_commit(tmp_path):
     version = prepare_version(tiny_recipe(tmp_path, versions__v1__tokens=32 * 8 * 60))
     with subprocess.Popen(
@@ -245,7 +258,8 @@ def test_a_start_that_wakes_up_late_cannot_commit(tmp_path):
         (rank,) = [
             child for child in psutil.Process(stale.pid).children() if "worker" in str(child.cmdline())
         ]
-        rank.suspend()
+        while not suspended_between_commits(rank, version):
+            time.sleep(0.01)
         outcome = start_ranks(version, 1)
         assert outcome.returncode == 0, outcome.stderr
         before = {path: path.stat().st_mtime_ns for path in version.rglob("*") if path.is_file()}
