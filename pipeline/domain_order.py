@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from perdure.pipeline.manifest import read_json
-from perdure.pipeline.order import shard_lengths
+from perdure.pipeline.order import count_documents
 from perdure.pipeline.plan import hash_key, mix
 from perdure.pipeline.shards import open_shard
 
@@ -74,19 +74,20 @@ def token_frequencies(data: Path, part: Path | None, limit: int = SAMPLE_TOKENS)
         limit: Tokens to count, about. Beyond it documents at equal distances are counted.
     """
     manifest = read_json(data / "manifest.json")
-    lengths = np.concatenate([np.asarray(lengths, np.int64) for lengths in shard_lengths(data)])
-    numbers = np.arange(len(lengths)) if part is None else np.flatnonzero(np.load(part / "keep.npy"))
-    numbers = numbers[:: max(1, int(lengths[numbers].sum()) // limit)]
+    keep = None if part is None else np.load(part / "keep.npy", mmap_mode="r")
+    stride = max(1, count_documents(data, part)[1] // limit)
     counts = np.zeros(manifest["vocab_size"], np.int64)
-    first = 0
+    first = seen = 0
     for task in range(manifest["tasks"]):
         shard = open_shard(data / f"{task:05d}")
-        for document in (
-            numbers[(numbers >= first) & (numbers < first + len(shard.lengths))] - first
-        ).tolist():
-            begin = shard.start(document)
-            tokens = shard.values[begin : begin + int(shard.lengths[document])]
-            counts += np.bincount(tokens, minlength=len(counts))
-        first += len(shard.lengths)
+        number = len(shard.lengths)
+        documents = np.arange(number) if keep is None else np.flatnonzero(keep[first : first + number])
+        chosen = documents[-seen % stride :: stride]
+        starts = [shard.start(document) for document in chosen.tolist()]
+        lengths = shard.lengths[chosen].tolist()
+        tokens = [shard.values[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+        if tokens:
+            counts += np.bincount(np.concatenate(tokens), minlength=len(counts))
+        first, seen = first + number, seen + len(documents)
     counts[manifest["eos_id"]] = 0
     return counts / max(1, counts.sum())

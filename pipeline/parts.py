@@ -92,10 +92,10 @@ def finished_part(data: Path, domain: str, lowest: LowestPerplexity | None, mode
 def describe(domain: str, manifest: dict) -> str:
     """A part in one line for people."""
     taken, available, bound = (manifest[key] for key in ("taken", "available", "max_perplexity"))
-    line = f"subset of {domain}: {taken['documents']:,} documents, {taken['tokens']:,}"
+    size = f"{taken['documents']:,} documents, {taken['tokens']:,}"
     if bound is None:
-        return f"{line} tokens"
-    return f"{line} of {available['tokens']:,} tokens, perplexity <= {bound:,.4g}"
+        return f"{domain}: {size} tokens"
+    return f"subset of {domain}: {size} of {available['tokens']:,} tokens, perplexity <= {bound:,.4g}"
 
 
 def _inputs(domain: str, lowest: LowestPerplexity | None) -> dict:

@@ -138,6 +138,9 @@ def mixture_table(recipe: Recipe, name: str, sources: dict[str, dict], counts: d
         else:
             available = sources[source]["tokens"] if domain == source else None
             available = lowest_tokens(available, lowest) if available and lowest else available
+        subset = _subset(recipe, domain, mixture.perplexity_model, lowest)
+        if subset and subset["chosen"]:
+            available = subset["chosen"]["taken"]["tokens"]
         pool = is_replayed(key) and bool(mixture.replay and mixture.replay.from_parents)
         found.append(
             {
@@ -145,7 +148,7 @@ def mixture_table(recipe: Recipe, name: str, sources: dict[str, dict], counts: d
                 "source": domain,
                 "order": settings.order,
                 "buckets": settings.buckets,
-                "lowest_perplexity": _subset(recipe, domain, mixture.perplexity_model, lowest),
+                "lowest_perplexity": subset,
                 "share": float(planned[key] / sum(planned.values())),
                 "tokens": round(tokens),
                 "available": available,
@@ -168,9 +171,14 @@ def _subset(
     return lowest.model_dump() | {"chosen": chosen_part(recipe, domain, lowest, label)}
 
 
-def mixtures(recipe: Recipe) -> list[dict]:
-    """`mixture_table` of every version, with the model by which documents are chosen."""
-    counts = finished_sources(recipe)
+def mixtures(recipe: Recipe, counts: dict[str, dict] | None = None) -> list[dict]:
+    """`mixture_table` of every version, with the model by which documents are chosen.
+
+    Args:
+        recipe: The whole recipe.
+        counts: Of the data manifest, by source; default: of what is finished.
+    """
+    counts = finished_sources(recipe) if counts is None else counts
     sources = {
         name: {"tokens": counts[name]["train"]["tokens"] if name in counts else _estimate(source)}
         for name, source in recipe.sources.items()

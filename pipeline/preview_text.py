@@ -67,7 +67,7 @@ def new_console() -> Console:
     """A console whose lines are as long as they are."""
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        console.width = 120  # else rich would squeeze a file's tables into 80 columns
+        console.width = 200  # else rich would squeeze a file's tables and trees into 80 columns
     return console
 
 
@@ -137,7 +137,7 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
                 else ""
             )
         )
-    console.print(_mixture_tree(version, estimated))
+    console.print(_mixture_tree(version, estimated), soft_wrap=False)  # a tree would be cut off otherwise
     curve = version["learning_rate"]
     console.print(
         f"learning rate ({version['schedule']['type']}), peak {version['schedule']['max_lr']:g}, last {curve[-1][1]:.4g}"
@@ -202,7 +202,7 @@ def _subset_words(member: dict[str, Any], model: str) -> str:
     subset = member["lowest_perplexity"]
     if subset["chosen"]:
         return describe(member["source"], subset["chosen"])
-    budget = f"{subset['tokens']:,} tokens" if subset["tokens"] else f"{subset['share']:.1%} of the tokens"
+    budget = f"{subset['tokens']:,} tokens" if subset["tokens"] else f"{subset['share']:.1%} of tokens"
     return f"the {budget} of lowest perplexity under {model}"
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import yaml
 
+from perdure.pipeline.checks.mixtures import against_data
 from perdure.pipeline.consumption import Ancestor
 from perdure.pipeline.convert.vocabulary import extension_between
 from perdure.pipeline.domains import measured_domains, source_of
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.evaluate.probes import probe_hashes
 from perdure.pipeline.lineage import checkpoints, history, missing_checkpoint, parent_of, version_directory
 from perdure.pipeline.manifest import (
@@ -29,6 +30,7 @@ from perdure.pipeline.manifest import (
 from perdure.pipeline.mixture import is_replayed, members
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.parts import describe
+from perdure.pipeline.plan import Plan
 from perdure.pipeline.planning import build_plan, data_hash, with_pools
 from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update
 from perdure.pipeline.shape import config_vocab_size, model_shape
@@ -41,7 +43,9 @@ def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
     from perdure.pipeline.evaluate.report import write_report
 
     with alone(recipe):
-        make_versions(recipe, _data(recipe, say), say)
+        data = _data(recipe, recipe_path, say)
+        make_versions(recipe, data, say)
+        _look_beyond(recipe, data, say)
         write_report(recipe, say)
 
 
@@ -55,14 +59,14 @@ def make_versions(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
 def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Everything that one version's ranks need, so that they can be started anywhere: scores, plan, inputs."""
     with alone(recipe):
-        if _prepare(recipe, version, _data(recipe, say), say) == "train":
+        if _prepare(recipe, version, _data(recipe, recipe_path, say), say) == "train":
             say(f"{version_directory(recipe, version)} is ready for {recipe.parallel.world_size} ranks")
 
 
 def train(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Data, if need be, and one version; its parent and its models must be finished."""
     with alone(recipe):
-        _version(recipe, version, _data(recipe, say), say)
+        _version(recipe, version, _data(recipe, recipe_path, say), say)
 
 
 def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, say: Say) -> None:
@@ -75,7 +79,7 @@ def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, say: Say) -
             f"version {version} is not finished; run `perdure train {recipe_path} --version {version}` first"
         )
     with alone(recipe):
-        data = _data(recipe, say)
+        data = _data(recipe, recipe_path, say)
         for name in [version] if version else names:
             _version(recipe, name, data, say, documents=True)
         _look_beyond(recipe, data, say)
@@ -109,11 +113,15 @@ def alone(recipe: Recipe) -> Iterator[None]:
         yield
 
 
-def _data(recipe: Recipe, say: Say) -> dict[str, Path]:
+def _data(recipe: Recipe, recipe_path: Path, say: Say) -> dict[str, Path]:
+    """The data stage; what only the data can tell of any version is told before the first one trains."""
     from perdure.pipeline.data.stage import run_data
 
     with disk_errors(recipe.directory):
-        return run_data(recipe, say)
+        data = run_data(recipe, say)
+    if found := list(against_data(recipe)):
+        raise RecipeError(str(recipe_path), found)
+    return data
 
 
 def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False) -> None:
@@ -143,12 +151,15 @@ def _prepare(
                     f"delete that directory to train it anew. What differs: {'; '.join(differing)}"
                 )
         if is_finished(directory):
-            old = differences(read_json(directory / "eval.json")["measured"], inputs["measured"])
+            before, now = read_json(directory / "eval.json")["measured"], inputs["measured"]
             whole = (directory / "eval_documents.parquet").exists() or not documents
-            if not old and whole:
+            if before == now and whole:
                 say(f"version {name}: finished, skipped")
                 return None
-            reason = "other held-out documents or probes" if old else "documents were not kept apart yet"
+            reason = "documents were not kept apart yet"
+            if before != now:
+                same = all(before.get(key) == now[key] for key in ("max_tokens", "data"))
+                reason = "other probes" if same else "other held-out documents"
             say(f"version {name}: finished; {reason}, so it is measured again")
             task = "evaluate"
         else:
@@ -158,14 +169,29 @@ def _prepare(
             plan = build_plan(directory / "plan", recipe, name, data, ranked, ancestors)
             orders = ", ".join(f"{key} {_order_words(entry)}" for key, entry in plan.sources.items())
             say(f"plan: {plan.num_samples:,} samples of {plan.seq_length} tokens; {orders}")
-            for key, entry in plan.sources.items():
-                if entry.get("part") and not is_replayed(key):
-                    part = data[source_of(entry["source"])] / "parts" / entry["part"]
-                    say(describe(entry["source"], read_json(part / "manifest.json")))
+            for line in _plan_lines(plan, data):
+                say(line)
         content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
         write_atomic(directory / "recipe.yaml", content)
         write_json(directory / "inputs.json", inputs)
     return task
+
+
+def _plan_lines(plan: Plan, data: dict[str, Path]) -> list[str]:
+    """What a plan took of sources in part, and the order of domains that come one after another."""
+    lines = []
+    for key, entry in plan.sources.items():
+        if entry.get("part") and not is_replayed(key):
+            part = data[source_of(entry["source"])] / "parts" / entry["part"]
+            lines.append(describe(entry["source"], read_json(part / "manifest.json")))
+    if phases := [phase for phase in plan.description["phases"] if phase["reason"] == "domain"]:
+        names = [
+            next(iter(phase["counts"]))
+            + (f" (divergence {phase['divergence']:.3f})" if phase.get("divergence") else "")
+            for phase in phases
+        ]
+        lines.append(f"one domain after another: {', '.join(names)}")
+    return lines
 
 
 def _order_words(entry: dict) -> str:

@@ -53,7 +53,10 @@ def chosen_part(recipe: Recipe, domain: str, lowest: LowestPerplexity, model: st
     """Manifest of a subset by perplexity that a plan chose already, see `perdure.pipeline.parts`; None before."""
     from perdure.pipeline.data.stage import finished_data
 
-    directory = finished_data(recipe)[source_of(domain)]
+    try:
+        directory = finished_data(recipe)[source_of(domain)]
+    except PerdureError:
+        return None  # an input is missing, so nobody can tell which data is the recipe's
     return finished_part(directory, domain, lowest, model) if directory else None
 
 

@@ -66,7 +66,7 @@ def finished(tmp_path_factory):
         "versions": versions,
     }
     path, out = directory / "topics.yaml", directory / "out"
-    path.write_text(yaml.safe_dump(tree))
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
     result = perdure("run", path, "--out", out)
     assert result.returncode == 0, result.stderr
     return path, out, result.stdout

@@ -224,7 +224,7 @@ def data_labels(finished: dict[str, dict], name: str, version: Version) -> Probl
     if version.mixture.reweight:
         for domain in version.mixture.sources:
             counts = finished.get(source_of(domain))
-            if counts and domain_tokens(counts, domain, "heldout") == 0:
+            if counts and domain_tokens(counts, domain) and domain_tokens(counts, domain, "heldout") == 0:
                 remedy = "none of its documents is held out, so that its perplexity cannot be followed"
                 yield Problem(f"versions.{name}.mixture.reweight", domain, remedy)
 

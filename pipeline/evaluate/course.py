@@ -40,7 +40,7 @@ def add_course(report: dict, recipe: Recipe) -> None:
         total = sum(consumed.values())
         for member in version["mixture"]:
             tokens = consumed.get(member["key"])
-            own = _tokens(report, version, member["source"])
+            own = member["available"] or _tokens(report, version, member["source"])
             member["consumed"] = tokens
             member["consumed_share"] = tokens / total if tokens is not None and total else None
             member["epochs"] = tokens / own if tokens is not None and own else None

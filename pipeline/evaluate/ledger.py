@@ -60,7 +60,8 @@ def read_documents(paths: list[Path], domains: list[str]) -> dict[str, Documents
         columns = ["tokens", "bytes"]
         nothing = np.full(len(reference), math.nan)
         found[domain] = Documents(
-            *(reference[column].to_numpy().astype(float) for column in columns),
+            reference["tokens"].to_numpy().astype(float),
+            reference["bytes"].to_numpy().astype(float),
             {kind: reference[kind].to_pylist() for kind in LABELS},
             np.stack(
                 [

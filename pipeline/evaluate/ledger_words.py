@@ -38,7 +38,7 @@ def _gaps(report: dict) -> list[str]:
 
 def _answers(report: dict) -> list[str]:
     """Accuracies of each version, against what it started from."""
-    probes, lines = report["probes"], []
+    probes, lines = report["probes"], list[str]()
     if probes is None:
         return lines
     for row, version in enumerate(report["versions"], start=1):
@@ -48,11 +48,17 @@ def _answers(report: dict) -> list[str]:
                 f"{kind} {entry['correct']} of {entry['items']}{_movement(changed.get(file, {}).get(kind))}"
                 for kind, entry in kinds.items()
             ]
-            lines.append(f"{version['id']}: {file}: {', '.join(parts)}")
+            lines.append(f"{version['id']}: {file}: {', '.join(parts)}{_leaked(report, file)}")
         if (fuar := probes["fuar"].get(version["id"], {}).get("parent")) is not None:
             value = "" if fuar["value"] is None else f"{fuar['value']:.2f}, "
             lines.append(f"{version['id']}: FUAR {value}{fuar['words']}")
     return lines
+
+
+def _leaked(report: dict, file: str) -> str:
+    """What of a file of probes stands in the training data."""
+    found = (report["contamination"] or {}).get("probes", {}).get(file)
+    return f"; {found['leaked']} of {found['items']} items leaked" if found and found["leaked"] else ""
 
 
 def _movement(change: dict | None) -> str:

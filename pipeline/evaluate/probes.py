@@ -4,7 +4,7 @@ Kinds as in CKL (Jang et al. 2022): `invariant` facts should be kept, `updated` 
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -70,25 +70,28 @@ def probe_files(paths: Iterable[Path]) -> list[ProbeFile]:
     return found
 
 
-def probe_hashes(paths: Iterable[Path]) -> dict[str, str]:
+def probe_hashes(paths: Sequence[Path]) -> dict[str, str]:
     """What identifies each file's content, by name.
 
     Raises:
-        PerdureError: If a file is missing.
+        PerdureError: If a file is missing, or an item is no probe.
     """
     for path in paths:
         if not path.is_file():
             raise PerdureError(f"{path}: no such file of probes; restore it, or change evaluation.probes")
+    probe_files(paths)  # what is wrong with an item should not be found out by ranks
     return {path.name: hash_file(path) for path in paths}
 
 
 def parse_probes(path: Path) -> Iterator[Probe | str]:
     """The probes of a JSONL file and, in place of items that are none, what is wrong with them, with the line."""
     lines: dict[str, int] = {}
+    empty = True
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
+            empty = False
             probe = _parse(line)
             if isinstance(probe, Probe) and probe.id in lines:
                 probe = f"id {probe.id!r} stands in line {lines[probe.id]} already; ids should differ"
@@ -97,7 +100,7 @@ def parse_probes(path: Path) -> Iterator[Probe | str]:
                 yield probe
             else:
                 yield f"line {number}: {probe}"
-    if not lines:
+    if empty:
         yield "holds no probe; should have one a line"
 
 

@@ -246,6 +246,7 @@ def _version(
 def _mixture(recipe: Recipe, name: str) -> list[dict]:
     mixture = expected_mixture(recipe, name)
     shares = mixture_shares(mixture)
+    plan = _optional(recipe, name, "plan/plan.json")
     return [
         {
             "key": key,
@@ -254,6 +255,7 @@ def _mixture(recipe: Recipe, name: str) -> list[dict]:
             "share": float(shares.get(key, 0)),
             "order": member.order,
             "buckets": member.buckets,
+            "available": plan["sources"][key]["tokens"] if plan and key in plan["sources"] else None,
             "lowest_perplexity": member.lowest_perplexity and member.lowest_perplexity.model_dump(),
         }
         for key, (source, member) in members(mixture).items()

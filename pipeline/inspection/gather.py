@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.inspection.perplexities import distribution, mean_loss
+from perdure.pipeline.inspection.perplexities import distribution
 from perdure.pipeline.manifest import is_finished, read_json
 from perdure.pipeline.parts import describe
 from perdure.pipeline.preview import mixtures
@@ -51,15 +51,16 @@ def of_directory(directory: Path) -> dict:
             f"{directory}: no finished data in it; name a recipe, a run's directory, or one below its `data/`"
         )
     found = inspect(directory.absolute().name, directory, dict(sorted(newest.items())))
-    return found | {"mixtures": _mixtures_of(directory)}
+    counts = {source["name"]: source["counts"] for source in found["sources"]}
+    return found | {"mixtures": _mixtures_of(directory, counts)}
 
 
-def _mixtures_of(directory: Path) -> list[dict]:
-    """Mixtures of the recipe that the newest version of a run's directory was prepared with."""
+def _mixtures_of(directory: Path, counts: dict[str, dict]) -> list[dict]:
+    """Mixtures of the recipe that the newest version of a run's directory was prepared with; its raw text may be gone."""
     recipes = sorted(directory.glob("versions/*/recipe.yaml"), key=lambda path: path.stat().st_mtime)
     if not recipes:
         return []
-    return mixtures(load_recipe(recipes[-1], out=directory))
+    return mixtures(load_recipe(recipes[-1], out=directory), counts)
 
 
 def inspect(name: str, out: Path, data: dict[str, Path | None]) -> dict:
@@ -74,8 +75,8 @@ def inspect(name: str, out: Path, data: dict[str, Path | None]) -> dict:
         `name`, `out`, and `sources`, each with `name`, `directory` (None if not finished), `counts` (of the manifest),
         `examples` (dropped documents by step), `topics` (`accuracy` or `top_words`, if there are topics), `subset`,
         `parts` (subsets by label or perplexity that versions chose), `scores` (see `perplexities.distribution`), and
-        `sample` (a document's tokens and their losses in nats by the best model that scored it, and by the worst the
-        excess over those).
+        `sample` (a document's tokens, their losses in nats under the model that knows it best, and the excess over those
+        under the one that knows it least).
     """
     sources = [
         {"name": source, "directory": None} if path is None else {"name": source} | _source(out, path)
@@ -143,12 +144,11 @@ def _sample(out: Path, directory: Path, manifest: dict, scores: list[Path]) -> d
     shard = open_shard(directory / f"{row['shard']:05d}")
     start, count = shard.start(row["sequence"]), min(row["num_tokens"], SAMPLE_TOKENS)
     tokens = shard.values[start : start + count].tolist()
-    # What the best model knows of the source, and what the worst does not know yet: a reference and a trainee.
-    ranked = sorted(scores, key=lambda path: (mean_loss(path), path.name))
-    losses = [_losses(path, row["shard"], start, count) for path in (ranked[:1] + ranked[1:][-1:])]
-    model, trainee = ([path.name.rpartition("@")[0] for path in ranked[:1] + ranked[1:][-1:]] + [None] * 2)[
-        :2
-    ]
+    # The model that knows this document best, and the one that knows it least: a reference and a trainee.
+    found = [(path.name.rpartition("@")[0], _losses(path, row["shard"], start, count)) for path in scores]
+    found.sort(key=lambda entry: sum(loss or 0 for loss in entry[1]))
+    model, losses = found[0] if found else (None, [None] * count)
+    trainee, most = found[-1] if len(found) > 1 else (None, losses)
     return {
         "id": row["id"],
         "topic": row["topic"],
@@ -157,9 +157,9 @@ def _sample(out: Path, directory: Path, manifest: dict, scores: list[Path]) -> d
         "model": model,
         "trainee": trainee,
         "tokens": [tokenizer.decode([token], skip_special_tokens=False) for token in tokens],
-        "losses": losses[0] if losses else [None] * count,
+        "losses": losses,
         "excess": [
-            None if None in pair else round(pair[1] - pair[0], 3) for pair in zip(*losses, strict=True)
+            None if None in pair else round(pair[1] - pair[0], 3) for pair in zip(losses, most, strict=True)
         ]
         if trainee
         else None,

@@ -10,6 +10,8 @@ LEFT_COLOUR = 2
 """Of what is left; nothing that was dropped has it."""
 SHADED = 4.0
 """Loss in nats at which a token has half of that."""
+SHADED_EXCESS = 1.0
+"""Excess loss in nats, likewise."""
 
 
 def render_inspection(found: dict) -> str:
@@ -40,17 +42,17 @@ def render_inspection(found: dict) -> str:
         "capitalize_first": lambda text: text[:1].upper() + text[1:],
     }
     return environment.get_template("inspection.html").render(
-        found=found, shade=shade, flow=_flow, perplexity="{:,.4g}".format
+        found=found, shade=shade, halves=(SHADED, SHADED_EXCESS), flow=_flow, perplexity="{:,.4g}".format
     )
 
 
-def shade(loss: float | None) -> str:
+def shade(loss: float | None, half: float = SHADED) -> str:
     """Background of a token by its (excess) loss in nats: none without one, stronger for larger ones; negative ones,
     which an excess can be, have another colour."""
     if loss is None:
         return "transparent"
     colour, size = "excess" if loss >= 0 else "better", abs(loss)
-    return f"color-mix(in srgb, var(--{colour}) {STRONGEST * size / (size + SHADED):.0f}%, transparent)"
+    return f"color-mix(in srgb, var(--{colour}) {STRONGEST * size / (size + half):.0f}%, transparent)"
 
 
 def _flow(counts: dict, unit: str) -> list[dict]:

@@ -22,7 +22,9 @@ def distribution(data: Path, scores: Path) -> dict:
         0.5% beyond them, too), `quantiles`, `histogram`, and `topics`: the latter two and `documents` by topic.
     """
     model = scores.name.rpartition("@")[0]
-    logs = _log_perplexities(scores)
+    logs = np.log(
+        parquet.read_table(scores / "docs.parquet", columns=["perplexity"])["perplexity"].to_numpy()
+    )
     known = np.isfinite(logs)
     if not known.any():
         return {"model": model, "documents": 0}
@@ -39,17 +41,6 @@ def distribution(data: Path, scores: Path) -> dict:
             for topic in sorted({label for label in labels[known] if label is not None})
         },
     }
-
-
-def mean_loss(scores: Path) -> float:
-    """Mean over documents of their mean loss, nats."""
-    logs = _log_perplexities(scores)
-    return float(logs[np.isfinite(logs)].mean()) if np.isfinite(logs).any() else float("nan")
-
-
-def _log_perplexities(scores: Path) -> np.ndarray:
-    column = parquet.read_table(scores / "docs.parquet", columns=["perplexity"])["perplexity"].to_numpy()
-    return np.log(column)
 
 
 def _bars(logs: np.ndarray, edges: np.ndarray) -> dict:

@@ -3,6 +3,7 @@
 Every rank reads for itself; what it reads follows from the sample index alone, so there is no state to restore.
 """
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,17 @@ def open_dataset(
         documents, ends = open_order(plan_directory, key)
         sidecar = scores.get(name) if kinds and not is_replayed(key) else None
         streams[key] = _stream(data[name], sidecar, documents, ends, "", kinds, smoothing)
+        _read_no_further(streams[key])
     return Dataset(plan, streams, selection)
+
+
+def _read_no_further(stream: Stream) -> None:
+    """Lets a page that is asked for come alone: the 128 KiB around it, which the system would read, are other samples'."""
+    shards = [*stream.shards, *(sidecar for group in stream.sidecars for sidecar in group)]
+    arrays = [array for shard in shards for array in (shard.values, shard.lengths, shard.pointers)]
+    for array in (stream.documents, stream.ends, *arrays):
+        if isinstance(array, np.memmap):  # an empty shard is none
+            array._mmap.madvise(mmap.MADV_RANDOM)
 
 
 def open_heldout(data: Path, domain: str) -> tuple[Stream, pa.Table]:

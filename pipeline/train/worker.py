@@ -75,7 +75,9 @@ def main(directory: Path, task: str) -> None:
             with fence.held(directory, attempt):
                 tables = [domain.documents for domain in domains.values()]
                 write_tables(directory / table_name(file, "documents"), tables)
-                if answers is not None:
+                if answers is None:
+                    (directory / table_name(file, "probes")).unlink(missing_ok=True)
+                else:
                     write_tables(directory / table_name(file, "probes"), [answers])
                 write_json(directory / file, content)  # last: it says what the tables were made of
         return evaluate.summaries(domains)

@@ -17,6 +17,7 @@ from perdure.pipeline.memory import memory_per_rank
 from perdure.pipeline.preview import preview
 from perdure.pipeline.preview_text import plot
 from perdure.pipeline.recipe import load_recipe
+from perdure.pipeline.run import _data
 from perdure.pipeline.sizes import finished_sources
 from tests.support import tiny_recipe
 
@@ -550,6 +551,9 @@ def test_repetition_and_labels_are_judged_once_the_data_is_there(tmp_path):
     (row,) = preview(recipe_of(odd, {"a/odd": {}}))["versions"][0]["mixture"]
     assert (row["source"], row["available"]) == ("a/odd", odd)
     assert remedies(odd, {"a/old": {}}) == ["no such topic in `a`; did you mean `odd`?"]
+    with pytest.raises(RecipeError) as refused:  # before the first version trains
+        _data(recipe_of(odd, {"a/old": {}}), Path("my.yaml"), lambda line: None)
+    assert [problem.path for problem in refused.value.problems] == ["versions.v1.mixture.sources.a/old"]
     assert remedies(odd, {"a@de": {}}) == ["no such language in `a`: none of its documents has one"]
     assert remedies(5 * odd, {"a/odd": {}})[0].startswith("`a/odd` would repeat 5.")
     counts = finished_sources(recipe)

@@ -71,7 +71,7 @@ def test_labels_choose_documents_and_are_counted(data):
         tokens = sum(LENGTHS[number] for number in documents)
         assert count_documents(data, part) == (len(documents), tokens)
         assert describe(domain, read_json(part / "manifest.json")) == (
-            f"subset of {domain}: {len(documents)} documents, {tokens} tokens"
+            f"{domain}: {len(documents)} documents, {tokens} tokens"
         )
     assert count_documents(data) == (6, 28)
 

@@ -172,6 +172,10 @@ def test_another_subset_is_another_stream(tmp_path, data):
     )
     seen = consumed(tmp_path / "2", part, data)["a"] + consumed(tmp_path / "3", again, data)["a"]
     assert set(consumed(tmp_path / "4", replay, data)["replay/a"]) == set(seen)
+    (scores / "_SUCCESS").unlink()
+    with pytest.raises(PerdureError, match="by which its ancestors chose from a, is gone"):
+        parents = {"share": 0.5, "from_parents": True}
+        build(tmp_path / "5", data, 4, [(part, part.end)], sources={"b": {}}, replay=parents)
 
 
 def test_held_out_text_of_a_topic_is_that_of_its_documents(data):

@@ -137,6 +137,7 @@ def test_a_missing_file_of_probes_is_one_line(corpus):
         contamination.look_for_leaks(recipe, data, tokenizer, [].append)
 
 
+@pytest.mark.slow
 def test_workers_find_the_same(corpus, monkeypatch):
     recipe, data, tokenizer = corpus
     contamination.look_for_leaks(recipe, data, tokenizer, [].append)

@@ -176,11 +176,12 @@ def test_findings_in_words(recipe, run):
         "change": {"update": {"parent": {"facts.jsonl": {"invariant": change}}}},
         "fuar": {"update": {"parent": {"value": None, "words": "no gain"}}},
     }
+    wide["contamination"] = {"probes": {"facts.jsonl": {"items": 6, "leaked": 1}}}
     assert ledger_words(wide) == [
         "update: on prose the change may be chance: its 95% interval over documents holds 0.",
         "update: while it trained, the loss on prose rose by 0.500, most after 2k tokens, and is not back.",
         "update: while it trained, the loss on code rose by 0.250, most after 2k tokens, and is back after 41k.",
-        "update: facts.jsonl: invariant 3 of 4 (-25.0 points: 0 gained, 1 lost), new 1 of 2",
+        "update: facts.jsonl: invariant 3 of 4 (-25.0 points: 0 gained, 1 lost), new 1 of 2; 1 of 6 items leaked",
         "update: FUAR no gain",
         "No intervals for reference, control: measured before documents were kept apart. `perdure eval` measures "
         "finished versions again.",

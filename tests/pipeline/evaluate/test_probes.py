@@ -50,7 +50,10 @@ def test_good_items_are_read_and_all_bad_ones_named(tmp_path):
     found = list(parse_probes(path))
     assert [isinstance(item, str) for item in found] == [False, True, False, True]
     assert (found[2].answer, found[2].old_answer, found[2].date) == ("Ben", "Ann", "2024-05")
-    assert list(parse_probes(write(tmp_path / "none.jsonl"))) == ["holds no probe; should have one a line"]
+    assert list(parse_probes(write(tmp_path / "none.jsonl", ""))) == [
+        "holds no probe; should have one a line"
+    ]
+    assert list(parse_probes(write(tmp_path / "bad.jsonl", "{}"))) == ["line 1: id is missing"]
 
 
 def test_check_names_files_and_lines(tmp_path, recipe):

@@ -1,4 +1,6 @@
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,9 +91,27 @@ def test_a_sidecar_of_another_tokenizer_is_refused_naming_both_hashes(tmp_path):
 def test_heldout_documents_come_in_the_order_they_were_read(tmp_path):
     heldout = random_documents(1, 5, 100)
     data = write_data(tmp_path / "data", [random_documents(0, 4, 100), []], heldout, 100)
-    stream, sizes = open_heldout(data, "data")
-    assert sizes.tolist() == [4 * len(document) for document in heldout]
+    stream, documents = open_heldout(data, "data")
+    assert documents["num_bytes"].to_pylist() == [4 * len(document) for document in heldout]
     whole = np.concatenate(heldout)
     tokens, _, valid = read_sample(stream, 0, len(whole) + 3)
     assert valid == len(whole)
     np.testing.assert_array_equal(tokens[1 : valid + 1], whole)
+
+
+def test_a_sample_reads_its_own_pages_alone(tmp_path):
+    """The system is told not to read on around a page: `rr` in the flags of each map of the plan, shards and sidecars."""
+    recipe = tiny_recipe(tmp_path, versions__v1__selection={"reference": "/unused"})
+    plan = prepare_version(recipe, scored=True) / "plan"
+    data = {name: tmp_path / "data" / name for name in ("a", "b")}
+    dataset = open_dataset(plan, data, {name: path / "scores" / "test" for name, path in data.items()})
+    flags: dict[str, set[str]] = {}
+    path = ""
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            path = line.split()[-1] if str(tmp_path) in line else ""
+        elif line.startswith("VmFlags:") and path:
+            flags[path] = set(line.split()[1:])
+    assert {Path(path).suffix for path in flags} == {".npy", ".bin", ".idx"}
+    assert any("scores" in path for path in flags) and len(dataset.streams) == 2
+    assert {path: found for path, found in flags.items() if "rr" not in found} == {}

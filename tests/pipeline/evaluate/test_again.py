@@ -1,0 +1,62 @@
+"""Finished versions that are measured again, and why."""
+
+from unittest.mock import patch
+
+import pytest
+from support import random_data, tiny_recipe
+
+from perdure.pipeline import run
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import finish, write_json
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A version that was measured before documents were kept apart, as the code of then left it."""
+    recipe = tiny_recipe(tmp_path)
+    data, _, tokenizer = random_data(tmp_path)
+    directory = tmp_path / "versions" / "v1"
+    with patch("perdure.pipeline.data.stage.tokenizer_directory", return_value=tokenizer):
+        inputs = run._inputs(recipe, "v1", data, [], [].append)
+        write_json(directory / "inputs.json", inputs)
+        write_json(directory / "eval.json", {"measured": inputs["measured"], "domains": {}})
+        finish(directory, {})
+        yield directory, data
+
+
+def asked(finished, documents, **changes):
+    directory, data = finished
+    said = []
+    task = run._prepare(tiny_recipe(directory.parents[1], **changes), "v1", data, said.append, documents)
+    return task, said[0].removeprefix("version v1: ")
+
+
+def test_a_run_leaves_old_measurements_alone(finished):
+    assert asked(finished, documents=False) == (None, "finished, skipped")
+
+
+def test_eval_adds_the_documents_once(finished):
+    again = "finished; documents were not kept apart yet, so it is measured again"
+    assert asked(finished, documents=True) == ("evaluate", again)
+    (finished[0] / "eval_documents.parquet").touch()
+    assert asked(finished, documents=True) == (None, "finished, skipped")
+
+
+def test_other_probes_and_budgets_are_measured(finished, tmp_path):
+    facts = tmp_path / "facts.jsonl"
+    facts.write_text('{"id": "a", "kind": "new", "question": "t1", "choices": ["t2", "t3"], "answer": "t3"}')
+    found = asked(finished, documents=False, evaluation__probes=[str(facts)])
+    assert found == ("evaluate", "finished; other probes, so it is measured again")
+    found = asked(finished, documents=False, evaluation__max_tokens=400)
+    assert found == ("evaluate", "finished; other held-out documents, so it is measured again")
+
+
+def test_what_is_measured_on_the_way_is_no_reason(finished):
+    assert asked(finished, documents=False, evaluation__interval=5) == (None, "finished, skipped")
+
+
+def test_bad_probes_are_refused_before_any_rank_starts(finished, tmp_path):
+    facts = tmp_path / "facts.jsonl"
+    facts.write_text('{"id": "a"}')
+    with pytest.raises(PerdureError, match=r"facts.jsonl: line 1: kind is missing$"):
+        asked(finished, documents=False, evaluation__probes=[str(facts)])
