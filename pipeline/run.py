@@ -1,39 +1,30 @@
 """`perdure run`: every stage of a recipe in order, finished ones skipped."""
 
 import fcntl
-import shlex
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import yaml
 
 from perdure.pipeline.checks.mixtures import against_data
-from perdure.pipeline.consumption import Ancestor
-from perdure.pipeline.convert.vocabulary import extension_between
-from perdure.pipeline.domains import measured_domains, source_of
+from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError, RecipeError
-from perdure.pipeline.evaluate.probes import probe_hashes
-from perdure.pipeline.lineage import checkpoints, history, missing_checkpoint, parent_of, version_directory
+from perdure.pipeline.inputs import version_inputs
+from perdure.pipeline.lineage import history, version_directory
 from perdure.pipeline.manifest import (
     differences,
     disk_errors,
-    hash_of,
     is_finished,
     read_json,
     write_atomic,
     write_json,
 )
-from perdure.pipeline.mixture import is_replayed, members
-from perdure.pipeline.order import RANKED
+from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.parts import describe
 from perdure.pipeline.plan import Plan
-from perdure.pipeline.planning import build_plan, data_hash, with_pools
-from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update
-from perdure.pipeline.shape import config_vocab_size, model_shape
+from perdure.pipeline.planning import build_plan
+from perdure.pipeline.recipe import Recipe
 
 Say = Callable[[str], None]
 
@@ -43,9 +34,7 @@ def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
     from perdure.pipeline.evaluate.report import write_report
 
     with alone(recipe):
-        data = _data(recipe, recipe_path, say)
-        make_versions(recipe, data, say)
-        _look_beyond(recipe, data, say)
+        make_versions(recipe, _data(recipe, recipe_path, say), say)
         write_report(recipe, say)
 
 
@@ -141,7 +130,7 @@ def _prepare(
     directory = version_directory(recipe, name)
     with disk_errors(directory):
         ancestors = history(recipe, name)
-        inputs = _inputs(recipe, name, data, ancestors, say)
+        inputs = version_inputs(recipe, name, data, ancestors, say)
         if (directory / "inputs.json").exists():
             found = read_json(directory / "inputs.json")
             inputs["command"] = found.get("command")  # the first one made it; later ones go on
@@ -196,182 +185,3 @@ def _plan_lines(plan: Plan, data: dict[str, Path]) -> list[str]:
 
 def _order_words(entry: dict) -> str:
     return entry["order"] + (f" from sample {entry['start']:,} on" if entry["start"] else "")
-
-
-def _inputs(recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[Ancestor], say: Say) -> dict:
-    """What a version's trainer reads, and, as `identity`, everything that decides its result."""
-    from perdure.pipeline.data.stage import tokenizer_directory
-
-    version = recipe.versions[name]
-    some_source = read_json(next(iter(data.values())) / "manifest.json")
-    tokenizer = tokenizer_directory(recipe)
-    parent = parent_of(version)
-    weights, weights_hash, checkpoint = _start(recipe, name, some_source["tokenizer_hash"])
-    mixture = with_pools(version.mixture, ancestors, name)
-    places = members(mixture)
-    used = sorted({source_of(domain) for domain, _ in places.values()})
-    scores = {}
-    if version.selection and version.selection.k < 1 and version.selection.sidecars:
-        assert version.selection.reference is not None
-        fresh = dict.fromkeys(
-            source_of(domain) for key, (domain, _) in places.items() if not is_replayed(key)
-        )
-        scores = _scores(recipe, version.selection.reference, list(fresh), data, say)
-    ranked = _perplexity_scores(recipe, mixture, data, say)
-    return {
-        "version": name,
-        "command": shlex.join(["perdure", *sys.argv[1:]]),
-        "parent": parent,
-        "parent_lineage_tokens": _lineage_tokens(recipe, name),
-        "vocab_size": read_json(checkpoint.parents[1] / "inputs.json")["vocab_size"]
-        if checkpoint
-        else _vocab_size(weights, tokenizer, some_source["vocab_size"]),
-        "eos_id": some_source["eos_id"],
-        "tokenizer": str(tokenizer),
-        "initial_weights": str(weights) if weights else None,
-        "parent_checkpoint": str(checkpoint) if checkpoint else None,
-        "data": {source: str(path) for source, path in data.items()},
-        "scores": {source: str(path) for source, path in scores.items()},
-        "perplexity_scores": {source: str(path) for source, path in ranked.items()},
-        "measured": {
-            "max_tokens": recipe.evaluation.max_tokens,
-            "data": {domain: data_hash(data[source_of(domain)]) for domain in measured_domains(recipe)},
-            **({"probes": hashes} if (hashes := probe_hashes(recipe.evaluation.probes)) else {}),
-        },
-        "identity": {
-            "seed": recipe.seed,
-            "model": recipe.model.model_dump(mode="json") | {"shape": asdict(model_shape(recipe))},
-            "training": recipe.training.model_dump(exclude=not_deciding(recipe)),
-            "version": version.model_dump(mode="json", exclude={"keep"}),
-            "tokenizer_hash": some_source["tokenizer_hash"],
-            "data": {source: data_hash(data[source]) for source in used if source in data},
-            "initial_weights": weights_hash,
-            "scores": {source: path.name for source, path in scores.items()},
-            "perplexity_scores": {source: path.name for source, path in ranked.items()},
-        },
-    }
-
-
-def not_deciding(recipe: Recipe) -> set[str]:
-    """Fields of `training` that do not change a version's weights, or by rounding only."""
-    guard = recipe.training.guard
-    fields = {"log_interval", "async_checkpoint", "loss_implementation"}
-    return fields if "rollback" in (guard.on_nan, guard.on_spike) else fields | {"checkpoint_interval"}
-
-
-def _start(recipe: Recipe, name: str, tokenizer_hash: str) -> tuple[Path | None, str | None, Path | None]:
-    """Where a version's start is read: Hugging Face weights, what identifies them, and the parent's checkpoint."""
-    start, done = recipe.versions[name].start, is_finished(version_directory(recipe, name))
-    if isinstance(start, Branch):
-        parent = version_directory(recipe, start.parent)
-        identity = read_json(parent / "inputs.json")["identity"]
-        _same_tokenizer(name, start.parent, identity["tokenizer_hash"], tokenizer_hash)
-        if not done and (reason := missing_checkpoint(recipe, start)):
-            raise PerdureError(f"version {name}: {reason}")
-        if not done and start.step not in checkpoints(parent):
-            raise PerdureError(
-                f"version {name}: {start.parent} has not reached step {start.step} yet; train it first (`perdure run` "
-                "does all in order)"
-            )
-        checkpoint = parent / "checkpoints" / f"step_{start.step:06d}"
-        return None, f"{hash_of(identity)[:16]}@{start.step}", checkpoint
-    if isinstance(start, Update):
-        export, directory = _finished_export(recipe, start.parent), version_directory(recipe, start.parent)
-        record = read_json(directory / "version.json")
-        if start.moments == "reset":
-            return export, record["weights_hash"], None
-        _same_tokenizer(name, start.parent, record["tokenizer_hash"], tokenizer_hash)
-        if not done and record["steps"] not in checkpoints(directory):
-            raise PerdureError(
-                f"version {name}: the last checkpoint of {start.parent}, which holds its moments, is gone from "
-                f"{directory / 'checkpoints'}; use start.moments: reset"
-            )
-        return None, record["weights_hash"], directory / "checkpoints" / f"step_{record['steps']:06d}"
-    if isinstance(recipe.model, HuggingFaceModel):
-        from perdure.pipeline.convert.huggingface import weights_hash
-
-        return recipe.model.path, weights_hash(recipe.model.path), None
-    return None, None, None
-
-
-def _same_tokenizer(name: str, parent: str, theirs: str, ours: str) -> None:
-    if theirs != ours:
-        raise PerdureError(
-            f"version {name}: its parent {parent} was trained with another tokenizer ({theirs[:8]} -> {ours[:8]}); "
-            "what goes on with moments keeps its tokenizer"
-        )
-
-
-def _lineage_tokens(recipe: Recipe, name: str) -> int:
-    """Tokens that the ancestors of a version trained on."""
-    start, training = recipe.versions[name].start, recipe.training
-    if isinstance(start, Branch):
-        parent = read_json(version_directory(recipe, start.parent) / "inputs.json")
-        return parent["parent_lineage_tokens"] + start.step * training.global_batch_size * training.seq_length
-    if isinstance(start, Update):
-        return read_json(version_directory(recipe, start.parent) / "version.json")["lineage_tokens"]
-    return 0
-
-
-def _vocab_size(weights: Path | None, tokenizer: Path, tokens: int) -> int:
-    """Rows of the embedding: those of the weights that it starts from, and of what the tokenizer adds to theirs."""
-    if weights is None:
-        return tokens
-    rows = config_vocab_size(weights)
-    if extension_between(weights, tokenizer) is not None:
-        return max(rows, tokens)
-    if rows < tokens:
-        raise PerdureError(
-            f"model {weights} has {rows:,} embeddings, but the tokenizer has {tokens:,} tokens; use the model's own "
-            "tokenizer"
-        )
-    return rows
-
-
-def _perplexity_scores(recipe: Recipe, mixture: Mixture, data: dict[str, Path], say: Say) -> dict[str, Path]:
-    judged = {
-        source_of(domain)
-        for domain, member in members(mixture).values()
-        if member.order in RANKED or member.lowest_perplexity
-    }
-    if not judged:
-        return {}
-    assert mixture.perplexity_model is not None
-    return _scores(recipe, mixture.perplexity_model, sorted(judged), data, say)
-
-
-def _scores(
-    recipe: Recipe, model: str, sources: list[str], data: dict[str, Path], say: Say
-) -> dict[str, Path]:
-    """Score directories of some sources by a model, named as in the recipe."""
-    from perdure.pipeline.data.executor import elsewhere
-    from perdure.pipeline.data.score import score_source
-
-    directory = Path(model) if "/" in model else _finished_export(recipe, model)
-    context, overlap = recipe.scoring.windows(recipe.training.seq_length)
-    label = directory.resolve().name if "/" in model else model
-    found = {}
-    for source in sources:
-        begun = time.monotonic()
-        found[source] = score_source(
-            data[source],
-            directory,
-            label=label,
-            context=context,
-            overlap=overlap,
-            workers=recipe.data.workers,
-            precision=recipe.training.precision,
-            elsewhere=elsewhere(recipe, scoring=True, say=say),
-        )
-        if (seconds := time.monotonic() - begun) > 1:
-            say(f"scored {source} with {label} in {seconds:.0f} s")
-    return found
-
-
-def _finished_export(recipe: Recipe, version: str) -> Path:
-    directory = version_directory(recipe, version)
-    if not is_finished(directory):
-        raise PerdureError(
-            f"version {version} is needed, but not finished; run it first (`perdure run` does all in order)"
-        )
-    return directory / "hf"

@@ -21,13 +21,15 @@ def compare(places: list[Path]) -> dict[str, Any]:
         JSON-serialisable, null where something is not measured: `domains`; `rows`, per version `run`, `version`,
         `parent`, `losses` and `change` (against the version it started from) by domain in nats per token,
         `bits_per_byte` by domain, `acc`, `bwt`, `forgetting`, and of its report `status`, `tokens`, `lineage_tokens`,
-        `tokens_per_second`, `seconds`, `mfu`, `selected_fraction`; `best`, the lowest loss by domain; `notes`, lines on
+        `tokens_per_second`, `seconds`, `mfu`, `selected_fraction`; `measure`, which of `losses` and `bits_per_byte` can
+        be compared; `best`, the lowest of it by domain; `notes`, lines on
         what makes rows incomparable.
 
     Raises:
         PerdureError: If a directory is none of a run with a report.
     """
-    rows, tokenizers = [], {}
+    rows: list[dict] = []
+    tokenizers: dict[str, str] = {}
     measured: dict[str, dict[tuple, str]] = {}
     for place in places:
         run, name = (place.parent.parent, place.name) if place.parent.name == "versions" else (place, None)
@@ -48,10 +50,12 @@ def compare(places: list[Path]) -> dict[str, Any]:
                     key = found["documents"], found["tokens"], found["bytes"]
                     measured.setdefault(domain, {}).setdefault(key, str(run))
     domains = list(dict.fromkeys(domain for row in rows for domain in row["losses"]))
+    measure = "bits_per_byte" if len(tokenizers) > 1 else "losses"
     return {
         "domains": domains,
         "rows": rows,
-        "best": {domain: _lowest([row["losses"].get(domain) for row in rows]) for domain in domains},
+        "measure": measure,
+        "best": {domain: _lowest([row[measure].get(domain) for row in rows]) for domain in domains},
         "notes": _notes(tokenizers, measured),
     }
 
@@ -84,7 +88,7 @@ def _notes(tokenizers: dict[str, str], measured: dict[str, dict[tuple, str]]) ->
     notes = []
     if len(tokenizers) > 1:
         notes.append(
-            "The runs have different tokenizers, so that losses per token have different meanings: compare bits per byte "
+            "The runs have different tokenizers, so that losses per token have different meanings: these are bits per byte "
             f"({', '.join(f'{run}: {key[:8]}' for key, run in tokenizers.items())})."
         )
     for domain, kinds in measured.items():
@@ -101,7 +105,8 @@ def compare_table(found: dict[str, Any]) -> str:
     for row in found["rows"]:
         line = [row["run"], row["version"]]
         for domain in found["domains"]:
-            loss, change = row["losses"].get(domain), row["change"].get(domain)
+            loss = row[found["measure"]].get(domain)
+            change = row["change"].get(domain) if found["measure"] == "losses" else None
             star = "*" if loss is not None and loss == found["best"][domain] else " "
             line.append("-" if loss is None else f"{loss:.3f}{star}")
             line.append("" if change is None else f"({change:+.3f})")
@@ -119,7 +124,9 @@ def compare_table(found: dict[str, Any]) -> str:
         ).rstrip()
         for line in cells
     ]
-    title = "Held-out loss, nats per token (change against the version it started from); * is the lowest of its column"
+    what = "loss, nats per token (change against the version it started from)"
+    what = what if found["measure"] == "losses" else "text, bits per byte"
+    title = f"Held-out {what}; * is the lowest of its column"
     notes = [f"note: {note}" for note in found["notes"]]
     return "\n".join(
         [title, "", lines[0], "-" * max(map(len, lines)), *lines[1:], *([""] if notes else []), *notes]

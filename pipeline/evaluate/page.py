@@ -81,7 +81,7 @@ def _path(versions: list[dict], name: str | None) -> list[dict]:
     """The versions from the root to one of them; all of them without a name."""
     if name is None:
         return versions
-    by_name, path = {version["id"]: version for version in versions}, []
+    by_name, path = {version["id"]: version for version in versions}, list[dict]()
     while name is not None:
         path.insert(0, by_name[name])
         name = by_name[name]["parent"]
@@ -169,7 +169,9 @@ def _mixture_chart(version: dict, end: int, colours: dict[str, int]) -> str:
         shares = [phase["shares"].get(member["key"], 0) for phase in version["phases"] for _ in range(2)]
         label = f"{member['source']} (replay)" if member["replay"] else member["source"]
         lines.append(Line(label, shares, colours.get(member["source"], 0), dashed=member["replay"]))
-    return line_chart(places, lines, "share of tokens", f"{version['id']}: mixture over time", low=0)
+    return line_chart(
+        places, lines, "share of tokens in the mixture", f"{version['id']}: mixture over time", low=0
+    )
 
 
 def _gap_chart(report: dict, name: str, gap: dict) -> str:

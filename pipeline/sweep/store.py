@@ -14,11 +14,11 @@ from pathlib import Path
 from perdure.launch.chain import models_needed
 from perdure.pipeline.data.stage import tokenizer_directory
 from perdure.pipeline.domains import source_of
+from perdure.pipeline.inputs import not_deciding
 from perdure.pipeline.lineage import kept_steps, version_directory
 from perdure.pipeline.manifest import hash_of
 from perdure.pipeline.mixture import members
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.run import not_deciding
 from perdure.pipeline.sweep.spec import Plan, Run
 
 SHARED = ("clean", "topics", "subset", "data")

@@ -8,11 +8,16 @@ distributed locking" (2016).
 
 import fcntl
 import os
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from perdure.pipeline.errors import PerdureError
+
+PATIENCE_SECONDS = 10.0
+"""How long the fence is waited for in silence; a commit holds it for less than a second."""
 
 
 def take(directory: Path) -> int:
@@ -54,10 +59,27 @@ def held(directory: Path, attempt: int) -> Iterator[None]:
 def _locked(directory: Path) -> Iterator[int]:
     file = os.open(directory / "fence", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        _lock(file, directory)
         yield file
     finally:
         os.close(file)
+
+
+def _lock(file: int, directory: Path) -> None:
+    begun, told = time.monotonic(), False
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not told and time.monotonic() - begun > PATIENCE_SECONDS:
+                told = True
+                print(
+                    f"{directory / 'fence'}: another start of this version holds it, and may be suspended in the middle of "
+                    "a commit; waiting until that process goes on or ends",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            time.sleep(0.02)
 
 
 def _newest(file: int) -> int:

@@ -12,8 +12,8 @@ import yaml
 from perdure.pipeline.convert.vocabulary import Extension, extended_reader, extension_between
 from perdure.pipeline.data.tokenizer import train
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.inputs import _vocab_size
 from perdure.pipeline.manifest import hash_file, write_json
-from perdure.pipeline.run import _vocab_size
 
 
 @pytest.fixture

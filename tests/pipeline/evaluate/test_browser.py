@@ -144,7 +144,7 @@ def test_every_figure_has_axes_with_units(pages):
         texts = set(re.findall(r"<text[^>]*>([^<]*)</text>", svg))
         assert texts & {"tokens consumed by this version", "excess loss (nats)"}, texts
         labels = {"training loss (nats per token)", "learning rate", "selected share of tokens", "tokens"}
-        assert texts & (labels | {"share of tokens", "held-out loss (nats per token)"}), texts
+        assert texts & (labels | {"share of tokens in the mixture", "held-out loss (nats per token)"}), texts
 
 
 NUMBER = re.compile(

@@ -21,7 +21,8 @@ def test_only_the_newest_start_commits(tmp_path):
         pass
 
 
-def test_a_newer_start_waits_for_a_commit(tmp_path):
+def test_a_newer_start_waits_for_a_commit_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fence, "PATIENCE_SECONDS", 0.03)
     fence.take(tmp_path)
     order = []
     with fence.held(tmp_path, 1):
@@ -31,3 +32,4 @@ def test_a_newer_start_waits_for_a_commit(tmp_path):
         order.append("committed")
     newer.join()
     assert order == ["committed", 2]
+    assert capsys.readouterr().err.count("another start of this version holds it") == 1

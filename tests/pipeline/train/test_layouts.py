@@ -116,6 +116,14 @@ def test_the_selected_share_is_k(runs):
     )
     for layout in LAYOUTS:
         assert read_json(runs[layout] / "passage.json")["selected"] == passage["selected"]
+    # What selection took of the last samples: every token of new data once, in every layout.
+    chosen = read_json(runs["tp1"] / "chosen.json")
+    assert sum(chosen["excess_selected"]) == chosen["selected"] and len(chosen["excess_edges"]) == 49
+    assert chosen["selected"] + sum(chosen["excess_other"]) == chosen["tokens"] and chosen["topics"] == {}
+    assert chosen["selected"] == pytest.approx(0.6 * chosen["tokens"], rel=0.02)
+    for layout in LAYOUTS:
+        other = read_json(runs[layout] / "chosen.json")
+        assert (other["tokens"], other["selected"]) == (chosen["tokens"], chosen["selected"])
 
 
 def test_recomputed_layers_give_the_same_bits_and_keep_less(tmp_path):
