@@ -10,7 +10,7 @@ PYTHON ?= $(shell $(find_python))
 VENV := .venv
 STAMP := $(VENV)/.installed
 PYTEST := $(VENV)/bin/pytest
-WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 TYPED := $(addprefix -p perdure.pipeline., \
   recipe lenient manifest errors plan planning order lineage consumption domains parts domain_order mixture check checks shape sizes memory sizing sizing_text preview preview_text shards cli arguments verbs train.schedule)
 

@@ -76,6 +76,7 @@ def write_order(order: Order, documents: Path, ends: Path, rows: int = ROWS) -> 
         stops[place:after] = end + np.cumsum(lengths[numbers], dtype=np.int64)
         place, end = after, int(stops[after - 1])
     assert place == chosen, "scores and shards have the same documents"
+    assert (place, end) == count_documents(order.data, order.part), "shards hold what was counted"
     parts.flush()
     stops.flush()
     (scratch / "documents.npy").replace(documents)

@@ -24,11 +24,10 @@ settings.register_profile("perdure", max_examples=50, deadline=None, derandomize
 settings.load_profile("perdure")
 
 
-LONGEST = ("test_run", "test_cluster", "test_checkpoint", "test_process", "test_restart", "test_versions")
+LONGEST = ("test_cluster", "test_run", "test_checkpoint", "test_process", "test_restart", "test_versions")
 """Files that would keep one of two workers busy when the other has nothing left to do, if they came last."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first, so that a mistake shows early; then long files. With several workers a file stays on one."""
 
@@ -37,6 +36,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return slow, LONGEST.index(file) if slow and file in LONGEST else len(LONGEST)
 
     items.sort(key=place)
-    for item in items:
-        group = f"{item.path.parent.name}/{item.path.stem}{'.slow' * ('slow' in item.keywords)}"
-        item.add_marker(pytest.mark.xdist_group(group))

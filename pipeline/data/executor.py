@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from functools import partial
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -68,6 +69,8 @@ class Tasks(PipelineExecutor):
             fcntl.lockf(file, fcntl.LOCK_EX)
             reason = self._reason(rank)
             reason.unlink(missing_ok=True)
+            # A process may do several tasks, and steps add up what they count.
+            steps, self.pipeline = self.pipeline, deepcopy(self.pipeline)
             try:
                 return PipelineExecutor._run_for_rank(self, rank, local_rank, node_rank)
             except Exception as error:
@@ -76,6 +79,8 @@ class Tasks(PipelineExecutor):
                     reason, text if isinstance(error, PerdureError) else f"{type(error).__name__}: {text}"
                 )
                 raise
+            finally:
+                self.pipeline = steps
 
     def failure(self, ranks: list[int], log: Callable[[int], Path]) -> PerdureError:
         """What to say of tasks that ended without being whole; `log` finds a task's log."""

@@ -111,26 +111,23 @@ class Checkpoints:
         if request.async_fn is None:  # this rank has nothing to write
             self.queue.schedule_async_request(request)
             return
-        begun, begin = os.pipe()
-        self.queue.schedule_async_request(request._replace(async_fn=partial(_begin, begin, request.async_fn)))
-        active = self.queue.async_calls[-1]
-        try:
-            for _ in range(BEGIN_ATTEMPTS):
-                if (
-                    select.select([begun], [], [], BEGIN_SECONDS)[0]
-                    or not active.async_caller.process.is_alive()
-                ):
+        for attempt in range(BEGIN_ATTEMPTS):
+            with _pipe() as (begun, begin), _pipe() as (allowed, allow):
+                forked = request._replace(async_fn=partial(_begin, begin, allowed, request.async_fn))
+                if attempt == 0:
+                    self.queue.schedule_async_request(forked)
+                    caller = self.queue.async_calls[-1].async_caller
+                else:
+                    caller.schedule_async_call(forked)
+                if select.select([begun], [], [], BEGIN_SECONDS)[0] or not caller.process.is_alive():
+                    os.write(allow, b"!")
                     return
-                active.async_caller.close(abort=True)
-                active.async_caller.schedule_async_call(active.async_request)
-            active.async_caller.close(abort=True)
-            raise PerdureError(
-                f"{self.directory}: {BEGIN_ATTEMPTS} processes that should save have not begun within "
-                f"{BEGIN_SECONDS:g} s each; training.async_checkpoint: false needs none"
-            )
-        finally:
-            os.close(begun)
-            os.close(begin)
+                caller.process.kill()
+                caller.process.join()
+        raise PerdureError(
+            f"{self.directory}: {BEGIN_ATTEMPTS} processes that should save have not begun within "
+            f"{BEGIN_SECONDS:g} s each; training.async_checkpoint: false needs none"
+        )
 
     def poll(self) -> None:
         """Commits what has been written meanwhile."""
@@ -189,9 +186,21 @@ class Checkpoints:
         dist.barrier()
 
 
-def _begin(pipe: int, write: Callable, *arguments) -> None:
-    """Runs in the forked writer: says that it lives, and writes."""
-    os.write(pipe, b"!")
+@contextmanager
+def _pipe() -> Iterator[tuple[int, int]]:
+    """A pipe's ends, for reading and for writing; a fork keeps its copies."""
+    ends = os.pipe()
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+def _begin(begin: int, allowed: int, write: Callable, *arguments) -> None:
+    """Runs in the forked writer: says that it lives, and writes when it is told to, so that only one ever does."""
+    os.write(begin, b"!")
+    os.read(allowed, 1)
     write(*arguments)
 
 

@@ -168,19 +168,13 @@ def build_model(
     mark_tensor_parallel(model)
     if config.bf16:
         model = Float16Module(config, model)
-    replicas = DistributedDataParallel(
+    return DistributedDataParallel(
         config,
         DistributedDataParallelConfig(
-            grad_reduce_in_fp32=True,
-            overlap_grad_reduce=parallel.data_parallel > 1,
-            use_distributed_optimizer=parallel.distributed_optimizer,
+            grad_reduce_in_fp32=True, use_distributed_optimizer=parallel.distributed_optimizer
         ),
         model,
     )
-    config.no_sync_func = (
-        replicas.no_sync
-    )  # gradients are reduced in the last micro-batch's backward pass alone
-    return replicas
 
 
 def model_config(recipe: Recipe, device: torch.device) -> TransformerConfig:

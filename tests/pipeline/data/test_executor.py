@@ -35,6 +35,15 @@ def test_only_missing_tasks_run_again_and_counts_cover_all(tmp_path):
     assert sorted(path.name[:5] for path in (tmp_path / "out").iterdir()) == ["00000", "00002", "00003"]
 
 
+def test_a_process_that_does_several_tasks_counts_each_once(tmp_path):
+    with worker_pool(1, scoring=False) as pool:
+        executor = copying(tmp_path, pool)
+        for rank in range(4):
+            executor._run_for_rank(rank)
+        reader, writer = executor.counts()
+    assert reader["in"] == writer["total"] == 4
+
+
 def test_a_killed_worker_is_an_error_that_says_what_to_do(tmp_path):
     with worker_pool(1, scoring=False) as pool:
         os.kill(pool.submit(os.getpid).result(), signal.SIGKILL)

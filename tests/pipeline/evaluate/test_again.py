@@ -7,6 +7,7 @@ from support import random_data, tiny_recipe
 
 from perdure.pipeline import run
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.inputs import version_inputs
 from perdure.pipeline.manifest import finish, write_json
 
 
@@ -17,7 +18,7 @@ def finished(tmp_path):
     data, _, tokenizer = random_data(tmp_path)
     directory = tmp_path / "versions" / "v1"
     with patch("perdure.pipeline.data.stage.tokenizer_directory", return_value=tokenizer):
-        inputs = run._inputs(recipe, "v1", data, [], [].append)
+        inputs = version_inputs(recipe, "v1", data, [], [].append)
         write_json(directory / "inputs.json", inputs)
         write_json(directory / "eval.json", {"measured": inputs["measured"], "domains": {}})
         finish(directory, {})
