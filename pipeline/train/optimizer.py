@@ -7,6 +7,7 @@ and runs torch's fused kernel.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import megatron.core.optimizer as megatron_optimizer
 import torch
@@ -151,6 +152,8 @@ def portable_state(optimizer: MegatronOptimizer, weights: dict, loading: bool = 
     """
     (part,) = optimizer.chained_optimizers
     fresh = not any(part.optimizer.state.values())
+    if hasattr(part, "get_parameter_state_dp_zero"):
+        part.get_parameter_state_dp_zero = partial(_gathered, type(part).get_parameter_state_dp_zero, part)
     tree = part.sharded_state_dict(weights, is_loading=loading or fresh, metadata=_FULLY_RESHARDABLE)
     if fresh:  # made by is_loading; not all of Megatron's optimizers fill them
         for tensors in part.optimizer.state.values():
@@ -169,6 +172,31 @@ def portable_state(optimizer: MegatronOptimizer, weights: dict, loading: bool = 
     return dict_list_map_inplace(
         lambda leaf: leaf if isinstance(leaf, kept) else LocalNonpersistentObject(leaf), tree
     )
+
+
+def _gathered(gather: Callable, part: MegatronOptimizer, *args, **options) -> dict | None:
+    """The distributed optimizer's states of all replicas, each bucket where its parameters' offsets say.
+
+    Megatron leaves out the padding at the end of a bucket when it gathers them, and cuts them by offsets that count it: after
+    the first padded bucket (tied embeddings have one of their own on a last stage) everything would be stored shifted.
+    """
+    state = gather(part, *args, **options)
+    for number, buffer in enumerate(part.buffers if state else ()):
+        places = [(bucket.offset, bucket.numel_unpadded) for bucket in buffer.buckets]
+        for tensors in state[number].values():
+            for key, flat in tensors.items():
+                if isinstance(flat, torch.Tensor) and len(flat) < buffer.numel:
+                    tensors[key] = _spread(flat, places, buffer.numel)
+    return state
+
+
+def _spread(flat: torch.Tensor, places: list[tuple[int, int]], size: int) -> torch.Tensor:
+    """Consecutive pieces of a vector, each at its offset in one of `size` elements; zeros between."""
+    whole, taken = flat.new_zeros(size), 0
+    for offset, length in places:
+        whole[offset : offset + length] = flat[taken : taken + length]
+        taken += length
+    return whole
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Checkpoints in real processes: other layouts, kills while writing, helpers, stale starts, code in pickles."""
 
 import fcntl
+import json
 import os
 import pickle
 import shutil
@@ -101,6 +102,20 @@ def test_optimizer_states_under_bf16_are_the_same_distributed_or_not(tmp_path, b
     expected, found = on_rank("checkpoint_tensors", version), on_rank("checkpoint_tensors", other)
     assert expected == found
     assert any(name.startswith("optimizer.state.fp32_param.") for name in found["tensors"])
+
+
+def test_padding_between_the_distributed_optimizers_buckets_shifts_nothing(tmp_path):
+    """Three replicas do not divide a tied embedding of 512 x 32, which has a bucket of its own on the last stage."""
+    recipe = tiny_recipe(tmp_path / "before", versions__v1__tokens=32 * 8 * 3)
+    version = prepare_version(recipe)
+    layout = {"pipeline_parallel": 2, "data_parallel": 3, "distributed_optimizer": True}
+    other = prepare_version(tiny_recipe(tmp_path / "after", parallel=layout))
+    for directory in (version, other):
+        inputs = read_json(directory / "inputs.json") | {"vocab_size": 500}
+        (directory / "inputs.json").write_text(json.dumps(inputs))
+    assert start_ranks(version, 1).returncode == 0
+    on_rank("copy_checkpoint", version, other, ranks=6)
+    assert on_rank("checkpoint_tensors", other) == on_rank("checkpoint_tensors", version)
 
 
 def test_a_killed_ranks_helpers_die_with_it(tmp_path):
