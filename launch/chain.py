@@ -16,7 +16,9 @@ class Job:
         command: What follows `perdure` on one node; empty for a job of ranks.
         version: The version whose ranks it runs, or that it prepares.
         after: Names of the jobs that must have ended well before it.
-        gpus: Whether it uses GPUs: ranks do, and models that score documents, unless those are arrays of their own.
+        behind: Names of the jobs that must have ended before it, well or not: they may work on the same files.
+        gpus: Whether it uses GPUs: ranks do, models that score documents, unless those are arrays of their own, and
+            other tools' tasks.
         anyhow: Whether it runs after jobs that failed, too: it tells what is there.
         coordinates: Whether it hands its tasks to Slurm arrays, and waits for them.
     """
@@ -25,6 +27,7 @@ class Job:
     command: tuple[str, ...] = ()
     version: str | None = None
     after: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
     gpus: bool = False
     anyhow: bool = False
     coordinates: bool = False
@@ -65,7 +68,8 @@ def jobs(recipe: Recipe, recipe_file: Path) -> list[Job]:
         last = prepare.name
     trained = tuple(job.name for job in chain if job.ranks)
     # `eval` skips what is measured, looks for leaks, and ends with the report.
-    return [*chain, Job("report", ("eval", file), after=trained or (last,))]
+    harness = recipe.evaluation.harness is not None
+    return [*chain, Job("report", ("eval", file), after=trained or (last,), gpus=harness)]
 
 
 def models_needed(version: Version) -> list[str]:

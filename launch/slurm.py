@@ -187,11 +187,14 @@ def submit(scripts: list[tuple[Job, Path]], after: str | None) -> dict[str, str]
     """
     ids: dict[str, str] = {}
     for job, file in scripts:
-        waits = [ids[name] for name in job.after if name in ids] or ([after] if after else [])
+        kind = "afterany" if job.anyhow else "afterok"
+        needed = [(kind, job.after), ("afterany", job.behind)]
+        found = [(how, [ids[name] for name in names if name in ids]) for how, names in needed]
+        if after and not any(waited for _, waited in found):
+            found = [(kind, [after])]
         command = ["sbatch", "--parsable"]
-        if waits:
-            kind = "afterany" if job.anyhow else "afterok"
-            command += [f"--dependency={kind}:{':'.join(waits)}", "--kill-on-invalid-dep=yes"]
+        if waits := [f"{how}:{':'.join(waited)}" for how, waited in found if waited]:
+            command += [f"--dependency={','.join(waits)}", "--kill-on-invalid-dep=yes"]
         ids[job.name] = sbatch([*command, str(file)], job.name, list(ids.values()))
     return ids
 

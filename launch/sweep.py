@@ -60,7 +60,8 @@ def sweep_jobs(
 ) -> tuple[list[tuple[Run, Job, Job]], dict[str, dict[str, str]]]:
     """The jobs of some runs, each once.
 
-    Jobs that make data or scores run one after another over all runs, because they may work on the same source.
+    Jobs that make data or scores run one after another over all runs, because they may work on the same source; a run that
+    fails does not keep the next ones from going on.
 
     Args:
         plan: The sweep.
@@ -89,10 +90,10 @@ def sweep_jobs(
                 own[job.name] = made[what]
                 continue
             unique = own[job.name] = made[what] = f"{run.name}.{job.name}"
-            waits = [own[name] for name in job.after]
+            waits, behind = tuple(dict.fromkeys(own[name] for name in job.after)), ()
             if job.command and job.name != "report":
-                waits, last = [*last, *waits], (unique,)
-            chain.append((run, replace(job, name=unique, after=tuple(dict.fromkeys(waits))), job))
+                behind, last = tuple(name for name in last if name not in waits), (unique,)
+            chain.append((run, replace(job, name=unique, after=waits, behind=behind), job))
     return chain, names
 
 

@@ -20,7 +20,7 @@ from perdure.pipeline.manifest import hash_of, is_finished, read_json
 from perdure.pipeline.mixture import is_replayed, members
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.planning import data_hash, with_pools
-from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update
+from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update, Version
 from perdure.pipeline.shape import config_vocab_size, model_shape
 
 Say = Callable[[str], None]
@@ -78,8 +78,15 @@ def version_inputs(
             "initial_weights": weights_hash,
             "scores": {source: path.name for source, path in scores.items()},
             "perplexity_scores": {source: path.name for source, path in ranked.items()},
+            **({"reweight_tokens": tokens} if (tokens := reweight_tokens(recipe, version)) else {}),
         },
     }
+
+
+def reweight_tokens(recipe: Recipe, version: Version) -> int | None:
+    """Held-out tokens per domain whose perplexity the version's shares follow; None if they follow none."""
+    rule = version.mixture.reweight
+    return None if rule is None else rule.max_tokens or recipe.evaluation.max_tokens
 
 
 def not_deciding(recipe: Recipe) -> set[str]:

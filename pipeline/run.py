@@ -76,11 +76,16 @@ def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, say: Say) -
 
 
 def _look_beyond(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
-    """What is measured besides the versions' losses and answers: leaks, and other tools' tasks."""
+    """What is measured besides the versions' losses and answers: leaks, and other tools' tasks.
+
+    It may take long, or fail, so that a report stands before.
+    """
     from perdure.pipeline.data.stage import tokenizer_directory
     from perdure.pipeline.evaluate.contamination import look_for_leaks
     from perdure.pipeline.evaluate.harness import run_harness
+    from perdure.pipeline.evaluate.report import write_report
 
+    write_report(recipe, lambda _line: None)
     with disk_errors(recipe.directory):
         look_for_leaks(recipe, data, tokenizer_directory(recipe), say)
         run_harness(recipe, say)

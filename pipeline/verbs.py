@@ -189,10 +189,17 @@ def _size(options: argparse.Namespace) -> Any:
 
 
 def _sweep(options: argparse.Namespace) -> None:
+    from perdure.pipeline.errors import Problem, RecipeError
     from perdure.pipeline.manifest import disk_errors
     from perdure.pipeline.sweep.spec import load_sweep
 
     size = _size(options) if options.to else None
+    for name, default in (("nodes", 1), ("gpus_per_node", 0), ("ranks_per_node", None), ("after", None)):
+        if size is None and (value := getattr(options, name)) != default:
+            problem = Problem(
+                f"--{name.replace('_', '-')}", value, "has no use here; it goes with --to slurm"
+            )
+            raise RecipeError(str(options.recipe), [problem])
     plan = load_sweep(
         options.recipe, options.over, options.seeds, options.set, options.out, options.site, size
     )

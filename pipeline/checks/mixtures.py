@@ -27,8 +27,16 @@ Problems = Iterator[Problem]
 def new_names(recipe: Recipe, name: str, version: Version) -> Problems:
     """Names of new sources."""
     yield from _names(recipe, f"versions.{name}.mixture.sources", version.mixture.sources)
+    earlier = list(version.mixture.sources)
     for number, switch in enumerate(version.mixture.switches):
-        yield from _names(recipe, f"versions.{name}.mixture.switches.{number}.sources", switch.sources)
+        where = f"versions.{name}.mixture.switches.{number}.sources"
+        yield from _names(recipe, where, switch.sources)
+        for domain in switch.sources:
+            for other in earlier:
+                if domain != other and overlap(domain, other):
+                    remedy = f"overlaps `{other}` of earlier steps: its documents would come twice; name the same parts"
+                    yield Problem(f"{where}.{domain}", domain, remedy)
+        earlier += switch.sources
 
 
 def replay(recipe: Recipe, name: str, version: Version) -> Problems:

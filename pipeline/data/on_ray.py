@@ -53,6 +53,10 @@ def cluster(where: RayTasks, workers: int, environment: dict[str, str], scoring:
         return RayExecutor(steps, tasks, workers, gpus, directory.absolute()).run()
 
     try:
+        if (there := ray.cluster_resources().get("GPU", 0)) < gpus:  # Ray would wait for them forever
+            raise PerdureError(
+                f"data.executor.score_gpus = {where.score_gpus}: the Ray cluster has {there:g} GPUs; 0 scores on CPUs"
+            )
         yield execute
     finally:
         ray.shutdown()

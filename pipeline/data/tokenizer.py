@@ -57,6 +57,9 @@ def load_tokenizer(directory: Path) -> LoadedTokenizer:
 
     facts = read_json(directory / "manifest.json")
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    # What a model's own calls cut or pad to must not touch documents.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     return LoadedTokenizer(tokenizer, facts["eos_id"], facts["vocab_size"], facts["tokenizer_hash"])
 
 

@@ -83,7 +83,9 @@ def compared_versions(runs: list[Run]) -> list[str]:
 
 def _run(plan: Plan, run: Run, places: dict) -> dict[str, Any]:
     directory = run.recipe.directory
-    written = (directory / "report.json").exists()
+    # After an edit of the recipe, another version's directory may still be linked.
+    linked = all(version_directory(run.recipe, name).resolve() == places[name].resolve() for name in places)
+    written = linked and (directory / "report.json").exists()
     empty: dict = {"versions": [], "loss_matrix": [], "domains": []}
     report = read_json(directory / "report.json") if written else empty
     found = {version["id"]: version for version in report["versions"]}
@@ -91,7 +93,7 @@ def _run(plan: Plan, run: Run, places: dict) -> dict[str, Any]:
     versions = {}
     for name in run.recipe.versions:
         version = found.get(name, {})
-        done = is_finished(version_directory(run.recipe, name))
+        done = is_finished(places[name])
         versions[name] = {
             "directory": str(places[name].relative_to(plan.directory)),
             "status": "finished" if done else version.get("status", "waiting"),

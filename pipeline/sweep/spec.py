@@ -159,7 +159,7 @@ def _runs(sweep: Sweep, base: dict, directory: Path, size: Size | None) -> tuple
         for path, value in changes.items():
             tree = with_field(tree, path, value)
         slug = re.sub(r"[^a-z0-9_-]+", "-", f"{base.get('name')}-{name}".lower())
-        tree |= {"name": slug, "out": str(directory / "runs" / name)}
+        tree = tree | {"name": slug, "out": str(directory / "runs" / name)}
         tree, own = filling(tree, size.nodes, size.ranks_per_node) if size else (tree, tree_problems(tree))
         for problem in own:
             unknown = problem.remedy.startswith("unknown field")  # whatever the value

@@ -14,7 +14,7 @@ from pathlib import Path
 from perdure.launch.chain import models_needed
 from perdure.pipeline.data.stage import tokenizer_directory
 from perdure.pipeline.domains import source_of
-from perdure.pipeline.inputs import not_deciding
+from perdure.pipeline.inputs import not_deciding, reweight_tokens
 from perdure.pipeline.lineage import kept_steps, version_directory
 from perdure.pipeline.manifest import hash_of
 from perdure.pipeline.mixture import members
@@ -47,6 +47,11 @@ def version_keys(recipe: Recipe, changes: dict) -> dict[str, str]:
         "tasks": recipe.data.tasks,
         "held out": max(source.heldout_fraction for source in recipe.sources.values()),
         "asked": asked,
+        "reweight": {
+            name: tokens
+            for name, version in recipe.versions.items()
+            if (tokens := reweight_tokens(recipe, version))
+        },
     }
     return {name: hash_of(common | _lineage(recipe, name))[:8] for name in recipe.versions}
 

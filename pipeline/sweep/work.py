@@ -4,8 +4,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from perdure.pipeline.checks.mixtures import against_data
 from perdure.pipeline.data.stage import run_data
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.evaluate.report import write_report
 from perdure.pipeline.lineage import version_directory
 from perdure.pipeline.manifest import hash_of, is_finished
@@ -40,6 +41,8 @@ def run_sweep(plan: Plan, say: Say) -> None:
                 stage = hash_of(data_sections(run.recipe))
                 if stage not in data:
                     data[stage] = run_data(at(plan, run.recipe), _silent if whole else say)
+                if found := list(against_data(at(plan, run.recipe))):
+                    raise RecipeError(run.name, found)
                 with alone(run.recipe):
                     make_versions(run.recipe, data[stage], _silent if whole else say)
                     if not _reported(run):

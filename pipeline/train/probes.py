@@ -57,6 +57,8 @@ def encode_probes(recipe: Recipe, tokenizer: Path) -> list[Question]:
     if not recipe.evaluation.probes:
         return []
     vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    vocabulary.no_truncation()
+    vocabulary.no_padding()
     longest = recipe.training.seq_length
     found = []
     for file in probe_files(recipe.evaluation.probes):

@@ -237,6 +237,8 @@ def test_sbatch_is_told_what_to_wait_for_and_a_refusal_leaves_nothing(tmp_path, 
     scripts = [(Job("a"), Path("/a")), (Job("b", after=("a",)), Path("/b"))]
     assert slurm.submit(scripts, after="99") == {"a": "1", "b": "2"}
     assert "--dependency=afterok:99" in calls[0] and "--dependency=afterok:1" in calls[1]
+    slurm.submit([*scripts, (Job("d", after=("b",), behind=("a",)), Path("/d"))], after=None)
+    assert "--dependency=afterok:4,afterany:3" in calls[-1]
     with pytest.raises(PerdureError, match="c: sbatch refused it: sbatch: error: no"):
         slurm.submit([*scripts, (Job("c", after=("a", "b")), Path("/c"))], after=None)
     assert calls[-1][0] == "scancel" and len(calls[-1]) == 3

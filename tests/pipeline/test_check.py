@@ -306,6 +306,14 @@ REWEIGHT = "versions.base.mixture.reweight"
             f"{SOURCES}.prose.lowest_perplexity",
             "exactly one of `tokens` and `share`",
         ),
+        (
+            [
+                "versions.base.mixture.switches=[{at: .5, sources: {prose/war: {}}}]",
+                "sources.prose.topics={type: metadata, field: x, map: {Battle: war}}",
+            ],
+            "versions.base.mixture.switches.0.sources.prose/war",
+            "overlaps `prose` of earlier steps",
+        ),
         ([f"{DOMAIN_ORDER}=random"], DOMAIN_ORDER, "there is one new source"),
         (
             [f"{SOURCES}={{code: {{}}, prose: {{}}}}", f"{DOMAIN_ORDER}=given", "versions.base.tokens=9"],
