@@ -1,0 +1,65 @@
+"""The reproduction of schedules: what its arms read, and what they cost."""
+
+from pathlib import Path
+
+import pytest
+
+from perdure.pipeline.lineage import ancestors, resolved_schedule
+from perdure.pipeline.plan import num_steps
+from perdure.pipeline.recipe import load_recipe
+from perdure.pipeline.train.schedule import learning_rate, path_switching_cost
+
+REPRODUCE = Path(__file__).parents[2] / "data_recipes" / "reproduce"
+
+
+@pytest.fixture(params=["schedules.yaml", "schedules_gpu.yaml"])
+def recipe(request):
+    return load_recipe(REPRODUCE / request.param)
+
+
+def steps_of(recipe, name: str) -> int:
+    return num_steps(recipe, recipe.versions[name])
+
+
+def lineage_steps(recipe, name: str) -> int:
+    return steps_of(recipe, name) + sum(steps for _, steps in ancestors(recipe, name))
+
+
+@pytest.mark.parametrize("arm", ["rewarm", "constant", "switched", "annealed"])
+def test_every_arm_has_read_as_much_at_every_version(recipe, arm):
+    part = steps_of(recipe, "rewarm_0")
+    assert [lineage_steps(recipe, f"{arm}_{number}") for number in range(5)] == [
+        (number + 1) * part for number in range(5)
+    ]
+    assert steps_of(recipe, "scratch_4") == 5 * part
+
+
+@pytest.mark.parametrize(
+    ("branches", "main", "alpha"), [("switched", "constant", 0.6), ("annealed", "infinite", 0.15)]
+)
+def test_paths_cost_what_wang_et_al_count(recipe, branches, main, alpha):
+    part = steps_of(recipe, "rewarm_0")
+    last = recipe.versions[f"{branches}_4"].start.step
+    trained = last + sum(steps_of(recipe, f"{main}_{number}") for number in range(4))
+    trained += sum(steps_of(recipe, f"{branches}_{number}") for number in range(5))
+    assert trained == pytest.approx((5 * (1 + alpha) - alpha) * part)
+    assert trained / (15 * part) == pytest.approx(path_switching_cost(5, alpha))
+
+
+def test_rates_go_on_where_they_left_off_and_all_arms_end_alike(recipe):
+    def rate(name: str, step: int) -> float:
+        return learning_rate(resolved_schedule(recipe, name), step, steps_of(recipe, name))
+
+    peak, end = rate("constant_0", 40), rate("rewarm_0", steps_of(recipe, "rewarm_0"))
+    assert end == pytest.approx(peak / 10)
+    for number in range(5):
+        for branches, main in (("switched", "constant"), ("annealed", "infinite")):
+            name = f"{branches}_{number}"
+            left = recipe.versions[name].start.step
+            assert rate(name, 0) == rate(f"{main}_{number}", left)
+            assert rate(name, steps_of(recipe, name)) == pytest.approx(end)
+    assert (
+        rate("infinite_4", 0)
+        == rate("infinite_0", steps_of(recipe, "infinite_0"))
+        == pytest.approx(0.55 * peak)
+    )
