@@ -1,6 +1,6 @@
 """Draws what a sweep does not: the versions of every arm in a row (schedules.yaml), and losses while training (stability.yaml).
 
-    python -m perdure.data_recipes.reproduce.plots_schedules runs/schedules runs/stability --to docs/results
+    python data_recipes/reproduce/plots_schedules.py runs/schedules runs/stability --to docs/results
 
 Lines are means over the seeds of a sweep, bands their lowest and highest values.
 """
@@ -14,6 +14,7 @@ from perdure.pipeline.manifest import read_json, write_atomic
 
 LOSS = "held-out loss (nats per token)"
 ARMS = ("rewarm", "constant", "switched", "infinite", "annealed", "scratch")
+PATHS = ("constant", "infinite")  # dashed: what the next arm's versions leave
 PARTS = {"english": "English, the old text", "german": "German, the new text"}
 COURSES = {
     "general": ("general text, the old domain", ("start_at_max", "warmup_10", "same_text", "all_once")),
@@ -29,26 +30,22 @@ COURSES = {
 
 
 def versions_chart(reports: list[dict], domain: str) -> str:
-    """Loss of every version after each part of the text, a line an arm."""
-    names = [version["id"] for version in reports[0]["versions"]]
-    numbers = {
-        name: _over_seeds([report["loss_matrix"][row][_column(report, domain)] for report in reports])
-        for row, name in enumerate(names, start=1)
-    }
-    parts = sorted({int(name.rpartition("_")[2]) for name in names})
-    lines = [
-        _line(arm, [numbers.get(f"{arm}_{part}") for part in parts], colour, arm in ("constant", "infinite"))
-        for colour, arm in enumerate(ARMS)
-    ]
-    title = f"Loss on {PARTS[domain]}"
-    return line_chart(
-        [float(part) for part in parts],
-        lines,
-        LOSS,
-        title,
-        xlabel="updates (0: the first version)",
-        points=True,
-    )
+    """Loss of every version after each part of the text that has any of the domain, a line an arm."""
+    rows = {version["id"]: row for row, version in enumerate(reports[0]["versions"], start=1)}
+    column, first = reports[0]["domains"].index(domain), 1 if domain == "german" else 0
+    parts = ["first version", *(f"update {number}" for number in range(1, 5))][first:]
+    lines = []
+    for colour, arm in enumerate(ARMS):
+        names = [f"{arm}_{number}" for number in range(first, 5)]
+        spreads = [
+            _over_seeds([report["loss_matrix"][rows[name]][column] for report in reports])
+            if name in rows
+            else None
+            for name in names
+        ]
+        if any(spreads):
+            lines.append(_line(arm, spreads, colour, dashed=arm in PATHS))
+    return line_chart(parts, lines, LOSS, f"Loss on {PARTS[domain]}", xlabel="version", points=True)
 
 
 def course_chart(reports: list[dict], domain: str) -> str:
@@ -78,10 +75,6 @@ def _over_seeds(values: list[float]) -> tuple[float, float, float]:
     return min(values), statistics.fmean(values), max(values)
 
 
-def _column(report: dict, domain: str) -> int:
-    return report["domains"].index(domain)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -92,6 +85,8 @@ if __name__ == "__main__":
     asked.to.mkdir(parents=True, exist_ok=True)
     for sweep in asked.sweeps:
         reports = [read_json(path) for path in sorted(sweep.glob("runs/*/report.json"))]
+        if not reports:
+            raise SystemExit(f"error: {sweep}: no finished run; it should be the --out of `perdure sweep`")
         courses = reports[0]["stability_gap"]
         name, domains, chart = (
             ("stability", COURSES, course_chart) if courses else ("schedules", PARTS, versions_chart)
