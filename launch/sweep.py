@@ -9,11 +9,12 @@ import yaml
 from perdure.launch import slurm
 from perdure.launch.chain import Job, jobs
 from perdure.launch.launch import recipe_file
+from perdure.pipeline.evaluate.record import data_sections
 from perdure.pipeline.manifest import hash_of, write_atomic, write_json
 from perdure.pipeline.run import alone
 from perdure.pipeline.sweep.spec import Plan, Run
 from perdure.pipeline.sweep.store import link, version_places, with_kept_steps
-from perdure.pipeline.sweep.work import at, data_sections, is_whole
+from perdure.pipeline.sweep.work import at, is_whole
 
 Say = Callable[[str], None]
 

@@ -10,6 +10,7 @@ import yaml
 from perdure.pipeline.checks.mixtures import against_data
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError, RecipeError
+from perdure.pipeline.evaluate.record import evaluation_directory, later_directory, record_data
 from perdure.pipeline.inputs import version_inputs
 from perdure.pipeline.lineage import history, version_directory
 from perdure.pipeline.manifest import (
@@ -48,7 +49,9 @@ def make_versions(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
 def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Everything that one version's ranks need, so that they can be started anywhere: scores, plan, inputs."""
     with alone(recipe):
-        if _prepare(recipe, version, _data(recipe, recipe_path, say), say) == "train":
+        if _prepare(recipe, version, _data(recipe, recipe_path, say), say) == version_directory(
+            recipe, version
+        ):
             say(f"{version_directory(recipe, version)} is ready for {recipe.parallel.world_size} ranks")
 
 
@@ -121,19 +124,27 @@ def _data(recipe: Recipe, recipe_path: Path, say: Say) -> dict[str, Path]:
 def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False) -> None:
     from perdure.launch import local
 
-    if task := _prepare(recipe, name, data, say, documents):
-        local.start(version_directory(recipe, name), recipe.parallel.world_size, task)
+    directory = _prepare(recipe, name, data, say, documents)
+    if directory == version_directory(recipe, name):
+        local.start(directory, recipe.parallel.world_size)
+    elif directory:
+        with disk_errors(directory), (directory / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # another run of a sweep may measure the same just now
+            if not is_finished(directory):
+                local.start(directory, recipe.parallel.world_size, "evaluate")
 
 
 def _prepare(
     recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False
-) -> str | None:
-    """Writes what a version's ranks read; returns what they have to do, or None.
+) -> Path | None:
+    """Writes what a version's ranks read; returns where: the version's directory to train it, or that of an evaluation to
+    make; None if there is nothing to do.
 
     With `documents`, a finished version that has no sums by document is measured again.
     """
     directory = version_directory(recipe, name)
     with disk_errors(directory):
+        record_data(recipe, data)
         ancestors = history(recipe, name)
         inputs = version_inputs(recipe, name, data, ancestors, say)
         if (directory / "inputs.json").exists():
@@ -145,20 +156,20 @@ def _prepare(
                     f"delete that directory to train it anew. What differs: {'; '.join(differing)}"
                 )
         if is_finished(directory):
-            before, now = read_json(directory / "eval.json")["measured"], inputs["measured"]
-            whole = (directory / "eval_documents.parquet").exists() or not documents
-            if before == now and whole:
+            now = inputs["measured"]
+            place = evaluation_directory(directory, now)
+            whole = (place / "eval_documents.parquet").exists() or not documents
+            if (place / "eval.json").exists() and whole:
                 say(f"version {name}: finished, skipped")
                 return None
-            reason = "documents were not kept apart yet"
+            before, reason = found["measured"], "documents were not kept apart yet"
             if before != now:
                 same = all(before.get(key) == now[key] for key in ("max_tokens", "data"))
                 reason = "other probes" if same else "other held-out documents"
             say(f"version {name}: finished; {reason}, so it is measured again")
-            task = "evaluate"
+            directory = later_directory(directory, now)
         else:
             say(f"version {name}")
-            task = "train"
             ranked = {source: Path(path) for source, path in inputs["perplexity_scores"].items()}
             plan = build_plan(directory / "plan", recipe, name, data, ranked, ancestors)
             orders = ", ".join(f"{key} {_order_words(entry)}" for key, entry in plan.sources.items())
@@ -168,7 +179,7 @@ def _prepare(
         content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
         write_atomic(directory / "recipe.yaml", content)
         write_json(directory / "inputs.json", inputs)
-    return task
+    return directory
 
 
 def _plan_lines(plan: Plan, data: dict[str, Path]) -> list[str]:
