@@ -25,7 +25,7 @@ from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.parts import describe
 from perdure.pipeline.plan import Plan
 from perdure.pipeline.planning import build_plan
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe import Parallel, Recipe
 
 Say = Callable[[str], None]
 
@@ -61,10 +61,17 @@ def train(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
         _version(recipe, version, _data(recipe, recipe_path, say), say)
 
 
-def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, say: Say) -> None:
-    """Measures finished versions, all or one, on the recipe's domains where that is still to do; then the report."""
+def evaluate(
+    recipe: Recipe, recipe_path: Path, version: str | None, say: Say, ranks: int | None = None
+) -> None:
+    """Measures finished versions, all or one, on the recipe's domains where that is still to do; then the report.
+
+    With `ranks`, it starts so many at most: the layout decides nothing that is measured.
+    """
     from perdure.pipeline.evaluate.report import write_report
 
+    if ranks is not None:
+        recipe = recipe.model_copy(update={"parallel": layout_within(recipe.parallel, ranks)})
     names = [name for name in recipe.versions if is_finished(version_directory(recipe, name))]
     if version is not None and version not in names:
         raise PerdureError(
@@ -92,6 +99,17 @@ def _look_beyond(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
     with disk_errors(recipe.directory):
         look_for_leaks(recipe, data, tokenizer_directory(recipe), say)
         run_harness(recipe, say)
+
+
+def layout_within(parallel: Parallel, ranks: int) -> Parallel:
+    """The layout with no more than some ranks, each of its sizes a divisor of what it was; tensor parallelism is kept first."""
+    sizes: dict[str, int] = {}
+    for kind in ("tensor_parallel", "pipeline_parallel", "data_parallel"):
+        size = getattr(parallel, kind)
+        sizes[kind] = max(divisor for divisor in range(1, min(size, ranks) + 1) if size % divisor == 0)
+        ranks //= sizes[kind]
+    sequence = parallel.sequence_parallel and sizes["tensor_parallel"] > 1
+    return parallel.model_copy(update=sizes | {"sequence_parallel": sequence})
 
 
 @contextmanager

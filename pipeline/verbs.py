@@ -112,7 +112,7 @@ def _eval(options: argparse.Namespace) -> None:
     from perdure.pipeline.run import evaluate
 
     with _disk_errors(recipe):
-        evaluate(recipe, options.recipe, name, _say())
+        evaluate(recipe, options.recipe, name, _say(), options.ranks)
 
 
 def _report_verb(options: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ def measured_on(recipe: Recipe, data: dict[str, Path | None] | dict[str, Path]) 
     probes = {path.name: hash_file(path) if path.is_file() else None for path in recipe.evaluation.probes}
     return {
         "max_tokens": recipe.evaluation.max_tokens,
-        "data": {domain: hashes[source_of(domain)] for domain in measured_domains(recipe)},
+        "data": {domain: hashes.get(source_of(domain)) for domain in measured_domains(recipe)},
         **({"probes": probes} if probes else {}),
     }
 
