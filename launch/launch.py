@@ -66,7 +66,7 @@ def texts(recipe: Recipe, to: str, size: slurm.Size, directory: Path) -> list[tu
     if to == "local":
         return [(here.script_file(recipe), here.render(recipe, recipe_file(recipe), size, directory))]
     if to == "k8s":
-        chain = jobs(recipe, recipe_file(recipe))
+        chain = jobs(recipe, recipe_file(recipe), size.ranks_per_node)
         text = kubernetes.render(chain, recipe, size, str(directory))
     else:
         text = sky.render(recipe, str(recipe_file(recipe)), size, str(directory))
@@ -137,5 +137,5 @@ def _scripts(recipe: Recipe, size: slurm.Size, directory: Path) -> list[tuple[Jo
     python = slurm.interpreter(recipe.cluster)
     return [
         (job, *slurm.render(job, recipe, size, directory, python))
-        for job in jobs(recipe, recipe_file(recipe))
+        for job in jobs(recipe, recipe_file(recipe), size.ranks_per_node)
     ]
