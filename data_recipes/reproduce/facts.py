@@ -81,11 +81,13 @@ def make_facts(number: int, rng: random.Random) -> list[Fact]:
 
 
 def town_names(number: int, rng: random.Random) -> list[str]:
-    """Names of three syllables, of which the first two are no other's."""
+    """Names that differ before their last syllable."""
     starts = "Bel Cal Dor Esk Fen Gar Hal Ist Jar Kor Lun Mar Nor Orm Pel Quin Ros Sel Tor Ulm Ven Wil Yar Zan".split()
     ends = "bury dale field ford gate ham mouth port stead ton vale wick".split()
-    stems = rng.sample([start + vowel for start, vowel in product(starts, "aeiou")], number)
-    return [stem + rng.choice(ends) for stem in stems]
+    stems = [start + vowel for start, vowel in product(starts, "aeiou")]
+    if number > len(stems):
+        stems = [first + second.lower() for first, second in product(stems, stems)]
+    return [stem + rng.choice(ends) for stem in rng.sample(stems, number)]
 
 
 def values(relation: str) -> list[str]:
