@@ -205,7 +205,7 @@ def _sweep(options: argparse.Namespace) -> None:
     )
     with disk_errors(plan.directory):
         if options.print:
-            from perdure.pipeline.sweep.results import plan_words
+            from perdure.pipeline.sweep.table import plan_words
 
             print(plan_words(plan))
         elif options.report:

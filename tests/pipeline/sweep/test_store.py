@@ -8,7 +8,7 @@ from support import tiny_recipe
 from perdure.launch.sweep import sweep_jobs
 from perdure.pipeline.manifest import finish
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.sweep.results import compared_versions
+from perdure.pipeline.sweep.gather import compared_versions
 from perdure.pipeline.sweep.spec import Plan, Run, Sweep
 from perdure.pipeline.sweep.store import link, version_keys, version_places, with_kept_steps
 
@@ -114,7 +114,7 @@ def test_versions_that_the_swept_fields_decide_are_compared(tmp_path):
     assert compared_versions(plan(tmp_path, {"tokens": 256}, {"tokens": 512}, seeds=(1, 2)).runs) == [
         "update"
     ]
-    assert compared_versions(plan(tmp_path, {}, seeds=(1, 2)).runs) == ["update"]
+    assert compared_versions(plan(tmp_path, {}, seeds=(1, 2)).runs) == ["base", "update"]
 
 
 def test_jobs_of_all_runs_have_what_is_shared_once(three):
