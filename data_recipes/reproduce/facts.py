@@ -98,7 +98,11 @@ def values(relation: str) -> list[str]:
 def told(facts: list[Fact], year: int) -> list[Fact]:
     """The facts that a year's notes tell, with what is true then."""
     if year == YEARS[0]:
-        return [fact if fact.old is None else replace(fact, value=fact.old) for fact in facts if fact.kind != "new"]
+        return [
+            fact if fact.old is None else replace(fact, value=fact.old)
+            for fact in facts
+            if fact.kind != "new"
+        ]
     return [fact for fact in facts if fact.year == year]
 
 
@@ -148,7 +152,9 @@ def write(path: Path, rows: list[dict]) -> None:
 
 def main() -> None:
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("text", type=Path, help="JSON lines with `text`: what the notes stand among")
     parser.add_argument("--to", type=Path, default=Path("corpus"), help="directory to write to")
     parser.add_argument("--facts", type=int, default=30, help="of each kind")
@@ -162,7 +168,10 @@ def main() -> None:
     for year in YEARS:
         texts = notes(told(facts, year), options.times, rng) + background(options.text, year, options.chars)
         rng.shuffle(texts)
-        write(options.to / f"{year}.jsonl", [{"id": f"{year}-{n}", "text": text} for n, text in enumerate(texts)])
+        write(
+            options.to / f"{year}.jsonl",
+            [{"id": f"{year}-{n}", "text": text} for n, text in enumerate(texts)],
+        )
     write(options.to / "probes.jsonl", [probe(fact, rng) for fact in facts])
 
 
