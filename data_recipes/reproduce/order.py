@@ -115,7 +115,7 @@ def main(sweep: Path) -> None:
             for number, (version, words_) in enumerate(arms.items())
         ]
         title = f"{name}: mean loss of the new domains while training"
-        save(sweep, name, line_chart(tokens, lines, "six new domains: nats per token", title, points=True))
+        save(sweep, name, line_chart(tokens, lines, "mean held-out loss, nats per token", title, points=True))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,12 @@ from perdure.pipeline.evaluate.probe_scores import fuar
 ARMS = {"none": "0", "tenth": "10%", "half": "50%"}
 YEARS = ("2021", "2022", "2023", "2024")
 FIRST = "v2021"
+ENDS = (
+    {"before": FIRST}
+    | {name: f"{arm}_{YEARS[-1]}" for arm, name in ARMS.items()}
+    | {"all years at once": "at_once"}
+)
+"""What the updates start from, what they come to, and what could be had at once."""
 
 
 def version_of(arm: str, year: str) -> str:
@@ -35,87 +41,90 @@ def told(report: dict, version: str, year: str, kind: str) -> float | None:
     return sum(entry["items"] * entry["accuracy"] for entry in dates.values()) / items if items else None
 
 
-def over_all_updates(report: dict, arm: str) -> dict:
-    """FUAR of the last version against the first."""
-    before, after = scores(report, FIRST), scores(report, version_of(arm, YEARS[-1]))
+def over_all_updates(report: dict, version: str) -> dict:
+    """FUAR of a version against the first."""
+    before, after = scores(report, FIRST), scores(report, version)
     changed = {kind: {"change": after[kind]["accuracy"] - before[kind]["accuracy"]} for kind in after}
     return fuar({"probes": changed})
 
 
 def accuracies(found: list[dict]) -> list[list[str]]:
-    """A row for the first version and for each arm's last."""
+    """A row for each of `ENDS`: accuracies by kind, old answers among them, and FUAR."""
     rows = []
-    for name, version in [("before", FIRST), *((words_, f"{arm}_2024") for arm, words_ in ARMS.items())]:
+    for name, version in ENDS.items():
         kinds = [scores(report, version) for report in found]
-        row = [name, *(words([each[kind]["accuracy"] for each in kinds], "{:.2f}") for kind in kinds[0])]
-        row.insert(3, words([each["updated"]["old"] for each in kinds], "{:.2f}"))
-        if version == FIRST:
-            rows.append([*row, "", "", ""])
-            continue
-        totals = [over_all_updates(report, version.removesuffix("_2024")) for report in found]
-        rows.append(
-            [*row, *(words([each[key] for each in totals], "{:.2f}") for key in ("lost", "gained", "value"))]
-        )
+        row = [words([each[kind]["accuracy"] for each in kinds], "{:.2f}") for kind in kinds[0]]
+        row.insert(2, words([each["updated"]["old"] for each in kinds], "{:.2f}"))
+        totals = [over_all_updates(report, version) for report in found] if version != FIRST else []
+        ratio = [words([each[key] for each in totals], "{:.2f}") for key in ("lost", "gained", "value")]
+        rows.append([name, *row, *ratio])
     return rows
 
 
-def main(sweep: Path) -> None:
-    """Prints the tables and writes the pictures."""
-    found = reports(sweep)
-    print("Accuracies after the last update, and FUAR of all updates\n")
-    head = ["replay", "invariant", "updated", "old answer instead", "new", "lost", "gained", "FUAR"]
-    print(table(head, accuracies(found)))
-    print("FUAR of every update against the version before\n")
-    rows = [
-        [
-            name,
-            *(
-                words(
-                    [each["probes"]["fuar"][f"{arm}_{year}"]["parent"]["value"] for each in found], "{:.2f}"
-                )
-                for year in YEARS[1:]
-            ),
+def each_update(found: list[dict]) -> list[list[str]]:
+    """A row for each arm: FUAR of every update against the version before."""
+    rows = []
+    for arm, name in ARMS.items():
+        updates = [
+            [each["probes"]["fuar"][f"{arm}_{year}"]["parent"] for each in found] for year in YEARS[1:]
         ]
-        for arm, name in ARMS.items()
-    ]
-    print(table(["replay", *YEARS[1:]], rows))
-    print("Accuracy on updated and new facts of each year, right after its update and in the end\n")
+        rows.append([name, *(words([each["value"] for each in seeds], "{:.2f}") for seeds in updates)])
+    return rows
+
+
+def by_year(found: list[dict]) -> list[list[str]]:
+    """A row for each arm and kind: accuracy on the facts of every year, right after its update and in the end."""
+
+    def accuracy(version: str, kind: str, year: str) -> str:
+        return words([scores(each, version)[kind]["by_date"][year]["accuracy"] for each in found], "{:.2f}")
+
     rows = []
     for arm, name in ARMS.items():
         for kind in ("updated", "new"):
             row = [name, kind]
             for year in YEARS[1:]:
-                for version in dict.fromkeys((f"{arm}_{year}", f"{arm}_2024")):
-                    dates = [scores(report, version)[kind]["by_date"][year]["accuracy"] for report in found]
-                    row.append(words(dates, "{:.2f}"))
+                versions = dict.fromkeys((version_of(arm, year), version_of(arm, YEARS[-1])))
+                row += [accuracy(version, kind, year) for version in versions]
             rows.append(row)
-    head = [f"{year}, {when}" for year in YEARS[1:-1] for when in ("at once", "end")]
-    print(table(["replay", "kind", *head, YEARS[-1]], rows))
-    print("Held-out loss by slice, nats per token\n")
-    domains = found[0]["domains"]
+    return rows
+
+
+def by_slice(found: list[dict]) -> list[list[str]]:
+    """A row for each of `ENDS`: held-out losses, and their mean."""
     rows = []
-    for name, version in [("before", FIRST), *((words_, f"{arm}_2024") for arm, words_ in ARMS.items())]:
+    for name, version in ENDS.items():
         each = [losses(report, version) for report in found]
-        means = [statistics.fmean(loss.values()) for loss in each]
-        rows.append([name, *(words([loss[domain] for loss in each]) for domain in domains), words(means)])
-    print(table(["replay", *domains, "mean"], rows))
-    for kind, years in (("invariant", YEARS), ("updated", YEARS[1:]), ("new", YEARS[1:])):
-        lines = []
-        for number, (arm, name) in enumerate(ARMS.items()):
-            curves = [[told(report, version_of(arm, year), year, kind) for report in found] for year in years]
-            lines.append(Line(f"replay {name}", colour=number, **edges(curves)))
-        title = f"{kind} facts told so far, answered rightly"
-        svg = line_chart(
-            years,
-            lines,
-            f"{kind} facts: share answered rightly",
-            title,
-            0,
-            1,
-            xlabel="version of the year",
-            points=True,
-        )
-        save(sweep, f"slices-{kind}", svg)
+        means = words([statistics.fmean(loss.values()) for loss in each])
+        rows.append([name, *(words([loss[domain] for loss in each]) for domain in each[0]), means])
+    return rows
+
+
+def picture(found: list[dict], kind: str) -> str:
+    """Accuracy on the facts told so far, year by year, a curve an arm."""
+    years = [year for year in YEARS if told(found[0], version_of("none", year), year, kind) is not None]
+    lines = []
+    for number, (arm, name) in enumerate(ARMS.items()):
+        curves = [[told(report, version_of(arm, year), year, kind) for report in found] for year in years]
+        lines.append(Line(f"replay {name}", colour=number, **edges(curves)))
+    label, title = f"{kind} facts: share answered rightly", f"{kind} facts told so far, answered rightly"
+    return line_chart(years, lines, label, title, 0, 1, xlabel="version of the year", points=True)
+
+
+def main(sweep: Path) -> None:
+    """Prints the tables and writes the pictures."""
+    found = reports(sweep)
+    print("Accuracies in the end, and FUAR of all updates\n")
+    head = ["replay", "invariant", "updated", "old answer instead", "new", "lost", "gained", "FUAR"]
+    print(table(head, accuracies(found)))
+    print("FUAR of every update against the version before\n")
+    print(table(["replay", *YEARS[1:]], each_update(found)))
+    print("Accuracy on the facts of each year, right after its update and in the end\n")
+    head = [f"{year}, {when}" for year in YEARS[1:-1] for when in ("at once", "end")]
+    print(table(["replay", "kind", *head, YEARS[-1]], by_year(found)))
+    print("Held-out loss by slice, nats per token\n")
+    print(table(["replay", *found[0]["domains"], "mean"], by_slice(found)))
+    for kind in ("invariant", "updated", "new"):
+        save(sweep, f"slices-{kind}", picture(found, kind))
 
 
 if __name__ == "__main__":

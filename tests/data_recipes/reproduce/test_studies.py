@@ -67,7 +67,7 @@ def test_fuar_of_all_updates_and_accuracy_on_what_was_told():
             ]
         },
     }
-    found = slices.over_all_updates(report, "none")
+    found = slices.over_all_updates(report, "none_2024")
     assert (found["lost"], found["gained"], found["value"]) == (0.25, 1.0, 0.25)
     assert slices.told(report, "none_2024", "2022", "new") == 0.5
     assert slices.told(report, "none_2024", "2024", "new") == 0.75
