@@ -47,8 +47,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def save(sweep: Path, name: str, svg: str) -> None:
-    """Writes a picture of `line_chart` to `<sweep>/plots/<name>.svg`."""
-    path = sweep / "plots" / f"{name}.svg"
+    """Writes a picture of `line_chart` to `<sweep>/figures/<name>.svg`."""
+    path = sweep / "figures" / f"{name}.svg"
     path.parent.mkdir(exist_ok=True)
     path.write_text(standalone(svg), encoding="utf-8")
     print(f"{path}\n")
