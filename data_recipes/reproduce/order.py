@@ -4,11 +4,10 @@ python data_recipes/reproduce/order.py runs/order
 """
 
 import statistics
-import sys
 from itertools import pairwise
 from pathlib import Path
 
-from perdure.data_recipes.reproduce.studies import edges, losses, reports, save, table, words
+from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
 from perdure.pipeline.evaluate.figures import Line, line_chart
 
 DOCUMENTS = {"shuffled": "random", "easy_to_hard": "easy to hard", "hard_to_easy": "hard to easy"}
@@ -119,4 +118,4 @@ def main(sweep: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(directory(__doc__))

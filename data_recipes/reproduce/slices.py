@@ -4,10 +4,9 @@ python data_recipes/reproduce/slices.py runs/slices
 """
 
 import statistics
-import sys
 from pathlib import Path
 
-from perdure.data_recipes.reproduce.studies import edges, losses, reports, save, table, words
+from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
 from perdure.pipeline.evaluate.figures import Line, line_chart
 from perdure.pipeline.evaluate.probe_scores import fuar
 
@@ -128,4 +127,4 @@ def main(sweep: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(directory(__doc__))

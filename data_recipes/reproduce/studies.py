@@ -1,5 +1,6 @@
 """What the scripts beside this one share: the reports of a sweep's runs, and tables and pictures of numbers over seeds."""
 
+import argparse
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,14 @@ def reports(sweep: Path) -> list[dict]:
     if not found:
         raise SystemExit(f"{sweep}: no runs with a report.json; run `perdure sweep` first")
     return [read_json(path) for path in found]
+
+
+def directory(description: str | None) -> Path:
+    """The sweep's directory, as typed."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=raw)
+    parser.add_argument("sweep", type=Path, help="the directory of `perdure sweep --out`")
+    return parser.parse_args().sweep
 
 
 def losses(report: dict, version: str) -> dict[str, float]:

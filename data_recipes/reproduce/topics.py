@@ -4,10 +4,9 @@ python data_recipes/reproduce/topics.py runs/topics
 """
 
 import statistics
-import sys
 from pathlib import Path
 
-from perdure.data_recipes.reproduce.studies import edges, losses, reports, save, table, words
+from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
 from perdure.pipeline.evaluate.figures import Line, line_chart
 
 ARMS = ("fixed", "reweight_0_2", "reweight_0_9", "equal")
@@ -91,4 +90,4 @@ def main(sweep: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(directory(__doc__))
