@@ -42,7 +42,7 @@ def cost(report: dict, arm: str) -> int:
 def main(sweep: Path) -> None:
     """Prints the tables and writes the pictures."""
     found = reports(sweep)
-    names = ["first version", *(f"update {number}" for number in range(1, VERSIONS))]
+    names = ["first", *(f"update {number}" for number in range(1, VERSIONS))]
     for domain, (title, first) in TEXTS.items():
         print(f"{title}\n")
         rows, lines = [], []
