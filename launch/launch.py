@@ -107,10 +107,27 @@ def launch(recipe: Recipe, to: str, size: slurm.Size, directory: Path, after: st
         os.execvp("bash", ["bash", str(rendered[0][0])])
 
 
+def hours(time_limit: str) -> float:
+    """Hours of a Slurm time limit: minutes, minutes:seconds, hours:minutes:seconds, or days-hours[:minutes[:seconds]]."""
+    days, dash, rest = time_limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash or len(parts) == 3:
+        hour, minute, second = [*parts, 0, 0][:3]
+    else:
+        hour, minute, second = 0, *[*parts, 0][:2]
+    return 24 * int(days or 0) + hour + minute / 60 + second / 3600
+
+
 def _submit(recipe: Recipe, size: slurm.Size, directory: Path, after: str | None, say: Say) -> None:
     chain = [(job, file) for job, file, _ in _scripts(recipe, size, directory)]
     ids = slurm.submit(chain, after)
     write_json(recipe.directory / "launch" / "jobs.json", {"to": "slurm", "jobs": ids})
+    if limit := recipe.cluster.slurm.time_limit:
+        times = recipe.cluster.max_restarts + 1
+        say(
+            f"a training job may run {times} times for {limit}, {times * hours(limit):,.1f} hours in all "
+            "(cluster.max_restarts, cluster.slurm.time_limit)"
+        )
     for job, file in chain:
         waits = f" after {', '.join(job.after)}" if job.after else ""
         say(f"{job.name:<24}job {ids[job.name]}{waits}; {file}")

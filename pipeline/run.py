@@ -1,6 +1,5 @@
 """`perdure run`: every stage of a recipe in order, finished ones skipped."""
 
-import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.evaluate.record import evaluation_directory, later_directory, record_data
 from perdure.pipeline.inputs import version_inputs
 from perdure.pipeline.lineage import history, version_directory
+from perdure.pipeline.locks import lock
 from perdure.pipeline.manifest import (
     differences,
     disk_errors,
@@ -119,12 +119,10 @@ def alone(recipe: Recipe) -> Iterator[None]:
         recipe.directory.mkdir(parents=True, exist_ok=True)
         file = (recipe.directory / ".lock").open("w")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(file.fileno(), recipe.directory):
             raise PerdureError(
                 f"{recipe.directory}: another perdure command is working here; wait for it or choose another --out"
-            ) from None
+            )
         yield
 
 

@@ -46,11 +46,12 @@ def main(directory: Path, task: str) -> None:
     from perdure.pipeline.train.probes import encode_probes, score_probes
     from perdure.pipeline.train.start import begin, initial_weights, origin
 
+    # Together first: on a machine that starts before the others, these files may be an earlier start's.
+    device = initialise()
     recipe, inputs = load_recipe(directory / "recipe.yaml"), read_json(directory / "inputs.json")
     version = recipe.versions[inputs["version"]]
     shape, vocab_size = model_shape(recipe), inputs["vocab_size"]
     data = {name: Path(path) for name, path in inputs["data"].items()}
-    device = initialise()
     say = _say if dist.get_rank() == 0 else _silent
     if dist.get_world_size() != recipe.parallel.world_size:
         raise PerdureError(
