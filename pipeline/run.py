@@ -1,5 +1,6 @@
 """`perdure run`: every stage of a recipe in order, finished ones skipped."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,7 +146,8 @@ def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documen
         local.start(directory, recipe.parallel.world_size)
     elif directory:
         with disk_errors(directory), (directory / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # another run of a sweep may measure the same just now
+            while not lock(file.fileno(), directory):  # another run of a sweep measures the same just now
+                time.sleep(1)
             if not is_finished(directory):
                 local.start(directory, recipe.parallel.world_size, "evaluate")
 
