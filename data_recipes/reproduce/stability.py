@@ -10,7 +10,15 @@ from perdure.data_recipes.reproduce.studies import directory, edges, losses, rep
 from perdure.pipeline.evaluate.figures import Line, line_chart
 
 OLD, NEW, TARGET = "general", "software", "handbooks"
+CONTROL = "start_at_max"
 GAP = ("start_at_max", "warmup_10", "same_text", "all_once", "random_4", "lowest_4", "lowest_4_mixed")
+SHORT = {
+    "start_at_max": "at max",
+    "warmup_10": "warmup",
+    "same_text": "same text",
+    "lowest_4_mixed": "lowest, mixed",
+}
+"""Arms as legends call them."""
 PICTURES = {
     OLD: ("start_at_max", "warmup_10", "same_text", "lowest_4", "lowest_4_mixed"),
     NEW: ("start_at_max", "all_once", "random_4", "lowest_4", "lowest_4_mixed"),
@@ -18,8 +26,14 @@ PICTURES = {
 }
 
 
+def having(reports: list[dict], version: str) -> list[dict]:
+    """The runs that have a version: arms may be left out with some seeds."""
+    return [report for report in reports if any(entry["id"] == version for entry in report["versions"])]
+
+
 def gap(reports: list[dict], arm: str, domain: str) -> list[str]:
     """Depth of the gap, where the loss was highest, tokens until it was back, and rise in the end, over seeds."""
+    reports = having(reports, arm)
     found = [report["stability_gap"][arm]["domains"][domain] for report in reports]
     back = [entry["recovery_tokens"] for entry in found]
     known = [tokens for tokens in back if tokens is not None]
@@ -34,6 +48,7 @@ def gap(reports: list[dict], arm: str, domain: str) -> list[str]:
 
 def course(reports: list[dict], arm: str, domain: str, tokens: list[int]) -> dict[str, list[float | None]]:
     """Losses while training at the places `tokens`; None where the arm has ended."""
+    reports = having(reports, arm)
     curves = [report["stability_gap"][arm]["loss"][domain] for report in reports]
     places = reports[0]["stability_gap"][arm]["tokens"]
     found = edges(list(zip(*curves, strict=True)))
@@ -50,27 +65,26 @@ def main(sweep: Path) -> None:
         rows = [[f"`{arm}`", *gap(found, arm, domain)] for arm in GAP]
         print(table(["arm", "depth", "highest after tokens", "back after tokens", "end, less start"], rows))
     print("In the end\n")
-    versions = {version["id"]: version for version in found[0]["versions"]}
-    rows = [
-        [
-            f"`{arm}`",
-            f"{versions[arm]['tokens']:,}",
-            *(words([losses(report, arm)[domain] for report in found]) for domain in PICTURES),
-            *(
-                words(
-                    [losses(report, arm)[domain] - losses(report, "all_once")[domain] for report in found],
-                    "{:+.3f}",
-                )
-                for domain in (NEW, TARGET)
-            ),
+    tokens_of = {version["id"]: version["tokens"] for report in found for version in report["versions"]}
+    rows = []
+    for arm in ("base", "reference", *GAP):
+        runs = having(found, arm)
+        ends = [words([losses(run, arm)[domain] for run in runs]) for domain in PICTURES]
+        less = [
+            [losses(run, arm)[domain] - losses(run, CONTROL)[domain] for run in runs] for domain in PICTURES
         ]
-        for arm in ("base", "reference", *GAP)
-    ]
-    print(table(["version", "tokens", *PICTURES, f"{NEW}, less all_once", f"{TARGET}, less all_once"], rows))
+        rows.append(
+            [f"`{arm}`", f"{tokens_of[arm]:,}", *ends, *(words(values, "{:+.3f}") for values in less)]
+        )
+    print(
+        table(["version", "tokens", *PICTURES, *(f"{domain}, less {CONTROL}" for domain in PICTURES)], rows)
+    )
     for domain, arms in PICTURES.items():
-        tokens = sorted({place for arm in arms for place in found[0]["stability_gap"][arm]["tokens"]})
+        gaps = [report["stability_gap"][arm] for arm in arms for report in having(found, arm)]
+        tokens = sorted({place for gap_ in gaps for place in gap_["tokens"]})
         lines = [
-            Line(arm, colour=colour, **course(found, arm, domain, tokens)) for colour, arm in enumerate(arms)
+            Line(SHORT.get(arm, arm), colour=colour, **course(found, arm, domain, tokens))
+            for colour, arm in enumerate(arms)
         ]
         title = f"Loss on {domain} while training"
         save(sweep, f"stability-{domain}", line_chart(tokens, lines, "held-out loss, nats per token", title))
