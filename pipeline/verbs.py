@@ -112,7 +112,7 @@ def _eval(options: argparse.Namespace) -> None:
     from perdure.pipeline.run import evaluate
 
     with _disk_errors(recipe):
-        evaluate(recipe, options.recipe, name, _say())
+        evaluate(recipe, options.recipe, name, _say(), options.ranks)
 
 
 def _report_verb(options: argparse.Namespace) -> None:
@@ -201,7 +201,14 @@ def _sweep(options: argparse.Namespace) -> None:
             )
             raise RecipeError(str(options.recipe), [problem])
     plan = load_sweep(
-        options.recipe, options.over, options.seeds, options.set, options.out, options.site, size
+        options.recipe,
+        options.over,
+        options.seeds,
+        options.set,
+        options.out,
+        options.site,
+        size,
+        checked=not options.report,
     )
     with disk_errors(plan.directory):
         if options.print:

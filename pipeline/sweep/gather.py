@@ -4,21 +4,30 @@ import statistics
 from itertools import groupby
 from typing import Any
 
+from perdure.pipeline.checks.mixtures import against_data
 from perdure.pipeline.domains import measured_domains
+from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate import metrics
+from perdure.pipeline.evaluate.record import measured_on, run_data_directories
 from perdure.pipeline.lineage import version_directory
 from perdure.pipeline.manifest import is_finished, read_json
+from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.sweep.spec import Plan, Run
 from perdure.pipeline.sweep.store import version_keys, version_places
 
 COPIED = ("tokens", "lineage_tokens", "seconds", "tokens_per_second", "selected_fraction")
 BY_VERSION = ("acc", "bwt")
+OWN = "this recipe's held-out text and probes"
 MEASURED = ("losses", "change", *BY_VERSION, "forgetting", "stability_gap", "probes", "fuar", *COPIED)
 """What is known of a version, in a run and in a row."""
 
 
-def gather(plan: Plan) -> dict[str, Any]:
+def gather(plan: Plan, failed: dict[str, str] | None = None) -> dict[str, Any]:
     """Reads the reports of a sweep's runs.
+
+    Args:
+        plan: The sweep.
+        failed: By name of runs that failed just now, why.
 
     Returns:
         JSON-serialisable; losses are mean nats per held-out token, what is not measured is null:
@@ -26,8 +35,8 @@ def gather(plan: Plan) -> dict[str, Any]:
         - `name`, `recipe`, `over`, `variants`, `seeds`: what was asked for; `domains`; `compared`: the versions that
           the swept fields decide, all of them if only seeds are swept; `arms`: those that are plotted side by side,
           empty where there is a field to plot against.
-        - `runs`: per run its `name`, `setting`, `seed`, `status` (`whole`, `started`, `waiting`), `directory`, and
-          `versions`: by name its `directory` in the sweep's, `status`, and of its report: `losses` and `change` (against
+        - `runs`: per run its `name`, `setting`, `seed`, `status` (`whole`, `started`, `waiting`), `error` (what is
+          wrong with it, null if nothing is known to be), `directory`, and `versions`: by name its `directory` in the sweep's, `status`, and of its report: `losses` and `change` (against
           the version that it started from) by domain; `acc`, `bwt`, `forgetting` (mean); `stability_gap`: `depth` and
           `recovery_tokens` (null if the loss never came back) of the `macro` mean and of `domains` learned before;
           `probes`: accuracy by kind, over all files; `fuar`: `value` (null without a gain), `lost` and `gained` against
@@ -37,7 +46,8 @@ def gather(plan: Plan) -> dict[str, Any]:
           one), `min` and `max`; null for none.
     """
     places = version_places(plan)
-    runs = [_run(plan, run, places[run.name]) for run in plan.runs]
+    failed = failed or {}
+    runs = [_run(plan, run, places[run.name], failed.get(run.name)) for run in plan.runs]
     compared = compared_versions(plan.runs)
     domains = list(dict.fromkeys(domain for run in plan.runs for domain in measured_domains(run.recipe)))
     rows = []
@@ -81,12 +91,34 @@ def _arms(run: Run) -> list[str]:
     return [name for name in versions if name not in roots]
 
 
-def _run(plan: Plan, run: Run, places: dict) -> dict[str, Any]:
-    directory = run.recipe.directory
+def own_report(recipe: Recipe) -> dict[str, Any] | None:
+    """A run's report; None if it is not there, or is of other held-out text or probes than the recipe's.
+
+    Raises:
+        PerdureError: If it is broken, or it cannot be told what the recipe's text is.
+    """
+    path = recipe.directory / "report.json"
+    if not path.exists():
+        return None
+    report = read_json(path)
+    on = measured_on(recipe, run_data_directories(recipe))
+    return report if report.get("measured") == on else None
+
+
+def _run(plan: Plan, run: Run, places: dict, error: str | None) -> dict[str, Any]:
+    directory, report = run.recipe.directory, None
     # After an edit of the recipe, another version's directory may still be linked.
     linked = all(version_directory(run.recipe, name).resolve() == places[name].resolve() for name in places)
-    written = linked and (directory / "report.json").exists()
-    found = versions_measured(read_json(directory / "report.json")) if written else {}
+    try:
+        report = own_report(run.recipe) if linked else None
+        mistakes = [] if report else list(against_data(run.recipe.model_copy(update={"out": plan.directory})))
+        if error is None and mistakes:
+            error = "; ".join(map(str, mistakes))
+        elif error is None and report is None and linked and (directory / "report.json").exists():
+            error = f"its report is not of {OWN}; the same command without --report measures what is missing"
+    except PerdureError as problem:
+        error = error or str(problem)
+    found = versions_measured(report) if report else {}
     versions = {}
     for name in run.recipe.versions:
         version = found.get(name, {})
@@ -96,12 +128,13 @@ def _run(plan: Plan, run: Run, places: dict) -> dict[str, Any]:
             **{key: version.get(key, {} if key in ("losses", "change") else None) for key in MEASURED},
         }
     states = [version["status"] for version in versions.values()]
-    whole = written and set(states) == {"finished"}
+    whole = report is not None and set(states) == {"finished"} and not report["unmeasured"]
     return {
         "name": run.name,
         "setting": run.setting,
         "seed": run.seed,
         "status": "whole" if whole else "waiting" if set(states) == {"waiting"} else "started",
+        "error": None if whole else error,
         "directory": str(directory.relative_to(plan.directory)),
         "versions": versions,
     }

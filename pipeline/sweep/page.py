@@ -3,6 +3,7 @@
 from typing import Any
 
 from perdure.pipeline.evaluate.words import signed, tokens_words
+from perdure.pipeline.pages import render
 from perdure.pipeline.sweep.charts import shown
 from perdure.pipeline.sweep.table import fuar_words, gap_domains, gap_of, probe_kinds, recovery_words
 
@@ -17,19 +18,11 @@ def render_sweep(found: dict[str, Any], charts: list[dict[str, str]]) -> str:
     Returns:
         HTML; equal arguments give equal bytes.
     """
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-
-    packages = ("perdure.pipeline.sweep", "perdure.pipeline.evaluate")
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader(package, ".") for package in packages]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"signed": signed, "tokens": tokens_words, "shown": shown}
-    environment.filters |= {"recovery": recovery_words, "fuar": fuar_words}
-    return environment.get_template("sweep.html").render(
+    filters = {"signed": signed, "tokens": tokens_words, "shown": shown}
+    filters |= {"recovery": recovery_words, "fuar": fuar_words}
+    return render(
+        "sweep.html",
+        filters,
         found=found,
         fields=list(dict.fromkeys(path for row in found["rows"] for path in row["setting"])),
         charts=charts,

@@ -15,13 +15,18 @@ from perdure.pipeline.sweep.table import setting_words, sweep_table
 Say = Callable[[str], None]
 
 
-def write_results(plan: Plan, say: Say) -> dict:
+def write_results(plan: Plan, say: Say, failed: dict[str, str] | None = None) -> dict:
     """Writes `<out>/sweep.json`, `sweep.html`, `plots/` and `runs/<run>/tb` from what is there, and says the tables.
+
+    Args:
+        plan: The sweep.
+        say: Takes each paragraph for the console.
+        failed: By name of runs that failed just now, why.
 
     Returns:
         What `sweep.json` holds, see `gather`.
     """
-    found = gather(plan)
+    found = gather(plan, failed)
     write_json(plan.directory / "sweep.json", found)
     drawn = charts(found)
     write_atomic(plan.directory / "sweep.html", render_sweep(found, drawn))

@@ -59,7 +59,9 @@ def sweep_table(found: dict[str, Any]) -> str:
         tables.append(_probes(found, kinds))
     if domains := gap_domains(found):
         tables.append(_gaps(found, domains))
-    return "\n".join(["", *("\n".join([title, "", *_lines(rows), ""]) for title, rows in tables)])
+    broken = [f"{run['name']}: {run['error']}" for run in found["runs"] if run["error"]]
+    parts = ["\n".join([title, "", *_lines(rows), ""]) for title, rows in tables]
+    return "\n".join(["", *parts, *([*broken, ""] if broken else [])])
 
 
 def probe_kinds(found: dict[str, Any]) -> list[str]:

@@ -34,7 +34,7 @@ def run(setting: dict, seed: int, versions: dict) -> dict:
     whole = all(version["status"] == "finished" for version in versions.values())
     return {
         **{"name": name, "setting": setting, "seed": seed, "directory": f"runs/{name}", "versions": versions},
-        "status": "whole" if whole else "waiting",
+        **{"status": "whole" if whole else "waiting", "error": None},
     }
 
 

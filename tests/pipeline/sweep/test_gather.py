@@ -2,7 +2,15 @@
 
 import statistics
 
-from perdure.pipeline.sweep.gather import MEASURED, over_runs, versions_measured
+from support import tiny_recipe
+
+from perdure.pipeline.errors import Problem
+from perdure.pipeline.evaluate.record import measured_on, record_data
+from perdure.pipeline.manifest import finish, write_json
+from perdure.pipeline.sweep.gather import MEASURED, gather, over_runs, versions_measured
+from perdure.pipeline.sweep.spec import Plan, Run, Sweep
+from perdure.pipeline.sweep.store import version_places
+from perdure.pipeline.sweep.table import sweep_table
 
 
 def test_rows_are_means_and_deviations_over_seeds(swept):
@@ -99,3 +107,42 @@ def test_what_is_taken_from_a_report():
     assert base["stability_gap"] is None and base["fuar"] is None and base["probes"] == {"new": 0.5}
     plain = versions_measured(report() | {"probes": None, "stability_gap": {}})["update"]
     assert (plain["probes"], plain["fuar"], plain["stability_gap"]) == (None, None, None)
+
+
+def test_one_runs_mistake_does_not_hide_the_others(tmp_path, monkeypatch):
+    def mistakes(recipe):
+        assert recipe.directory == tmp_path  # where a sweep's data stands
+        return [Problem("a.b", 3, "repeats too often")] if recipe.name == "d" else []
+
+    monkeypatch.setattr("perdure.pipeline.sweep.gather.against_data", mistakes)
+    runs = []
+    for name in "abcde":
+        directory = tmp_path / "runs" / name
+        recipe = tiny_recipe(directory, name=name)
+        runs.append(Run(name, {"seed": name}, {"seed": name}, None, recipe))
+        record_data(recipe, {})
+        (directory / "versions").mkdir()
+    plan = Plan("test", Sweep(recipe="test.yaml"), {}, tmp_path, runs)
+    for run, places in version_places(plan).items():
+        finish(places["v1"], {})
+        (tmp_path / "runs" / run / "versions" / "v1").symlink_to(places["v1"])
+    own = {"measured": measured_on(runs[0].recipe, {}), "unmeasured": []}
+    update = report()["versions"][0] | {"id": "v1"}
+    good = report() | {"versions": [update], "loss_matrix": [[8.0, 8.0], [4.0, 6.0]]} | own
+    other = own["measured"] | {"max_tokens": 7}
+    write_json(tmp_path / "runs/a/report.json", good)
+    (tmp_path / "runs/b/report.json").write_text("{")
+    write_json(tmp_path / "runs/c/report.json", good | {"measured": other})
+    write_json(tmp_path / "runs/e/report.json", good | {"unmeasured": ["v1"]})
+    found = gather(plan, {"e": "killed"})
+    assert [run["status"] for run in found["runs"]] == ["whole", *["started"] * 4]
+    errors = [run["error"] for run in found["runs"]]
+    assert errors[0] is None and errors[3:] == ["a.b = 3: repeats too often", "killed"]
+    assert (
+        "report.json: not readable as JSON" in errors[1] and "is not of this recipe's held-out" in errors[2]
+    )
+    # Numbers of other text are not shown, not even as those of a run that is not whole.
+    assert found["runs"][0]["versions"]["v1"]["losses"] == {"prose": 4.0, "code": 6.0}
+    assert found["runs"][2]["versions"]["v1"]["losses"] == {}
+    table = sweep_table(found)
+    assert "1 of 5 runs whole" in table and "\nd: a.b = 3: repeats too often\n" in table

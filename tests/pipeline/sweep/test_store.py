@@ -6,6 +6,7 @@ import pytest
 from support import tiny_recipe
 
 from perdure.launch.sweep import sweep_jobs
+from perdure.pipeline.evaluate.record import record_data
 from perdure.pipeline.manifest import finish
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.sweep.gather import compared_versions
@@ -143,4 +144,5 @@ def test_jobs_of_all_runs_have_what_is_shared_once(three):
     place.mkdir(parents=True)
     link(three, three.runs[0], places[first])
     finish(place, {})
+    record_data(three.runs[0].recipe, {})
     assert not any("base" in job.name for _, job, _ in sweep_jobs(three, three.runs[:1], places)[0])
