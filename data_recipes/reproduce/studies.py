@@ -32,12 +32,13 @@ def losses(report: dict, version: str) -> dict[str, float]:
 
 
 def words(values: Sequence[float | None], form: str = "{:.3f}") -> str:
-    """Mean and, in brackets, the standard deviation (n - 1) over seeds; a dash where nothing was measured."""
+    """Mean and, in brackets, the standard deviation (n - 1) over seeds, and how many have a value if not all do."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    mean = form.format(statistics.fmean(known))
-    return mean if len(known) == 1 else f"{mean} ({form.replace('+', '').format(statistics.stdev(known))})"
+    notes = [form.replace("+", "").format(statistics.stdev(known))] if len(known) > 1 else []
+    notes += [f"{len(known)} of {len(values)}"] if len(known) < len(values) else []
+    return form.format(statistics.fmean(known)) + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def edges(values: Sequence[Sequence[float]]) -> dict[str, list[float]]:

@@ -7,7 +7,9 @@ from perdure.data_recipes.reproduce import order, slices, studies, topics
 
 def test_words_and_tables():
     assert studies.words([1.0, 2.0, 3.0]) == "2.000 (1.000)"
-    assert studies.words([None, 0.25], "{:.2f}") == "0.25"
+    assert studies.words([None, 0.25], "{:.2f}") == "0.25 (1 of 2)"
+    assert studies.words([None, 0.0, 2.0], "{:.1f}") == "1.0 (1.4; 2 of 3)"
+    assert studies.words([0.5]) == "0.500"
     assert studies.words([-1.0, -3.0], "{:+.1f}") == "-2.0 (1.4)"
     assert studies.words([None]) == "-"
     assert studies.table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
