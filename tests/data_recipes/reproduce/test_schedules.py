@@ -1,15 +1,16 @@
-"""The reproduction of schedules: what its arms read, and what they cost."""
+"""The reproduction of schedules: what its arms read, what they cost, and its tables."""
 
 from pathlib import Path
 
 import pytest
 
+from perdure.data_recipes.reproduce import schedules
 from perdure.pipeline.lineage import ancestors, resolved_schedule
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import load_recipe
 from perdure.pipeline.train.schedule import learning_rate, path_switching_cost
 
-REPRODUCE = Path(__file__).parents[2] / "data_recipes" / "reproduce"
+REPRODUCE = Path(__file__).parents[3] / "data_recipes" / "reproduce"
 
 
 @pytest.fixture(params=["schedules.yaml", "schedules_gpu.yaml"])
@@ -63,3 +64,31 @@ def test_rates_go_on_where_they_left_off_and_all_arms_end_alike(recipe):
         == rate("infinite_0", steps_of(recipe, "infinite_0"))
         == pytest.approx(0.55 * peak)
     )
+
+
+def made_up() -> dict:
+    """A report of the arms `rewarm` and `switched` over two domains, ten tokens a part."""
+    versions = [
+        {"id": f"rewarm_{number}", "tokens": 10, "lineage_tokens": 10 * number + 10} for number in range(5)
+    ]
+    versions += [
+        {"id": f"switched_{number}", "tokens": 6, "lineage_tokens": 10 * number + 10} for number in range(5)
+    ]
+    matrix = [
+        [9.0, 9.0],
+        *([7.0 - 0.1 * number, 6.0] for number in range(5)),
+        *([6.5, 5.5] for _ in range(5)),
+    ]
+    return {"versions": versions, "domains": ["german", "english"], "loss_matrix": matrix}
+
+
+def test_numbers_of_an_arm_over_seeds():
+    reports = [made_up(), made_up()]
+    assert schedules.numbers(reports, "rewarm", "german", first=3) == {3: [6.7, 6.7], 4: [6.6, 6.6]}
+    assert schedules.numbers(reports, "scratch", "german") == {}
+
+
+def test_an_arm_of_branches_costs_its_main_path_too():
+    assert schedules.cost(made_up(), "rewarm") == 50
+    assert schedules.cost(made_up(), "switched") == 5 * 6 + 44
+    assert schedules.cost(made_up(), "scratch") == 10 + 20 + 30 + 40 + 50

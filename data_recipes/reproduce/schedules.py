@@ -1,0 +1,91 @@
+"""Tables and pictures of schedules.yaml: the loss of every version of every arm on old and new text, and what the arms cost.
+
+python data_recipes/reproduce/schedules.py runs/schedules
+"""
+
+from pathlib import Path
+
+from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
+from perdure.pipeline.evaluate.figures import Line, line_chart
+from perdure.pipeline.train.schedule import path_switching_cost
+
+ARMS = ("rewarm", "constant", "switched", "infinite", "annealed", "scratch")
+PATHS = {"switched": "constant", "annealed": "infinite"}
+"""Arms whose versions are branches, and the main path that they leave."""
+VERSIONS = 5
+TEXTS = {"german": ("German, the new text", 1), "english": ("English, the old text", 0)}
+"""Domains, in words, and the first version that has read any of it."""
+
+
+def numbers(reports: list[dict], arm: str, domain: str, first: int = 0) -> dict[int, list[float]]:
+    """Losses over seeds by version, from `first` on."""
+    known = {version["id"] for version in reports[0]["versions"]}
+    return {
+        number: [losses(report, f"{arm}_{number}")[domain] for report in reports]
+        for number in range(first, VERSIONS)
+        if f"{arm}_{number}" in known
+    }
+
+
+def cost(report: dict, arm: str) -> int:
+    """Tokens trained on for all versions of an arm, main path included up to the last branch."""
+    found = {version["id"]: version for version in report["versions"]}
+    if arm == "scratch":  # only the last one was trained
+        return sum(number * found["rewarm_0"]["tokens"] for number in range(1, VERSIONS + 1))
+    total = sum(found[f"{arm}_{number}"]["tokens"] for number in range(VERSIONS))
+    if arm in PATHS:
+        branch = found[f"{arm}_{VERSIONS - 1}"]  # its lineage holds the main path, as far as it was needed
+        total += branch["lineage_tokens"] - branch["tokens"]
+    return total
+
+
+def main(sweep: Path) -> None:
+    """Prints the tables and writes the pictures."""
+    found = reports(sweep)
+    names = ["first", *(f"update {number}" for number in range(1, VERSIONS))]
+    for domain, (title, first) in TEXTS.items():
+        print(f"{title}\n")
+        rows, lines = [], []
+        for colour, arm in enumerate(ARMS):
+            seeds = numbers(found, arm, domain, first)
+            rows.append(
+                [f"`{arm}`", *(words(seeds.get(number, [None])) for number in range(first, VERSIONS))]
+            )
+            measured = {number: edges([values]) for number, values in seeds.items()}
+            curve = {
+                part: [measured[n][part][0] if n in measured else None for n in range(first, VERSIONS)]
+                for part in ("values", "low", "high")
+            }
+            if measured:
+                lines.append(Line(arm, colour=colour, dashed=arm in PATHS.values(), **curve))
+        print(table(["arm", *names[first:]], rows))
+        words_ = f"Loss on {title}, by version"
+        axis = "held-out loss, nats per token"
+        save(
+            sweep,
+            f"schedules-{domain}",
+            line_chart(names[first:], lines, axis, words_, xlabel="version", points=True),
+        )
+    print("Less `rewarm`, seed by seed, after the last update\n")
+    rows = []
+    for arm in ARMS[1:]:
+        less = []
+        for domain in TEXTS:
+            own, other = (numbers(found, name, domain).get(VERSIONS - 1) for name in (arm, "rewarm"))
+            less.append(
+                words([a - b for a, b in zip(own, other, strict=True)], "{:+.3f}") if own and other else "-"
+            )
+        rows.append([f"`{arm}`", *less])
+    print(table(["arm", *TEXTS], rows))
+    print("Cost\n")
+    scratch = cost(found[0], "scratch")
+    rows = [[f"`{arm}`", f"{cost(found[0], arm):,}", f"{cost(found[0], arm) / scratch:.3f}"] for arm in ARMS]
+    print(table(["arm", "tokens", "of from scratch"], rows))
+    for alpha in (0.6, 0.15):
+        print(
+            f"a = {alpha}: {', '.join(f'{path_switching_cost(n, alpha):.3f} for {n} versions' for n in (4, VERSIONS))}"
+        )
+
+
+if __name__ == "__main__":
+    main(directory(__doc__))

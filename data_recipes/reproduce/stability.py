@@ -1,0 +1,94 @@
+"""Tables and pictures of stability.yaml: depth and recovery of the stability gap, and where every arm ends.
+
+python data_recipes/reproduce/stability.py runs/stability
+"""
+
+import statistics
+from pathlib import Path
+
+from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
+from perdure.pipeline.evaluate.figures import Line, line_chart
+
+OLD, NEW, TARGET = "general", "software", "handbooks"
+CONTROL = "start_at_max"
+GAP = ("start_at_max", "warmup_10", "same_text", "all_once", "random_4", "lowest_4", "lowest_4_mixed")
+SHORT = {
+    "start_at_max": "at max",
+    "warmup_10": "warmup",
+    "same_text": "same text",
+    "lowest_4_mixed": "lowest, mixed",
+}
+"""Arms as legends call them."""
+PICTURES = {
+    OLD: ("start_at_max", "warmup_10", "same_text", "lowest_4", "lowest_4_mixed"),
+    NEW: ("start_at_max", "all_once", "random_4", "lowest_4", "lowest_4_mixed"),
+    TARGET: ("start_at_max", "all_once", "random_4", "lowest_4", "lowest_4_mixed"),
+}
+
+
+def having(reports: list[dict], version: str) -> list[dict]:
+    """The runs that have a version: arms may be left out with some seeds."""
+    return [report for report in reports if any(entry["id"] == version for entry in report["versions"])]
+
+
+def gap(reports: list[dict], arm: str, domain: str) -> list[str]:
+    """Depth of the gap, where the loss was highest, tokens until it was back, and rise in the end, over seeds."""
+    reports = having(reports, arm)
+    found = [report["stability_gap"][arm]["domains"][domain] for report in reports]
+    back = [entry["recovery_tokens"] for entry in found]
+    known = [tokens for tokens in back if tokens is not None]
+    recovery = "never" if not known else f"{statistics.fmean(known):,.0f}"
+    recovery += f" ({len(known)} of {len(back)})" if 0 < len(known) < len(back) else ""
+    ends = [
+        losses(report, arm)[domain] - entry["start"] for report, entry in zip(reports, found, strict=True)
+    ]
+    worst = ", ".join(f"{tokens:,}" for tokens in sorted({entry["worst_tokens"] for entry in found}))
+    return [words([entry["depth"] for entry in found]), worst, recovery, words(ends, "{:+.3f}")]
+
+
+def course(reports: list[dict], arm: str, domain: str, tokens: list[int]) -> dict[str, list[float | None]]:
+    """Losses while training at the places `tokens`; None where the arm has ended."""
+    reports = having(reports, arm)
+    curves = [report["stability_gap"][arm]["loss"][domain] for report in reports]
+    places = reports[0]["stability_gap"][arm]["tokens"]
+    found = edges(list(zip(*curves, strict=True)))
+    return {
+        part: [dict(zip(places, values)).get(place) for place in tokens] for part, values in found.items()
+    }
+
+
+def main(sweep: Path) -> None:
+    """Prints the tables and writes the pictures."""
+    found = reports(sweep)
+    for domain in PICTURES:
+        print(f"Stability gap on {domain}\n")
+        rows = [[f"`{arm}`", *gap(found, arm, domain)] for arm in GAP]
+        print(table(["arm", "depth", "highest after tokens", "back after tokens", "end, less start"], rows))
+    print("In the end\n")
+    tokens_of = {version["id"]: version["tokens"] for report in found for version in report["versions"]}
+    rows = []
+    for arm in ("base", "reference", *GAP):
+        runs = having(found, arm)
+        ends = [words([losses(run, arm)[domain] for run in runs]) for domain in PICTURES]
+        less = [
+            [losses(run, arm)[domain] - losses(run, CONTROL)[domain] for run in runs] for domain in PICTURES
+        ]
+        rows.append(
+            [f"`{arm}`", f"{tokens_of[arm]:,}", *ends, *(words(values, "{:+.3f}") for values in less)]
+        )
+    print(
+        table(["version", "tokens", *PICTURES, *(f"{domain}, less {CONTROL}" for domain in PICTURES)], rows)
+    )
+    for domain, arms in PICTURES.items():
+        gaps = [report["stability_gap"][arm] for arm in arms for report in having(found, arm)]
+        tokens = sorted({place for gap_ in gaps for place in gap_["tokens"]})
+        lines = [
+            Line(SHORT.get(arm, arm), colour=colour, **course(found, arm, domain, tokens))
+            for colour, arm in enumerate(arms)
+        ]
+        title = f"Loss on {domain} while training"
+        save(sweep, f"stability-{domain}", line_chart(tokens, lines, "held-out loss, nats per token", title))
+
+
+if __name__ == "__main__":
+    main(directory(__doc__))
