@@ -144,7 +144,9 @@ def _passages(recipe: Recipe, data: dict[str, Path], tokenizer: Path, n_grams: i
     for source, directory in data.items():
         domains = [domain for domain in measured_domains(recipe) if source_of(domain) == source]
         places = {domain: _measured_places(recipe, directory, domain) for domain in domains}
-        texts = _heldout_texts(directory, tokenizer, sorted({place for own in places.values() for place in own}))
+        texts = _heldout_texts(
+            directory, tokenizer, sorted({place for own in places.values() for place in own})
+        )
         for domain, own in places.items():
             for place in own:
                 yield _passage("heldout", domain, place, texts[place], n_grams)
@@ -208,7 +210,9 @@ def _search(
             tokens = manifest["counts"]["train"]["tokens"]
 
             def handed_on(*arguments: Any) -> list[Counter]:
-                say(f"looking for leaks in {source}: {tokens_words(tokens)} tokens in {manifest['tasks']} shards")
+                say(
+                    f"looking for leaks in {source}: {tokens_words(tokens)} tokens in {manifest['tasks']} shards"
+                )
                 return executor()(*arguments)
 
             execute = here if tokens < HANDED_ON else handed_on

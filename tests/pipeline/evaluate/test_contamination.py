@@ -220,9 +220,7 @@ def test_all_documents_that_a_part_is_measured_on_are_looked_for(tmp_path, corpu
         len(VOCABULARY),
         label=lambda split, task, number: {"topic": topics.get(split, ["arts"] * 99)[number]},
     )
-    data["b"] = write_data(
-        tmp_path / "data/near", [[*documents(3), near]], documents(8)[:4], len(VOCABULARY)
-    )
+    data["b"] = write_data(tmp_path / "data/near", [[*documents(3), near]], documents(8)[:4], len(VOCABULARY))
     mixture = {"sources": {"b": {}}, "replay": {"share": 0.1, "sources": {"a/science": {}, "a/none": {}}}}
     recipe = tiny_recipe(tmp_path, evaluation__max_tokens=125, versions__v1__mixture=mixture)
     contamination.look_for_leaks(recipe, data, tokenizer, [].append)
