@@ -12,7 +12,7 @@ STEP = 32 * 8
 def version(parent, steps, /, *sources, **start):
     start = start or ({"type": "update", "parent": parent} if parent else {"type": "init"})
     schedule = {"type": "constant", "max_lr": 0.01}
-    mixture = {"sources": dict.fromkeys(sources, {}), "max_repetition": 100}
+    mixture = {"sources": {source: {} for source in sources}, "max_repetition": 100}
     return {"start": start, "tokens": steps * STEP, "mixture": mixture, "schedule": schedule}
 
 
