@@ -19,6 +19,7 @@ from perdure.pipeline.train.checkpoint import (
     last_scheduled,
     load_checkpoint,
 )
+from perdure.pipeline.train.device import devices
 from perdure.pipeline.train.evaluate import evaluate
 from perdure.pipeline.train.guard import Trouble, agree, assess, remember, rolls_back
 from perdure.pipeline.train.metrics import competing, console_line, heldout_words, model_flop_utilisation
@@ -45,7 +46,9 @@ def run_steps(
     flops = flops_per_token(model_shape(recipe), inputs["vocab_size"], training.seq_length)
     weight_decay = training.weight_decay if version.weight_decay is None else version.weight_decay
     kept = kept_steps(recipe, inputs["version"])
-    first_step, started = state["step"], time.monotonic()
+    first_step, started, (_, number_of_devices) = state["step"], time.monotonic(), devices()
+    # Checkpoints did not always count them.
+    state = {"device_seconds": state["seconds"] * number_of_devices} | state
     saved = first_step
     if rolls_back(guard) and not finished_checkpoints(checkpoints.directory):
         checkpoints.save(model, optimizer, state | {"scheduled": True})
@@ -106,7 +109,11 @@ def run_steps(
             state, skipped = _pass_over(
                 step, first_sample, trouble, what, recipe, state, model, optimizer, checkpoints, say
             )
-        state = state | {"step": step, "seconds": state["seconds"] + seconds}
+        state = state | {
+            "step": step,
+            "seconds": state["seconds"] + seconds,
+            "device_seconds": state["device_seconds"] + seconds * number_of_devices,
+        }
         if recorder:
             rate = tokens_per_step / seconds
             mfu = model_flop_utilisation(rate, flops, recipe.parallel.world_size)
@@ -175,7 +182,8 @@ def _pass_over(
         )
     skipped, first = state["skipped"], step - 1
     # What was consumed stays consumed: the plan's phases are not rolled back.
-    later = {key: state[key] for key in ("seconds", "phases", "ratios", "perplexity")}
+    kept = ("seconds", "device_seconds", "phases", "ratios", "perplexity")
+    later = {key: state[key] for key in kept}
     if action == "rollback":
         target = last_scheduled(checkpoints.directory)
         load_checkpoint(target, model, optimizer)

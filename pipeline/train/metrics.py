@@ -6,7 +6,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from perdure.pipeline.manifest import write_atomic
+from perdure.pipeline.manifest import read_json, write_atomic, write_json
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.train.step import Counts
 
@@ -21,15 +21,24 @@ class Recorder:
         directory: The version's directory.
         first_step: Steps done; later lines of an interrupted run are dropped.
         sources: Names of the mixture's places, in the order of `Counts`.
+        devices: GPUs, or CPU cores, that train.
+
+    Attributes:
+        lost_device_seconds: What steps took that earlier starts lost, times `devices`: those whose lines were dropped.
     """
 
-    def __init__(self, directory: Path, first_step: int, sources: tuple[str, ...]):
+    def __init__(self, directory: Path, first_step: int, sources: tuple[str, ...], devices: int = 1):
         from torch.utils.tensorboard import SummaryWriter
 
         self.sources = sources
-        path = directory / "metrics.jsonl"
-        kept = path.read_text().splitlines(keepends=True)[:first_step] if path.exists() else []
-        write_atomic(path, "".join(kept))
+        path, lost = directory / "metrics.jsonl", directory / "lost.json"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        self.lost_device_seconds = read_json(lost)["device_seconds"] if lost.exists() else 0.0
+        if dropped := [json.loads(line) for line in lines[first_step:] if line.endswith("\n")]:
+            seconds = sum(line["tokens"] / line["step"] / line["tokens_per_second"] for line in dropped)
+            self.lost_device_seconds += seconds * devices
+            write_json(lost, {"device_seconds": self.lost_device_seconds})
+        write_atomic(path, "".join(lines[:first_step]))
         self.file = path.open("a", buffering=1)
         self.board = SummaryWriter(str(directory / "tb"), purge_step=first_step + 1)
 

@@ -37,7 +37,7 @@ def main(directory: Path, task: str) -> None:
     from perdure.pipeline.evaluate.documents import table_name, write_tables
     from perdure.pipeline.train import checkpoint, evaluate
     from perdure.pipeline.train.dataset import open_dataset
-    from perdure.pipeline.train.device import initialise
+    from perdure.pipeline.train.device import devices, initialise
     from perdure.pipeline.train.loop import run_steps
     from perdure.pipeline.train.metrics import Recorder, heldout_words
     from perdure.pipeline.train.model import build_model, unwrap
@@ -103,7 +103,8 @@ def main(directory: Path, task: str) -> None:
     if state["step"] == 0 and version.start.type == "init":
         measure("eval_initial.json", 0)
 
-    recorder = Recorder(directory, state["step"], dataset.plan.keys) if dist.get_rank() == 0 else None
+    device_name, number = devices()
+    recorder = Recorder(directory, state["step"], dataset.plan.keys, number) if dist.get_rank() == 0 else None
     with process.stops_deferred():
         state = run_steps(
             directory, recipe, version, model, optimizer, dataset, state, device, recorder, writer, say
@@ -134,7 +135,8 @@ def main(directory: Path, task: str) -> None:
         recorder.close()
         weights_hash = huggingface.weights_hash(directory / "hf")
         with fence.held(directory, attempt):
-            _finish(directory, recipe, inputs, dataset.plan, state, weights_hash, domains)
+            cost = {"device": device_name, "lost_device_seconds": recorder.lost_device_seconds}
+            _finish(directory, recipe, inputs, dataset.plan, state, weights_hash, domains, cost)
         say(heldout_words({name: result["loss"] for name, result in domains.items()}))
     dist.barrier()
     dist.destroy_process_group()
@@ -148,6 +150,7 @@ def _finish(
     state: dict,
     weights_hash: str,
     domains: dict[str, dict],
+    cost: dict,
 ) -> None:
     version = recipe.versions[inputs["version"]]
     tokens = num_samples(recipe, version) * recipe.training.seq_length
@@ -181,6 +184,8 @@ def _finish(
             "tokenizer_hash": inputs["identity"]["tokenizer_hash"],
             "heldout": {name: result["loss"] for name, result in domains.items()},
             "seconds": state["seconds"],
+            "device_seconds": state["device_seconds"],
+            **cost,
         },
     )
     finish(directory, {"identity": inputs["identity"], "plan_hash": plan.hash})
