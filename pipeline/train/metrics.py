@@ -5,9 +5,11 @@ import math
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from perdure.pipeline.manifest import read_json, write_atomic, write_json
 from perdure.pipeline.mixture import is_replayed
+from perdure.pipeline.train.mirror import STEP
 from perdure.pipeline.train.step import Counts
 
 PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
@@ -22,15 +24,19 @@ class Recorder:
         first_step: Steps done; later lines of an interrupted run are dropped.
         sources: Names of the mixture's places, in the order of `Counts`.
         devices: GPUs, or CPU cores, that train.
+        run: Weights & Biases' run that every scalar is told as well (`mirror.open_run`), or None.
 
     Attributes:
         lost_device_seconds: What steps took that earlier starts lost, times `devices`: those whose lines were dropped.
     """
 
-    def __init__(self, directory: Path, first_step: int, sources: tuple[str, ...], devices: int = 1):
+    def __init__(
+        self, directory: Path, first_step: int, sources: tuple[str, ...], devices: int = 1, run: Any = None
+    ):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.sources = sources
+        self.sources, self.run = sources, run
+        self.rows: dict[int, dict[str, float]] = {}
         path, lost = directory / "metrics.jsonl", directory / "lost.json"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         self.lost_device_seconds = read_json(lost)["device_seconds"] if lost.exists() else 0.0
@@ -104,6 +110,7 @@ class Recorder:
         if skipped:
             self._scalar("train/skipped", 1.0, step)
             self.board.add_text("skipped", skipped, step)
+        self._mirror()
         return line
 
     def flush(self) -> None:
@@ -116,6 +123,7 @@ class Recorder:
         for name, result in domains.items():
             self._scalar(f"heldout_loss/{name}", result["loss"], step)
             self._scalar(f"heldout_bits_per_byte/{name}", result["bits_per_byte"], step)
+        self._mirror()
         self.board.flush()
 
     def chosen(self, step: int, found: dict) -> None:
@@ -148,10 +156,20 @@ class Recorder:
         """Flushes everything to disk."""
         self.file.close()
         self.board.close()
+        if self.run is not None:
+            self.run.finish()
 
     def _scalar(self, name: str, value: float | None, step: int) -> None:
         if value is not None:
             self.board.add_scalar(name, value, step)
+            self.rows.setdefault(step, {})[name] = value
+
+    def _mirror(self) -> None:
+        """Hands the scalars since the last time on, a row a step."""
+        for step, row in sorted(self.rows.items()):
+            if self.run is not None:
+                self.run.log(row | {STEP: step})
+        self.rows.clear()
 
 
 def _finite(value):

@@ -40,6 +40,7 @@ def main(directory: Path, task: str) -> None:
     from perdure.pipeline.train.device import devices, initialise
     from perdure.pipeline.train.loop import run_steps
     from perdure.pipeline.train.metrics import Recorder, heldout_words
+    from perdure.pipeline.train.mirror import open_run
     from perdure.pipeline.train.model import build_model, unwrap
     from perdure.pipeline.train.passage import write_chosen, write_passage
     from perdure.pipeline.train.probes import encode_probes, score_probes
@@ -104,7 +105,10 @@ def main(directory: Path, task: str) -> None:
         measure("eval_initial.json", 0)
 
     device_name, number = devices()
-    recorder = Recorder(directory, state["step"], dataset.plan.keys, number) if dist.get_rank() == 0 else None
+    recorder = None
+    if dist.get_rank() == 0:
+        run = open_run(recipe, inputs["version"], directory)
+        recorder = Recorder(directory, state["step"], dataset.plan.keys, number, run)
     with process.stops_deferred():
         state = run_steps(
             directory, recipe, version, model, optimizer, dataset, state, device, recorder, writer, say
