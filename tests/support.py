@@ -200,6 +200,7 @@ def run_versions(recipe: Recipe, *names: str) -> list[str]:
     def start(directory: Path, world_size: int, task: str) -> None:
         outcome = start_ranks(directory, world_size, task)
         assert outcome.returncode == 0, outcome.stderr
+        assert "Warning" not in outcome.stderr, outcome.stderr
 
     data, _, tokenizer = random_data(recipe.directory)
     said: list[str] = []
