@@ -25,6 +25,8 @@ def measured(
     evaluations: list[dict | None],
     steps: dict[str, dict[int, dict]],
     paths: dict[str, Path],
+    on: dict[str, Any],
+    places: dict[str, FilePath],
 ) -> dict[str, Any]:
     """The keys of `report.json` that docs/evaluation.md lists.
 
@@ -34,6 +36,8 @@ def measured(
         evaluations: Per row, what `eval.json` holds.
         steps: By version its lines of `metrics.jsonl`, by step.
         paths: By version, where it comes from.
+        on: What the recipe measures on, see `evaluate/record.py`.
+        places: By version the directory of its evaluation on that.
     """
     domains, sources = measured_domains(recipe), list(recipe.sources)
     known = {name: path for name, path in paths.items() if not np.isnan(losses[path.row]).all()}
@@ -43,7 +47,7 @@ def measured(
     counting = counting if rows.any() else []
     bits = np.array([_column(domains, evaluation, "bits_per_byte") for evaluation in evaluations])
     columns = [domains.index(domain) for domain in counting]
-    documents = read_documents(_files(recipe, "documents"), domains)
+    documents = read_documents(_files(places, "documents"), domains)
     ancestry = {
         name: Ancestry(path.row, path.parent, _best(losses, path, sources)) for name, path in known.items()
     }
@@ -58,14 +62,14 @@ def measured(
             name: dict(zip(domains, losses[path.row] - losses[0])) for name, path in known.items()
         },
         "intervals": intervals(documents, ancestry, counting, len(losses), recipe.seed)
-        | {"missing": _missing(recipe, rows)},
+        | {"missing": _missing(places, rows)},
         "labels": by_label(documents, recipe.seed),
         "stability_gap": {
             name: gap
             for name, path in paths.items()
-            if (gap := _stability_gap(recipe, name, steps, path)) is not None
+            if (gap := _stability_gap(recipe, name, steps, path, on)) is not None
         },
-        "probes": _probes(recipe, paths),
+        "probes": _probes(recipe, paths, places),
         "contamination": contamination(recipe),
         "harness": _harness(recipe),
     }
@@ -91,20 +95,19 @@ def _best(losses: np.ndarray, path: Path, sources: list[str]) -> dict[str, int]:
     }
 
 
-def _files(recipe: Recipe, what: str) -> list[FilePath]:
+def _files(places: dict[str, FilePath], what: str) -> list[FilePath]:
     """The tables of every row; all `init` versions start from the same initial model."""
-    directories = [recipe.directory / "versions" / name for name in recipe.versions]
-    initial = [directory / table_name("eval_initial.json", what) for directory in directories]
+    initial = [place / table_name("eval_initial.json", what) for place in places.values()]
     first = next((path for path in initial if path.exists()), initial[0])
-    return [first, *(directory / table_name("eval.json", what) for directory in directories)]
+    return [first, *(place / table_name("eval.json", what) for place in places.values())]
 
 
-def _missing(recipe: Recipe, rows: np.ndarray) -> dict[str, Any]:
+def _missing(places: dict[str, FilePath], rows: np.ndarray) -> dict[str, Any]:
     """Models that were measured before documents were kept apart: their losses have no intervals."""
-    absent = [bool(row) and not path.exists() for row, path in zip(rows, _files(recipe, "documents"))]
+    absent = [bool(row) and not path.exists() for row, path in zip(rows, _files(places, "documents"))]
     return {
         "initial": absent[0],
-        "versions": [name for name, gone in zip(recipe.versions, absent[1:]) if gone],
+        "versions": [name for name, gone in zip(places, absent[1:]) if gone],
     }
 
 
@@ -112,15 +115,17 @@ def _missing(recipe: Recipe, rows: np.ndarray) -> dict[str, Any]:
 
 
 def _stability_gap(
-    recipe: Recipe, version: str, steps: dict[str, dict[int, dict]], path: Path
+    recipe: Recipe, version: str, steps: dict[str, dict[int, dict]], path: Path, on: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """The held-out losses while a version trained, and what they show; None if none were measured."""
-    points = _points(recipe, version, steps[version])
+    """The held-out losses while a version trained, and what they show; None if none were measured on this text."""
+    points = _points(recipe, version, steps[version], on)
     if not _measured_on_the_way(points):
         return None
     names = [
         domain for domain in measured_domains(recipe) if all(domain in losses for _, _, losses in points)
     ]
+    if not names:
+        return None
     tokens = [place for _, place, _ in points]
     curves = {name: [losses[name] for _, _, losses in points] for name in names}
     whole = [curves[source] for source in recipe.sources if source in curves]
@@ -130,12 +135,14 @@ def _stability_gap(
         "loss": curves,
         "macro": np.mean(whole, axis=0),
         "domains": {name: metrics.stability_gap(tokens, curve) for name, curve in curves.items()},
-        **_min_acc(recipe, version, steps, path),
+        **_min_acc(recipe, version, steps, path, on),
     }
 
 
-def _points(recipe: Recipe, version: str, steps: dict[int, dict]) -> list[tuple[int, int, dict[str, float]]]:
-    """Steps, tokens and held-out losses of every measurement of a version: those on the way, and that of its end."""
+def _points(
+    recipe: Recipe, version: str, steps: dict[int, dict], on: dict[str, Any]
+) -> list[tuple[int, int, dict[str, float]]]:
+    """Steps, tokens and held-out losses on this text of every measurement of a version: on the way, and at its end."""
     points = [
         (step - 1, entry["tokens"] - entry["tokens"] // step, entry["heldout_before"])
         for step, entry in sorted(steps.items())
@@ -143,18 +150,29 @@ def _points(recipe: Recipe, version: str, steps: dict[int, dict]) -> list[tuple[
     ]
     record = recipe.directory / "versions" / version / "version.json"
     final = read_json(record) if record.exists() else {}
-    return points + ([(final["steps"], final["tokens"], final["heldout"])] if "heldout" in final else [])
+    if "heldout" in final:
+        points.append((final["steps"], final["tokens"], final["heldout"]))
+    if not points:
+        return []
+    then = read_json(recipe.directory / "versions" / version / "inputs.json")["measured"]
+    if then["max_tokens"] != on["max_tokens"]:
+        return []
+    same = {domain for domain, text in on["data"].items() if then["data"].get(domain) == text}
+    return [
+        (step, tokens, {domain: losses[domain] for domain in losses if domain in same})
+        for step, tokens, losses in points
+    ]
 
 
 def _min_acc(
-    recipe: Recipe, version: str, steps: dict[str, dict[int, dict]], path: Path
+    recipe: Recipe, version: str, steps: dict[str, dict[int, dict]], path: Path, on: dict[str, Any]
 ) -> dict[str, float | list[str]]:
     """`min_acc`: each domain at its worst since it was learned, in every version from there on.
 
     `min_acc_unmeasured` names those of them that were not measured on the way, of which only the end counts.
     """
     names, along = list(recipe.versions), [*ancestors(recipe, version), (version, sys.maxsize)]
-    points = {member: _points(recipe, member, steps[member]) for member, _ in along}
+    points = {member: _points(recipe, member, steps[member], on) for member, _ in along}
     worst, unmeasured = [], set()
     for source, row in zip(recipe.sources, path.learned):
         seen = [math.nan]
@@ -182,9 +200,9 @@ def _measured_on_the_way(points: list[tuple[int, int, dict[str, float]]]) -> boo
 # --------------------------------------------------------------------------------------------- probes
 
 
-def _probes(recipe: Recipe, paths: dict[str, Path]) -> dict[str, Any] | None:
+def _probes(recipe: Recipe, paths: dict[str, Path], places: dict[str, FilePath]) -> dict[str, Any] | None:
     answers = [
-        parquet.read_table(path).to_pylist() if path.exists() else None for path in _files(recipe, "probes")
+        parquet.read_table(path).to_pylist() if path.exists() else None for path in _files(places, "probes")
     ]
     asked = next((found for found in reversed(answers) if found), None)
     if asked is None:

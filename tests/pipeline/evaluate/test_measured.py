@@ -34,7 +34,7 @@ def test_min_acc_is_over_all_versions_since_a_domain_was_learned(tmp_path):
         "four": {},
     }
     ends = {"one": (3, 7), "two": (5, 3), "three": (4, 3), "off": (4.5, 3.5), "four": (4, 2)}
-    steps = {}
+    steps, on = {}, {"max_tokens": 500, "data": {"a": "text of a", "b": "text of b"}}
     for name, points in curves.items():
         steps[name] = {
             step + 1: {"tokens": (step + 1) * STEP, "heldout_before": {"a": a, "b": b}}
@@ -44,9 +44,10 @@ def test_min_acc_is_over_all_versions_since_a_domain_was_learned(tmp_path):
         heldout = dict(zip("ab", ends[name]))
         record = {"steps": total, "tokens": total * STEP, "heldout": heldout}
         write_json(tmp_path / "versions" / name / "version.json", record)
+        write_json(tmp_path / "versions" / name / "inputs.json", {"measured": on})
 
     def found(name):
-        answer = _min_acc(recipe, name, steps, paths(recipe)[name])
+        answer = _min_acc(recipe, name, steps, paths(recipe)[name], on)
         return answer["min_acc"], answer["min_acc_unmeasured"]
 
     assert found("two") == (-6, [])  # a alone was learned before
@@ -54,6 +55,11 @@ def test_min_acc_is_over_all_versions_since_a_domain_was_learned(tmp_path):
     # The branch leaves `three` after 4 steps, and does not pass what comes later there.
     assert found("off") == (-(6 + 8) / 2, [])
     assert found("four") == (-(7 + 9) / 2, ["four"])
+    # What was measured on other text does not count.
+    other = on | {"data": {"a": "other text", "b": "text of b"}}
+    write_json(tmp_path / "versions" / "three" / "inputs.json", {"measured": other})
+    assert found("three") == (-(6 + 9) / 2, ["three"])
+    write_json(tmp_path / "versions" / "three" / "inputs.json", {"measured": on})
     steps["two"] = {}
     assert found("three") == (-(7 + 9) / 2, ["two"])
     assert found("off") == (-(5 + 8) / 2, ["two"])

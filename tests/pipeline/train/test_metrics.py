@@ -2,13 +2,15 @@
 
 import json
 import os
+import time
 
 import pytest
+import torch
 from support import metrics, tiny_recipe, wandb_rows
 
 from perdure.pipeline.check import problems
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.train.metrics import Recorder
+from perdure.pipeline.train.metrics import Recorder, model_flop_utilisation
 from perdure.pipeline.train.mirror import open_run
 from perdure.pipeline.train.step import Counts
 
@@ -58,6 +60,7 @@ def test_weights_and_biases_is_told_what_tensorboard_is(tmp_path, monkeypatch):
             record(recorder, step)
         recorder.evaluation(first + 4, {"a": {"loss": 1.5, "bits_per_byte": 0.5}})
         recorder.close()
+        time.sleep(1.1)  # directories are named by the second
     runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
     (name,) = {run.name.rpartition("-")[2] for run in runs}
     assert len(runs) == 2 and json.loads((tmp_path / "wandb.json").read_text()) == {"id": name}
@@ -93,3 +96,27 @@ def test_without_the_package_or_a_key_it_is_one_line(tmp_path, monkeypatch):
         PerdureError, match=r"logging.wandb: .*; `mode: offline` needs neither a key nor a network"
     ):
         open_run(online, "v1", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA H200", 989e12),
+    ],
+)
+def test_utilisation_is_of_the_peak_of_this_very_device(monkeypatch, name, peak):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
+    assert model_flop_utilisation(1000.0, peak / 1000, 4, "bf16") == pytest.approx(0.25)
+    assert model_flop_utilisation(1000.0, peak / 1000, 4, "fp32") is None
+
+
+def test_utilisation_is_unknown_on_other_devices(monkeypatch):
+    assert model_flop_utilisation(1000.0, 1e9, 1, "bf16") is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "another")
+    assert model_flop_utilisation(1000.0, 1e9, 1, "bf16") is None
