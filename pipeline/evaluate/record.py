@@ -74,6 +74,12 @@ def data_sections(recipe: Recipe) -> dict:
     return tree | {"tasks": recipe.data.tasks, "seed": seed}
 
 
+def text_sections(recipe: Recipe) -> dict:
+    """What decides a run's held-out text and probes, before there is data; runs that agree in it measure the same."""
+    asked = recipe.evaluation.model_dump(mode="json", include={"max_tokens", "probes"})
+    return data_sections(recipe) | asked | {"domains": sorted(measured_domains(recipe))}
+
+
 def record_data(recipe: Recipe, data: dict[str, Path]) -> None:
     """Writes `<out>/data.json`: the data of this recipe, so that it can be reported after its raw text is gone."""
     names = {source: path.name for source, path in data.items()}
