@@ -1,6 +1,7 @@
 """What runs share is made once, and nothing is shared that differs."""
 
 import os
+from dataclasses import replace
 
 import pytest
 from support import tiny_recipe
@@ -146,3 +147,16 @@ def test_jobs_of_all_runs_have_what_is_shared_once(three):
     finish(place, {})
     record_data(three.runs[0].recipe, {})
     assert not any("base" in job.name for _, job, _ in sweep_jobs(three, three.runs[:1], places)[0])
+
+
+def test_reports_that_measure_a_shared_version_on_other_text_get_what_ranks_need(three):
+    other = three.runs[2].recipe.model_copy(deep=True)
+    other.sources["b"].reader.__dict__["path"] = "other"
+    runs = [*three.runs[:2], replace(three.runs[2], recipe=other)]
+    plan = replace(three, runs=runs)
+    places = version_places(plan)
+    assert len({found["base"] for found in places.values()}) == 1
+    chain, _ = sweep_jobs(plan, runs, places, ranks=2)
+    reports = [job for _, job, _ in chain if job.name.endswith(".report")]
+    assert [job.gpus for job in reports] == [False, False, True]
+    assert all(job.command[-2:] == ("--ranks", "2") for job in reports)
