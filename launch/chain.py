@@ -67,9 +67,10 @@ def jobs(recipe: Recipe, recipe_file: Path) -> list[Job]:
         chain += [prepare, Job(f"train-{name}", version=name, after=(prepare.name,), gpus=True)]
         last = prepare.name
     trained = tuple(job.name for job in chain if job.ranks)
-    # `eval` skips what is measured, looks for leaks, and ends with the report.
+    # `eval` skips what is measured, looks for leaks where the data stage runs, and ends with the report.
     harness = recipe.evaluation.harness is not None
-    return [*chain, Job("report", ("eval", file), after=trained or (last,), gpus=harness)]
+    report = Job("report", ("eval", file), after=trained or (last,), gpus=harness, coordinates=arrays)
+    return [*chain, report]
 
 
 def models_needed(version: Version) -> list[str]:

@@ -10,7 +10,7 @@ from perdure.pipeline.consumption import Ancestor, pools, same_stream, start_of,
 from perdure.pipeline.domain_order import random_order, similarity_order, token_frequencies
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.lineage import switch_steps
+from perdure.pipeline.lineage import continues_parent, switch_steps
 from perdure.pipeline.manifest import finish, hash_of, is_finished, read_json, write_json
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.order import RANKED, Order, count_documents, write_order
@@ -27,7 +27,7 @@ from perdure.pipeline.plan import (
     order_files,
     phase_entry,
 )
-from perdure.pipeline.recipe import Branch, LowestPerplexity, Mixture, MixtureSource, Recipe
+from perdure.pipeline.recipe import LowestPerplexity, Mixture, MixtureSource, Recipe
 
 
 def build_plan(
@@ -82,14 +82,6 @@ def build_plan(
     write_json(directory / "plan.json", description)
     finish(directory, {"plan_hash": plan.hash})
     return plan
-
-
-def continues_parent(recipe: Recipe, name: str) -> bool:
-    """Whether a version reads on in its parent's own plan: a branch with the parent's mixture."""
-    start = recipe.versions[name].start
-    return (
-        isinstance(start, Branch) and recipe.versions[name].mixture == recipe.versions[start.parent].mixture
-    )
 
 
 def with_pools(mixture: Mixture, history: Sequence[Ancestor], name: str) -> Mixture:

@@ -9,6 +9,7 @@ from perdure.pipeline.domains import PLURALS, overlap, parse, source_of
 from perdure.pipeline.errors import Problem
 from perdure.pipeline.lineage import (
     expected_mixture,
+    is_foreseen,
     parent_of,
     planned_samples,
     stream_settings,
@@ -252,6 +253,8 @@ def data_budgets(finished: dict[str, dict], name: str, version: Version) -> Prob
 
 
 def _repetition(finished: dict[str, dict], recipe: Recipe, name: str, version: Version) -> Problems:
+    if not is_foreseen(recipe, name):
+        return  # planning counts it
     before, seq_length = streams_before(recipe, name), recipe.training.seq_length
     places = members(expected_mixture(recipe, name))
     for key, samples in planned_samples(recipe, name).items():

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from pyarrow import parquet
 
-from perdure.pipeline.domains import parse, source_of
+from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.documents import heldout_documents
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.plan import Plan, locate, open_order, open_plan
@@ -98,26 +98,10 @@ def _read_no_further(stream: Stream) -> None:
 
 
 def open_heldout(data: Path, domain: str) -> tuple[Stream, pa.Table]:
-    """A domain's held-out documents, in the order in which they were read.
-
-    Args:
-        data: Its source's directory of shards.
-        domain: Its name; labels choose among the source's documents.
-
-    Returns:
-        The stream, empty if no document has the labels, and of each document `num_tokens`, `num_bytes` (of its text),
-        `topic` and `language`.
-    """
-    columns = ["num_tokens", "num_bytes", "topic", "language"]
-    rows = [("split", "==", "heldout")]
-    table = parquet.read_table(data / "docs.parquet", columns=["shard", "sequence", *columns], filters=rows)
-    table = table.sort_by([("shard", "ascending"), ("sequence", "ascending")])
-    fits = np.ones(len(table), bool)
-    for kind, label in parse(domain).labels.items():
-        fits &= np.array(table[kind].to_pylist(), object) == label
-    table = table.select(columns).filter(fits)
+    """A domain's held-out documents as a stream, empty if no document has its labels, and `heldout_documents`' table."""
+    numbers, table = heldout_documents(data, domain)
     ends = np.cumsum(table["num_tokens"].to_numpy().astype(np.int64))
-    return _stream(data, None, np.flatnonzero(fits), ends, prefix="heldout."), table
+    return _stream(data, None, numbers, ends, prefix="heldout."), table
 
 
 def _stream(

@@ -8,10 +8,9 @@ from pydantic import TypeAdapter
 
 from perdure.pipeline.convert import huggingface, weights
 from perdure.pipeline.convert.vocabulary import extended_reader, extension_between
-from perdure.pipeline.lineage import resolved_schedule
+from perdure.pipeline.lineage import continues_parent, resolved_schedule
 from perdure.pipeline.manifest import differences
 from perdure.pipeline.plan import num_steps
-from perdure.pipeline.planning import continues_parent
 from perdure.pipeline.recipe import Branch, LlamaModel, Recipe, Schedule
 from perdure.pipeline.shape import Shape, model_shape, num_parameters
 from perdure.pipeline.train.checkpoint import checkpoint_state, finished_checkpoints, load_checkpoint
