@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from perdure.pipeline.inputs import refuse_edited
+from perdure.pipeline.lineage import models_needed
 from perdure.pipeline.manifest import is_finished
 from perdure.pipeline.recipe import Recipe, SlurmArrays, Version
 
@@ -47,7 +49,11 @@ def jobs(recipe: Recipe, recipe_file: Path) -> list[Job]:
     Args:
         recipe: The recipe.
         recipe_file: The file that jobs read it from.
+
+    Raises:
+        PerdureError: If a version that exists was made from something else.
     """
+    refuse_edited(recipe, recipe.versions)
     file = str(recipe_file)
     arrays = isinstance(recipe.data.executor, SlurmArrays)
     chain = [Job("data", ("data", file), coordinates=arrays)]
@@ -71,16 +77,6 @@ def jobs(recipe: Recipe, recipe_file: Path) -> list[Job]:
     harness = recipe.evaluation.harness is not None
     report = Job("report", ("eval", file), after=trained or (last,), gpus=harness, coordinates=arrays)
     return [*chain, report]
-
-
-def models_needed(version: Version) -> list[str]:
-    """Versions that must be finished before this one can be prepared, each once."""
-    models = [
-        getattr(version.start, "parent", None),
-        version.selection.reference if version.selection else None,
-        version.mixture.perplexity_model,
-    ]
-    return list(dict.fromkeys(model for model in models if model and "/" not in model))
 
 
 def scores(version: Version) -> bool:

@@ -20,6 +20,16 @@ def parent_of(version: Version) -> str | None:
     return None if isinstance(version.start, Init) else version.start.parent
 
 
+def models_needed(version: Version) -> list[str]:
+    """Versions that must be finished before this one can be prepared, each once."""
+    models = [
+        getattr(version.start, "parent", None),
+        version.selection.reference if version.selection else None,
+        version.mixture.perplexity_model,
+    ]
+    return list(dict.fromkeys(model for model in models if model and "/" not in model))
+
+
 def ancestors(recipe: Recipe, name: str) -> list[tuple[str, int]]:
     """Every ancestor of a version, the oldest first, with the steps of it that lead to the version."""
     version = recipe.versions[name]

@@ -11,11 +11,10 @@ hash. Should the hash miss something, the version's `inputs.json` refuses the ru
 import os
 from pathlib import Path
 
-from perdure.launch.chain import models_needed
 from perdure.pipeline.data.stage import tokenizer_directory
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.inputs import not_deciding, reweight_tokens
-from perdure.pipeline.lineage import kept_steps, version_directory
+from perdure.pipeline.lineage import kept_steps, models_needed, version_directory
 from perdure.pipeline.manifest import hash_of
 from perdure.pipeline.mixture import members
 from perdure.pipeline.recipe import Recipe
