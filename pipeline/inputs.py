@@ -23,7 +23,7 @@ from perdure.pipeline.lineage import (
     version_directory,
 )
 from perdure.pipeline.manifest import differences, hash_of, is_finished, read_json
-from perdure.pipeline.mixture import is_replayed, members
+from perdure.pipeline.mixture import is_replayed, members, order_of_sources
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.planning import data_hash, with_pools
 from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update, Version
@@ -92,7 +92,8 @@ def recipe_identity(recipe: Recipe, name: str) -> dict:
         "seed": recipe.seed,
         "model": recipe.model.model_dump(mode="json") | {"shape": asdict(model_shape(recipe))},
         "training": recipe.training.model_dump(exclude=not_deciding(recipe)),
-        "version": version.model_dump(mode="json", exclude={"keep"}),
+        "version": version.model_dump(mode="json", exclude={"keep": True, "mixture": {"max_repetition"}}),
+        "order_of_sources": order_of_sources(version.mixture),
         "reweight_tokens": reweight_tokens(recipe, version),
     }
 
@@ -121,12 +122,20 @@ def refuse_other(recipe: Recipe, name: str, identity: dict) -> None:
         PerdureError: If that is something else; it names what differs.
     """
     directory = version_directory(recipe, name)
-    recorded = read_json(directory / "inputs.json")["identity"]
+    recorded = _as_now(read_json(directory / "inputs.json")["identity"])
     if differing := differences({key: recorded.get(key) for key in identity}, identity):
         raise PerdureError(
             f"version {name}: {directory} was made from something else; set the recipe back, give the version another "
             f"name, or delete that directory to train it anew. What differs: {'; '.join(differing)}"
         )
+
+
+def _as_now(recorded: dict) -> dict:
+    """An identity as `recipe_identity` says it now; older ones tell the order of sources by their keys alone."""
+    version = recorded["version"] | {"mixture": dict(recorded["version"]["mixture"])}
+    version["mixture"].pop("max_repetition", None)
+    mixture = Mixture.model_construct(**version["mixture"])
+    return {"order_of_sources": order_of_sources(mixture)} | recorded | {"version": version}
 
 
 def reweight_tokens(recipe: Recipe, version: Version) -> int | None:

@@ -8,7 +8,14 @@ from perdure.pipeline.consumption import Ancestor
 from perdure.pipeline.domain_order import random_order
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import is_finished, read_json
-from perdure.pipeline.mixture import alone_shares, domain_steps, is_replayed, members, mixture_shares
+from perdure.pipeline.mixture import (
+    alone_shares,
+    domain_steps,
+    is_replayed,
+    members,
+    mixture_shares,
+    same_mixture,
+)
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.plan import num_steps, open_plan
 from perdure.pipeline.recipe import Branch, Init, Mixture, MixtureSource, Recipe, Schedule, Switch, Version
@@ -66,7 +73,7 @@ def kept_steps(recipe: Recipe, name: str) -> set[int]:
 
 
 def switch_steps(recipe: Recipe, name: str) -> list[int]:
-    """The steps of a version after which each of `mixture.switches` holds."""
+    """The steps of a version after which each of `mixture.switches` holds, in a plan of its own (see `planned_phases`)."""
     return [_switch_step(recipe, name, switch) for switch in recipe.versions[name].mixture.switches]
 
 
@@ -85,11 +92,14 @@ def _switch_step(recipe: Recipe, name: str, switch: Switch) -> int:
 
 
 def continues_parent(recipe: Recipe, name: str) -> bool:
-    """Whether a version reads on in its parent's own plan: a branch with the parent's mixture."""
-    start = recipe.versions[name].start
-    return (
-        isinstance(start, Branch) and recipe.versions[name].mixture == recipe.versions[start.parent].mixture
-    )
+    """Whether a version reads on in its parent's own plan: a branch with the parent's mixture.
+
+    Another `max_repetition` is no other mixture.
+    """
+    version = recipe.versions[name]
+    if not isinstance(version.start, Branch):
+        return False
+    return same_mixture(version.mixture, recipe.versions[version.start.parent].mixture)
 
 
 def planned_phases(recipe: Recipe, name: str) -> list[tuple[int, dict[str, Fraction]]]:

@@ -59,6 +59,23 @@ def members(mixture: Mixture) -> dict[str, tuple[str, MixtureSource]]:
     }
 
 
+def order_of_sources(mixture: Mixture) -> list[str] | None:
+    """The order of a mixture's `sources`, where it decides what is trained on when; else None.
+
+    Shuffled by the seed, or followed by similarity from replay on, domains stand in the same order whatever theirs is here.
+    """
+    decides = mixture.domain_order == "given" or (
+        mixture.domain_order == "similarity" and mixture.replay is None
+    )
+    return list(mixture.sources) if decides else None
+
+
+def same_mixture(left: Mixture, right: Mixture) -> bool:
+    """Whether two mixtures give the same samples: `max_repetition` decides none."""
+    left = left.model_copy(update={"max_repetition": right.max_repetition})
+    return left == right and order_of_sources(left) == order_of_sources(right)
+
+
 def reweighted(
     ratios: dict[str, float],
     before: dict[str, float],

@@ -71,8 +71,39 @@ def test_a_reference_that_was_edited_is_refused_too(trained):
         prepared(edited, "v2")
 
 
+def test_the_order_of_domains_that_come_one_after_another_is_part_of_a_version(tmp_path):
+    mixture = {"sources": {"a": {}, "b": {}}, "domain_order": "given", "max_repetition": 100}
+    prepared(recipe_of(tmp_path, mixture=mixture), "v1")
+    other = mixture | {"sources": {"b": {}, "a": {}}}
+    for _ in range(2):
+        with pytest.raises(PerdureError, match=r"order_of_sources: \['a', 'b'\] -> \['b', 'a'\]"):
+            prepared(recipe_of(tmp_path, mixture=other), "v1")
+        as_before(tmp_path / "versions" / "v1" / "inputs.json", max_repetition=100.0)
+    assert prepared(recipe_of(tmp_path, mixture=mixture), "v1")
+
+
+def as_before(path: Path, max_repetition: float) -> None:
+    """Makes of a version's `inputs.json` one from when `max_repetition` stood in it, and no `order_of_sources`."""
+    inputs = read_json(path)
+    inputs["identity"].pop("order_of_sources", None)
+    inputs["identity"]["version"]["mixture"]["max_repetition"] = max_repetition
+    write_json(path, inputs)
+
+
+def test_what_a_version_was_made_from_stays_as_it_was_written(trained):
+    path = trained / "versions" / "v1" / "inputs.json"
+    as_before(path, max_repetition=4.0)
+    before = read_json(path)["identity"]
+    recipe = recipe_of(trained)
+    assert prepared(
+        recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"max_tokens": 99})}),
+        "v1",
+    )
+    assert read_json(path)["identity"] == before  # by which a branch knows its parent
+
+
 def test_what_does_not_decide_may_be_edited(trained):
-    edited = recipe_of(trained, keep=[3])
+    edited = recipe_of(trained, keep=[3], mixture=MIXTURE | {"max_repetition": 101})
     assert [job.name for job in jobs(edited, Path("r.yaml"))] == ["data", "prepare-v2", "train-v2", "report"]
     assert prepared(edited, "v2")
     assert read_json(trained / "versions" / "v2" / "plan" / "plan.json")["sources"]["a"]["start"] == 6 * 8

@@ -102,6 +102,28 @@ def test_extends_merges_mappings_and_chains(tmp_path, tree):
     assert recipe.tokenizer.model_dump(mode="json") == {"type": "sentencepiece", "path": "x.model"}
 
 
+@pytest.mark.parametrize(
+    "over, order",
+    [
+        ({"b": {}, "a": {}}, ["b", "a", "c"]),
+        ({"c": {}, "a": {}}, ["c", "b", "a"]),
+        ({"b": {"weight": 2}}, ["a", "b", "c"]),  # a weight alone moves nothing
+        ({"d": {}, "b": {}}, ["a", "d", "c", "b"]),
+    ],
+)
+def test_sources_come_in_the_order_of_the_recipe_that_names_them_last(tmp_path, tree, over, order):
+    mixture = tree["versions"]["v1"]["mixture"]
+    mixture["sources"] = {name: {"weight": 3} for name in "abc"}
+    write(tmp_path / "base.yaml", tree)
+    child = {"extends": "base.yaml", "versions": {"v1": {"mixture": {"sources": over}}}}
+    extended = load_recipe(write(tmp_path / "child.yaml", child))
+    override = f"versions.v1.mixture.sources={json.dumps(over)}"
+    for recipe in (extended, load_recipe(tmp_path / "base.yaml", [override])):
+        sources = recipe.versions["v1"].mixture.sources
+        assert list(sources) == order
+        assert all(sources[name].weight == 3 for name in "ac")
+
+
 def test_extending_in_a_circle_is_refused(tmp_path, tree):
     write(tmp_path / "one.yaml", {"extends": "two.yaml"})
     write(tmp_path / "two.yaml", {"extends": "one.yaml"})
