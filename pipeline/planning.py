@@ -62,15 +62,16 @@ def build_plan(
         pool = found.get(domain) if mixtures.is_replayed(key) else None
         orders[key], sources[key] = _stream(recipe, name, key, domain, member, data, scores, pool)
         sources[key]["start"] = start_of(history, key, sources[key], recipe.seed, recipe.training.seq_length)
+    continues = continues_parent(recipe, name)
     description = {
         "seed": recipe.seed,
         "seq_length": recipe.training.seq_length,
         "first_sample": 0,
         "num_samples": num_samples(recipe, version),
         "sources": sources,
-        "phases": _phases(recipe, name, mixture, orders),
+        "phases": [] if continues else _phases(recipe, name, mixture, orders),
     }
-    if continues_parent(recipe, name):
+    if continues:
         description |= _continued(history[0], sources, directory)
     if is_finished(directory):
         return open_plan(directory, expected=description)

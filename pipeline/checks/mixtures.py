@@ -8,6 +8,7 @@ from perdure.pipeline.checks.versions import earlier, model_or_version
 from perdure.pipeline.domains import PLURALS, overlap, parse, source_of
 from perdure.pipeline.errors import Problem
 from perdure.pipeline.lineage import (
+    continues_parent,
     expected_mixture,
     is_foreseen,
     parent_of,
@@ -157,7 +158,7 @@ def switches(recipe: Recipe, name: str, version: Version) -> Problems:
         None,
         *earlier(recipe, name),
     )
-    if not (whole and rate_known and mixture.switches):
+    if not (whole and rate_known and mixture.switches) or _reads_on(recipe, name):
         return
     steps, total = switch_steps(recipe, name), num_steps(recipe, version)
     for number, (before, step) in enumerate(pairwise([0, *steps])):
@@ -170,6 +171,11 @@ def switches(recipe: Recipe, name: str, version: Version) -> Problems:
             )
 
 
+def _reads_on(recipe: Recipe, name: str) -> bool:
+    """Whether the phases of a version are its parent's, whatever its own steps are."""
+    return parent_of(recipe.versions[name]) in earlier(recipe, name) and continues_parent(recipe, name)
+
+
 def domains(recipe: Recipe, name: str, version: Version) -> Problems:
     """Domains one after another: several, with a step each, and nothing else that sets shares."""
     mixture, where = version.mixture, f"versions.{name}.mixture.domain_order"
@@ -180,7 +186,7 @@ def domains(recipe: Recipe, name: str, version: Version) -> Problems:
     for other in ("switches", "reweight"):
         if getattr(mixture, other):
             yield Problem(where, mixture.domain_order, f"cannot stand beside `{other}`: both set the shares")
-    if (steps := num_steps(recipe, version)) < len(mixture.sources):
+    if (steps := num_steps(recipe, version)) < len(mixture.sources) and not _reads_on(recipe, name):
         remedy = f"the version's {steps} steps are fewer than its {len(mixture.sources)} domains"
         yield Problem(where, mixture.domain_order, remedy)
 
