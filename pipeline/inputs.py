@@ -17,6 +17,7 @@ from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.probes import probe_hashes
 from perdure.pipeline.lineage import (
     checkpoints,
+    history_of_plan,
     missing_checkpoint,
     models_needed,
     parent_of,
@@ -43,7 +44,7 @@ def version_inputs(
     tokenizer = tokenizer_directory(recipe)
     parent = parent_of(version)
     weights, weights_hash, checkpoint = _start(recipe, name, some_source["tokenizer_hash"])
-    mixture = with_pools(version.mixture, ancestors, name)
+    mixture = with_pools(version.mixture, history_of_plan(recipe, name, ancestors), name)
     places = members(mixture)
     used = sorted({source_of(domain) for domain, _ in places.values()})
     scores = {}

@@ -1,5 +1,6 @@
 """What a version has to do with the versions before it, as far as the recipe decides it, and where they are."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
@@ -271,6 +272,14 @@ def history(recipe: Recipe, name: str) -> list[Ancestor]:
         end = plan.first_sample + steps * batch
         appended = [entry for entry in appended_phases(directory) if entry["first_sample"] < end]
         found.append((open_plan(directory / "plan", appended=appended), end))
+    return found
+
+
+def history_of_plan(recipe: Recipe, name: str, found: Sequence[Ancestor]) -> Sequence[Ancestor]:
+    """The `history` of the version whose plan a version reads: of the nearest one, itself included, that reads on in no other."""
+    start = recipe.versions[name].start
+    if isinstance(start, Branch) and continues_parent(recipe, name):
+        return history_of_plan(recipe, start.parent, found[1:])
     return found
 
 

@@ -10,7 +10,7 @@ from perdure.pipeline.consumption import Ancestor, pools, same_stream, start_of,
 from perdure.pipeline.domain_order import random_order, similarity_order, token_frequencies
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.lineage import continues_parent, switch_steps
+from perdure.pipeline.lineage import continues_parent, history_of_plan, switch_steps
 from perdure.pipeline.manifest import finish, hash_of, is_finished, read_json, write_json
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.order import RANKED, Order, count_documents, write_order
@@ -53,9 +53,10 @@ def build_plan(
             parents consumed cannot be found, or the plan that stands there was made from something else (named).
     """
     version = recipe.versions[name]
-    mixture = with_pools(version.mixture, history, name)
+    before = history_of_plan(recipe, name, history)
+    mixture = with_pools(version.mixture, before, name)
     members = mixtures.members(mixture)
-    found = pools(history) if mixture.replay and mixture.replay.from_parents else {}
+    found = pools(before) if mixture.replay and mixture.replay.from_parents else {}
     sources: dict[str, dict] = {}
     orders: dict[str, Order] = {}
     for key, (domain, member) in members.items():

@@ -118,9 +118,9 @@ def merge(base: Any, over: Any) -> Any:
     if "type" in over and over["type"] != base.get("type"):
         return over
     merged = base | {key: merge(base[key], value) if key in base else value for key, value in over.items()}
-    both = merged.get("sources"), over.get("sources")
-    if all(isinstance(sources, dict) for sources in both):
-        merged["sources"] = _ordered(*both)
+    sources, named = merged.get("sources"), over.get("sources")
+    if isinstance(sources, dict) and isinstance(named, dict):
+        merged["sources"] = _ordered(sources, named)
     return merged
 
 
