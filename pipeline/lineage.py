@@ -103,6 +103,15 @@ def continues_parent(recipe: Recipe, name: str) -> bool:
     return same_mixture(version.mixture, recipe.versions[version.start.parent].mixture)
 
 
+def plan_owner(recipe: Recipe, name: str) -> tuple[str, int]:
+    """The version whose plan a version reads, itself or one that it reads on in, and the steps of that before its own."""
+    start = recipe.versions[name].start
+    if not (isinstance(start, Branch) and continues_parent(recipe, name)):
+        return name, 0
+    owner, steps = plan_owner(recipe, start.parent)
+    return owner, steps + start.step
+
+
 def planned_phases(recipe: Recipe, name: str) -> list[tuple[int, dict[str, Fraction]]]:
     """The phases of a version's mixture, as far as they are planned: the step after which each begins, and its shares.
 
@@ -276,11 +285,9 @@ def history(recipe: Recipe, name: str) -> list[Ancestor]:
 
 
 def history_of_plan(recipe: Recipe, name: str, found: Sequence[Ancestor]) -> Sequence[Ancestor]:
-    """The `history` of the version whose plan a version reads: of the nearest one, itself included, that reads on in no other."""
-    start = recipe.versions[name].start
-    if isinstance(start, Branch) and continues_parent(recipe, name):
-        return history_of_plan(recipe, start.parent, found[1:])
-    return found
+    """The `history` of the version whose plan a version reads, of its own."""
+    owner, _ = plan_owner(recipe, name)
+    return found if owner == name else found[len(found) - len(ancestors(recipe, owner)) :]
 
 
 def appended_phases(directory: Path) -> list[dict]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from perdure.pipeline.checks.hints import near
+from perdure.pipeline.checks.pools import pool_repetition
 from perdure.pipeline.checks.versions import earlier, model_or_version
 from perdure.pipeline.domains import PLURALS, overlap, parse, source_of
 from perdure.pipeline.errors import Problem
@@ -17,7 +18,7 @@ from perdure.pipeline.lineage import (
     streams_before,
     switch_steps,
 )
-from perdure.pipeline.mixture import members, new_sources
+from perdure.pipeline.mixture import is_replayed, members, new_sources
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import DecaySchedule, MixtureSource, Recipe, Version
@@ -261,11 +262,13 @@ def data_budgets(finished: dict[str, dict], name: str, version: Version) -> Prob
 def _repetition(finished: dict[str, dict], recipe: Recipe, name: str, version: Version) -> Problems:
     if not is_foreseen(recipe, name):
         return  # planning counts it
+    yield from pool_repetition(finished, recipe, name, version)
     before, seq_length = streams_before(recipe, name), recipe.training.seq_length
+    from_parents = version.mixture.replay is not None and version.mixture.replay.from_parents
     places = members(expected_mixture(recipe, name))
     for key, samples in planned_samples(recipe, name).items():
         domain, member = places[key]
-        if (counts := finished.get(source_of(domain))) is None or _is_pool(version, key):
+        if (counts := finished.get(source_of(domain))) is None or (from_parents and is_replayed(key)):
             continue
         if (available := available_tokens(counts, domain, member.lowest_perplexity)) is None:
             continue  # planning counts it
@@ -278,14 +281,6 @@ def _repetition(finished: dict[str, dict], recipe: Recipe, name: str, version: V
                 f"{available:,}{' after its ancestors' if before.get(key) else ''}); lower its weight or the "
                 "version's tokens, or raise this",
             )
-
-
-def _is_pool(version: Version, key: str) -> bool:
-    return (
-        key.startswith("replay/")
-        and version.mixture.replay is not None
-        and version.mixture.replay.from_parents
-    )
 
 
 CHECKS = (new_names, replay, curriculum, buckets, subsets, switches, domains, reweighting)
