@@ -89,11 +89,12 @@ def version_inputs(
 def recipe_identity(recipe: Recipe, name: str) -> dict:
     """What the recipe alone says of a version's identity; the rest of it follows from data and models."""
     version = recipe.versions[name]
+    dumped = version.model_dump(mode="json", exclude={"keep"})
     return {
         "seed": recipe.seed,
         "model": recipe.model.model_dump(mode="json") | {"shape": asdict(model_shape(recipe))},
         "training": recipe.training.model_dump(exclude=not_deciding(recipe)),
-        "version": version.model_dump(mode="json", exclude={"keep": True, "mixture": {"max_repetition"}}),
+        "version": dumped | {"mixture": _deciding(dumped["mixture"])},
         "order_of_sources": order_of_sources(version.mixture),
         "reweight_tokens": reweight_tokens(recipe, version),
     }
@@ -133,10 +134,17 @@ def refuse_other(recipe: Recipe, name: str, identity: dict) -> None:
 
 def _as_now(recorded: dict) -> dict:
     """An identity as `recipe_identity` says it now; older ones tell the order of sources by their keys alone."""
-    version = recorded["version"] | {"mixture": dict(recorded["version"]["mixture"])}
-    version["mixture"].pop("max_repetition", None)
-    mixture = Mixture.model_construct(**version["mixture"])
-    return {"order_of_sources": order_of_sources(mixture)} | recorded | {"version": version}
+    mixture = recorded["version"]["mixture"]
+    version = recorded["version"] | {"mixture": _deciding(mixture)}
+    order = order_of_sources(Mixture.model_construct(**mixture))
+    return {"order_of_sources": order} | recorded | {"version": version}
+
+
+def _deciding(mixture: dict) -> dict:
+    """A mixture as dumped; its `max_repetition` decides nothing but which shares may rise."""
+    return {
+        key: value for key, value in mixture.items() if key != "max_repetition" or mixture.get("reweight")
+    }
 
 
 def reweight_tokens(recipe: Recipe, version: Version) -> int | None:

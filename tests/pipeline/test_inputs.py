@@ -102,6 +102,13 @@ def test_what_a_version_was_made_from_stays_as_it_was_written(trained):
     assert read_json(path)["identity"] == before  # by which a branch knows its parent
 
 
+def test_how_often_a_source_may_repeat_decides_where_shares_follow_perplexity(tmp_path):
+    mixture = {"sources": {"a": {}, "b": {}}, "reweight": {"interval": STEP, "alpha": 0.5}}
+    prepared(recipe_of(tmp_path, mixture=mixture | {"max_repetition": 100}), "v1")
+    with pytest.raises(PerdureError, match=r"max_repetition: 100\.0 -> 101\.0"):
+        prepared(recipe_of(tmp_path, mixture=mixture | {"max_repetition": 101}), "v1")
+
+
 def test_what_does_not_decide_may_be_edited(trained):
     edited = recipe_of(trained, keep=[3], mixture=MIXTURE | {"max_repetition": 101})
     assert [job.name for job in jobs(edited, Path("r.yaml"))] == ["data", "prepare-v2", "train-v2", "report"]
