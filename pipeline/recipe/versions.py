@@ -133,7 +133,8 @@ class Branch(Section):
     """A version that leaves its parent's path at one of its checkpoints and goes on from there in every respect but
     the schedule: weights, moments and place in the data (path switching, Wang et al. 2024; or the decay of WSD).
 
-    `mixture` and `selection` are the parent's unless the version has its own. The parent itself is not changed by it.
+    `mixture`, `selection` and `weight_decay` are the parent's unless the version has its own. The parent itself is not
+    changed by it.
     """
 
     type: Literal["branch"]
@@ -317,7 +318,7 @@ class Version(Section):
     selection: Selection | None = None
     """Selective-token loss; without it every token counts."""
     weight_decay: Annotated[float, Field(ge=0)] | None = None
-    """AdamW's decay in this version; default: `training.weight_decay`."""
+    """AdamW's decay in this version; default: `training.weight_decay`, in a branch its parent's."""
     keep: tuple[Positive, ...] = ()
     """Steps whose checkpoints are kept for good, to branch off from later; those that a `branch` of this recipe
     starts from are kept in any case."""

@@ -53,15 +53,17 @@ def update(parent: str, steps: int, **changes) -> dict:
     return main_path(steps) | {"start": {"type": "update", "parent": parent}} | changes
 
 
-def test_a_branch_inherits_mixture_and_selection_unless_it_has_its_own(tmp_path):
+def test_a_branch_inherits_everything_but_the_schedule_unless_it_has_its_own(tmp_path):
     selection = {"k": 0.5, "reference": "./x"}
     versions = {
-        "main": main_path(10, selection=selection),
+        "main": main_path(10, selection=selection, weight_decay=0.01),
         "same": branch(4, 2),
-        "own": branch(4, 2, mixture={"sources": {"b": {}}}, selection=None),
+        "own": branch(4, 2, mixture={"sources": {"b": {}}}, selection=None, weight_decay=None),
+        "next": update("same", 2),
     }
     recipe = recipe_of(tmp_path, versions)
-    main, same, own = recipe.versions.values()
+    main, same, own, later = recipe.versions.values()
+    assert (same.weight_decay, own.weight_decay, later.weight_decay) == (0.01, None, None)
     assert same.mixture == main.mixture and same.selection == main.selection
     assert list(own.mixture.sources) == ["b"] and own.selection is None
 
