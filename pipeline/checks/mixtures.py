@@ -132,7 +132,7 @@ def curriculum(recipe: Recipe, name: str, version: Version) -> Problems:
 def buckets(recipe: Recipe, name: str, version: Version) -> Problems:
     """Buckets of an order that has any."""
     for where, _domain, member in _places(version, f"versions.{name}.mixture"):
-        if member.buckets is not None and member.order not in RANKED and ".switches." not in where:
+        if member.buckets is not None and member.order not in RANKED:
             remedy = f"has no use with `order: {member.order}`; needs one by perplexity"
             yield Problem(f"{where}.buckets", member.buckets, remedy)
 

@@ -150,6 +150,27 @@ def test_what_is_no_recipe_is_refused_in_one_line(tmp_path, content, remedy):
     assert "\n" not in str(problem)
 
 
+@pytest.mark.parametrize(
+    "override, remedy",
+    [
+        ("versions.v1.mixture.sources.a.weight=.inf", "should be a finite number"),
+        ("versions.v1.schedule.max_lr=.inf", "should be a finite number"),
+        ("versions.v1.mixture.max_repetition=.nan", "should be greater than 0"),
+        # A bucket and its shuffle are one number of 64 bits.
+        ("versions.v1.mixture.sources.a.buckets=16777217", "should be less than or equal to 16777216"),
+    ],
+)
+def test_numbers_beyond_all_bounds_are_refused(tmp_path, tree, override, remedy):
+    (problem,) = refused(write(tmp_path / "r.yaml", tree), override)
+    assert problem.remedy == remedy and problem.path == override.partition("=")[0]
+
+
+def test_no_limit_may_be_set_to_repetition(tmp_path, tree):
+    recipe = load_recipe(write(tmp_path / "r.yaml", tree), ["versions.v1.mixture.max_repetition=.inf"])
+    again = load_recipe(write(tmp_path / "again.yaml", recipe.model_dump(mode="json")))
+    assert again == recipe and recipe.versions["v1"].mixture.max_repetition == float("inf")
+
+
 def test_unreadable_files_are_refused(tmp_path):
     assert "No such file" in refused(tmp_path / "gone.yaml")[0].remedy
     assert "directory" in refused(tmp_path)[0].remedy

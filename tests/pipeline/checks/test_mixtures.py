@@ -81,3 +81,16 @@ def test_a_pool_is_no_larger_than_its_source():
         finished = {"a": {"train": {"tokens": tokens, "documents": 9}}}
         found = pool_repetition(finished, recipe, "main", recipe.versions["main"])
         assert [str(problem).partition("trained on ")[2].partition(";")[0] for problem in found] == said
+
+
+def test_buckets_of_a_switch_need_an_order_that_has_any():
+    def said(member: dict) -> list[str]:
+        mixture = {"sources": {"a": {}}, "switches": [{"at": 0.5, "sources": {"b": member}}]}
+        mixture["perplexity_model"] = "./model"
+        return problems(tiny_recipe("unused", versions={"main": main_path(20, mixture)}), "main")
+
+    where = "versions.main.mixture.switches.0.sources.b.buckets = 10"
+    assert any(
+        line.startswith(f"{where}: has no use with `order: shuffled`") for line in said({"buckets": 10})
+    )
+    assert not any("buckets" in line for line in said({"buckets": 10, "order": "easy_to_hard"}))
