@@ -1,6 +1,7 @@
 """Held-out documents: which of them a domain is measured on, and what each cost a model (`eval_documents.parquet`)."""
 
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,14 +37,20 @@ def heldout_documents(data: Path, domain: str) -> tuple[np.ndarray, pa.Table]:
         Their numbers, int64 [documents], counted over all shards, and a table of their `shard`, `sequence` (place in the
         shard), `num_tokens`, `num_bytes` (of the text), `topic` and `language`.
     """
-    columns = ["shard", "sequence", "num_tokens", "num_bytes", "topic", "language"]
-    rows = [("split", "==", "heldout")]
-    table = parquet.read_table(data / "docs.parquet", columns=columns, filters=rows)
-    table = table.sort_by([("shard", "ascending"), ("sequence", "ascending")])
+    table = _heldout_table(data, (data / "docs.parquet").stat().st_mtime_ns)
     fits = np.ones(len(table), bool)
     for kind, label in parse(domain).labels.items():
         fits &= np.array(table[kind].to_pylist(), object) == label
     return np.flatnonzero(fits), table.filter(fits)
+
+
+@cache
+def _heldout_table(data: Path, _written: int) -> pa.Table:
+    """Read once: `docs.parquet` has all documents, and this is asked for at every measurement."""
+    columns = ["shard", "sequence", "num_tokens", "num_bytes", "topic", "language"]
+    rows = [("split", "==", "heldout")]
+    table = parquet.read_table(data / "docs.parquet", columns=columns, filters=rows)
+    return table.sort_by([("shard", "ascending"), ("sequence", "ascending")])
 
 
 def count_measured(ends: np.ndarray, max_tokens: int) -> int:

@@ -2,7 +2,9 @@
 
 from perdure.pipeline.evaluate.figures import SERIES_COLOURS, Line, histogram, line_chart
 from perdure.pipeline.evaluate.words import (
+    cost_words,
     duration_words,
+    hours_words,
     layout_words,
     mixture_words,
     share_words,
@@ -10,6 +12,7 @@ from perdure.pipeline.evaluate.words import (
     tokens_words,
     verdict,
 )
+from perdure.pipeline.pages import render
 
 LEDGER = ("macro", "labels", "probes", "contamination", "harness")
 """Keys of a report that are null, or not there, where nothing was measured: see docs/evaluation.md."""
@@ -29,16 +32,7 @@ def render_page(report: dict, version: str | None = None) -> str:
     Returns:
         HTML; equal arguments give equal bytes.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("perdure.pipeline.evaluate", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters = {
         "tokens": tokens_words,
         "signed": signed,
         "share": share_words,
@@ -46,6 +40,7 @@ def render_page(report: dict, version: str | None = None) -> str:
         "mixture": mixture_words,
         "layout": layout_words,
         "duration": duration_words,
+        "hours": hours_words,
         "loss": "{:.3f}".format,
         "perplexity": "{:,.4g}".format,
     }
@@ -54,7 +49,9 @@ def render_page(report: dict, version: str | None = None) -> str:
     shown = [entry for entry in path if version in (None, entry["id"])]
     names = [entry["id"] for entry in shown]
     gaps = {name: gap for name, gap in (report.get("stability_gap") or {}).items() if name in names}
-    return environment.get_template("page.html").render(
+    return render(
+        "page.html",
+        filters,
         report=report | {"versions": path},
         title=f"{report['name']}: {version}" if version else report["name"],
         one=version is not None,
@@ -72,6 +69,7 @@ def render_page(report: dict, version: str | None = None) -> str:
         chosen={name: _histogram(name, report["chosen"][name]) for name in names if name in report["chosen"]},
         passages={name: _passage(report["passages"][name]) for name in names if name in report["passages"]},
         colour={domain: i % SERIES_COLOURS for i, domain in enumerate(report["domains"])},
+        cost=cost_words(report) if "cost" in report and version is None else [],
         shade=_shade,
         heat=_heat,
     )

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from perdure.pipeline.recipe.cluster import Cluster
 from perdure.pipeline.recipe.data import DataStage, Source, Tokenizer
 from perdure.pipeline.recipe.evaluation import Evaluation
+from perdure.pipeline.recipe.logging import Logging
 from perdure.pipeline.recipe.scoring import Scoring
 from perdure.pipeline.recipe.section import Name, Section
 from perdure.pipeline.recipe.training import Model, Parallel, Training
@@ -41,6 +42,8 @@ class Recipe(Section):
     """The versions, trained in this order; an update's parent stands before it."""
     evaluation: Evaluation = Evaluation()
     """How versions are measured."""
+    logging: Logging = Logging()
+    """Where training is told, besides TensorBoard."""
     cluster: Cluster = Cluster()
     """Where `perdure launch` runs jobs, and how."""
 

@@ -13,6 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 from perdure.pipeline.errors import PerdureError
 
+CPU = "cpu"
+"""Where there is no GPU, the device's name in records."""
+
 
 def timeout() -> timedelta:
     """Time that ranks wait for one another in a collective; jobs set it from `cluster.timeout_seconds`."""
@@ -26,6 +29,11 @@ def initialise() -> torch.device:
     """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     options = {"rank": rank, "world_size": world_size, "timeout": timeout()}
+    # Read when CUDA and NCCL begin. Megatron overlaps tensor-parallel communication with matrix products by the order of
+    # the calls; the others make equal steps equal bit for bit, so that what resumes is what was not interrupted.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("NCCL_ALGO", "^NVLS")
     if world_size == 1:
         options["store"] = dist.HashStore()
     if torch.cuda.is_available():
@@ -36,16 +44,23 @@ def initialise() -> torch.device:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-        # Megatron overlaps tensor-parallel communication with matrix products by the order of the calls.
-        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
-        # What resumes must equal what was not interrupted, bit for bit.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Not `warn_only`: attention's backward pass would take that as leave to add in any order.
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = (
+            False  # writes all memory once more; nothing reads it
+        )
         dist.init_process_group("nccl", device_id=device, **options)
         return device
     install_cpu_backend()
     dist.init_process_group("gloo", **options)
     return torch.device("cpu")
+
+
+def devices() -> tuple[str, int]:
+    """What trains, for the report's cost: a GPU's name and how many there are, or `cpu` and the number of cores in use."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(), dist.get_world_size()
+    return CPU, dist.get_world_size() * torch.get_num_threads()
 
 
 def install_cpu_backend() -> None:

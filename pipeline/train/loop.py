@@ -5,6 +5,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.lineage import kept_steps
@@ -19,6 +21,7 @@ from perdure.pipeline.train.checkpoint import (
     last_scheduled,
     load_checkpoint,
 )
+from perdure.pipeline.train.device import devices
 from perdure.pipeline.train.evaluate import evaluate
 from perdure.pipeline.train.guard import Trouble, agree, assess, remember, rolls_back
 from perdure.pipeline.train.metrics import competing, console_line, heldout_words, model_flop_utilisation
@@ -45,7 +48,9 @@ def run_steps(
     flops = flops_per_token(model_shape(recipe), inputs["vocab_size"], training.seq_length)
     weight_decay = training.weight_decay if version.weight_decay is None else version.weight_decay
     kept = kept_steps(recipe, inputs["version"])
-    first_step, started = state["step"], time.monotonic()
+    first_step, started, (_, number_of_devices) = state["step"], time.monotonic(), devices()
+    # Checkpoints did not always count them.
+    state = {"device_seconds": state["seconds"] * number_of_devices} | state
     saved = first_step
     if rolls_back(guard) and not finished_checkpoints(checkpoints.directory):
         checkpoints.save(model, optimizer, state | {"scheduled": True})
@@ -91,6 +96,7 @@ def run_steps(
         counts, grad_norm, trouble = train_step(
             model, optimizer, dataset, recipe, first_sample, device, judge, state["threshold"]
         )
+        torch.cuda.synchronize()  # the update's last kernels are part of the step
         seconds = time.perf_counter() - begun
         if not trouble:
             state = state | {
@@ -106,10 +112,14 @@ def run_steps(
             state, skipped = _pass_over(
                 step, first_sample, trouble, what, recipe, state, model, optimizer, checkpoints, say
             )
-        state = state | {"step": step, "seconds": state["seconds"] + seconds}
+        state = state | {
+            "step": step,
+            "seconds": state["seconds"] + seconds,
+            "device_seconds": state["device_seconds"] + seconds * number_of_devices,
+        }
         if recorder:
             rate = tokens_per_step / seconds
-            mfu = model_flop_utilisation(rate, flops, recipe.parallel.world_size)
+            mfu = model_flop_utilisation(rate, flops, recipe.parallel.world_size, training.precision)
             line = recorder.step(
                 step,
                 step * tokens_per_step,
@@ -175,7 +185,8 @@ def _pass_over(
         )
     skipped, first = state["skipped"], step - 1
     # What was consumed stays consumed: the plan's phases are not rolled back.
-    later = {key: state[key] for key in ("seconds", "phases", "ratios", "perplexity")}
+    kept = ("seconds", "device_seconds", "phases", "ratios", "perplexity")
+    later = {key: state[key] for key in kept}
     if action == "rollback":
         target = last_scheduled(checkpoints.directory)
         load_checkpoint(target, model, optimizer)

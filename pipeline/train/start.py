@@ -79,6 +79,7 @@ def _fresh_state(recipe: Recipe, name: str) -> dict:
         "selected": 0,
         "threshold": None,
         "seconds": 0.0,
+        "device_seconds": 0.0,
         "losses": [],
         "skipped": [],
         "parallel": recipe.parallel.model_dump(),

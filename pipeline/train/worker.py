@@ -1,7 +1,8 @@
-"""One rank of the trainer: `python -m perdure.pipeline.train.worker VERSION_DIRECTORY train|evaluate`.
+"""One rank of the trainer: `python -m perdure.pipeline.train.worker DIRECTORY train|evaluate`.
 
 Everything it needs stands in the version's directory: `recipe.yaml`, `inputs.json` and `plan/`. It goes on from the
-last checkpoint if there is one. Afterwards it evaluates, exports to Hugging Face, and declares the version whole.
+last checkpoint if there is one. Afterwards it evaluates, exports to Hugging Face, and declares the version whole. To evaluate
+a finished version again, it gets the evaluation's directory (`evaluate/record.py`), with `recipe.yaml` and `inputs.json` of its own.
 """
 
 import sys
@@ -23,13 +24,15 @@ def main(directory: Path, task: str) -> None:
     """Trains, evaluates and exports one version, or evaluates a finished one again; all ranks run this.
 
     Args:
-        directory: The version's directory, prepared by `perdure.pipeline.run`.
+        directory: The version's directory, or that of an evaluation, prepared by `perdure.pipeline.run`.
         task: `train` or `evaluate`.
     """
     # Megatron warns of every fused package that is absent.
     warnings.filterwarnings("ignore", module="megatron")
     # torch 2.13 renamed collectives that Megatron calls by their old names.
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
+    # Megatron reads checkpoints through torch's ShardedTensor. On CPUs the warning's module is ours, which hands its calls on.
+    warnings.filterwarnings("ignore", "Please use DTensor", FutureWarning)
     import torch.distributed as dist
 
     from perdure.pipeline.convert import huggingface, weights
@@ -37,19 +40,21 @@ def main(directory: Path, task: str) -> None:
     from perdure.pipeline.evaluate.documents import table_name, write_tables
     from perdure.pipeline.train import checkpoint, evaluate
     from perdure.pipeline.train.dataset import open_dataset
-    from perdure.pipeline.train.device import initialise
+    from perdure.pipeline.train.device import devices, initialise
     from perdure.pipeline.train.loop import run_steps
     from perdure.pipeline.train.metrics import Recorder, heldout_words
+    from perdure.pipeline.train.mirror import open_run
     from perdure.pipeline.train.model import build_model, unwrap
     from perdure.pipeline.train.passage import write_chosen, write_passage
     from perdure.pipeline.train.probes import encode_probes, score_probes
     from perdure.pipeline.train.start import begin, initial_weights, origin
 
+    # Together first: on a machine that starts before the others, these files may be an earlier start's.
+    device = initialise()
     recipe, inputs = load_recipe(directory / "recipe.yaml"), read_json(directory / "inputs.json")
     version = recipe.versions[inputs["version"]]
     shape, vocab_size = model_shape(recipe), inputs["vocab_size"]
     data = {name: Path(path) for name, path in inputs["data"].items()}
-    device = initialise()
     say = _say if dist.get_rank() == 0 else _silent
     if dist.get_world_size() != recipe.parallel.world_size:
         raise PerdureError(
@@ -86,8 +91,11 @@ def main(directory: Path, task: str) -> None:
         if version.start.type == "init":
             initial_weights(unwrap(model), recipe, shape, vocab_size, inputs, _silent)
             measure("eval_initial.json", 0)
-        weights.load_weights(unwrap(model), shape, huggingface.weights_reader(directory / "hf"))
+        weights.load_weights(unwrap(model), shape, huggingface.weights_reader(directory.parent / "hf"))
         domains = measure("eval.json", num_steps(recipe, version))
+        if dist.get_rank() == 0:
+            with fence.held(directory, attempt):
+                finish(directory, {"measured": inputs["measured"]})
         say(heldout_words({name: result["loss"] for name, result in domains.items()}))
         dist.barrier()
         dist.destroy_process_group()
@@ -103,7 +111,11 @@ def main(directory: Path, task: str) -> None:
     if state["step"] == 0 and version.start.type == "init":
         measure("eval_initial.json", 0)
 
-    recorder = Recorder(directory, state["step"], dataset.plan.keys) if dist.get_rank() == 0 else None
+    device_name, number = devices()
+    recorder = None
+    if dist.get_rank() == 0:
+        run = open_run(recipe, inputs["version"], directory)
+        recorder = Recorder(directory, state["step"], dataset.plan.keys, number, run)
     with process.stops_deferred():
         state = run_steps(
             directory, recipe, version, model, optimizer, dataset, state, device, recorder, writer, say
@@ -134,7 +146,8 @@ def main(directory: Path, task: str) -> None:
         recorder.close()
         weights_hash = huggingface.weights_hash(directory / "hf")
         with fence.held(directory, attempt):
-            _finish(directory, recipe, inputs, dataset.plan, state, weights_hash, domains)
+            cost = {"device": device_name, "lost_device_seconds": recorder.lost_device_seconds}
+            _finish(directory, recipe, inputs, dataset.plan, state, weights_hash, domains, cost)
         say(heldout_words({name: result["loss"] for name, result in domains.items()}))
     dist.barrier()
     dist.destroy_process_group()
@@ -148,6 +161,7 @@ def _finish(
     state: dict,
     weights_hash: str,
     domains: dict[str, dict],
+    cost: dict,
 ) -> None:
     version = recipe.versions[inputs["version"]]
     tokens = num_samples(recipe, version) * recipe.training.seq_length
@@ -181,6 +195,8 @@ def _finish(
             "tokenizer_hash": inputs["identity"]["tokenizer_hash"],
             "heldout": {name: result["loss"] for name, result in domains.items()},
             "seconds": state["seconds"],
+            "device_seconds": state["device_seconds"],
+            **cost,
         },
     )
     finish(directory, {"identity": inputs["identity"], "plan_hash": plan.hash})

@@ -79,6 +79,11 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, whole, la
         read_json(cut / "version.json")["weights_hash"]
         == read_json(expected / "version.json")["weights_hash"]
     )
+    # What the kill lost is counted; on CPUs a rank has one thread here.
+    record = read_json(cut / "version.json")
+    seconds = sum(256 / line["tokens_per_second"] for line in metrics(cut))
+    assert record["device"] == "cpu" and record["device_seconds"] == pytest.approx(ranks * seconds)
+    assert record["lost_device_seconds"] >= 0
     for left, right in zip(metrics(expected), metrics(cut), strict=True):
         ignored = {"tokens_per_second"} | ({"heldout_before"} if ranks == 1 else set())
         assert (right["heldout_before"] is not None) == (right["step"] % 3 == 1)
