@@ -197,7 +197,7 @@ def run_versions(recipe: Recipe, *names: str) -> list[str]:
     """Trains versions over random data as `perdure run` does, all or some; returns what it says."""
     from perdure.pipeline.run import _version
 
-    def start(directory: Path, world_size: int, task: str) -> None:
+    def start(directory: Path, world_size: int, task: str = "train") -> None:
         outcome = start_ranks(directory, world_size, task)
         assert outcome.returncode == 0, outcome.stderr
         assert "Warning" not in outcome.stderr, outcome.stderr
