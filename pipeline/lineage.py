@@ -1,5 +1,6 @@
 """What a version has to do with the versions before it, as far as the recipe decides it, and where they are."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
@@ -8,7 +9,14 @@ from perdure.pipeline.consumption import Ancestor
 from perdure.pipeline.domain_order import random_order
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import is_finished, read_json
-from perdure.pipeline.mixture import alone_shares, domain_steps, is_replayed, members, mixture_shares
+from perdure.pipeline.mixture import (
+    alone_shares,
+    domain_steps,
+    is_replayed,
+    members,
+    mixture_shares,
+    same_mixture,
+)
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.plan import num_steps, open_plan
 from perdure.pipeline.recipe import Branch, Init, Mixture, MixtureSource, Recipe, Schedule, Switch, Version
@@ -18,6 +26,16 @@ from perdure.pipeline.train.schedule import learning_rate, resolve
 def parent_of(version: Version) -> str | None:
     """The version that another starts from; None for the initial model."""
     return None if isinstance(version.start, Init) else version.start.parent
+
+
+def models_needed(version: Version) -> list[str]:
+    """Versions that must be finished before this one can be prepared, each once."""
+    models = [
+        getattr(version.start, "parent", None),
+        version.selection.reference if version.selection else None,
+        version.mixture.perplexity_model,
+    ]
+    return list(dict.fromkeys(model for model in models if model and "/" not in model))
 
 
 def ancestors(recipe: Recipe, name: str) -> list[tuple[str, int]]:
@@ -56,7 +74,7 @@ def kept_steps(recipe: Recipe, name: str) -> set[int]:
 
 
 def switch_steps(recipe: Recipe, name: str) -> list[int]:
-    """The steps of a version after which each of `mixture.switches` holds."""
+    """The steps of a version after which each of `mixture.switches` holds, in a plan of its own (see `planned_phases`)."""
     return [_switch_step(recipe, name, switch) for switch in recipe.versions[name].mixture.switches]
 
 
@@ -75,11 +93,23 @@ def _switch_step(recipe: Recipe, name: str, switch: Switch) -> int:
 
 
 def continues_parent(recipe: Recipe, name: str) -> bool:
-    """Whether a version reads on in its parent's own plan: a branch with the parent's mixture."""
+    """Whether a version reads on in its parent's own plan: a branch with the parent's mixture.
+
+    Another `max_repetition` is no other mixture.
+    """
+    version = recipe.versions[name]
+    if not isinstance(version.start, Branch):
+        return False
+    return same_mixture(version.mixture, recipe.versions[version.start.parent].mixture)
+
+
+def plan_owner(recipe: Recipe, name: str) -> tuple[str, int]:
+    """The version whose plan a version reads, itself or one that it reads on in, and the steps of that before its own."""
     start = recipe.versions[name].start
-    return (
-        isinstance(start, Branch) and recipe.versions[name].mixture == recipe.versions[start.parent].mixture
-    )
+    if not (isinstance(start, Branch) and continues_parent(recipe, name)):
+        return name, 0
+    owner, steps = plan_owner(recipe, start.parent)
+    return owner, steps + start.step
 
 
 def planned_phases(recipe: Recipe, name: str) -> list[tuple[int, dict[str, Fraction]]]:
@@ -252,6 +282,12 @@ def history(recipe: Recipe, name: str) -> list[Ancestor]:
         appended = [entry for entry in appended_phases(directory) if entry["first_sample"] < end]
         found.append((open_plan(directory / "plan", appended=appended), end))
     return found
+
+
+def history_of_plan(recipe: Recipe, name: str, found: Sequence[Ancestor]) -> Sequence[Ancestor]:
+    """The `history` of the version whose plan a version reads, of its own."""
+    owner, _ = plan_owner(recipe, name)
+    return found if owner == name else found[len(found) - len(ancestors(recipe, owner)) :]
 
 
 def appended_phases(directory: Path) -> list[dict]:

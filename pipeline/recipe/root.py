@@ -50,7 +50,7 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _branches_inherit(cls, tree: Any) -> Any:
-        """Gives a branch the mixture and selection of its parent, where it has none of its own."""
+        """Gives a branch the mixture, selection and weight decay of its parent, where it has none of its own."""
         versions = tree.get("versions") if isinstance(tree, dict) else None
         if not isinstance(versions, dict):
             return tree
@@ -60,7 +60,8 @@ class Recipe(Section):
             if isinstance(start, dict) and start.get("type") == "branch":
                 parent = whole.get(start.get("parent"))
                 if isinstance(parent, dict):
-                    inherited = {key: parent[key] for key in ("mixture", "selection") if key in parent}
+                    keys = ("mixture", "selection", "weight_decay")
+                    inherited = {key: parent[key] for key in keys if key in parent}
                     version = inherited | version
             whole[name] = version
         return tree | {"versions": whole}

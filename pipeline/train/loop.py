@@ -81,7 +81,7 @@ def run_steps(
                 leave(agree(process.requested()))
             heldout = {name: domain.summary["loss"] for name, domain in measured.items()}
             say(f"step {step - 1}: {heldout_words(heldout)}")
-        dataset, state = reweight(dataset, state, recipe, version, model, data, device)
+        dataset, state = reweight(dataset, state, recipe, version, model, data, device, say)
         first_sample = dataset.plan.first_sample + (step - 1) * training.global_batch_size
         if recorder and (shares := shares_from(dataset.plan, first_sample)):
             recorder.mixture(step, shares)

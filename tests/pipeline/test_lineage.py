@@ -10,6 +10,7 @@ from perdure.pipeline.lineage import (
     ancestors,
     checkpoints,
     consumed_before,
+    continues_parent,
     is_foreseen,
     kept_steps,
     missing_checkpoint,
@@ -52,15 +53,17 @@ def update(parent: str, steps: int, **changes) -> dict:
     return main_path(steps) | {"start": {"type": "update", "parent": parent}} | changes
 
 
-def test_a_branch_inherits_mixture_and_selection_unless_it_has_its_own(tmp_path):
+def test_a_branch_inherits_everything_but_the_schedule_unless_it_has_its_own(tmp_path):
     selection = {"k": 0.5, "reference": "./x"}
     versions = {
-        "main": main_path(10, selection=selection),
+        "main": main_path(10, selection=selection, weight_decay=0.01),
         "same": branch(4, 2),
-        "own": branch(4, 2, mixture={"sources": {"b": {}}}, selection=None),
+        "own": branch(4, 2, mixture={"sources": {"b": {}}}, selection=None, weight_decay=None),
+        "next": update("same", 2),
     }
     recipe = recipe_of(tmp_path, versions)
-    main, same, own = recipe.versions.values()
+    main, same, own, later = recipe.versions.values()
+    assert (same.weight_decay, own.weight_decay, later.weight_decay) == (0.01, None, None)
     assert same.mixture == main.mixture and same.selection == main.selection
     assert list(own.mixture.sources) == ["b"] and own.selection is None
 
@@ -225,6 +228,17 @@ def test_what_is_foreseen_of_a_branch_is_what_plans_take(data):
         expected = taken(first, last)
         assert sum(found.values()) == (last - first) * 8
         assert all(abs(found[key] - Fraction(expected[key])) <= tolerance for key in keys)
+
+
+def test_a_branch_reads_on_under_another_max_repetition_but_not_in_another_order(tmp_path):
+    given = MIXTURE | {"domain_order": "given"}
+    versions = {
+        "main": main_path(10, mixture=given),
+        "same": branch(4, 2, mixture=given | {"max_repetition": 101}),
+        "turned": branch(4, 2, mixture=given | {"sources": dict(reversed(MIXTURE["sources"].items()))}),
+    }
+    recipe = recipe_of(tmp_path, versions)
+    assert continues_parent(recipe, "same") and not continues_parent(recipe, "turned")
 
 
 def test_a_checkpoint_that_will_never_be_is_named_with_those_that_are(tmp_path):

@@ -56,6 +56,16 @@ def test_a_version_is_the_same_where_its_lineage_is(tmp_path):
         assert keys(tmp_path, **change) == plain
 
 
+def test_the_order_of_domains_that_come_one_after_another_decides(tmp_path):
+    def update(order, **settings):
+        return {"mixture": {"sources": {name: {} for name in order}} | settings}
+
+    given = [keys(tmp_path, update(order, domain_order="given")) for order in ("ab", "ba")]
+    assert given[0]["base"] == given[1]["base"] and given[0]["update"] != given[1]["update"]
+    for settings in ({}, {"domain_order": "random"}):
+        assert keys(tmp_path, update("ab", **settings)) == keys(tmp_path, update("ba", **settings))
+
+
 def test_what_decides_nothing_makes_runs_of_its_own_where_it_is_swept(tmp_path):
     asked = [keys(tmp_path, asked={"parallel.data_parallel": value}) for value in (1, 2)]
     assert asked[0]["base"] != asked[1]["base"]
