@@ -263,6 +263,69 @@ def hanging_writers(directory: str, number: int) -> list:
     return [path.name for path in finished_checkpoints(Path(directory) / "checkpoints")]
 
 
+def begun_and_rolled_back(directory: str) -> list:
+    """Steps that each rank begins at and rolls back to, while the last one does not see the newest checkpoint yet."""
+    from types import SimpleNamespace
+
+    from perdure.pipeline.train import loop, start, together
+    from perdure.pipeline.train.guard import Trouble
+
+    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
+    model = build_model(recipe, inputs["vocab_size"], None, initialise())
+    if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
+        start.finished_checkpoints = lambda path: finished_checkpoints(path)[:-1]
+        loop.last_scheduled = lambda path: finished_checkpoints(path)[0]
+    optimizer, state = start.begin(Path(directory), recipe, inputs, model, lambda _line: None)
+    place = SimpleNamespace(directory=Path(directory) / "checkpoints")
+    after, _ = loop._pass_over(
+        13, 96, Trouble.NOT_FINITE, "", recipe, state, model, optimizer, place, lambda _line: None
+    )
+    return together.from_all([state["step"], after["step"]])
+
+
+def differing_views(directory: str) -> list:
+    """What each rank says when the last one does not see a file, reads another content, or sees the file late."""
+    import threading
+
+    from perdure.pipeline.errors import PerdureError
+    from perdure.pipeline.train import together
+
+    initialise()
+    late, rank = Path(directory) / "late", torch.distributed.get_rank()
+    if rank == 0:
+        threading.Timer(0.3, late.touch).start()
+    together.await_file(late)
+    said = []
+    try:
+        together.require_same("state.json", f"step {5 - rank}")
+    except PerdureError as error:
+        said.append(str(error))
+    together.VISIBLE_SECONDS = 0.1
+    try:
+        together.await_file(Path(directory) / "never")
+    except PerdureError as error:
+        said.append(str(error))
+    assert together.from_first(lambda: rank) == 0
+    return said
+
+
+def dead_rank(directory: str) -> str:
+    """What rank 0 hears, in the wait that may last for hours, of a rank that dies."""
+    import os
+
+    from perdure.pipeline.train import together
+
+    initialise()
+    together.barrier()
+    if torch.distributed.get_rank() == 1:
+        os._exit(0)
+    try:
+        together.barrier()
+    except RuntimeError as error:
+        return str(error)
+    return "nothing"
+
+
 def train_cases(directory: str, cases: list[dict], steps: int) -> list:
     """Trains the same weights on the same data once for each case, within one process; what `Counts` says of each step.
 

@@ -33,8 +33,8 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import SUCCESS, is_finished, read_json, write_atomic, write_json
-from perdure.pipeline.train import fence
+from perdure.pipeline.manifest import SUCCESS, hash_file, is_finished, read_json, write_atomic, write_json
+from perdure.pipeline.train import fence, together
 from perdure.pipeline.train.model import unwrap
 from perdure.pipeline.train.optimizer import portable_state, restore_state, steps_taken
 from perdure.pipeline.train.pickles import refuse_code
@@ -288,6 +288,19 @@ def finished_checkpoints(directory: Path) -> list[Path]:
 def last_scheduled(directory: Path) -> Path:
     """The newest checkpoint that the interval asked for, not a signal: where a guard rolls back to."""
     return [path for path in finished_checkpoints(directory) if checkpoint_state(path)["scheduled"]][-1]
+
+
+def agreed(find: Callable[[], Path | None]) -> Path | None:
+    """The checkpoint that rank 0 finds, on all ranks once they see it whole; all ranks call this.
+
+    Raises:
+        PerdureError: If a rank cannot see it, or sees another one under its name.
+    """
+    if found := together.from_first(find):
+        together.await_file(found / SUCCESS)
+        state, step = found / "state.json", checkpoint_state(found)["step"]
+        together.require_same(str(state), f"step {step} ({hash_file(state)[:8]})")
+    return found
 
 
 def checkpoint_state(directory: Path) -> dict:

@@ -14,6 +14,7 @@ from perdure.pipeline.recipe import Guard, Recipe
 from perdure.pipeline.shape import flops_per_token, model_shape
 from perdure.pipeline.train import process
 from perdure.pipeline.train.checkpoint import (
+    agreed,
     checkpoint_state,
     finished_checkpoints,
     last_scheduled,
@@ -27,6 +28,7 @@ from perdure.pipeline.train.reweight import reweight
 from perdure.pipeline.train.schedule import learning_rate
 from perdure.pipeline.train.start import restored_schedule
 from perdure.pipeline.train.step import Counts, train_step
+from perdure.pipeline.train.together import from_first
 
 
 def run_steps(
@@ -47,7 +49,7 @@ def run_steps(
     kept = kept_steps(recipe, inputs["version"])
     first_step, started = state["step"], time.monotonic()
     saved = first_step
-    if rolls_back(guard) and not finished_checkpoints(checkpoints.directory):
+    if rolls_back(guard) and not from_first(lambda: bool(finished_checkpoints(checkpoints.directory))):
         checkpoints.save(model, optimizer, state | {"scheduled": True})
 
     def leave(number: int) -> None:
@@ -177,7 +179,8 @@ def _pass_over(
     # What was consumed stays consumed: the plan's phases are not rolled back.
     later = {key: state[key] for key in ("seconds", "phases", "ratios", "perplexity")}
     if action == "rollback":
-        target = last_scheduled(checkpoints.directory)
+        target = agreed(lambda: last_scheduled(checkpoints.directory))
+        assert target is not None
         load_checkpoint(target, model, optimizer)
         state = checkpoint_state(target) | {"parallel": state["parallel"]}
         first = state["step"]

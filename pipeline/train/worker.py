@@ -12,7 +12,7 @@ from pathlib import Path
 from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.lineage import kept_steps
-from perdure.pipeline.manifest import disk_errors, finish, read_json, write_json
+from perdure.pipeline.manifest import disk_errors, finish, hash_file, read_json, write_json
 from perdure.pipeline.plan import Plan, consumed_by_version, num_samples, num_steps, open_plan
 from perdure.pipeline.recipe import Recipe, load_recipe
 from perdure.pipeline.shape import model_shape
@@ -35,7 +35,7 @@ def main(directory: Path, task: str) -> None:
     from perdure.pipeline.convert import huggingface, weights
     from perdure.pipeline.convert.export import export
     from perdure.pipeline.evaluate.documents import table_name, write_tables
-    from perdure.pipeline.train import checkpoint, evaluate
+    from perdure.pipeline.train import checkpoint, evaluate, together
     from perdure.pipeline.train.dataset import open_dataset
     from perdure.pipeline.train.device import initialise
     from perdure.pipeline.train.loop import run_steps
@@ -56,6 +56,8 @@ def main(directory: Path, task: str) -> None:
             f"{dist.get_world_size()} ranks were started, but the recipe's layout needs "
             f"{recipe.parallel.world_size} (tensor x pipeline x data parallel)"
         )
+    for file in ("recipe.yaml", "inputs.json", "plan/plan.json"):
+        together.require_same(str(directory / file), hash_file(directory / file)[:8])
     # Before anything is trained: a question that cannot be asked should not be found out at the end.
     questions = encode_probes(recipe, Path(inputs["tokenizer"]))
     attempt = fence.take_together(directory)

@@ -163,6 +163,26 @@ def test_a_killed_writer_is_noticed_by_all_ranks(tmp_path):
     assert [path.name for path in (version / "checkpoints").iterdir()] == [".step_000001.1"]
 
 
+def test_all_ranks_go_on_from_what_rank_0_sees(tmp_path):
+    """A machine's view of a shared file system may be a minute old."""
+    version = half_trained(tmp_path, LAYOUTS["dp2_distributed"], "bf16")
+    recipe = yaml.safe_load((version / "recipe.yaml").read_text())
+    recipe["training"]["guard"]["on_nan"] = "rollback"
+    (version / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert on_rank("begun_and_rolled_back", version, ranks=2) == [[12, 12], [12, 12]]
+
+
+def test_views_that_do_not_become_equal_end_the_run(tmp_path):
+    differs, unseen = on_rank("differing_views", tmp_path, ranks=2)
+    assert "state.json: rank 0 on" in differs and "reads step 5, rank 1 on" in differs
+    assert unseen.startswith(str(tmp_path / "never"))
+    assert "still does not after 0.1 s; is `out` on a file system that all machines share?" in unseen
+
+
+def test_a_dead_rank_ends_those_that_wait_for_its_files(tmp_path):
+    assert "closed" in on_rank("dead_rank", tmp_path, ranks=2).lower()
+
+
 @pytest.mark.parametrize(("hanging", "said"), [(2, "step_000001"), (5, "5 processes that should save")])
 def test_a_writer_that_hangs_as_it_is_forked_is_replaced(tmp_path, hanging, said):
     version = prepare_version(tiny_recipe(tmp_path))
