@@ -91,7 +91,7 @@ def main(directory: Path, task: str) -> None:
         weights.load_weights(unwrap(model), shape, huggingface.weights_reader(directory / "hf"))
         domains = measure("eval.json", num_steps(recipe, version))
         say(heldout_words({name: result["loss"] for name, result in domains.items()}))
-        dist.barrier()
+        together.barrier()
         dist.destroy_process_group()
         return
 
@@ -127,10 +127,10 @@ def main(directory: Path, task: str) -> None:
         origin(recipe),
         directory / "hf",
     )
-    dist.barrier()  # the last stage has written what rank 0 reads
     if dist.get_rank() == 0:
         assert recorder is not None
         if version.selection:
+            together.await_file(directory / "chosen.json")  # by the last stage
             recorder.chosen(state["step"], read_json(directory / "chosen.json"))
         recorder.evaluation(state["step"], domains)
         recorder.close()
@@ -138,7 +138,7 @@ def main(directory: Path, task: str) -> None:
         with fence.held(directory, attempt):
             _finish(directory, recipe, inputs, dataset.plan, state, weights_hash, domains)
         say(heldout_words({name: result["loss"] for name, result in domains.items()}))
-    dist.barrier()
+    together.barrier()  # rank 0 has read the whole export
     dist.destroy_process_group()
 
 
