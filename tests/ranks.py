@@ -237,6 +237,65 @@ def killed_writer(directory: str) -> list:
     return said
 
 
+def saved_shares(directory: str) -> list:
+    """By rank: bytes of the optimizer's states that it saves, of its own share, and whether they are saved without a copy."""
+    from megatron.core.dist_checkpointing.dict_utils import nested_values
+
+    from perdure.pipeline.train import together
+    from perdure.pipeline.train.checkpoint import _weights
+    from perdure.pipeline.train.optimizer import make_optimizer, portable_state
+
+    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
+    model = build_model(recipe, inputs["vocab_size"], None, initialise())
+    optimizer = make_optimizer(recipe.training, model, True)
+    pieces = list(nested_values(portable_state(optimizer, _weights(model))))
+    inner = optimizer.chained_optimizers[0].optimizer
+    own = [tensor for states in inner.state.values() for tensor in states.values()]
+    own += [param for group in inner.param_groups for param in group["params"]]
+    places = {tensor.untyped_storage().data_ptr() for tensor in own}
+    in_place = all(piece.data.untyped_storage().data_ptr() in places for piece in pieces)
+    saved = sum(piece.data.nbytes for piece in pieces)
+    return together.from_all([saved, sum(tensor.nbytes for tensor in own), in_place])
+
+
+def slow_writer(directory: str) -> list:
+    """Checkpoints that are whole when the last rank's files, in two saves, wait for what rank 0 does while it waits."""
+    import time
+
+    from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+
+    from perdure.pipeline.train import checkpoint, fence, together
+    from perdure.pipeline.train.optimizer import make_optimizer
+
+    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
+    model = build_model(recipe, inputs["vocab_size"], None, initialise())
+    optimizer = make_optimizer(recipe.training, model, False)
+    attempt, seen = fence.take_together(Path(directory)), Path(directory) / "seen"
+    write, wait, sleep = FileSystemWriterAsync.write_preloaded_data, together.barrier, time.sleep
+
+    def write_late(*arguments, **options):
+        while not seen.exists():
+            sleep(0.01)
+        return write(*arguments, **options)
+
+    if torch.distributed.get_rank():
+        FileSystemWriterAsync.write_preloaded_data = staticmethod(write_late)
+    for step, asynchronous in enumerate((True, False), start=1):
+        writer = checkpoint.Checkpoints(Path(directory), attempt, asynchronous)
+        if torch.distributed.get_rank() == 0:
+            seen.unlink(missing_ok=True)
+            if asynchronous:  # it looks again and again
+                checkpoint.time.sleep = lambda seconds: seen.touch()
+            else:  # the last of its waits that may be long
+                together.barrier = lambda: (seen.touch(), wait())
+        wait()
+        writer.save(model, optimizer, {"step": step, "scheduled": True})
+        writer.wait()
+        time.sleep, together.barrier = sleep, wait
+    assert together.group()._get_backend(torch.device("cpu")).options._timeout == together.FILE_TIME
+    return [path.name for path in finished_checkpoints(Path(directory) / "checkpoints")]
+
+
 def hanging_writers(directory: str, number: int) -> list:
     """Saves while the first `number` forks hang before they begin; the steps of the whole checkpoints, or what is said."""
     import os

@@ -118,6 +118,16 @@ def test_padding_between_the_distributed_optimizers_buckets_shifts_nothing(tmp_p
     assert on_rank("checkpoint_tensors", other) == on_rank("checkpoint_tensors", version)
 
 
+def test_a_replica_saves_the_share_that_it_holds(tmp_path):
+    layout = {"data_parallel": 2, "distributed_optimizer": True}
+    version = prepare_version(tiny_recipe(tmp_path, parallel=layout, training__precision="bf16"))
+    shares = on_rank("saved_shares", version, ranks=2)
+    assert all(saved == own and in_place for saved, own, in_place in shares)
+    parameters = 4 * (32 * (2 * 32 + 2 * 16 + 3 * 64) + 2 * 32) + 384 * 32 + 32
+    assert sum(saved for saved, _, _ in shares) == 12 * parameters
+    assert max(saved for saved, _, _ in shares) <= 12 * (parameters // 2 + 64)  # but for padding
+
+
 def test_a_killed_ranks_helpers_die_with_it(tmp_path):
     version = prepare_version(tiny_recipe(tmp_path, versions__v1__tokens=32 * 8 * 200))
     mark = uuid.uuid4().hex
@@ -181,6 +191,11 @@ def test_views_that_do_not_become_equal_end_the_run(tmp_path):
 
 def test_a_dead_rank_ends_those_that_wait_for_its_files(tmp_path):
     assert "closed" in on_rank("dead_rank", tmp_path, ranks=2).lower()
+
+
+def test_no_collective_with_a_time_limit_waits_for_a_slow_writer(tmp_path):
+    version = prepare_version(tiny_recipe(tmp_path, parallel={"tensor_parallel": 2}))
+    assert on_rank("slow_writer", version, ranks=2) == ["step_000001", "step_000002"]
 
 
 @pytest.mark.parametrize(("hanging", "said"), [(2, "step_000001"), (5, "5 processes that should save")])
