@@ -24,7 +24,7 @@ from perdure.pipeline.lineage import (
     parent_of,
     version_directory,
 )
-from perdure.pipeline.manifest import differences, hash_of, is_finished, read_json
+from perdure.pipeline.manifest import differences, hash_of, is_finished, read_json, remembered_hash
 from perdure.pipeline.mixture import is_replayed, members, order_of_sources
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.planning import data_hash, with_pools
@@ -187,9 +187,12 @@ def _start(recipe: Recipe, name: str, tokenizer_hash: str) -> tuple[Path | None,
             )
         return None, record["weights_hash"], directory / "checkpoints" / f"step_{record['steps']:06d}"
     if isinstance(recipe.model, HuggingFaceModel):
-        from perdure.pipeline.convert.huggingface import weights_hash
+        from perdure.pipeline.convert.huggingface import INDEX, tensor_files, weights_hash
 
-        return recipe.model.path, weights_hash(recipe.model.path), None
+        path = recipe.model.path
+        files = sorted({*tensor_files(path).values(), *path.glob(INDEX)})
+        store = recipe.directory / "hashes.json"
+        return path, remembered_hash(store, f"weights of {path}", files, lambda: weights_hash(path)), None
     return None, None, None
 
 
@@ -261,6 +264,7 @@ def _scores(
             workers=recipe.data.workers,
             precision=recipe.training.precision,
             elsewhere=elsewhere(recipe, scoring=True, say=say),
+            hashes=recipe.directory / "hashes.json",
         )
         if (seconds := time.monotonic() - begun) > 1:
             say(f"scored {source} with {label} in {seconds:.0f} s")

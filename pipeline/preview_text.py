@@ -243,6 +243,9 @@ def _print_memory(console: Console, memory: dict[str, Any]) -> None:
     ]
     console.print(table(("", "", ""), rows))
     console.print(f"[dim]activations = {memory['activations_formula']}[/]")
+    console.print(
+        f"[dim]a save holds {bytes_text(memory['save'])} of the host's memory for every rank until it is written[/]"
+    )
 
 
 def bytes_text(number: float) -> str:

@@ -16,6 +16,7 @@ from perdure.pipeline.recipe import Guard, Recipe
 from perdure.pipeline.shape import flops_per_token, model_shape
 from perdure.pipeline.train import process
 from perdure.pipeline.train.checkpoint import (
+    agreed,
     checkpoint_state,
     finished_checkpoints,
     last_scheduled,
@@ -30,6 +31,7 @@ from perdure.pipeline.train.reweight import reweight
 from perdure.pipeline.train.schedule import learning_rate
 from perdure.pipeline.train.start import restored_schedule
 from perdure.pipeline.train.step import Counts, train_step
+from perdure.pipeline.train.together import from_first
 
 
 def run_steps(
@@ -52,7 +54,7 @@ def run_steps(
     # Checkpoints did not always count them.
     state = {"device_seconds": state["seconds"] * number_of_devices} | state
     saved = first_step
-    if rolls_back(guard) and not finished_checkpoints(checkpoints.directory):
+    if rolls_back(guard) and not from_first(lambda: bool(finished_checkpoints(checkpoints.directory))):
         checkpoints.save(model, optimizer, state | {"scheduled": True})
 
     def leave(number: int) -> None:
@@ -188,7 +190,8 @@ def _pass_over(
     kept = ("seconds", "device_seconds", "phases", "ratios", "perplexity")
     later = {key: state[key] for key in kept}
     if action == "rollback":
-        target = last_scheduled(checkpoints.directory)
+        target = agreed(lambda: last_scheduled(checkpoints.directory))
+        assert target is not None
         load_checkpoint(target, model, optimizer)
         state = checkpoint_state(target) | {"parallel": state["parallel"]}
         first = state["step"]

@@ -13,7 +13,12 @@ from perdure.pipeline.manifest import differences
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import Branch, LlamaModel, Recipe, Schedule
 from perdure.pipeline.shape import Shape, model_shape, num_parameters
-from perdure.pipeline.train.checkpoint import checkpoint_state, finished_checkpoints, load_checkpoint
+from perdure.pipeline.train.checkpoint import (
+    agreed,
+    checkpoint_state,
+    finished_checkpoints,
+    load_checkpoint,
+)
 from perdure.pipeline.train.model import unwrap
 from perdure.pipeline.train.optimizer import make_optimizer
 
@@ -37,10 +42,10 @@ def begin(
         training added to the plan, and what is counted.
     """
     name, parallel = inputs["version"], recipe.parallel
-    if own := finished_checkpoints(directory / "checkpoints"):
+    if own := agreed(lambda: next(reversed(finished_checkpoints(directory / "checkpoints")), None)):
         optimizer = make_optimizer(recipe.training, model, parallel.distributed_optimizer)
-        state = checkpoint_state(own[-1])
-        load_checkpoint(own[-1], model, optimizer)
+        state = checkpoint_state(own)
+        load_checkpoint(own, model, optimizer)
         say(
             f"resume at step {state['step']}: restored weights, moments, schedule and place in the plan; reset nothing"
         )
@@ -50,7 +55,8 @@ def begin(
         initial_weights(unwrap(model), recipe, model_shape(recipe), inputs["vocab_size"], inputs, say)
         return make_optimizer(recipe.training, model, parallel.distributed_optimizer), state
     optimizer = make_optimizer(recipe.training, model, parallel.distributed_optimizer)
-    path = Path(inputs["parent_checkpoint"])
+    path = agreed(lambda: Path(inputs["parent_checkpoint"]))
+    assert path is not None
     parents = checkpoint_state(path)
     load_checkpoint(path, model, optimizer)
     restored, reset, start = "weights, moments", "schedule, plan", recipe.versions[name].start

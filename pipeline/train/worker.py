@@ -13,7 +13,7 @@ from pathlib import Path
 from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.lineage import kept_steps
-from perdure.pipeline.manifest import disk_errors, finish, read_json, write_json
+from perdure.pipeline.manifest import disk_errors, finish, hash_file, read_json, write_json
 from perdure.pipeline.plan import Plan, consumed_by_version, num_samples, num_steps, open_plan
 from perdure.pipeline.recipe import Recipe, load_recipe
 from perdure.pipeline.shape import model_shape
@@ -38,7 +38,7 @@ def main(directory: Path, task: str) -> None:
     from perdure.pipeline.convert import huggingface, weights
     from perdure.pipeline.convert.export import export
     from perdure.pipeline.evaluate.documents import table_name, write_tables
-    from perdure.pipeline.train import checkpoint, evaluate
+    from perdure.pipeline.train import checkpoint, evaluate, together
     from perdure.pipeline.train.dataset import open_dataset
     from perdure.pipeline.train.device import devices, initialise
     from perdure.pipeline.train.loop import run_steps
@@ -61,6 +61,8 @@ def main(directory: Path, task: str) -> None:
             f"{dist.get_world_size()} ranks were started, but the recipe's layout needs "
             f"{recipe.parallel.world_size} (tensor x pipeline x data parallel)"
         )
+    for file in ("recipe.yaml", "inputs.json", "plan/plan.json"):
+        together.require_same(str(directory / file), hash_file(directory / file)[:8])
     # Before anything is trained: a question that cannot be asked should not be found out at the end.
     questions = encode_probes(recipe, Path(inputs["tokenizer"]))
     attempt = fence.take_together(directory)
@@ -97,7 +99,7 @@ def main(directory: Path, task: str) -> None:
             with fence.held(directory, attempt):
                 finish(directory, {"measured": inputs["measured"]})
         say(heldout_words({name: result["loss"] for name, result in domains.items()}))
-        dist.barrier()
+        together.barrier()
         dist.destroy_process_group()
         return
 
@@ -137,10 +139,10 @@ def main(directory: Path, task: str) -> None:
         origin(recipe),
         directory / "hf",
     )
-    dist.barrier()  # the last stage has written what rank 0 reads
     if dist.get_rank() == 0:
         assert recorder is not None
         if version.selection:
+            together.await_file(directory / "chosen.json")  # by the last stage
             recorder.chosen(state["step"], read_json(directory / "chosen.json"))
         recorder.evaluation(state["step"], domains)
         recorder.close()
@@ -149,7 +151,7 @@ def main(directory: Path, task: str) -> None:
             cost = {"device": device_name, "lost_device_seconds": recorder.lost_device_seconds}
             _finish(directory, recipe, inputs, dataset.plan, state, weights_hash, domains, cost)
         say(heldout_words({name: result["loss"] for name, result in domains.items()}))
-    dist.barrier()
+    together.barrier()  # rank 0 has read the whole export
     dist.destroy_process_group()
 
 

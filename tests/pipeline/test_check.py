@@ -635,6 +635,8 @@ def test_memory_of_one_rank():
     replicas = ("parallel.data_parallel=2",)
     assert memory(*replicas)["optimizer"] == alone["optimizer"]
     assert memory(*replicas, "parallel.distributed_optimizer=true")["optimizer"] == alone["optimizer"] // 2
+    for divided in ("true", "false"):
+        assert memory(*replicas, f"parallel.distributed_optimizer={divided}")["save"] == 12 * parameters // 2
     # 8 x 256 tokens and 4096 words: 32 MiB of logits; with 128 Ki words more than the implementations hold at a time.
     by_implementation = {
         name: memory(f"training.loss_implementation={name}")["activations"]
