@@ -30,6 +30,8 @@ def main(directory: Path, task: str) -> None:
     warnings.filterwarnings("ignore", module="megatron")
     # torch 2.13 renamed collectives that Megatron calls by their old names.
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
+    # And would have checkpoints read without ShardedTensor, which Megatron's format is made of.
+    warnings.filterwarnings("ignore", "Please use DTensor", FutureWarning)
     import torch.distributed as dist
 
     from perdure.pipeline.convert import huggingface, weights
