@@ -1,9 +1,11 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import failing
 import pytest
@@ -118,6 +120,18 @@ def test_workers_are_numbered_whatever_their_tasks():
     assert len(dict(found)) == len(found), "a worker keeps its number"
     numbers = [number for _pid, number in found]  # one worker may do all the tasks before the other is up
     assert len(set(numbers)) == len(numbers) and set(numbers) <= {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("free", "said"), [(1000, "the disk is full"), (1 << 30, "it was killed (memory, time limit, lost node)")]
+)
+def test_tasks_that_could_not_say_why_they_failed(tmp_path, monkeypatch, free, said):
+    with worker_pool(1, scoring=False) as pool:
+        executor = copying(tmp_path, pool)
+        executor.begin()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    error = executor.failure([1, 2], lambda rank: Path(f"{rank}.log"))
+    assert f"task 1 of 4 failed: {said}; its log: 1.log; tasks 2 are not whole either" in str(error)
 
 
 needs_ray = pytest.mark.skipif(
