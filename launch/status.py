@@ -125,6 +125,10 @@ def _recipe(directory: Path) -> Recipe:
     for file in files:
         if file.exists():
             return Recipe.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    if (directory / "work").is_dir():
+        raise PerdureError(
+            f"{directory}: the data stage alone has begun here; `perdure data inspect RECIPE` shows what it has made"
+        )
     raise PerdureError(f"{directory}: no run of Perdure here; give the directory that `perdure run` wrote to")
 
 

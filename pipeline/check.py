@@ -113,7 +113,7 @@ def problems(recipe: Recipe, whole: bool = True) -> list[Problem]:
                 found.append(problem)
         except BrokenField:
             continue  # its own mistake is listed already
-    if whole and not any(problem.path.startswith("versions.") for problem in found):
+    if whole and not any(problem.path.startswith(("versions.", "tokenizer.")) for problem in found):
         found += mixtures.against_data(recipe)
     return found
 

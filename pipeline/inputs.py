@@ -199,6 +199,7 @@ def _scores(
             workers=recipe.data.workers,
             precision=recipe.training.precision,
             elsewhere=elsewhere(recipe, scoring=True, say=say),
+            say=say,
         )
         if (seconds := time.monotonic() - begun) > 1:
             say(f"scored {source} with {label} in {seconds:.0f} s")

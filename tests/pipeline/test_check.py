@@ -139,6 +139,7 @@ REWEIGHT = "versions.base.mixture.reweight"
             "sources.code.reader.path",
             "no directory /gone",
         ),
+        (["tokenizer.sources=[prose, coed]"], "tokenizer.sources.1", "did you mean `code`?"),
         (["tokenizer={type: huggingface, path: gone}"], "tokenizer.path", "no such directory"),
         (["tokenizer={type: sentencepiece, path: gone.model}"], "tokenizer.path", "no such file"),
         (["model={type: huggingface, path: gone}"], "model.path", "no such directory"),

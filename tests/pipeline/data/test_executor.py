@@ -176,7 +176,10 @@ def test_ray_writes_what_local_workers_do_though_its_scorers_are_killed(
     recipes = [make_recipe({"a": texts[:30]}, out=tmp_path / where) for where in ("local", "ray")]
     options = {"label": "ref", "context": 16, "overlap": 5, "workers": 2}
     (data,) = run_data(recipes[0], print).values()
-    score_source(data, tmp_path / "model", **options)
+    lines: list[str] = []
+    score_source(data, tmp_path / "model", **options, say=lines.append)
+    (line,) = lines
+    assert line.startswith("scoring a with ref: ") and line.endswith(" tokens")
     recipe = on_ray(recipes[1])
     (data,) = run_data(recipe, print).values()
     monkeypatch.setattr(scorer, "Scorer", failing.KilledOnce)
