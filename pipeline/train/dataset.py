@@ -5,6 +5,7 @@ Every rank reads for itself; what it reads follows from the sample index alone, 
 
 import mmap
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.plan import Plan, locate, open_order, open_plan
 from perdure.pipeline.recipe import Selection
 from perdure.pipeline.shards import REF_MISSING, Shard, open_shard
+from perdure.pipeline.train.paging import ask, find_place
 from perdure.pipeline.train.scores import made_reference, smoothed
 
 
@@ -107,16 +109,22 @@ def open_heldout(data: Path, domain: str) -> tuple[Stream, pa.Table]:
         The stream, empty if no document has the labels, and of each document `num_tokens`, `num_bytes` (of its text),
         `topic` and `language`.
     """
-    columns = ["num_tokens", "num_bytes", "topic", "language"]
-    rows = [("split", "==", "heldout")]
-    table = parquet.read_table(data / "docs.parquet", columns=["shard", "sequence", *columns], filters=rows)
-    table = table.sort_by([("shard", "ascending"), ("sequence", "ascending")])
+    table = _heldout_table(data, (data / "docs.parquet").stat().st_mtime_ns)
     fits = np.ones(len(table), bool)
     for kind, label in parse(domain).labels.items():
         fits &= np.array(table[kind].to_pylist(), object) == label
-    table = table.select(columns).filter(fits)
+    table = table.filter(fits)
     ends = np.cumsum(table["num_tokens"].to_numpy().astype(np.int64))
     return _stream(data, None, np.flatnonzero(fits), ends, prefix="heldout."), table
+
+
+@cache
+def _heldout_table(data: Path, _written: int) -> pa.Table:
+    """Read once: `docs.parquet` has all documents, and this is asked for at every measurement."""
+    columns = ["num_tokens", "num_bytes", "topic", "language"]
+    rows = [("split", "==", "heldout")]
+    table = parquet.read_table(data / "docs.parquet", columns=["shard", "sequence", *columns], filters=rows)
+    return table.sort_by([("shard", "ascending"), ("sequence", "ascending")]).select(columns)
 
 
 def _stream(
@@ -154,6 +162,44 @@ def _sidecar(prefix: Path, shard: Shard) -> Shard:
     return sidecar
 
 
+@dataclass(frozen=True)
+class _Span:
+    """Part of a document: `position` in the stream; the shard `task`; `begin` to `stop`, and the whole `document`, in it."""
+
+    position: int
+    task: int
+    begin: int
+    stop: int
+    document: tuple[int, int]
+
+
+def _spans(stream: Stream, position: int, last: int) -> list[_Span]:
+    """What lies in [position, last) of a stream. Everything is asked for before any of it is waited for."""
+    place, end = find_place(stream.ends, position), position
+    documents = []
+    while end < last:
+        document, end = int(stream.documents[place]), int(stream.ends[place])
+        task = int(np.searchsorted(stream.shard_starts, document, side="right")) - 1
+        number = document - int(stream.shard_starts[task])
+        for array in (stream.shards[task].pointers, stream.shards[task].lengths):
+            ask(array, number, number + 1)
+        documents.append((task, number, end))
+        place += 1
+    spans = []
+    for task, number, end in documents:
+        shard = stream.shards[task]
+        start = shard.start(number)
+        whole = start, start + int(shard.lengths[number])
+        stop = min(end, last)
+        # The document's end in its shard, less what is left of it after `stop` and before `position`.
+        finish = whole[1] - (end - stop)
+        spans.append(_Span(position, task, finish - (stop - position), finish, whole))
+        for part in (shard, *(stream.sidecars[task] if stream.sidecars else ())):
+            ask(part.values, spans[-1].begin, finish)
+        position = stop
+    return spans
+
+
 def read_sample(stream: Stream, sample: int, seq_length: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Reads one packed sample.
 
@@ -171,29 +217,19 @@ def read_sample(stream: Stream, sample: int, seq_length: int) -> tuple[np.ndarra
     last = min(first + 1 + seq_length, int(stream.ends[-1]))
     tokens = np.full(seq_length + 1, stream.eos_id, np.int64)
     reference = np.full(seq_length + 1, REF_MISSING, np.int32)
-    position = max(first, 0)
-    place = int(np.searchsorted(stream.ends, position, side="right"))
-    while position < last:
-        document = int(stream.documents[place])
-        end = int(stream.ends[place])
-        task = int(np.searchsorted(stream.shard_starts, document, side="right")) - 1
-        shard = stream.shards[task]
-        number = document - int(stream.shard_starts[task])
-        stop = min(end, last)
-        # The document's end in its shard, less what is left of it after `stop` and before `position`.
-        finish = shard.start(number) + int(shard.lengths[number]) - (end - stop)
-        begin = finish - (stop - position)
-        tokens[position - first : stop - first] = shard.values[begin:finish]
+    for span in _spans(stream, max(first, 0), last):
+        shard = stream.shards[span.task]
+        place = slice(span.position - first, span.position - first + span.stop - span.begin)
+        tokens[place] = shard.values[span.begin : span.stop]
         if stream.sidecars:
             # Neighbours lie outside the sample, too, but in the same document.
-            start = max(begin - stream.smoothing, shard.start(number))
-            around = slice(start, min(finish + stream.smoothing, finish + end - stop))
+            start = max(span.begin - stream.smoothing, span.document[0])
+            around = slice(start, min(span.stop + stream.smoothing, span.document[1]))
             # What is missing has the largest value of all.
-            units = np.maximum.reduce([sidecar.values[around] for sidecar in stream.sidecars[task]])
+            units = np.maximum.reduce([sidecar.values[around] for sidecar in stream.sidecars[span.task]])
             if stream.smoothing:
                 units = smoothed(units, stream.smoothing)
-            reference[position - first : stop - first] = units[begin - start : finish - start]
-        position, place = stop, place + 1
+            reference[place] = units[span.begin - start : span.stop - start]
     return tokens, reference[1:], last - (first + 1)
 
 

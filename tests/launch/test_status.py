@@ -99,7 +99,9 @@ def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(PerdureError, match="no run of Perdure here"):
         status(tmp_path)
     (tmp_path / "work").mkdir()
-    with pytest.raises(PerdureError, match="the data stage alone has begun here; `perdure data inspect RECIPE`"):
+    with pytest.raises(
+        PerdureError, match="the data stage alone has begun here; `perdure data inspect RECIPE`"
+    ):
         status(tmp_path)
     with pytest.raises(PerdureError, match="no job has written a log yet"):
         log_files(tmp_path, None)

@@ -1,6 +1,6 @@
 """What the ranks measure against other implementations: transformers, and lm-evaluation-harness without the internet.
 
-The latter needs the package lm_eval (`pip install 'perdure[harness]'`); without it its tests are skipped.
+The latter is the package lm_eval (`pip install 'perdure[harness]'`), with tasks of local files.
 """
 
 import importlib.util
@@ -18,10 +18,6 @@ from perdure.pipeline.data.normalise import is_heldout, text_hash
 from perdure.pipeline.manifest import read_json
 
 pytestmark = [pytest.mark.slow]
-INSTALLED = importlib.util.find_spec("lm_eval") is not None
-needs_harness = pytest.mark.skipif(
-    not INSTALLED, reason="lm-evaluation-harness is not installed: pip install 'perdure[harness]'"
-)
 
 PLANTED = "the quiet harbour of northport opened its third lighthouse in the spring of that year"
 FRACTION = 0.1
@@ -94,11 +90,9 @@ def run(tmp_path_factory):
         "evaluation": {
             "max_tokens": 1024,
             "probes": [str(directory / "facts.jsonl")],
+            "harness": {"include_path": str(directory / "tasks"), "tasks": ["held_out"]},
         },
     }
-    if INSTALLED:
-        harness = {"include_path": str(directory / "tasks"), "tasks": ["held_out"]}
-        recipe["evaluation"]["harness"] = harness
     path = directory / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     assert main(["run", str(path), "--out", str(directory / "out")]) == 0
@@ -110,7 +104,6 @@ def write_lines(path, items):
     path.write_text("".join(json.dumps(item) + "\n" for item in items))
 
 
-@needs_harness
 def test_its_loss_agrees_with_ours_on_the_same_file(run):
     out, held, _ = run
     found = read_json(out / "report.json")["harness"]["v1"]["held_out"]
@@ -157,7 +150,6 @@ def test_a_planted_passage_is_named_in_the_report(run):
     assert [entry["item"] for entry in found["found"]] == ["leaked"] and found["leaked"] == 1
 
 
-@needs_harness
 def test_what_is_there_is_not_run_again(run, capsys, monkeypatch):
     monkeypatch.setattr(
         "perdure.pipeline.evaluate.harness._results", lambda *_: pytest.fail("the harness ran again")
@@ -167,7 +159,6 @@ def test_what_is_there_is_not_run_again(run, capsys, monkeypatch):
     assert "version v1: finished, skipped" in capsys.readouterr().out
 
 
-@needs_harness
 def test_an_unknown_task_is_one_line(run, capsys):
     out = run[0]
     command = ["eval", str(out.parent / "recipe.yaml"), "--out", str(out)]
@@ -176,8 +167,9 @@ def test_an_unknown_task_is_one_line(run, capsys):
     assert error.startswith("error: evaluation.harness: held: ") and "\n" not in error, error
 
 
-@pytest.mark.skipif(INSTALLED, reason="lm-evaluation-harness is installed")
-def test_without_the_package_check_says_what_to_install(run, capsys):
+def test_without_the_package_check_says_what_to_install(run, capsys, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "lm_eval" else find(name))
     out = run[0]
     section = f"evaluation.harness={{include_path: {out.parent / 'tasks'}, tasks: [held_out]}}"
     assert main(["check", str(out.parent / "recipe.yaml"), "--set", section]) == 2
