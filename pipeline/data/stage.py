@@ -20,7 +20,7 @@ from perdure.pipeline.recipe import Recipe
 if TYPE_CHECKING:
     from perdure.pipeline.data.executor import Execute
 
-FORMAT = 2
+FORMAT = 3
 """Version of what the stage writes; a change in its meaning makes new directories."""
 
 
@@ -228,6 +228,7 @@ def _data_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict)
         "reserved_fraction": _reserved(recipe),
         "tokenizer_hash": facts["tokenizer_hash"],
         "eos_id": facts["eos_id"],
+        "parse_special_tokens": facts["parse_special_tokens"],
     }
     if recipe.sources[name].topics is not None:
         inputs["topics"] = _label_inputs(recipe, name, "topics", clean)
@@ -249,6 +250,7 @@ def _subset_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dic
     """Everything that a source's subset depends on."""
     return _label_inputs(recipe, name, "subset", clean) | {
         "tokenizer_hash": facts["tokenizer_hash"],
+        "parse_special_tokens": facts["parse_special_tokens"],
         "reserved_fraction": _reserved(recipe),
         "seed": recipe.seed,
     }
@@ -282,6 +284,11 @@ def _summary(name: str, counts: dict) -> str:
     return (
         f"{name}: {documents['in']:,} documents in, {documents['out']:,} out (dropped: {dropped or 'none'}); "
         f"{train['tokens']:,} tokens to train on, {heldout['tokens']:,} held out"
+        + (
+            f"; {inside:,} separators stand inside documents"
+            if (inside := counts["separators_inside"])
+            else ""
+        )
     ) + "".join(
         f"; of {file['file']}, {file['too_short']:,} of {file['strings']:,} strings were too short to be looked for"
         for step in counts["steps"]

@@ -60,7 +60,13 @@ def load_tokenizer(directory: Path) -> LoadedTokenizer:
     # What a model's own calls cut or pad to must not touch documents.
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = not facts["parse_special_tokens"]
     return LoadedTokenizer(tokenizer, facts["eos_id"], facts["vocab_size"], facts["tokenizer_hash"])
+
+
+def parses_special_tokens(spec: recipe.Tokenizer) -> bool:
+    """Whether the spelling of a special token in a text becomes that token; else it is text like any other."""
+    return spec.type in ("huggingface", "extend") and spec.parse_special_tokens
 
 
 def tokenizer_inputs(spec: recipe.Tokenizer) -> dict:
@@ -75,6 +81,7 @@ def tokenizer_inputs(spec: recipe.Tokenizer) -> dict:
                 raise PerdureError(f"tokenizer.path = {spec.path}: no `tokenizer.json` in it")
             files = {name: hash_file(spec.path / name) for name in COPIED if (spec.path / name).is_file()}
             inputs = {"type": spec.type, "files": files, "eos_token": spec.eos_token}
+            inputs["parse_special_tokens"] = spec.parse_special_tokens
             return inputs | ({"num_tokens": spec.num_tokens} if spec.type == "extend" else {})
         case recipe.SentencePieceTokenizer():
             if not spec.path.is_file():
@@ -136,6 +143,7 @@ def build_tokenizer(
             "eos_token": eos,
             "eos_id": vocabulary[eos],
             "vocab_size": max(vocabulary.values()) + 1,
+            "parse_special_tokens": parses_special_tokens(spec),
         },
     )
     work.replace(final)
@@ -180,6 +188,7 @@ def _extend(
 
     path = spec.path / "tokenizer.json"
     base = Tokenizer.from_file(str(path))
+    base.encode_special_tokens = not spec.parse_special_tokens
     eos = _copy_files(spec, SETTINGS, base, directory)
     tokenizer, pieces = extend(base, spec.num_tokens, texts, path)
     tokenizer.save(str(directory / "tokenizer.json"))

@@ -147,6 +147,10 @@ class HuggingFaceTokenizer(Section):
     """A directory with `tokenizer.json`."""
     eos_token: str | None = None
     """Document separator; default: the tokenizer's own end-of-sequence token."""
+    parse_special_tokens: bool = False
+    """Whether a special token's spelling in a text (`<s>`, `<|endoftext|>`) becomes that token. The default takes it for
+    what it is, text; `true` is for chats that were rendered with the model's template. Tokens that are added but not
+    special are always matched."""
 
 
 class SentencePieceTokenizer(Section):
@@ -183,6 +187,8 @@ class ExtendedTokenizer(Section):
     """Names of the sources to learn them from, held-out documents excluded."""
     eos_token: str | None = None
     """Document separator; default: the tokenizer's own end-of-sequence token."""
+    parse_special_tokens: bool = False
+    """As for `huggingface`: whether a special token's spelling in a text becomes that token."""
 
 
 Tokenizer = Annotated[

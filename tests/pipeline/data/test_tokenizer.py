@@ -4,8 +4,9 @@ import shutil
 import pytest
 import sentencepiece
 from tokenizers import Tokenizer, normalizers
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from perdure.pipeline.data.shard import encode
 from perdure.pipeline.data.tokenizer import build_tokenizer, load_tokenizer, tokenizer_inputs, train
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_file
@@ -86,6 +87,21 @@ def test_the_separator_can_be_chosen(trained, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "built").eos_token_id == loaded.eos_id
 
 
+SPELLED = "GPT ends a text with <|endoftext|>, HTML strikes <s>it</s> out"
+
+
+@pytest.mark.parametrize("parse", [False, True])
+def test_a_spelled_special_token_is_text_unless_asked_for(trained, tmp_path, parse):
+    spec = HuggingFaceTokenizer(type="huggingface", path=trained, parse_special_tokens=parse)
+    loaded = build(spec, tmp_path)
+    *ids, last = next(encode(loaded, [SPELLED]))
+    assert last == loaded.eos_id and ids.count(loaded.eos_id) == parse
+    assert loaded.tokenizer.decode(ids, skip_special_tokens=False) == SPELLED
+    file = str(tmp_path / "built/tokenizer.json")
+    theirs = PreTrainedTokenizerFast(tokenizer_file=file, split_special_tokens=not parse)
+    assert theirs.encode(SPELLED, add_special_tokens=False) == ids
+
+
 def test_bad_separators_and_paths_are_refused(trained, tmp_path):
     with pytest.raises(PerdureError, match=r"eos_token = '<end>': .* has no token '<end>'"):
         build(HuggingFaceTokenizer(type="huggingface", path=trained, eos_token="<end>"), tmp_path)
@@ -139,6 +155,7 @@ def test_a_sentencepiece_model_becomes_an_equal_fast_tokenizer(model, tmp_path):
         "The  DOG\n\njumps ﬁne  over",
         "a",
         " zebra flying ",
+        "the <s>cat</s> <unk> <0x41> </s>",
         *SAMPLES,
     ]
     for text in texts:
