@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.pipeline.data.inputs import cleaning_inputs, fingerprint, label_inputs
+from perdure.pipeline.data.contents import edited, record_path
+from perdure.pipeline.data.inputs import cleaning_inputs, fingerprint, label_inputs, read_files
 from perdure.pipeline.data.tokenizer import build_tokenizer, tokenizer_inputs
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import disk_errors, hash_of, is_finished, read_json
@@ -202,13 +203,16 @@ def _clean_inputs(recipe: Recipe) -> dict[str, dict]:
             steps = [cleaning_inputs(step) for step in source.clean]
         except PerdureError as error:
             raise PerdureError(f"sources.{name}.clean: {error}") from None
-        found[name] = {
+        inputs = found[name] = {
             "format": FORMAT,
             "reader": source.reader.model_dump(mode="json", exclude={"path"}),
             "fingerprint": described,
             "clean": steps,
             "tasks": recipe.data.tasks,
         }
+        record = record_path(recipe.directory, name, inputs)
+        if record.exists() and (files := read_files(source.reader)) and (changed := edited(record, *files)):
+            inputs["fingerprint"] = described | {"edited": changed}
     return found
 
 
