@@ -193,7 +193,9 @@ class ParquetRows(Files, ParquetReader):
                 mine = [place for place in range(len(batch)) if self.is_mine(row + place)]
                 columns = {
                     name: column.cast(pa.large_binary()) if _is_string(column.type) else column
-                    for name, column in zip(batch.schema.names, batch.take(pa.array(mine, pa.int64())).columns)
+                    for name, column in zip(
+                        batch.schema.names, batch.take(pa.array(mine, pa.int64())).columns
+                    )
                 }
                 for place, data in zip(mine, pa.table(columns).to_pylist(), strict=True):
                     if document := self.parse(data, batch.schema, filepath, row + place):
