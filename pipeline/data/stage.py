@@ -138,10 +138,19 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
                 label_topics(out, labelled[name], name, topics, cleaned[name], tasks, execute(), facts)
             report(_topics_summary(name, read_json(labelled[name] / "manifest.json")))
     directory = build_tokenizer(
-        recipe.tokenizer, _at(out, "tokenizer", tokenizer), cleaned, _reserved(recipe), tokenizer
+        recipe.tokenizer,
+        _at(out, "tokenizer", tokenizer),
+        cleaned,
+        _reserved(recipe),
+        tokenizer,
+        tasks,
+        execute,
     )
     facts = read_json(directory / "manifest.json")
-    report(f"tokenizer: {facts['vocab_size']:,} tokens, documents end in {facts['eos_token']!r}")
+    learnt = ""
+    if (sample := facts["sample"]) is not None:
+        learnt = f", learnt from {sample['words']:,} of {sample['of_words']:,} words (tokenizer.sample_words)"
+    report(f"tokenizer: {facts['vocab_size']:,} tokens, documents end in {facts['eos_token']!r}{learnt}")
     found = {}
     for name in recipe.sources:
         inputs = _data_inputs(recipe, name, clean, facts)

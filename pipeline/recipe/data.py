@@ -182,6 +182,9 @@ class TrainedTokenizer(Section):
     """Number of tokens, the separator `<|endoftext|>` included."""
     sources: Annotated[list[str], Field(min_length=1)]
     """Names of the sources to train on."""
+    sample_words: Positive = 200_000_000
+    """About how many words to learn from: where the sources have more, a share of each one's documents, those with
+    the lowest hashes. Training takes some minutes for the default, on one machine, whatever the size of the corpus."""
 
 
 class ExtendedTokenizer(Section):
@@ -198,6 +201,8 @@ class ExtendedTokenizer(Section):
     """Tokens to add."""
     sources: Annotated[list[str], Field(min_length=1)]
     """Names of the sources to learn them from, held-out documents excluded."""
+    sample_words: Positive = 200_000_000
+    """As for `train`: about how many words to learn from, where the sources have more."""
     eos_token: str | None = None
     """Document separator; default: the tokenizer's own end-of-sequence token."""
     parse_special_tokens: bool = False
