@@ -98,7 +98,7 @@ def _steps(name: str, parts: str, dtype: str, repeats: int) -> list[dict]:
             found = measure(step, device, repeats)
             rate = 1e3 * recipe.training.global_batch_size * recipe.training.seq_length / found.milliseconds
             flops = flops_per_token(model_shape(recipe), VOCABULARIES[name], recipe.training.seq_length)
-            mfu = model_flop_utilisation(rate, flops, 1)
+            mfu = model_flop_utilisation(rate, flops, 1, dtype)
             measured = {"ms": found.milliseconds, "tokens_per_second": rate, "mfu": mfu, "mb": memory / 1e6}
             rows.append({"model": name, "parts": parts, "k": share} | measured | {"loss": loss})
             peak = peak_memory(device)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from perdure.pipeline.evaluate.record import measured_on, run_data_directories, unmeasured
 from perdure.pipeline.manifest import is_finished
 from perdure.pipeline.recipe import Recipe, SlurmArrays, Version
 
@@ -17,8 +18,8 @@ class Job:
         version: The version whose ranks it runs, or that it prepares.
         after: Names of the jobs that must have ended well before it.
         behind: Names of the jobs that must have ended before it, well or not: they may work on the same files.
-        gpus: Whether it uses GPUs: ranks do, models that score documents, unless those are arrays of their own, and
-            other tools' tasks.
+        gpus: Whether it uses GPUs: ranks do, models that score documents, unless those are arrays of their own, finished
+            versions that are measured again, and other tools' tasks.
         anyhow: Whether it runs after jobs that failed, too: it tells what is there.
         coordinates: Whether it hands its tasks to Slurm arrays, and waits for them.
     """
@@ -38,7 +39,7 @@ class Job:
         return not self.command
 
 
-def jobs(recipe: Recipe, recipe_file: Path) -> list[Job]:
+def jobs(recipe: Recipe, recipe_file: Path, ranks: int | None = None) -> list[Job]:
     """The jobs that a recipe still needs, in an order in which each stands after those that it waits for.
 
     Versions that do not need one another train at the same time. Jobs that prepare versions run one after another,
@@ -47,6 +48,7 @@ def jobs(recipe: Recipe, recipe_file: Path) -> list[Job]:
     Args:
         recipe: The recipe.
         recipe_file: The file that jobs read it from.
+        ranks: How many of the trainer's ranks one node holds; default: as many as the recipe has.
     """
     file = str(recipe_file)
     arrays = isinstance(recipe.data.executor, SlurmArrays)
@@ -67,9 +69,17 @@ def jobs(recipe: Recipe, recipe_file: Path) -> list[Job]:
         chain += [prepare, Job(f"train-{name}", version=name, after=(prepare.name,), gpus=True)]
         last = prepare.name
     trained = tuple(job.name for job in chain if job.ranks)
-    # `eval` skips what is measured, looks for leaks, and ends with the report.
-    harness = recipe.evaluation.harness is not None
-    return [*chain, Job("report", ("eval", file), after=trained or (last,), gpus=harness)]
+    # `eval` skips what is measured, looks for leaks, and ends with the report. Finished versions are measured again by ranks.
+    command = ("eval", file) if ranks is None else ("eval", file, "--ranks", str(ranks))
+    gpus = recipe.evaluation.harness is not None or _measures_again(recipe)
+    return [*chain, Job("report", command, after=trained or (last,), gpus=gpus)]
+
+
+def _measures_again(recipe: Recipe) -> bool:
+    """Whether a finished version has not been measured on what the recipe says now."""
+    if not any(is_finished(recipe.directory / "versions" / name) for name in recipe.versions):
+        return False  # without looking for data
+    return bool(unmeasured(recipe, measured_on(recipe, run_data_directories(recipe))))
 
 
 def models_needed(version: Version) -> list[str]:

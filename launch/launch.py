@@ -66,7 +66,7 @@ def texts(recipe: Recipe, to: str, size: slurm.Size, directory: Path) -> list[tu
     if to == "local":
         return [(here.script_file(recipe), here.render(recipe, recipe_file(recipe), size, directory))]
     if to == "k8s":
-        chain = jobs(recipe, recipe_file(recipe))
+        chain = jobs(recipe, recipe_file(recipe), size.ranks_per_node)
         text = kubernetes.render(chain, recipe, size, str(directory))
     else:
         text = sky.render(recipe, str(recipe_file(recipe)), size, str(directory))
@@ -107,10 +107,27 @@ def launch(recipe: Recipe, to: str, size: slurm.Size, directory: Path, after: st
         os.execvp("bash", ["bash", str(rendered[0][0])])
 
 
+def hours(time_limit: str) -> float:
+    """Hours of a Slurm time limit: minutes, minutes:seconds, hours:minutes:seconds, or days-hours[:minutes[:seconds]]."""
+    days, dash, rest = time_limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash or len(parts) == 3:
+        hour, minute, second = [*parts, 0, 0][:3]
+    else:
+        hour, minute, second = 0, *[*parts, 0][:2]
+    return 24 * int(days or 0) + hour + minute / 60 + second / 3600
+
+
 def _submit(recipe: Recipe, size: slurm.Size, directory: Path, after: str | None, say: Say) -> None:
     chain = [(job, file) for job, file, _ in _scripts(recipe, size, directory)]
     ids = slurm.submit(chain, after)
     write_json(recipe.directory / "launch" / "jobs.json", {"to": "slurm", "jobs": ids})
+    if limit := recipe.cluster.slurm.time_limit:
+        times = recipe.cluster.max_restarts + 1
+        say(
+            f"a training job may run {times} times for {limit}, {times * hours(limit):,.1f} hours in all "
+            "(cluster.max_restarts, cluster.slurm.time_limit)"
+        )
     for job, file in chain:
         waits = f" after {', '.join(job.after)}" if job.after else ""
         say(f"{job.name:<24}job {ids[job.name]}{waits}; {file}")
@@ -120,5 +137,5 @@ def _scripts(recipe: Recipe, size: slurm.Size, directory: Path) -> list[tuple[Jo
     python = slurm.interpreter(recipe.cluster)
     return [
         (job, *slurm.render(job, recipe, size, directory, python))
-        for job in jobs(recipe, recipe_file(recipe))
+        for job in jobs(recipe, recipe_file(recipe), size.ranks_per_node)
     ]

@@ -19,6 +19,8 @@ from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.manifest import is_finished
 from perdure.pipeline.train.process import STOP_SIGNALS
 
+ABOVE = "the reason stands above"
+"""What errors say of ranks, which have said why themselves."""
 WORKER = "perdure.pipeline.train.worker"
 
 
@@ -39,22 +41,22 @@ class Node:
     port: int = 0
 
 
-def start(version_directory: Path, world_size: int, task: str = "train", node: Node = Node()) -> None:
-    """Runs one version's trainer to its end, or this machine's part of it.
+def start(directory: Path, world_size: int, task: str = "train", node: Node = Node()) -> None:
+    """Runs a trainer's ranks to their end, or this machine's part of them.
 
     SIGTERM and SIGUSR1 are handed on to the ranks, which save and leave.
 
     Args:
-        version_directory: A prepared version.
+        directory: A prepared version, or the evaluation of a finished one.
         world_size: Number of ranks, on all machines.
         node: This machine's place among others.
-        task: `train`, or `evaluate` for a finished version.
+        task: `train` or `evaluate`.
 
     Raises:
         PerdureError: If a rank failed; it has said why on stderr.
         Stopped: If the ranks left because of a signal.
     """
-    command = [sys.executable, "-m", WORKER, str(version_directory), task]
+    command = [sys.executable, "-m", WORKER, str(directory), task]
     ranks: list[subprocess.Popen] = []
     with handing_on(ranks) as received:
         for environment in _environments(world_size, node):
@@ -66,12 +68,14 @@ def start(version_directory: Path, world_size: int, task: str = "train", node: N
         raise Stopped
     if status:
         killed = status == -signal.SIGKILL
-        reason = "killed, most likely because memory ran out" if killed else "the reason stands above"
+        reason = "killed, most likely because memory ran out" if killed else ABOVE
         raise PerdureError(
-            f"version {version_directory.name}: training stopped (exit status {status}); {reason}. "
+            f"version {directory.name}: training stopped (exit status {status}); {reason}. "
             "Run the same command again to go on from the last checkpoint"
+            if task == "train"
+            else f"version {directory.parent.name}: measuring stopped (exit status {status}); {reason}"
         )
-    if not is_finished(version_directory):  # the signal reached the ranks alone
+    if not is_finished(directory):  # the signal reached the ranks alone
         raise Stopped
 
 

@@ -91,7 +91,7 @@ def run_recipe(file: Path, node: Node, ranks: int, go_on: bool = False) -> None:
             time.sleep(POLL_SECONDS)
         (run_attempts if go_on else run_version)(directory, recipe, node, ranks)
     if node.rank == 0:
-        _perdure("eval", str(file))
+        _perdure("eval", str(file), "--ranks", str(ranks))
 
 
 def _perdure(*arguments: str) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.locks import lock
 from perdure.pipeline.manifest import hash_file, read_json
 from perdure.pipeline.open_files import allow_open_files, files_needed
 from perdure.pipeline.recipe import Recipe, load_recipe
@@ -39,6 +40,7 @@ EQUAL = (
     "torch",
     "megatron-core",
     "triton",
+    "transformer_engine",
     "cuda",
     "nccl",
     "driver",
@@ -67,7 +69,10 @@ def facts(version_directory: Path) -> dict[str, Any]:
         "node": name,
         "address": address,
         "python": sys.version.split()[0],
-        **{package: _version(package) for package in ("torch", "megatron-core", "triton")},
+        **{
+            package: _version(package)
+            for package in ("torch", "megatron-core", "triton", "transformer_engine")
+        },
         "cuda": torch.version.cuda,
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if cuda else None,
         "driver": _driver() if cuda else None,
@@ -226,15 +231,20 @@ def _interface() -> str | None:
 
 
 def _writes(directory: Path) -> str | None:
-    """Why a file cannot be written, read and renamed here, or None."""
+    """Why a file cannot be written, locked, read and renamed here, or None."""
     file = directory / f".preflight-{uuid.uuid4().hex}"
     try:
-        file.write_text("perdure")
+        with file.open("w") as opened:
+            lock(opened.fileno(), directory)
+            opened.write("perdure")
         renamed = file.rename(file.with_suffix(".done"))
         assert renamed.read_text() == "perdure"
         renamed.unlink()
     except OSError as error:
         return f"{directory} cannot be written: {error.strerror}"
+    except PerdureError as error:
+        file.unlink()
+        return str(error)
     return None
 
 

@@ -9,11 +9,12 @@ import yaml
 from perdure.launch import slurm
 from perdure.launch.chain import Job, jobs
 from perdure.launch.launch import recipe_file
+from perdure.pipeline.evaluate.record import data_sections
 from perdure.pipeline.manifest import hash_of, write_atomic, write_json
 from perdure.pipeline.run import alone
 from perdure.pipeline.sweep.spec import Plan, Run
 from perdure.pipeline.sweep.store import link, version_places, with_kept_steps
-from perdure.pipeline.sweep.work import at, data_sections, is_whole
+from perdure.pipeline.sweep.work import at, is_whole
 
 Say = Callable[[str], None]
 
@@ -37,7 +38,7 @@ def submit_sweep(plan: Plan, size: slurm.Size, directory: Path, after: str | Non
                 todo.append(run)
                 content = yaml.safe_dump(run.recipe.model_dump(mode="json"), sort_keys=False)
                 write_atomic(recipe_file(run.recipe), content)
-        chain, names = sweep_jobs(plan, todo, places)
+        chain, names = sweep_jobs(plan, todo, places, size.ranks_per_node)
         table = Job("sweep", _table_command(plan), after=tuple(job.name for _, job, _ in chain), anyhow=True)
         python = slurm.interpreter(root.cluster)
         scripts = []
@@ -56,7 +57,7 @@ def submit_sweep(plan: Plan, size: slurm.Size, directory: Path, after: str | Non
 
 
 def sweep_jobs(
-    plan: Plan, runs: list[Run], places: dict[str, dict[str, Path]]
+    plan: Plan, runs: list[Run], places: dict[str, dict[str, Path]], ranks: int | None = None
 ) -> tuple[list[tuple[Run, Job, Job]], dict[str, dict[str, str]]]:
     """The jobs of some runs, each once.
 
@@ -67,6 +68,7 @@ def sweep_jobs(
         plan: The sweep.
         runs: Those to make.
         places: Where versions stand, see `version_places`.
+        ranks: How many of the trainer's ranks one node holds.
 
     Returns:
         Per job its run, itself as submitted (its name has the run's before it, its `after` such names) and as rendered;
@@ -78,7 +80,7 @@ def sweep_jobs(
     last: tuple[str, ...] = ()
     for run in runs:
         own = names[run.name] = {}
-        for job in jobs(run.recipe, recipe_file(run.recipe)):
+        for job in jobs(run.recipe, recipe_file(run.recipe), ranks):
             if job.name == "data":
                 job = replace(job, command=(*job.command, "--out", str(plan.directory)))
                 what = "data", hash_of(data_sections(run.recipe))

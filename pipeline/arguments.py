@@ -111,6 +111,12 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--version", metavar="NAME", help="the version to measure; default: all that are finished"
     )
+    evaluate.add_argument(
+        "--ranks",
+        metavar="N",
+        type=_positive,
+        help="how many ranks may be started; default: the recipe's layout",
+    )
     export.add_argument("run", metavar="RUN", type=Path, help="a run's directory")
     export.add_argument("name", metavar="VERSION", help="one of its versions")
     export.add_argument("--step", type=int, help="a checkpoint that is kept; default: the finished version")

@@ -75,13 +75,15 @@ def _has_size(recipe: Recipe) -> bool:
         return False
 
 
-def filling(tree: dict, nodes: int, ranks_per_node: int) -> tuple[dict, list[Problem]]:
-    """A recipe's tree with as many data-parallel replicas as fill some nodes, and all of its mistakes.
+def filling(
+    tree: dict, nodes: int, ranks_per_node: int, with_data: bool = True
+) -> tuple[dict, list[Problem]]:
+    """A recipe's tree with as many data-parallel replicas as fill some nodes, and its mistakes, as `tree_problems` says.
 
     One is that the nodes' ranks are no multiple of tensor x pipeline parallel.
     """
     if structural_problems(tree):
-        return tree, tree_problems(tree)
+        return tree, tree_problems(tree, with_data)
     parallel = Recipe.model_validate(tree).parallel
     ranks, replica = nodes * ranks_per_node, parallel.tensor_parallel * parallel.pipeline_parallel
     if ranks % replica:
@@ -89,22 +91,22 @@ def filling(tree: dict, nodes: int, ranks_per_node: int) -> tuple[dict, list[Pro
         remedy = f"should divide the {ranks} ranks of {nodes} nodes x {ranks_per_node}"
         return tree, [Problem("parallel", value, remedy)]
     tree = with_field(tree, "parallel.data_parallel", ranks // replica)
-    return tree, tree_problems(tree)
+    return tree, tree_problems(tree, with_data)
 
 
-def tree_problems(tree: dict) -> list[Problem]:
-    """All mistakes, of types and of sense alike, of what `read_tree` returns."""
+def tree_problems(tree: dict, with_data: bool = True) -> list[Problem]:
+    """All mistakes, of types and of sense alike, of what `read_tree` returns; `with_data`, also those that data show."""
     if structural := structural_problems(tree):
-        return structural + problems(lenient_recipe(tree), whole=False)
-    return problems(Recipe.model_validate(tree))
+        return structural + problems(lenient_recipe(tree), with_data=False)
+    return problems(Recipe.model_validate(tree), with_data)
 
 
-def problems(recipe: Recipe, whole: bool = True) -> list[Problem]:
+def problems(recipe: Recipe, with_data: bool = True) -> list[Problem]:
     """All mistakes of sense in a recipe.
 
     Args:
-        recipe: A recipe, or one from `lenient_recipe`.
-        whole: Whether it has no broken part; else checks that need one are passed over.
+        recipe: A recipe, or one from `lenient_recipe`, of which checks that need a broken part are passed over.
+        with_data: Whether to ask finished data, too; not of a recipe with broken parts.
     """
     found: list[Problem] = []
     for check in _checks(recipe):
@@ -113,7 +115,7 @@ def problems(recipe: Recipe, whole: bool = True) -> list[Problem]:
                 found.append(problem)
         except BrokenField:
             continue  # its own mistake is listed already
-    if whole and not any(problem.path.startswith("versions.") for problem in found):
+    if with_data and not any(problem.path.startswith("versions.") for problem in found):
         found += mixtures.against_data(recipe)
     return found
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from perdure.pipeline.consumption import Ancestor
 from perdure.pipeline.convert.vocabulary import extension_between
-from perdure.pipeline.domains import measured_domains, source_of
+from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.probes import probe_hashes
+from perdure.pipeline.evaluate.record import measured_on
 from perdure.pipeline.lineage import checkpoints, missing_checkpoint, parent_of, version_directory
 from perdure.pipeline.manifest import hash_of, is_finished, read_json
 from perdure.pipeline.mixture import is_replayed, members
@@ -33,6 +34,7 @@ def version_inputs(
     from perdure.pipeline.data.stage import tokenizer_directory
 
     version = recipe.versions[name]
+    probe_hashes(recipe.evaluation.probes)  # names a bad item before any rank starts
     some_source = read_json(next(iter(data.values())) / "manifest.json")
     tokenizer = tokenizer_directory(recipe)
     parent = parent_of(version)
@@ -63,11 +65,7 @@ def version_inputs(
         "data": {source: str(path) for source, path in data.items()},
         "scores": {source: str(path) for source, path in scores.items()},
         "perplexity_scores": {source: str(path) for source, path in ranked.items()},
-        "measured": {
-            "max_tokens": recipe.evaluation.max_tokens,
-            "data": {domain: data_hash(data[source_of(domain)]) for domain in measured_domains(recipe)},
-            **({"probes": hashes} if (hashes := probe_hashes(recipe.evaluation.probes)) else {}),
-        },
+        "measured": measured_on(recipe, data),
         "identity": {
             "seed": recipe.seed,
             "model": recipe.model.model_dump(mode="json") | {"shape": asdict(model_shape(recipe))},

@@ -11,6 +11,7 @@ from perdure.pipeline.check import tree_problems
 from perdure.pipeline.consumption import ledger
 from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import RecipeError
+from perdure.pipeline.evaluate.record import evaluation, measured_on, run_data_directories
 from perdure.pipeline.lineage import (
     ancestors,
     appended_phases,
@@ -40,7 +41,7 @@ def _version(recipe: Recipe, name: str) -> dict[str, Any]:
         resolved_schedule(recipe, name),
     )
     before = sum(count for _, count in ancestors(recipe, name))
-    evaluation = directory / "eval.json"
+    measured = evaluation(directory, measured_on(recipe, run_data_directories(recipe)))
     return {
         "id": name,
         "parent": parent_of(version),
@@ -57,9 +58,7 @@ def _version(recipe: Recipe, name: str) -> dict[str, Any]:
         "checkpoints": list(checkpoints(directory)),
         "phases": mixture_phases(recipe, name),
         "sources": source_ledger(recipe, name),
-        "evaluation": {domain: entry["loss"] for domain, entry in read_json(evaluation)["domains"].items()}
-        if evaluation.exists()
-        else None,
+        "evaluation": measured and {domain: entry["loss"] for domain, entry in measured["domains"].items()},
     }
 
 

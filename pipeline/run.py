@@ -1,6 +1,6 @@
 """`perdure run`: every stage of a recipe in order, finished ones skipped."""
 
-import fcntl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +10,10 @@ import yaml
 from perdure.pipeline.checks.mixtures import against_data
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError, RecipeError
+from perdure.pipeline.evaluate.record import evaluation_directory, later_directory, record_data
 from perdure.pipeline.inputs import version_inputs
 from perdure.pipeline.lineage import history, version_directory
+from perdure.pipeline.locks import lock
 from perdure.pipeline.manifest import (
     differences,
     disk_errors,
@@ -24,7 +26,7 @@ from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.parts import describe
 from perdure.pipeline.plan import Plan
 from perdure.pipeline.planning import build_plan
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe import Parallel, Recipe
 
 Say = Callable[[str], None]
 
@@ -48,7 +50,9 @@ def make_versions(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
 def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Everything that one version's ranks need, so that they can be started anywhere: scores, plan, inputs."""
     with alone(recipe):
-        if _prepare(recipe, version, _data(recipe, recipe_path, say), say) == "train":
+        if _prepare(recipe, version, _data(recipe, recipe_path, say), say) == version_directory(
+            recipe, version
+        ):
             say(f"{version_directory(recipe, version)} is ready for {recipe.parallel.world_size} ranks")
 
 
@@ -58,10 +62,17 @@ def train(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
         _version(recipe, version, _data(recipe, recipe_path, say), say)
 
 
-def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, say: Say) -> None:
-    """Measures finished versions, all or one, on the recipe's domains where that is still to do; then the report."""
+def evaluate(
+    recipe: Recipe, recipe_path: Path, version: str | None, say: Say, ranks: int | None = None
+) -> None:
+    """Measures finished versions, all or one, on the recipe's domains where that is still to do; then the report.
+
+    With `ranks`, it starts so many at most: the layout decides nothing that is measured.
+    """
     from perdure.pipeline.evaluate.report import write_report
 
+    if ranks is not None:
+        recipe = recipe.model_copy(update={"parallel": layout_within(recipe.parallel, ranks)})
     names = [name for name in recipe.versions if is_finished(version_directory(recipe, name))]
     if version is not None and version not in names:
         raise PerdureError(
@@ -91,6 +102,17 @@ def _look_beyond(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
         run_harness(recipe, say)
 
 
+def layout_within(parallel: Parallel, ranks: int) -> Parallel:
+    """The layout with no more than some ranks, each of its sizes a divisor of what it was; tensor parallelism is kept first."""
+    sizes: dict[str, int] = {}
+    for kind in ("tensor_parallel", "pipeline_parallel", "data_parallel"):
+        size = getattr(parallel, kind)
+        sizes[kind] = max(divisor for divisor in range(1, min(size, ranks) + 1) if size % divisor == 0)
+        ranks //= sizes[kind]
+    sequence = parallel.sequence_parallel and sizes["tensor_parallel"] > 1
+    return parallel.model_copy(update=sizes | {"sequence_parallel": sequence})
+
+
 @contextmanager
 def alone(recipe: Recipe) -> Iterator[None]:
     """Keeps a second command out of the same directory; the system lifts the lock when a process dies."""
@@ -98,12 +120,10 @@ def alone(recipe: Recipe) -> Iterator[None]:
         recipe.directory.mkdir(parents=True, exist_ok=True)
         file = (recipe.directory / ".lock").open("w")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(file.fileno(), recipe.directory):
             raise PerdureError(
                 f"{recipe.directory}: another perdure command is working here; wait for it or choose another --out"
-            ) from None
+            )
         yield
 
 
@@ -121,19 +141,28 @@ def _data(recipe: Recipe, recipe_path: Path, say: Say) -> dict[str, Path]:
 def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False) -> None:
     from perdure.launch import local
 
-    if task := _prepare(recipe, name, data, say, documents):
-        local.start(version_directory(recipe, name), recipe.parallel.world_size, task)
+    directory = _prepare(recipe, name, data, say, documents)
+    if directory == version_directory(recipe, name):
+        local.start(directory, recipe.parallel.world_size)
+    elif directory:
+        with disk_errors(directory), (directory / ".lock").open("w") as file:
+            while not lock(file.fileno(), directory):  # another run of a sweep measures the same just now
+                time.sleep(1)
+            if not is_finished(directory):
+                local.start(directory, recipe.parallel.world_size, "evaluate")
 
 
 def _prepare(
     recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False
-) -> str | None:
-    """Writes what a version's ranks read; returns what they have to do, or None.
+) -> Path | None:
+    """Writes what a version's ranks read; returns where: the version's directory to train it, or that of an evaluation to
+    make; None if there is nothing to do.
 
     With `documents`, a finished version that has no sums by document is measured again.
     """
     directory = version_directory(recipe, name)
     with disk_errors(directory):
+        record_data(recipe, data)
         ancestors = history(recipe, name)
         inputs = version_inputs(recipe, name, data, ancestors, say)
         if (directory / "inputs.json").exists():
@@ -145,20 +174,20 @@ def _prepare(
                     f"delete that directory to train it anew. What differs: {'; '.join(differing)}"
                 )
         if is_finished(directory):
-            before, now = read_json(directory / "eval.json")["measured"], inputs["measured"]
-            whole = (directory / "eval_documents.parquet").exists() or not documents
-            if before == now and whole:
+            now = inputs["measured"]
+            place = evaluation_directory(directory, now)
+            whole = (place / "eval_documents.parquet").exists() or not documents
+            if (place / "eval.json").exists() and whole:
                 say(f"version {name}: finished, skipped")
                 return None
-            reason = "documents were not kept apart yet"
+            before, reason = found["measured"], "documents were not kept apart yet"
             if before != now:
                 same = all(before.get(key) == now[key] for key in ("max_tokens", "data"))
                 reason = "other probes" if same else "other held-out documents"
             say(f"version {name}: finished; {reason}, so it is measured again")
-            task = "evaluate"
+            directory = later_directory(directory, now)
         else:
             say(f"version {name}")
-            task = "train"
             ranked = {source: Path(path) for source, path in inputs["perplexity_scores"].items()}
             plan = build_plan(directory / "plan", recipe, name, data, ranked, ancestors)
             orders = ", ".join(f"{key} {_order_words(entry)}" for key, entry in plan.sources.items())
@@ -168,7 +197,7 @@ def _prepare(
         content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
         write_atomic(directory / "recipe.yaml", content)
         write_json(directory / "inputs.json", inputs)
-    return task
+    return directory
 
 
 def _plan_lines(plan: Plan, data: dict[str, Path]) -> list[str]:

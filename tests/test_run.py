@@ -202,8 +202,10 @@ def test_a_new_source_leaves_finished_versions_and_measures_them_on_it(recipe, f
     }
     matrix = read_json(out / "report.json")["loss_matrix"]
     assert all(loss is not None for row in matrix for loss in row) and len(matrix[0]) == 3
-    old = read_json(finished[0] / "versions/update/eval.json")["domains"]
-    new = read_json(out / "versions/update/eval.json")["domains"]
+    own = out / "versions/update/eval.json"  # stays: what it was measured on as it was trained
+    assert hash_file(own) == hash_file(finished[0] / "versions/update/eval.json")
+    old, (later,) = read_json(own)["domains"], out.glob("versions/update/eval@*/eval.json")
+    new = read_json(later)["domains"]
     assert new["code"] == old["code"] and new["prose"] == old["prose"]
 
 

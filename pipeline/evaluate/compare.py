@@ -6,6 +6,7 @@ from typing import Any
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.words import duration_words, signed, tokens_words
 from perdure.pipeline.manifest import read_json
+from perdure.pipeline.pages import render
 
 COPIED = ("status", "tokens", "lineage_tokens", "tokens_per_second", "seconds", "mfu", "selected_fraction")
 
@@ -135,14 +136,5 @@ def compare_table(found: dict[str, Any]) -> str:
 
 def render_compare(found: dict[str, Any]) -> str:
     """What was gathered as one HTML file; equal arguments give equal bytes."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("perdure.pipeline.evaluate", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"signed": signed, "tokens": tokens_words, "duration": duration_words}
-    return environment.get_template("compare.html").render(found=found)
+    filters = {"signed": signed, "tokens": tokens_words, "duration": duration_words}
+    return render("compare.html", filters, found=found)

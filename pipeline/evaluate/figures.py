@@ -10,11 +10,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
 from itertools import pairwise
 from typing import Any
 
 SERIES_COLOURS = 8
 """Number of distinguishable line colours: `--series-0` ... `--series-7` in `page.css`."""
+
+ROW_LETTERS = 64
+"""Names on the x axis that need more room than so many letters are written at an angle."""
+
+FONTS = "system-ui, 'Segoe UI', 'Helvetica Neue', 'Liberation Sans', sans-serif"
 
 _INK, _GRID = "#010101", "#010102"
 
@@ -99,6 +105,10 @@ def line_chart(
         _draw(axes, marks, crowded=0.03 * (x[-1] - x[0]) if marks else 0)  # type: ignore[operator]
         if log_x:
             axes.set_xscale("log")
+        if x and isinstance(x[0], str) and len(x) * max(map(len, x)) > ROW_LETTERS:
+            figure.set_figheight(figure.get_figheight() + 0.04 * max(map(len, x)))
+            for name in axes.get_xticklabels():
+                name.set(rotation=30, ha="right", rotation_mode="anchor")
         if xlabel == TOKENS:
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         elif x and not isinstance(x[0], str):
@@ -107,6 +117,35 @@ def line_chart(
         if len(lines) > 1:
             figure.legend(loc="outside upper left", frameon=False, fontsize=9, ncols=4)
         return _svg(figure, title)
+
+
+def standalone(svg: str) -> str:
+    """An inline picture as a file of its own, light or dark as its reader likes, on a ground of its own.
+
+    The light colours are plain attributes, so that programs that know no style sheets draw it, too.
+
+    Args:
+        svg: From `line_chart` or `histogram`.
+
+    Returns:
+        An SVG document.
+    """
+    css = (files("perdure.pipeline.evaluate") / "page.css").read_text(encoding="utf-8")
+    light, dark = (dict(re.findall(r"(--[\w-]+): (#\w+)", block)) for block in css.split(":root")[1:3])
+    used = sorted({"--paper", *re.findall(r"var\((--[\w-]+)\)", svg)})
+    rules = "\n".join(
+        f'[style*="{kind}: {light[name]}"] {{ {kind}: {dark[name]} !important }}'
+        for name in used
+        for kind in ("fill", "stroke")
+    )
+    style = f"text {{ font-family: {FONTS} }}\n@media (prefers-color-scheme: dark) {{\n{rules}\n}}"
+    width, height = (float(size) for size in re.findall(r'viewBox="0 0 (\S+) ([^"]+)"', svg)[0])
+    namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    svg = svg.replace("<svg", f'<svg {namespaces} width="{2 * width:g}" height="{2 * height:g}"', 1)
+    ground = f'<rect width="100%" height="100%" style="fill: {light["--paper"]}"/>'
+    head, rest = svg.split(">", 1)
+    rest = re.sub(r"var\((--[\w-]+)\)", lambda match: light[match[1]], rest)
+    return f"{head}>\n<style>\n{style}\n</style>\n{ground}{rest}\n"
 
 
 def histogram(

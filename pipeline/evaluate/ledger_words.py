@@ -5,7 +5,7 @@ from perdure.pipeline.evaluate.words import tokens_words
 
 def ledger_words(report: dict) -> list[str]:
     """A line a finding: changes that may be chance, stability gaps, probes, and what leaked."""
-    return [*_chance(report), *_gaps(report), *_answers(report), *_missing(report)]
+    return [*_chance(report), *_gaps(report), *_answers(report), *_missing(report), *_unmeasured(report)]
 
 
 def _chance(report: dict) -> list[str]:
@@ -65,6 +65,15 @@ def _movement(change: dict | None) -> str:
     if change is None:
         return ""
     return f" ({100 * change['change']:+.1f} points: {change['gained']} gained, {change['lost']} lost)"
+
+
+def _unmeasured(report: dict) -> list[str]:
+    if not report["unmeasured"]:
+        return []
+    names = ", ".join(report["unmeasured"])
+    return [
+        f"No losses of {names}: not measured on this recipe's held-out text and probes. `perdure eval` does it."
+    ]
 
 
 def _missing(report: dict) -> list[str]:

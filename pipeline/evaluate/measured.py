@@ -23,6 +23,8 @@ def measured(
     evaluations: list[dict | None],
     steps: dict[str, dict[int, dict]],
     paths: dict[str, Path],
+    on: dict[str, Any],
+    places: dict[str, FilePath],
 ) -> dict[str, Any]:
     """The keys of `report.json` that docs/evaluation.md lists.
 
@@ -32,6 +34,8 @@ def measured(
         evaluations: Per row, what `eval.json` holds.
         steps: By version its lines of `metrics.jsonl`, by step.
         paths: By version, where it comes from.
+        on: What the recipe measures on, see `evaluate/record.py`.
+        places: By version the directory of its evaluation on that.
     """
     domains, sources = measured_domains(recipe), list(recipe.sources)
     known = {name: path for name, path in paths.items() if not np.isnan(losses[path.row]).all()}
@@ -41,7 +45,7 @@ def measured(
     counting = counting if rows.any() else []
     bits = np.array([_column(domains, evaluation, "bits_per_byte") for evaluation in evaluations])
     columns = [domains.index(domain) for domain in counting]
-    documents = read_documents(_files(recipe, "documents"), domains)
+    documents = read_documents(_files(places, "documents"), domains)
     ancestry = {
         name: Ancestry(path.row, path.parent, _best(losses, path, sources)) for name, path in known.items()
     }
@@ -56,14 +60,14 @@ def measured(
             name: dict(zip(domains, losses[path.row] - losses[0])) for name, path in known.items()
         },
         "intervals": intervals(documents, ancestry, counting, len(losses), recipe.seed)
-        | {"missing": _missing(recipe, rows)},
+        | {"missing": _missing(places, rows)},
         "labels": by_label(documents, recipe.seed),
         "stability_gap": {
             name: gap
             for name, path in paths.items()
-            if (gap := _stability_gap(recipe, name, steps[name], path)) is not None
+            if (gap := _stability_gap(recipe, name, steps[name], path, on)) is not None
         },
-        "probes": _probes(recipe, paths),
+        "probes": _probes(recipe, paths, places),
         "contamination": contamination(recipe),
         "harness": _harness(recipe),
     }
@@ -89,28 +93,29 @@ def _best(losses: np.ndarray, path: Path, sources: list[str]) -> dict[str, int]:
     }
 
 
-def _files(recipe: Recipe, what: str) -> list[FilePath]:
+def _files(places: dict[str, FilePath], what: str) -> list[FilePath]:
     """The tables of every row; all `init` versions start from the same initial model."""
-    directories = [recipe.directory / "versions" / name for name in recipe.versions]
-    initial = [directory / table_name("eval_initial.json", what) for directory in directories]
+    initial = [place / table_name("eval_initial.json", what) for place in places.values()]
     first = next((path for path in initial if path.exists()), initial[0])
-    return [first, *(directory / table_name("eval.json", what) for directory in directories)]
+    return [first, *(place / table_name("eval.json", what) for place in places.values())]
 
 
-def _missing(recipe: Recipe, rows: np.ndarray) -> dict[str, Any]:
+def _missing(places: dict[str, FilePath], rows: np.ndarray) -> dict[str, Any]:
     """Models that were measured before documents were kept apart: their losses have no intervals."""
-    absent = [bool(row) and not path.exists() for row, path in zip(rows, _files(recipe, "documents"))]
+    absent = [bool(row) and not path.exists() for row, path in zip(rows, _files(places, "documents"))]
     return {
         "initial": absent[0],
-        "versions": [name for name, gone in zip(recipe.versions, absent[1:]) if gone],
+        "versions": [name for name, gone in zip(places, absent[1:]) if gone],
     }
 
 
 # ------------------------------------------------------------------------------------- while training
 
 
-def _stability_gap(recipe: Recipe, version: str, steps: dict[int, dict], path: Path) -> dict[str, Any] | None:
-    """The held-out losses while a version trained, and what they show; None if none were measured."""
+def _stability_gap(
+    recipe: Recipe, version: str, steps: dict[int, dict], path: Path, on: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The held-out losses while a version trained, and what they show; None if none were measured on this text."""
     points = [
         (step - 1, entry["tokens"] - entry["tokens"] // step, entry["heldout_before"])
         for step, entry in sorted(steps.items())
@@ -122,9 +127,15 @@ def _stability_gap(recipe: Recipe, version: str, steps: dict[int, dict], path: P
     final = read_json(record) if record.exists() else {}
     if "heldout" in final:
         points.append((final["steps"], final["tokens"], final["heldout"]))
+    then = read_json(recipe.directory / "versions" / version / "inputs.json")["measured"]
     names = [
-        domain for domain in measured_domains(recipe) if all(domain in losses for _, _, losses in points)
+        domain
+        for domain in measured_domains(recipe)
+        if all(domain in losses for _, _, losses in points)
+        and (then["max_tokens"], then["data"].get(domain)) == (on["max_tokens"], on["data"][domain])
     ]
+    if not names:
+        return None
     tokens = [place for _, place, _ in points]
     curves = {name: [losses[name] for _, _, losses in points] for name in names}
     worst = [max(curves[domain]) if domain in curves else math.nan for domain in recipe.sources]
@@ -142,9 +153,9 @@ def _stability_gap(recipe: Recipe, version: str, steps: dict[int, dict], path: P
 # --------------------------------------------------------------------------------------------- probes
 
 
-def _probes(recipe: Recipe, paths: dict[str, Path]) -> dict[str, Any] | None:
+def _probes(recipe: Recipe, paths: dict[str, Path], places: dict[str, FilePath]) -> dict[str, Any] | None:
     answers = [
-        parquet.read_table(path).to_pylist() if path.exists() else None for path in _files(recipe, "probes")
+        parquet.read_table(path).to_pylist() if path.exists() else None for path in _files(places, "probes")
     ]
     asked = next((found for found in reversed(answers) if found), None)
     if asked is None:

@@ -10,6 +10,7 @@ from perdure.pipeline.evaluate.words import (
     tokens_words,
     verdict,
 )
+from perdure.pipeline.pages import render
 
 LEDGER = ("macro", "labels", "probes", "contamination", "harness")
 """Keys of a report that are null, or not there, where nothing was measured: see docs/evaluation.md."""
@@ -29,16 +30,7 @@ def render_page(report: dict, version: str | None = None) -> str:
     Returns:
         HTML; equal arguments give equal bytes.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("perdure.pipeline.evaluate", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters = {
         "tokens": tokens_words,
         "signed": signed,
         "share": share_words,
@@ -54,7 +46,9 @@ def render_page(report: dict, version: str | None = None) -> str:
     shown = [entry for entry in path if version in (None, entry["id"])]
     names = [entry["id"] for entry in shown]
     gaps = {name: gap for name, gap in (report.get("stability_gap") or {}).items() if name in names}
-    return environment.get_template("page.html").render(
+    return render(
+        "page.html",
+        filters,
         report=report | {"versions": path},
         title=f"{report['name']}: {version}" if version else report["name"],
         one=version is not None,

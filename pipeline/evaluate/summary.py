@@ -17,7 +17,13 @@ from perdure.pipeline.evaluate.course import add_course
 from perdure.pipeline.evaluate.measured import measured
 from perdure.pipeline.evaluate.paths import Path as VersionPath
 from perdure.pipeline.evaluate.paths import paths
-from perdure.pipeline.lineage import expected_mixture, parent_of, resolved_schedule
+from perdure.pipeline.evaluate.record import (
+    evaluation_directory,
+    measured_on,
+    run_data_directories,
+    unmeasured,
+)
+from perdure.pipeline.lineage import expected_mixture, parent_of, resolved_schedule, version_directory
 from perdure.pipeline.log import mixture_phases, source_ledger
 from perdure.pipeline.manifest import read_json, write_json
 from perdure.pipeline.mixture import is_replayed, members, mixture_shares
@@ -45,6 +51,8 @@ def build_report(recipe: Recipe) -> dict:
           row i + 1: version i); `initial` (its evaluation).
         - `acc`, `bwt`, `fwt`, `fwt_gem` by version; `forgetting` by version: `mean` and by domain. See
           `evaluate/metrics.py`; every version has them, along its own path from the initial model.
+        - `measured`: what identifies the held-out text and probes that all of this was measured on, see
+          `evaluate/record.py`; `unmeasured`: finished versions that were not measured on these, and have no losses here.
         - What the ledger adds (intervals, paired changes, topics, stability gap, probes, contamination, harness): see
           docs/evaluation.md.
         - `consumed`: tokens per version and mixture key (`replay/<source>` for replay).
@@ -58,7 +66,7 @@ def build_report(recipe: Recipe) -> dict:
     Raises:
         PerdureError: If an artefact is broken.
     """
-    report = summarize(recipe, _data_directories(recipe))
+    report = summarize(recipe, run_data_directories(recipe))
     write_json(recipe.directory / "report.json", report)
     write_json(recipe.directory / "lineage.json", _lineage(recipe, report))
     return report
@@ -67,8 +75,10 @@ def build_report(recipe: Recipe) -> dict:
 def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
     """`build_report` without writing; `data` maps each source to its finished directory or None."""
     records = {name: _optional(recipe, name, "version.json") for name in recipe.versions}
-    evaluations = {name: _optional(recipe, name, "eval.json") for name in recipe.versions}
-    initial = _initial_evaluation(recipe)
+    on = measured_on(recipe, data)
+    places = {name: evaluation_directory(version_directory(recipe, name), on) for name in recipe.versions}
+    evaluations = {name: _read(place / "eval.json") for name, place in places.items()}
+    initial = next(filter(None, (_read(place / "eval_initial.json") for place in places.values())), None)
     domains = measured_domains(recipe)
     losses = np.array([_losses(domains, entry) for entry in (initial, *evaluations.values())])
     manifests = {
@@ -88,7 +98,9 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
         "loss_matrix": losses,
         "initial": initial and initial["domains"],
         **_metrics(along, list(recipe.sources), losses),
-        **measured(recipe, losses, [initial, *evaluations.values()], steps, along),
+        **measured(recipe, losses, [initial, *evaluations.values()], steps, along, on, places),
+        "measured": on,
+        "unmeasured": unmeasured(recipe, on),
         "consumed": {name: record["consumed"] for name, record in records.items() if record},
         "selection": {
             name: record["selection_counts"]
@@ -127,34 +139,12 @@ def recipe_yaml(recipe: Recipe) -> str:
 # ------------------------------------------------------------------------------------------- reading
 
 
-def _data_directories(recipe: Recipe) -> dict[str, Path | None]:
-    """The data that versions were trained on; before the first, what the data stage has finished.
-
-    A trained version names its data itself, so that a run can be reported after its raw text is gone.
-    """
-    from perdure.pipeline.data.stage import finished_data
-
-    for name in reversed(recipe.versions):
-        if (inputs := _optional(recipe, name, "inputs.json")) is not None:
-            used = {source: Path(path).name for source, path in inputs["data"].items()}
-            return {
-                source: recipe.directory / "data" / used[source] if source in used else None
-                for source in recipe.sources
-            }
-    return finished_data(recipe)
-
-
 def _optional(recipe: Recipe, version: str, file: str) -> Any:
-    path = recipe.directory / "versions" / version / file
+    return _read(version_directory(recipe, version) / file)
+
+
+def _read(path: Path) -> Any:
     return read_json(path) if path.exists() else None
-
-
-def _initial_evaluation(recipe: Recipe) -> dict | None:
-    """The initial model's losses: all `init` versions of a recipe start from the same weights."""
-    for name in recipe.versions:
-        if (evaluation := _optional(recipe, name, "eval_initial.json")) is not None:
-            return evaluation
-    return None
 
 
 def _losses(domains: list[str], evaluation: dict | None) -> list[float]:

@@ -3,6 +3,7 @@
 from perdure.pipeline.evaluate.figures import SERIES_COLOURS
 from perdure.pipeline.evaluate.page import visible
 from perdure.pipeline.evaluate.words import share_words, tokens_words
+from perdure.pipeline.pages import render
 
 STRONGEST = 60
 """Percent of colour behind the strongest token; more would hurt the contrast of its text."""
@@ -20,29 +21,21 @@ def render_inspection(found: dict) -> str:
     Args:
         found: What `perdure.pipeline.inspection.gather` returned.
     """
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=ChoiceLoader(
-            [
-                PackageLoader("perdure.pipeline.inspection", "."),
-                PackageLoader("perdure.pipeline.evaluate", "."),
-            ]
-        ),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters = {
         "tokens": tokens_words,
         "share": share_words,
         "visible": visible,
         "number": "{:,}".format,
         "capitalize_first": lambda text: text[:1].upper() + text[1:],
     }
-    return environment.get_template("inspection.html").render(
-        found=found, shade=shade, halves=(SHADED, SHADED_EXCESS), flow=_flow, perplexity="{:,.4g}".format
+    return render(
+        "inspection.html",
+        filters,
+        found=found,
+        shade=shade,
+        halves=(SHADED, SHADED_EXCESS),
+        flow=_flow,
+        perplexity="{:,.4g}".format,
     )
 
 

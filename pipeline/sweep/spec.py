@@ -83,6 +83,7 @@ def load_sweep(
     out: Path | None = None,
     site: Path | None = None,
     size: Size | None = None,
+    checked: bool = True,
 ) -> Plan:
     """Reads a sweep, or makes one of a recipe.
 
@@ -94,9 +95,11 @@ def load_sweep(
         out: Instead of the file's.
         site: The team's `cluster:` fields.
         size: What a training job occupies on a cluster; the runs get as many replicas as fill it.
+        checked: Whether the runs are to start. Else their recipes need no more than be recipes: texts may be gone.
 
     Raises:
-        RecipeError: With every mistake of the sweep and of each of its recipes.
+        RecipeError: With every mistake of the sweep and of each of its recipes, but for those that finished data show: they
+            are a run's own, and do not keep the others from going on.
     """
     tree = read_tree(path)
     is_sweep = isinstance(tree.get("recipe"), str)
@@ -113,7 +116,7 @@ def load_sweep(
     directory = out or sweep.out or Path("runs") / name
     if size:
         directory = directory.resolve()
-    runs, found = _runs(sweep, base, directory, size)
+    runs, found = _runs(sweep, base, directory, size, checked)
     if found:
         raise RecipeError(str(path), found)
     return Plan(name, sweep, base, directory, runs)
@@ -134,7 +137,9 @@ def _values(over: list[str] | tuple[str, ...]) -> tuple[dict[str, list], list[Pr
     return values, found
 
 
-def _runs(sweep: Sweep, base: dict, directory: Path, size: Size | None) -> tuple[list[Run], list[Problem]]:
+def _runs(
+    sweep: Sweep, base: dict, directory: Path, size: Size | None, checked: bool
+) -> tuple[list[Run], list[Problem]]:
     """The runs, or what is wrong with them; a mistake that all of them have stands there once."""
     found = list(_field_problems(sweep, base))
     if found:
@@ -160,7 +165,12 @@ def _runs(sweep: Sweep, base: dict, directory: Path, size: Size | None) -> tuple
             tree = with_field(tree, path, value)
         slug = re.sub(r"[^a-z0-9_-]+", "-", f"{base.get('name')}-{name}".lower())
         tree = tree | {"name": slug, "out": str(directory / "runs" / name)}
-        tree, own = filling(tree, size.nodes, size.ranks_per_node) if size else (tree, tree_problems(tree))
+        if not checked:
+            own = structural_problems(tree)
+        elif size:
+            tree, own = filling(tree, size.nodes, size.ranks_per_node, with_data=False)
+        else:
+            own = tree_problems(tree, with_data=False)
         for problem in own:
             unknown = problem.remedy.startswith("unknown field")  # whatever the value
             key = problem.path if unknown else str(problem)

@@ -4,14 +4,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from perdure.launch.local import ABOVE
 from perdure.pipeline.checks.mixtures import against_data
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.errors import PerdureError, RecipeError
+from perdure.pipeline.evaluate.record import data_sections
 from perdure.pipeline.evaluate.report import write_report
 from perdure.pipeline.lineage import version_directory
 from perdure.pipeline.manifest import hash_of, is_finished
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.run import alone, make_versions
+from perdure.pipeline.sweep.gather import own_report
 from perdure.pipeline.sweep.results import write_results
 from perdure.pipeline.sweep.spec import Plan, Run
 from perdure.pipeline.sweep.store import link, version_places, with_kept_steps
@@ -31,11 +34,11 @@ def run_sweep(plan: Plan, say: Say) -> None:
     with alone(at(plan, plan.runs[0].recipe)):
         data: dict[str, dict[str, Path]] = {}
         for number, run in enumerate(runs, start=1):
-            link(plan, run, places[run.name])
-            whole = is_whole(run)
-            say(f"run {number} of {len(runs)}: {run.name}" + (": whole, skipped" if whole else ""))
             reason = next((broken[place] for place in places[run.name].values() if place in broken), None)
             try:
+                link(plan, run, places[run.name])
+                whole = is_whole(run)
+                say(f"run {number} of {len(runs)}: {run.name}" + (": whole, skipped" if whole else ""))
                 if reason:
                     raise PerdureError(reason)
                 stage = hash_of(data_sections(run.recipe))
@@ -49,11 +52,12 @@ def run_sweep(plan: Plan, say: Say) -> None:
                         write_report(run.recipe, _silent)
             except PerdureError as error:
                 print(f"error: {run.name}: {error}", file=sys.stderr, flush=True)
-                failed[run.name] = str(error)
+                words = "; ".join(line.strip() for line in str(error).splitlines())
+                failed[run.name] = words.partition(f"; {ABOVE}")[0]
                 unmade = (place for place in places[run.name].values() if not is_finished(place))
                 if (place := next(unmade, None)) is not None:
                     broken.setdefault(place, f"{place.name}, which it needs, failed in {run.name}")
-        write_results(plan, say)
+        write_results(plan, say, failed)
     if failed:
         raise PerdureError(
             f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}; the reasons stand above. The same command "
@@ -66,29 +70,24 @@ def at(plan: Plan, recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"out": plan.directory})
 
 
-def data_sections(recipe: Recipe) -> dict:
-    """What the data stage of a run depends on; runs that agree in it share the stage."""
-    tree = recipe.model_dump(mode="json", include={"sources", "tokenizer", "data"})
-    return tree | {"seed": recipe.seed if any(s.subset for s in recipe.sources.values()) else None}
-
-
 def is_whole(run: Run) -> bool:
-    """Whether all versions of a run are finished, and its report is written."""
-    return (
-        all(is_finished(version_directory(run.recipe, name)) for name in run.recipe.versions)
-        and (run.recipe.directory / "report.json").exists()
-    )
+    """Whether all versions of a run are finished and measured on its held-out text, and its report says so.
+
+    Raises:
+        PerdureError: If its report is broken, or its text is gone.
+    """
+    if not all(is_finished(version_directory(run.recipe, name)) for name in run.recipe.versions):
+        return False
+    report = own_report(run.recipe)
+    return report is not None and not report["unmeasured"]
 
 
 def _reported(run: Run) -> bool:
-    """Whether a run's report is newer than everything that was measured."""
+    """Whether nothing that is measured after the report is newer than it."""
     report = run.recipe.directory / "report.json"
-    directories = [version_directory(run.recipe, name) for name in run.recipe.versions]
-    measured = [place / file for place in directories for file in ("eval.json", "harness.json")]
-    measured.append(run.recipe.directory / "contamination.json")
-    return report.exists() and all(
-        path.stat().st_mtime <= report.stat().st_mtime for path in measured if path.exists()
-    )
+    later = [version_directory(run.recipe, name) / "harness.json" for name in run.recipe.versions]
+    later.append(run.recipe.directory / "contamination.json")
+    return all(path.stat().st_mtime <= report.stat().st_mtime for path in later if path.exists())
 
 
 def _silent(_: str) -> None:

@@ -110,16 +110,22 @@ def open_heldout(data: Path, domain: str) -> tuple[Stream, pa.Table]:
         The stream, empty if no document has the labels, and of each document `num_tokens`, `num_bytes` (of its text),
         `topic` and `language`.
     """
-    columns = ["num_tokens", "num_bytes", "topic", "language"]
-    rows = [("split", "==", "heldout")]
-    table = parquet.read_table(data / "docs.parquet", columns=["shard", "sequence", *columns], filters=rows)
-    table = table.sort_by([("shard", "ascending"), ("sequence", "ascending")])
+    table = _heldout_table(data, (data / "docs.parquet").stat().st_mtime_ns)
     fits = np.ones(len(table), bool)
     for kind, label in parse(domain).labels.items():
         fits &= np.array(table[kind].to_pylist(), object) == label
-    table = table.select(columns).filter(fits)
+    table = table.filter(fits)
     ends = np.cumsum(table["num_tokens"].to_numpy().astype(np.int64))
     return _stream(data, None, np.flatnonzero(fits), ends, prefix="heldout."), table
+
+
+@cache
+def _heldout_table(data: Path, _written: int) -> pa.Table:
+    """Read once: `docs.parquet` has all documents, and this is asked for at every measurement."""
+    columns = ["num_tokens", "num_bytes", "topic", "language"]
+    rows = [("split", "==", "heldout")]
+    table = parquet.read_table(data / "docs.parquet", columns=["shard", "sequence", *columns], filters=rows)
+    return table.sort_by([("shard", "ascending"), ("sequence", "ascending")]).select(columns)
 
 
 def _stream(

@@ -26,6 +26,11 @@ def initialise() -> torch.device:
     """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     options = {"rank": rank, "world_size": world_size, "timeout": timeout()}
+    # Read when CUDA and NCCL begin. Megatron overlaps tensor-parallel communication with matrix products by the order of
+    # the calls; the others make equal steps equal bit for bit, so that what resumes is what was not interrupted.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("NCCL_ALGO", "^NVLS")
     if world_size == 1:
         options["store"] = dist.HashStore()
     if torch.cuda.is_available():
@@ -36,11 +41,11 @@ def initialise() -> torch.device:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-        # Megatron overlaps tensor-parallel communication with matrix products by the order of the calls.
-        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
-        # What resumes must equal what was not interrupted, bit for bit.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Not `warn_only`: attention's backward pass would take that as leave to add in any order.
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = (
+            False  # writes all memory once more; nothing reads it
+        )
         dist.init_process_group("nccl", device_id=device, **options)
         return device
     install_cpu_backend()

@@ -6,7 +6,6 @@ and wakes up late cannot touch what its successor builds on. The number is the "
 distributed locking" (2016).
 """
 
-import fcntl
 import os
 import sys
 import time
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.locks import lock
 
 PATIENCE_SECONDS = 10.0
 """How long the fence is waited for in silence; a commit holds it for less than a second."""
@@ -67,19 +67,16 @@ def _locked(directory: Path) -> Iterator[int]:
 
 def _lock(file: int, directory: Path) -> None:
     begun, told = time.monotonic(), False
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not told and time.monotonic() - begun > PATIENCE_SECONDS:
-                told = True
-                print(
-                    f"{directory / 'fence'}: another start of this version holds it, and may be suspended in the middle of "
-                    "a commit; waiting until that process goes on or ends",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            time.sleep(0.02)
+    while not lock(file, directory / "fence"):
+        if not told and time.monotonic() - begun > PATIENCE_SECONDS:
+            told = True
+            print(
+                f"{directory / 'fence'}: another start of this version holds it, and may be suspended in the middle of "
+                "a commit; waiting until that process goes on or ends",
+                file=sys.stderr,
+                flush=True,
+            )
+        time.sleep(0.02)
 
 
 def _newest(file: int) -> int:

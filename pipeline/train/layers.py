@@ -1,9 +1,7 @@
-"""Layers that Megatron-core lacks where neither Transformer Engine nor Apex is installed, and the layer spec."""
+"""Layers that Megatron-core takes from Transformer Engine or Apex, which are not needed here, and the layer spec."""
 
 from functools import partial
-from importlib.util import find_spec
 from types import SimpleNamespace
-from typing import Any, NamedTuple
 
 import torch
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
@@ -53,46 +51,27 @@ class RecomputedLayer(TransformerLayer):
         return checkpoint(super().forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
-class LayerClasses(NamedTuple):
-    """Classes that a layer is made of, each built as Megatron builds its own."""
-
-    column_linear: Any
-    row_linear: Any
-    norm: Any
-
-
-def layer_classes() -> LayerClasses:
-    """Transformer Engine's, where it is installed on a machine with CUDA; else Megatron's linears and our norm.
-
-    The parameters have the same names. Not verified with Transformer Engine itself.
-    """
-    if find_spec("transformer_engine") is None or not torch.cuda.is_available():
-        return LayerClasses(megatron_layers.ColumnParallelLinear, megatron_layers.RowParallelLinear, RMSNorm)
-    from megatron.core.extensions.transformer_engine import (
-        TEColumnParallelLinear,
-        TENorm,
-        TERowParallelLinear,
-    )
-
-    return LayerClasses(TEColumnParallelLinear, TERowParallelLinear, TENorm)
-
-
 def block_spec(config: TransformerConfig, shape: Shape) -> TransformerBlockSubmodules:
-    """This pipeline stage's layers and the norm after the last one."""
-    column_linear, row_linear, norm = layer_classes()
+    """This pipeline stage's layers and the norm after the last one: Megatron's linears, and our norm, attention and MLP.
+
+    The same on every machine, whether or not Transformer Engine is installed there.
+    """
     layer = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=shape.qk_norm)
-    layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = norm
+    layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = RMSNorm
     attention = layer.submodules.self_attention.submodules
+    column_linear, row_linear = megatron_layers.ColumnParallelLinear, megatron_layers.RowParallelLinear
     attention.linear_qkv, attention.linear_proj = column_linear, row_linear
     if shape.qk_norm:
-        attention.q_layernorm = attention.k_layernorm = norm
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
     attention.core_attention = ModuleSpec(
         CoreAttention, params={"rotary_base": shape.rope_theta, "rotary_scaling": shape.rope_scaling}
     )
     mlp = layer.submodules.mlp  # a ModuleSpec in 0.16, a functools.partial later
     parts = mlp.keywords["submodules"] if isinstance(mlp, partial) else mlp.submodules
     parts.linear_fc1, parts.linear_fc2 = column_linear, row_linear
-    return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=norm)
+    return TransformerBlockSubmodules(
+        layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=RMSNorm
+    )
 
 
 def install_weight_gradient(device: torch.device) -> bool:

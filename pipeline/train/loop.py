@@ -5,6 +5,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.lineage import kept_steps
@@ -91,6 +93,7 @@ def run_steps(
         counts, grad_norm, trouble = train_step(
             model, optimizer, dataset, recipe, first_sample, device, judge, state["threshold"]
         )
+        torch.cuda.synchronize()  # the update's last kernels are part of the step
         seconds = time.perf_counter() - begun
         if not trouble:
             state = state | {
@@ -109,7 +112,7 @@ def run_steps(
         state = state | {"step": step, "seconds": state["seconds"] + seconds}
         if recorder:
             rate = tokens_per_step / seconds
-            mfu = model_flop_utilisation(rate, flops, recipe.parallel.world_size)
+            mfu = model_flop_utilisation(rate, flops, recipe.parallel.world_size, training.precision)
             line = recorder.step(
                 step,
                 step * tokens_per_step,

@@ -10,8 +10,16 @@ from perdure.pipeline.manifest import write_atomic
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.train.step import Counts
 
-PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
-"""Dense bf16 FLOP/s by device name (NVIDIA data sheets), for the model FLOP utilisation."""
+PEAK_FLOPS = {
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200 NVL": 835e12,
+    "H200": 989e12,
+    "B200": 2250e12,
+}
+"""Dense bf16 FLOP/s by what stands in a device's name, the first that does (NVIDIA data sheets)."""
 
 
 class Recorder:
@@ -192,11 +200,13 @@ def heldout_words(losses: dict[str, float]) -> str:
     )
 
 
-def model_flop_utilisation(tokens_per_second: float, flops_per_token: float, ranks: int) -> float | None:
-    """Share of the GPUs' peak bf16 FLOP/s that the model's own arithmetic uses; None where the peak is unknown."""
+def model_flop_utilisation(
+    tokens_per_second: float, flops_per_token: float, ranks: int, precision: str
+) -> float | None:
+    """Share of the GPUs' peak bf16 FLOP/s that the model's own arithmetic uses; None where the peak is unknown, or in fp32."""
     import torch
 
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() or precision != "bf16":
         return None
     name = torch.cuda.get_device_name()
     peak = next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)

@@ -84,10 +84,10 @@ def make_optimizer(training: Training, model: torch.nn.Module, distributed: bool
         model: The wrapped model.
         distributed: Shard the states over the data-parallel ranks.
     """
-    if megatron_optimizer.USING_PYTORCH_OPTIMIZER:
-        megatron_optimizer.Adam = distrib_optimizer.Adam = FusedAdamW
-        megatron_optimizer.USING_PYTORCH_OPTIMIZER = False
-        distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_APEX_OPTIMIZER = True
+    # Also where Megatron found another one: a checkpoint goes on on any machine.
+    megatron_optimizer.Adam = distrib_optimizer.Adam = FusedAdamW
+    megatron_optimizer.USING_PYTORCH_OPTIMIZER = False
+    distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_APEX_OPTIMIZER = True
     return get_megatron_optimizer(optimizer_config(training, distributed), [model])
 
 

@@ -1,7 +1,8 @@
-"""One rank of the trainer: `python -m perdure.pipeline.train.worker VERSION_DIRECTORY train|evaluate`.
+"""One rank of the trainer: `python -m perdure.pipeline.train.worker DIRECTORY train|evaluate`.
 
 Everything it needs stands in the version's directory: `recipe.yaml`, `inputs.json` and `plan/`. It goes on from the
-last checkpoint if there is one. Afterwards it evaluates, exports to Hugging Face, and declares the version whole.
+last checkpoint if there is one. Afterwards it evaluates, exports to Hugging Face, and declares the version whole. To evaluate
+a finished version again, it gets the evaluation's directory (`evaluate/record.py`), with `recipe.yaml` and `inputs.json` of its own.
 """
 
 import sys
@@ -23,7 +24,7 @@ def main(directory: Path, task: str) -> None:
     """Trains, evaluates and exports one version, or evaluates a finished one again; all ranks run this.
 
     Args:
-        directory: The version's directory, prepared by `perdure.pipeline.run`.
+        directory: The version's directory, or that of an evaluation, prepared by `perdure.pipeline.run`.
         task: `train` or `evaluate`.
     """
     # Megatron warns of every fused package that is absent.
@@ -45,11 +46,12 @@ def main(directory: Path, task: str) -> None:
     from perdure.pipeline.train.probes import encode_probes, score_probes
     from perdure.pipeline.train.start import begin, initial_weights, origin
 
+    # Together first: on a machine that starts before the others, these files may be an earlier start's.
+    device = initialise()
     recipe, inputs = load_recipe(directory / "recipe.yaml"), read_json(directory / "inputs.json")
     version = recipe.versions[inputs["version"]]
     shape, vocab_size = model_shape(recipe), inputs["vocab_size"]
     data = {name: Path(path) for name, path in inputs["data"].items()}
-    device = initialise()
     say = _say if dist.get_rank() == 0 else _silent
     if dist.get_world_size() != recipe.parallel.world_size:
         raise PerdureError(
@@ -86,8 +88,11 @@ def main(directory: Path, task: str) -> None:
         if version.start.type == "init":
             initial_weights(unwrap(model), recipe, shape, vocab_size, inputs, _silent)
             measure("eval_initial.json", 0)
-        weights.load_weights(unwrap(model), shape, huggingface.weights_reader(directory / "hf"))
+        weights.load_weights(unwrap(model), shape, huggingface.weights_reader(directory.parent / "hf"))
         domains = measure("eval.json", num_steps(recipe, version))
+        if dist.get_rank() == 0:
+            with fence.held(directory, attempt):
+                finish(directory, {"measured": inputs["measured"]})
         say(heldout_words({name: result["loss"] for name, result in domains.items()}))
         dist.barrier()
         dist.destroy_process_group()

@@ -6,7 +6,8 @@ import pytest
 from support import tiny_recipe
 
 from perdure.launch.chain import jobs
-from perdure.pipeline.manifest import finish
+from perdure.pipeline.evaluate.record import measured_on, record_data
+from perdure.pipeline.manifest import finish, write_json
 from perdure.pipeline.recipe import Recipe, SlurmArrays
 
 FILE = Path("launched.yaml")
@@ -62,6 +63,7 @@ def test_with_arrays_the_jobs_before_training_only_wait(recipe):
 
 
 def test_finished_versions_are_left_out(recipe):
+    record_data(recipe, {})
     finish(recipe.directory / "versions" / "base", {})
     chain = {job.name: job.after for job in jobs(recipe, FILE)}
     assert "train-base" not in chain and "prepare-base" not in chain
@@ -69,3 +71,14 @@ def test_finished_versions_are_left_out(recipe):
     for name in recipe.versions:
         finish(recipe.directory / "versions" / name, {})
     assert [(job.name, job.after) for job in jobs(recipe, FILE)] == [("data", ()), ("report", ("data",))]
+
+
+def test_versions_that_are_measured_again_get_what_ranks_need(recipe):
+    record_data(recipe, {})
+    assert jobs(recipe, FILE, 4)[-1].command == ("eval", str(FILE), "--ranks", "4")
+    assert not jobs(recipe, FILE, 4)[-1].gpus
+    directory = recipe.directory / "versions" / "base"
+    finish(directory, {})
+    assert jobs(recipe, FILE, 4)[-1].gpus
+    write_json(directory / "eval.json", {"measured": measured_on(recipe, {})})
+    assert not jobs(recipe, FILE, 4)[-1].gpus

@@ -24,7 +24,14 @@ CHECKPOINT = 10_000_000_000
 def machine(number: int, **changes) -> dict:
     found = {
         **{"node": f"n{number}", "address": f"10.0.0.{number}", "python": "3.12.3", "torch": "2.13.0"},
-        **{"megatron-core": "0.19.0", "triton": "3.4", "cuda": "12.8", "nccl": "2.27.3", "driver": "570.1"},
+        **{
+            "megatron-core": "0.19.0",
+            "triton": "3.4",
+            "transformer_engine": None,
+            "cuda": "12.8",
+            "nccl": "2.27.3",
+            "driver": "570.1",
+        },
         **{"gpus": 8, "gpu": "H100", "recipe": "aa", "tokenizer": "bb", "data": "prose cc"},
         **{"interface": None, "writes": None, "free_bytes": 10 * CHECKPOINT},
         **{

@@ -14,7 +14,7 @@ from support import tiny_recipe
 
 from perdure.launch import slurm
 from perdure.launch.chain import Job, jobs
-from perdure.launch.launch import fitted
+from perdure.launch.launch import fitted, hours
 from perdure.launch.slurm import Size, array_script, render
 from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.recipe import Recipe
@@ -307,3 +307,11 @@ def test_every_job_has_a_script_that_bash_can_read(tmp_path, recipe_file):
     for job in jobs(recipe, recipe_file):
         text = render(job, recipe, Size(1, 0, 1), tmp_path, "python")[1]
         assert subprocess.run(["bash", "-n"], input=text.encode()).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("90", 1.5), ("90:00", 1.5), ("4:00:00", 4), ("2-12", 60), ("1-0:30", 24.5), ("1-00:00:36", 24.01)],
+)
+def test_hours_of_a_time_limit_as_sbatch_reads_it(limit, expected):
+    assert hours(limit) == pytest.approx(expected)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from perdure.pipeline.evaluate.page import render_page
+from perdure.pipeline.evaluate.record import measured_on
 from perdure.pipeline.evaluate.summary import summarize
 from perdure.pipeline.manifest import finish, write_json
 from perdure.pipeline.mixture import mixture_shares
@@ -103,7 +104,7 @@ def write_run(recipe: Recipe, finished: list[str], odd_tokens: bool = True) -> d
     data = {source: _write_data(recipe, source, i) for i, source in enumerate(recipe.sources)}
     for index, name in enumerate(recipe.versions):
         if name in finished:
-            _write_version(recipe, name, index, odd_tokens)
+            _write_version(recipe, name, index, odd_tokens, measured_on(recipe, data))
     return data
 
 
@@ -119,12 +120,13 @@ def _write_data(recipe: Recipe, source: str, index: int) -> Path:
     }
     command = "perdure run data_recipes/made-up.yaml --set seed=7"
     finish(
-        directory, {"source": source, "tokenizer_hash": "c0ffee" * 8, "counts": counts, "command": command}
+        directory,
+        {"source": source, "tokenizer_hash": "c0ffee" * 8, "counts": counts, "command": command, "files": {}},
     )
     return directory
 
 
-def _write_version(recipe: Recipe, name: str, index: int, odd_tokens: bool) -> None:
+def _write_version(recipe: Recipe, name: str, index: int, odd_tokens: bool, on: dict) -> None:
     version, directory = recipe.versions[name], recipe.directory / "versions" / name
     directory.mkdir(parents=True)
     steps, per_step = (
@@ -136,14 +138,14 @@ def _write_version(recipe: Recipe, name: str, index: int, odd_tokens: bool) -> N
     before = LOSSES[parent] if parent else INITIAL
     lines = _metric_lines(version, steps, per_step, before, LOSSES[name], np.random.default_rng(index))
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    write_json(directory / "eval.json", _evaluation(name, steps, LOSSES[name]))
+    write_json(directory / "eval.json", {"measured": on} | _evaluation(name, steps, LOSSES[name]))
     if parent is None:
-        write_json(directory / "eval_initial.json", _evaluation(name, 0, INITIAL))
+        write_json(directory / "eval_initial.json", {"measured": on} | _evaluation(name, 0, INITIAL))
     if version.selection:
         write_json(directory / "passage.json", _passage(odd_tokens))
         write_json(directory / "chosen.json", _chosen())
     command = "perdure run data_recipes/made-up.yaml --set seed=7"
-    write_json(directory / "inputs.json", {"command": command, "data": {}})
+    write_json(directory / "inputs.json", {"command": command, "measured": on})
     write_json(
         directory / "version.json",
         {

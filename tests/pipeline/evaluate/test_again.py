@@ -7,8 +7,10 @@ from support import random_data, tiny_recipe
 
 from perdure.pipeline import run
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.record import later_directory, measured_on
 from perdure.pipeline.inputs import version_inputs
-from perdure.pipeline.manifest import finish, write_json
+from perdure.pipeline.manifest import finish, read_json, write_json
+from perdure.pipeline.recipe import Parallel
 
 
 @pytest.fixture
@@ -28,8 +30,14 @@ def finished(tmp_path):
 def asked(finished, documents, **changes):
     directory, data = finished
     said = []
-    task = run._prepare(tiny_recipe(directory.parents[1], **changes), "v1", data, said.append, documents)
-    return task, said[0].removeprefix("version v1: ")
+    place = run._prepare(tiny_recipe(directory.parents[1], **changes), "v1", data, said.append, documents)
+    return place, said[0].removeprefix("version v1: ")
+
+
+def later(finished, **changes):
+    """Where a finished version is measured again."""
+    directory, data = finished
+    return later_directory(directory, measured_on(tiny_recipe(directory.parents[1], **changes), data))
 
 
 def test_a_run_leaves_old_measurements_alone(finished):
@@ -38,18 +46,31 @@ def test_a_run_leaves_old_measurements_alone(finished):
 
 def test_eval_adds_the_documents_once(finished):
     again = "finished; documents were not kept apart yet, so it is measured again"
-    assert asked(finished, documents=True) == ("evaluate", again)
-    (finished[0] / "eval_documents.parquet").touch()
+    assert asked(finished, documents=True) == (later(finished), again)
+    (later(finished) / "eval.json").touch()
+    (later(finished) / "eval_documents.parquet").touch()
+    finish(later(finished), {})
     assert asked(finished, documents=True) == (None, "finished, skipped")
 
 
 def test_other_probes_and_budgets_are_measured(finished, tmp_path):
     facts = tmp_path / "facts.jsonl"
     facts.write_text('{"id": "a", "kind": "new", "question": "t1", "choices": ["t2", "t3"], "answer": "t3"}')
-    found = asked(finished, documents=False, evaluation__probes=[str(facts)])
-    assert found == ("evaluate", "finished; other probes, so it is measured again")
-    found = asked(finished, documents=False, evaluation__max_tokens=400)
-    assert found == ("evaluate", "finished; other held-out documents, so it is measured again")
+    own = (finished[0] / "inputs.json").read_bytes()
+    for changes, what in (
+        ({"evaluation__probes": [str(facts)]}, "probes"),
+        ({"evaluation__max_tokens": 400}, "held-out documents"),
+    ):
+        place, said = asked(finished, documents=False, **changes)
+        assert (place, said) == (
+            later(finished, **changes),
+            f"finished; other {what}, so it is measured again",
+        )
+        # The ranks read what they measure there; what the version was made from stays as it was.
+        assert (
+            read_json(place / "inputs.json")["measured"] != read_json(finished[0] / "inputs.json")["measured"]
+        )
+        assert (finished[0] / "inputs.json").read_bytes() == own
 
 
 def test_what_is_measured_on_the_way_is_no_reason(finished):
@@ -61,3 +82,21 @@ def test_bad_probes_are_refused_before_any_rank_starts(finished, tmp_path):
     facts.write_text('{"id": "a"}')
     with pytest.raises(PerdureError, match=r"facts.jsonl: line 1: kind is missing$"):
         asked(finished, documents=False, evaluation__probes=[str(facts)])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ranks", "found"),
+    [
+        ((2, 1, 2), 8, (2, 1, 2)),
+        ((4, 2, 16), 8, (4, 2, 1)),
+        ((4, 4, 2), 8, (4, 2, 1)),
+        ((2, 2, 6), 16, (2, 2, 3)),
+        ((8, 6, 1), 4, (4, 1, 1)),
+        ((4, 3, 8), 1, (1, 1, 1)),
+    ],
+)
+def test_a_layout_that_fits_fewer_ranks(sizes, ranks, found):
+    names = ("tensor_parallel", "pipeline_parallel", "data_parallel")
+    layout = run.layout_within(Parallel(**dict(zip(names, sizes)), sequence_parallel=True), ranks)
+    assert tuple(getattr(layout, name) for name in names) == found
+    assert layout.world_size <= ranks and layout.sequence_parallel == (found[0] > 1)

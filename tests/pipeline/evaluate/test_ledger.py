@@ -113,7 +113,8 @@ def test_versions_measured_on_other_documents_are_not_paired(recipe, run):
     with_documents(recipe, run)
     other = table("prose", [4.5, 4.5], [10, 20])
     write_tables(recipe.directory / "versions/base/eval_documents.parquet", [other])
-    found = summarize(recipe, dict.fromkeys(recipe.sources))["intervals"]
+    data = {source: next(recipe.directory.glob(f"data/{source}@*")) for source in recipe.sources}
+    found = summarize(recipe, data)["intervals"]
     assert found["loss"][1]["prose"] is None and found["change"]["update"]["prose"] is None
     assert found["from_initial"]["update"]["prose"] is not None
 

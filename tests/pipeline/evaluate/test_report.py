@@ -10,10 +10,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.evaluate.board import write_board
 from perdure.pipeline.evaluate.page import render_page
+from perdure.pipeline.evaluate.record import measured_on, record_data
 from perdure.pipeline.evaluate.report import write_report
 from perdure.pipeline.evaluate.summary import CURVE_POINTS, summarize
 from perdure.pipeline.evaluate.words import layout_words, loss_table, replay_findings, tokens_words
-from perdure.pipeline.manifest import hash_of
+from perdure.pipeline.manifest import hash_of, read_json, write_json
 from perdure.pipeline.recipe import Recipe
 
 ALL = ["base", "reference", "update", "control"]
@@ -123,7 +124,7 @@ def test_the_report_in_tensorboard(report, tmp_path):
 
 
 def test_curves_are_averages_of_stretches(recipe, run):
-    run(recipe, ["base"])
+    data = run(recipe, ["base"])
     path = recipe.directory / "versions" / "base" / "metrics.jsonl"
     line = json.loads(path.read_text().splitlines()[0])
     steps = 2 * CURVE_POINTS
@@ -133,7 +134,7 @@ def test_curves_are_averages_of_stretches(recipe, run):
         for i in range(1, steps + 1)
     ]
     path.write_text("".join(json.dumps(entry) + "\n" for entry in lines) + '{"step": 999, "lo')
-    curve = summarize(recipe, dict.fromkeys(recipe.sources))["curves"]["base"]
+    curve = summarize(recipe, data)["curves"]["base"]
     assert curve["loss"] == [i + 0.5 for i in range(1, steps, 2)]
     assert curve["tokens"] == [10 * i for i in range(2, steps + 1, 2)]
     assert curve["source_loss"]["prose"] == [1.0, None] * (CURVE_POINTS // 2)
@@ -155,12 +156,12 @@ def test_a_pretrained_model_is_taken_to_know_every_domain(recipe, run):
 
 
 def test_a_run_with_one_finished_version_still_reports(recipe, run):
-    run(recipe, ["base"])
+    data = run(recipe, ["base"])
     started = recipe.directory / "versions" / "update"
     started.mkdir()
     lines = (recipe.directory / "versions" / "base" / "metrics.jsonl").read_text().splitlines(keepends=True)
     (started / "metrics.jsonl").write_text("".join(lines[:7]))
-    report = summarize(recipe, dict.fromkeys(recipe.sources))
+    report = summarize(recipe, data)
     assert [version["status"] for version in report["versions"]] == [
         "finished",
         "waiting",
@@ -170,9 +171,8 @@ def test_a_run_with_one_finished_version_still_reports(recipe, run):
     assert report["versions"][2]["steps"] == 7
     assert report["loss_matrix"][2:] == [[None] * 3] * 3
     assert list(report["acc"]) == ["base"]
-    assert report["data"] == dict.fromkeys(recipe.sources)
     text = render_page(report)
-    assert "Not trained yet" in text and "Unfinished: step 7 of 196" in text and "not prepared yet" in text
+    assert "Not trained yet" in text and "Unfinished: step 7 of 196" in text
     assert loss_table(report).splitlines()[-1].split() == ["control", "base", "-", "-", "-"]
 
 
@@ -180,16 +180,17 @@ def test_an_empty_run_still_reports(recipe):
     report = summarize(recipe, dict.fromkeys(recipe.sources))
     assert report["loss_matrix"] == [[None] * 3] * 5
     assert report["acc"] == {} and report["curves"] == {} and report["initial"] is None
-    assert "Not trained yet" in render_page(report)
+    assert report["data"] == dict.fromkeys(recipe.sources)
+    assert "Not trained yet" in render_page(report) and "not prepared yet" in render_page(report)
 
 
 def test_a_domain_without_heldout_documents_is_a_gap(recipe, run):
-    run(recipe, ["base", "reference"])
+    data = run(recipe, ["base", "reference"])
     for path in recipe.directory.glob("versions/*/eval*.json"):
         evaluation = json.loads(path.read_text())
         del evaluation["domains"]["clean"]
         path.write_text(json.dumps(evaluation))
-    report = summarize(recipe, dict.fromkeys(recipe.sources))
+    report = summarize(recipe, data)
     assert [row[:2] for row in report["loss_matrix"]][:3] == [[9.0, None], [4.5, None], [4.75, None]]
     assert report["acc"]["reference"] == -4.75
     assert "not measured" in render_page(report)
@@ -279,14 +280,22 @@ def test_whole_report_over_real_data(recipe, tmp_path, run):
     recipe = Recipe.model_validate(tree | {"out": tmp_path / "out"})
     directories = run_data(recipe, [].append)
     before = write_report(recipe, [].append)
+    assert before["unmeasured"] == []
     assert before["data"]["code"]["documents"] == {"in": 61, "dropped": {"exact_duplicate": 1}, "out": 60}
 
-    run(recipe, ALL)
-    inputs = {"data": {source: str(path) for source, path in directories.items()}}
-    (recipe.directory / "versions" / "control" / "inputs.json").write_text(json.dumps(inputs))
+    run(recipe, ALL)  # measured on other text
+    record_data(recipe, directories)
     shutil.rmtree(texts)  # the raw text may be gone by now
     said = []
     report = write_report(recipe, said.append)
+    assert report["unmeasured"] == ALL and report["loss_matrix"] == [[None] * 3] * 5
+    (told,) = (line for line in said if "not measured on this recipe's held-out text" in line)
+    assert told.startswith("No losses of base, reference, update, control: ")
+    for path in recipe.directory.glob("versions/*/eval*.json"):
+        write_json(path, read_json(path) | {"measured": measured_on(recipe, directories)})
+    said = []
+    report = write_report(recipe, said.append)
+    assert report["unmeasured"] == [] and report["loss_matrix"][4] == [5.5, 5.25, 4.375]
     assert report["data"] == before["data"]
     assert json.loads((recipe.directory / "report.json").read_text()) == report
     assert (recipe.directory / "report" / "index.html").read_text() == render_page(report)

@@ -138,3 +138,18 @@ def test_on_a_cluster_replicas_fill_the_nodes(recipe):
         "tensor_parallel=2: parallel = 'tensor 2 x pipeline 1': should divide the 3 ranks of 3 nodes x 1"
     ]
     assert found[0].startswith("tensor_parallel=1: training.global_batch_size = 8: ")
+
+
+def test_a_table_needs_no_text_and_data_speak_for_their_own_run_alone(recipe, monkeypatch):
+    def refuse(_recipe):
+        raise AssertionError("asked for all runs at once")
+
+    monkeypatch.setattr("perdure.pipeline.checks.mixtures.against_data", refuse)
+    assert len(load_sweep(recipe, [f"{RATE}=0.01,0.02"]).runs) == 2
+    tree = yaml.safe_load(recipe.read_text())
+    for source in tree["sources"].values():
+        source["reader"]["path"] = "gone"
+    recipe.write_text(yaml.safe_dump(tree))
+    assert len(problems(recipe, f"{RATE}=0.01,0.02")) == 2
+    assert len(load_sweep(recipe, [f"{RATE}=0.01,0.02"], checked=False).runs) == 2
+    assert len(problems(recipe, f"{RATE}=fast", checked=False)) == 1

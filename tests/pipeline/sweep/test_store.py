@@ -6,9 +6,10 @@ import pytest
 from support import tiny_recipe
 
 from perdure.launch.sweep import sweep_jobs
+from perdure.pipeline.evaluate.record import record_data
 from perdure.pipeline.manifest import finish
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.sweep.results import compared_versions
+from perdure.pipeline.sweep.gather import compared_versions
 from perdure.pipeline.sweep.spec import Plan, Run, Sweep
 from perdure.pipeline.sweep.store import link, version_keys, version_places, with_kept_steps
 
@@ -114,7 +115,7 @@ def test_versions_that_the_swept_fields_decide_are_compared(tmp_path):
     assert compared_versions(plan(tmp_path, {"tokens": 256}, {"tokens": 512}, seeds=(1, 2)).runs) == [
         "update"
     ]
-    assert compared_versions(plan(tmp_path, {}, seeds=(1, 2)).runs) == ["update"]
+    assert compared_versions(plan(tmp_path, {}, seeds=(1, 2)).runs) == ["base", "update"]
 
 
 def test_jobs_of_all_runs_have_what_is_shared_once(three):
@@ -143,4 +144,5 @@ def test_jobs_of_all_runs_have_what_is_shared_once(three):
     place.mkdir(parents=True)
     link(three, three.runs[0], places[first])
     finish(place, {})
+    record_data(three.runs[0].recipe, {})
     assert not any("base" in job.name for _, job, _ in sweep_jobs(three, three.runs[:1], places)[0])

@@ -1,26 +1,11 @@
-"""Layers: which classes are chosen, and what they do beyond Megatron's."""
+"""Layers: what they do beyond Megatron's."""
 
-import importlib.util
 from types import SimpleNamespace
 
 import pytest
 import torch
-from megatron.core.extensions import transformer_engine as engine
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
 from perdure.pipeline.train import layers
-
-
-def test_transformer_engine_is_used_where_it_is_installed_and_there_is_cuda(monkeypatch):
-    ours = (ColumnParallelLinear, RowParallelLinear, layers.RMSNorm)
-    assert layers.layer_classes() == ours
-    monkeypatch.setattr(layers, "find_spec", lambda name: name == "transformer_engine")
-    assert layers.layer_classes() == ours
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    theirs = (engine.TEColumnParallelLinear, engine.TERowParallelLinear, engine.TENorm)
-    assert layers.layer_classes() == theirs
-    monkeypatch.setattr(layers, "find_spec", importlib.util.find_spec)
-    assert layers.layer_classes() == ours
 
 
 @pytest.mark.parametrize("parallel", [False, True])

@@ -1,0 +1,95 @@
+"""What a run measures its versions on, and where a version's measurements of just that stand.
+
+A version's own evaluation, made as it was trained, stands beside it (`eval.json` and its tables). Whatever is measured of it
+later on other held-out text or probes stands in `eval@<hash8>/` below it, so that runs that share a version, but not the
+text, do not overwrite each other's numbers, and none of them reads another's.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from perdure.pipeline.domains import measured_domains, source_of
+from perdure.pipeline.lineage import version_directory
+from perdure.pipeline.manifest import hash_file, hash_of, is_finished, read_json, write_json
+from perdure.pipeline.planning import data_hash
+from perdure.pipeline.recipe import Recipe
+
+
+def measured_on(recipe: Recipe, data: dict[str, Path | None] | dict[str, Path]) -> dict[str, Any]:
+    """What identifies all held-out text and probes of a recipe.
+
+    Args:
+        recipe: The recipe.
+        data: Per source its finished data directory, or None.
+
+    Returns:
+        `max_tokens`; `data`: a hash by domain, None where there is no data yet; `probes`, if there are any: a hash by file, None
+        for one that is gone.
+    """
+    hashes = {source: path and data_hash(path) for source, path in data.items()}
+    probes = {path.name: hash_file(path) if path.is_file() else None for path in recipe.evaluation.probes}
+    return {
+        "max_tokens": recipe.evaluation.max_tokens,
+        "data": {domain: hashes.get(source_of(domain)) for domain in measured_domains(recipe)},
+        **({"probes": probes} if probes else {}),
+    }
+
+
+def evaluation_directory(version: Path, on: dict[str, Any]) -> Path:
+    """Where a version's evaluation on just this stands, or belongs: its own directory, or one below it.
+
+    Args:
+        version: The version's directory.
+        on: From `measured_on`.
+    """
+    later, own = later_directory(version, on), version / "eval.json"
+    as_trained = own.exists() and read_json(own)["measured"] == on
+    return version if as_trained and not is_finished(later) else later
+
+
+def later_directory(version: Path, on: dict[str, Any]) -> Path:
+    """Where a finished version's evaluation on this is made."""
+    return version / f"eval@{hash_of(on)[:8]}"
+
+
+def evaluation(version: Path, on: dict[str, Any]) -> dict[str, Any] | None:
+    """What a version's `eval.json` on just this holds; None if it was not measured."""
+    path = evaluation_directory(version, on) / "eval.json"
+    return read_json(path) if path.exists() else None
+
+
+def unmeasured(recipe: Recipe, on: dict[str, Any]) -> list[str]:
+    """The finished versions that were not measured on this."""
+    directories = {name: version_directory(recipe, name) for name in recipe.versions}
+    return [name for name, path in directories.items() if is_finished(path) and evaluation(path, on) is None]
+
+
+# ------------------------------------------------------------------------------------- a run's data
+
+
+def data_sections(recipe: Recipe) -> dict:
+    """What the data stage of a run depends on; runs that agree in it share the stage."""
+    tree = recipe.model_dump(mode="json", include={"sources", "tokenizer", "data"})
+    return tree | {"seed": recipe.seed if any(s.subset for s in recipe.sources.values()) else None}
+
+
+def record_data(recipe: Recipe, data: dict[str, Path]) -> None:
+    """Writes `<out>/data.json`: the data of this recipe, so that it can be reported after its raw text is gone."""
+    names = {source: path.name for source, path in data.items()}
+    write_json(recipe.directory / "data.json", {"of": hash_of(data_sections(recipe)), "data": names})
+
+
+def run_data_directories(recipe: Recipe) -> dict[str, Path | None]:
+    """Each source's finished data directory, or None: as recorded for this recipe, else looked for.
+
+    Raises:
+        PerdureError: If there is no record, and an input is missing.
+    """
+    from perdure.pipeline.data.stage import finished_data
+
+    path = recipe.directory / "data.json"
+    record = read_json(path) if path.exists() else {"of": None}
+    if record["of"] != hash_of(data_sections(recipe)):
+        return finished_data(recipe)
+    found = {source: recipe.directory / "data" / name for source, name in record["data"].items()}
+    return {source: path if is_finished(path) else None for source, path in found.items()}
