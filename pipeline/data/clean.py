@@ -43,7 +43,7 @@ def clean_source(
     """
     with building(out, final) as work:
         steps = _clean(work, source, tasks, execute)
-        merge_records(work / "contents", record_path(out, name, manifest["inputs"]))
+        merge_records(work / "contents", record_path(out, final))
         counts = {unit: total(steps, unit) for unit in ("documents", "words")}
         if not counts["documents"]["out"]:
             dropped = counts["documents"]["dropped"].items()

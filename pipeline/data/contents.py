@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from perdure.pipeline.manifest import hash_file, hash_of, read_json, write_json
+from perdure.pipeline.manifest import hash_file, read_json, write_json
 
 THREADS = 8
 """Files that are hashed at a time."""
@@ -18,9 +18,9 @@ TOLD = 1 << 30
 """Bytes to hash from which on the console says so."""
 
 
-def record_path(out: Path, source: str, inputs: dict) -> Path:
-    """Where the contents stand of a source that was cleaned from these inputs."""
-    return out / "contents" / f"{source}@{hash_of(inputs)[:8]}.json"
+def record_path(out: Path, cleaned: Path) -> Path:
+    """Where the contents stand of the files that a source's cleaned documents were made from."""
+    return out / "contents" / f"{cleaned.name}.json"
 
 
 def hash_contents(folder: Path, files: list[str]) -> dict[str, dict]:

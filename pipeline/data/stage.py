@@ -219,7 +219,7 @@ def _clean_inputs(recipe: Recipe) -> dict[str, dict]:
             "clean": steps,
             "tasks": recipe.data.tasks,
         }
-        record = record_path(recipe.directory, name, inputs)
+        record = record_path(recipe.directory, _at(recipe.directory, f"clean/{name}", inputs))
         if record.exists() and (files := read_files(source.reader)) and (changed := edited(record, *files)):
             inputs["fingerprint"] = described | {"edited": changed}
     return found

@@ -6,7 +6,7 @@ from perdure.pipeline.data import contents
 from perdure.pipeline.data.clean import Contents
 from perdure.pipeline.data.contents import edited, merge_records, record_path
 from perdure.pipeline.data.inputs import read_files
-from perdure.pipeline.data.stage import _clean_inputs
+from perdure.pipeline.data.stage import _at, _clean_inputs
 from perdure.pipeline.manifest import hash_file
 
 MIDDLE = 150_000
@@ -32,7 +32,8 @@ def read(recipe):
         documents = object()
         step = Contents(read_files(recipe.sources["news"].reader), parts)
         assert step.run(documents, rank, 2) is documents
-    merge_records(parts, record_path(recipe.directory, "news", _clean_inputs(recipe)["news"]))
+    cleaned = _at(recipe.directory, "clean/news", _clean_inputs(recipe)["news"])
+    merge_records(parts, record_path(recipe.directory, cleaned))
 
 
 def write(path, at, content):
