@@ -1,10 +1,10 @@
 """How many files a process may hold open: allowed at its start, and reckoned from a recipe before it needs them."""
 
 import resource
+from typing import TYPE_CHECKING
 
-from perdure.pipeline.domains import source_of
-from perdure.pipeline.mixture import members
-from perdure.pipeline.recipe import Recipe, Version
+if TYPE_CHECKING:
+    from perdure.pipeline.recipe import Recipe, Version
 
 ENOUGH = 1 << 20
 """More is never asked for, because some programs go through all that are allowed."""
@@ -26,14 +26,17 @@ def allow_open_files() -> int:
     return ENOUGH if soft == resource.RLIM_INFINITY else soft
 
 
-def files_needed(recipe: Recipe) -> int:
+def files_needed(recipe: "Recipe") -> int:
     """Open files that the neediest process of a recipe holds: a rank, a merge of all tasks' signatures, or a plan's order."""
     ranks = [_of_rank(recipe, version) for version in recipe.versions.values()]
     return OTHERS + max([recipe.data.tasks, *ranks])
 
 
-def _of_rank(recipe: Recipe, version: Version) -> int:
+def _of_rank(recipe: "Recipe", version: "Version") -> int:
     """Shards of every source with their sidecars and the held-out ones of the domain that is measured; orders."""
+    from perdure.pipeline.domains import source_of
+    from perdure.pipeline.mixture import members
+
     streams = [domain for domain, _ in members(version.mixture).values()]
     sources = {source_of(domain) for domain in streams}
     if version.mixture.replay is not None and version.mixture.replay.from_parents:
