@@ -241,7 +241,8 @@ def _options(job: Job, recipe: Recipe, size: Size) -> list[str]:
         cpus = slurm.cpus_per_task
     elif job.coordinates:
         options += ["--nodes=1", "--ntasks=1", f"--signal=B:USR1@{cluster.grace_seconds}", "--requeue"]
-        cpus = 1
+        # It waits, but what it measures by ranks before.
+        cpus = size.ranks_per_node * (slurm.cpus_per_task or 1) if job.gpus else 1
     else:
         options += ["--nodes=1", "--ntasks=1", "--no-requeue"]
     if job.gpus and size.gpus_per_node:

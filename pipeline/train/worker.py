@@ -31,6 +31,8 @@ def main(directory: Path, task: str) -> None:
     warnings.filterwarnings("ignore", module="megatron")
     # torch 2.13 renamed collectives that Megatron calls by their old names.
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
+    # Megatron reads checkpoints through torch's ShardedTensor. On CPUs the warning's module is ours, which hands its calls on.
+    warnings.filterwarnings("ignore", "Please use DTensor", FutureWarning)
     import torch.distributed as dist
 
     from perdure.pipeline.convert import huggingface, weights
@@ -38,9 +40,10 @@ def main(directory: Path, task: str) -> None:
     from perdure.pipeline.evaluate.documents import table_name, write_tables
     from perdure.pipeline.train import checkpoint, evaluate, together
     from perdure.pipeline.train.dataset import open_dataset
-    from perdure.pipeline.train.device import initialise
+    from perdure.pipeline.train.device import devices, initialise
     from perdure.pipeline.train.loop import run_steps
     from perdure.pipeline.train.metrics import Recorder, heldout_words
+    from perdure.pipeline.train.mirror import open_run
     from perdure.pipeline.train.model import build_model, unwrap
     from perdure.pipeline.train.passage import write_chosen, write_passage
     from perdure.pipeline.train.probes import encode_probes, score_probes
@@ -110,7 +113,11 @@ def main(directory: Path, task: str) -> None:
     if state["step"] == 0 and version.start.type == "init":
         measure("eval_initial.json", 0)
 
-    recorder = Recorder(directory, state["step"], dataset.plan.keys) if dist.get_rank() == 0 else None
+    device_name, number = devices()
+    recorder = None
+    if dist.get_rank() == 0:
+        run = open_run(recipe, inputs["version"], directory)
+        recorder = Recorder(directory, state["step"], dataset.plan.keys, number, run)
     with process.stops_deferred():
         state = run_steps(
             directory, recipe, version, model, optimizer, dataset, state, device, recorder, writer, say
@@ -141,7 +148,8 @@ def main(directory: Path, task: str) -> None:
         recorder.close()
         weights_hash = huggingface.weights_hash(directory / "hf")
         with fence.held(directory, attempt):
-            _finish(directory, recipe, inputs, dataset.plan, state, weights_hash, domains)
+            cost = {"device": device_name, "lost_device_seconds": recorder.lost_device_seconds}
+            _finish(directory, recipe, inputs, dataset.plan, state, weights_hash, domains, cost)
         say(heldout_words({name: result["loss"] for name, result in domains.items()}))
     together.barrier()  # rank 0 has read the whole export
     dist.destroy_process_group()
@@ -155,6 +163,7 @@ def _finish(
     state: dict,
     weights_hash: str,
     domains: dict[str, dict],
+    cost: dict,
 ) -> None:
     version = recipe.versions[inputs["version"]]
     tokens = num_samples(recipe, version) * recipe.training.seq_length
@@ -188,6 +197,8 @@ def _finish(
             "tokenizer_hash": inputs["identity"]["tokenizer_hash"],
             "heldout": {name: result["loss"] for name, result in domains.items()},
             "seconds": state["seconds"],
+            "device_seconds": state["device_seconds"],
+            **cost,
         },
     )
     finish(directory, {"identity": inputs["identity"], "plan_hash": plan.hash})
