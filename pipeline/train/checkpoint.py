@@ -12,7 +12,6 @@ import queue
 import select
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
