@@ -19,6 +19,8 @@ from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.manifest import is_finished
 from perdure.pipeline.train.process import STOP_SIGNALS
 
+ABOVE = "the reason stands above"
+"""What errors say of ranks, which have said why themselves."""
 WORKER = "perdure.pipeline.train.worker"
 
 
@@ -66,7 +68,7 @@ def start(directory: Path, world_size: int, task: str = "train", node: Node = No
         raise Stopped
     if status:
         killed = status == -signal.SIGKILL
-        reason = "killed, most likely because memory ran out" if killed else "the reason stands above"
+        reason = "killed, most likely because memory ran out" if killed else ABOVE
         raise PerdureError(
             f"version {directory.name}: training stopped (exit status {status}); {reason}. "
             "Run the same command again to go on from the last checkpoint"

@@ -115,7 +115,7 @@ def problems(recipe: Recipe, with_data: bool = True) -> list[Problem]:
                 found.append(problem)
         except BrokenField:
             continue  # its own mistake is listed already
-    if with_data and not any(problem.path.startswith("versions.") for problem in found):
+    if with_data and not any(problem.path.startswith(("versions.", "tokenizer.")) for problem in found):
         found += mixtures.against_data(recipe)
     return found
 

@@ -1,5 +1,6 @@
 """`perdure run`: every stage of a recipe in order, finished ones skipped."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +11,10 @@ from perdure.pipeline.checks.mixtures import against_data
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.evaluate.record import evaluation_directory, later_directory, record_data
-from perdure.pipeline.inputs import version_inputs
+from perdure.pipeline.inputs import refuse_edited, refuse_other, version_inputs
 from perdure.pipeline.lineage import history, version_directory
 from perdure.pipeline.locks import lock
 from perdure.pipeline.manifest import (
-    differences,
     disk_errors,
     is_finished,
     read_json,
@@ -35,6 +35,7 @@ def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
     from perdure.pipeline.evaluate.report import write_report
 
     with alone(recipe):
+        refuse_edited(recipe, recipe.versions)
         make_versions(recipe, _data(recipe, recipe_path, say), say)
         write_report(recipe, say)
 
@@ -145,7 +146,8 @@ def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documen
         local.start(directory, recipe.parallel.world_size)
     elif directory:
         with disk_errors(directory), (directory / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # another run of a sweep may measure the same just now
+            while not lock(file.fileno(), directory):  # another run of a sweep measures the same just now
+                time.sleep(1)
             if not is_finished(directory):
                 local.start(directory, recipe.parallel.world_size, "evaluate")
 
@@ -160,17 +162,15 @@ def _prepare(
     """
     directory = version_directory(recipe, name)
     with disk_errors(directory):
+        refuse_edited(recipe, [name])
         record_data(recipe, data)
         ancestors = history(recipe, name)
         inputs = version_inputs(recipe, name, data, ancestors, say)
         if (directory / "inputs.json").exists():
+            refuse_other(recipe, name, inputs["identity"])
             found = read_json(directory / "inputs.json")
-            inputs["command"] = found.get("command")  # the first one made it; later ones go on
-            if differing := differences(found["identity"], inputs["identity"]):
-                raise PerdureError(
-                    f"version {name}: {directory} was made from something else; give the version another name, or "
-                    f"delete that directory to train it anew. What differs: {'; '.join(differing)}"
-                )
+            # The first one made it; later ones go on.
+            inputs |= {"command": found.get("command"), "identity": found["identity"]}
         if is_finished(directory):
             now = inputs["measured"]
             place = evaluation_directory(directory, now)

@@ -1,18 +1,16 @@
 """What every verb of the command line does; what it needs is imported when it is called."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perdure.pipeline.arguments import GPUS_PER_NODE, INSPECT
+from perdure.pipeline.console import print_json, speaker
 
 if TYPE_CHECKING:
     from perdure.pipeline.recipe import Recipe
-
-Say = Callable[[str], None]
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -20,7 +18,7 @@ def _run(options: argparse.Namespace) -> None:
     from perdure.pipeline.run import run
 
     with _disk_errors(recipe):
-        run(recipe, options.recipe, _say())
+        run(recipe, options.recipe, speaker())
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -38,7 +36,7 @@ def _check(options: argparse.Namespace) -> None:
             recipe = load_checked(options.recipe, options.set, options.out, options.site)
     except RecipeError as error:
         if options.json:
-            _print_json({"problems": [vars(problem) for problem in error.problems]})
+            print_json({"problems": [vars(problem) for problem in error.problems]})
         if all(problem.absent for problem in error.problems):
             error.args = (f"{error}\nto look at it for other machines, which may have these: --nodes N",)
         raise
@@ -53,7 +51,7 @@ def _check(options: argparse.Namespace) -> None:
             "sizing": sizing(recipe, nodes, per_node),
         }
     if options.json:
-        _print_json(found)
+        print_json(found)
         return
     from perdure.pipeline.preview_text import print_preview
 
@@ -69,32 +67,13 @@ def _data(options: argparse.Namespace) -> None:
     from perdure.pipeline.data.stage import run_data
 
     with _disk_errors(recipe):
-        run_data(recipe, _say())
+        run_data(recipe, speaker())
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from perdure.pipeline.errors import PerdureError
-    from perdure.pipeline.inspection.gather import of_directory, of_recipe
+    from perdure.pipeline.inspection.verbs import inspect
 
-    if options.recipe.is_dir():
-        if options.set or options.out:
-            raise PerdureError(f"{options.recipe} is a directory: --set and --out are for recipes")
-        found = of_directory(options.recipe)
-    else:
-        found = of_recipe(_load(options))
-    if options.html is not None:
-        from perdure.pipeline.inspection.page import render_inspection
-        from perdure.pipeline.manifest import disk_errors, write_atomic
-
-        with disk_errors(options.html):
-            write_atomic(options.html, render_inspection(found))
-        print(f"wrote {options.html}", file=sys.stderr)
-    if options.json:
-        _print_json(found)
-    elif options.html is None:
-        from perdure.pipeline.inspection.text import print_inspection
-
-        print_inspection(found)
+    inspect(options)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -103,7 +82,7 @@ def _train(options: argparse.Namespace) -> None:
     from perdure.pipeline.run import train
 
     with _disk_errors(recipe):
-        train(recipe, options.recipe, name, _say())
+        train(recipe, options.recipe, name, speaker())
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -112,7 +91,7 @@ def _eval(options: argparse.Namespace) -> None:
     from perdure.pipeline.run import evaluate
 
     with _disk_errors(recipe):
-        evaluate(recipe, options.recipe, name, _say(), options.ranks)
+        evaluate(recipe, options.recipe, name, speaker(), options.ranks)
 
 
 def _report_verb(options: argparse.Namespace) -> None:
@@ -121,9 +100,9 @@ def _report_verb(options: argparse.Namespace) -> None:
     from perdure.pipeline.manifest import read_json
 
     with _disk_errors(recipe):
-        write_report(recipe, _say(sys.stderr if options.json else None))
+        write_report(recipe, speaker(sys.stderr if options.json else None))
     if options.json:
-        _print_json(read_json(recipe.directory / "report.json"))
+        print_json(read_json(recipe.directory / "report.json"))
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -138,7 +117,7 @@ def _compare(options: argparse.Namespace) -> None:
             write_atomic(options.html, render_compare(found))
         print(f"wrote {options.html}", file=sys.stderr)
     if options.json:
-        _print_json(found)
+        print_json(found)
     else:
         print(compare_table(found))
 
@@ -147,7 +126,7 @@ def _export(options: argparse.Namespace) -> None:
     from perdure.pipeline.convert.verbs import export
 
     max_shard_bytes = int(options.max_shard_gb * 1e9)
-    export(options.run, options.name, options.step, options.to, max_shard_bytes, _say())
+    export(options.run, options.name, options.step, options.to, max_shard_bytes, speaker())
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -162,95 +141,31 @@ def _prepare(options: argparse.Namespace) -> None:
     from perdure.pipeline.run import prepare
 
     with _disk_errors(recipe):
-        prepare(recipe, options.recipe, name, _say())
+        prepare(recipe, options.recipe, name, speaker())
 
 
 def _launch(options: argparse.Namespace) -> None:
-    from perdure.launch.launch import fitted, launch, misfits, texts
-    from perdure.pipeline.errors import RecipeError
+    from perdure.launch.verbs import launch
 
-    size = _size(options)
-    recipe = fitted(options.recipe, options.set, options.out, options.site, size)
-    if found := misfits(recipe, options.to, size, options.after):
-        raise RecipeError(str(options.recipe), found)
-    if options.print:
-        for file, text in texts(recipe, options.to, size, Path.cwd()):
-            print(f"# ==> {file}\n{text}")
-    else:
-        launch(recipe, options.to, size, Path.cwd(), options.after, _say())
-
-
-def _size(options: argparse.Namespace) -> Any:
-    """What the command line says of a training job's size."""
-    from perdure.launch.slurm import Size
-
-    ranks = options.ranks_per_node or options.gpus_per_node or 1
-    return Size(options.nodes, options.gpus_per_node, ranks)
+    launch(options, speaker())
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from perdure.pipeline.errors import Problem, RecipeError
-    from perdure.pipeline.manifest import disk_errors
-    from perdure.pipeline.sweep.spec import load_sweep
+    from perdure.pipeline.sweep.verbs import sweep
 
-    size = _size(options) if options.to else None
-    for name, default in (("nodes", 1), ("gpus_per_node", 0), ("ranks_per_node", None), ("after", None)):
-        if size is None and (value := getattr(options, name)) != default:
-            problem = Problem(
-                f"--{name.replace('_', '-')}", value, "has no use here; it goes with --to slurm"
-            )
-            raise RecipeError(str(options.recipe), [problem])
-    plan = load_sweep(
-        options.recipe,
-        options.over,
-        options.seeds,
-        options.set,
-        options.out,
-        options.site,
-        size,
-        checked=not options.report,
-    )
-    with disk_errors(plan.directory):
-        if options.print:
-            from perdure.pipeline.sweep.table import plan_words
-
-            print(plan_words(plan))
-        elif options.report:
-            from perdure.pipeline.sweep.results import write_results
-
-            write_results(plan, _say())
-        elif size:
-            from perdure.launch.sweep import submit_sweep
-
-            submit_sweep(plan, size, Path.cwd(), options.after, _say())
-        else:
-            from perdure.pipeline.sweep.work import run_sweep
-
-            run_sweep(plan, _say())
+    sweep(options, speaker())
 
 
 def _status(options: argparse.Namespace) -> None:
-    from perdure.launch.status import lines, runs_below, status
+    from perdure.launch.verbs import status
 
-    runs = runs_below(options.directory)
-    found = [status(run) for run in runs]
-    if options.json:
-        _print_json(found[0] if runs == [options.directory] else {"runs": found})
-    else:
-        for run in found:
-            for line in lines(run):
-                print(line)
+    status(options)
 
 
 def _logs(options: argparse.Namespace) -> None:
-    from perdure.launch.status import log_files
+    from perdure.launch.verbs import logs
 
-    files = log_files(options.directory, options.version)
-    if options.follow:
-        os.execvp("tail", ["tail", "-n", "50", "-F", *map(str, files)])
-    for file in files:
-        print(f"==> {file} <==", flush=True)
-        sys.stdout.write(file.read_text(encoding="utf-8", errors="replace"))
+    logs(options)
 
 
 def _log(options: argparse.Namespace) -> None:
@@ -258,7 +173,7 @@ def _log(options: argparse.Namespace) -> None:
     from perdure.pipeline.log import log
 
     if options.json:
-        _print_json(log(recipe))
+        print_json(log(recipe))
     else:
         from perdure.pipeline.log_text import print_log
 
@@ -273,7 +188,7 @@ def _diff(options: argparse.Namespace) -> None:
         _known_version(recipe, options.recipe, name, "version") for name in (options.left, options.right)
     ]
     if options.json:
-        _print_json(diff(recipe, *names))
+        print_json(diff(recipe, *names))
     else:
         from perdure.pipeline.log_text import print_diff
 
@@ -347,27 +262,10 @@ def _known_version(recipe: "Recipe", source: Path, name: str, option: str = "--v
     return name
 
 
-def _say(stream: Any = None) -> Say:
-    """Prints a line: through rich on a terminal, plainly otherwise, at once in either case."""
-    stream = stream or sys.stdout
-    if stream.isatty():
-        from rich.console import Console
-
-        console = Console(file=stream, highlight=True)
-        return lambda line: console.print(line, markup=False, soft_wrap=True)
-    return lambda line: print(line, file=stream, flush=True)
-
-
 def _disk_errors(recipe: "Recipe") -> Any:
     from perdure.pipeline.manifest import disk_errors
 
     return disk_errors(recipe.directory)
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    print(json.dumps(value, indent=1, default=str, ensure_ascii=False))
 
 
 def _write_new(path: Path, content: str) -> None:

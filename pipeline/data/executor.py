@@ -34,6 +34,8 @@ from perdure.pipeline.recipe import RayTasks, Recipe, SlurmArrays
 
 TASKS = "tasks"
 """File of a pipeline's directory that says how many tasks it has."""
+FULL = 1 << 20
+"""Bytes below which a disk counts as full."""
 PRELOAD = ["perdure.pipeline.data.clean", "perdure.pipeline.data.shard", "tokenizers"]
 """Imported once by the server that workers are forked from."""
 PRELOAD_SCORING = ["perdure.pipeline.data.scorer", "torch", "transformers.models.llama.modeling_llama"]
@@ -86,7 +88,12 @@ class Tasks(PipelineExecutor):
         """What to say of tasks that ended without being whole; `log` finds a task's log."""
         first, *others = sorted(ranks, key=lambda rank: (not self._reason(rank).exists(), rank))
         reason = self._reason(first)
-        text = reason.read_text() if reason.exists() else "it was killed (memory, time limit, lost node)"
+        if reason.exists():
+            text = reason.read_text()
+        elif shutil.disk_usage(self.directory).free < FULL:  # no room for a reason either
+            text = "the disk is full"
+        else:
+            text = "it was killed (memory, time limit, lost node)"
         listed = ", ".join(map(str, others[:8])) + ", ..." * (len(others) > 8)
         return PerdureError(
             f"{self.directory.parent.name}: {self.directory.name}: task {first} of {self.tasks} failed: {text}; its log: "

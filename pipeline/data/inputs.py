@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import re
 import sysconfig
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,8 @@ from perdure.pipeline.manifest import hash_file, hash_of
 EDGE = 64 * 1024
 """Bytes of a file's beginning and of its end that enter its fingerprint."""
 STDLIB = "stdlib"
+LABEL = "__label__"
+"""What precedes the labels of a fastText model."""
 SAMPLES = ("labelled", "target", "positive")
 """Fields of topics and subsets that name a file of texts."""
 TEST_DIRECTORIES = {"test", "tests", "idle_test"}
@@ -132,6 +135,21 @@ def language_model(path: Path | None) -> Path:
     if spec is None or spec.origin is None:
         raise PerdureError("language identification needs a model: install `perdure[language]`")
     return Path(spec.origin).parent / "resources" / "lid.176.ftz"
+
+
+@lru_cache
+def languages(model: Path) -> frozenset[str]:
+    """Codes of the languages that a fastText model tells apart, as its file lists them.
+
+    Raises:
+        PerdureError: If it lists none.
+    """
+    labels = re.findall(LABEL.encode() + rb"([^\0]+)\0", model.read_bytes())
+    if not labels:
+        raise PerdureError(
+            f"{model}: not a fastText model that tells languages apart; name one such as lid.176.ftz"
+        )
+    return frozenset(label.decode(errors="replace") for label in labels)
 
 
 def cleaning_inputs(step: recipe.CleaningStep) -> dict:

@@ -7,8 +7,9 @@ Work is split over tasks by whole files where there are at least as many files a
 import codecs
 import io
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 import pyarrow as pa
@@ -25,6 +26,8 @@ from perdure.pipeline.data.inputs import Module, huggingface_on_disk, input_file
 from perdure.pipeline.data.python import code_of, decode_source, docs_of
 from perdure.pipeline.errors import PerdureError
 
+LOOKED_AT, FIRST_LINES = 8, 100
+"""Files, and lines of each, that are looked at before anything starts."""
 BUFFER = 1 << 20
 """Bytes read at a time."""
 
@@ -153,13 +156,7 @@ class ParquetRows(Files, ParquetReader):
         """Reads rows in batches."""
         row = 0
         with self.data_folder.open(filepath, "rb") as file:
-            try:
-                parquet = pq.ParquetFile(file)
-            except pa.ArrowInvalid as error:
-                raise PerdureError(
-                    f"{self.data_folder.resolve_paths(filepath)}: not Parquet ({error})"
-                ) from None
-            for batch in parquet.iter_batches(batch_size=self.batch_size):
+            for batch in open_batches(file, self.data_folder.resolve_paths(filepath), self.batch_size):
                 columns = {
                     name: column.cast(pa.large_binary()) if _is_string(column.type) else column
                     for name, column in zip(batch.schema.names, batch.columns)
@@ -246,6 +243,53 @@ class PythonModules(Counted):
         metadata = {"package": module.package, "version": module.version, "license": module.license}
         metadata["language"] = "en" if self.docs else "python"
         return self.get_document_from_dict({"text": text, "id": module.name, **metadata}, module.name, 0)
+
+
+def first_fields(reader: recipe.JsonlReader | recipe.ParquetReader) -> set[str] | None:
+    """Names of the fields that the first documents of some files have; None if not one of their lines is an object.
+
+    Raises:
+        PerdureError: If a file is damaged, or no Parquet.
+    """
+    folder, files = input_files(reader)
+    paths = [Path(folder, file) for file in files[:: max(1, len(files) // LOOKED_AT)]]
+    if isinstance(reader, recipe.ParquetReader):
+        return {name for path in paths for name in _schema(path).names}
+    fields: set[str] = set()
+    objects = others = 0
+    for path in paths:
+        for line in islice(open_lines(str(path)), FIRST_LINES):
+            try:
+                fields |= orjson.loads(line.removeprefix(codecs.BOM_UTF8)).keys()
+                objects += 1
+            except (orjson.JSONDecodeError, AttributeError):
+                others += bool(line.strip())
+    return None if others and not objects else fields
+
+
+def _schema(path: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except pa.ArrowInvalid as error:
+        raise PerdureError(f"{path}: not Parquet ({error})") from None
+
+
+def open_batches(file: BinaryIO, path: str, size: int) -> Iterator[pa.RecordBatch]:
+    """Rows of a Parquet file.
+
+    Raises:
+        PerdureError: If it is none, or damaged.
+    """
+    try:
+        parquet = pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise PerdureError(f"{path}: not Parquet ({error})") from None
+    try:
+        yield from parquet.iter_batches(batch_size=size)
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        raise PerdureError(f"{path}: damaged ({error}); restore the file or remove it") from None
 
 
 def open_lines(path: str) -> Iterator[bytes]:

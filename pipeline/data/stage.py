@@ -140,7 +140,9 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
         recipe.tokenizer, _at(out, "tokenizer", tokenizer), cleaned, _reserved(recipe), tokenizer
     )
     facts = read_json(directory / "manifest.json")
-    report(f"tokenizer: {facts['vocab_size']:,} tokens, documents end in {facts['eos_token']!r}")
+    report(
+        f"tokenizer: {facts['vocab_size']:,} tokens{_asked(recipe, facts)}, documents end in {facts['eos_token']!r}"
+    )
     found = {}
     for name in recipe.sources:
         inputs = _data_inputs(recipe, name, clean, facts)
@@ -252,6 +254,14 @@ def _subset_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dic
         "reserved_fraction": _reserved(recipe),
         "seed": recipe.seed,
     }
+
+
+def _asked(recipe: Recipe, facts: dict) -> str:
+    """What to add if a trained tokenizer is smaller than asked for."""
+    tokenizer = recipe.tokenizer
+    if tokenizer.type != "train" or facts["vocab_size"] == tokenizer.vocab_size:
+        return ""
+    return f" (vocab_size = {tokenizer.vocab_size:,}: the text has no more pairs to merge)"
 
 
 def _scores(recipe: Recipe) -> bool:

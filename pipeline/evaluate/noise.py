@@ -69,7 +69,7 @@ def measure(
     """Rates at which each way of choosing keeps clean tokens and those of noise.
 
     Args:
-        recipe: The recipe of the run.
+        recipe: The recipe of the run: where its versions stand. How one was trained, its seed above all, is read there.
         version: A finished version, trained with a selection; without a reference, ways that need one are left out.
         source: A source with spans of noise.
         tokens: Tokens to look at, of the first documents.
@@ -93,6 +93,7 @@ def measure(
     for path in (directory, weights):
         if not is_finished(path):
             raise PerdureError(f"version {path.name} is not finished; run `perdure run` first")
+    recipe = load_recipe(directory / "recipe.yaml")  # as it was trained, whatever fields were set to
     inputs, selection = read_json(directory / "inputs.json"), recipe.versions[version].selection
     if selection is None or source not in inputs["data"]:
         raise PerdureError(f"version {version}: no tokens of source {source} are selected")

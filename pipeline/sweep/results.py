@@ -34,7 +34,8 @@ def write_results(plan: Plan, say: Say, failed: dict[str, str] | None = None) ->
     _write_board(plan, found)
     say(sweep_table(found))
     say(f"Page with plots: {plan.directory / 'sweep.html'}; numbers: {plan.directory / 'sweep.json'}")
-    say(f"Plots as files: {plan.directory / 'plots'}")
+    if drawn:
+        say(f"Plots as files: {plan.directory / 'plots'}")
     say(f"tensorboard --logdir {plan.directory / 'runs'}  # curves of all runs; HPARAMS compares them")
     return found
 

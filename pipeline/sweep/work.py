@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from perdure.launch.local import ABOVE
 from perdure.pipeline.checks.mixtures import against_data
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.errors import PerdureError, RecipeError
@@ -51,7 +52,8 @@ def run_sweep(plan: Plan, say: Say) -> None:
                         write_report(run.recipe, _silent)
             except PerdureError as error:
                 print(f"error: {run.name}: {error}", file=sys.stderr, flush=True)
-                failed[run.name] = "; ".join(line.strip() for line in str(error).splitlines())
+                words = "; ".join(line.strip() for line in str(error).splitlines())
+                failed[run.name] = words.partition(f"; {ABOVE}")[0]
                 unmade = (place for place in places[run.name].values() if not is_finished(place))
                 if (place := next(unmade, None)) is not None:
                     broken.setdefault(place, f"{place.name}, which it needs, failed in {run.name}")

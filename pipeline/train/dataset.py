@@ -5,16 +5,15 @@ Every rank reads for itself; what it reads follows from the sample index alone, 
 
 import mmap
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pyarrow import parquet
 
-from perdure.pipeline.domains import parse, source_of
+from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.documents import heldout_documents
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.plan import Plan, locate, open_order, open_plan
@@ -99,32 +98,10 @@ def _read_no_further(stream: Stream) -> None:
 
 
 def open_heldout(data: Path, domain: str) -> tuple[Stream, pa.Table]:
-    """A domain's held-out documents, in the order in which they were read.
-
-    Args:
-        data: Its source's directory of shards.
-        domain: Its name; labels choose among the source's documents.
-
-    Returns:
-        The stream, empty if no document has the labels, and of each document `num_tokens`, `num_bytes` (of its text),
-        `topic` and `language`.
-    """
-    table = _heldout_table(data, (data / "docs.parquet").stat().st_mtime_ns)
-    fits = np.ones(len(table), bool)
-    for kind, label in parse(domain).labels.items():
-        fits &= np.array(table[kind].to_pylist(), object) == label
-    table = table.filter(fits)
+    """A domain's held-out documents as a stream, empty if no document has its labels, and `heldout_documents`' table."""
+    numbers, table = heldout_documents(data, domain)
     ends = np.cumsum(table["num_tokens"].to_numpy().astype(np.int64))
-    return _stream(data, None, np.flatnonzero(fits), ends, prefix="heldout."), table
-
-
-@cache
-def _heldout_table(data: Path, _written: int) -> pa.Table:
-    """Read once: `docs.parquet` has all documents, and this is asked for at every measurement."""
-    columns = ["num_tokens", "num_bytes", "topic", "language"]
-    rows = [("split", "==", "heldout")]
-    table = parquet.read_table(data / "docs.parquet", columns=["shard", "sequence", *columns], filters=rows)
-    return table.sort_by([("shard", "ascending"), ("sequence", "ascending")]).select(columns)
+    return _stream(data, None, numbers, ends, prefix="heldout."), table
 
 
 def _stream(

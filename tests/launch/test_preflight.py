@@ -14,7 +14,7 @@ import pytest
 from support import prepare_version, tiny_recipe
 
 from perdure.launch.preflight import MESSAGE_BYTES, _writes, checkpoint_bytes, facts, problems
-from perdure.launch.rank import COMMANDS, FROM_SLURM
+from perdure.launch.rank import COMMANDS, FROM_SLURM, cpus
 from perdure.pipeline.manifest import hash_file, read_json, write_json
 from perdure.pipeline.shape import model_shape, num_parameters
 
@@ -125,6 +125,8 @@ def started(version: Path, rank: int, port: str, prefix: tuple = (), **environme
         "MASTER_PORT": port,
         "GLOO_SOCKET_IFNAME": "lo",
         "SLURM_NTASKS": "2",
+        "SLURM_NNODES": "1",
+        "SLURM_CPUS_ON_NODE": "2",
     }
     return subprocess.Popen(
         [*prefix, sys.executable, "-m", "perdure.launch.rank", "preflight", str(version)],
@@ -133,6 +135,16 @@ def started(version: Path, rank: int, port: str, prefix: tuple = (), **environme
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "threads"),
+    [({"SLURM_CPUS_PER_TASK": "12"}, 12), ({"SLURM_NTASKS": "8"}, 16), ({"SLURM_NTASKS": "256"}, 1)],
+)
+def test_a_rank_has_a_thread_for_each_cpu_that_it_was_given(monkeypatch, said, threads):
+    for name, value in {"SLURM_NNODES": "4", "SLURM_CPUS_ON_NODE": "32", **said}.items():
+        monkeypatch.setenv(name, value)
+    assert cpus() == threads
 
 
 def free_port() -> str:

@@ -113,6 +113,16 @@ def test_parquet(tmp_path, tasks):
     assert counts == {"in": 5, "dropped:invalid_utf8": 1, "dropped:no_text": 1}
 
 
+def test_damaged_parquet_is_an_error(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [f"{number}" * 50 for number in range(500)]}), path)
+    content = bytearray(path.read_bytes())
+    content[100:1000] = bytes(900)
+    path.write_bytes(content)
+    with pytest.raises(PerdureError, match=r"a.parquet: damaged \(.*\); restore the file or remove it"):
+        read({"type": "parquet", "path": str(path)}, 1)
+
+
 def test_metadata_that_json_does_not_know_becomes_text(tmp_path):
     table = pa.table({"text": ["a"], "price": [Decimal("1.50")], "day": [date(2024, 5, 1)], "raw": [[b"x"]]})
     pq.write_table(table, tmp_path / "x.parquet")

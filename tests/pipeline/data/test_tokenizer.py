@@ -6,10 +6,11 @@ import sentencepiece
 from tokenizers import Tokenizer, normalizers
 from transformers import AutoTokenizer
 
+from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.data.tokenizer import build_tokenizer, load_tokenizer, tokenizer_inputs, train
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_file
-from perdure.pipeline.recipe import HuggingFaceTokenizer, SentencePieceTokenizer
+from perdure.pipeline.recipe import HuggingFaceTokenizer, Recipe, SentencePieceTokenizer
 
 SAMPLES = [
     "Plain words, and 12345 numbers.",
@@ -54,6 +55,15 @@ def test_transformers_loads_what_was_trained(make_recipe, texts):
     assert ours.hash == hash_file(directory / "tokenizer.json")
     for text in [*texts[:5], *SAMPLES]:
         assert theirs(text)["input_ids"] == ours.tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_a_vocabulary_that_the_text_cannot_fill_is_said(make_recipe, texts):
+    tree = make_recipe({"a": texts[:5]}).model_dump(mode="json")
+    tree["tokenizer"]["vocab_size"] = 100_000
+    lines: list[str] = []
+    run_data(Recipe.model_validate(tree), lines.append)
+    (line,) = (line for line in lines if line.startswith("tokenizer"))
+    assert " tokens (vocab_size = 100,000: the text has no more pairs to merge), documents end" in line
 
 
 def test_held_out_documents_do_not_train_the_tokenizer(make_recipe, texts):

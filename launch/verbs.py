@@ -1,0 +1,59 @@
+"""`perdure launch`, `status` and `logs`: a recipe's jobs, and what has become of them."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from perdure.launch.slurm import Size
+from perdure.pipeline.console import Say, print_json
+
+
+def launch(options: argparse.Namespace, say: Say) -> None:
+    """Submits a recipe's chain of jobs, or prints what would be submitted."""
+    from perdure.launch.launch import fitted, misfits, texts
+    from perdure.launch.launch import launch as submit
+    from perdure.pipeline.errors import RecipeError
+
+    size = size_of(options)
+    recipe = fitted(options.recipe, options.set, options.out, options.site, size)
+    if found := misfits(recipe, options.to, size, options.after):
+        raise RecipeError(str(options.recipe), found)
+    if options.print:
+        for file, text in texts(recipe, options.to, size, Path.cwd()):
+            print(f"# ==> {file}\n{text}")
+    else:
+        submit(recipe, options.to, size, Path.cwd(), options.after, say)
+
+
+def size_of(options: argparse.Namespace) -> Size:
+    """What the command line says of a training job's size."""
+    ranks = options.ranks_per_node or options.gpus_per_node or 1
+    return Size(options.nodes, options.gpus_per_node, ranks)
+
+
+def status(options: argparse.Namespace) -> None:
+    """Says how far the runs below a directory are."""
+    from perdure.launch.status import lines, runs_below
+    from perdure.launch.status import status as status_of
+
+    runs = runs_below(options.directory)
+    found = [status_of(run) for run in runs]
+    if options.json:
+        print_json(found[0] if runs == [options.directory] else {"runs": found})
+    else:
+        for run in found:
+            for line in lines(run):
+                print(line)
+
+
+def logs(options: argparse.Namespace) -> None:
+    """Prints what a run's jobs have said, or follows it."""
+    from perdure.launch.status import log_files
+
+    files = log_files(options.directory, options.version)
+    if options.follow:
+        os.execvp("tail", ["tail", "-n", "50", "-F", *map(str, files)])
+    for file in files:
+        print(f"==> {file} <==", flush=True)
+        sys.stdout.write(file.read_text(encoding="utf-8", errors="replace"))
