@@ -125,7 +125,14 @@ def _checks(recipe: Recipe) -> list[Callable[[], Iterator[Problem]]]:
     checks: list[Callable[[], Iterator[Problem]]] = [
         partial(check, recipe)
         for check in (
-            *(sources.output, sources.tasks, sources.executor, scoring.windows),
+            *(
+                sources.output,
+                sources.tasks,
+                sources.open_files,
+                sources.executor,
+                scoring.windows,
+                scoring.positions,
+            ),
             *model.CHECKS,
             *evaluation.CHECKS,
         )

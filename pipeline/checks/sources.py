@@ -8,6 +8,7 @@ from pathlib import Path
 from perdure.pipeline.checks.hints import missing, near, near_package
 from perdure.pipeline.data.stage import other_tasks
 from perdure.pipeline.errors import PerdureError, Problem
+from perdure.pipeline.open_files import allow_open_files, files_needed
 from perdure.pipeline.recipe import (
     HuggingFaceReader,
     JsonlReader,
@@ -83,6 +84,19 @@ def tasks(recipe: Recipe) -> Problems:
             recipe.data.tasks,
             f"{recipe.directory} holds {', '.join(found)} in {number} parts; set it back to {number}, or choose another "
             "--out",
+        )
+
+
+def open_files(recipe: Recipe) -> Problems:
+    """As many parts as a process may hold open: all shards of a version's sources, or a merge of all tasks' files."""
+    allowed, needed = allow_open_files(), files_needed(recipe)
+    if allowed < needed:
+        yield Problem(
+            "data.tasks",
+            recipe.data.tasks,
+            f"a process will hold up to {needed:,} files open, {allowed:,} are allowed here (`ulimit -Hn`): raise the "
+            "limit, or choose fewer tasks",
+            absent=True,
         )
 
 

@@ -30,6 +30,7 @@ from datatrove.utils.stats import PipelineStats
 
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import write_atomic
+from perdure.pipeline.open_files import allow_open_files
 from perdure.pipeline.recipe import RayTasks, Recipe, SlurmArrays
 
 TASKS = "tasks"
@@ -66,6 +67,7 @@ class Tasks(PipelineExecutor):
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         # The lock makes a task wait for its own twin: a worker that an earlier, killed run left behind.
+        allow_open_files()
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / f"{rank:05d}.lock").open("w") as file:
             fcntl.lockf(file, fcntl.LOCK_EX)

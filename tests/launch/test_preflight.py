@@ -34,7 +34,13 @@ def machine(number: int, **changes) -> dict:
         },
         **{"gpus": 8, "gpu": "H100", "recipe": "aa", "tokenizer": "bb", "data": "prose cc"},
         **{"interface": None, "writes": None, "free_bytes": 10 * CHECKPOINT},
-        **{"shared_memory_bytes": 16 << 30, "open_files": 65536, "clock": 1000.0, "send_seconds": 0.01},
+        **{
+            "shared_memory_bytes": 16 << 30,
+            "open_files": 65536,
+            "files_needed": 4096,
+            "clock": 1000.0,
+            "send_seconds": 0.01,
+        },
     }
     return found | changes
 
@@ -60,7 +66,7 @@ def test_like_machines_pass():
         ({"interface": "no network interface ib0"}, "n3: no network interface ib0"),
         ({"free_bytes": 15_000_000_000}, "n3: 15 GB free, but two checkpoints take 20 GB"),
         ({"shared_memory_bytes": 64 << 20}, "n3: /dev/shm has 67.1 MB, at least 1.07 GB are needed"),
-        ({"open_files": 1024}, "n3: 1024 open files allowed, at least 4096 are needed"),
+        ({"open_files": 1024}, "n3: 1,024 open files allowed, 4,096 are needed"),
         ({"clock": 1002.0}, "n3: its clock is +2.0 s off"),
     ],
 )

@@ -14,8 +14,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure.pipeline.data import readers
 from perdure.pipeline.data.normalise import Normaliser
-from perdure.pipeline.data.readers import reader_step
+from perdure.pipeline.data.readers import open_lines, reader_step, share
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.recipe import Source
 
@@ -100,6 +101,26 @@ def test_every_document_is_read_once_or_dropped_with_a_reason(files, tasks):
     assert counts["in"] == lines == len(documents) + dropped
     assert counts == counts_alone
     assert sorted((doc.id, doc.text) for doc in documents) == sorted((doc.id, doc.text) for doc in alone)
+
+
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=4), st.integers(1, 20))
+def test_few_files_are_shared_among_tasks_by_their_sizes(sizes, more):
+    tasks = len(sizes) + more
+    found = [share(sizes, task, tasks) for task in range(tasks)]
+    parts = Counter(number for number, _, _ in found)
+    assert sorted(found) == [(n, part, parts[n]) for n in range(len(sizes)) for part in range(parts[n])]
+    # No task could have been left out of one file and given to another to lower the most that any task does.
+    most = max(size / parts[number] for number, size in enumerate(sizes))
+    assert all(most <= size / (parts[number] - 1) for number, size in enumerate(sizes) if parts[number] > 1)
+
+
+def test_a_task_opens_one_of_few_files(tmp_path, monkeypatch):
+    for number, lines in enumerate((90, 30)):
+        (tmp_path / f"{number}.jsonl").write_text('{"text": "x"}\n' * lines)
+    opened = []
+    monkeypatch.setattr(readers, "open_lines", lambda path: opened.append(path[-7:]) or open_lines(path))
+    documents, _ = read({"type": "jsonl", "path": str(tmp_path)}, tasks=4)
+    assert opened == ["0.jsonl"] * 3 + ["1.jsonl"] and len({document.id for document in documents}) == 120
 
 
 @pytest.mark.parametrize("tasks", [1, 3])
