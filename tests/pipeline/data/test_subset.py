@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.pipeline.data import features
@@ -51,6 +51,7 @@ def test_the_highest_scores_are_taken_until_the_budget_is_reached(tmp_path, rows
         assert taken == {"documents": len(expected), "tokens": 10 * len(expected)}
 
 
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.integers(1, 9), st.booleans()), min_size=1),
     st.integers(1, 99),
