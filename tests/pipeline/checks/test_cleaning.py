@@ -99,7 +99,11 @@ NOTHING = "no string in it has 13 words (n_grams): nothing could be looked for, 
         ("short.jsonl", b'{"question": "Who?", "answer": "Nobody."}\n', NOTHING),
         ("list.jsonl", b"who wrote this\n", "line 1 is not JSON (invalid literal: line 1 column 1 (char 0))"),
         ("rows.parquet", b"PAR1\xff", "not UTF-8 text; name a text file or JSON lines"),
-        ("cut.jsonl.gz", gzip.compress(b'{"a": "b"}\n')[:-9], "damaged (Truncated compressed stream)"),
+        (
+            "cut.jsonl.gz",
+            gzip.compress(b'{"a": "b"}\n', mtime=0)[:-9],
+            "damaged (Truncated compressed stream)",
+        ),
         ("folder", None, "a directory; should be a file"),
     ],
 )

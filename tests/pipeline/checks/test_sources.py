@@ -48,7 +48,12 @@ def test_one_file_with_the_field_is_enough(tmp_path):
     [
         ("jsonl", "array.json", b'[{"text": "x"}]', "no JSON lines: should hold one object a line"),
         ("jsonl", "prose.txt", b"It is prose.\n" * 5, "no JSON lines: should hold one object a line"),
-        ("jsonl", "cut.jsonl.gz", gzip.compress(ROWS)[:50], "damaged (Truncated compressed stream); restore"),
+        (
+            "jsonl",
+            "cut.jsonl.gz",
+            gzip.compress(ROWS, mtime=0)[:50],
+            "damaged (Truncated compressed stream); restore",
+        ),
         ("jsonl", "plain.jsonl.gz", ROWS, "damaged (zlib inflate failed: incorrect header check); restore"),
         ("parquet", "rows.parquet", ROWS, "not Parquet (Parquet magic bytes not found in footer."),
     ],
