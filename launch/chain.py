@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.pipeline.evaluate.record import measured_on, run_data_directories, unmeasured
+from perdure.pipeline.inputs import refuse_edited
+from perdure.pipeline.lineage import models_needed
 from perdure.pipeline.manifest import is_finished
 from perdure.pipeline.recipe import Recipe, SlurmArrays, Version
 
@@ -49,7 +51,11 @@ def jobs(recipe: Recipe, recipe_file: Path, ranks: int | None = None) -> list[Jo
         recipe: The recipe.
         recipe_file: The file that jobs read it from.
         ranks: How many of the trainer's ranks one node holds; default: as many as the recipe has.
+
+    Raises:
+        PerdureError: If a version that exists was made from something else.
     """
+    refuse_edited(recipe, recipe.versions)
     file = str(recipe_file)
     arrays = isinstance(recipe.data.executor, SlurmArrays)
     chain = [Job("data", ("data", file), coordinates=arrays)]
@@ -69,10 +75,11 @@ def jobs(recipe: Recipe, recipe_file: Path, ranks: int | None = None) -> list[Jo
         chain += [prepare, Job(f"train-{name}", version=name, after=(prepare.name,), gpus=True)]
         last = prepare.name
     trained = tuple(job.name for job in chain if job.ranks)
-    # `eval` skips what is measured, looks for leaks, and ends with the report. Finished versions are measured again by ranks.
+    # `eval` skips what is measured, looks for leaks where the data stage runs, and ends with the report. Finished versions are
+    # measured again by ranks.
     command = ("eval", file) if ranks is None else ("eval", file, "--ranks", str(ranks))
     gpus = recipe.evaluation.harness is not None or _measures_again(recipe)
-    return [*chain, Job("report", command, after=trained or (last,), gpus=gpus)]
+    return [*chain, Job("report", command, after=trained or (last,), gpus=gpus, coordinates=arrays)]
 
 
 def _measures_again(recipe: Recipe) -> bool:
@@ -80,16 +87,6 @@ def _measures_again(recipe: Recipe) -> bool:
     if not any(is_finished(recipe.directory / "versions" / name) for name in recipe.versions):
         return False  # without looking for data
     return bool(unmeasured(recipe, measured_on(recipe, run_data_directories(recipe))))
-
-
-def models_needed(version: Version) -> list[str]:
-    """Versions that must be finished before this one can be prepared, each once."""
-    models = [
-        getattr(version.start, "parent", None),
-        version.selection.reference if version.selection else None,
-        version.mixture.perplexity_model,
-    ]
-    return list(dict.fromkeys(model for model in models if model and "/" not in model))
 
 
 def scores(version: Version) -> bool:

@@ -9,7 +9,7 @@ import yaml
 from perdure.launch import slurm
 from perdure.launch.chain import Job, jobs
 from perdure.launch.launch import recipe_file
-from perdure.pipeline.evaluate.record import data_sections
+from perdure.pipeline.evaluate.record import data_sections, text_sections
 from perdure.pipeline.manifest import hash_of, write_atomic, write_json
 from perdure.pipeline.run import alone
 from perdure.pipeline.sweep.spec import Plan, Run
@@ -78,8 +78,10 @@ def sweep_jobs(
     names: dict[str, dict[str, str]] = {}
     made: dict[tuple[str, str], str] = {}
     last: tuple[str, ...] = ()
+    texts: dict[str, dict] = {}
     for run in runs:
         own = names[run.name] = {}
+        text, again = text_sections(run.recipe), False
         for job in jobs(run.recipe, recipe_file(run.recipe), ranks):
             if job.name == "data":
                 job = replace(job, command=(*job.command, "--out", str(plan.directory)))
@@ -90,8 +92,12 @@ def sweep_jobs(
                 what = job.name, run.name
             if what in made:
                 own[job.name] = made[what]
+                again |= job.ranks and texts[made[what]] != text
                 continue
             unique = own[job.name] = made[what] = f"{run.name}.{job.name}"
+            texts[unique] = text
+            if job.name == "report":  # it measures what another run trains and measures on another text
+                job = replace(job, gpus=job.gpus or again)
             waits, behind = tuple(dict.fromkeys(own[name] for name in job.after)), ()
             if job.command and job.name != "report":
                 behind, last = tuple(name for name in last if name not in waits), (unique,)

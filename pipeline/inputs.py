@@ -6,7 +6,7 @@ Scores that are missing are made on the way.
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,9 +16,16 @@ from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.probes import probe_hashes
 from perdure.pipeline.evaluate.record import measured_on
-from perdure.pipeline.lineage import checkpoints, missing_checkpoint, parent_of, version_directory
-from perdure.pipeline.manifest import hash_of, is_finished, read_json
-from perdure.pipeline.mixture import is_replayed, members
+from perdure.pipeline.lineage import (
+    checkpoints,
+    history_of_plan,
+    missing_checkpoint,
+    models_needed,
+    parent_of,
+    version_directory,
+)
+from perdure.pipeline.manifest import differences, hash_of, is_finished, read_json, remembered_hash
+from perdure.pipeline.mixture import is_replayed, members, order_of_sources
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.planning import data_hash, with_pools
 from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update, Version
@@ -39,7 +46,7 @@ def version_inputs(
     tokenizer = tokenizer_directory(recipe)
     parent = parent_of(version)
     weights, weights_hash, checkpoint = _start(recipe, name, some_source["tokenizer_hash"])
-    mixture = with_pools(version.mixture, ancestors, name)
+    mixture = with_pools(version.mixture, history_of_plan(recipe, name, ancestors), name)
     places = members(mixture)
     used = sorted({source_of(domain) for domain, _ in places.values()})
     scores = {}
@@ -66,18 +73,75 @@ def version_inputs(
         "scores": {source: str(path) for source, path in scores.items()},
         "perplexity_scores": {source: str(path) for source, path in ranked.items()},
         "measured": measured_on(recipe, data),
-        "identity": {
-            "seed": recipe.seed,
-            "model": recipe.model.model_dump(mode="json") | {"shape": asdict(model_shape(recipe))},
-            "training": recipe.training.model_dump(exclude=not_deciding(recipe)),
-            "version": version.model_dump(mode="json", exclude={"keep"}),
+        "identity": recipe_identity(recipe, name)
+        | {
             "tokenizer_hash": some_source["tokenizer_hash"],
             "data": {source: data_hash(data[source]) for source in used if source in data},
             "initial_weights": weights_hash,
             "scores": {source: path.name for source, path in scores.items()},
             "perplexity_scores": {source: path.name for source, path in ranked.items()},
-            **({"reweight_tokens": tokens} if (tokens := reweight_tokens(recipe, version)) else {}),
         },
+    }
+
+
+def recipe_identity(recipe: Recipe, name: str) -> dict:
+    """What the recipe alone says of a version's identity; the rest of it follows from data and models."""
+    version = recipe.versions[name]
+    dumped = version.model_dump(mode="json", exclude={"keep"})
+    return {
+        "seed": recipe.seed,
+        "model": recipe.model.model_dump(mode="json") | {"shape": asdict(model_shape(recipe))},
+        "training": recipe.training.model_dump(exclude=not_deciding(recipe)),
+        "version": dumped | {"mixture": _deciding(dumped["mixture"])},
+        "order_of_sources": order_of_sources(version.mixture),
+        "reweight_tokens": reweight_tokens(recipe, version),
+    }
+
+
+def refuse_edited(recipe: Recipe, names: Iterable[str]) -> None:
+    """Compares what versions, and all versions that they build on, were made from with what the recipe says of them now.
+
+    Where a version begins in its data, the learning rate that it goes on from, and what its reference knows follow from the
+    recipe's words on those versions. Data and scores are no part of this: data that was made anew is other data.
+
+    Raises:
+        PerdureError: If one of them was made from something else; it names what differs.
+    """
+    needed = list(names)
+    for name in needed:
+        needed += [other for other in models_needed(recipe.versions[name]) if other not in needed]
+    for name in needed:
+        if (version_directory(recipe, name) / "inputs.json").exists():
+            refuse_other(recipe, name, recipe_identity(recipe, name))
+
+
+def refuse_other(recipe: Recipe, name: str, identity: dict) -> None:
+    """Compares (a part of) what identifies a version now with what its directory was made from.
+
+    Raises:
+        PerdureError: If that is something else; it names what differs.
+    """
+    directory = version_directory(recipe, name)
+    recorded = _as_now(read_json(directory / "inputs.json")["identity"])
+    if differing := differences({key: recorded.get(key) for key in identity}, identity):
+        raise PerdureError(
+            f"version {name}: {directory} was made from something else; set the recipe back, give the version another "
+            f"name, or delete that directory to train it anew. What differs: {'; '.join(differing)}"
+        )
+
+
+def _as_now(recorded: dict) -> dict:
+    """An identity as `recipe_identity` says it now; older ones tell the order of sources by their keys alone."""
+    mixture = recorded["version"]["mixture"]
+    version = recorded["version"] | {"mixture": _deciding(mixture)}
+    order = order_of_sources(Mixture.model_construct(**mixture))
+    return {"order_of_sources": order} | recorded | {"version": version}
+
+
+def _deciding(mixture: dict) -> dict:
+    """A mixture as dumped; its `max_repetition` decides nothing but which shares may rise."""
+    return {
+        key: value for key, value in mixture.items() if key != "max_repetition" or mixture.get("reweight")
     }
 
 
@@ -123,9 +187,12 @@ def _start(recipe: Recipe, name: str, tokenizer_hash: str) -> tuple[Path | None,
             )
         return None, record["weights_hash"], directory / "checkpoints" / f"step_{record['steps']:06d}"
     if isinstance(recipe.model, HuggingFaceModel):
-        from perdure.pipeline.convert.huggingface import weights_hash
+        from perdure.pipeline.convert.huggingface import INDEX, tensor_files, weights_hash
 
-        return recipe.model.path, weights_hash(recipe.model.path), None
+        path = recipe.model.path
+        files = sorted({*tensor_files(path).values(), *path.glob(INDEX)})
+        store = recipe.directory / "hashes.json"
+        return path, remembered_hash(store, f"weights of {path}", files, lambda: weights_hash(path)), None
     return None, None, None
 
 
@@ -197,6 +264,8 @@ def _scores(
             workers=recipe.data.workers,
             precision=recipe.training.precision,
             elsewhere=elsewhere(recipe, scoring=True, say=say),
+            hashes=recipe.directory / "hashes.json",
+            say=say,
         )
         if (seconds := time.monotonic() - begun) > 1:
             say(f"scored {source} with {label} in {seconds:.0f} s")

@@ -1,13 +1,22 @@
 """What a version has to do with the versions before it, as far as the recipe decides it, and where they are."""
 
+from collections.abc import Sequence
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate
 from pathlib import Path
 
 from perdure.pipeline.consumption import Ancestor
+from perdure.pipeline.domain_order import random_order
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import is_finished, read_json
-from perdure.pipeline.mixture import alone_shares, domain_steps, is_replayed, members, mixture_shares
+from perdure.pipeline.mixture import (
+    alone_shares,
+    domain_steps,
+    is_replayed,
+    members,
+    mixture_shares,
+    same_mixture,
+)
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.plan import num_steps, open_plan
 from perdure.pipeline.recipe import Branch, Init, Mixture, MixtureSource, Recipe, Schedule, Switch, Version
@@ -17,6 +26,16 @@ from perdure.pipeline.train.schedule import learning_rate, resolve
 def parent_of(version: Version) -> str | None:
     """The version that another starts from; None for the initial model."""
     return None if isinstance(version.start, Init) else version.start.parent
+
+
+def models_needed(version: Version) -> list[str]:
+    """Versions that must be finished before this one can be prepared, each once."""
+    models = [
+        getattr(version.start, "parent", None),
+        version.selection.reference if version.selection else None,
+        version.mixture.perplexity_model,
+    ]
+    return list(dict.fromkeys(model for model in models if model and "/" not in model))
 
 
 def ancestors(recipe: Recipe, name: str) -> list[tuple[str, int]]:
@@ -55,7 +74,7 @@ def kept_steps(recipe: Recipe, name: str) -> set[int]:
 
 
 def switch_steps(recipe: Recipe, name: str) -> list[int]:
-    """The steps of a version after which each of `mixture.switches` holds."""
+    """The steps of a version after which each of `mixture.switches` holds, in a plan of its own (see `planned_phases`)."""
     return [_switch_step(recipe, name, switch) for switch in recipe.versions[name].mixture.switches]
 
 
@@ -73,33 +92,102 @@ def _switch_step(recipe: Recipe, name: str, switch: Switch) -> int:
     return next(fallen, steps + 1) - 1
 
 
-def planned_samples(recipe: Recipe, name: str) -> dict[str, Fraction]:
-    """Samples that a version will take from each place in its mixture; changes by held-out perplexity are not foreseen."""
-    mixture, batch = expected_mixture(recipe, name), recipe.training.global_batch_size
-    found = dict.fromkeys(members(mixture), Fraction(0))
-    for steps, shares in _stretches(recipe, name, mixture):
+def continues_parent(recipe: Recipe, name: str) -> bool:
+    """Whether a version reads on in its parent's own plan: a branch with the parent's mixture.
+
+    Another `max_repetition` is no other mixture.
+    """
+    version = recipe.versions[name]
+    if not isinstance(version.start, Branch):
+        return False
+    return same_mixture(version.mixture, recipe.versions[version.start.parent].mixture)
+
+
+def plan_owner(recipe: Recipe, name: str) -> tuple[str, int]:
+    """The version whose plan a version reads, itself or one that it reads on in, and the steps of that before its own."""
+    start = recipe.versions[name].start
+    if not (isinstance(start, Branch) and continues_parent(recipe, name)):
+        return name, 0
+    owner, steps = plan_owner(recipe, start.parent)
+    return owner, steps + start.step
+
+
+def planned_phases(recipe: Recipe, name: str) -> list[tuple[int, dict[str, Fraction]]]:
+    """The phases of a version's mixture, as far as they are planned: the step after which each begins, and its shares.
+
+    A branch that reads on in its parent's plan is in the parent's phases, and stays in their last one. Domains one after
+    another by similarity stand in the order of `sources` while theirs is not known (see `is_foreseen`).
+    """
+    start = recipe.versions[name].start
+    if isinstance(start, Branch) and continues_parent(recipe, name):
+        phases = planned_phases(recipe, start.parent)
+        ends = [*(first for first, _ in phases[1:]), None]
+        return [
+            (max(0, first - start.step), shares)
+            for (first, shares), end in zip(phases, ends)
+            if end is None or end > start.step
+        ]
+    mixture = expected_mixture(recipe, name)
+    if mixture.domain_order is None:
+        starts = [0, *switch_steps(recipe, name)]
+        return [(first, mixture_shares(mixture, part)) for part, first in enumerate(starts)]
+    steps = domain_steps(mixture, num_steps(recipe, recipe.versions[name]))
+    order = domain_sequence(recipe, name) or list(steps)
+    firsts = accumulate((steps[domain] for domain in order), initial=0)
+    return [(first, alone_shares(mixture, domain)) for domain, first in zip(order, firsts)]
+
+
+def domain_sequence(recipe: Recipe, name: str) -> list[str] | None:
+    """The order of a version's domains that come one after another; None if only data will tell, and no plan has it yet."""
+    mixture, start = recipe.versions[name].mixture, recipe.versions[name].start
+    if isinstance(start, Branch) and continues_parent(recipe, name):
+        return domain_sequence(recipe, start.parent)
+    domains = list(mixture.sources)
+    if mixture.domain_order == "random":
+        return random_order(domains, recipe.seed)
+    if mixture.domain_order != "similarity":
+        return domains
+    file = version_directory(recipe, name) / "plan" / "plan.json"
+    phases = read_json(file)["phases"] if file.exists() else []
+    found = [next(iter(phase["counts"])) for phase in phases if phase["reason"] == "domain"]
+    return found if sorted(found) == sorted(domains) else None
+
+
+def is_foreseen(recipe: Recipe, name: str) -> bool:
+    """Whether what a version and its ancestors take is known before plans are: not if one of them is left on the way whose
+    domains come one after another in an order that follows from data.
+    """
+    return all(
+        steps == num_steps(recipe, recipe.versions[ancestor]) or domain_sequence(recipe, ancestor) is not None
+        for ancestor, steps in ancestors(recipe, name)
+    )
+
+
+def planned_samples(recipe: Recipe, name: str, steps: int | None = None) -> dict[str, Fraction]:
+    """Samples that a version will take from each place in its mixture; changes by held-out perplexity are not foreseen.
+
+    Args:
+        recipe: The whole recipe.
+        name: The version.
+        steps: Its first steps alone; default: all.
+    """
+    batch = recipe.training.global_batch_size
+    last = num_steps(recipe, recipe.versions[name]) if steps is None else steps
+    found = dict.fromkeys(members(expected_mixture(recipe, name)), Fraction(0))
+    phases = planned_phases(recipe, name)
+    ends = [*(first for first, _ in phases[1:]), last]
+    for (first, shares), end in zip(phases, ends):
         for key, share in shares.items():
-            found[key] += share * steps * batch
+            found[key] += share * max(0, min(end, last) - first) * batch
     return found
-
-
-def _stretches(recipe: Recipe, name: str, mixture: Mixture) -> list[tuple[int, dict[str, Fraction]]]:
-    """Steps and shares of every stretch with constant shares; domains one after another in the order of `sources`."""
-    total = num_steps(recipe, recipe.versions[name])
-    if mixture.domain_order is not None:
-        alone = domain_steps(mixture, total)
-        return [(steps, alone_shares(mixture, domain)) for domain, steps in alone.items()]
-    borders = pairwise([0, *switch_steps(recipe, name), total])
-    return [(last - first, mixture_shares(mixture, part)) for part, (first, last) in enumerate(borders)]
 
 
 def consumed_before(recipe: Recipe, name: str) -> dict[str, Fraction]:
     """Samples that the ancestors of a version will have taken, by place in the mixture, as `planned_samples`."""
     found: dict[str, Fraction] = {}
     for ancestor, steps in ancestors(recipe, name):
-        part = Fraction(steps, num_steps(recipe, recipe.versions[ancestor]))
-        for key, samples in planned_samples(recipe, ancestor).items():
-            found[key] = found.get(key, Fraction(0)) + part * samples
+        for key, samples in planned_samples(recipe, ancestor, steps).items():
+            found[key] = found.get(key, Fraction(0)) + samples
     return found
 
 
@@ -109,11 +197,10 @@ def streams_before(recipe: Recipe, name: str) -> dict[str, Fraction]:
     own = {key: stream_settings(mixture, member) for key, (_, member) in members(mixture).items()}
     for ancestor, steps in ancestors(recipe, name):
         theirs = expected_mixture(recipe, ancestor)
-        part = Fraction(steps, num_steps(recipe, recipe.versions[ancestor]))
-        samples = planned_samples(recipe, ancestor)
+        samples = planned_samples(recipe, ancestor, steps)
         for key, (_, member) in members(theirs).items():
             if own.get(key) == stream_settings(theirs, member):
-                found[key] += part * samples[key]
+                found[key] += samples[key]
     return found
 
 
@@ -126,10 +213,12 @@ def stream_settings(mixture: Mixture, member: MixtureSource) -> tuple:
 
 def expected_mixture(recipe: Recipe, name: str) -> Mixture:
     """A version's mixture; what `replay.from_parents` will find is foreseen from the ancestors' plans."""
-    mixture = recipe.versions[name].mixture
+    mixture, start = recipe.versions[name].mixture, recipe.versions[name].start
     replay = mixture.replay
     if replay is None or not replay.from_parents:
         return mixture
+    if isinstance(start, Branch) and continues_parent(recipe, name):
+        return expected_mixture(recipe, start.parent)
     before = consumed_before(recipe, name)
     weights = {
         key.removeprefix("replay/"): float(samples) for key, samples in before.items() if is_replayed(key)
@@ -193,6 +282,12 @@ def history(recipe: Recipe, name: str) -> list[Ancestor]:
         appended = [entry for entry in appended_phases(directory) if entry["first_sample"] < end]
         found.append((open_plan(directory / "plan", appended=appended), end))
     return found
+
+
+def history_of_plan(recipe: Recipe, name: str, found: Sequence[Ancestor]) -> Sequence[Ancestor]:
+    """The `history` of the version whose plan a version reads, of its own."""
+    owner, _ = plan_owner(recipe, name)
+    return found if owner == name else found[len(found) - len(ancestors(recipe, owner)) :]
 
 
 def appended_phases(directory: Path) -> list[dict]:

@@ -41,7 +41,9 @@ def _version(recipe: Recipe, name: str) -> dict[str, Any]:
         resolved_schedule(recipe, name),
     )
     before = sum(count for _, count in ancestors(recipe, name))
-    measured = evaluation(directory, measured_on(recipe, run_data_directories(recipe)))
+    measured = None
+    if is_finished(directory):  # texts of a run that has only begun may be anywhere
+        measured = evaluation(directory, measured_on(recipe, run_data_directories(recipe)))
     return {
         "id": name,
         "parent": parent_of(version),

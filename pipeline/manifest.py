@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import tempfile
+import time
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +20,9 @@ from typing import Any
 from perdure.pipeline.errors import PerdureError
 
 SUCCESS = "_SUCCESS"
+
+SETTLED_SECONDS = 10.0
+"""A file that changed more recently may change again within one tick of its file system's clock."""
 
 
 def hash_of(value: Any) -> str:
@@ -44,6 +49,36 @@ def hash_files(directory: Path, suffixes: tuple[str, ...] = (".bin", ".idx", ".p
         for path in sorted(directory.iterdir())
         if path.suffix in suffixes
     }
+
+
+def remembered_hash(store: Path, what: str, files: Sequence[Path], make: Callable[[], str]) -> str:
+    """A hash over many bytes, or what it was when they were last hashed if nothing has touched the files since.
+
+    Touched means another inode, size, time of modification or of change. The last cannot be set back, so that content which was
+    swapped under its old name, size and date (`cp -p`, `rsync -t`) is hashed again.
+
+    Args:
+        store: A JSON file that remembers; made if absent.
+        what: Names the hash in it.
+        files: All that `make` reads.
+        make: Makes the hash.
+    """
+    begun, state = time.time(), [_file_state(path) for path in files]
+    known = read_json(store) if store.exists() else {}
+    if (entry := known.get(what)) and entry["files"] == state:
+        return entry["hash"]
+    made = make()
+    newest = max(max(file["mtime_ns"], file["ctime_ns"]) for file in state)
+    if newest / 1e9 < begun - SETTLED_SECONDS and state == [_file_state(path) for path in files]:
+        write_json(store, known | {what: {"hash": made, "files": state}})
+    return made
+
+
+def _file_state(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:  # opened, because NFS would tell what it remembers of a closed one
+        found = os.fstat(file.fileno())
+    names = ("ino", "size", "mtime_ns", "ctime_ns")
+    return {"path": str(path.resolve())} | {name: getattr(found, f"st_{name}") for name in names}
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

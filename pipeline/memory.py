@@ -31,7 +31,8 @@ CHUNK_LOGITS = 1 << 26
 def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
     """Bytes on the fullest rank: weights, gradients and optimizer states exactly, activations as an estimate.
 
-    Gradients are kept in fp32. Optimizer states are Adam's two fp32 moments, and fp32 master weights under bf16.
+    Gradients are kept in fp32. Optimizer states are Adam's two fp32 moments, and fp32 master weights under bf16. `save` is no
+    part of `total`: the host's memory that a checkpoint holds until it is written. Replicas divide it among themselves.
     """
     parallel, training = recipe.parallel, recipe.training
     shape, num_embeddings = model_shape(recipe), embedding_rows(recipe)
@@ -71,6 +72,7 @@ def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
         "parameters": parameters,
         **parts,
         "total": sum(parts.values()),
+        "save": (parts["weights"] + states) // data,
         "activations_formula": RECOMPUTED_FORMULA if parallel.recompute else ACTIVATIONS_FORMULA,
     }
 

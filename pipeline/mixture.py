@@ -6,6 +6,7 @@ Discrete Math. 32, 1980: deviation at most 1 - 1/(2m - 2) for m sources). Seekin
 index decides, so the number of ranks and workers cannot change the stream.
 """
 
+from collections.abc import Collection
 from fractions import Fraction
 from heapq import heappop, heappush
 from math import lcm
@@ -59,6 +60,23 @@ def members(mixture: Mixture) -> dict[str, tuple[str, MixtureSource]]:
     }
 
 
+def order_of_sources(mixture: Mixture) -> list[str] | None:
+    """The order of a mixture's `sources`, where it decides what is trained on when; else None.
+
+    Shuffled by the seed, or followed by similarity from replay on, domains stand in the same order whatever theirs is here.
+    """
+    decides = mixture.domain_order == "given" or (
+        mixture.domain_order == "similarity" and mixture.replay is None
+    )
+    return list(mixture.sources) if decides else None
+
+
+def same_mixture(left: Mixture, right: Mixture) -> bool:
+    """Whether two mixtures give the same samples: `max_repetition` decides none."""
+    left = left.model_copy(update={"max_repetition": right.max_repetition})
+    return left == right and order_of_sources(left) == order_of_sources(right)
+
+
 def reweighted(
     ratios: dict[str, float],
     before: dict[str, float],
@@ -66,6 +84,7 @@ def reweighted(
     alpha: float,
     weights: dict[str, float],
     floor: float = 0.0,
+    held: Collection[str] = (),
 ) -> dict[str, float]:
     """Shares after a measurement.
 
@@ -76,6 +95,7 @@ def reweighted(
         alpha: Strength.
         weights: w_i by topic; 1 where a topic is not named.
         floor: Smallest share; what it takes is taken from the others in proportion.
+        held: Topics that get the smallest share, whatever their perplexity; not all of them.
 
     Returns:
         New shares, summing to 1: r_i f_i / sum(r f), f_i = 1 + alpha d_i w_i, d_i = (p_i - p_i') / max |p - p'|.
@@ -86,16 +106,15 @@ def reweighted(
     change = {topic: after[topic] - before[topic] for topic in ratios}
     largest = max(map(abs, change.values()))
     if largest == 0:
-        return ratios
+        return _floored(ratios, floor, set(held)) if held else ratios
     raw = {
         topic: ratio * (1 + alpha * change[topic] / largest * weights.get(topic, 1.0))
         for topic, ratio in ratios.items()
     }
-    return _floored({topic: value / sum(raw.values()) for topic, value in raw.items()}, floor)
+    return _floored({topic: value / sum(raw.values()) for topic, value in raw.items()}, floor, set(held))
 
 
-def _floored(ratios: dict[str, float], floor: float) -> dict[str, float]:
-    low: set[str] = set()
+def _floored(ratios: dict[str, float], floor: float, low: set[str]) -> dict[str, float]:
     while True:
         free = sum(ratio for topic, ratio in ratios.items() if topic not in low)
         scale = (1 - floor * len(low)) / free

@@ -10,7 +10,7 @@ from perdure.pipeline.consumption import Ancestor, pools, same_stream, start_of,
 from perdure.pipeline.domain_order import random_order, similarity_order, token_frequencies
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.lineage import switch_steps
+from perdure.pipeline.lineage import continues_parent, history_of_plan, switch_steps
 from perdure.pipeline.manifest import finish, hash_of, is_finished, read_json, write_json
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.order import RANKED, Order, count_documents, write_order
@@ -27,7 +27,7 @@ from perdure.pipeline.plan import (
     order_files,
     phase_entry,
 )
-from perdure.pipeline.recipe import Branch, LowestPerplexity, Mixture, MixtureSource, Recipe
+from perdure.pipeline.recipe import LowestPerplexity, Mixture, MixtureSource, Recipe
 
 
 def build_plan(
@@ -53,24 +53,26 @@ def build_plan(
             parents consumed cannot be found, or the plan that stands there was made from something else (named).
     """
     version = recipe.versions[name]
-    mixture = with_pools(version.mixture, history, name)
+    before = history_of_plan(recipe, name, history)
+    mixture = with_pools(version.mixture, before, name)
     members = mixtures.members(mixture)
-    found = pools(history) if mixture.replay and mixture.replay.from_parents else {}
+    found = pools(before) if mixture.replay and mixture.replay.from_parents else {}
     sources: dict[str, dict] = {}
     orders: dict[str, Order] = {}
     for key, (domain, member) in members.items():
         pool = found.get(domain) if mixtures.is_replayed(key) else None
         orders[key], sources[key] = _stream(recipe, name, key, domain, member, data, scores, pool)
         sources[key]["start"] = start_of(history, key, sources[key], recipe.seed, recipe.training.seq_length)
+    continues = continues_parent(recipe, name)
     description = {
         "seed": recipe.seed,
         "seq_length": recipe.training.seq_length,
         "first_sample": 0,
         "num_samples": num_samples(recipe, version),
         "sources": sources,
-        "phases": _phases(recipe, name, mixture, orders),
+        "phases": [] if continues else _phases(recipe, name, mixture, orders),
     }
-    if continues_parent(recipe, name):
+    if continues:
         description |= _continued(history[0], sources, directory)
     if is_finished(directory):
         return open_plan(directory, expected=description)
@@ -82,14 +84,6 @@ def build_plan(
     write_json(directory / "plan.json", description)
     finish(directory, {"plan_hash": plan.hash})
     return plan
-
-
-def continues_parent(recipe: Recipe, name: str) -> bool:
-    """Whether a version reads on in its parent's own plan: a branch with the parent's mixture."""
-    start = recipe.versions[name].start
-    return (
-        isinstance(start, Branch) and recipe.versions[name].mixture == recipe.versions[start.parent].mixture
-    )
 
 
 def with_pools(mixture: Mixture, history: Sequence[Ancestor], name: str) -> Mixture:

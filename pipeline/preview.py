@@ -1,25 +1,24 @@
 """What a recipe would do, as data. Nothing is started and no GPU is needed."""
 
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from perdure.pipeline.domain_order import random_order
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.lineage import (
     ancestors,
+    domain_sequence,
     expected_mixture,
     parent_of,
+    planned_phases,
     planned_samples,
     resolved_schedule,
     streams_before,
-    switch_steps,
 )
 from perdure.pipeline.memory import memory_per_rank
-from perdure.pipeline.mixture import alone_shares, domain_steps, is_replayed, members, mixture_shares
+from perdure.pipeline.mixture import is_replayed, members
 from perdure.pipeline.plan import num_samples, num_steps
-from perdure.pipeline.recipe import Branch, LowestPerplexity, Mixture, Parallel, Recipe, Source, Version
+from perdure.pipeline.recipe import Branch, LowestPerplexity, Parallel, Recipe, Source, Version
 from perdure.pipeline.shape import model_shape, num_parameters, padded_vocab_size
 from perdure.pipeline.sizes import (
     available_tokens,
@@ -111,6 +110,7 @@ def _version(
         "replay_from_parents": bool(version.mixture.replay and version.mixture.replay.from_parents),
         "domain_order": version.mixture.domain_order,
         "mixture": mixture_table(recipe, name, sources, counts),
+        "max_repetition": version.mixture.max_repetition,
         "phases": _phases(recipe, name),
         "reweight": rule.model_dump() | {"interval_steps": -(-rule.interval // batch_tokens)}
         if rule
@@ -202,33 +202,14 @@ def _estimate(source: Source) -> int | None:
 
 
 def _phases(recipe: Recipe, name: str) -> list[dict]:
-    """When which shares hold, as far as they are planned."""
-    mixture = expected_mixture(recipe, name)
-    if mixture.domain_order is not None:
-        return _domain_phases(recipe, name, mixture)
-    starts = [0, *switch_steps(recipe, name)]
-    return [
-        {
-            "after_step": step,
-            "shares": {key: float(share) for key, share in mixture_shares(mixture, part).items()},
-        }
-        for part, step in enumerate(starts)
-    ]
-
-
-def _domain_phases(recipe: Recipe, name: str, mixture: Mixture) -> list[dict]:
-    """Phases of domains one after another; empty while their order follows from data that was not looked at yet."""
-    if mixture.domain_order == "similarity":
+    """When which shares hold, as far as they are planned; empty while the order of domains follows from data."""
+    if domain_sequence(recipe, name) is None:
         return []
-    steps = domain_steps(mixture, num_steps(recipe, recipe.versions[name]))
-    order = random_order(list(steps), recipe.seed) if mixture.domain_order == "random" else list(steps)
-    firsts = accumulate((steps[domain] for domain in order), initial=0)
+    steps = num_steps(recipe, recipe.versions[name])
     return [
-        {
-            "after_step": first,
-            "shares": {key: float(share) for key, share in alone_shares(mixture, domain).items()},
-        }
-        for domain, first in zip(order, firsts)
+        {"after_step": first, "shares": {key: float(share) for key, share in shares.items()}}
+        for first, shares in planned_phases(recipe, name)
+        if first < steps
     ]
 
 

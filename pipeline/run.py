@@ -11,11 +11,10 @@ from perdure.pipeline.checks.mixtures import against_data
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.evaluate.record import evaluation_directory, later_directory, record_data
-from perdure.pipeline.inputs import version_inputs
+from perdure.pipeline.inputs import refuse_edited, refuse_other, version_inputs
 from perdure.pipeline.lineage import history, version_directory
 from perdure.pipeline.locks import lock
 from perdure.pipeline.manifest import (
-    differences,
     disk_errors,
     is_finished,
     read_json,
@@ -36,6 +35,7 @@ def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
     from perdure.pipeline.evaluate.report import write_report
 
     with alone(recipe):
+        refuse_edited(recipe, recipe.versions)
         make_versions(recipe, _data(recipe, recipe_path, say), say)
         write_report(recipe, say)
 
@@ -162,17 +162,15 @@ def _prepare(
     """
     directory = version_directory(recipe, name)
     with disk_errors(directory):
+        refuse_edited(recipe, [name])
         record_data(recipe, data)
         ancestors = history(recipe, name)
         inputs = version_inputs(recipe, name, data, ancestors, say)
         if (directory / "inputs.json").exists():
+            refuse_other(recipe, name, inputs["identity"])
             found = read_json(directory / "inputs.json")
-            inputs["command"] = found.get("command")  # the first one made it; later ones go on
-            if differing := differences(found["identity"], inputs["identity"]):
-                raise PerdureError(
-                    f"version {name}: {directory} was made from something else; give the version another name, or "
-                    f"delete that directory to train it anew. What differs: {'; '.join(differing)}"
-                )
+            # The first one made it; later ones go on.
+            inputs |= {"command": found.get("command"), "identity": found["identity"]}
         if is_finished(directory):
             now = inputs["measured"]
             place = evaluation_directory(directory, now)

@@ -61,6 +61,7 @@ def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
             "gib": gpu.memory_gib,
             "reserve_gib": RESERVE_GIB,
             "fits": free >= 0,
+            "save_bytes_per_node": memory["save"] * gpus_per_node,
         },
         "reduce": {
             "bytes": sent,

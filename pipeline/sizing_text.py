@@ -43,6 +43,10 @@ def _rows(found: dict[str, Any]) -> Iterable[tuple[str, str]]:
         f"{memory['reserve_gib']:g} GiB kept free",
     )
     yield (
+        "host memory of a save",
+        f"~{memory['save_bytes_per_node'] / 2**30:.1f} GiB a node, until it is written; none of the GPU's",
+    )
+    yield (
         "step",
         f"~{step['seconds']:.2f} s = passes {step['compute']:.2f} + bubble {step['bubble']:.2f} + gradients "
         f"{step['reduce']:.2f}; MFU of the whole step {step['mfu']:.1%}",

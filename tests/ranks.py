@@ -237,6 +237,65 @@ def killed_writer(directory: str) -> list:
     return said
 
 
+def saved_shares(directory: str) -> list:
+    """By rank: bytes of the optimizer's states that it saves, of its own share, and whether they are saved without a copy."""
+    from megatron.core.dist_checkpointing.dict_utils import nested_values
+
+    from perdure.pipeline.train import together
+    from perdure.pipeline.train.checkpoint import _weights
+    from perdure.pipeline.train.optimizer import make_optimizer, portable_state
+
+    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
+    model = build_model(recipe, inputs["vocab_size"], None, initialise())
+    optimizer = make_optimizer(recipe.training, model, True)
+    pieces = list(nested_values(portable_state(optimizer, _weights(model))))
+    inner = optimizer.chained_optimizers[0].optimizer
+    own = [tensor for states in inner.state.values() for tensor in states.values()]
+    own += [param for group in inner.param_groups for param in group["params"]]
+    places = {tensor.untyped_storage().data_ptr() for tensor in own}
+    in_place = all(piece.data.untyped_storage().data_ptr() in places for piece in pieces)
+    saved = sum(piece.data.nbytes for piece in pieces)
+    return together.from_all([saved, sum(tensor.nbytes for tensor in own), in_place])
+
+
+def slow_writer(directory: str) -> list:
+    """Checkpoints that are whole when the last rank's files, in two saves, wait for what rank 0 does while it waits."""
+    import time
+
+    from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+
+    from perdure.pipeline.train import checkpoint, fence, together
+    from perdure.pipeline.train.optimizer import make_optimizer
+
+    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
+    model = build_model(recipe, inputs["vocab_size"], None, initialise())
+    optimizer = make_optimizer(recipe.training, model, False)
+    attempt, seen = fence.take_together(Path(directory)), Path(directory) / "seen"
+    write, wait, sleep = FileSystemWriterAsync.write_preloaded_data, together.barrier, time.sleep
+
+    def write_late(*arguments, **options):
+        while not seen.exists():
+            sleep(0.01)
+        return write(*arguments, **options)
+
+    if torch.distributed.get_rank():
+        FileSystemWriterAsync.write_preloaded_data = staticmethod(write_late)
+    for step, asynchronous in enumerate((True, False), start=1):
+        writer = checkpoint.Checkpoints(Path(directory), attempt, asynchronous)
+        if torch.distributed.get_rank() == 0:
+            seen.unlink(missing_ok=True)
+            if asynchronous:  # it looks again and again
+                checkpoint.time.sleep = lambda seconds: seen.touch()
+            else:  # the last of its waits that may be long
+                together.barrier = lambda: (seen.touch(), wait())
+        wait()
+        writer.save(model, optimizer, {"step": step, "scheduled": True})
+        writer.wait()
+        time.sleep, together.barrier = sleep, wait
+    assert together.group()._get_backend(torch.device("cpu")).options._timeout == together.FILE_TIME
+    return [path.name for path in finished_checkpoints(Path(directory) / "checkpoints")]
+
+
 def hanging_writers(directory: str, number: int) -> list:
     """Saves while the first `number` forks hang before they begin; the steps of the whole checkpoints, or what is said."""
     import os
@@ -261,6 +320,69 @@ def hanging_writers(directory: str, number: int) -> list:
     except PerdureError as error:
         return [str(error)]
     return [path.name for path in finished_checkpoints(Path(directory) / "checkpoints")]
+
+
+def begun_and_rolled_back(directory: str) -> list:
+    """Steps that each rank begins at and rolls back to, while the last one does not see the newest checkpoint yet."""
+    from types import SimpleNamespace
+
+    from perdure.pipeline.train import loop, start, together
+    from perdure.pipeline.train.guard import Trouble
+
+    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
+    model = build_model(recipe, inputs["vocab_size"], None, initialise())
+    if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
+        start.finished_checkpoints = lambda path: finished_checkpoints(path)[:-1]
+        loop.last_scheduled = lambda path: finished_checkpoints(path)[0]
+    optimizer, state = start.begin(Path(directory), recipe, inputs, model, lambda _line: None)
+    place = SimpleNamespace(directory=Path(directory) / "checkpoints")
+    after, _ = loop._pass_over(
+        13, 96, Trouble.NOT_FINITE, "", recipe, state, model, optimizer, place, lambda _line: None
+    )
+    return together.from_all([state["step"], after["step"]])
+
+
+def differing_views(directory: str) -> list:
+    """What each rank says when the last one does not see a file, reads another content, or sees the file late."""
+    import threading
+
+    from perdure.pipeline.errors import PerdureError
+    from perdure.pipeline.train import together
+
+    initialise()
+    late, rank = Path(directory) / "late", torch.distributed.get_rank()
+    if rank == 0:
+        threading.Timer(0.3, late.touch).start()
+    together.await_file(late)
+    said = []
+    try:
+        together.require_same("state.json", f"step {5 - rank}")
+    except PerdureError as error:
+        said.append(str(error))
+    together.VISIBLE_SECONDS = 0.1
+    try:
+        together.await_file(Path(directory) / "never")
+    except PerdureError as error:
+        said.append(str(error))
+    assert together.from_first(lambda: rank) == 0
+    return said
+
+
+def dead_rank(directory: str) -> str:
+    """What rank 0 hears, in the wait that may last for hours, of a rank that dies."""
+    import os
+
+    from perdure.pipeline.train import together
+
+    initialise()
+    together.barrier()
+    if torch.distributed.get_rank() == 1:
+        os._exit(0)
+    try:
+        together.barrier()
+    except RuntimeError as error:
+        return str(error)
+    return "nothing"
 
 
 def train_cases(directory: str, cases: list[dict], steps: int) -> list:

@@ -190,6 +190,8 @@ def random_data(out: Path, scored: bool = False, vocab_size: int = 300) -> tuple
         made = Tokenizer(words)
         made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         made.save(str(tokenizer / "tokenizer.json"))
+        facts = {"eos_id": EOS, "vocab_size": vocab_size, "tokenizer_hash": "test"}
+        finish(tokenizer, facts | {"parse_special_tokens": False})
     return data, scores, tokenizer
 
 
@@ -197,9 +199,10 @@ def run_versions(recipe: Recipe, *names: str) -> list[str]:
     """Trains versions over random data as `perdure run` does, all or some; returns what it says."""
     from perdure.pipeline.run import _version
 
-    def start(directory: Path, world_size: int, task: str) -> None:
+    def start(directory: Path, world_size: int, task: str = "train") -> None:
         outcome = start_ranks(directory, world_size, task)
         assert outcome.returncode == 0, outcome.stderr
+        assert "Warning" not in outcome.stderr, outcome.stderr
 
     data, _, tokenizer = random_data(recipe.directory)
     said: list[str] = []
@@ -302,6 +305,28 @@ def metrics(directory: Path) -> list[dict]:
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
+def wandb_rows(run: Path) -> list[dict[str, float]]:
+    """What was logged to an offline run of Weights & Biases, a row a call: its `.wandb` file is a LevelDB log of protobufs."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (file,) = run.glob("*.wandb")
+    content, place, parts, rows = file.read_bytes(), 7, b"", []  # behind the file's own header
+    while place + 7 <= len(content):
+        left = 32_768 - place % 32_768  # of the block
+        if left < 7:
+            place += left
+            continue
+        size, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        parts += content[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            record, parts = Record.FromString(parts), b""
+            if record.HasField("history"):
+                items = record.history.item
+                rows.append({item.key or item.nested_key[0]: json.loads(item.value_json) for item in items})
+    return rows
+
+
 __all__ = [
     "metrics",
     "number_of_worker",
@@ -311,6 +336,7 @@ __all__ = [
     "run_versions",
     "start_ranks",
     "tiny_recipe",
+    "wandb_rows",
     "write_data",
     "write_scores",
     "write_shard",

@@ -112,8 +112,9 @@ def timeless(out: Path) -> str:
     """The report without what must differ: where it stands, and how long it took."""
     report = json.loads((out / "report.json").read_text().replace(str(out), "OUT"))
     for part in (*report["versions"], *report["curves"].values()):
-        for key in ("seconds", "tokens_per_second", "mfu"):
+        for key in ("seconds", "tokens_per_second", "mfu", "device_hours", "lost_hours"):
             part.pop(key, None)
+    del report["cost"]
     return json.dumps(report)
 
 

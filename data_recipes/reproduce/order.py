@@ -84,14 +84,14 @@ def main(sweep: Path) -> None:
 
     print("Documents by perplexity\n")
     rows = [[name, *ends(version)] for version, name in DOCUMENTS.items()]
-    print(table(["order", "new domains", "less random", "old domain"], rows))
+    print(table(["order", "new domains", "minus random", "old domain"], rows))
     print("Domains one after another\n")
     rows = []
     for version, name in DOMAINS.items():
         means = [] if version == "shuffled" else [by_turn(report, version) for report in found]
         each = [words([entry[key] for entry in means]) for key in ("before", "after", "forgotten")]
         rows.append([name, *ends(version), *each])
-    head = ["order", "new domains", "less mixed", "old domain"]
+    head = ["order", "new domains", "minus mixed", "old domain"]
     print(table([*head, "before its turn", "after its turn", "forgotten since"], rows))
     print("By domain, in the end\n")
     domains = new_domains(found[0])

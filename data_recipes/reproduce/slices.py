@@ -105,7 +105,7 @@ def picture(found: list[dict], kind: str) -> str:
     for number, (arm, name) in enumerate(ARMS.items()):
         curves = [[told(report, version_of(arm, year), year, kind) for report in found] for year in years]
         lines.append(Line(f"replay {name}", colour=number, **edges(curves)))
-    label, title = f"{kind} facts: share answered rightly", f"{kind} facts told so far, answered rightly"
+    label, title = f"{kind} facts: share right", f"{kind} facts told so far, answered rightly"
     return line_chart(years, lines, label, title, 0, 1, xlabel="version of the year", points=True)
 
 

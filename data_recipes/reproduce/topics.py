@@ -54,7 +54,7 @@ def main(sweep: Path) -> None:
         each = [summary(report, version) for report in found]
         rows.append([version, *(words([entry[key] for entry in each]) for key in keys)])
     print(table(["version", *keys], rows))
-    print("Less `fixed`, seed by seed\n")
+    print("Minus `fixed`, seed by seed\n")
     rows = []
     for version in ARMS[1:]:
         pairs = [(summary(report, version), summary(report, "fixed")) for report in found]

@@ -1,4 +1,4 @@
-"""Checks of what versions are measured on besides held-out documents."""
+"""Checks of what versions are measured on besides held-out documents, and of where training is told."""
 
 import importlib.util
 from collections import Counter
@@ -43,4 +43,10 @@ def harness(recipe: Recipe) -> Problems:
         yield missing("evaluation.harness.include_path", section.include_path, "directory")
 
 
-CHECKS = (probes, harness)
+def wandb(recipe: Recipe) -> Problems:
+    """The package of Weights & Biases."""
+    if recipe.logging.wandb is not None and importlib.util.find_spec("wandb") is None:
+        yield Problem("logging.wandb", None, "needs Weights & Biases: install `perdure[wandb]`", absent=True)
+
+
+CHECKS = (probes, harness, wandb)

@@ -4,18 +4,21 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from perdure.pipeline.checks.hints import near
+from perdure.pipeline.checks.pools import pool_repetition
 from perdure.pipeline.checks.versions import earlier, model_or_version
 from perdure.pipeline.domains import PLURALS, overlap, parse, source_of
 from perdure.pipeline.errors import Problem
 from perdure.pipeline.lineage import (
+    continues_parent,
     expected_mixture,
+    is_foreseen,
     parent_of,
     planned_samples,
     stream_settings,
     streams_before,
     switch_steps,
 )
-from perdure.pipeline.mixture import members, new_sources
+from perdure.pipeline.mixture import is_replayed, members, new_sources
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import DecaySchedule, MixtureSource, Recipe, Version
@@ -129,7 +132,7 @@ def curriculum(recipe: Recipe, name: str, version: Version) -> Problems:
 def buckets(recipe: Recipe, name: str, version: Version) -> Problems:
     """Buckets of an order that has any."""
     for where, _domain, member in _places(version, f"versions.{name}.mixture"):
-        if member.buckets is not None and member.order not in RANKED and ".switches." not in where:
+        if member.buckets is not None and member.order not in RANKED:
             remedy = f"has no use with `order: {member.order}`; needs one by perplexity"
             yield Problem(f"{where}.buckets", member.buckets, remedy)
 
@@ -156,7 +159,7 @@ def switches(recipe: Recipe, name: str, version: Version) -> Problems:
         None,
         *earlier(recipe, name),
     )
-    if not (whole and rate_known and mixture.switches):
+    if not (whole and rate_known and mixture.switches) or _reads_on(recipe, name):
         return
     steps, total = switch_steps(recipe, name), num_steps(recipe, version)
     for number, (before, step) in enumerate(pairwise([0, *steps])):
@@ -169,6 +172,11 @@ def switches(recipe: Recipe, name: str, version: Version) -> Problems:
             )
 
 
+def _reads_on(recipe: Recipe, name: str) -> bool:
+    """Whether the phases of a version are its parent's, whatever its own steps are."""
+    return parent_of(recipe.versions[name]) in earlier(recipe, name) and continues_parent(recipe, name)
+
+
 def domains(recipe: Recipe, name: str, version: Version) -> Problems:
     """Domains one after another: several, with a step each, and nothing else that sets shares."""
     mixture, where = version.mixture, f"versions.{name}.mixture.domain_order"
@@ -179,7 +187,7 @@ def domains(recipe: Recipe, name: str, version: Version) -> Problems:
     for other in ("switches", "reweight"):
         if getattr(mixture, other):
             yield Problem(where, mixture.domain_order, f"cannot stand beside `{other}`: both set the shares")
-    if (steps := num_steps(recipe, version)) < len(mixture.sources):
+    if (steps := num_steps(recipe, version)) < len(mixture.sources) and not _reads_on(recipe, name):
         remedy = f"the version's {steps} steps are fewer than its {len(mixture.sources)} domains"
         yield Problem(where, mixture.domain_order, remedy)
 
@@ -252,11 +260,15 @@ def data_budgets(finished: dict[str, dict], name: str, version: Version) -> Prob
 
 
 def _repetition(finished: dict[str, dict], recipe: Recipe, name: str, version: Version) -> Problems:
+    if not is_foreseen(recipe, name):
+        return  # planning counts it
+    yield from pool_repetition(finished, recipe, name, version)
     before, seq_length = streams_before(recipe, name), recipe.training.seq_length
+    from_parents = version.mixture.replay is not None and version.mixture.replay.from_parents
     places = members(expected_mixture(recipe, name))
     for key, samples in planned_samples(recipe, name).items():
         domain, member = places[key]
-        if (counts := finished.get(source_of(domain))) is None or _is_pool(version, key):
+        if (counts := finished.get(source_of(domain))) is None or (from_parents and is_replayed(key)):
             continue
         if (available := available_tokens(counts, domain, member.lowest_perplexity)) is None:
             continue  # planning counts it
@@ -269,14 +281,6 @@ def _repetition(finished: dict[str, dict], recipe: Recipe, name: str, version: V
                 f"{available:,}{' after its ancestors' if before.get(key) else ''}); lower its weight or the "
                 "version's tokens, or raise this",
             )
-
-
-def _is_pool(version: Version, key: str) -> bool:
-    return (
-        key.startswith("replay/")
-        and version.mixture.replay is not None
-        and version.mixture.replay.from_parents
-    )
 
 
 CHECKS = (new_names, replay, curriculum, buckets, subsets, switches, domains, reweighting)

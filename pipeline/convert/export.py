@@ -1,6 +1,7 @@
 """Writing the running model as a Hugging Face directory."""
 
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import megatron.core.parallel_state as mpu
@@ -11,6 +12,7 @@ from perdure.pipeline.convert.huggingface import MAX_SHARD_BYTES, join_shards, w
 from perdure.pipeline.convert.weights import stage_tensors
 from perdure.pipeline.manifest import SUCCESS, read_json, write_json
 from perdure.pipeline.shape import Shape
+from perdure.pipeline.train import together
 
 OURS = ("manifest.json", SUCCESS, "extension.json")
 """Files of a tokenizer's directory that Hugging Face does not know."""
@@ -47,15 +49,18 @@ def export(
     if dist.get_rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    dist.barrier()
+    together.barrier()
     tensors = stage_tensors(model, shape, vocab_size)
+    written: list[str] = []
     if mpu.get_tensor_model_parallel_rank() == 0 and mpu.get_data_parallel_rank() == 0:
-        write_shards(tensors, partial, mpu.get_pipeline_model_parallel_rank(), max_shard_bytes)
+        written = write_shards(tensors, partial, mpu.get_pipeline_model_parallel_rank(), max_shard_bytes)
     else:
         for _ in tensors:  # only takes part in the gathering
             pass
-    dist.barrier()
+    names = list(chain.from_iterable(together.from_all(written)))
     if dist.get_rank() == 0:
+        for name in names:
+            together.await_file(partial / name)
         dtype = join_shards(partial)
         if origin is None:
             config = _config(shape, eos_id, seq_length)
@@ -71,7 +76,7 @@ def export(
                 shutil.copyfile(file, partial / file.name)
         shutil.rmtree(to, ignore_errors=True)
         partial.rename(to)
-    dist.barrier()
+    together.barrier()
 
 
 def _config(shape: Shape, eos_id: int, seq_length: int) -> dict:

@@ -83,7 +83,7 @@ def weights_hash(directory: Path) -> str:
 
 def write_shards(
     tensors: Iterable[tuple[str, torch.Tensor]], directory: Path, part: int, max_shard_bytes: int
-) -> None:
+) -> list[str]:
     """Writes tensors as they come, a file whenever the next one would exceed `max_shard_bytes`.
 
     `join_shards` gives the files of all parts their names.
@@ -93,18 +93,23 @@ def write_shards(
         directory: Where to.
         part: Number of this writer among several.
         max_shard_bytes: Bound of a file, unless a single tensor is larger.
+
+    Returns:
+        The files' names.
     """
     shard: dict[str, torch.Tensor] = {}
-    count = size = 0
+    written: list[str] = []
+    size = 0
 
     def flush() -> None:
-        nonlocal count, size
-        stem = f".part-{part:05d}-{count:05d}"
+        nonlocal size
+        stem = f".part-{part:05d}-{len(written) // 2:05d}"
         save_file(shard, directory / f"{stem}.safetensors", metadata={"format": "pt"})
         dtype = str(next(iter(shard.values())).dtype).removeprefix("torch.")
         write_json(directory / f"{stem}.json", {"names": list(shard), "bytes": size, "dtype": dtype})
         shard.clear()
-        count, size = count + 1, 0
+        written.extend((f"{stem}.safetensors", f"{stem}.json"))
+        size = 0
 
     for name, tensor in tensors:
         if shard and size + tensor.nbytes > max_shard_bytes:
@@ -114,6 +119,7 @@ def write_shards(
         del tensor
     if shard:
         flush()
+    return written
 
 
 def join_shards(directory: Path) -> str:

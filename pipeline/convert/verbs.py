@@ -135,8 +135,10 @@ def export(
 
 
 def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: int) -> None:
-    """Loads a checkpoint of any layout into one rank, which writes it."""
+    """Loads the weights of a checkpoint of any layout into one rank, in the host's memory, and writes them."""
     warnings.filterwarnings("ignore", module="megatron")
+    warnings.filterwarnings("ignore", "Please use DTensor", FutureWarning)  # as in the trainer
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # they need not fit into a GPU, and nothing is computed
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     import torch.distributed as dist
 
@@ -145,7 +147,7 @@ def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: in
     from perdure.pipeline.shape import model_shape
     from perdure.pipeline.train.checkpoint import load_weights
     from perdure.pipeline.train.device import initialise
-    from perdure.pipeline.train.model import build_model, unwrap
+    from perdure.pipeline.train.model import build_weights, unwrap
     from perdure.pipeline.train.start import origin
 
     path = directory / "checkpoints" / f"step_{step:06d}"
@@ -153,7 +155,7 @@ def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: in
         raise PerdureError(f"{path}: no such checkpoint; kept: {_kept(directory)}")
     recipe, inputs = load_recipe(directory / "recipe.yaml"), read_json(directory / "inputs.json")
     recipe = recipe.model_copy(update={"parallel": Parallel()})
-    model = build_model(recipe, inputs["vocab_size"], None, initialise())
+    model = build_weights(recipe, inputs["vocab_size"], None, initialise())
     load_weights(path, model)
     write(
         unwrap(model),

@@ -4,6 +4,7 @@ The losses are what RHO-1 (arXiv 2404.07965) subtracts from the trainee's loss, 
 perplexity by which documents are ordered; the entropies serve its variants without a clean corpus (section 4.2).
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from perdure.pipeline.manifest import (
     hash_of,
     is_finished,
     read_json,
+    remembered_hash,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ def score_source(
     workers: int,
     precision: str = "fp32",
     elsewhere: "AbstractContextManager[Execute] | None" = None,
+    hashes: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Scores the training split of one source, unless that is finished.
 
@@ -49,6 +53,8 @@ def score_source(
         workers: Processes on CPU; with CUDA there is one for each device.
         precision: `fp32` or `bf16`, of the model's weights and activations.
         elsewhere: What runs the tasks in the place of `workers`, see `executor.elsewhere`.
+        hashes: Remembers the model's hash, see `manifest.remembered_hash`.
+        say: Receives a line for the console when there is something to do.
 
     Returns:
         A directory with `<task>.ref.{bin,idx}` (losses) and `<task>.ent.{bin,idx}` (entropies of the predictions), both
@@ -61,7 +67,7 @@ def score_source(
     data = read_json(data_dir / "manifest.json")
     inputs = {
         "format": FORMAT,
-        "model_hash": model_hash(model_dir),
+        "model_hash": model_hash(model_dir, hashes),
         "data_hash": data["data_hash"],
         "context": context,
         "overlap": overlap,
@@ -73,6 +79,7 @@ def score_source(
         _check_origin(final, inputs)
         return final
     _check_vocabulary(model_dir, data)
+    say(f"scoring {data['source']} with {label}: {data['counts']['train']['tokens']:,} tokens")
 
     threads = None
     if elsewhere is None:
@@ -88,8 +95,8 @@ def score_source(
     return final
 
 
-def model_hash(model_dir: Path) -> str:
-    """SHA-256 over a model's `config.json` and weights, by content.
+def model_hash(model_dir: Path, hashes: Path | None = None) -> str:
+    """SHA-256 over a model's `config.json` and weights, by content; `hashes` may remember it.
 
     Raises:
         PerdureError: If either is missing.
@@ -97,7 +104,11 @@ def model_hash(model_dir: Path) -> str:
     files = [model_dir / "config.json", *sorted(model_dir.glob("*.safetensors"))]
     if not files[0].is_file() or len(files) == 1:
         raise PerdureError(f"{model_dir}: not a Hugging Face model; it needs `config.json` and safetensors")
-    return hash_of([(file.name, hash_file(file)) for file in files])
+
+    def make() -> str:
+        return hash_of([(file.name, hash_file(file)) for file in files])
+
+    return remembered_hash(hashes, f"scorer {model_dir}", files, make) if hashes else make()
 
 
 def _score(

@@ -4,11 +4,21 @@ from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.evaluate.words import duration_words, signed, tokens_words
+from perdure.pipeline.evaluate.words import duration_words, hours_words, signed, tokens_words
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.pages import render
 
-COPIED = ("status", "tokens", "lineage_tokens", "tokens_per_second", "seconds", "mfu", "selected_fraction")
+COPIED = (
+    "status",
+    "tokens",
+    "lineage_tokens",
+    "tokens_per_second",
+    "seconds",
+    "device",
+    "device_hours",
+    "mfu",
+    "selected_fraction",
+)
 
 
 def compare(places: list[Path]) -> dict[str, Any]:
@@ -22,8 +32,8 @@ def compare(places: list[Path]) -> dict[str, Any]:
         JSON-serialisable, null where something is not measured: `domains`; `rows`, per version `run`, `version`,
         `parent`, `losses` and `change` (against the version it started from) by domain in nats per token,
         `bits_per_byte` by domain, `acc`, `bwt`, `forgetting`, and of its report `status`, `tokens`, `lineage_tokens`,
-        `tokens_per_second`, `seconds`, `mfu`, `selected_fraction`; `measure`, which of `losses` and `bits_per_byte` can
-        be compared; `best`, the lowest of it by domain; `notes`, lines on
+        `tokens_per_second`, `seconds`, `device`, `device_hours` (of GPUs or CPU cores), `mfu`, `selected_fraction`;
+        `measure`, which of `losses` and `bits_per_byte` can be compared; `best`, the lowest of it by domain; `notes`, lines on
         what makes rows incomparable.
 
     Raises:
@@ -102,7 +112,9 @@ def _notes(tokenizers: dict[str, str], measured: dict[str, dict[tuple, str]]) ->
 def compare_table(found: dict[str, Any]) -> str:
     """What was gathered as plain text; the lowest loss of a domain has a star."""
     head = [cell for domain in found["domains"] for cell in (domain, "")]
-    cells = [["run", "version", *head, *"ACC BWT forgetting tokens tokens/s MFU time".split()]]
+    cells = [
+        ["run", "version", *head, *"ACC BWT forgetting tokens tokens/s MFU time".split(), "GPU or core h"]
+    ]
     for row in found["rows"]:
         line = [row["run"], row["version"]]
         for domain in found["domains"]:
@@ -116,6 +128,7 @@ def compare_table(found: dict[str, Any]) -> str:
         line.append("-" if row["tokens_per_second"] is None else f"{row['tokens_per_second']:,.0f}")
         line.append("-" if row["mfu"] is None else f"{row['mfu']:.1%}")
         line.append("-" if row["seconds"] is None else duration_words(row["seconds"]))
+        line.append("-" if row["device_hours"] is None else hours_words(row["device_hours"], row["device"]))
         cells.append(line)
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = [
@@ -136,5 +149,10 @@ def compare_table(found: dict[str, Any]) -> str:
 
 def render_compare(found: dict[str, Any]) -> str:
     """What was gathered as one HTML file; equal arguments give equal bytes."""
-    filters = {"signed": signed, "tokens": tokens_words, "duration": duration_words}
+    filters = {
+        "signed": signed,
+        "tokens": tokens_words,
+        "duration": duration_words,
+        "hours": hours_words,
+    }
     return render("compare.html", filters, found=found)

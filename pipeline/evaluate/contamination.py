@@ -4,35 +4,36 @@ Held-out documents are in no training shard by their hash, but near duplicates o
 What is looked at is what was trained on: the shards' own tokens, decoded.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pyarrow import parquet
 
+from perdure.pipeline.domains import measured_domains, source_of
+from perdure.pipeline.evaluate.documents import count_measured, heldout_documents
 from perdure.pipeline.evaluate.probes import probe_files, probe_hashes
+from perdure.pipeline.evaluate.words import tokens_words
 from perdure.pipeline.manifest import hash_of, read_json, write_json
 from perdure.pipeline.planning import data_hash
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.shards import open_shard
 
+if TYPE_CHECKING:
+    from perdure.pipeline.data.executor import Execute
+    from perdure.pipeline.data.leaks import Grams, Place, Places
+
 MIN_WORDS = 8
 """Shorter texts are not looked for: they would be found anywhere (the lower bound of Brown et al. 2020, appendix C)."""
 FOUND = 20
 """Held-out documents that the report names."""
-POOLED = 5_000_000
-"""Training tokens from which on a pool of processes is worth its start."""
-BATCH = 256
-"""Documents decoded at a time."""
-
-Place = tuple[int, int]
-"""Shard and number of a document."""
-Grams = dict[int, np.ndarray]
-"""By length n, hashes of n-grams, uint64 sorted."""
+HANDED_ON = 5_000_000
+"""Training tokens from which on a source is searched by the data stage's executor: fewer take seconds."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Passage:
 
     Attributes:
         part: `probes` or `heldout`.
-        group: The file or domain it belongs to.
+        group: The file or domain it belongs to; a held-out document may belong to several.
         item: Its id there; of a held-out document, its place.
         words: As they are compared.
         n: Words that must agree; 0 for texts that are too short.
@@ -50,7 +51,7 @@ class Passage:
 
     part: str
     group: str
-    item: str | Place
+    item: "str | Place"
     words: list[str]
     n: int
     hashes: np.ndarray
@@ -75,11 +76,10 @@ def look_for_leaks(
         return
     path = recipe.directory / "contamination.json"
     identity = _identity(recipe, data)
-    if path.exists() and read_json(path)["identity"] == identity:
+    if path.exists() and _domains_named(recipe, read_json(path)["identity"]) == identity:
         return
     passages = list(_passages(recipe, data, tokenizer, settings.n_grams))
-    grams = _index(passages)
-    searched = {source: _search(recipe, directory, tokenizer, grams) for source, directory in data.items()}
+    searched = _search(recipe, data, tokenizer, _index(passages), say)
     report: dict[str, Any] = {"n_grams": settings.n_grams, "min_words": MIN_WORDS}
     for part in ("probes", "heldout"):
         groups = dict.fromkeys(passage.group for passage in passages if passage.part == part)
@@ -98,9 +98,9 @@ def contamination(recipe: Recipe) -> dict | None:
     if settings is None or not path.exists():
         return None
     found = read_json(path)
-    identity = found.pop("identity")
-    same = (identity["n_grams"], identity["max_tokens"]) == (settings.n_grams, recipe.evaluation.max_tokens)
-    return found if same else None
+    identity = _domains_named(recipe, found.pop("identity"))
+    now = settings.n_grams, recipe.evaluation.max_tokens, measured_domains(recipe)
+    return found if now == (identity["n_grams"], identity["max_tokens"], identity["domains"]) else None
 
 
 def contamination_words(report: dict) -> list[str]:
@@ -123,9 +123,15 @@ def _identity(recipe: Recipe, data: dict[str, Path]) -> dict:
     return {
         "n_grams": recipe.evaluation.contamination.n_grams,
         "max_tokens": recipe.evaluation.max_tokens,
+        "domains": measured_domains(recipe),
         "probes": probe_hashes(recipe.evaluation.probes),
         "data": hash_of({source: data_hash(directory) for source, directory in data.items()}),
     }
+
+
+def _domains_named(recipe: Recipe, identity: dict) -> dict:
+    """An identity as it is today: once, parts of sources were not looked at, and it did not name the domains."""
+    return {"domains": list(recipe.sources)} | identity
 
 
 # -------------------------------------------------------------------------------- what is looked for
@@ -136,15 +142,39 @@ def _passages(recipe: Recipe, data: dict[str, Path], tokenizer: Path, n_grams: i
         for probe in file.probes:
             yield _passage("probes", file.name, probe.id, "".join(probe.filled(probe.answer)), n_grams)
     for source, directory in data.items():
-        end = 0
-        for task in range(read_json(directory / "manifest.json")["tasks"]):
-            for number, text, tokens in _texts(directory / f"heldout.{task:05d}", tokenizer):
-                end += tokens
-                if end == tokens or end <= recipe.evaluation.max_tokens:  # those that are measured
-                    yield _passage("heldout", source, (task, number), text, n_grams)
+        domains = [domain for domain in measured_domains(recipe) if source_of(domain) == source]
+        places = {domain: _measured_places(recipe, directory, domain) for domain in domains}
+        texts = _heldout_texts(
+            directory, tokenizer, sorted({place for own in places.values() for place in own})
+        )
+        for domain, own in places.items():
+            for place in own:
+                yield _passage("heldout", domain, place, texts[place], n_grams)
 
 
-def _passage(part: str, group: str, item: str | Place, text: str, n_grams: int) -> Passage:
+def _measured_places(recipe: Recipe, directory: Path, domain: str) -> "list[Place]":
+    """The held-out documents that a domain is measured on."""
+    _, table = heldout_documents(directory, domain)
+    if not len(table):
+        return []
+    measured = table.slice(0, count_measured(np.cumsum(table["num_tokens"]), recipe.evaluation.max_tokens))
+    return list(zip(measured["shard"].to_pylist(), measured["sequence"].to_pylist(), strict=True))
+
+
+def _heldout_texts(directory: Path, tokenizer: Path, places: "list[Place]") -> "dict[Place, str]":
+    from perdure.pipeline.data.leaks import texts
+
+    numbers: dict[int, list[int]] = defaultdict(list)
+    for shard, number in places:
+        numbers[shard].append(number)
+    return {
+        (shard, number): text
+        for shard, own in numbers.items()
+        for number, text in texts(open_shard(directory / f"heldout.{shard:05d}"), tokenizer, own)
+    }
+
+
+def _passage(part: str, group: str, item: "str | Place", text: str, n_grams: int) -> Passage:
     from perdure.pipeline.data.decontaminate import joined_hashes, simple_words, word_hashes
 
     words = simple_words(text)
@@ -153,7 +183,7 @@ def _passage(part: str, group: str, item: str | Place, text: str, n_grams: int) 
     return Passage(part, group, item, words, n, hashes)
 
 
-def _index(passages: list[Passage]) -> Grams:
+def _index(passages: list[Passage]) -> "Grams":
     by_length: dict[int, list[np.ndarray]] = defaultdict(list)
     for passage in passages:
         if passage.n:
@@ -161,63 +191,37 @@ def _index(passages: list[Passage]) -> Grams:
     return {n: np.unique(np.concatenate(hashes)) for n, hashes in by_length.items()}
 
 
-def _texts(prefix: Path, tokenizer: Path) -> Iterator[tuple[int, str, int]]:
-    """The documents of a shard: number, text, tokens."""
-    from perdure.pipeline.data.tokenizer import load_tokenizer
+def _search(
+    recipe: Recipe, data: dict[str, Path], tokenizer: Path, grams: "Grams", say: Callable[[str], None]
+) -> "dict[str, Places]":
+    """By source, the first training document with each of the n-grams."""
+    from perdure.pipeline.data.executor import elsewhere, local
+    from perdure.pipeline.data.leaks import here, search_source
 
-    shard, vocabulary = open_shard(prefix), load_tokenizer(tokenizer).tokenizer
-    for first in range(0, len(shard.lengths), BATCH):
-        numbers = range(first, min(first + BATCH, len(shard.lengths)))
-        # Without the end-of-sequence token.
-        ids = [
-            shard.values[shard.start(n) : shard.start(n) + int(shard.lengths[n]) - 1].tolist()
-            for n in numbers
-        ]
-        texts = vocabulary.decode_batch(ids, skip_special_tokens=False)
-        for number, text, document in zip(numbers, texts, ids, strict=True):
-            yield number, text, len(document) + 1
+    with ExitStack() as stack:
 
+        @cache
+        def executor() -> "Execute":
+            there = elsewhere(recipe, scoring=False, say=say)
+            return stack.enter_context(there or local(recipe.data.workers, scoring=False))
 
-# ------------------------------------------------------------------------------ where it is looked for
+        def searched(source: str, directory: Path) -> "Places":
+            manifest = read_json(directory / "manifest.json")
+            tokens = manifest["counts"]["train"]["tokens"]
 
+            def handed_on(*arguments: Any) -> list[Counter]:
+                say(
+                    f"looking for leaks in {source}: {tokens_words(tokens)} tokens in {manifest['tasks']} shards"
+                )
+                return executor()(*arguments)
 
-Places = dict[tuple[int, int], Place]
-"""By length and hash of an n-gram, the first document that holds it."""
+            execute = here if tokens < HANDED_ON else handed_on
+            return search_source(directory, tokenizer, grams, execute)
 
-
-def _search(recipe: Recipe, directory: Path, tokenizer: Path, grams: Grams) -> Places:
-    """The first training document of a source with each of the n-grams."""
-    from perdure.pipeline.data.executor import worker_pool
-
-    manifest = read_json(directory / "manifest.json")
-    look, tasks = partial(_search_shard, directory, tokenizer, grams), range(manifest["tasks"])
-    if manifest["counts"]["train"]["tokens"] < POOLED:
-        parts = [look(task) for task in tasks]
-    else:
-        with worker_pool(recipe.data.workers, scoring=False) as pool:
-            parts = list(pool.map(look, tasks))
-    found: Places = {}
-    for part in parts:
-        found = part | found
-    return found
+        return {source: searched(source, directory) for source, directory in data.items()}
 
 
-def _search_shard(directory: Path, tokenizer: Path, grams: Grams, task: int) -> Places:
-    from perdure.pipeline.data.decontaminate import joined_hashes, simple_words, word_hashes
-
-    found: Places = {}
-    for number, text, _ in _texts(directory / f"{task:05d}", tokenizer):
-        words = word_hashes(simple_words(text))
-        for n, wanted in grams.items():
-            hashes = joined_hashes(words, n)
-            if len(hashes):
-                places = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
-                for value in hashes[wanted[places] == hashes].tolist():
-                    found.setdefault((n, value), (task, number))
-    return found
-
-
-def _group(passages: list[Passage], searched: dict[str, Places], data: dict[str, Path]) -> dict[str, Any]:
+def _group(passages: list[Passage], searched: "dict[str, Places]", data: dict[str, Path]) -> dict[str, Any]:
     """What of one file or domain leaked: an entry for each item and source that holds some of it."""
     found: list[dict[str, Any]] = []
     for passage in passages:
@@ -236,7 +240,7 @@ def _group(passages: list[Passage], searched: dict[str, Places], data: dict[str,
         for entry in own:
             entry["document"] = names[entry["document"]]
     if heldout:
-        names = _ids(data[passages[0].group], "heldout", {entry["item"] for entry in found})
+        names = _ids(data[source_of(passages[0].group)], "heldout", {entry["item"] for entry in found})
         for entry in found:
             entry["item"] = names[entry["item"]]
     return {
@@ -248,7 +252,7 @@ def _group(passages: list[Passage], searched: dict[str, Places], data: dict[str,
     }
 
 
-def _ids(directory: Path, split: str, places: set[Place]) -> dict[Place, str]:
+def _ids(directory: Path, split: str, places: "set[Place]") -> "dict[Place, str]":
     """The names of some documents, out of a table that may be too large to hold."""
     found: dict[Place, str] = {}
     if not places:

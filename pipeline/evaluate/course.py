@@ -16,12 +16,14 @@ def add_course(report: dict, recipe: Recipe) -> None:
     """Adds to a report what follows from its own numbers and from the recipe, so that its page needs nothing else.
 
     - `findings`: what replay bought, in words.
+    - `cost`: hours of all versions, by kind of device.
     - `perplexity_matrix`: exp of the losses.
     - per version `command` (what first prepared it), `ranks`, `mfu` (mean), `schedule_phases` (`phase`, `after_step`,
       `after_tokens`), and in `mixture` and `phases` `after_tokens`, tokens `consumed`, `consumed_share` of all, `epochs`.
     - in `selection` and `chosen.topics` the `share` selected; in `passages` the `excess` of each token, and how many are `selected_count`.
     """
     report["findings"] = replay_findings(report)
+    report["cost"] = _cost(report["versions"])
     report["perplexity_matrix"] = [[_perplexity(loss) for loss in row] for row in report["loss_matrix"]]
     for version in report["versions"]:
         name = version["id"]
@@ -54,6 +56,19 @@ def add_course(report: dict, recipe: Recipe) -> None:
         pairs = zip(passage["loss"], passage["reference_loss"])
         passage["excess"] = [None if reference is None else loss - reference for loss, reference in pairs]
         passage["selected_count"] = sum(passage["selected"])
+
+
+def _cost(versions: list[dict]) -> dict:
+    finished = [version for version in versions if version["status"] == "finished"]
+    hours: dict[bool, list[float]] = {True: [], False: []}
+    for version in finished:
+        if version["device_hours"] is not None:
+            hours[version["device"] == "cpu"].append(version["device_hours"])
+    return {
+        "gpu_hours": sum(hours[False]) if hours[False] else None,
+        "cpu_core_hours": sum(hours[True]) if hours[True] else None,
+        "uncounted": [version["id"] for version in finished if version["device_hours"] is None],
+    }
 
 
 def _tokens(report: dict, version: dict, domain: str) -> int:

@@ -1,6 +1,7 @@
 """What a report says beyond its losses, read from the files of a run: docs/evaluation.md describes every key."""
 
 import math
+import sys
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -13,6 +14,7 @@ from perdure.pipeline.evaluate.contamination import contamination
 from perdure.pipeline.evaluate.documents import table_name
 from perdure.pipeline.evaluate.ledger import Ancestry, by_label, intervals, read_documents
 from perdure.pipeline.evaluate.paths import Path
+from perdure.pipeline.lineage import ancestors
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.recipe import Recipe
 
@@ -65,7 +67,7 @@ def measured(
         "stability_gap": {
             name: gap
             for name, path in paths.items()
-            if (gap := _stability_gap(recipe, name, steps[name], path, on)) is not None
+            if (gap := _stability_gap(recipe, name, steps, path, on)) is not None
         },
         "probes": _probes(recipe, paths, places),
         "contamination": contamination(recipe),
@@ -113,32 +115,19 @@ def _missing(places: dict[str, FilePath], rows: np.ndarray) -> dict[str, Any]:
 
 
 def _stability_gap(
-    recipe: Recipe, version: str, steps: dict[int, dict], path: Path, on: dict[str, Any]
+    recipe: Recipe, version: str, steps: dict[str, dict[int, dict]], path: Path, on: dict[str, Any]
 ) -> dict[str, Any] | None:
     """The held-out losses while a version trained, and what they show; None if none were measured on this text."""
-    points = [
-        (step - 1, entry["tokens"] - entry["tokens"] // step, entry["heldout_before"])
-        for step, entry in sorted(steps.items())
-        if entry.get("heldout_before")
-    ]
-    if not points:
+    points = _points(recipe, version, steps[version], on)
+    if not _measured_on_the_way(points):
         return None
-    record = recipe.directory / "versions" / version / "version.json"
-    final = read_json(record) if record.exists() else {}
-    if "heldout" in final:
-        points.append((final["steps"], final["tokens"], final["heldout"]))
-    then = read_json(recipe.directory / "versions" / version / "inputs.json")["measured"]
     names = [
-        domain
-        for domain in measured_domains(recipe)
-        if all(domain in losses for _, _, losses in points)
-        and (then["max_tokens"], then["data"].get(domain)) == (on["max_tokens"], on["data"][domain])
+        domain for domain in measured_domains(recipe) if all(domain in losses for _, _, losses in points)
     ]
     if not names:
         return None
     tokens = [place for _, place, _ in points]
     curves = {name: [losses[name] for _, _, losses in points] for name in names}
-    worst = [max(curves[domain]) if domain in curves else math.nan for domain in recipe.sources]
     whole = [curves[source] for source in recipe.sources if source in curves]
     return {
         "steps": [step for step, _, _ in points],
@@ -146,8 +135,66 @@ def _stability_gap(
         "loss": curves,
         "macro": np.mean(whole, axis=0),
         "domains": {name: metrics.stability_gap(tokens, curve) for name, curve in curves.items()},
-        "min_acc": metrics.min_accuracy(worst, path.learned, len(path.rows) - 1),
+        **_min_acc(recipe, version, steps, path, on),
     }
+
+
+def _points(
+    recipe: Recipe, version: str, steps: dict[int, dict], on: dict[str, Any]
+) -> list[tuple[int, int, dict[str, float]]]:
+    """Steps, tokens and held-out losses on this text of every measurement of a version: on the way, and at its end."""
+    points = [
+        (step - 1, entry["tokens"] - entry["tokens"] // step, entry["heldout_before"])
+        for step, entry in sorted(steps.items())
+        if entry.get("heldout_before")
+    ]
+    record = recipe.directory / "versions" / version / "version.json"
+    final = read_json(record) if record.exists() else {}
+    if "heldout" in final:
+        points.append((final["steps"], final["tokens"], final["heldout"]))
+    if not points:
+        return []
+    then = read_json(recipe.directory / "versions" / version / "inputs.json")["measured"]
+    if then["max_tokens"] != on["max_tokens"]:
+        return []
+    same = {domain for domain, text in on["data"].items() if then["data"].get(domain) == text}
+    return [
+        (step, tokens, {domain: losses[domain] for domain in losses if domain in same})
+        for step, tokens, losses in points
+    ]
+
+
+def _min_acc(
+    recipe: Recipe, version: str, steps: dict[str, dict[int, dict]], path: Path, on: dict[str, Any]
+) -> dict[str, float | list[str]]:
+    """`min_acc`: each domain at its worst since it was learned, in every version from there on.
+
+    `min_acc_unmeasured` names those of them that were not measured on the way, of which only the end counts.
+    """
+    names, along = list(recipe.versions), [*ancestors(recipe, version), (version, sys.maxsize)]
+    points = {member: _points(recipe, member, steps[member], on) for member, _ in along}
+    worst, unmeasured = [], set()
+    for source, row in zip(recipe.sources, path.learned):
+        seen = [math.nan]
+        if row is not None and row < len(path.rows) - 1:
+            learned = names[path.rows[row] - 1] if row else None
+            later = along[[member for member, _ in along].index(learned) + 1 :] if learned else along
+            for member, left in later:
+                own = [point for point in points[member] if source in point[2]]
+                # At its start, a version is what the one before it was in the end.
+                seen += [losses[source] for step, _, losses in own if 0 < step <= left]
+                if not _measured_on_the_way(own):
+                    unmeasured.add(member)
+        worst.append(float(np.nanmax(seen)) if len(seen) > 1 else math.nan)
+    return {
+        "min_acc": metrics.min_accuracy(worst, path.learned, len(path.rows) - 1),
+        "min_acc_unmeasured": [member for member, _ in along if member in unmeasured],
+    }
+
+
+def _measured_on_the_way(points: list[tuple[int, int, dict[str, float]]]) -> bool:
+    """Whether the version was measured before its end, as `evaluation.interval` does, and not at its end alone."""
+    return len(points) > 1 or any(step == 0 for step, _, _ in points)
 
 
 # --------------------------------------------------------------------------------------------- probes

@@ -146,10 +146,10 @@ def stability_gap(tokens: Sequence[int], losses: Sequence[float]) -> dict[str, f
 
 
 def min_accuracy(worst: Sequence[float], learned: Sequence[int | None], last: int) -> float:
-    """min-ACC: mean over the domains learned before a version of A at its worst while the version trained.
+    """min-ACC: mean over the domains learned before a version of A at its worst from then to the version's end.
 
     Args:
-        worst: Highest loss of each domain; NaN is not measured.
+        worst: Highest loss of each domain after it was learned; NaN is not measured.
         learned: See `learned_at`.
         last: The version's row on its path.
 

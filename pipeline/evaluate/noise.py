@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from perdure.pipeline.data.tokenizer import load_tokenizer
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import is_finished, read_json
 from perdure.pipeline.recipe import Recipe, Selection, load_recipe
@@ -69,7 +70,7 @@ def measure(
     """Rates at which each way of choosing keeps clean tokens and those of noise.
 
     Args:
-        recipe: The recipe of the run.
+        recipe: The recipe of the run: where its versions stand. How one was trained, its seed above all, is read there.
         version: A finished version, trained with a selection; without a reference, ways that need one are left out.
         source: A source with spans of noise.
         tokens: Tokens to look at, of the first documents.
@@ -93,6 +94,7 @@ def measure(
     for path in (directory, weights):
         if not is_finished(path):
             raise PerdureError(f"version {path.name} is not finished; run `perdure run` first")
+    recipe = load_recipe(directory / "recipe.yaml")  # as it was trained, whatever fields were set to
     inputs, selection = read_json(directory / "inputs.json"), recipe.versions[version].selection
     if selection is None or source not in inputs["data"]:
         raise PerdureError(f"version {version}: no tokens of source {source} are selected")
@@ -173,9 +175,8 @@ def table(result: dict[str, Any]) -> str:
 def _documents(data: Path, tokenizer: Path) -> Iterator[tuple[np.ndarray, tuple[int, int], np.ndarray]]:
     """Kinds and ids of every training document's tokens (the separator counts as clean), and its place."""
     import pyarrow.parquet as parquet
-    from tokenizers import Tokenizer
 
-    vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    vocabulary = load_tokenizer(tokenizer).tokenizer
     columns = ["split", "shard", "sequence", "metadata"]
     for row in parquet.read_table(data / "docs.parquet", columns=columns).to_pylist():
         if row["split"] != "train":

@@ -2,7 +2,9 @@
 
 from perdure.pipeline.evaluate.figures import SERIES_COLOURS, Line, histogram, line_chart
 from perdure.pipeline.evaluate.words import (
+    cost_words,
     duration_words,
+    hours_words,
     layout_words,
     mixture_words,
     share_words,
@@ -38,6 +40,7 @@ def render_page(report: dict, version: str | None = None) -> str:
         "mixture": mixture_words,
         "layout": layout_words,
         "duration": duration_words,
+        "hours": hours_words,
         "loss": "{:.3f}".format,
         "perplexity": "{:,.4g}".format,
     }
@@ -66,6 +69,7 @@ def render_page(report: dict, version: str | None = None) -> str:
         chosen={name: _histogram(name, report["chosen"][name]) for name in names if name in report["chosen"]},
         passages={name: _passage(report["passages"][name]) for name in names if name in report["passages"]},
         colour={domain: i % SERIES_COLOURS for i, domain in enumerate(report["domains"])},
+        cost=cost_words(report) if "cost" in report and version is None else [],
         shade=_shade,
         heat=_heat,
     )

@@ -69,8 +69,15 @@ def unmeasured(recipe: Recipe, on: dict[str, Any]) -> list[str]:
 
 def data_sections(recipe: Recipe) -> dict:
     """What the data stage of a run depends on; runs that agree in it share the stage."""
-    tree = recipe.model_dump(mode="json", include={"sources", "tokenizer", "data"})
-    return tree | {"seed": recipe.seed if any(s.subset for s in recipe.sources.values()) else None}
+    tree = recipe.model_dump(mode="json", include={"sources", "tokenizer"})
+    seed = recipe.seed if any(source.subset for source in recipe.sources.values()) else None
+    return tree | {"tasks": recipe.data.tasks, "seed": seed}
+
+
+def text_sections(recipe: Recipe) -> dict:
+    """What decides a run's held-out text and probes, before there is data; runs that agree in it measure the same."""
+    asked = recipe.evaluation.model_dump(mode="json", include={"max_tokens", "probes"})
+    return data_sections(recipe) | asked | {"domains": sorted(measured_domains(recipe))}
 
 
 def record_data(recipe: Recipe, data: dict[str, Path]) -> None:

@@ -44,7 +44,7 @@ def build_report(recipe: Recipe) -> dict:
 
         - `versions`: in training order: `id`, `parent` (null: the initial model), `start`, `status` (`finished`,
           `started`, `waiting`), `tokens`, `lineage_tokens`, `steps`, `schedule`, `selected_fraction` (1 without
-          selection), `tokens_per_second`, `mixture`, `phases` (`after_step`, `reason`, `shares` by
+          selection), `tokens_per_second`, `device`, `device_hours` and `lost_hours` of them (see `cost`), `mixture`, `phases` (`after_step`, `reason`, `shares` by
           key), `sources` (tokens `total`, `consumed`, `remaining`, `repeated`, `replayed` by domain, along its path),
           `evaluation`, `change` (loss minus the parent's, by domain).
         - `domains`: the sources, then the parts of them that a mixture names; `loss_matrix` (row 0: the initial model;
@@ -56,6 +56,9 @@ def build_report(recipe: Recipe) -> dict:
         - What the ledger adds (intervals, paired changes, topics, stability gap, probes, contamination, harness): see
           docs/evaluation.md.
         - `consumed`: tokens per version and mixture key (`replay/<source>` for replay).
+        - `cost`: `gpu_hours` and `cpu_core_hours` of all finished versions, null where none trained so; `uncounted`: versions
+          from before hours were counted. Seconds of training steps times the GPUs, or cores, that worked on them. Steps that
+          a kill lost count as far as their metrics were written (`lost_hours`); all but training does not.
         - `selection`: per version with selection: tokens `scored` and `selected`.
         - `data`: per source its documents and tokens in, dropped by reason, and out; null before the data stage.
         - `curves`, `passages`, `chosen`: training curves, the coloured passage, and what selection took of the last
@@ -213,6 +216,7 @@ def _version(
         )
         fraction = None
     copied = ("lineage_tokens", "tokens_per_second", "seconds", "parallel", "weights_hash")
+    spent, lost = ((record or {}).get(key) for key in ("device_seconds", "lost_device_seconds"))
     return {
         "id": name,
         "parent": parent,
@@ -225,6 +229,9 @@ def _version(
         "selection": version.selection and version.selection.model_dump(mode="json"),
         "selected_fraction": fraction,
         **{key: record[key] if record else None for key in copied},
+        "device": (record or {}).get("device"),
+        "device_hours": None if spent is None else (spent + lost) / 3600,
+        "lost_hours": None if spent is None else lost / 3600,
         "mixture": _mixture(recipe, name),
         "phases": mixture_phases(recipe, name),
         "sources": source_ledger(recipe, name),

@@ -21,6 +21,23 @@ def duration_words(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def hours_words(hours: float, device: str | None) -> str:
+    """Hours with what they are of, as in `1.25 GPU h` and `0.0321 core h`."""
+    unit = "core h" if device == "cpu" else "GPU h"
+    return f"{hours:,.0f} {unit}" if hours >= 1000 else f"{hours:.3g} {unit}"
+
+
+def cost_words(report: dict) -> list[str]:
+    """What all training took, in a line; none if no version has counted it."""
+    cost = report["cost"]
+    kinds = (("gpu_hours", None), ("cpu_core_hours", "cpu"))
+    parts = [hours_words(cost[key], device) for key, device in kinds if cost[key] is not None]
+    lost = sum(version["lost_hours"] or 0 for version in report["versions"])
+    again = f", {lost:.3g} h of it in steps that were lost and done again" if lost else ""
+    missing = f" ({', '.join(cost['uncounted'])} not counted)" if cost["uncounted"] else ""
+    return [f"All training took {' and '.join(parts)}{again}{missing}."] if parts else []
+
+
 def signed(change: float) -> str:
     """A change in nats per token with its sign, as in `+0.071`."""
     return f"{change:+.3f}".replace("-", "\N{MINUS SIGN}")

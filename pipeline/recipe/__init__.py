@@ -55,6 +55,7 @@ from perdure.pipeline.recipe.load import (
     structural_problems,
     with_field,
 )
+from perdure.pipeline.recipe.logging import Logging, WeightsAndBiases
 from perdure.pipeline.recipe.root import Recipe
 from perdure.pipeline.recipe.scoring import Scoring
 from perdure.pipeline.recipe.section import Fraction, Name, Positive, Section
@@ -123,6 +124,7 @@ __all__ = [
     "Length",
     "LlamaModel",
     "LocalWorkers",
+    "Logging",
     "LowestPerplexity",
     "MetadataTopics",
     "MinhashDedup",
@@ -161,6 +163,7 @@ __all__ = [
     "Update",
     "Version",
     "WSDSchedule",
+    "WeightsAndBiases",
     "json_schema",
     "load_recipe",
     "merge",

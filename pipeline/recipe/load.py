@@ -109,12 +109,26 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def merge(base: Any, over: Any) -> Any:
-    """What `extends:` means: mappings merge key by key; a mapping with another `type` and everything else replaces."""
+    """What `extends:` means: mappings merge key by key; a mapping with another `type` and everything else replaces.
+
+    `sources` that both name come in the order of `over`, where those of `base` stood: domains can come one after another.
+    """
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return over
     if "type" in over and over["type"] != base.get("type"):
         return over
-    return base | {key: merge(base[key], value) if key in base else value for key, value in over.items()}
+    merged = base | {key: merge(base[key], value) if key in base else value for key, value in over.items()}
+    sources, named = merged.get("sources"), over.get("sources")
+    if isinstance(sources, dict) and isinstance(named, dict):
+        merged["sources"] = _ordered(sources, named)
+    return merged
+
+
+def _ordered(mapping: dict, named: dict) -> dict:
+    """A mapping with the keys that `named` has in its order, and all others where they were."""
+    names = iter(named)
+    order = [next(names) if key in named else key for key in mapping]
+    return {key: mapping[key] for key in order}
 
 
 def _apply_override(tree: dict, override: str, source: str) -> dict:
@@ -182,7 +196,7 @@ def _problem(detail: Any, tree: dict) -> Problem:
         return Problem(name, value, "should be lower-case letters, digits, `_` and `-`")
     if kind == "too_short":
         return Problem(name, value, "should not be empty")
-    message = detail["msg"].replace("Input should be", "should be")
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     return Problem(name, value, message[0].lower() + message[1:])
 
 

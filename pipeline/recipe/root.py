@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from perdure.pipeline.recipe.cluster import Cluster
 from perdure.pipeline.recipe.data import DataStage, Source, Tokenizer
 from perdure.pipeline.recipe.evaluation import Evaluation
+from perdure.pipeline.recipe.logging import Logging
 from perdure.pipeline.recipe.scoring import Scoring
 from perdure.pipeline.recipe.section import Name, Section
 from perdure.pipeline.recipe.training import Model, Parallel, Training
@@ -41,13 +42,15 @@ class Recipe(Section):
     """The versions, trained in this order; an update's parent stands before it."""
     evaluation: Evaluation = Evaluation()
     """How versions are measured."""
+    logging: Logging = Logging()
+    """Where training is told, besides TensorBoard."""
     cluster: Cluster = Cluster()
     """Where `perdure launch` runs jobs, and how."""
 
     @model_validator(mode="before")
     @classmethod
     def _branches_inherit(cls, tree: Any) -> Any:
-        """Gives a branch the mixture and selection of its parent, where it has none of its own."""
+        """Gives a branch the mixture, selection and weight decay of its parent, where it has none of its own."""
         versions = tree.get("versions") if isinstance(tree, dict) else None
         if not isinstance(versions, dict):
             return tree
@@ -57,7 +60,8 @@ class Recipe(Section):
             if isinstance(start, dict) and start.get("type") == "branch":
                 parent = whole.get(start.get("parent"))
                 if isinstance(parent, dict):
-                    inherited = {key: parent[key] for key in ("mixture", "selection") if key in parent}
+                    keys = ("mixture", "selection", "weight_decay")
+                    inherited = {key: parent[key] for key in keys if key in parent}
                     version = inherited | version
             whole[name] = version
         return tree | {"versions": whole}

@@ -25,7 +25,7 @@ class MixtureSource(Section):
     order: Literal["shuffled", "easy_to_hard", "hard_to_easy", "given"] = "shuffled"
     """Order of documents: shuffled by seed; by rising or falling perplexity under `perplexity_model`; or as read.
     Packed samples are reshuffled every epoch if `shuffled`, else kept in order."""
-    buckets: Positive | None = None
+    buckets: Annotated[int, Field(gt=0, le=1 << 24)] | None = None
     """Runs of equally many documents that an order by perplexity is cut into; inside a bucket documents are shuffled, so
     that batches stay mixed. Default: as many as documents, a strict order."""
     lowest_perplexity: LowestPerplexity | None = None
@@ -101,8 +101,9 @@ class Mixture(Section):
     perplexity_model: str | None = None
     """Scores documents for an order by perplexity and for `lowest_perplexity`: an earlier version's name, or a Hugging
     Face directory (with a `/`)."""
-    max_repetition: Annotated[float, Field(gt=0)] = 4.0
-    """Epochs over any one source, those of its ancestors included, beyond which the recipe is refused."""
+    max_repetition: Annotated[float, Field(gt=0, allow_inf_nan=True)] = 4.0
+    """Epochs over any one source, those of its ancestors included, beyond which the recipe is refused; `.inf`: never. With `reweight`, a
+    source that has come so far is held at `floor` from the next measurement on."""
 
     @field_validator("replay")
     @classmethod
@@ -132,7 +133,8 @@ class Branch(Section):
     """A version that leaves its parent's path at one of its checkpoints and goes on from there in every respect but
     the schedule: weights, moments and place in the data (path switching, Wang et al. 2024; or the decay of WSD).
 
-    `mixture` and `selection` are the parent's unless the version has its own. The parent itself is not changed by it.
+    `mixture`, `selection` and `weight_decay` are the parent's unless the version has its own. The parent itself is not
+    changed by it.
     """
 
     type: Literal["branch"]
@@ -316,7 +318,7 @@ class Version(Section):
     selection: Selection | None = None
     """Selective-token loss; without it every token counts."""
     weight_decay: Annotated[float, Field(ge=0)] | None = None
-    """AdamW's decay in this version; default: `training.weight_decay`."""
+    """AdamW's decay in this version; default: `training.weight_decay`, in a branch its parent's."""
     keep: tuple[Positive, ...] = ()
     """Steps whose checkpoints are kept for good, to branch off from later; those that a `branch` of this recipe
     starts from are kept in any case."""

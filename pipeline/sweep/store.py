@@ -11,13 +11,12 @@ hash. Should the hash miss something, the version's `inputs.json` refuses the ru
 import os
 from pathlib import Path
 
-from perdure.launch.chain import models_needed
 from perdure.pipeline.data.stage import tokenizer_directory
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.inputs import not_deciding, reweight_tokens
-from perdure.pipeline.lineage import kept_steps, version_directory
+from perdure.pipeline.lineage import kept_steps, models_needed, version_directory
 from perdure.pipeline.manifest import hash_of
-from perdure.pipeline.mixture import members
+from perdure.pipeline.mixture import members, order_of_sources
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.sweep.spec import Plan, Run
 
@@ -65,12 +64,15 @@ def _lineage(recipe: Recipe, name: str) -> dict:
     for version in needed:
         places = members(recipe.versions[version].mixture).values()
         sources |= {source_of(domain) for domain, _ in places}
+    versions = {
+        version: recipe.versions[version].model_dump(mode="json", exclude={"keep"}) for version in needed
+    }
+    orders = {version: order_of_sources(recipe.versions[version].mixture) for version in needed}
     return {
         "version": name,
-        "versions": {
-            version: recipe.versions[version].model_dump(mode="json", exclude={"keep"}) for version in needed
-        },
+        "versions": versions,
         "sources": {source: recipe.sources[source].model_dump(mode="json") for source in sorted(sources)},
+        **({"orders": orders} if any(orders.values()) else {}),
     }
 
 

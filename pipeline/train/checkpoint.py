@@ -11,17 +11,24 @@ import pickle
 import queue
 import select
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 
+import megatron.core.parallel_state as mpu
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.dict_utils import dict_list_map_inplace
 from megatron.core.dist_checkpointing.mapping import LocalNonpersistentObject, ShardedObject
+from megatron.core.dist_checkpointing.serialization import (
+    get_default_load_sharded_strategy,
+    get_default_save_sharded_strategy,
+)
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import (
     AsyncCallsQueue,
@@ -29,12 +36,16 @@ from megatron.core.dist_checkpointing.strategies.async_utils import (
     _disable_gc,
 )
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+from megatron.core.dist_checkpointing.strategies.fully_parallel import (
+    FullyParallelLoadStrategyWrapper,
+    FullyParallelSaveStrategyWrapper,
+)
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import SUCCESS, is_finished, read_json, write_atomic, write_json
-from perdure.pipeline.train import fence
+from perdure.pipeline.manifest import SUCCESS, hash_file, is_finished, read_json, write_atomic, write_json
+from perdure.pipeline.train import fence, together
 from perdure.pipeline.train.model import unwrap
 from perdure.pipeline.train.optimizer import portable_state, restore_state, steps_taken
 from perdure.pipeline.train.pickles import refuse_code
@@ -88,19 +99,23 @@ class Checkpoints:
         if dist.get_rank() == 0:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
-        dist.barrier()
+        together.barrier()
         weights = _weights(model)
         contents = {"model": weights, "optimizer": portable_state(optimizer, weights)}
         with self._readable_errors():
+            # What replicas hold alike, each of them writes a part of.
+            strategy = FullyParallelSaveStrategyWrapper(
+                get_default_save_sharded_strategy(), mpu.get_data_parallel_group()
+            )
             request = dist_checkpointing.save(
-                contents, str(beside), async_sharded_save=True, **_ASYNC_BY_MEGATRON
+                contents, str(beside), strategy, async_sharded_save=True, **_ASYNC_BY_MEGATRON
             )
             state = state | {"optimizer_steps": steps_taken(optimizer)}
             request.add_finalize_fn(partial(self._commit, beside, final, state))
             if self.asynchronous:
                 self._schedule(request)
             else:
-                request.execute_sync()
+                request._replace(async_fn=partial(_written_by_all, request.async_fn)).execute_sync()
 
     def _schedule(self, request: AsyncRequest) -> None:
         """Forks the writer; one that does not begin is killed, and another one forked.
@@ -132,18 +147,25 @@ class Checkpoints:
     def poll(self) -> None:
         """Commits what has been written meanwhile."""
         if self.queue.get_num_unfinalized_calls():
-            self._finalize(blocking=False)
+            with self._readable_errors():
+                self.queue.maybe_finalize_async_calls(blocking=False)
 
     def wait(self) -> None:
-        """Waits for the write that is under way, and commits it."""
-        if self.queue.get_num_unfinalized_calls():
-            self._finalize(blocking=True)
+        """Waits for the write that is under way, and commits it.
+
+        Megatron's own waiting leaves ranks that have written in a collective, whose time may be over before the last one has.
+        """
+        for seconds in chain((0.01, 0.03, 0.1, 0.3), repeat(1.0)):
+            self.poll()
+            if not self.queue.get_num_unfinalized_calls():
+                return
+            time.sleep(seconds)
 
     def remove_partial(self) -> list[Path]:
         """Removes what earlier starts left half-written, on rank 0; returns it."""
         found = sorted(self.directory.glob(".step_*")) if dist.get_rank() == 0 else []
         for path in found:
-            shutil.rmtree(path)
+            _delete(path)
         return [path for path in found if path.suffix != ".old"]
 
     @contextmanager
@@ -151,7 +173,11 @@ class Checkpoints:
         """Brings to light what torch hides of its writers: a full disk, a killed one, or that a newer start has cleaned up."""
         try:
             yield
-        except (CheckpointException, OSError) as error:
+        except (
+            CheckpointException,
+            OSError,
+            RuntimeError,
+        ) as error:  # torch.save has the last for a lost directory
             with fence.held(self.version_directory, self.attempt):
                 pass
             # torch's writer may notice only that fewer bytes arrived than it wrote.
@@ -168,10 +194,6 @@ class Checkpoints:
                 ) from None
             raise
 
-    def _finalize(self, blocking: bool) -> None:
-        with self._readable_errors():
-            self.queue.maybe_finalize_async_calls(blocking=blocking)
-
     def _commit(self, beside: Path, final: Path, state: dict) -> None:
         if dist.get_rank() == 0:
             write_json(beside / "state.json", state)
@@ -182,8 +204,17 @@ class Checkpoints:
                 _set_aside(final)
                 beside.rename(final)
                 _sync(self.directory)
-                _forget_old(self.directory, self.kept)
-        dist.barrier()
+                _set_old_aside(self.directory, self.kept)
+            for path in self.directory.glob(".step_*.old"):
+                _delete(path)
+        together.barrier()  # deleting terabytes takes time
+
+
+def _written_by_all(write: Callable | None, *arguments) -> None:
+    """Writes what this rank has to write, in its own process, and waits for all ranks."""
+    if write is not None:
+        write(*arguments)
+    together.barrier()
 
 
 @contextmanager
@@ -263,7 +294,7 @@ def load_checkpoint(directory: Path, model: torch.nn.Module, optimizer: Megatron
     refuse_code(directory)
     weights = _weights(model)
     contents = {"model": weights, "optimizer": portable_state(optimizer, weights, loading=True)}
-    loaded = dist_checkpointing.load(contents, str(directory))
+    loaded = _load(contents, directory)
     unwrap(model).load_state_dict(loaded["model"])
     restore_state(optimizer, loaded["optimizer"], checkpoint_state(directory)["optimizer_steps"])
 
@@ -275,8 +306,15 @@ def load_weights(directory: Path, model: torch.nn.Module) -> None:
         PerdureError: If the checkpoint holds anything but data.
     """
     refuse_code(directory)
-    loaded = dist_checkpointing.load({"model": _weights(model)}, str(directory))
-    unwrap(model).load_state_dict(loaded["model"])
+    unwrap(model).load_state_dict(_load({"model": _weights(model)}, directory)["model"])
+
+
+def _load(contents: dict, directory: Path) -> dict:
+    """What dist_checkpointing loads; what replicas hold alike, each of them reads a part of, and tells the others."""
+    strategy = FullyParallelLoadStrategyWrapper(
+        get_default_load_sharded_strategy(str(directory)), mpu.get_data_parallel_group()
+    )
+    return dist_checkpointing.load(contents, str(directory), strategy)
 
 
 def finished_checkpoints(directory: Path) -> list[Path]:
@@ -288,6 +326,19 @@ def finished_checkpoints(directory: Path) -> list[Path]:
 def last_scheduled(directory: Path) -> Path:
     """The newest checkpoint that the interval asked for, not a signal: where a guard rolls back to."""
     return [path for path in finished_checkpoints(directory) if checkpoint_state(path)["scheduled"]][-1]
+
+
+def agreed(find: Callable[[], Path | None]) -> Path | None:
+    """The checkpoint that rank 0 finds, on all ranks once they see it whole; all ranks call this.
+
+    Raises:
+        PerdureError: If a rank cannot see it, or sees another one under its name.
+    """
+    if found := together.from_first(find):
+        together.await_file(found / SUCCESS)
+        state, step = found / "state.json", checkpoint_state(found)["step"]
+        together.require_same(str(state), f"step {step} ({hash_file(state)[:8]})")
+    return found
 
 
 def checkpoint_state(directory: Path) -> dict:
@@ -303,13 +354,11 @@ def _weights(model: torch.nn.Module) -> dict:
     )
 
 
-def _forget_old(directory: Path, kept: Collection[str]) -> None:
+def _set_old_aside(directory: Path, kept: Collection[str]) -> None:
     found = [path for path in finished_checkpoints(directory) if path.name not in kept]
     scheduled = [path for path in found if checkpoint_state(path)["scheduled"]]
     for path in set(found) - set(found[-KEPT:]) - set(scheduled[-1:]):
         _set_aside(path)
-    for path in directory.glob(".step_*.old"):
-        shutil.rmtree(path)
 
 
 def _set_aside(path: Path) -> None:
@@ -318,6 +367,11 @@ def _set_aside(path: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     if path.exists():
         path.rename(aside)
+
+
+def _delete(path: Path) -> None:
+    with suppress(FileNotFoundError):  # another start may be at it as well
+        shutil.rmtree(path)
 
 
 def _sync(path: Path) -> None:

@@ -4,6 +4,7 @@ Every rank reads for itself; what it reads follows from the sample index alone, 
 """
 
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from pyarrow import parquet
 
-from perdure.pipeline.domains import parse, source_of
+from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.documents import heldout_documents
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.plan import Plan, locate, open_order, open_plan
@@ -79,12 +80,12 @@ def open_dataset(
     plan = open_plan(plan_directory, appended=appended)
     kinds = ("ref",) if selection is None else selection.sidecars
     smoothing = selection.smoothing or 0 if selection else 0
-    streams = {}
+    streams, open_once = {}, cache(open_shard)  # streams of one source share its maps
     for key, entry in plan.sources.items():
         name = source_of(entry["source"])
         documents, ends = open_order(plan_directory, key)
         sidecar = scores.get(name) if kinds and not is_replayed(key) else None
-        streams[key] = _stream(data[name], sidecar, documents, ends, "", kinds, smoothing)
+        streams[key] = _stream(data[name], sidecar, documents, ends, "", kinds, smoothing, open_once)
         _read_no_further(streams[key])
     return Dataset(plan, streams, selection)
 
@@ -99,32 +100,10 @@ def _read_no_further(stream: Stream) -> None:
 
 
 def open_heldout(data: Path, domain: str) -> tuple[Stream, pa.Table]:
-    """A domain's held-out documents, in the order in which they were read.
-
-    Args:
-        data: Its source's directory of shards.
-        domain: Its name; labels choose among the source's documents.
-
-    Returns:
-        The stream, empty if no document has the labels, and of each document `num_tokens`, `num_bytes` (of its text),
-        `topic` and `language`.
-    """
-    table = _heldout_table(data, (data / "docs.parquet").stat().st_mtime_ns)
-    fits = np.ones(len(table), bool)
-    for kind, label in parse(domain).labels.items():
-        fits &= np.array(table[kind].to_pylist(), object) == label
-    table = table.filter(fits)
+    """A domain's held-out documents as a stream, empty if no document has its labels, and `heldout_documents`' table."""
+    numbers, table = heldout_documents(data, domain)
     ends = np.cumsum(table["num_tokens"].to_numpy().astype(np.int64))
-    return _stream(data, None, np.flatnonzero(fits), ends, prefix="heldout."), table
-
-
-@cache
-def _heldout_table(data: Path, _written: int) -> pa.Table:
-    """Read once: `docs.parquet` has all documents, and this is asked for at every measurement."""
-    columns = ["num_tokens", "num_bytes", "topic", "language"]
-    rows = [("split", "==", "heldout")]
-    table = parquet.read_table(data / "docs.parquet", columns=["shard", "sequence", *columns], filters=rows)
-    return table.sort_by([("shard", "ascending"), ("sequence", "ascending")]).select(columns)
+    return _stream(data, None, numbers, ends, prefix="heldout."), table
 
 
 def _stream(
@@ -135,9 +114,10 @@ def _stream(
     prefix: str,
     kinds: tuple[str, ...] = ("ref",),
     smoothing: int = 0,
+    opened: Callable[[Path], Shard] = open_shard,
 ) -> Stream:
     manifest = read_json(data / "manifest.json")
-    shards = [open_shard(data / f"{prefix}{task:05d}") for task in range(manifest["tasks"])]
+    shards = [opened(data / f"{prefix}{task:05d}") for task in range(manifest["tasks"])]
     sidecars = []
     if scores is not None:
         scored = read_json(scores / "manifest.json")
@@ -147,13 +127,13 @@ def _stream(
                     f"{scores}: made with {key} {scored[key]}, but {data} has {manifest[key]}; delete it and run again"
                 )
         for task, shard in enumerate(shards):
-            sidecars.append(tuple(_sidecar(scores / f"{task:05d}.{kind}", shard) for kind in kinds))
+            prefixes = [scores / f"{task:05d}.{kind}" for kind in kinds]
+            sidecars.append(tuple(_sidecar(opened(prefix), shard, prefix) for prefix in prefixes))
     starts = np.cumsum([0, *(len(shard.lengths) for shard in shards)])[:-1]
     return Stream(documents, ends, starts, shards, sidecars, manifest["eos_id"], smoothing)
 
 
-def _sidecar(prefix: Path, shard: Shard) -> Shard:
-    sidecar = open_shard(prefix)
+def _sidecar(sidecar: Shard, shard: Shard, prefix: Path) -> Shard:
     if len(sidecar.values) != len(shard.values) or len(sidecar.lengths) != len(shard.lengths):
         raise PerdureError(
             f"{prefix}: {len(sidecar.values):,} losses for {len(shard.values):,} tokens; "

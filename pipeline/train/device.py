@@ -13,6 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 from perdure.pipeline.errors import PerdureError
 
+CPU = "cpu"
+"""Where there is no GPU, the device's name in records."""
+
 
 def timeout() -> timedelta:
     """Time that ranks wait for one another in a collective; jobs set it from `cluster.timeout_seconds`."""
@@ -51,6 +54,13 @@ def initialise() -> torch.device:
     install_cpu_backend()
     dist.init_process_group("gloo", **options)
     return torch.device("cpu")
+
+
+def devices() -> tuple[str, int]:
+    """What trains, for the report's cost: a GPU's name and how many there are, or `cpu` and the number of cores in use."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(), dist.get_world_size()
+    return CPU, dist.get_world_size() * torch.get_num_threads()
 
 
 def install_cpu_backend() -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from perdure.pipeline.domains import source_of
-from perdure.pipeline.evaluate.documents import DOCUMENTS
+from perdure.pipeline.evaluate.documents import DOCUMENTS, count_measured
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.train.dataset import Batch, collate, open_heldout, read_sample
 from perdure.pipeline.train.step import add_up, run_batches
@@ -77,8 +77,8 @@ def _domain(
     stream, held = open_heldout(directory, name)
     if not len(stream.ends):
         return None
-    # Whole documents up to the budget, at least one, so that their bytes are known.
-    documents = max(1, int(np.searchsorted(stream.ends, recipe.evaluation.max_tokens, side="right")))
+    # Whole documents, so that their bytes are known.
+    documents = count_measured(stream.ends, recipe.evaluation.max_tokens)
     tokens = int(stream.ends[documents - 1])
     seq_length, micro, ranks = (
         recipe.training.seq_length,

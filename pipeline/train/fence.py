@@ -32,11 +32,9 @@ def take(directory: Path) -> int:
 
 def take_together(directory: Path) -> int:
     """`take` on rank 0, told to all ranks: the process group has met, so this start is alive."""
-    import torch.distributed as dist
+    from perdure.pipeline.train.together import from_first
 
-    number = [take(directory) if dist.get_rank() == 0 else 0]
-    dist.broadcast_object_list(number)
-    return number[0]
+    return from_first(lambda: take(directory))
 
 
 @contextmanager

@@ -16,11 +16,13 @@ from perdure.pipeline.recipe import Guard, Recipe
 from perdure.pipeline.shape import flops_per_token, model_shape
 from perdure.pipeline.train import process
 from perdure.pipeline.train.checkpoint import (
+    agreed,
     checkpoint_state,
     finished_checkpoints,
     last_scheduled,
     load_checkpoint,
 )
+from perdure.pipeline.train.device import devices
 from perdure.pipeline.train.evaluate import evaluate
 from perdure.pipeline.train.guard import Trouble, agree, assess, remember, rolls_back
 from perdure.pipeline.train.metrics import competing, console_line, heldout_words, model_flop_utilisation
@@ -29,6 +31,7 @@ from perdure.pipeline.train.reweight import reweight
 from perdure.pipeline.train.schedule import learning_rate
 from perdure.pipeline.train.start import restored_schedule
 from perdure.pipeline.train.step import Counts, train_step
+from perdure.pipeline.train.together import from_first
 
 
 def run_steps(
@@ -47,9 +50,11 @@ def run_steps(
     flops = flops_per_token(model_shape(recipe), inputs["vocab_size"], training.seq_length)
     weight_decay = training.weight_decay if version.weight_decay is None else version.weight_decay
     kept = kept_steps(recipe, inputs["version"])
-    first_step, started = state["step"], time.monotonic()
+    first_step, started, (_, number_of_devices) = state["step"], time.monotonic(), devices()
+    # Checkpoints did not always count them.
+    state = {"device_seconds": state["seconds"] * number_of_devices} | state
     saved = first_step
-    if rolls_back(guard) and not finished_checkpoints(checkpoints.directory):
+    if rolls_back(guard) and not from_first(lambda: bool(finished_checkpoints(checkpoints.directory))):
         checkpoints.save(model, optimizer, state | {"scheduled": True})
 
     def leave(number: int) -> None:
@@ -78,7 +83,7 @@ def run_steps(
                 leave(agree(process.requested()))
             heldout = {name: domain.summary["loss"] for name, domain in measured.items()}
             say(f"step {step - 1}: {heldout_words(heldout)}")
-        dataset, state = reweight(dataset, state, recipe, version, model, data, device)
+        dataset, state = reweight(dataset, state, recipe, version, model, data, device, say)
         first_sample = dataset.plan.first_sample + (step - 1) * training.global_batch_size
         if recorder and (shares := shares_from(dataset.plan, first_sample)):
             recorder.mixture(step, shares)
@@ -109,7 +114,11 @@ def run_steps(
             state, skipped = _pass_over(
                 step, first_sample, trouble, what, recipe, state, model, optimizer, checkpoints, say
             )
-        state = state | {"step": step, "seconds": state["seconds"] + seconds}
+        state = state | {
+            "step": step,
+            "seconds": state["seconds"] + seconds,
+            "device_seconds": state["device_seconds"] + seconds * number_of_devices,
+        }
         if recorder:
             rate = tokens_per_step / seconds
             mfu = model_flop_utilisation(rate, flops, recipe.parallel.world_size, training.precision)
@@ -178,9 +187,11 @@ def _pass_over(
         )
     skipped, first = state["skipped"], step - 1
     # What was consumed stays consumed: the plan's phases are not rolled back.
-    later = {key: state[key] for key in ("seconds", "phases", "ratios", "perplexity")}
+    kept = ("seconds", "device_seconds", "phases", "ratios", "perplexity")
+    later = {key: state[key] for key in kept}
     if action == "rollback":
-        target = last_scheduled(checkpoints.directory)
+        target = agreed(lambda: last_scheduled(checkpoints.directory))
+        assert target is not None
         load_checkpoint(target, model, optimizer)
         state = checkpoint_state(target) | {"parallel": state["parallel"]}
         first = state["step"]

@@ -5,9 +5,11 @@ import math
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from perdure.pipeline.manifest import write_atomic
+from perdure.pipeline.manifest import read_json, write_atomic, write_json
 from perdure.pipeline.mixture import is_replayed
+from perdure.pipeline.train.mirror import STEP
 from perdure.pipeline.train.step import Counts
 
 PEAK_FLOPS = {
@@ -29,15 +31,28 @@ class Recorder:
         directory: The version's directory.
         first_step: Steps done; later lines of an interrupted run are dropped.
         sources: Names of the mixture's places, in the order of `Counts`.
+        devices: GPUs, or CPU cores, that train.
+        run: Weights & Biases' run that every scalar is told as well (`mirror.open_run`), or None.
+
+    Attributes:
+        lost_device_seconds: What steps took that earlier starts lost, times `devices`: those whose lines were dropped.
     """
 
-    def __init__(self, directory: Path, first_step: int, sources: tuple[str, ...]):
+    def __init__(
+        self, directory: Path, first_step: int, sources: tuple[str, ...], devices: int = 1, run: Any = None
+    ):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.sources = sources
-        path = directory / "metrics.jsonl"
-        kept = path.read_text().splitlines(keepends=True)[:first_step] if path.exists() else []
-        write_atomic(path, "".join(kept))
+        self.sources, self.run = sources, run
+        self.rows: dict[int, dict[str, float]] = {}
+        path, lost = directory / "metrics.jsonl", directory / "lost.json"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        self.lost_device_seconds = read_json(lost)["device_seconds"] if lost.exists() else 0.0
+        if dropped := [json.loads(line) for line in lines[first_step:] if line.endswith("\n")]:
+            seconds = sum(line["tokens"] / line["step"] / line["tokens_per_second"] for line in dropped)
+            self.lost_device_seconds += seconds * devices
+            write_json(lost, {"device_seconds": self.lost_device_seconds})
+        write_atomic(path, "".join(lines[:first_step]))
         self.file = path.open("a", buffering=1)
         self.board = SummaryWriter(str(directory / "tb"), purge_step=first_step + 1)
 
@@ -103,6 +118,7 @@ class Recorder:
         if skipped:
             self._scalar("train/skipped", 1.0, step)
             self.board.add_text("skipped", skipped, step)
+        self._mirror()
         return line
 
     def flush(self) -> None:
@@ -115,6 +131,7 @@ class Recorder:
         for name, result in domains.items():
             self._scalar(f"heldout_loss/{name}", result["loss"], step)
             self._scalar(f"heldout_bits_per_byte/{name}", result["bits_per_byte"], step)
+        self._mirror()
         self.board.flush()
 
     def chosen(self, step: int, found: dict) -> None:
@@ -147,10 +164,20 @@ class Recorder:
         """Flushes everything to disk."""
         self.file.close()
         self.board.close()
+        if self.run is not None:
+            self.run.finish()
 
     def _scalar(self, name: str, value: float | None, step: int) -> None:
         if value is not None:
             self.board.add_scalar(name, value, step)
+            self.rows.setdefault(step, {})[name] = value
+
+    def _mirror(self) -> None:
+        """Hands the scalars since the last time on, a row a step."""
+        for step, row in sorted(self.rows.items()):
+            if self.run is not None:
+                self.run.log(row | {STEP: step})
+        self.rows.clear()
 
 
 def _finite(value):

@@ -127,7 +127,8 @@ class LanguageModel(GPTModel):
 def build_model(
     recipe: Recipe, vocab_size: int, selection: Selection | None, device: torch.device
 ) -> torch.nn.Module:
-    """This rank's part of the model, wrapped for its precision and for data parallelism; weights are not set.
+    """This rank's part of the model, wrapped for its precision and for data parallelism, with room for gradients; weights are
+    not set.
 
     Args:
         recipe: Shape, precision and layout. `initialize_model_parallel` is called here.
@@ -138,9 +139,23 @@ def build_model(
     Raises:
         PerdureError: If the recipe asks for kernels that cannot run here.
     """
-    parallel, training, shape = recipe.parallel, recipe.training, model_shape(recipe)
-    if training.loss_implementation == "triton":
+    if recipe.training.loss_implementation == "triton":
         _require_triton(device)
+    model = build_weights(recipe, vocab_size, selection, device)
+    return DistributedDataParallel(
+        model.config,
+        DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True, use_distributed_optimizer=recipe.parallel.distributed_optimizer
+        ),
+        model,
+    )
+
+
+def build_weights(
+    recipe: Recipe, vocab_size: int, selection: Selection | None, device: torch.device
+) -> torch.nn.Module:
+    """`build_model` without data parallelism and gradients, for who only wants the weights."""
+    parallel, training, shape = recipe.parallel, recipe.training, model_shape(recipe)
     mpu.initialize_model_parallel(
         parallel.tensor_parallel,
         parallel.pipeline_parallel,
@@ -166,15 +181,7 @@ def build_model(
         if recipe.parallel.recompute:
             layer.__class__ = RecomputedLayer
     mark_tensor_parallel(model)
-    if config.bf16:
-        model = Float16Module(config, model)
-    return DistributedDataParallel(
-        config,
-        DistributedDataParallelConfig(
-            grad_reduce_in_fp32=True, use_distributed_optimizer=parallel.distributed_optimizer
-        ),
-        model,
-    )
+    return Float16Module(config, model) if config.bf16 else model
 
 
 def model_config(recipe: Recipe, device: torch.device) -> TransformerConfig:

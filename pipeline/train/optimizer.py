@@ -5,16 +5,21 @@ such a state (KeyError: 'step'). This one keeps the count in its parameter group
 and runs torch's fused kernel.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterator
+from math import prod
 
 import megatron.core.optimizer as megatron_optimizer
 import torch
-from megatron.core.dist_checkpointing.dict_utils import dict_list_map_inplace
-from megatron.core.dist_checkpointing.mapping import LocalNonpersistentObject, ShardedBase
+from megatron.core.dist_checkpointing.dict_utils import dict_list_map_inplace, nested_values
+from megatron.core.dist_checkpointing.mapping import (
+    LocalNonpersistentObject,
+    ShardedBase,
+    ShardedTensor,
+    ShardedTensorFactory,
+)
 from megatron.core.optimizer import OptimizerConfig, distrib_optimizer, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from perdure.pipeline.recipe import Training
@@ -139,8 +144,8 @@ def update(optimizer: MegatronOptimizer, judge: Callable[[float], int]) -> tuple
 def portable_state(optimizer: MegatronOptimizer, weights: dict, loading: bool = False) -> dict:
     """Megatron's sharded optimizer states, such that every layout stores the same tensors under the same names.
 
-    These are the two moments and, under bf16, the fp32 weights. Megatron's own formats also store parameter groups, and
-    name the fp32 weights differently with and without the distributed optimizer, which stores them under fp32 as well.
+    These are the two moments and, under bf16, the fp32 weights. Megatron's own formats also store parameter groups. Of those of
+    the distributed optimizer, the one that survives another layout gathers all states on every replica, on GPU and host.
 
     Args:
         optimizer: The optimizer.
@@ -151,52 +156,79 @@ def portable_state(optimizer: MegatronOptimizer, weights: dict, loading: bool = 
         What dist_checkpointing saves or loads; `restore_state` takes what was loaded.
     """
     (part,) = optimizer.chained_optimizers
-    fresh = not any(part.optimizer.state.values())
-    if hasattr(part, "get_parameter_state_dp_zero"):
-        part.get_parameter_state_dp_zero = partial(_gathered, type(part).get_parameter_state_dp_zero, part)
-    tree = part.sharded_state_dict(weights, is_loading=loading or fresh, metadata=_FULLY_RESHARDABLE)
-    if fresh:  # made by is_loading; not all of Megatron's optimizers fill them
+    fresh, distributed = not any(part.optimizer.state.values()), isinstance(part, DistributedOptimizer)
+    if distributed:
+        if fresh:
+            part.load_state_dict(part.state_dict())  # makes the moments
+        tree = {"pieces": _pieces(part, weights)}
+    else:
+        tree = part.sharded_state_dict(weights, is_loading=loading or fresh)
+    if fresh:  # made, but not all of Megatron's optimizers fill them
         for tensors in part.optimizer.state.values():
             for tensor in tensors.values():
                 tensor.zero_()
-    if "param_state" in tree:
-        params = [param for buffer in part.buffers for param in buffer.param_index_map]
-        for param, tensors in zip(params, tree["param_state"].values(), strict=True):
-            master = tensors["param"]
-            if param.dtype == torch.float32:  # is the weight itself
-                tensors["param"] = LocalNonpersistentObject(param)
-            else:
-                key = master.key.replace("optimizer.state.param.", "optimizer.state.fp32_param.", 1)
-                tensors["param"] = replace(master, key=key)
     kept = (ShardedBase, LocalNonpersistentObject)
     return dict_list_map_inplace(
         lambda leaf: leaf if isinstance(leaf, kept) else LocalNonpersistentObject(leaf), tree
     )
 
 
-def _gathered(gather: Callable, part: MegatronOptimizer, *args, **options) -> dict | None:
-    """The distributed optimizer's states of all replicas, each bucket where its parameters' offsets say.
+def _pieces(part: DistributedOptimizer, weights: dict) -> list[ShardedTensor]:
+    """This rank's share of the distributed optimizer's states, as rectangles of the tensors that all layouts store.
 
-    Megatron leaves out the padding at the end of a bucket when it gathers them, and cuts them by offsets that count it: after
-    the first padded bucket (tied embeddings have one of their own on a last stage) everything would be stored shifted.
+    The optimizer divides its buffers, not tensors, among the replicas: a rank has a run of some parameters' elements. So each
+    writes and reads what it has itself; nothing is gathered, and what is loaded lands in place.
     """
-    state = gather(part, *args, **options)
-    for number, buffer in enumerate(part.buffers if state else ()):
-        places = [(bucket.offset, bucket.numel_unpadded) for bucket in buffer.buckets]
-        for tensors in state[number].values():
-            for key, flat in tensors.items():
-                if isinstance(flat, torch.Tensor) and len(flat) < buffer.numel:
-                    tensors[key] = _spread(flat, places, buffer.numel)
-    return state
+    stored = {}
+    for leaf in nested_values(weights):
+        if isinstance(leaf, ShardedTensorFactory):  # a parameter that is stored as several tensors
+            stored[leaf.data] = leaf.build()
+        elif isinstance(leaf, ShardedTensor):
+            stored[leaf.data] = [leaf]
+    pieces = []
+    buckets = [bucket for buffer in part.gbuf_ranges for ranges in buffer.values() for bucket in ranges]
+    for param, places in (item for bucket in buckets for item in bucket["param_map"].items()):
+        states, own = part._get_main_param_and_optimizer_states(param), places["param"]
+        if param.dtype == torch.float32:
+            del states["param"]  # is the weight itself
+        for whole in stored[param]:
+            first = whole.data.storage_offset() - param.storage_offset()
+            begin, end = max(own.start, first), min(own.end, first + whole.data.numel())
+            for offset, size in rectangles(begin - first, end - first, whole.local_shape):
+                length, added = prod(size), whole.prepend_axis_num
+                place = (begin - own.start, begin - own.start + length)
+                begin += length
+                pieces += [
+                    ShardedTensor(
+                        key=f"optimizer.state.{'fp32_param' if name == 'param' else name}.{whole.key}",
+                        data=state.detach()[slice(*place)].view((1,) * added + size),
+                        dtype=state.dtype,
+                        local_shape=(1,) * added + size,
+                        global_shape=whole.global_shape,
+                        global_offset=tuple(map(sum, zip(whole.global_offset, (0,) * added + offset))),
+                        axis_fragmentations=None,
+                        replica_id=(*whole.replica_id[:-1], 0),  # the last number is the replica's
+                    )
+                    for name, state in states.items()
+                ]
+    return pieces
 
 
-def _spread(flat: torch.Tensor, places: list[tuple[int, int]], size: int) -> torch.Tensor:
-    """Consecutive pieces of a vector, each at its offset in one of `size` elements; zeros between."""
-    whole, taken = flat.new_zeros(size), 0
-    for offset, length in places:
-        whole[offset : offset + length] = flat[taken : taken + length]
-        taken += length
-    return whole
+def rectangles(
+    begin: int, end: int, shape: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Offset and size of the rectangles that the elements `begin` to `end` of a tensor, row by row, are made of, in order."""
+    width = prod(shape[1:])
+    while begin < end:
+        row, rest = divmod(begin, width)
+        if rest == 0 and (rows := (end - begin) // width):
+            yield (row, *(0 for _ in shape[1:])), (rows, *shape[1:])
+            begin += rows * width
+        else:
+            stop = min(end, (row + 1) * width)
+            for offset, size in rectangles(rest, stop - row * width, shape[1:]):
+                yield (row, *offset), (1, *size)
+            begin = stop
 
 
 @torch.no_grad()
@@ -209,7 +241,8 @@ def restore_state(optimizer: MegatronOptimizer, loaded: dict, steps: int) -> Non
         steps: What `steps_taken` said when it was saved.
     """
     (part,) = optimizer.chained_optimizers
-    part.load_state_dict(loaded)
+    if not isinstance(part, DistributedOptimizer):  # whose states were loaded in place
+        part.load_state_dict(loaded)
     for group in part.optimizer.param_groups:
         group["step"] = steps
 
@@ -217,7 +250,3 @@ def restore_state(optimizer: MegatronOptimizer, loaded: dict, steps: int) -> Non
 def steps_taken(optimizer: MegatronOptimizer) -> int:
     """Updates so far, by which AdamW corrects the bias of its moments."""
     return optimizer.param_groups[0].get("step", 0)
-
-
-_FULLY_RESHARDABLE = {"distrib_optim_sharding_type": "fully_reshardable"}
-"""The only format of the distributed optimizer that survives a change of layout."""

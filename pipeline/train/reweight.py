@@ -1,6 +1,7 @@
 """Shares that follow held-out perplexity while a version trains: measured on all ranks, decided once."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from math import lcm
@@ -9,10 +10,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from perdure.pipeline.consumption import taken
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.mixture import MAX_BLOCK, is_replayed, reweighted, rounded_shares
-from perdure.pipeline.plan import phase_entry, with_phases
-from perdure.pipeline.recipe import Recipe, Version
+from perdure.pipeline.plan import Plan, phase_entry, with_phases
+from perdure.pipeline.recipe import Mixture, Recipe, Version
 from perdure.pipeline.train.dataset import Dataset
 from perdure.pipeline.train.evaluate import evaluate, summaries
 
@@ -28,10 +30,12 @@ def reweight(
     model: torch.nn.Module,
     data: dict[str, Path],
     device: torch.device,
+    say: Callable[[str], None],
 ) -> tuple[Dataset, dict]:
     """Measures if it is time, and appends a phase with the new shares to the plan; all ranks call this before a step.
 
-    Nothing but the weights, the plan and `state` decides, so a run that is resumed measures and decides alike.
+    Nothing but the weights, the plan and `state` decides, so a run that is resumed measures and decides alike. A source that
+    was repeated `max_repetition` times by now is held at `floor` from here on, and `say` is told once.
 
     Returns:
         The dataset, its plan extended, and the state, with `perplexity` and `ratios` by source and `phases` updated.
@@ -50,14 +54,38 @@ def reweight(
         weights = {source: member.weight for source, member in version.mixture.sources.items()}
         ratios = {source: weight / sum(weights.values()) for source, weight in weights.items()}
         return dataset, state | {"perplexity": after, "ratios": ratios}
-    ratios = reweighted(state["ratios"], before, after, rule.alpha, rule.weights, rule.floor)
+    held = exhausted(plan, first_sample, version.mixture)
+    ratios = reweighted(state["ratios"], before, after, rule.alpha, rule.weights, rule.floor, held)
     entry = phase_entry(first_sample, _shares(dataset, ratios), "reweight")
     entry |= {"ratios": ratios, "perplexity": after, "perplexity_before": before}
+    if held:
+        entry["held"] = held
+    told = {source for phase in state["phases"] for source in phase.get("held", ())}
+    for source in held:
+        if source not in told:
+            say(
+                f"step {state['step'] + 1}: {source} was repeated {version.mixture.max_repetition:g} times "
+                f"(mixture.max_repetition); its share is held at {rule.floor:.2%} of the new data"
+            )
     return replace(dataset, plan=with_phases(plan, [entry])), state | {
         "perplexity": after,
         "ratios": ratios,
         "phases": [*state["phases"], entry],
     }
+
+
+def exhausted(plan: Plan, first_sample: int, mixture: Mixture) -> list[str]:
+    """New sources that were repeated `max_repetition` times before a global index, by ancestors too.
+
+    None once all were, since somebody has to give the samples.
+    """
+    found = [
+        source
+        for source in mixture.sources
+        if taken((plan, first_sample), source)
+        >= mixture.max_repetition * plan.sources[source]["samples_per_epoch"]
+    ]
+    return found if len(found) < len(mixture.sources) else []
 
 
 def _perplexity(

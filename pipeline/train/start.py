@@ -8,13 +8,17 @@ from pydantic import TypeAdapter
 
 from perdure.pipeline.convert import huggingface, weights
 from perdure.pipeline.convert.vocabulary import extended_reader, extension_between
-from perdure.pipeline.lineage import resolved_schedule
+from perdure.pipeline.lineage import continues_parent, resolved_schedule
 from perdure.pipeline.manifest import differences
 from perdure.pipeline.plan import num_steps
-from perdure.pipeline.planning import continues_parent
 from perdure.pipeline.recipe import Branch, LlamaModel, Recipe, Schedule
 from perdure.pipeline.shape import Shape, model_shape, num_parameters
-from perdure.pipeline.train.checkpoint import checkpoint_state, finished_checkpoints, load_checkpoint
+from perdure.pipeline.train.checkpoint import (
+    agreed,
+    checkpoint_state,
+    finished_checkpoints,
+    load_checkpoint,
+)
 from perdure.pipeline.train.model import unwrap
 from perdure.pipeline.train.optimizer import make_optimizer
 
@@ -38,20 +42,21 @@ def begin(
         training added to the plan, and what is counted.
     """
     name, parallel = inputs["version"], recipe.parallel
-    if own := finished_checkpoints(directory / "checkpoints"):
+    if own := agreed(lambda: next(reversed(finished_checkpoints(directory / "checkpoints")), None)):
         optimizer = make_optimizer(recipe.training, model, parallel.distributed_optimizer)
-        state = checkpoint_state(own[-1])
-        load_checkpoint(own[-1], model, optimizer)
+        state = checkpoint_state(own)
+        load_checkpoint(own, model, optimizer)
         say(
             f"resume at step {state['step']}: restored weights, moments, schedule and place in the plan; reset nothing"
         )
-        return optimizer, say_other_layout(recipe, state, say)
+        return optimizer, say_other_layout(recipe, name, state, say)
     state = _fresh_state(recipe, name)
     if inputs["parent_checkpoint"] is None:
         initial_weights(unwrap(model), recipe, model_shape(recipe), inputs["vocab_size"], inputs, say)
         return make_optimizer(recipe.training, model, parallel.distributed_optimizer), state
     optimizer = make_optimizer(recipe.training, model, parallel.distributed_optimizer)
-    path = Path(inputs["parent_checkpoint"])
+    path = agreed(lambda: Path(inputs["parent_checkpoint"]))
+    assert path is not None
     parents = checkpoint_state(path)
     load_checkpoint(path, model, optimizer)
     restored, reset, start = "weights, moments", "schedule, plan", recipe.versions[name].start
@@ -64,7 +69,7 @@ def begin(
         else f"update of {start.parent}"
     )
     say(f"{origin}: restored: {restored}; reset: {reset}")
-    say_other_layout(recipe, parents, say)
+    say_other_layout(recipe, name, parents, say)
     return optimizer, state
 
 
@@ -80,6 +85,7 @@ def _fresh_state(recipe: Recipe, name: str) -> dict:
         "selected": 0,
         "threshold": None,
         "seconds": 0.0,
+        "device_seconds": 0.0,
         "losses": [],
         "skipped": [],
         "parallel": recipe.parallel.model_dump(),
@@ -118,11 +124,20 @@ def origin(recipe: Recipe) -> Path | None:
     return None if isinstance(recipe.model, LlamaModel) else recipe.model.path
 
 
-def say_other_layout(recipe: Recipe, state: dict, say) -> dict:
+def say_other_layout(recipe: Recipe, name: str, state: dict, say) -> dict:
     """The state of a checkpoint under the recipe's layout; says so if it was written under another one."""
     if differing := differences(state["parallel"], recipe.parallel.model_dump()):
-        say(
-            f"the layout changed ({'; '.join(differing)}): from here on equal to rounding, "
-            "no longer bit for bit, to a run that kept it"
-        )
+        selection, replicas = recipe.versions[name].selection, recipe.parallel.data_parallel
+        kept = "from here on equal to rounding, no longer bit for bit, to a run that kept it"
+        if (
+            selection
+            and selection.k < 1
+            and selection.scope == "dp_microbatch"
+            and state["parallel"]["data_parallel"] != replicas
+        ):
+            kept = (
+                "from here on other tokens are selected than in a run that kept it, because with `scope: dp_microbatch` "
+                "those of all replicas compete"
+            )
+        say(f"the layout changed ({'; '.join(differing)}): {kept}")
     return state | {"parallel": recipe.parallel.model_dump()}

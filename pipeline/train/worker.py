@@ -13,7 +13,7 @@ from pathlib import Path
 from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.lineage import kept_steps
-from perdure.pipeline.manifest import disk_errors, finish, read_json, write_json
+from perdure.pipeline.manifest import disk_errors, finish, hash_file, read_json, write_json
 from perdure.pipeline.plan import Plan, consumed_by_version, num_samples, num_steps, open_plan
 from perdure.pipeline.recipe import Recipe, load_recipe
 from perdure.pipeline.shape import model_shape
@@ -31,16 +31,19 @@ def main(directory: Path, task: str) -> None:
     warnings.filterwarnings("ignore", module="megatron")
     # torch 2.13 renamed collectives that Megatron calls by their old names.
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
+    # Megatron reads checkpoints through torch's ShardedTensor. On CPUs the warning's module is ours, which hands its calls on.
+    warnings.filterwarnings("ignore", "Please use DTensor", FutureWarning)
     import torch.distributed as dist
 
     from perdure.pipeline.convert import huggingface, weights
     from perdure.pipeline.convert.export import export
     from perdure.pipeline.evaluate.documents import table_name, write_tables
-    from perdure.pipeline.train import checkpoint, evaluate
+    from perdure.pipeline.train import checkpoint, evaluate, together
     from perdure.pipeline.train.dataset import open_dataset
-    from perdure.pipeline.train.device import initialise
+    from perdure.pipeline.train.device import devices, initialise
     from perdure.pipeline.train.loop import run_steps
     from perdure.pipeline.train.metrics import Recorder, heldout_words
+    from perdure.pipeline.train.mirror import open_run
     from perdure.pipeline.train.model import build_model, unwrap
     from perdure.pipeline.train.passage import write_chosen, write_passage
     from perdure.pipeline.train.probes import encode_probes, score_probes
@@ -58,6 +61,8 @@ def main(directory: Path, task: str) -> None:
             f"{dist.get_world_size()} ranks were started, but the recipe's layout needs "
             f"{recipe.parallel.world_size} (tensor x pipeline x data parallel)"
         )
+    for file in ("recipe.yaml", "inputs.json", "plan/plan.json"):
+        together.require_same(str(directory / file), hash_file(directory / file)[:8])
     # Before anything is trained: a question that cannot be asked should not be found out at the end.
     questions = encode_probes(recipe, Path(inputs["tokenizer"]))
     attempt = fence.take_together(directory)
@@ -94,7 +99,7 @@ def main(directory: Path, task: str) -> None:
             with fence.held(directory, attempt):
                 finish(directory, {"measured": inputs["measured"]})
         say(heldout_words({name: result["loss"] for name, result in domains.items()}))
-        dist.barrier()
+        together.barrier()
         dist.destroy_process_group()
         return
 
@@ -108,7 +113,11 @@ def main(directory: Path, task: str) -> None:
     if state["step"] == 0 and version.start.type == "init":
         measure("eval_initial.json", 0)
 
-    recorder = Recorder(directory, state["step"], dataset.plan.keys) if dist.get_rank() == 0 else None
+    device_name, number = devices()
+    recorder = None
+    if dist.get_rank() == 0:
+        run = open_run(recipe, inputs["version"], directory)
+        recorder = Recorder(directory, state["step"], dataset.plan.keys, number, run)
     with process.stops_deferred():
         state = run_steps(
             directory, recipe, version, model, optimizer, dataset, state, device, recorder, writer, say
@@ -130,18 +139,19 @@ def main(directory: Path, task: str) -> None:
         origin(recipe),
         directory / "hf",
     )
-    dist.barrier()  # the last stage has written what rank 0 reads
     if dist.get_rank() == 0:
         assert recorder is not None
         if version.selection:
+            together.await_file(directory / "chosen.json")  # by the last stage
             recorder.chosen(state["step"], read_json(directory / "chosen.json"))
         recorder.evaluation(state["step"], domains)
         recorder.close()
         weights_hash = huggingface.weights_hash(directory / "hf")
         with fence.held(directory, attempt):
-            _finish(directory, recipe, inputs, dataset.plan, state, weights_hash, domains)
+            cost = {"device": device_name, "lost_device_seconds": recorder.lost_device_seconds}
+            _finish(directory, recipe, inputs, dataset.plan, state, weights_hash, domains, cost)
         say(heldout_words({name: result["loss"] for name, result in domains.items()}))
-    dist.barrier()
+    together.barrier()  # rank 0 has read the whole export
     dist.destroy_process_group()
 
 
@@ -153,6 +163,7 @@ def _finish(
     state: dict,
     weights_hash: str,
     domains: dict[str, dict],
+    cost: dict,
 ) -> None:
     version = recipe.versions[inputs["version"]]
     tokens = num_samples(recipe, version) * recipe.training.seq_length
@@ -186,6 +197,8 @@ def _finish(
             "tokenizer_hash": inputs["identity"]["tokenizer_hash"],
             "heldout": {name: result["loss"] for name, result in domains.items()},
             "seconds": state["seconds"],
+            "device_seconds": state["device_seconds"],
+            **cost,
         },
     )
     finish(directory, {"identity": inputs["identity"], "plan_hash": plan.hash})

@@ -53,12 +53,12 @@ def test_only_ranks_and_scoring_use_gpus(recipe):
     assert gpus == {f"train-{name}" for name in recipe.versions} | {"prepare-update"}
 
 
-def test_with_arrays_the_jobs_before_training_only_wait(recipe):
+def test_with_arrays_all_jobs_but_training_only_wait(recipe):
     data = recipe.data.model_copy(update={"executor": SlurmArrays(type="slurm")})
     chain = jobs(recipe.model_copy(update={"data": data}), FILE)
     assert {job.name for job in chain if job.gpus} == {f"train-{name}" for name in recipe.versions}
     waiting = {job.name for job in chain if job.coordinates}
-    assert waiting == {"data"} | {f"prepare-{name}" for name in recipe.versions}
+    assert waiting == {"data", "report"} | {f"prepare-{name}" for name in recipe.versions}
     assert [job.after for job in chain] == [job.after for job in jobs(recipe, FILE)]
 
 

@@ -1,18 +1,27 @@
 """What versions inherit: schedules, steps to keep, planned consumption, and the cost of branches."""
 
+from fractions import Fraction
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from perdure.pipeline.lineage import (
     ancestors,
     checkpoints,
     consumed_before,
+    continues_parent,
+    is_foreseen,
     kept_steps,
     missing_checkpoint,
     planned_samples,
     resolved_schedule,
+    streams_before,
     switch_steps,
 )
-from perdure.pipeline.manifest import write_atomic
+from perdure.pipeline.manifest import write_atomic, write_json
+from perdure.pipeline.plan import consumed_samples, make_plan
+from perdure.pipeline.planning import _phases
 from perdure.pipeline.preview import preview
 from perdure.pipeline.train.schedule import learning_rate, path_switching_cost
 from tests.support import tiny_recipe
@@ -44,15 +53,17 @@ def update(parent: str, steps: int, **changes) -> dict:
     return main_path(steps) | {"start": {"type": "update", "parent": parent}} | changes
 
 
-def test_a_branch_inherits_mixture_and_selection_unless_it_has_its_own(tmp_path):
+def test_a_branch_inherits_everything_but_the_schedule_unless_it_has_its_own(tmp_path):
     selection = {"k": 0.5, "reference": "./x"}
     versions = {
-        "main": main_path(10, selection=selection),
+        "main": main_path(10, selection=selection, weight_decay=0.01),
         "same": branch(4, 2),
-        "own": branch(4, 2, mixture={"sources": {"b": {}}}, selection=None),
+        "own": branch(4, 2, mixture={"sources": {"b": {}}}, selection=None, weight_decay=None),
+        "next": update("same", 2),
     }
     recipe = recipe_of(tmp_path, versions)
-    main, same, own = recipe.versions.values()
+    main, same, own, later = recipe.versions.values()
+    assert (same.weight_decay, own.weight_decay, later.weight_decay) == (0.01, None, None)
     assert same.mixture == main.mixture and same.selection == main.selection
     assert list(own.mixture.sources) == ["b"] and own.selection is None
 
@@ -130,6 +141,104 @@ def test_replay_from_parents_is_foreseen(tmp_path):
     )
     assert consumed_before(recipe, "next") == {"a": 60, "b": 20}
     assert planned_samples(recipe, "next") == {"b": 24, "replay/a": 6, "replay/b": 2}
+
+
+def test_a_branch_off_domains_in_turn_has_read_those_before_it_alone(tmp_path):
+    in_turn = MIXTURE | {"domain_order": "given"}
+    versions = {
+        "main": main_path(20, mixture=in_turn),  # a: 15 steps, b: 5
+        "early": branch(10, 4, mixture={"sources": {"b": {}}}),
+        "late": branch(17, 4, mixture={"sources": {"b": {}}}),
+        "on": branch(14, 4),
+        "after": update("on", 2, mixture=in_turn | {"sources": {"b": {}, "a": {}}}),
+    }
+    recipe = recipe_of(tmp_path, versions)
+    assert consumed_before(recipe, "early") == {"a": 80, "b": 0}
+    assert streams_before(recipe, "late") == {"a": 0, "b": 16}
+    assert planned_samples(recipe, "on") == {"a": 8, "b": 24}  # reads on where main stood
+    assert consumed_before(recipe, "after") == {"a": 120, "b": 24}
+    phases = dict(zip(versions, (version["phases"] for version in preview(recipe)["versions"])))
+    assert [(phase["after_step"], phase["shares"]) for phase in phases["on"]] == [
+        (0, {"a": 1}),
+        (1, {"b": 1}),
+    ]
+
+
+def test_domains_in_an_order_that_data_decides_are_counted_once_the_plan_is_there(tmp_path):
+    versions = {
+        "main": main_path(20, mixture=MIXTURE | {"domain_order": "similarity"}),
+        "v1": branch(4, 2),
+        "next": update("main", 4),
+    }
+    recipe = recipe_of(tmp_path, versions)
+    assert [is_foreseen(recipe, name) for name in versions] == [True, False, True]
+    phases = [{"reason": "domain", "counts": {domain: 1}} for domain in ("b", "a")]
+    write_json(tmp_path / "versions" / "main" / "plan" / "plan.json", {"phases": phases})
+    assert is_foreseen(recipe, "v1")
+    assert consumed_before(recipe, "v1") == {"a": 0, "b": 32}
+    assert planned_samples(recipe, "v1") == {"a": 8, "b": 8}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_what_is_foreseen_of_a_branch_is_what_plans_take(data):
+    """Against plans, at any step: a whole sample off a share at most, each time that shares begin and are left."""
+    names = ["a", "b", "c"][: data.draw(st.integers(2, 3), "domains")]
+    weights = {name: {"weight": data.draw(st.integers(1, 5), name)} for name in names}
+    mixture = {"sources": weights, "max_repetition": 1e9}
+    kind = data.draw(st.sampled_from(["given", "random", "switches"]))
+    length, at = data.draw(st.integers(8, 40), "length"), data.draw(st.integers(1, 7), "at")
+    if kind == "switches":
+        half = {"at": 0.5, "sources": {names[0]: {"weight": 2}, "d": {}}}
+        mixture |= {"switches": [half]}
+    else:
+        mixture |= {"domain_order": kind}
+    if data.draw(st.booleans(), "replays"):
+        mixture |= {"replay": {"share": 0.25, "sources": {"e": {}}}}
+    own = data.draw(st.integers(1, 30), "own")
+    again = data.draw(st.integers(1, own), "again")
+    versions = {"main": main_path(length, mixture=mixture), "v1": branch(at, own)}
+    versions["v2"] = branch(again, 3) | {"start": {"type": "branch", "parent": "v1", "step": again}}
+    versions["v3"] = update("v2", 1, mixture={"sources": {"a": {}}})
+    source = {"reader": {"type": "text", "path": "unused"}}
+    recipe = tiny_recipe("unused", versions=versions, sources=dict.fromkeys("abcde", source))
+    keys = planned_samples(recipe, "main")
+    description = {
+        "seed": recipe.seed,
+        "seq_length": 32,
+        "first_sample": 0,
+        "num_samples": (at + own + 3 + length) * 8,
+        "sources": {key: {"start": 0} for key in keys},
+        "phases": _phases(recipe, "main", recipe.versions["main"].mixture, {}),
+    }
+    plan = make_plan(description)
+
+    def taken(first, last):
+        before, after = consumed_samples(plan, first * 8), consumed_samples(plan, last * 8)
+        return {key: after[key] - before[key] for key in keys}
+
+    exact = kind != "switches" and "replay" not in mixture
+    tolerance = 0 if exact else 2 * len(description["phases"])
+    for found, first, last in (
+        (planned_samples(recipe, "main", at), 0, at),
+        (planned_samples(recipe, "v1"), at, at + own),
+        (planned_samples(recipe, "v2"), at + again, at + again + 3),
+        (consumed_before(recipe, "v3"), 0, at + again + 3),
+    ):
+        expected = taken(first, last)
+        assert sum(found.values()) == (last - first) * 8
+        assert all(abs(found[key] - Fraction(expected[key])) <= tolerance for key in keys)
+
+
+def test_a_branch_reads_on_under_another_max_repetition_but_not_in_another_order(tmp_path):
+    given = MIXTURE | {"domain_order": "given"}
+    versions = {
+        "main": main_path(10, mixture=given),
+        "same": branch(4, 2, mixture=given | {"max_repetition": 101}),
+        "turned": branch(4, 2, mixture=given | {"sources": dict(reversed(MIXTURE["sources"].items()))}),
+    }
+    recipe = recipe_of(tmp_path, versions)
+    assert continues_parent(recipe, "same") and not continues_parent(recipe, "turned")
 
 
 def test_a_checkpoint_that_will_never_be_is_named_with_those_that_are(tmp_path):

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from perdure.pipeline import manifest
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import (
     differences,
@@ -16,6 +17,7 @@ from perdure.pipeline.manifest import (
     hash_of,
     is_finished,
     read_json,
+    remembered_hash,
     write_atomic,
     write_json,
 )
@@ -127,3 +129,41 @@ def test_a_disk_that_is_really_full():
 def test_other_errors_pass():
     with pytest.raises(FileNotFoundError), disk_errors("out"):
         raise FileNotFoundError(errno.ENOENT, "No such file", "x")
+
+
+def test_a_hash_is_made_again_once_a_file_may_have_changed(tmp_path, monkeypatch):
+    file, store, made = tmp_path / "weights", tmp_path / "run" / "hashes.json", []
+
+    def ask(what="weights"):
+        found = remembered_hash(store, what, [file], lambda: made.append(what) or hash_file(file))
+        assert found == hash_file(file)
+        return len(made)
+
+    file.write_bytes(b"old")
+    assert (ask(), ask()) == (1, 2)  # it has only just changed
+    monkeypatch.setattr(manifest, "SETTLED_SECONDS", -1)
+    assert (ask(), ask()) == (3, 3)
+    assert (ask("another"), ask("another"), ask()) == (4, 4, 4)
+
+    before = file.stat()
+    file.write_bytes(b"new")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # under its old name, size and date
+    assert (ask(), ask()) == (5, 5)
+    (tmp_path / "swapped").write_bytes(b"got")
+    os.utime(tmp_path / "swapped", ns=(before.st_atime_ns, before.st_mtime_ns))
+    (tmp_path / "swapped").rename(file)
+    assert (ask(), ask()) == (6, 6)
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest, "SETTLED_SECONDS", -1)
+    file, store = tmp_path / "weights", tmp_path / "hashes.json"
+    file.write_bytes(b"old")
+
+    def hash_and_change():
+        found = hash_file(file)
+        file.write_bytes(b"newer")
+        return found
+
+    remembered_hash(store, "weights", [file], hash_and_change)
+    assert remembered_hash(store, "weights", [file], lambda: hash_file(file)) == hash_file(file)

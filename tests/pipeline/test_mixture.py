@@ -112,6 +112,15 @@ def test_a_weight_of_zero_leaves_a_topic_to_the_others():
     assert ratios["a"] / ratios["b"] == pytest.approx(1.25)
 
 
+def test_topics_that_are_held_get_the_floor_and_the_others_the_rest_as_by_the_formula():
+    plain = reweighted(QUARTERS, ONES, after(0.2, 0.1, 0, -0.4), 0.2, {})
+    held = reweighted(QUARTERS, ONES, after(0.2, 0.1, 0, -0.4), 0.2, {}, 0.01, ["a"])
+    assert held["a"] == 0.01 and sum(held.values()) == pytest.approx(1, abs=1e-15)
+    assert all(held[topic] / held["d"] == pytest.approx(plain[topic] / plain["d"]) for topic in "bc")
+    still = reweighted(QUARTERS, ONES, ONES, 0.2, {}, 0.01, ["a"])
+    assert still == pytest.approx({"a": 0.01, "b": 0.33, "c": 0.33, "d": 0.33})
+
+
 @given(
     st.lists(st.tuples(st.floats(0.01, 1), st.floats(1, 100), st.floats(1, 100)), min_size=2, max_size=8),
     st.floats(0.01, 0.99),

@@ -12,6 +12,7 @@ from pyarrow import parquet
 
 from perdure.pipeline import plan as plan_module
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.lineage import history, version_directory
 from perdure.pipeline.plan import (
     Plan,
     consumed_samples,
@@ -306,3 +307,32 @@ def test_the_hash_says_what_decides_the_stream(tmp_path, data):
         )
     }
     assert len(hashes) == 4
+
+
+@pytest.mark.parametrize("new", ["a", "b"])
+def test_branches_replay_what_the_version_that_they_leave_does(tmp_path, data, new):
+    step, common = SEQ * 8, {"schedule": {"type": "constant", "max_lr": 0.01}}
+    replay = {"sources": {new: {}}, "replay": {"share": 0.25, "from_parents": True}, "max_repetition": 100}
+    main = {"start": {"type": "update", "parent": "v1"}, "tokens": 9 * step, "mixture": replay}
+
+    def branch(parent, at, steps):
+        return common | {"start": {"type": "branch", "parent": parent, "step": at}, "tokens": steps * step}
+
+    versions = {
+        "v1": common | {"start": {"type": "init"}, "tokens": 4 * step, "mixture": {"sources": {"a": {}}}},
+        "main": common | main,
+        "jan": branch("main", 4, 3),
+        "feb": branch("jan", 2, 3),  # off a branch
+    }
+    recipe = tiny_recipe(tmp_path, versions=versions)
+    plans = {
+        name: build_plan(
+            version_directory(recipe, name) / "plan", recipe, name, data, {}, history(recipe, name)
+        )
+        for name in versions
+    }
+    path = plans["main"]
+    for name, first in (("jan", 4), ("feb", 6)):
+        assert plans[name].first_sample == 8 * first
+        both = range(8 * first, min(plans[name].end, path.end))
+        assert [locate(plans[name], index) for index in both] == [locate(path, index) for index in both]

@@ -102,6 +102,28 @@ def test_extends_merges_mappings_and_chains(tmp_path, tree):
     assert recipe.tokenizer.model_dump(mode="json") == {"type": "sentencepiece", "path": "x.model"}
 
 
+@pytest.mark.parametrize(
+    "over, order",
+    [
+        ({"b": {}, "a": {}}, ["b", "a", "c"]),
+        ({"c": {}, "a": {}}, ["c", "b", "a"]),
+        ({"b": {"weight": 2}}, ["a", "b", "c"]),  # a weight alone moves nothing
+        ({"d": {}, "b": {}}, ["a", "d", "c", "b"]),
+    ],
+)
+def test_sources_come_in_the_order_of_the_recipe_that_names_them_last(tmp_path, tree, over, order):
+    mixture = tree["versions"]["v1"]["mixture"]
+    mixture["sources"] = {name: {"weight": 3} for name in "abc"}
+    write(tmp_path / "base.yaml", tree)
+    child = {"extends": "base.yaml", "versions": {"v1": {"mixture": {"sources": over}}}}
+    extended = load_recipe(write(tmp_path / "child.yaml", child))
+    override = f"versions.v1.mixture.sources={json.dumps(over)}"
+    for recipe in (extended, load_recipe(tmp_path / "base.yaml", [override])):
+        sources = recipe.versions["v1"].mixture.sources
+        assert list(sources) == order
+        assert all(sources[name].weight == 3 for name in "ac")
+
+
 def test_extending_in_a_circle_is_refused(tmp_path, tree):
     write(tmp_path / "one.yaml", {"extends": "two.yaml"})
     write(tmp_path / "two.yaml", {"extends": "one.yaml"})
@@ -126,6 +148,27 @@ def test_what_is_no_recipe_is_refused_in_one_line(tmp_path, content, remedy):
     (problem,) = refused(path)
     assert remedy in problem.remedy
     assert "\n" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    "override, remedy",
+    [
+        ("versions.v1.mixture.sources.a.weight=.inf", "should be a finite number"),
+        ("versions.v1.schedule.max_lr=.inf", "should be a finite number"),
+        ("versions.v1.mixture.max_repetition=.nan", "should be greater than 0"),
+        # A bucket and its shuffle are one number of 64 bits.
+        ("versions.v1.mixture.sources.a.buckets=16777217", "should be less than or equal to 16777216"),
+    ],
+)
+def test_numbers_beyond_all_bounds_are_refused(tmp_path, tree, override, remedy):
+    (problem,) = refused(write(tmp_path / "r.yaml", tree), override)
+    assert problem.remedy == remedy and problem.path == override.partition("=")[0]
+
+
+def test_no_limit_may_be_set_to_repetition(tmp_path, tree):
+    recipe = load_recipe(write(tmp_path / "r.yaml", tree), ["versions.v1.mixture.max_repetition=.inf"])
+    again = load_recipe(write(tmp_path / "again.yaml", recipe.model_dump(mode="json")))
+    assert again == recipe and recipe.versions["v1"].mixture.max_repetition == float("inf")
 
 
 def test_unreadable_files_are_refused(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perdure.data_recipes.reproduce import order, slices, studies, topics
+from perdure.data_recipes.reproduce import order, replay, slices, studies, topics
 
 
 def test_words_and_tables():
@@ -74,3 +74,20 @@ def test_fuar_of_all_updates_and_accuracy_on_what_was_told():
     assert slices.told(report, "none_2024", "2022", "new") == 0.5
     assert slices.told(report, "none_2024", "2024", "new") == 0.75
     assert slices.told(report, "none_2024", "2021", "new") is None
+
+
+def test_losses_by_the_share_of_replay_beside_the_published_ones():
+    reports = [
+        {
+            "domains": ["english", "german"],
+            "versions": [{"id": name} for name in ("base", "replay_0", "replay_0_5", "replay_50")],
+            "loss_matrix": [[9, 9], [5, 8], [6 + seed, 5], [5.5 + seed, 5.25], [5, 6]],
+        }
+        for seed in (0, 1)
+    ]
+    assert replay.shares(reports[0]) == {0: "replay_0", 0.5: "replay_0_5", 50: "replay_50"}
+    assert replay.comparison(reports).splitlines()[2:] == [
+        "| 0% | 6.500 (0.707) |  | 5.000 (0.000) |  | 3.56 | 1.11 |",
+        "| 0.5% | 6.000 (0.707) | -0.500 | 5.250 (0.000) | +0.250 |  |  |",
+        "| 50% | 5.000 (0.000) | -1.500 | 6.000 (0.000) | +1.000 | 2.24 | 1.22 |",
+    ]

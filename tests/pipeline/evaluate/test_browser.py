@@ -87,6 +87,7 @@ def measured(report) -> dict:
                     "code": gap | {"worst": 4.52, "depth": 0.0, "recovery_tokens": None},
                 },
                 "min_acc": -5.83,
+                "min_acc_unmeasured": ["base"],
             }
         },
         "probes": {

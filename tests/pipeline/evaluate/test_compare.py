@@ -58,7 +58,7 @@ def test_the_table_and_the_page(runs, capsys, monkeypatch):
     monkeypatch.chdir(runs)
     assert cli.main(["compare", "first", "second", "--html", "all.html"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    numbers = ["-4.562", "-0.125", "+0.125", "803k", "7,422", "41.5%", "2:42"]
+    numbers = ["-4.562", "-0.125", "+0.125", "803k", "7,422", "41.5%", "2:42", "-"]
     assert lines[0].startswith("Held-out text, bits per byte;")
     assert lines[6].split() == ["first", "update", "1.670", "1.579", "1.625", *numbers]
     assert lines[8].split()[:3] == ["second", "base", "3.249"]

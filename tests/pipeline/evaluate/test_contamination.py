@@ -2,12 +2,14 @@
 
 import json
 import random
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from support import tiny_recipe, write_data
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from perdure.pipeline.data import executor, leaks
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate import contamination
 from perdure.pipeline.manifest import finish, read_json
@@ -51,7 +53,8 @@ def corpus(tmp_path):
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<eos>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words.save(str(tokenizer / "tokenizer.json"))
-    finish(tokenizer, {"eos_id": 0, "vocab_size": len(VOCABULARY), "tokenizer_hash": "test"})
+    facts = {"eos_id": 0, "vocab_size": len(VOCABULARY), "tokenizer_hash": "test"}
+    finish(tokenizer, facts | {"parse_special_tokens": False})
     heldout = documents(7)[:5]
     near = np.concatenate([heldout[2][3:30], documents(9)[0]])
     data = {
@@ -105,7 +108,7 @@ def test_what_was_looked_for_is_not_looked_for_again(corpus, monkeypatch):
     contamination.look_for_leaks(recipe, data, tokenizer, [].append)
     before = read_json(recipe.directory / "contamination.json")
     with monkeypatch.context() as patch:
-        patch.setattr(contamination, "_texts", lambda *_: pytest.fail("looked again"))
+        patch.setattr(leaks, "texts", lambda *_: pytest.fail("looked again"))
         contamination.look_for_leaks(recipe, data, tokenizer, [].append)
     # Other probes are.
     recipe.evaluation.probes[0].write_text(json.dumps(PROBES[1]) + "\n")
@@ -137,12 +140,130 @@ def test_a_missing_file_of_probes_is_one_line(corpus):
         contamination.look_for_leaks(recipe, data, tokenizer, [].append)
 
 
+@pytest.fixture
+def searched(monkeypatch):
+    """By source, shard and number of n-grams, every search of a shard, as it begins."""
+    run, found = leaks.LeakSearch.run, []
+
+    def noted(step, data=None, rank=0, world_size=1):
+        with np.load(step.grams) as grams:
+            found.append((step.data.name, rank, sum(len(grams[n]) for n in grams.files)))
+        return run(step, data, rank, world_size)
+
+    monkeypatch.setattr(leaks.LeakSearch, "run", noted)
+    return found
+
+
+def test_a_search_that_was_killed_goes_on_after_its_last_whole_shard(corpus, monkeypatch):
+    recipe, data, tokenizer = corpus
+    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+    whole = (recipe.directory / "contamination.json").read_bytes()
+    (recipe.directory / "contamination.json").unlink()
+    for path in data["a"].glob("leaks/*/_SUCCESS"):
+        path.unlink()
+    texts = leaks.texts
+
+    def killed(shard, *arguments):
+        for number, text in texts(shard, *arguments):
+            if PLANTED in text:  # in the second shard
+                raise KeyboardInterrupt
+            yield number, text
+
+    monkeypatch.setattr(leaks, "texts", killed)
+    with pytest.raises(KeyboardInterrupt):
+        contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+    assert list(recipe.directory.glob("work/data.a.leaks.*/shards/00000.npz"))
+    opened, open_shard = [], leaks.open_shard
+    monkeypatch.setattr(leaks, "texts", texts)
+    monkeypatch.setattr(leaks, "open_shard", lambda path: opened.append(path.name) or open_shard(path))
+    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+    assert opened == ["00001"]
+    assert (recipe.directory / "contamination.json").read_bytes() == whole
+    assert not list(recipe.directory.glob("work/*"))
+
+
+def test_probes_that_are_added_are_all_that_is_looked_for(corpus, searched):
+    recipe, data, tokenizer = corpus
+    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+    assert [(source, rank) for source, rank, _ in searched] == [("a", 0), ("a", 1), ("b", 0)]
+    searched.clear()
+    added = probe("added", HALF, "lighthouse")  # 12 words: one n-gram
+    with recipe.evaluation.probes[0].open("a") as file:
+        file.write(json.dumps(added) + "\n")
+    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+    assert searched == [("a", 0, 1), ("a", 1, 1), ("b", 0, 1)]
+    found = contamination.contamination(recipe)["probes"]["facts.jsonl"]
+    assert [(entry["item"], entry["document"]) for entry in found["found"]] == [
+        ("leaked", "train/1/20"),
+        ("short", "train/1/21"),
+        ("added", "train/0/20"),
+    ]
+    # With fewer there is nothing to look for, with other data there is all.
+    searched.clear()
+    recipe.evaluation.probes[0].write_text(json.dumps(added) + "\n")
+    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+    assert contamination.contamination(recipe)["probes"]["facts.jsonl"]["leaked"] == 1
+    other = write_data(recipe.directory / "data/c", [documents(5)], documents(8)[:4], len(VOCABULARY))
+    contamination.look_for_leaks(recipe, data | {"b": other}, tokenizer, [].append)
+    assert [(source, rank) for source, rank, _ in searched] == [("c", 0)]
+
+
+def test_all_documents_that_a_part_is_measured_on_are_looked_for(tmp_path, corpus):
+    """Those of a topic stand behind the tokens that the whole source is measured on."""
+    recipe, data, tokenizer = corpus
+    heldout = documents(7)[:6]
+    near = np.concatenate([heldout[5][3:30], documents(9)[0]])
+    topics = {"heldout": ["arts", "arts", "arts", "science", "science", "science"]}
+    data["a"] = write_data(
+        tmp_path / "data/parts",
+        [documents(1)],
+        heldout,
+        len(VOCABULARY),
+        label=lambda split, task, number: {"topic": topics.get(split, ["arts"] * 99)[number]},
+    )
+    data["b"] = write_data(tmp_path / "data/near", [[*documents(3), near]], documents(8)[:4], len(VOCABULARY))
+    mixture = {"sources": {"b": {}}, "replay": {"share": 0.1, "sources": {"a/science": {}, "a/none": {}}}}
+    recipe = tiny_recipe(tmp_path, evaluation__max_tokens=125, versions__v1__mixture=mixture)
+    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+    found = contamination.contamination(recipe)["heldout"]
+    assert {domain: (entry["items"], entry["leaked"]) for domain, entry in found.items()} == {
+        "a": (3, 0),
+        "a/science": (3, 1),
+        "b": (3, 0),
+    }
+    assert found["a/science"]["found"][0]["item"] == "heldout/0/5"
+    # An answer from before parts were looked at is none for a recipe with parts.
+    path = recipe.directory / "contamination.json"
+    old = read_json(path)
+    del old["identity"]["domains"]
+    path.write_text(json.dumps(old))
+    assert contamination.contamination(recipe) is None
+    assert contamination.contamination(tiny_recipe(tmp_path, evaluation__max_tokens=125)) is not None
+
+
+def test_large_sources_are_searched_where_the_data_stage_runs(corpus, monkeypatch):
+    recipe, data, tokenizer = corpus
+    handed, said = [], []
+
+    def execute(steps, tasks, directory):
+        handed.append((steps[0].data.name, tasks, directory.name))
+        return leaks.here(steps, tasks, directory)
+
+    monkeypatch.setattr(contamination, "HANDED_ON", 1000)
+    monkeypatch.setattr(executor, "elsewhere", lambda *_, **__: nullcontext(execute))
+    contamination.look_for_leaks(recipe, data, tokenizer, said.append)
+    assert handed == [("a", 2, "search")]  # b is small
+    assert said[0] == "looking for leaks in a: 1.73k tokens in 2 shards"
+
+
 @pytest.mark.slow
 def test_workers_find_the_same(corpus, monkeypatch):
     recipe, data, tokenizer = corpus
     contamination.look_for_leaks(recipe, data, tokenizer, [].append)
     alone = (recipe.directory / "contamination.json").read_bytes()
     (recipe.directory / "contamination.json").unlink()
-    monkeypatch.setattr(contamination, "POOLED", 0)
+    for path in recipe.directory.glob("data/*/leaks/*/_SUCCESS"):
+        path.unlink()
+    monkeypatch.setattr(contamination, "HANDED_ON", 0)
     contamination.look_for_leaks(recipe, data, tokenizer, [].append)
     assert (recipe.directory / "contamination.json").read_bytes() == alone

@@ -154,7 +154,9 @@ def test_the_stability_gap_of_a_version(recipe, run):
     assert gap["domains"]["code"]["depth"] == 0.0 and gap["domains"]["code"]["recovery_tokens"] == 0
     assert gap["macro"][0] == pytest.approx((4.5 + 4.0 + 5.99) / 3)
     # Of the three, `update` knew prose only.
-    assert gap["min_acc"] == -5.0
+    assert (gap["min_acc"], gap["min_acc_unmeasured"]) == (-5.0, [])
+    page = render_page(report)
+    assert "min-ACC \N{MINUS SIGN}5.000: minus the loss" in page
 
 
 def test_findings_in_words(recipe, run):

@@ -1,6 +1,7 @@
 """What runs share is made once, and nothing is shared that differs."""
 
 import os
+from dataclasses import replace
 
 import pytest
 from support import tiny_recipe
@@ -53,6 +54,16 @@ def test_a_version_is_the_same_where_its_lineage_is(tmp_path):
         {"parallel__data_parallel": 2},
     ):
         assert keys(tmp_path, **change) == plain
+
+
+def test_the_order_of_domains_that_come_one_after_another_decides(tmp_path):
+    def update(order, **settings):
+        return {"mixture": {"sources": {name: {} for name in order}} | settings}
+
+    given = [keys(tmp_path, update(order, domain_order="given")) for order in ("ab", "ba")]
+    assert given[0]["base"] == given[1]["base"] and given[0]["update"] != given[1]["update"]
+    for settings in ({}, {"domain_order": "random"}):
+        assert keys(tmp_path, update("ab", **settings)) == keys(tmp_path, update("ba", **settings))
 
 
 def test_what_decides_nothing_makes_runs_of_its_own_where_it_is_swept(tmp_path):
@@ -146,3 +157,16 @@ def test_jobs_of_all_runs_have_what_is_shared_once(three):
     finish(place, {})
     record_data(three.runs[0].recipe, {})
     assert not any("base" in job.name for _, job, _ in sweep_jobs(three, three.runs[:1], places)[0])
+
+
+def test_reports_that_measure_a_shared_version_on_other_text_get_what_ranks_need(three):
+    other = three.runs[2].recipe.model_copy(deep=True)
+    other.sources["b"].reader.__dict__["path"] = "other"
+    runs = [*three.runs[:2], replace(three.runs[2], recipe=other)]
+    plan = replace(three, runs=runs)
+    places = version_places(plan)
+    assert len({found["base"] for found in places.values()}) == 1
+    chain, _ = sweep_jobs(plan, runs, places, ranks=2)
+    reports = [job for _, job, _ in chain if job.name.endswith(".report")]
+    assert [job.gpus for job in reports] == [False, False, True]
+    assert all(job.command[-2:] == ("--ranks", "2") for job in reports)

@@ -118,6 +118,16 @@ def test_padding_between_the_distributed_optimizers_buckets_shifts_nothing(tmp_p
     assert on_rank("checkpoint_tensors", other) == on_rank("checkpoint_tensors", version)
 
 
+def test_a_replica_saves_the_share_that_it_holds(tmp_path):
+    layout = {"data_parallel": 2, "distributed_optimizer": True}
+    version = prepare_version(tiny_recipe(tmp_path, parallel=layout, training__precision="bf16"))
+    shares = on_rank("saved_shares", version, ranks=2)
+    assert all(saved == own and in_place for saved, own, in_place in shares)
+    parameters = 4 * (32 * (2 * 32 + 2 * 16 + 3 * 64) + 2 * 32) + 384 * 32 + 32
+    assert sum(saved for saved, _, _ in shares) == 12 * parameters
+    assert max(saved for saved, _, _ in shares) <= 12 * (parameters // 2 + 64)  # but for padding
+
+
 def test_a_killed_ranks_helpers_die_with_it(tmp_path):
     version = prepare_version(tiny_recipe(tmp_path, versions__v1__tokens=32 * 8 * 200))
     mark = uuid.uuid4().hex
@@ -161,6 +171,32 @@ def test_a_killed_writer_is_noticed_by_all_ranks(tmp_path):
     assert "a process that was saving (of rank 1) was killed, most likely because memory ran out" in first
     assert second.endswith("nothing was saved; rank 0 says why")
     assert [path.name for path in (version / "checkpoints").iterdir()] == [".step_000001.1"]
+
+
+def test_all_ranks_go_on_from_what_rank_0_sees(tmp_path):
+    """A machine's view of a shared file system may be a minute old."""
+    version = half_trained(tmp_path, LAYOUTS["dp2_distributed"], "bf16")
+    recipe = yaml.safe_load((version / "recipe.yaml").read_text())
+    recipe["training"]["guard"]["on_nan"] = "rollback"
+    (version / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert on_rank("begun_and_rolled_back", version, ranks=2) == [[12, 12], [12, 12]]
+
+
+def test_views_that_do_not_become_equal_end_the_run(tmp_path):
+    differs, unseen = on_rank("differing_views", tmp_path, ranks=2)
+    assert "state.json: rank 0 on" in differs and "reads step 5, rank 1 on" in differs
+    assert unseen.startswith(str(tmp_path / "never"))
+    assert "still does not after 0.1 s; is `out` on a file system that all machines share?" in unseen
+
+
+def test_a_dead_rank_ends_those_that_wait_for_its_files(tmp_path):
+    heard = on_rank("dead_rank", tmp_path, ranks=2)
+    assert heard != "nothing" and "Timed out" not in heard  # a connection that is closed or reset
+
+
+def test_no_collective_with_a_time_limit_waits_for_a_slow_writer(tmp_path):
+    version = prepare_version(tiny_recipe(tmp_path, parallel={"tensor_parallel": 2}))
+    assert on_rank("slow_writer", version, ranks=2) == ["step_000001", "step_000002"]
 
 
 @pytest.mark.parametrize(("hanging", "said"), [(2, "step_000001"), (5, "5 processes that should save")])

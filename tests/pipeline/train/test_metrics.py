@@ -1,7 +1,101 @@
+"""What a run tells while it runs, and tells again after a restart."""
+
+import json
+import os
+import time
+
 import pytest
 import torch
+from support import metrics, tiny_recipe, wandb_rows
 
-from perdure.pipeline.train.metrics import model_flop_utilisation
+from perdure.pipeline.check import problems
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.train.metrics import Recorder, model_flop_utilisation
+from perdure.pipeline.train.mirror import open_run
+from perdure.pipeline.train.step import Counts
+
+OFFLINE = {"wandb": {"project": "tests", "mode": "offline"}}
+
+
+def record(recorder, step, seconds=0.5):
+    counts = Counts(
+        tokens=[192.0, 64.0],
+        loss=[192.0 * 4 / step, 64.0 * 2],
+        selected_tokens=100.0,
+        selected_loss=300.0,
+        unscored_tokens=0.0,
+        stream="0",
+        selection="0",
+        threshold=None,
+    )
+    heldout = {"a": 5.0 + step} if step % 2 else None
+    recorder.step(step, 256 * step, 0.1, 1.0, counts, 256 / seconds, None, True, heldout=heldout)
+
+
+def test_steps_that_a_kill_lost_count_in_the_cost(tmp_path):
+    recorder = Recorder(tmp_path, 0, ("a", "replay/b"), devices=4)
+    for step in range(1, 6):
+        record(recorder, step)
+    recorder.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "tok')  # killed in the middle of a line
+    assert recorder.lost_device_seconds == 0
+    recorder = Recorder(tmp_path, 3, ("a", "replay/b"), devices=4)
+    assert recorder.lost_device_seconds == 2 * 0.5 * 4 and len(metrics(tmp_path)) == 3
+    record(recorder, 4, seconds=2.0)
+    recorder.close()
+    # Killed before the next checkpoint: what was lost before is not forgotten.
+    recorder = Recorder(tmp_path, 3, ("a", "replay/b"), devices=8)
+    assert recorder.lost_device_seconds == 4 + 2.0 * 8
+    recorder.close()
+
+
+def test_weights_and_biases_is_told_what_tensorboard_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    recipe = tiny_recipe(tmp_path, logging=OFFLINE)
+    for first in (0, 3):  # killed after step 4, it goes on from step 3
+        recorder = Recorder(tmp_path, first, ("a", "replay/b"), run=open_run(recipe, "v1", tmp_path))
+        recorder.mixture(first + 1, {"a": 0.75})
+        for step in range(first + 1, first + 5):
+            record(recorder, step)
+        recorder.evaluation(first + 4, {"a": {"loss": 1.5, "bits_per_byte": 0.5}})
+        recorder.close()
+        time.sleep(1.1)  # directories are named by the second
+    runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    (name,) = {run.name.rpartition("-")[2] for run in runs}
+    assert len(runs) == 2 and json.loads((tmp_path / "wandb.json").read_text()) == {"id": name}
+    before, after = ({}, {})
+    for rows, run in ((before, runs[0]), (after, runs[1])):
+        for row in wandb_rows(run):
+            rows.setdefault(row["step"], {}).update(row)
+    assert set(before) == {0, 1, 2, 3, 4} and set(after) == {4, 5, 6, 7}
+    for line in metrics(tmp_path):
+        row = (before if line["step"] <= 3 else after)[line["step"]]
+        assert row["loss/all"] == line["loss"] and row["train/lr"] == line["lr"]
+        assert row["loss_by_source/replay/b"] == line["source_loss"]["replay/b"]
+    assert before[0] == {"step": 0, "heldout_loss/a": 6.0} | {
+        key: value for key, value in before[0].items() if key.startswith("_")
+    }
+    assert after[4]["mixture/a"] == 0.75 and before[4]["heldout_bits_per_byte/a"] == 0.5
+
+
+def test_without_the_package_or_a_key_it_is_one_line(tmp_path, monkeypatch):
+    recipe = tiny_recipe(tmp_path, logging=OFFLINE)
+    assert open_run(tiny_recipe(tmp_path), "v1", tmp_path) is None
+    assert not [problem for problem in problems(recipe) if problem.path == "logging.wandb"]
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        (problem,) = (problem for problem in problems(recipe) if problem.path == "logging.wandb")
+    assert "install `perdure[wandb]`" in problem.remedy and problem.absent
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "nothing"))
+    online = tiny_recipe(tmp_path, logging={"wandb": {"project": "tests"}})
+    with pytest.raises(
+        PerdureError, match=r"logging.wandb: .*; `mode: offline` needs neither a key nor a network"
+    ):
+        open_run(online, "v1", tmp_path)
 
 
 @pytest.mark.parametrize(

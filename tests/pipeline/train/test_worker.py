@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from support import (
     read_json,
     start_ranks,
     tiny_recipe,
+    wandb_rows,
     write_data,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -58,6 +60,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, whole, la
     # `whole` is not measured on the way: looking changes nothing.
     if layout["precision"] == "fp32":
         expected = whole[0]
+        changes["logging"] = {"wandb": {"project": "tests", "mode": "offline"}}
     else:
         # Its threshold is a part of what is saved.
         changes["versions__v1__selection"] = SELECTION | {"scope": "global_lagged"}
@@ -79,6 +82,18 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, whole, la
         read_json(cut / "version.json")["weights_hash"]
         == read_json(expected / "version.json")["weights_hash"]
     )
+    if "logging" in changes:
+        rows = [row for run in (cut / "wandb").glob("offline-run-*") for row in wandb_rows(run)]
+        logged = {row["step"]: row["loss/all"] for row in rows if "loss/all" in row}
+        told = {line["step"]: line["loss"] for line in metrics(cut)}
+        resumed = int(re.search(r"resume at step (\d+)", outcome.stdout)[1])
+        # Wandb writes every 15 seconds: a kill loses what it has not written.
+        assert logged.items() <= told.items() and set(logged) >= set(range(resumed + 1, 21))
+    # What the kill lost is counted; on CPUs a rank has one thread here.
+    record = read_json(cut / "version.json")
+    seconds = sum(256 / line["tokens_per_second"] for line in metrics(cut))
+    assert record["device"] == "cpu" and record["device_seconds"] == pytest.approx(ranks * seconds)
+    assert record["lost_device_seconds"] >= 0
     for left, right in zip(metrics(expected), metrics(cut), strict=True):
         ignored = {"tokens_per_second"} | ({"heldout_before"} if ranks == 1 else set())
         assert (right["heldout_before"] is not None) == (right["step"] % 3 == 1)

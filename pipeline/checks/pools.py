@@ -1,0 +1,53 @@
+"""How often what a version's ancestors trained on is replayed, before any plan is there."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+from perdure.pipeline.domains import source_of
+from perdure.pipeline.errors import Problem
+from perdure.pipeline.lineage import (
+    ancestors,
+    consumed_before,
+    expected_mixture,
+    plan_owner,
+    planned_samples,
+)
+from perdure.pipeline.mixture import is_replayed
+from perdure.pipeline.plan import num_steps
+from perdure.pipeline.recipe import Recipe, Version
+from perdure.pipeline.sizes import domain_tokens
+
+
+def pool_repetition(
+    finished: dict[str, dict], recipe: Recipe, name: str, version: Version
+) -> Iterator[Problem]:
+    """What `replay.from_parents` will find, and would repeat too often.
+
+    All that is replayed comes round equally often, so the whole pool counts. It is taken at its largest: what ancestors took
+    of a source under several orders is added up, and a source without finished data is as large as need be.
+    """
+    replay = version.mixture.replay
+    if replay is None or not replay.from_parents:
+        return
+    owner, steps_before = plan_owner(recipe, name)
+    if any(recipe.versions[ancestor].mixture.reweight for ancestor, _ in ancestors(recipe, owner)):
+        return  # planning counts it
+    consumed, seq_length = consumed_before(recipe, owner), recipe.training.seq_length
+    expected = expected_mixture(recipe, owner).replay
+    pool = Fraction(0)
+    for domain in expected.sources if expected else ():
+        samples = consumed.get(domain) or consumed[f"replay/{domain}"]
+        counts = finished.get(source_of(domain))
+        if counts and (tokens := domain_tokens(counts, domain)):
+            samples = min(samples, Fraction(-(-tokens // seq_length)))
+        pool += samples
+    planned = planned_samples(recipe, owner, steps_before + num_steps(recipe, version))
+    replayed = sum(samples for key, samples in planned.items() if is_replayed(key))
+    if pool and (epochs := replayed / pool) > version.mixture.max_repetition:
+        yield Problem(
+            f"versions.{name}.mixture.max_repetition",
+            version.mixture.max_repetition,
+            f"replay would repeat what the ancestors trained on {float(epochs):.1f} times "
+            f"({float(replayed) * seq_length:,.0f} tokens of {float(pool) * seq_length:,.0f}); lower its share or the "
+            "version's tokens, or raise this",
+        )

@@ -1,0 +1,160 @@
+"""Which n-grams of words stand in a source's training shards, and where first: a datatrove step, for every executor.
+
+What is looked at is what was trained on: the shards' own tokens, decoded. A search that ended is kept below the data,
+`<data>/leaks/<hash8>/`: `grams.npz`, the n-grams looked for, and `found.npz`, those found. Later searches of the same data
+leave them out. Until then each shard's finds are a file of their own, so that a search that was killed goes on.
+"""
+
+import fcntl
+import io
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from datatrove.data import DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+
+from perdure.pipeline.data.decontaminate import joined_hashes, simple_words, word_hashes
+from perdure.pipeline.data.executor import Execute, building
+from perdure.pipeline.data.shard import PREFIXES
+from perdure.pipeline.data.tokenizer import load_tokenizer
+from perdure.pipeline.manifest import finish, hash_of, is_finished, read_json, write_atomic
+from perdure.pipeline.shards import Shard, open_shard
+
+FORMAT = 1
+"""Version of what is written; a change in its meaning makes new directories."""
+BATCH_TOKENS = 1 << 18
+"""Tokens decoded at a time, about: whole documents."""
+
+Place = tuple[int, int]
+"""Shard and number of a document."""
+Grams = dict[int, np.ndarray]
+"""By length n, hashes of n-grams, uint64 sorted."""
+Places = dict[tuple[int, int], Place]
+"""By length and hash of an n-gram, the first document that holds it."""
+
+
+def search_source(data: Path, tokenizer: Path, wanted: Grams, execute: Execute) -> Places:
+    """The first training document of a source with each of some n-grams.
+
+    Args:
+        data: The source's directory of shards.
+        tokenizer: The tokenizer's directory.
+        wanted: What to look for. What earlier searches looked for is taken from them.
+        execute: Runs the tasks, one a shard; a task that was done, by a search that was killed too, is not done again.
+
+    Raises:
+        PerdureError: If a shard is broken, or tasks fail.
+    """
+    with _alone(data / "leaks"):
+        searches = [path.parent for path in sorted((data / "leaks").glob("*/_SUCCESS"))]
+        missing = dict(wanted)
+        for search in searches:
+            with np.load(search / "grams.npz") as known:
+                for n in {int(n) for n in known.files} & missing.keys():
+                    missing[n] = np.setdiff1d(missing[n], known[str(n)], assume_unique=True)
+        missing = {n: hashes for n, hashes in missing.items() if len(hashes)}
+        if missing:
+            searches.append(_search(data, tokenizer, missing, execute))
+    places: Places = {}
+    for search in searches:
+        places |= _load(search / "found.npz")
+    return places
+
+
+def here(steps: list[PipelineStep], tasks: int, directory: Path) -> list[Counter]:
+    """An `Execute` in this process, for what is too small to be worth a pool's start."""
+    for rank in range(tasks):
+        for step in steps:
+            step.run(None, rank, tasks)
+    return []
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keeps other runs over the same data (those of a sweep) waiting, so that they find what this one searches."""
+    directory.mkdir(exist_ok=True)
+    with (directory / "lock").open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
+def _search(data: Path, tokenizer: Path, grams: Grams, execute: Execute) -> Path:
+    names = {n: hash_of(hashes.tolist()) for n, hashes in sorted(grams.items())}
+    final = data / "leaks" / hash_of([FORMAT, names])[:8]
+    assert not is_finished(final)  # it would have known them
+    tasks = read_json(data / "manifest.json")["tasks"]
+    with building(data.parent.parent, final) as work:
+        _write_arrays(work / "artefact" / "grams.npz", {str(n): hashes for n, hashes in grams.items()})
+        step = LeakSearch(data, tokenizer, work / "artefact" / "grams.npz", work / "shards")
+        execute([step], tasks, work / "search")
+        parts = [_load(work / "shards" / f"{task:05d}.npz") for task in range(tasks)]
+        found: Places = {}
+        for part in parts:
+            found = part | found
+        _save(work / "artefact" / "found.npz", found)
+        finish(work / "artefact", {"n_grams": {str(n): len(hashes) for n, hashes in grams.items()}})
+    return final
+
+
+class LeakSearch(PipelineStep):
+    """Writes `<rank>.npz`, what `_save` does of shard `rank`, unless it is there."""
+
+    type = "🦠 - DECONT"
+    name = "leaks"
+
+    def __init__(self, data: Path, tokenizer: Path, grams: Path, directory: Path):
+        super().__init__()
+        self.data, self.tokenizer, self.grams, self.directory = data, tokenizer, grams, directory
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
+        """Searches shard `rank`."""
+        path = self.directory / f"{rank:05d}.npz"
+        if path.exists():
+            return
+        with np.load(self.grams) as file:
+            grams = {int(n): file[n] for n in file.files}
+        shard, found = open_shard(self.data / PREFIXES["train"].format(rank)), Places()
+        for number, text in texts(shard, self.tokenizer, range(len(shard.lengths))):
+            words = word_hashes(simple_words(text))
+            for n, wanted in grams.items():
+                hashes = joined_hashes(words, n)
+                if len(hashes):
+                    places = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
+                    for value in hashes[wanted[places] == hashes].tolist():
+                        found.setdefault((n, value), (rank, number))
+        _save(path, found)
+
+
+def texts(shard: Shard, tokenizer: Path, numbers: range | list[int]) -> Iterator[tuple[int, str]]:
+    """Documents of a shard, by number: each with its text."""
+    vocabulary = load_tokenizer(tokenizer).tokenizer
+    batch: list[int] = []
+    size = 0
+    for place, number in enumerate(numbers, 1):
+        batch.append(number)
+        size += int(shard.lengths[number])
+        if size >= BATCH_TOKENS or place == len(numbers):
+            starts = [(shard.start(n), int(shard.lengths[n]) - 1) for n in batch]  # without end-of-sequence
+            ids = [shard.values[start : start + length].tolist() for start, length in starts]
+            yield from zip(batch, vocabulary.decode_batch(ids, skip_special_tokens=False), strict=True)
+            batch, size = [], 0
+
+
+def _save(path: Path, found: Places) -> None:
+    keys, places = np.array(list(found), np.uint64), np.array(list(found.values()), np.int64)
+    _write_arrays(path, {"keys": keys.reshape(-1, 2), "places": places.reshape(-1, 2)})
+
+
+def _load(path: Path) -> Places:
+    with np.load(path) as file:
+        pairs = zip(file["keys"].tolist(), file["places"].tolist(), strict=True)
+        return {(n, value): (shard, number) for (n, value), (shard, number) in pairs}
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_atomic(path, content.getvalue())

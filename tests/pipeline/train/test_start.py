@@ -1,0 +1,28 @@
+"""What a run says as it begins."""
+
+import pytest
+
+from perdure.pipeline.train.start import say_other_layout
+from tests.support import tiny_recipe
+
+
+@pytest.mark.parametrize(
+    "selection, parallel, words",
+    [
+        (None, {"data_parallel": 2}, "equal to rounding"),
+        ({"scope": "dp_microbatch"}, {"tensor_parallel": 2}, "equal to rounding"),
+        ({"scope": "global"}, {"data_parallel": 2}, "equal to rounding"),
+        ({"scope": "dp_microbatch", "k": 1}, {"data_parallel": 2}, "equal to rounding"),
+        ({"scope": "dp_microbatch"}, {"data_parallel": 2}, "other tokens are selected"),
+    ],
+)
+def test_another_layout_is_told_for_what_it_is(selection, parallel, words):
+    before = tiny_recipe("unused").parallel.model_dump()
+    chosen = selection and {"score": "random"} | selection
+    recipe = tiny_recipe("unused", parallel=parallel, versions__v1__selection=chosen)
+    said: list[str] = []
+    state = say_other_layout(recipe, "v1", {"parallel": before}, said.append)
+    (line,) = said
+    assert words in line and f"{next(iter(parallel))}: 1 -> 2" in line
+    assert state["parallel"] == recipe.parallel.model_dump()
+    assert say_other_layout(recipe, "v1", state, said.append) == state and len(said) == 1
