@@ -5,10 +5,9 @@ Both restart as a whole: what is finished is skipped, and a version goes on from
 
 from typing import Any
 
-import yaml
-
 from perdure.launch.chain import Job
 from perdure.launch.slurm import Size
+from perdure.launch.texts import yaml_text
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recipe.cluster import Cluster
@@ -35,7 +34,7 @@ def render(chain: list[Job], recipe: Recipe, size: Size, directory: str) -> str:
     if found:
         raise RecipeError(recipe.name, found)
     make = jobset if recipe.cluster.kubernetes.kind == "jobset" else trainjob
-    return yaml.safe_dump(make(chain, recipe, size, directory), sort_keys=False, width=1000)
+    return yaml_text(make(chain, recipe, size, directory))
 
 
 def problems(recipe: Recipe) -> list[Problem]:

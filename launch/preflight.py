@@ -6,7 +6,6 @@ differs or is amiss, with the machine's name. Training starts only if nothing is
 
 import importlib.metadata
 import os
-import resource
 import shutil
 import socket
 import statistics
@@ -22,6 +21,7 @@ from typing import Any
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.locks import lock
 from perdure.pipeline.manifest import hash_file, read_json
+from perdure.pipeline.open_files import allow_open_files, files_needed
 from perdure.pipeline.recipe import Recipe, load_recipe
 from perdure.pipeline.shape import model_shape, num_parameters
 
@@ -35,8 +35,6 @@ MESSAGE_BYTES = 32 << 20
 """Size of the message that every machine sends to the next one."""
 MIN_SHARED_MEMORY = 1 << 30
 """Bytes of /dev/shm that NCCL and checkpoint writers want."""
-MIN_OPEN_FILES = 4096
-"""Files that a process should be allowed to open."""
 EQUAL = (
     "python",
     "torch",
@@ -89,7 +87,8 @@ def facts(version_directory: Path) -> dict[str, Any]:
         "free_bytes": shutil.disk_usage(version_directory).free,
         "writes": _writes(version_directory),
         "shared_memory_bytes": shared.f_blocks * shared.f_frsize,
-        "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        "open_files": allow_open_files(),
+        "files_needed": files_needed(load_recipe(version_directory / "recipe.yaml")),
     }
 
 
@@ -139,8 +138,8 @@ def _alone(machine: dict[str, Any], checkpoint_bytes: int, others: bool) -> Iter
         yield f"{_size(machine['free_bytes'])} free, but two checkpoints take {_size(2 * checkpoint_bytes)}"
     if machine["shared_memory_bytes"] < MIN_SHARED_MEMORY:
         yield f"/dev/shm has {_size(machine['shared_memory_bytes'])}, at least {_size(MIN_SHARED_MEMORY)} are needed"
-    if machine["open_files"] < MIN_OPEN_FILES:
-        yield f"{machine['open_files']} open files allowed, at least {MIN_OPEN_FILES} are needed (ulimit -n)"
+    if (allowed := machine["open_files"]) < (needed := machine["files_needed"]):
+        yield f"{allowed:,} open files allowed, {needed:,} are needed: raise the hard limit (ulimit -Hn)"
 
 
 def _slow_links(found: list[dict[str, Any]]) -> Iterable[str]:

@@ -20,10 +20,19 @@ FROM_SLURM = {
 """What torch reads, and where Slurm says it. MASTER_ADDR and MASTER_PORT are set by the job's script."""
 
 
+def cpus() -> int:
+    """CPUs that Slurm gave to this rank. Where it binds nobody to them, torch would start a thread for every core."""
+    if "SLURM_CPUS_PER_TASK" in os.environ:
+        return int(os.environ["SLURM_CPUS_PER_TASK"])
+    ranks_here = int(os.environ["SLURM_NTASKS"]) // int(os.environ["SLURM_NNODES"])
+    return max(1, int(os.environ["SLURM_CPUS_ON_NODE"]) // ranks_here)
+
+
 def main(task: str, directory: str) -> None:
     """Becomes the rank."""
     for name, source in FROM_SLURM.items():
         os.environ[name] = os.environ[source]
+    os.environ.setdefault("OMP_NUM_THREADS", str(cpus()))
     module, *arguments = COMMANDS[task]
     command = ["-u", "-m", module, *(directory if word == VERSION else word for word in arguments)]
     os.execv(sys.executable, [sys.executable, *command])

@@ -3,9 +3,8 @@
 import shlex
 from typing import Any
 
-import yaml
-
 from perdure.launch.slurm import Size
+from perdure.launch.texts import yaml_text
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.recipe import Recipe
 
@@ -58,4 +57,4 @@ def render(recipe: Recipe, recipe_file: str, size: Size, directory: str) -> str:
     if sky.volume:
         task["volumes"] = {sky.mount: sky.volume}
     task["run"] = "\n".join(run) + "\n"
-    return yaml.safe_dump(task, sort_keys=False, width=1000)
+    return yaml_text(task)

@@ -67,7 +67,7 @@ wait "$!"
 
 ARRAY = """\
 {header}
-export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}}"
+export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}}"{without_gpus}
 {command}
 """
 
@@ -148,7 +148,10 @@ def array_script(
     python, container = interpreter(cluster), _container(cluster)
     # Without a step of its own a task starts sooner; containers need one.
     srun = f"srun --ntasks=1{container} " if container else ""
-    return ARRAY.format(header=header, command=f"exec {srun}{shlex.join([python, '-m', *module])}")
+    hidden = "" if gpus else " CUDA_VISIBLE_DEVICES="  # clusters that confine no job show it all of a node's
+    return ARRAY.format(
+        header=header, without_gpus=hidden, command=f"exec {srun}{shlex.join([python, '-m', *module])}"
+    )
 
 
 def _header(title: str, file: Path, options: list[str], log: str, directory: Path, cluster: Cluster) -> str:

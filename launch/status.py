@@ -18,6 +18,10 @@ from perdure.pipeline.recipe import Recipe
 
 TAIL = 1 << 16
 """Bytes of a metrics file's end that surely hold its last line."""
+STEPS = 20
+"""Steps whose mean speed is shown: a single one is now quicker, now slower."""
+RUNNING = ("RUNNING", "COMPLETING")
+UNKNOWN = "unknown: no queue to ask here"
 
 
 def status(directory: Path) -> dict[str, Any]:
@@ -30,7 +34,8 @@ def status(directory: Path) -> dict[str, Any]:
         `sources` (name, state), `work` (artefact, step, done, tasks: pipelines of the data stage and of scoring that are
         under way), `versions` (name, state, step, steps, tokens_per_second, eta_seconds,
         seconds_since_step, checkpoint, attempts, loss), and `jobs` (name, id, state) of a launched run. States of
-        versions: `finished`, `evaluating` (all steps done), `training`, `prepared`, `waiting`.
+        versions: `finished`, `evaluating` (all steps done), `training`, `interrupted` (begun, but the queue says that its
+        job does not run), `prepared`, `waiting`.
 
     Raises:
         PerdureError: If there is no run.
@@ -43,13 +48,17 @@ def status(directory: Path) -> dict[str, Any]:
         }
         for name in recipe.sources
     ]
+    jobs = _jobs(directory)
+    running = _running(directory, recipe, jobs)
     return {
         "run": recipe.name,
         "directory": str(directory),
         "sources": sources,
         "work": _work(directory),
-        "versions": [_version(directory / "versions" / name, recipe, name) for name in recipe.versions],
-        "jobs": _jobs(directory),
+        "versions": [
+            _version(directory / "versions" / name, recipe, name, name in running) for name in recipe.versions
+        ],
+        "jobs": jobs,
     }
 
 
@@ -92,9 +101,9 @@ def lines(found: dict[str, Any]) -> list[str]:
         )
     for version in found["versions"]:
         parts = [f"{version['name']:<10}{version['state']}"]
-        if version["state"] in ("training", "evaluating"):
+        if version["state"] in ("training", "evaluating", "interrupted"):
             parts.append(f"step {version['step']:,}/{version['steps']:,}")
-            if version["tokens_per_second"]:
+            if version["tokens_per_second"] and version["state"] != "interrupted":
                 parts.append(f"{version['tokens_per_second']:,.0f} tokens/s")
             if version["state"] == "training" and version["eta_seconds"] is not None:
                 parts.append(f"ETA {duration_words(version['eta_seconds'])}")
@@ -116,6 +125,10 @@ def _recipe(directory: Path) -> Recipe:
     for file in files:
         if file.exists():
             return Recipe.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    if (directory / "work").is_dir():
+        raise PerdureError(
+            f"{directory}: the data stage alone has begun here; `perdure data inspect RECIPE` shows what it has made"
+        )
     raise PerdureError(f"{directory}: no run of Perdure here; give the directory that `perdure run` wrote to")
 
 
@@ -130,16 +143,17 @@ def _work(directory: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _version(directory: Path, recipe: Recipe, name: str) -> dict[str, Any]:
-    steps, line = num_steps(recipe, recipe.versions[name]), _last_line(directory / "metrics.jsonl")
+def _version(directory: Path, recipe: Recipe, name: str, runs: bool) -> dict[str, Any]:
+    steps, last = num_steps(recipe, recipe.versions[name]), _last_lines(directory / "metrics.jsonl", STEPS)
+    line = last[-1] if last else None
     step = line["step"] if line else 0
     if is_finished(directory):
         state = "finished"
     elif step:
-        state = "evaluating" if step == steps else "training"
+        state = ("evaluating" if step == steps else "training") if runs else "interrupted"
     else:
         state = "prepared" if (directory / "inputs.json").exists() else "waiting"
-    rate = line["tokens_per_second"] if line else None
+    rate = len(last) / sum(1 / each["tokens_per_second"] for each in last) if last else None
     tokens_left = (steps - step) * recipe.training.seq_length * recipe.training.global_batch_size
     return {
         "name": name,
@@ -155,14 +169,15 @@ def _version(directory: Path, recipe: Recipe, name: str) -> dict[str, Any]:
     }
 
 
-def _last_line(file: Path) -> dict | None:
-    """The last whole line of a JSONL file, read from its end."""
+def _last_lines(file: Path, number: int) -> list[dict]:
+    """The last whole lines of a JSONL file, read from its end."""
     if not file.exists():
-        return None
+        return []
     with file.open("rb") as stream:
-        stream.seek(max(0, stream.seek(0, 2) - TAIL))
-        whole = stream.read().rpartition(b"\n")[0]
-    return json.loads(whole.rpartition(b"\n")[2]) if whole else None
+        begin = max(0, stream.seek(0, 2) - TAIL)
+        stream.seek(begin)
+        whole = stream.read().split(b"\n")[bool(begin) : -1]
+    return [json.loads(line) for line in whole[-number:]]
 
 
 def _jobs(directory: Path) -> list[dict[str, str]]:
@@ -170,13 +185,33 @@ def _jobs(directory: Path) -> list[dict[str, str]]:
         return []
     ids: dict[str, str] = read_json(directory / "launch" / "jobs.json")["jobs"]
     states = _queue(list(ids.values()))
-    return [
-        {"name": name, "id": job, "state": states.get(job, "not in the queue")} for name, job in ids.items()
-    ]
+    absent = UNKNOWN if states is None else "not in the queue"
+    return [{"name": name, "id": job, "state": (states or {}).get(job, absent)} for name, job in ids.items()]
 
 
-def _queue(ids: list[str]) -> dict[str, str]:
-    """States by job id, with the reason of those that wait; empty where there is no Slurm."""
+def _running(directory: Path, recipe: Recipe, jobs: list[dict[str, str]]) -> set[str]:
+    """Versions that may be under way: all of them, unless there is a queue that knows better."""
+    everything = set(recipe.versions)
+    if not jobs or jobs[0]["state"] == UNKNOWN or _is_locked(directory):
+        return everything
+    found = {job["name"].removeprefix("train-") for job in jobs if job["state"] in RUNNING}
+    by_hand = {  # scripts can be submitted by hand, too
+        name: str(attempt).partition(".")[0]
+        for name in everything - found
+        for attempt in [entry["attempt"] for entry in attempts(directory / "versions" / name)][-1:]
+    }
+    states = _queue(list(by_hand.values())) or {} if by_hand else {}
+    return found | {name for name, job in by_hand.items() if states.get(job) in RUNNING}
+
+
+def _is_locked(directory: Path) -> bool:
+    """Whether a command of this machine works in the directory (`run.alone`); trying the lock might turn one away."""
+    file, locks = directory / ".lock", Path("/proc/locks")
+    return file.exists() and locks.exists() and f":{file.stat().st_ino} " in locks.read_text(encoding="ascii")
+
+
+def _queue(ids: list[str]) -> dict[str, str] | None:
+    """States by job id, with the reason of those that wait; None where there is no Slurm, or it does not answer."""
     try:
         done = subprocess.run(
             ["squeue", "--noheader", "--states=all", f"--jobs={','.join(ids)}", "--format=%i|%T|%r"],
@@ -185,6 +220,8 @@ def _queue(ids: list[str]) -> dict[str, str]:
             timeout=20,
         )
     except (FileNotFoundError, subprocess.TimeoutExpired):
-        return {}
+        return None
+    if done.returncode and "Invalid job id" not in done.stderr:  # what it says of one that it has forgotten
+        return None
     rows = [row.strip().split("|") for row in done.stdout.splitlines() if row.count("|") == 2]
     return {job: f"{state} ({reason})" if state == "PENDING" else state for job, state, reason in rows}

@@ -115,7 +115,7 @@ def problems(recipe: Recipe, with_data: bool = True) -> list[Problem]:
                 found.append(problem)
         except BrokenField:
             continue  # its own mistake is listed already
-    if with_data and not any(problem.path.startswith("versions.") for problem in found):
+    if with_data and not any(problem.path.startswith(("versions.", "tokenizer.")) for problem in found):
         found += mixtures.against_data(recipe)
     return found
 
@@ -125,7 +125,14 @@ def _checks(recipe: Recipe) -> list[Callable[[], Iterator[Problem]]]:
     checks: list[Callable[[], Iterator[Problem]]] = [
         partial(check, recipe)
         for check in (
-            *(sources.output, sources.tasks, sources.executor, scoring.windows),
+            *(
+                sources.output,
+                sources.tasks,
+                sources.open_files,
+                sources.executor,
+                scoring.windows,
+                scoring.positions,
+            ),
             *model.CHECKS,
             *evaluation.CHECKS,
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from perdure.pipeline.arguments import INSPECT, parser
 from perdure.pipeline.errors import Stopped
+from perdure.pipeline.open_files import allow_open_files
 from perdure.pipeline.verbs import VERBS
 
 
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[:2] == INSPECT.split():
         arguments[:2] = [INSPECT]
     options = parser().parse_args(arguments)
+    allow_open_files()
     try:
         VERBS[options.verb](options)
     except KeyboardInterrupt:

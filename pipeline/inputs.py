@@ -265,6 +265,7 @@ def _scores(
             precision=recipe.training.precision,
             elsewhere=elsewhere(recipe, scoring=True, say=say),
             hashes=recipe.directory / "hashes.json",
+            say=say,
         )
         if (seconds := time.monotonic() - begun) > 1:
             say(f"scored {source} with {label} in {seconds:.0f} s")

@@ -110,6 +110,7 @@ def _version(
         "replay_from_parents": bool(version.mixture.replay and version.mixture.replay.from_parents),
         "domain_order": version.mixture.domain_order,
         "mixture": mixture_table(recipe, name, sources, counts),
+        "max_repetition": version.mixture.max_repetition,
         "phases": _phases(recipe, name),
         "reweight": rule.model_dump() | {"interval_steps": -(-rule.interval // batch_tokens)}
         if rule

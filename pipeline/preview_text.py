@@ -163,6 +163,10 @@ def _mixture_tree(version: dict[str, Any], estimated: dict[str, bool]) -> Tree:
             times = "" if member["repetitions"] is None else f", {mark}{member['repetitions']:.2f} times over"
             if member["repetitions_of_ancestors"]:
                 times += f" after {mark}{member['repetitions_of_ancestors']:.2f} by its ancestors"
+            if (member["repetitions"] or 0) + (member["repetitions_of_ancestors"] or 0) > version[
+                "max_repetition"
+            ]:
+                times += f" (more than max_repetition = {version['max_repetition']:g}, beyond which a run is refused)"
             order = member["order"]
             if order in RANKED:
                 order += f" by {version['perplexity_model']}"

@@ -183,6 +183,24 @@ def config_vocab_size(directory: Path) -> int:
     return int(_config(directory / "config.json")["vocab_size"])
 
 
+def max_positions(directory: Path) -> int | None:
+    """Positions up to which a Hugging Face directory's `config.json` says that the model works; None if it says nothing.
+
+    What a stretched rotary embedding reaches counts (YaRN, Llama 3.1, linear and dynamic scaling).
+
+    Raises:
+        PerdureError: If the config is missing or broken.
+    """
+    config = read_json(directory / "config.json")
+    config = config.get("text_config", config)
+    positions = config.get("max_position_embeddings") or config.get("n_positions")
+    if positions is None:
+        return None
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    original = rope.get("original_max_position_embeddings") or positions
+    return max(int(positions), int((rope.get("factor") or 1) * original))
+
+
 def padded_vocab_size(vocab_size: int) -> int:
     """Rows of the embedding: the tokenizer's size rounded up to a multiple of `VOCAB_MULTIPLE`."""
     return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE

@@ -82,8 +82,10 @@ def open_shard(prefix: Path) -> Shard:
         )
     if num_sequences == 0:
         return Shard(np.empty(0, dtype), np.empty(0, np.int32), np.empty(0, np.int64))
-    lengths = np.memmap(index_path, np.int32, "r", offset=34, shape=(num_sequences,))
-    pointers = np.memmap(index_path, np.int64, "r", offset=34 + 4 * num_sequences, shape=(num_sequences,))
+    # One map, since each holds a descriptor for as long as it lives.
+    index = np.memmap(index_path, np.uint8, "r", shape=(34 + 12 * num_sequences,))
+    lengths = index[34 : 34 + 4 * num_sequences].view(np.int32)
+    pointers = index[34 + 4 * num_sequences :].view(np.int64)
     expected = int(pointers[-1]) + int(lengths[-1]) * dtype.itemsize
     if size != expected:
         raise PerdureError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from datatrove.pipeline.base import PipelineStep
 
 from perdure.pipeline.data.executor import elsewhere
+from perdure.pipeline.data.scorer import Scorer
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.recipe import load_recipe
 
@@ -40,6 +41,17 @@ class Failing(PipelineStep):
                 os.kill(os.getpid(), signal.SIGKILL)
         (self.folder / f"{rank}.txt").write_text(f"{rank} of {world_size}")
         self.stat_update("documents", value=rank + 1)
+
+
+class KilledOnce(Scorer):
+    """A scorer that is killed once a shard, when its first block is on disk."""
+
+    def _score(self, shard, first: int, last: int, file: Path) -> None:
+        super()._score(shard, first, last, file)
+        mark = self.model_dir / f"{file.stem}.killed"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main(recipe: Path, folder: Path) -> None:

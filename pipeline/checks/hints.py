@@ -19,6 +19,8 @@ def near(word: str, known: Iterable[str]) -> str:
 def missing(where: str, path: Path, kind: str) -> Problem:
     """A path that does not exist, with what is near it."""
     parent = path.parent
+    if path.is_dir():
+        return Problem(where, str(path), "a directory; should be a file")
     if not parent.is_dir():
         return Problem(where, str(path), f"no such {kind}: there is no directory {parent}", absent=True)
     match = difflib.get_close_matches(path.name, os.listdir(parent), n=1)

@@ -5,11 +5,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from perdure.pipeline.checks.hints import missing, near_package
+from perdure.pipeline.checks.hints import missing, near, near_package
 from perdure.pipeline.data.stage import other_tasks
 from perdure.pipeline.errors import PerdureError, Problem
+from perdure.pipeline.open_files import allow_open_files, files_needed
 from perdure.pipeline.recipe import (
     HuggingFaceReader,
+    JsonlReader,
+    ParquetReader,
     PythonCodeReader,
     PythonDocsReader,
     RayTasks,
@@ -39,6 +42,24 @@ def source(name: str, source: Source) -> Problems:
         yield missing(f"{where}.path", Path(reader.path), "file or directory")
     elif reason := _reason(reader):
         yield Problem(f"{where}.path", str(reader.path), reason.removeprefix(f"{reader.path}: "))
+    elif isinstance(reader, JsonlReader | ParquetReader):
+        yield from _text_field(where, reader)
+
+
+def _text_field(where: str, reader: JsonlReader | ParquetReader) -> Problems:
+    """The field with the text, among those that the first documents of some files have."""
+    from perdure.pipeline.data.readers import first_fields
+
+    try:
+        fields = first_fields(reader)
+    except PerdureError as error:
+        yield Problem(f"{where}.path", str(reader.path), str(error).removeprefix(f"{reader.path}: "))
+        return
+    if fields is None:
+        yield Problem(f"{where}.path", str(reader.path), "no JSON lines: should hold one object a line")
+    elif fields and reader.text_field not in fields:
+        remedy = f"no document has this field{near(reader.text_field, fields)}"
+        yield Problem(f"{where}.text_field", reader.text_field, remedy)
 
 
 def _reason(reader: Reader) -> str | None:
@@ -63,6 +84,19 @@ def tasks(recipe: Recipe) -> Problems:
             recipe.data.tasks,
             f"{recipe.directory} holds {', '.join(found)} in {number} parts; set it back to {number}, or choose another "
             "--out",
+        )
+
+
+def open_files(recipe: Recipe) -> Problems:
+    """As many parts as a process may hold open: all shards of a version's sources, or a merge of all tasks' files."""
+    allowed, needed = allow_open_files(), files_needed(recipe)
+    if allowed < needed:
+        yield Problem(
+            "data.tasks",
+            recipe.data.tasks,
+            f"a process will hold up to {needed:,} files open, {allowed:,} are allowed here (`ulimit -Hn`): raise the "
+            "limit, or choose fewer tasks",
+            absent=True,
         )
 
 

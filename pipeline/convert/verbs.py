@@ -137,6 +137,7 @@ def export(
 def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: int) -> None:
     """Loads the weights of a checkpoint of any layout into one rank, in the host's memory, and writes them."""
     warnings.filterwarnings("ignore", module="megatron")
+    warnings.filterwarnings("ignore", "Please use DTensor", FutureWarning)  # as in the trainer
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # they need not fit into a GPU, and nothing is computed
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     import torch.distributed as dist

@@ -8,16 +8,19 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 
 from perdure.pipeline.data.blocks import block
+from perdure.pipeline.data.contents import hash_contents, merge_records, record_path
 from perdure.pipeline.data.counted import Counted, merge_examples, step_counts, total
 from perdure.pipeline.data.executor import Execute, building
+from perdure.pipeline.data.inputs import read_files
 from perdure.pipeline.data.normalise import Normaliser
 from perdure.pipeline.data.readers import CleanedDocuments, reader_step
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import finish, hash_file, read_json
+from perdure.pipeline.manifest import finish, hash_file, read_json, write_json
 from perdure.pipeline.recipe import Decontaminate, Source
 
 
@@ -40,6 +43,7 @@ def clean_source(
     """
     with building(out, final) as work:
         steps = _clean(work, source, tasks, execute)
+        merge_records(work / "contents", record_path(out, final))
         counts = {unit: total(steps, unit) for unit in ("documents", "words")}
         if not counts["documents"]["out"]:
             dropped = counts["documents"]["dropped"].items()
@@ -67,7 +71,8 @@ def _clean(work: Path, source: Source, tasks: int, execute: Execute) -> list[dic
     def run_chain(name: str, to: str, *signing: PipelineStep) -> None:
         """Runs the chain into a folder of documents, with which the next one begins."""
         writer = JsonlWriter(str(work / to), "${rank}.jsonl.zst", compression="zstd")
-        counters = run(name, [*chain, writer, *signing])
+        hashing = [] if records else [Contents(read_files(source.reader), work / "contents")]
+        counters = run(name, [*chain, *hashing, writer, *signing])
         if not records:
             records.append(_reading(*counters[:2]))
         for step, counter in zip(chain, counters):
@@ -94,6 +99,24 @@ def _clean(work: Path, source: Source, tasks: int, execute: Execute) -> list[dic
         if isinstance(step, Decontaminate):
             records[number]["evaluation"] = read_json(work / name / "index.json")
     return records
+
+
+class Contents(PipelineStep):
+    """Hashes a task's share of the source's files, before they are read."""
+
+    type = "🔒 - HASH"
+    name = "Contents"
+
+    def __init__(self, files: tuple[Path, list[str]] | None, folder: Path):
+        super().__init__()
+        self.files, self.folder = files, folder
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Writes `<rank>.json`; hands the documents on."""
+        if self.files is not None:
+            folder, files = self.files
+            write_json(self.folder / f"{rank:05d}.json", hash_contents(folder, files[rank::world_size]))
+        return data
 
 
 def _reading(reader: Counter, normaliser: Counter) -> dict:

@@ -45,21 +45,3 @@ def gumbel_noise(hashes: np.ndarray, seed: int) -> np.ndarray:
         x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     uniform = ((x ^ x >> np.uint64(31)) >> np.uint64(12)).astype(np.float64) * 2.0**-52 + 2.0**-53
     return -np.log(-np.log(uniform))
-
-
-def take(scores: np.ndarray, tokens: np.ndarray, budget: int) -> np.ndarray:
-    """The documents with the highest scores, as many as reach the budget; all, if they do not.
-
-    Args:
-        scores: float64 [documents]; of equal ones the first document wins.
-        tokens: int64 [documents].
-        budget: Tokens to reach.
-
-    Returns:
-        bool [documents].
-    """
-    order = np.argsort(-scores, kind="stable")
-    before = np.cumsum(tokens[order]) - tokens[order]
-    taken = np.zeros(len(scores), bool)
-    taken[order[before < budget]] = True
-    return taken

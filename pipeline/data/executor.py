@@ -30,10 +30,13 @@ from datatrove.utils.stats import PipelineStats
 
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import write_atomic
+from perdure.pipeline.open_files import allow_open_files
 from perdure.pipeline.recipe import RayTasks, Recipe, SlurmArrays
 
 TASKS = "tasks"
 """File of a pipeline's directory that says how many tasks it has."""
+FULL = 1 << 20
+"""Bytes below which a disk counts as full."""
 PRELOAD = ["perdure.pipeline.data.clean", "perdure.pipeline.data.shard", "tokenizers"]
 """Imported once by the server that workers are forked from."""
 PRELOAD_SCORING = ["perdure.pipeline.data.scorer", "torch", "transformers.models.llama.modeling_llama"]
@@ -64,6 +67,7 @@ class Tasks(PipelineExecutor):
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         # The lock makes a task wait for its own twin: a worker that an earlier, killed run left behind.
+        allow_open_files()
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / f"{rank:05d}.lock").open("w") as file:
             fcntl.lockf(file, fcntl.LOCK_EX)
@@ -86,7 +90,12 @@ class Tasks(PipelineExecutor):
         """What to say of tasks that ended without being whole; `log` finds a task's log."""
         first, *others = sorted(ranks, key=lambda rank: (not self._reason(rank).exists(), rank))
         reason = self._reason(first)
-        text = reason.read_text() if reason.exists() else "it was killed (memory, time limit, lost node)"
+        if reason.exists():
+            text = reason.read_text()
+        elif shutil.disk_usage(self.directory).free < FULL:  # no room for a reason either
+            text = "the disk is full"
+        else:
+            text = "it was killed (memory, time limit, lost node)"
         listed = ", ".join(map(str, others[:8])) + ", ..." * (len(others) > 8)
         return PerdureError(
             f"{self.directory.parent.name}: {self.directory.name}: task {first} of {self.tasks} failed: {text}; its log: "

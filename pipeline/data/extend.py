@@ -61,7 +61,9 @@ def extend(
     first = max(model["vocab"].values()) + 1
     new = _missing_characters(base, texts)[:num_tokens] if model["byte_fallback"] else []
     model["vocab"] |= {character: first + number for number, character in enumerate(new)}
-    segments = _segments(Tokenizer.from_str(json.dumps(tree)), texts)
+    grown = Tokenizer.from_str(json.dumps(tree))
+    grown.encode_special_tokens = base.encode_special_tokens
+    segments = _segments(grown, texts)
     names = {index: piece for piece, index in model["vocab"].items()}
     # Several merges may lead to the same text, so more are learnt than are needed.
     for pair in _learn(segments, 2 * (num_tokens - len(new))):

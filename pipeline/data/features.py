@@ -64,8 +64,9 @@ def sample_texts(directory: Path, fraction_skipped: float, size: int = SAMPLE) -
             digest = text_hash(document.text)
             if not is_heldout(digest, fraction_skipped):
                 lowest.append((digest, document.text[:CHARS]))
-        lowest = sorted(lowest)[:size]
-    return [text for _, text in lowest]
+            if len(lowest) == 2 * size:
+                lowest = sorted(lowest)[:size]
+    return [text for _, text in sorted(lowest)[:size]]
 
 
 def read_rows(path: Path, *fields: str) -> Iterator[tuple[str, ...]]:

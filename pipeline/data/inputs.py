@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import re
 import sysconfig
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,12 +11,15 @@ from importlib import metadata
 from pathlib import Path
 
 from perdure.pipeline import recipe
+from perdure.pipeline.data.files import files_below
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import hash_file, hash_of
+from perdure.pipeline.manifest import hash_file, hash_of, read_json
 
 EDGE = 64 * 1024
 """Bytes of a file's beginning and of its end that enter its fingerprint."""
 STDLIB = "stdlib"
+LABEL = "__label__"
+"""What precedes the labels of a fastText model."""
 SAMPLES = ("labelled", "target", "positive")
 """Fields of topics and subsets that name a file of texts."""
 TEST_DIRECTORIES = {"test", "tests", "idle_test"}
@@ -48,32 +52,50 @@ def fingerprint(reader: recipe.Reader) -> dict[str, str | int]:
             "hash": hash_of([(module.name, module.path.stat().st_size) for module in modules] + [versions]),
             "covers": "names and versions of the packages, names and sizes of their modules",
         }
-    if isinstance(reader, recipe.HuggingFaceReader):
-        if (directory := huggingface_on_disk(reader)) is None:
-            return {
-                "dataset": f"{reader.path} {reader.config or ''} {reader.split}",
-                "covers": "the dataset's name, configuration and split; not its content on the hub",
-            }
-        folder, files = directory, sorted(str(path.relative_to(directory)) for path in directory.glob("*"))
-    else:
-        name, files = input_files(reader)
-        folder = Path(name)
+    if (found := read_files(reader)) is None:
+        assert isinstance(reader, recipe.HuggingFaceReader)
+        return {
+            "dataset": f"{reader.path} {reader.config or ''} {reader.split}",
+            "covers": "the dataset's name, configuration and split; not its content on the hub",
+        }
+    folder, files = found
     parts = [(file, (folder / file).stat().st_size, _edges(folder / file)) for file in files]
     return {
         "files": len(files),
         "bytes": sum(size for _, size, _ in parts),
         "hash": hash_of(parts),
-        "covers": "relative names, sizes, and the first and last 64 KiB of each file",
+        "covers": "relative names, sizes, and the first and last 64 KiB of each file; once it was read, all of it where its "
+        "time of modification has changed",
     }
+
+
+def read_files(reader: recipe.Reader) -> tuple[Path, list[str]] | None:
+    """A folder and the names of the files in it that a reader reads; None for packages and for datasets on the hub.
+
+    Raises:
+        PerdureError: If the input does not exist.
+    """
+    match reader:
+        case recipe.PythonDocsReader() | recipe.PythonCodeReader():
+            return None
+        case recipe.HuggingFaceReader():
+            directory = huggingface_on_disk(reader)
+            return directory and (
+                directory,
+                sorted(path.name for path in directory.iterdir() if path.is_file()),
+            )
+        case _:
+            folder, files = input_files(reader)
+            return Path(folder), files
 
 
 def input_files(
     reader: recipe.JsonlReader | recipe.ParquetReader | recipe.TextReader,
 ) -> tuple[str, list[str]]:
-    """The folder of a reader's files and their names relative to it, sorted.
+    """The folder of a reader's files and their names relative to it, sorted; links are followed.
 
     Raises:
-        PerdureError: If there is no such file or directory, or no fitting file in it.
+        PerdureError: If there is no such file or directory, no fitting file in it, or a link that leads nowhere.
     """
     path = reader.path
     if path.is_file():
@@ -87,16 +109,16 @@ def input_files(
             globs = ["**/*.parquet"]
         case recipe.TextReader():
             globs = [reader.glob]
-    files = {
-        file.relative_to(path).as_posix() for glob in globs for file in path.glob(glob) if file.is_file()
-    }
+    files = files_below(path, globs)
     if not files:
         raise PerdureError(f"{path}: no file fits {' or '.join(globs)}; correct the reader's `path`")
-    return str(path), sorted(files)
+    return str(path), files
 
 
 def huggingface_on_disk(reader: recipe.HuggingFaceReader) -> Path | None:
     """The directory that `save_to_disk` wrote, the split chosen if it holds several; None for a hub name.
+
+    A dataset that was saved alone is what `train`, the default, stands for, whatever it is called.
 
     Raises:
         PerdureError: If the directory holds no such split, or no dataset.
@@ -115,6 +137,11 @@ def huggingface_on_disk(reader: recipe.HuggingFaceReader) -> Path | None:
         raise PerdureError(
             f"{directory}: not written by `save_to_disk`; use a reader of type parquet or jsonl for plain files"
         )
+    own = read_json(directory / "state.json").get("_split")
+    if reader.split not in ("train", own):
+        raise PerdureError(
+            f"{directory}: no split {reader.split!r}; it holds one dataset{f', {own}' if own else ''}; remove `split`"
+        )
     return directory
 
 
@@ -132,6 +159,21 @@ def language_model(path: Path | None) -> Path:
     if spec is None or spec.origin is None:
         raise PerdureError("language identification needs a model: install `perdure[language]`")
     return Path(spec.origin).parent / "resources" / "lid.176.ftz"
+
+
+@lru_cache
+def languages(model: Path) -> frozenset[str]:
+    """Codes of the languages that a fastText model tells apart, as its file lists them.
+
+    Raises:
+        PerdureError: If it lists none.
+    """
+    labels = re.findall(LABEL.encode() + rb"([^\0]+)\0", model.read_bytes())
+    if not labels:
+        raise PerdureError(
+            f"{model}: not a fastText model that tells languages apart; name one such as lid.176.ftz"
+        )
+    return frozenset(label.decode(errors="replace") for label in labels)
 
 
 def cleaning_inputs(step: recipe.CleaningStep) -> dict:

@@ -10,6 +10,8 @@ from typing import Any
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
+from perdure.pipeline.data.inputs import LABEL
+
 
 class LanguageFilter(BaseFilter):
     """Writes `language` and `language_score` to the metadata; drops documents in none of the languages asked for."""
@@ -23,7 +25,7 @@ class LanguageFilter(BaseFilter):
     def filter(self, document: Document) -> bool:
         """Whether a document is in a language to keep: one whose probability is above `min_score`."""
         labels, scores = _load(self.model).predict(document.text.replace("\n", " "), k=-1)
-        found = {label.removeprefix("__label__"): score for label, score in zip(labels, scores, strict=True)}
+        found = {label.removeprefix(LABEL): score for label, score in zip(labels, scores, strict=True)}
         best = max(found, key=found.__getitem__)
         document.metadata |= {"language": best, "language_score": round(min(float(found[best]), 1.0), 4)}
         return self.keep is None or any(found.get(code, 0.0) > self.min_score for code in self.keep)

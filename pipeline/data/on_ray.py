@@ -6,6 +6,7 @@ the fork is killed, and returns in silence if tasks failed. Here they are plain 
 
 import logging
 import os
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from datatrove.utils.logging import logger
 from perdure.pipeline.data.executor import Execute, Tasks
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.recipe import RayTasks
+
+CONNECT_SECONDS = 5
+"""Time for an address to take a connection."""
 
 
 @contextmanager
@@ -37,17 +41,19 @@ def cluster(where: RayTasks, workers: int, environment: dict[str, str], scoring:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # text stays here, and so does word of it
     logger.disable("datatrove.executor.ray")  # it warns of a file system that machines share; ours has to be
+    gpus = where.score_gpus * scoring
+    variables = {"TOKENIZERS_PARALLELISM": "false"} | ({} if gpus else {"CUDA_VISIBLE_DEVICES": ""})
+    _listens(where.address or os.environ.get("RAY_ADDRESS", ""))
     try:
         ray.init(
             address=where.address,
-            runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false"} | environment},
+            runtime_env={"env_vars": variables | environment},
             include_dashboard=False if where.address is None and "RAY_ADDRESS" not in os.environ else None,
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
     except (ConnectionError, ValueError) as error:
         raise PerdureError(f"data.executor: no Ray cluster answers: {' '.join(str(error).split())}") from None
-    gpus = where.score_gpus * scoring
 
     def execute(steps: list[PipelineStep], tasks: int, directory: Path) -> list[Counter]:
         return RayExecutor(steps, tasks, workers, gpus, directory.absolute()).run()
@@ -60,6 +66,20 @@ def cluster(where: RayTasks, workers: int, environment: dict[str, str], scoring:
         yield execute
     finally:
         ray.shutdown()
+
+
+def _listens(address: str) -> None:
+    """Refuses an address where nobody listens: Ray would try for two minutes, and then end the process without an error."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # a name such as `auto`, or none at all, which Ray judges at once
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise PerdureError(
+            f"data.executor: no Ray cluster answers at {address} ({error}); start one (`ray start --head`), or correct "
+            "`data.executor.address` or RAY_ADDRESS, host:port of its head"
+        ) from None
 
 
 class RayExecutor(Tasks, RayPipelineExecutor):

@@ -1,14 +1,17 @@
 """datatrove reader steps for every `reader.type` of a recipe; what cannot be read is counted, never lost silently.
 
 All of them share the same bookkeeping: every document met counts as `in`, every one given up as `dropped:<reason>`.
-Work is split over tasks by whole files where there are at least as many files as tasks, else document by document.
+Work is split over tasks by whole files where there are at least as many files as tasks; else every file belongs to some
+tasks, in proportion to its size, which share its documents.
 """
 
 import codecs
+import heapq
 import io
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 import pyarrow as pa
@@ -25,6 +28,8 @@ from perdure.pipeline.data.inputs import Module, huggingface_on_disk, input_file
 from perdure.pipeline.data.python import code_of, decode_source, docs_of
 from perdure.pipeline.errors import PerdureError
 
+LOOKED_AT, FIRST_LINES = 8, 100
+"""Files, and lines of each, that are looked at before anything starts."""
 BUFFER = 1 << 20
 """Bytes read at a time."""
 
@@ -74,7 +79,7 @@ class Counted(BaseReader):
 
 
 class Files(Counted, BaseDiskReader):
-    """A fixed list of files, split over tasks by file or else by document."""
+    """A fixed list of files, split over tasks by file, or by file and document."""
 
     def set_files(self, files: list[str], text_field: str = "text", id_field: str = "id") -> None:
         """Names the files, relative to the reader's folder, and the fields to look at."""
@@ -86,13 +91,41 @@ class Files(Counted, BaseDiskReader):
         if len(self.files) >= world_size:
             yield from self.read_files_shard(self.files[rank::world_size])
         else:
-            self.part = (rank, world_size)
-            yield from self.read_files_shard(self.files)
+            sizes = [self.data_folder.size(file) for file in self.files]
+            number, *self.part = share(sizes, rank, world_size)
+            yield from self.read_files_shard([self.files[number]])
 
     def is_mine(self, index: int) -> bool:
         """Whether this task reads the document at this index of a file."""
-        rank, world_size = self.part
-        return index % world_size == rank
+        part, parts = self.part
+        return index % parts == part
+
+
+def share(sizes: list[int], task: int, tasks: int) -> tuple[int, int, int]:
+    """What a task reads where there are fewer files than tasks.
+
+    Every file gets a task, and each further task goes to the file of which a task has the most to do (D'Hondt's method).
+
+    Args:
+        sizes: Bytes of each file.
+        task: Its number.
+        tasks: How many there are.
+
+    Returns:
+        The number of its file, which part of it, and of how many parts.
+    """
+    parts = [1] * len(sizes)
+    left = [(-size, number) for number, size in enumerate(sizes)]
+    heapq.heapify(left)
+    for _ in range(tasks - len(sizes)):
+        _, number = left[0]
+        parts[number] += 1
+        heapq.heapreplace(left, (-sizes[number] / parts[number], number))
+    for number, count in enumerate(parts):
+        if task < count:
+            return number, task, count
+        task -= count
+    raise AssertionError("every task has a part")
 
 
 class JsonLines(Files, JsonlReader):
@@ -153,21 +186,18 @@ class ParquetRows(Files, ParquetReader):
         """Reads rows in batches."""
         row = 0
         with self.data_folder.open(filepath, "rb") as file:
-            try:
-                parquet = pq.ParquetFile(file)
-            except pa.ArrowInvalid as error:
-                raise PerdureError(
-                    f"{self.data_folder.resolve_paths(filepath)}: not Parquet ({error})"
-                ) from None
-            for batch in parquet.iter_batches(batch_size=self.batch_size):
+            for batch in open_batches(file, self.data_folder.resolve_paths(filepath), self.batch_size):
+                mine = [place for place in range(len(batch)) if self.is_mine(row + place)]
                 columns = {
                     name: column.cast(pa.large_binary()) if _is_string(column.type) else column
-                    for name, column in zip(batch.schema.names, batch.columns)
+                    for name, column in zip(
+                        batch.schema.names, batch.take(pa.array(mine, pa.int64())).columns
+                    )
                 }
-                for data in pa.table(columns).to_pylist():
-                    if self.is_mine(row) and (document := self.parse(data, batch.schema, filepath, row)):
+                for place, data in zip(mine, pa.table(columns).to_pylist(), strict=True):
+                    if document := self.parse(data, batch.schema, filepath, row + place):
                         yield document
-                    row += 1
+                row += len(batch)
 
     def parse(self, data: dict[str, Any], schema: pa.Schema, filepath: str, row: int) -> Document | None:
         """A row's document, or None."""
@@ -246,6 +276,53 @@ class PythonModules(Counted):
         metadata = {"package": module.package, "version": module.version, "license": module.license}
         metadata["language"] = "en" if self.docs else "python"
         return self.get_document_from_dict({"text": text, "id": module.name, **metadata}, module.name, 0)
+
+
+def first_fields(reader: recipe.JsonlReader | recipe.ParquetReader) -> set[str] | None:
+    """Names of the fields that the first documents of some files have; None if not one of their lines is an object.
+
+    Raises:
+        PerdureError: If a file is damaged, or no Parquet.
+    """
+    folder, files = input_files(reader)
+    paths = [Path(folder, file) for file in files[:: max(1, len(files) // LOOKED_AT)]]
+    if isinstance(reader, recipe.ParquetReader):
+        return {name for path in paths for name in _schema(path).names}
+    fields: set[str] = set()
+    objects = others = 0
+    for path in paths:
+        for line in islice(open_lines(str(path)), FIRST_LINES):
+            try:
+                fields |= orjson.loads(line.removeprefix(codecs.BOM_UTF8)).keys()
+                objects += 1
+            except (orjson.JSONDecodeError, AttributeError):
+                others += bool(line.strip())
+    return None if others and not objects else fields
+
+
+def _schema(path: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except pa.ArrowInvalid as error:
+        raise PerdureError(f"{path}: not Parquet ({error})") from None
+
+
+def open_batches(file: BinaryIO, path: str, size: int) -> Iterator[pa.RecordBatch]:
+    """Rows of a Parquet file.
+
+    Raises:
+        PerdureError: If it is none, or damaged.
+    """
+    try:
+        parquet = pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise PerdureError(f"{path}: not Parquet ({error})") from None
+    try:
+        yield from parquet.iter_batches(batch_size=size)
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        raise PerdureError(f"{path}: damaged ({error}); restore the file or remove it") from None
 
 
 def open_lines(path: str) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ The losses are what RHO-1 (arXiv 2404.07965) subtracts from the trainee's loss, 
 perplexity by which documents are ordered; the entropies serve its variants without a clean corpus (section 4.2).
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,7 @@ def score_source(
     precision: str = "fp32",
     elsewhere: "AbstractContextManager[Execute] | None" = None,
     hashes: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Scores the training split of one source, unless that is finished.
 
@@ -52,6 +54,7 @@ def score_source(
         precision: `fp32` or `bf16`, of the model's weights and activations.
         elsewhere: What runs the tasks in the place of `workers`, see `executor.elsewhere`.
         hashes: Remembers the model's hash, see `manifest.remembered_hash`.
+        say: Receives a line for the console when there is something to do.
 
     Returns:
         A directory with `<task>.ref.{bin,idx}` (losses) and `<task>.ent.{bin,idx}` (entropies of the predictions), both
@@ -76,6 +79,7 @@ def score_source(
         _check_origin(final, inputs)
         return final
     _check_vocabulary(model_dir, data)
+    say(f"scoring {data['source']} with {label}: {data['counts']['train']['tokens']:,} tokens")
 
     threads = None
     if elsewhere is None:

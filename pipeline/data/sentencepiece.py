@@ -1,16 +1,19 @@
 """A sentencepiece model (Kudo and Richardson 2018) as a fast tokenizer, built from what the model file says."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perdure.pipeline.errors import PerdureError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer, normalizers
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 SPACE = "▁"
 UNIGRAM, BPE = 1, 2
-CONTROL, USER_DEFINED = 3, 4
+UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
+RESERVED = (UNKNOWN, CONTROL, BYTE)
+"""Kinds of pieces that no text becomes by their spelling."""
 
 
 def convert(path: Path) -> tuple["Tokenizer", str]:
@@ -43,7 +46,7 @@ def convert(path: Path) -> tuple["Tokenizer", str]:
         vocabulary = {piece: index for index, (piece, _) in enumerate(pieces)}
         model = models.BPE(
             vocabulary,
-            _merges(proto.pieces, vocabulary),
+            _merges([piece for piece in proto.pieces if piece.type not in RESERVED], vocabulary),
             unk_token=pieces[spec.unk_id][0],
             fuse_unk=True,
             byte_fallback=spec.byte_fallback,
@@ -52,6 +55,8 @@ def convert(path: Path) -> tuple["Tokenizer", str]:
         raise PerdureError(f"tokenizer.path = {path}: only unigram and BPE models can be converted")
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = _normalizer(proto.normalizer_spec)
+    if spec.model_type == UNIGRAM:
+        tokenizer.pre_tokenizer = _spellings(proto.pieces)
     steps: list = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if proto.normalizer_spec.add_dummy_prefix:
         steps.append(decoders.Strip(content=" ", left=1))
@@ -71,6 +76,7 @@ def verify(tokenizer: "Tokenizer", path: Path, texts: list[str]) -> None:
     from sentencepiece import SentencePieceProcessor
 
     original = SentencePieceProcessor(model_file=str(path))
+    tokenizer.encode_special_tokens = True
     for text in texts:
         if tokenizer.encode(text, add_special_tokens=False).ids != original.encode(text):
             raise PerdureError(
@@ -90,6 +96,25 @@ def _normalizer(spec: Any) -> "normalizers.Sequence":
     if spec.add_dummy_prefix:
         steps.append(normalizers.Prepend(SPACE))
     return normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+
+
+def _spellings(pieces: Any) -> "pre_tokenizers.Split":
+    """Cuts the spelling of a reserved piece in two, because a unigram model would find the piece in the text.
+
+    The cut is made where nothing reaches across, if there is such a place: no other piece, nor a run of characters that
+    no piece has, which is unknown as a whole.
+    """
+    from tokenizers import Regex, pre_tokenizers
+
+    others = {piece.piece for piece in pieces if piece.type not in RESERVED}
+    joined = "\n".join(others)
+    found = []
+    for piece in (piece.piece for piece in pieces if piece.type in RESERVED and len(piece.piece) > 1):
+        pairs = [piece[cut - 1 : cut + 1] for cut in range(1, len(piece))]
+        apart = [pair not in joined and not others.isdisjoint(pair) for pair in pairs]
+        cut = 1 + (apart.index(True) if True in apart else 0)
+        found.append(f"{re.escape(piece[:cut])}(?={re.escape(piece[cut:])})")
+    return pre_tokenizers.Split(Regex("|".join(found)), "merged_with_previous")
 
 
 def _merges(pieces: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:

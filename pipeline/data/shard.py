@@ -94,6 +94,7 @@ class ShardWriter(PipelineStep):
                         self.stat_update(f"{reason}:words", value=count_words(document.text))
                         self.stat_update(f"{reason}:tokens", value=len(tokens))
                         continue
+                    self.stat_update("separators", value=tokens.count(tokenizer.eos_id) - 1)
                     num_bytes = len(document.text.encode())
                     language = document.metadata.get("language")
                     rows.append(
@@ -152,7 +153,8 @@ def write_shards(
         tasks: Number of parts, the same as in `clean`.
         execute: Runs the tasks.
         manifest: What the artefact depends on; `counts` and `files` are added. `counts.tokens` is what was tokenised:
-            the documents that the cleaning left, separators included.
+            the documents that the cleaning left, separators included. `counts.separators_inside` are those that stand
+            in texts, as far as the tokenizer takes their spelling for them.
 
     Raises:
         PerdureError: If a split has no document.
@@ -193,6 +195,7 @@ def write_shards(
         }
         tokens = {"in": kept + sum(dropped.values()), "dropped": dropped, "out": kept}
         counted = {"documents": documents, "words": words, "tokens": tokens, "steps": steps} | splits | labels
+        counted["separators_inside"] = counts["separators"]
         finish(artefact, manifest | {"counts": counted, "files": files})
 
 

@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.pipeline.data.inputs import cleaning_inputs, fingerprint, label_inputs
+from perdure.pipeline.data.contents import edited, record_path
+from perdure.pipeline.data.inputs import cleaning_inputs, fingerprint, label_inputs, read_files
 from perdure.pipeline.data.tokenizer import build_tokenizer, tokenizer_inputs
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import disk_errors, hash_of, is_finished, read_json
@@ -20,7 +21,7 @@ from perdure.pipeline.recipe import Recipe
 if TYPE_CHECKING:
     from perdure.pipeline.data.executor import Execute
 
-FORMAT = 2
+FORMAT = 3
 """Version of what the stage writes; a change in its meaning makes new directories."""
 
 
@@ -137,10 +138,21 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
                 label_topics(out, labelled[name], name, topics, cleaned[name], tasks, execute(), facts)
             report(_topics_summary(name, read_json(labelled[name] / "manifest.json")))
     directory = build_tokenizer(
-        recipe.tokenizer, _at(out, "tokenizer", tokenizer), cleaned, _reserved(recipe), tokenizer
+        recipe.tokenizer,
+        _at(out, "tokenizer", tokenizer),
+        cleaned,
+        _reserved(recipe),
+        tokenizer,
+        tasks,
+        execute,
     )
     facts = read_json(directory / "manifest.json")
-    report(f"tokenizer: {facts['vocab_size']:,} tokens, documents end in {facts['eos_token']!r}")
+    learnt = ""
+    if (sample := facts["sample"]) is not None:
+        learnt = f", learnt from {sample['words']:,} of {sample['of_words']:,} words (tokenizer.sample_words)"
+    report(
+        f"tokenizer: {facts['vocab_size']:,} tokens{_asked(recipe, facts)}, documents end in {facts['eos_token']!r}{learnt}"
+    )
     found = {}
     for name in recipe.sources:
         inputs = _data_inputs(recipe, name, clean, facts)
@@ -202,13 +214,16 @@ def _clean_inputs(recipe: Recipe) -> dict[str, dict]:
             steps = [cleaning_inputs(step) for step in source.clean]
         except PerdureError as error:
             raise PerdureError(f"sources.{name}.clean: {error}") from None
-        found[name] = {
+        inputs = found[name] = {
             "format": FORMAT,
             "reader": source.reader.model_dump(mode="json", exclude={"path"}),
             "fingerprint": described,
             "clean": steps,
             "tasks": recipe.data.tasks,
         }
+        record = record_path(recipe.directory, _at(recipe.directory, f"clean/{name}", inputs))
+        if record.exists() and (files := read_files(source.reader)) and (changed := edited(record, *files)):
+            inputs["fingerprint"] = described | {"edited": changed}
     return found
 
 
@@ -228,6 +243,7 @@ def _data_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict)
         "reserved_fraction": _reserved(recipe),
         "tokenizer_hash": facts["tokenizer_hash"],
         "eos_id": facts["eos_id"],
+        "parse_special_tokens": facts["parse_special_tokens"],
     }
     if recipe.sources[name].topics is not None:
         inputs["topics"] = _label_inputs(recipe, name, "topics", clean)
@@ -249,9 +265,18 @@ def _subset_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dic
     """Everything that a source's subset depends on."""
     return _label_inputs(recipe, name, "subset", clean) | {
         "tokenizer_hash": facts["tokenizer_hash"],
+        "parse_special_tokens": facts["parse_special_tokens"],
         "reserved_fraction": _reserved(recipe),
         "seed": recipe.seed,
     }
+
+
+def _asked(recipe: Recipe, facts: dict) -> str:
+    """What to add if a trained tokenizer is smaller than asked for."""
+    tokenizer = recipe.tokenizer
+    if tokenizer.type != "train" or facts["vocab_size"] == tokenizer.vocab_size:
+        return ""
+    return f" (vocab_size = {tokenizer.vocab_size:,}: the text has no more pairs to merge)"
 
 
 def _scores(recipe: Recipe) -> bool:
@@ -282,6 +307,11 @@ def _summary(name: str, counts: dict) -> str:
     return (
         f"{name}: {documents['in']:,} documents in, {documents['out']:,} out (dropped: {dropped or 'none'}); "
         f"{train['tokens']:,} tokens to train on, {heldout['tokens']:,} held out"
+        + (
+            f"; {inside:,} separators stand inside documents"
+            if (inside := counts["separators_inside"])
+            else ""
+        )
     ) + "".join(
         f"; of {file['file']}, {file['too_short']:,} of {file['strings']:,} strings were too short to be looked for"
         for step in counts["steps"]

@@ -4,6 +4,7 @@
 """
 
 import functools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from perdure.pipeline.data.shard import batches, encode
 from perdure.pipeline.data.tokenizer import load_tokenizer
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import finish, hash_files
+from perdure.pipeline.order import ROWS, new_array, sort_keys
 
 
 def choose_subset(
@@ -64,32 +66,78 @@ def choose_subset(
         execute([Fit(subset, clean, reserved_fraction, work, where)], 1, work / "fit")
         score = Score(subset, tokenizer, reserved_fraction, work)
         execute([documents, score], tasks, work / "score")
-        parts = [pq.read_table(work / "scores" / f"{task:05d}.parquet") for task in range(tasks)]
-        table = pa.concat_tables(parts)
-        scores, tokens, trains = (table[column].to_numpy() for column in ("score", "tokens", "trains"))
-        if isinstance(subset, recipe.DsirSubset):
-            scores = scores + dsir.gumbel_noise(table["hash"].to_numpy(), seed)
-        available = int(tokens[trains].sum())
-        if subset.tokens > available:
-            raise PerdureError(
-                f"{where}.tokens = {subset.tokens:,}: the source has only {available:,} training tokens; lower it, or "
-                "leave the subset out and let the mixture repeat the source"
-            )
-        keep = np.ones(len(scores), bool)
-        keep[trains] = dsir.take(scores[trains], tokens[trains], subset.tokens)
-        start = 0
-        for task, part in enumerate(parts):
-            rows = pa.table(
-                {"keep": keep[start : start + len(part)], "score": scores[start : start + len(part)]}
-            )
-            pq.write_table(rows, work / "artefact" / f"{task:05d}.parquet")
-            start += len(part)
-        taken = keep & trains
-        counts = {
-            "taken": {"documents": int(taken.sum()), "tokens": int(tokens[taken].sum())},
-            "available": {"documents": int(trains.sum()), "tokens": available},
-        }
+        taken, available = _choose(subset, work, tasks, seed, where)
+        counts = {"taken": taken, "available": available}
         finish(work / "artefact", manifest | counts | {"files": hash_files(work / "artefact")})
+
+
+def _choose(subset: recipe.Subset, work: Path, tasks: int, seed: int, where: str) -> tuple[dict, dict]:
+    """Writes what is kept of each task's documents; returns how many are taken, of how many.
+
+    The columns of all documents stand in mapped files, so that memory does not grow with the corpus.
+    """
+    sorting = work / "sorting"
+    shutil.rmtree(sorting, ignore_errors=True)
+    sorting.mkdir()
+    files = [work / "scores" / f"{task:05d}.parquet" for task in range(tasks)]
+    stops = np.cumsum([pq.read_metadata(file).num_rows for file in files])
+    places = [slice(start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
+    scores, tokens, trains, keep = (
+        new_array(sorting / f"{name}.npy", dtype, int(stops[-1]))
+        for name, dtype in (("scores", np.float64), ("tokens", np.int64), ("trains", bool), ("keep", bool))
+    )
+    available = {"documents": 0, "tokens": 0}
+    for file, place in zip(files, places, strict=True):
+        table = pq.read_table(file)
+        scores[place], tokens[place], trains[place] = (
+            table[column].to_numpy() for column in ("score", "tokens", "trains")
+        )
+        if isinstance(subset, recipe.DsirSubset):
+            scores[place] += dsir.gumbel_noise(table["hash"].to_numpy(), seed)
+        keep[place] = ~trains[place]
+        available["documents"] += int(trains[place].sum())
+        available["tokens"] += int(tokens[place][trains[place]].sum())
+    if subset.tokens > available["tokens"]:
+        raise PerdureError(
+            f"{where}.tokens = {subset.tokens:,}: the source has only {available['tokens']:,} training tokens; lower "
+            "it, or leave the subset out and let the mixture repeat the source"
+        )
+    taken = take_best(keep, scores, tokens, subset.tokens, sorting)
+    for file, place in zip(files, places, strict=True):
+        rows = pa.table({"keep": np.array(keep[place]), "score": np.array(scores[place])})
+        pq.write_table(rows, work / "artefact" / file.name)
+    return taken, available
+
+
+def take_best(
+    keep: np.ndarray, scores: np.ndarray, tokens: np.ndarray, budget: int, scratch: Path, rows: int = ROWS
+) -> dict[str, int]:
+    """Takes the documents with the highest scores, as many as reach the budget; all, if they do not.
+
+    Args:
+        keep: bool [documents], whether each is kept anyway; those that are taken are added.
+        scores: float64 [documents]; of equal ones the first document wins.
+        tokens: int64 [documents].
+        budget: Tokens to reach.
+        scratch: A directory for runs of sorted keys.
+        rows: Documents handled at a time.
+
+    Returns:
+        `documents` and `tokens` that were taken.
+    """
+    taken = {"documents": 0, "tokens": 0}
+    starts = range(0, len(scores), rows)
+    keys = (np.where(keep[at : at + rows], np.inf, -scores[at : at + rows]) for at in starts)
+    for places in sort_keys(keys, scratch, rows):
+        places = places[~keep[places]]
+        before = taken["tokens"] + np.cumsum(tokens[places]) - tokens[places]
+        places = places[before < budget]
+        keep[places] = True
+        taken["documents"] += len(places)
+        taken["tokens"] += int(tokens[places].sum())
+        if taken["tokens"] >= budget:
+            break
+    return taken
 
 
 class Count(PipelineStep):

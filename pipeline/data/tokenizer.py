@@ -16,6 +16,8 @@ from perdure.pipeline.manifest import finish, hash_file, is_finished, read_json,
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from perdure.pipeline.data.executor import Execute
+
 SEPARATOR = "<|endoftext|>"
 """Separates documents where the tokenizer is trained here."""
 COPIED = (
@@ -60,7 +62,13 @@ def load_tokenizer(directory: Path) -> LoadedTokenizer:
     # What a model's own calls cut or pad to must not touch documents.
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = not facts["parse_special_tokens"]
     return LoadedTokenizer(tokenizer, facts["eos_id"], facts["vocab_size"], facts["tokenizer_hash"])
+
+
+def parses_special_tokens(spec: recipe.Tokenizer) -> bool:
+    """Whether the spelling of a special token in a text becomes that token; else it is text like any other."""
+    return spec.type in ("huggingface", "extend") and spec.parse_special_tokens
 
 
 def tokenizer_inputs(spec: recipe.Tokenizer) -> dict:
@@ -75,7 +83,10 @@ def tokenizer_inputs(spec: recipe.Tokenizer) -> dict:
                 raise PerdureError(f"tokenizer.path = {spec.path}: no `tokenizer.json` in it")
             files = {name: hash_file(spec.path / name) for name in COPIED if (spec.path / name).is_file()}
             inputs = {"type": spec.type, "files": files, "eos_token": spec.eos_token}
-            return inputs | ({"num_tokens": spec.num_tokens} if spec.type == "extend" else {})
+            inputs["parse_special_tokens"] = spec.parse_special_tokens
+            if spec.type == "extend":
+                inputs |= {"num_tokens": spec.num_tokens, "sample_words": spec.sample_words}
+            return inputs
         case recipe.SentencePieceTokenizer():
             if not spec.path.is_file():
                 raise PerdureError(
@@ -83,11 +94,17 @@ def tokenizer_inputs(spec: recipe.Tokenizer) -> dict:
                 )
             return {"type": spec.type, "model": hash_file(spec.path)}
         case recipe.TrainedTokenizer():
-            return {"type": spec.type, "vocab_size": spec.vocab_size}
+            return {"type": spec.type, "vocab_size": spec.vocab_size, "sample_words": spec.sample_words}
 
 
 def build_tokenizer(
-    spec: recipe.Tokenizer, final: Path, sources: dict[str, Path], reserved_fraction: float, inputs: dict
+    spec: recipe.Tokenizer,
+    final: Path,
+    sources: dict[str, Path],
+    reserved_fraction: float,
+    inputs: dict,
+    tasks: int,
+    execute: Callable[[], "Execute"],
 ) -> Path:
     """Writes the tokenizer's directory, unless it is finished.
 
@@ -96,7 +113,10 @@ def build_tokenizer(
         final: Where it goes.
         sources: Each source's cleaned documents.
         reserved_fraction: Documents held out by any source, which do not train it.
-        inputs: What it depends on, for the manifest.
+        inputs: What it depends on, for the manifest; `sample` is added: `documents` and `words` that it was learnt from,
+            and `of_words` that its sources have, where they have more than `sample_words`.
+        tasks: Parts of each source.
+        execute: Begins to run tasks, for such a sample.
 
     Returns:
         `final`.
@@ -106,40 +126,63 @@ def build_tokenizer(
     """
     if is_finished(final):
         return final
-    work = final.parent / "work" / final.name
-    shutil.rmtree(work, ignore_errors=True)
-    shutil.rmtree(final, ignore_errors=True)
-    work.mkdir(parents=True)
-    match spec:
-        case recipe.HuggingFaceTokenizer():
-            tokenizer, eos = _copy(spec, work)
-        case recipe.ExtendedTokenizer():
-            chosen = [sources[name] for name in spec.sources]
-            tokenizer, eos = _extend(spec, lambda: _train_texts(chosen, reserved_fraction), work)
-        case recipe.SentencePieceTokenizer():
-            from perdure.pipeline.data.sentencepiece import convert, verify
+    from perdure.pipeline.data.executor import building
 
-            tokenizer, eos = convert(spec.path)
-            texts = [text for directory in sources.values() for text in islice(_texts(directory), SAMPLE)]
-            verify(tokenizer, spec.path, texts)
-            _save(tokenizer, eos, work)
-        case recipe.TrainedTokenizer():
-            chosen = [sources[name] for name in spec.sources]
-            tokenizer, eos = train(spec.vocab_size, _train_texts(chosen, reserved_fraction)), SEPARATOR
-            _save(tokenizer, eos, work)
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    finish(
-        work,
-        {
-            "inputs": inputs,
-            "tokenizer_hash": hash_file(work / "tokenizer.json"),
-            "eos_token": eos,
-            "eos_id": vocabulary[eos],
-            "vocab_size": max(vocabulary.values()) + 1,
-        },
-    )
-    work.replace(final)
+    with building(final.parent, final) as work:
+        sample = None
+        if isinstance(spec, recipe.TrainedTokenizer | recipe.ExtendedTokenizer):
+            chosen, sample = _learnt_from(spec, sources, reserved_fraction, work, tasks, execute)
+        artefact = work / "artefact"
+        shutil.rmtree(artefact)  # of a build that was killed
+        artefact.mkdir()
+        match spec:
+            case recipe.HuggingFaceTokenizer():
+                tokenizer, eos = _copy(spec, artefact)
+            case recipe.ExtendedTokenizer():
+                tokenizer, eos = _extend(spec, lambda: _train_texts(chosen, reserved_fraction), artefact)
+            case recipe.SentencePieceTokenizer():
+                from perdure.pipeline.data.sentencepiece import convert, verify
+
+                tokenizer, eos = convert(spec.path)
+                texts = [text for directory in sources.values() for text in islice(_texts(directory), SAMPLE)]
+                verify(tokenizer, spec.path, texts)
+                _save(tokenizer, eos, artefact)
+            case recipe.TrainedTokenizer():
+                tokenizer, eos = train(spec.vocab_size, _train_texts(chosen, reserved_fraction)), SEPARATOR
+                _save(tokenizer, eos, artefact)
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        finish(
+            artefact,
+            {
+                "inputs": inputs,
+                "tokenizer_hash": hash_file(artefact / "tokenizer.json"),
+                "eos_token": eos,
+                "eos_id": vocabulary[eos],
+                "vocab_size": max(vocabulary.values()) + 1,
+                "parse_special_tokens": parses_special_tokens(spec),
+                "sample": sample,
+            },
+        )
     return final
+
+
+def _learnt_from(
+    spec: recipe.TrainedTokenizer | recipe.ExtendedTokenizer,
+    sources: dict[str, Path],
+    reserved_fraction: float,
+    work: Path,
+    tasks: int,
+    execute: Callable[[], "Execute"],
+) -> tuple[list[Path], dict[str, int] | None]:
+    """Directories of the documents to learn from, and the size of the sample, if it is one."""
+    chosen = [sources[name] for name in spec.sources]
+    words = sum(read_json(path / "manifest.json")["counts"]["words"]["out"] for path in chosen)
+    if words <= spec.sample_words:
+        return chosen, None
+    from perdure.pipeline.data.sample import draw
+
+    drawn, sizes = draw(chosen, spec.sample_words / words, reserved_fraction, work, tasks, execute())
+    return drawn, sizes | {"of_words": words}
 
 
 def train(vocab_size: int, texts: Iterator[str]) -> "Tokenizer":
@@ -180,6 +223,7 @@ def _extend(
 
     path = spec.path / "tokenizer.json"
     base = Tokenizer.from_file(str(path))
+    base.encode_special_tokens = not spec.parse_special_tokens
     eos = _copy_files(spec, SETTINGS, base, directory)
     tokenizer, pieces = extend(base, spec.num_tokens, texts, path)
     tokenizer.save(str(directory / "tokenizer.json"))

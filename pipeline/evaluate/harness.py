@@ -1,7 +1,7 @@
 """lm-evaluation-harness on a version's export, without the internet: tasks and their texts are files of this machine.
 
-`python -m perdure.pipeline.evaluate.harness MODEL INCLUDE_PATH RESULT TASK...` runs it in a process of its own, because
-the libraries below it read as they are imported that there is no internet.
+`python -m perdure.pipeline.evaluate.harness MODEL INCLUDE_PATH RESULT special|text TASK...` runs it in a process of its
+own, because the libraries below it read as they are imported that there is no internet.
 """
 
 import importlib.util
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from perdure.pipeline.data.tokenizer import parses_special_tokens
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_directory, hash_of, is_finished, read_json, write_json
 from perdure.pipeline.recipe import Recipe
@@ -37,16 +38,20 @@ def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
         directory = recipe.directory / "versions" / name
         if not is_finished(directory):
             continue
-        identity = {"tasks": tasks, "weights_hash": read_json(directory / "version.json")["weights_hash"]}
+        weights = read_json(directory / "version.json")["weights_hash"]
+        parse = parses_special_tokens(recipe.tokenizer)
+        identity = {"tasks": tasks, "weights_hash": weights, "parse_special_tokens": parse}
         path = directory / "harness.json"
         if path.exists() and read_json(path)["identity"] == identity:
             continue
         say(f"version {name}: lm-evaluation-harness, {', '.join(harness.tasks)}")
-        found = _results(directory, harness.include_path, harness.tasks)
+        found = _results(directory, harness.include_path, harness.tasks, parse)
         write_json(path, {"identity": identity} | found)
 
 
-def _results(directory: Path, include_path: Path, tasks: list[str]) -> dict[str, Any]:
+def _results(
+    directory: Path, include_path: Path, tasks: list[str], parse_special_tokens: bool
+) -> dict[str, Any]:
     result = directory / "harness.tmp.json"
     command = [
         sys.executable,
@@ -55,6 +60,7 @@ def _results(directory: Path, include_path: Path, tasks: list[str]) -> dict[str,
         directory / "hf",
         include_path,
         result,
+        "special" if parse_special_tokens else "text",
     ]
     done = subprocess.run(
         [*map(str, command), *tasks], env=os.environ | OFFLINE, capture_output=True, text=True
@@ -70,8 +76,16 @@ def _results(directory: Path, include_path: Path, tasks: list[str]) -> dict[str,
     return found
 
 
-def evaluate_export(model: Path, include_path: Path, tasks: list[str]) -> dict[str, Any]:
+def evaluate_export(
+    model: Path, include_path: Path, tasks: list[str], parse_special_tokens: bool
+) -> dict[str, Any]:
     """Runs tasks on a Hugging Face model.
+
+    Args:
+        model: Its directory.
+        include_path: Directory of the tasks.
+        tasks: Their names.
+        parse_special_tokens: Whether the spelling of a special token in a text becomes that token, as in training.
 
     Returns:
         `versions` (of the harness and of each task) and `tasks`: task -> metric -> value, `<metric>_stderr` where there
@@ -80,10 +94,12 @@ def evaluate_export(model: Path, include_path: Path, tasks: list[str]) -> dict[s
     import lm_eval
     import torch
     from lm_eval.tasks import TaskManager
+    from transformers import AutoTokenizer
 
+    tokenizer = AutoTokenizer.from_pretrained(model, split_special_tokens=not parse_special_tokens)
     found = lm_eval.simple_evaluate(
         model="hf",
-        model_args={"pretrained": str(model), "dtype": "float32"},
+        model_args={"pretrained": str(model), "tokenizer": tokenizer, "dtype": "float32"},
         tasks=tasks,
         task_manager=TaskManager(include_path=str(include_path), include_defaults=False),
         batch_size=1,
@@ -107,5 +123,6 @@ def _metrics(result: dict[str, Any]) -> dict[str, float | None]:
 
 
 if __name__ == "__main__":
-    model, include_path, result, *tasks = sys.argv[1:]
-    write_json(Path(result), evaluate_export(Path(model), Path(include_path), tasks))
+    model, include_path, result, parse, *tasks = sys.argv[1:]
+    found = evaluate_export(Path(model), Path(include_path), tasks, parse == "special")
+    write_json(Path(result), found)

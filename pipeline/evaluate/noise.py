@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from perdure.pipeline.data.tokenizer import load_tokenizer
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import is_finished, read_json
 from perdure.pipeline.recipe import Recipe, Selection, load_recipe
@@ -174,9 +175,8 @@ def table(result: dict[str, Any]) -> str:
 def _documents(data: Path, tokenizer: Path) -> Iterator[tuple[np.ndarray, tuple[int, int], np.ndarray]]:
     """Kinds and ids of every training document's tokens (the separator counts as clean), and its place."""
     import pyarrow.parquet as parquet
-    from tokenizers import Tokenizer
 
-    vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    vocabulary = load_tokenizer(tokenizer).tokenizer
     columns = ["split", "shard", "sequence", "metadata"]
     for row in parquet.read_table(data / "docs.parquet", columns=columns).to_pylist():
         if row["split"] != "train":

@@ -1,9 +1,9 @@
 """Fields of the data stage: sources, where its tasks run, and the tokenizer."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from perdure.pipeline.recipe.cleaning import CleaningStep, ExactDedup, MinhashDedup
 from perdure.pipeline.recipe.cluster import Option
@@ -16,7 +16,8 @@ class JsonlReader(Section):
 
     type: Literal["jsonl"]
     path: Path
-    """A file, or a directory that is searched recursively for `*.jsonl`, `*.jsonl.gz` and `*.jsonl.zst`."""
+    """A file, or a directory that is searched recursively, through symbolic links, for `*.jsonl`, `*.jsonl.gz` and
+    `*.jsonl.zst`; what several links lead to is read once."""
     text_field: str = "text"
     """The key that holds the text."""
     id_field: str = "id"
@@ -28,7 +29,8 @@ class ParquetReader(Section):
 
     type: Literal["parquet"]
     path: Path
-    """A file, or a directory that is searched recursively for `*.parquet`."""
+    """A file, or a directory that is searched recursively, through symbolic links, for `*.parquet`; what several links
+    lead to is read once."""
     text_field: str = "text"
     """The column that holds the text."""
     id_field: str = "id"
@@ -42,7 +44,18 @@ class TextReader(Section):
     path: Path
     """A file or a directory."""
     glob: str = "**/*.txt"
-    """Which files of the directory to read."""
+    """Which files of the directory to read, relative to it; `**` stands for any number of directories."""
+
+    @field_validator("glob")
+    @classmethod
+    def _relative(cls, glob: str) -> str:
+        """A pattern of names below the directory."""
+        parts = PurePosixPath(glob).parts
+        if not parts or parts[0] == "/" or ".." in parts:
+            raise ValueError("should be a pattern relative to `path`, such as `**/*.txt`")
+        if any("**" in part and part != "**" for part in parts):
+            raise ValueError("`**` should stand alone between slashes, as in `**/*.txt`")
+        return glob
 
 
 class HuggingFaceReader(Section):
@@ -54,7 +67,7 @@ class HuggingFaceReader(Section):
     config: str | None = None
     """The dataset's configuration name, if it has several."""
     split: str = "train"
-    """The split to read."""
+    """The split to read; a local dataset that was saved without splits is read whole."""
     text_field: str = "text"
     """The column that holds the text."""
 
@@ -147,6 +160,10 @@ class HuggingFaceTokenizer(Section):
     """A directory with `tokenizer.json`."""
     eos_token: str | None = None
     """Document separator; default: the tokenizer's own end-of-sequence token."""
+    parse_special_tokens: bool = False
+    """Whether a special token's spelling in a text (`<s>`, `<|endoftext|>`) becomes that token. The default takes it for
+    what it is, text; `true` is for chats that were rendered with the model's template. Tokens that are added but not
+    special are always matched."""
 
 
 class SentencePieceTokenizer(Section):
@@ -165,6 +182,9 @@ class TrainedTokenizer(Section):
     """Number of tokens, the separator `<|endoftext|>` included."""
     sources: Annotated[list[str], Field(min_length=1)]
     """Names of the sources to train on."""
+    sample_words: Positive = 200_000_000
+    """About how many words to learn from: where the sources have more, a share of each one's documents, those with
+    the lowest hashes. Training takes some minutes for the default, on one machine, whatever the size of the corpus."""
 
 
 class ExtendedTokenizer(Section):
@@ -181,8 +201,12 @@ class ExtendedTokenizer(Section):
     """Tokens to add."""
     sources: Annotated[list[str], Field(min_length=1)]
     """Names of the sources to learn them from, held-out documents excluded."""
+    sample_words: Positive = 200_000_000
+    """As for `train`: about how many words to learn from, where the sources have more."""
     eos_token: str | None = None
     """Document separator; default: the tokenizer's own end-of-sequence token."""
+    parse_special_tokens: bool = False
+    """As for `huggingface`: whether a special token's spelling in a text becomes that token."""
 
 
 Tokenizer = Annotated[

@@ -196,7 +196,7 @@ def _problem(detail: Any, tree: dict) -> Problem:
         return Problem(name, value, "should be lower-case letters, digits, `_` and `-`")
     if kind == "too_short":
         return Problem(name, value, "should not be empty")
-    message = detail["msg"].replace("Input should be", "should be")
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     return Problem(name, value, message[0].lower() + message[1:])
 
 

@@ -12,7 +12,6 @@ import queue
 import select
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -51,10 +50,6 @@ from perdure.pipeline.train.model import unwrap
 from perdure.pipeline.train.optimizer import portable_state, restore_state, steps_taken
 from perdure.pipeline.train.pickles import refuse_code
 from perdure.pipeline.train.process import helper_manager
-
-warnings.filterwarnings(
-    "ignore", "Please use DTensor", FutureWarning
-)  # Megatron goes by torch's ShardedTensor
 
 KEPT = 2
 """Checkpoints kept: the newest ones, and the newest one that the interval asked for, to which a guard rolls back; and

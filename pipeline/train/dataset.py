@@ -4,7 +4,9 @@ Every rank reads for itself; what it reads follows from the sample index alone, 
 """
 
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -78,12 +80,12 @@ def open_dataset(
     plan = open_plan(plan_directory, appended=appended)
     kinds = ("ref",) if selection is None else selection.sidecars
     smoothing = selection.smoothing or 0 if selection else 0
-    streams = {}
+    streams, open_once = {}, cache(open_shard)  # streams of one source share its maps
     for key, entry in plan.sources.items():
         name = source_of(entry["source"])
         documents, ends = open_order(plan_directory, key)
         sidecar = scores.get(name) if kinds and not is_replayed(key) else None
-        streams[key] = _stream(data[name], sidecar, documents, ends, "", kinds, smoothing)
+        streams[key] = _stream(data[name], sidecar, documents, ends, "", kinds, smoothing, open_once)
         _read_no_further(streams[key])
     return Dataset(plan, streams, selection)
 
@@ -112,9 +114,10 @@ def _stream(
     prefix: str,
     kinds: tuple[str, ...] = ("ref",),
     smoothing: int = 0,
+    opened: Callable[[Path], Shard] = open_shard,
 ) -> Stream:
     manifest = read_json(data / "manifest.json")
-    shards = [open_shard(data / f"{prefix}{task:05d}") for task in range(manifest["tasks"])]
+    shards = [opened(data / f"{prefix}{task:05d}") for task in range(manifest["tasks"])]
     sidecars = []
     if scores is not None:
         scored = read_json(scores / "manifest.json")
@@ -124,13 +127,13 @@ def _stream(
                     f"{scores}: made with {key} {scored[key]}, but {data} has {manifest[key]}; delete it and run again"
                 )
         for task, shard in enumerate(shards):
-            sidecars.append(tuple(_sidecar(scores / f"{task:05d}.{kind}", shard) for kind in kinds))
+            prefixes = [scores / f"{task:05d}.{kind}" for kind in kinds]
+            sidecars.append(tuple(_sidecar(opened(prefix), shard, prefix) for prefix in prefixes))
     starts = np.cumsum([0, *(len(shard.lengths) for shard in shards)])[:-1]
     return Stream(documents, ends, starts, shards, sidecars, manifest["eos_id"], smoothing)
 
 
-def _sidecar(prefix: Path, shard: Shard) -> Shard:
-    sidecar = open_shard(prefix)
+def _sidecar(sidecar: Shard, shard: Shard, prefix: Path) -> Shard:
     if len(sidecar.values) != len(shard.values) or len(sidecar.lengths) != len(shard.lengths):
         raise PerdureError(
             f"{prefix}: {len(sidecar.values):,} losses for {len(shard.values):,} tokens; "

@@ -38,6 +38,11 @@ def find_place(ends: np.ndarray, position: int) -> int:
 def ask(array: np.ndarray, first: int, stop: int) -> None:
     """Has the system begin to read a stretch of a memory-mapped array, so that several are waited for at once."""
     if isinstance(array, np.memmap):  # an empty shard is none
-        begin = array.offset % mmap.ALLOCATIONGRANULARITY + first * array.itemsize
+        map_begins = _address(np.frombuffer(array._mmap, np.uint8))
+        begin = _address(array) - map_begins + first * array.itemsize
         start = begin - begin % PAGE
         array._mmap.madvise(mmap.MADV_WILLNEED, start, begin - start + (stop - first) * array.itemsize)
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]

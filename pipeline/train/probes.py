@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from tokenizers import Tokenizer
 
+from perdure.pipeline.data.tokenizer import load_tokenizer
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.probe_scores import ANSWERS
 from perdure.pipeline.evaluate.probes import Probe, probe_files
@@ -56,9 +57,7 @@ def encode_probes(recipe: Recipe, tokenizer: Path) -> list[Question]:
     """
     if not recipe.evaluation.probes:
         return []
-    vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
-    vocabulary.no_truncation()
-    vocabulary.no_padding()
+    vocabulary = load_tokenizer(tokenizer).tokenizer
     longest = recipe.training.seq_length
     found = []
     for file in probe_files(recipe.evaluation.probes):

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.managers import SyncManager
 
+from perdure.pipeline.open_files import allow_open_files
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 _libc = ctypes.CDLL(None)  # now, because a fork must not wait for the loader's lock
@@ -30,7 +32,8 @@ def follow_parent() -> None:
 
 
 def start_rank() -> None:
-    """Ties this rank to its starter and its forks to itself, and listens for signals that ask for a stop."""
+    """Ties this rank to its starter and its forks to itself, lets it open files, and listens for signals to stop."""
+    allow_open_files()
     follow_parent()
     os.register_at_fork(after_in_child=follow_parent)
     for number in STOP_SIGNALS:

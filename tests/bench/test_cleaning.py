@@ -49,9 +49,11 @@ def test_cleaning_and_tokenising_beside_datatrove(tmp_path: Path):
         (tmp_path / "corpus" / "0.jsonl").open() as lines,
     ):
         file.writelines(line for _, line in zip(range(500), lines, strict=False))
-    finish(clean, {})
+    finish(clean, {"counts": {"words": {"out": 0}}})
     spec = TrainedTokenizer(type="train", vocab_size=32_000, sources=["a"])
-    tokenizer = build_tokenizer(spec, tmp_path / "tokenizer", {"a": clean}, 0.0, {})
+    tokenizer = build_tokenizer(
+        spec, tmp_path / "tokenizer", {"a": clean}, 0.0, {}, 1, lambda: pytest.fail("no sample")
+    )
 
     rows = {}
     for name, steps in (("reading and tokenising", []), ("with exact and MinHash deduplication", DEFAULT)):

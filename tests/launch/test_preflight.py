@@ -14,7 +14,7 @@ import pytest
 from support import prepare_version, tiny_recipe
 
 from perdure.launch.preflight import MESSAGE_BYTES, _writes, checkpoint_bytes, facts, problems
-from perdure.launch.rank import COMMANDS, FROM_SLURM
+from perdure.launch.rank import COMMANDS, FROM_SLURM, cpus
 from perdure.pipeline.manifest import hash_file, read_json, write_json
 from perdure.pipeline.shape import model_shape, num_parameters
 
@@ -34,7 +34,13 @@ def machine(number: int, **changes) -> dict:
         },
         **{"gpus": 8, "gpu": "H100", "recipe": "aa", "tokenizer": "bb", "data": "prose cc"},
         **{"interface": None, "writes": None, "free_bytes": 10 * CHECKPOINT},
-        **{"shared_memory_bytes": 16 << 30, "open_files": 65536, "clock": 1000.0, "send_seconds": 0.01},
+        **{
+            "shared_memory_bytes": 16 << 30,
+            "open_files": 65536,
+            "files_needed": 4096,
+            "clock": 1000.0,
+            "send_seconds": 0.01,
+        },
     }
     return found | changes
 
@@ -60,7 +66,7 @@ def test_like_machines_pass():
         ({"interface": "no network interface ib0"}, "n3: no network interface ib0"),
         ({"free_bytes": 15_000_000_000}, "n3: 15 GB free, but two checkpoints take 20 GB"),
         ({"shared_memory_bytes": 64 << 20}, "n3: /dev/shm has 67.1 MB, at least 1.07 GB are needed"),
-        ({"open_files": 1024}, "n3: 1024 open files allowed, at least 4096 are needed"),
+        ({"open_files": 1024}, "n3: 1,024 open files allowed, 4,096 are needed"),
         ({"clock": 1002.0}, "n3: its clock is +2.0 s off"),
     ],
 )
@@ -125,6 +131,8 @@ def started(version: Path, rank: int, port: str, prefix: tuple = (), **environme
         "MASTER_PORT": port,
         "GLOO_SOCKET_IFNAME": "lo",
         "SLURM_NTASKS": "2",
+        "SLURM_NNODES": "1",
+        "SLURM_CPUS_ON_NODE": "2",
     }
     return subprocess.Popen(
         [*prefix, sys.executable, "-m", "perdure.launch.rank", "preflight", str(version)],
@@ -133,6 +141,16 @@ def started(version: Path, rank: int, port: str, prefix: tuple = (), **environme
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "threads"),
+    [({"SLURM_CPUS_PER_TASK": "12"}, 12), ({"SLURM_NTASKS": "8"}, 16), ({"SLURM_NTASKS": "256"}, 1)],
+)
+def test_a_rank_has_a_thread_for_each_cpu_that_it_was_given(monkeypatch, said, threads):
+    for name, value in {"SLURM_NNODES": "4", "SLURM_CPUS_ON_NODE": "32", **said}.items():
+        monkeypatch.setenv(name, value)
+    assert cpus() == threads
 
 
 def free_port() -> str:

@@ -12,6 +12,8 @@ from perdure.launch.status import lines, log_files, status
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.words import duration_words
 from perdure.pipeline.manifest import finish, write_json
+from perdure.pipeline.recipe import load_recipe
+from perdure.pipeline.run import alone
 
 
 @pytest.fixture
@@ -96,6 +98,11 @@ def test_tasks_under_way_are_counted(run):
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(PerdureError, match="no run of Perdure here"):
         status(tmp_path)
+    (tmp_path / "work").mkdir()
+    with pytest.raises(
+        PerdureError, match="the data stage alone has begun here; `perdure data inspect RECIPE`"
+    ):
+        status(tmp_path)
     with pytest.raises(PerdureError, match="no job has written a log yet"):
         log_files(tmp_path, None)
 
@@ -110,3 +117,69 @@ def test_logs_are_those_of_a_version_or_of_all(run):
 
 def test_durations_read_like_clocks():
     assert [duration_words(seconds) for seconds in (5, 65, 3661)] == ["0:05", "1:05", "1:01:01"]
+
+
+def launched_with(run, tmp_path, monkeypatch, states: dict[str, str]) -> None:
+    """A chain of one job, and a queue that knows these states."""
+    write_json(run / "launch" / "jobs.json", {"jobs": {"train-v1": "7"}})
+    tools = tmp_path / "tools"
+    tools.mkdir(exist_ok=True)
+    rows = "".join(f"echo '{job}|{state}|None'\n" for job, state in states.items())
+    (tools / "squeue").write_text(f"#!/bin/sh\n{rows}")
+    (tools / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ({"7": "RUNNING"}, "training"),
+        ({"7": "COMPLETING"}, "training"),
+        ({"7": "CANCELLED"}, "interrupted"),
+        ({"7": "PENDING"}, "interrupted"),
+        ({}, "interrupted"),  # forgotten
+        ({"7": "FAILED", "9": "RUNNING"}, "training"),  # submitted by hand
+    ],
+)
+def test_what_the_queue_does_not_run_is_interrupted(run, tmp_path, monkeypatch, states, expected):
+    launched_with(run, tmp_path, monkeypatch, states)
+    write_metrics(run, 7)
+    (run / "versions" / "v1" / "launch").mkdir()
+    (run / "versions" / "v1" / "launch" / "attempts.jsonl").write_text('{"attempt": "9.1", "step": 0}\n')
+    found = status(run)
+    assert found["versions"][0]["state"] == expected
+    (line,) = (line for line in lines(found) if line.startswith("v1"))
+    assert ("tokens/s" in line and "ETA" in line) == (expected == "training") and "step 7/20" in line
+
+
+def test_a_command_that_works_here_overrules_an_old_queue(run, tmp_path, monkeypatch):
+    launched_with(run, tmp_path, monkeypatch, {"7": "CANCELLED"})
+    write_metrics(run, 7)
+    with alone(load_recipe(run / "versions" / "v1" / "recipe.yaml")):
+        assert status(run)["versions"][0]["state"] == "training"
+    assert status(run)["versions"][0]["state"] == "interrupted"
+
+
+def test_without_a_queue_nothing_is_said_of_it(run, tmp_path, monkeypatch):
+    launched_with(run, tmp_path, monkeypatch, {})
+    write_metrics(run, 7)
+    for script in ("echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1", None):
+        if script is None:
+            monkeypatch.setenv("PATH", str(tmp_path))
+        else:
+            (tmp_path / "tools" / "squeue").write_text(f"#!/bin/sh\n{script}\n")
+        found = status(run)
+        assert found["jobs"] == [{"name": "train-v1", "id": "7", "state": "unknown: no queue to ask here"}]
+        assert found["versions"][0]["state"] == "training"
+
+
+def test_the_speed_is_a_mean_over_steps(run):
+    rows = [{"step": 1, "loss": 5, "tokens_per_second": 1.0}]
+    rows += [
+        {"step": step, "loss": 5, "tokens_per_second": 1000.0 if step % 2 else 500.0} for step in range(2, 13)
+    ] + [{"step": step, "loss": 5, "tokens_per_second": 800.0} for step in (13, 14, 15, 16, 17, 18)]
+    file = run / "versions" / "v1" / "metrics.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (version,) = status(run)["versions"]
+    seconds = 6 / 500 + 5 / 1000 + 6 / 800 + 1
+    assert version["tokens_per_second"] == pytest.approx(18 / seconds)

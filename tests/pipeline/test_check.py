@@ -15,7 +15,7 @@ from perdure.pipeline.errors import RecipeError
 from perdure.pipeline.manifest import hash_file, read_json
 from perdure.pipeline.memory import memory_per_rank
 from perdure.pipeline.preview import preview
-from perdure.pipeline.preview_text import plot
+from perdure.pipeline.preview_text import plot, print_preview
 from perdure.pipeline.recipe import load_recipe
 from perdure.pipeline.run import _data
 from perdure.pipeline.sizes import finished_sources
@@ -139,6 +139,7 @@ REWEIGHT = "versions.base.mixture.reweight"
             "sources.code.reader.path",
             "no directory /gone",
         ),
+        (["tokenizer.sources=[prose, coed]"], "tokenizer.sources.1", "did you mean `code`?"),
         (["tokenizer={type: huggingface, path: gone}"], "tokenizer.path", "no such directory"),
         (["tokenizer={type: sentencepiece, path: gone.model}"], "tokenizer.path", "no such file"),
         (["model={type: huggingface, path: gone}"], "model.path", "no such directory"),
@@ -512,7 +513,7 @@ def test_an_output_without_permission_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_repetition_and_labels_are_judged_once_the_data_is_there(tmp_path):
+def test_repetition_and_labels_are_judged_once_the_data_is_there(tmp_path, capsys):
     from perdure.pipeline.data.stage import run_data
 
     rows = [
@@ -541,6 +542,9 @@ def test_repetition_and_labels_are_judged_once_the_data_is_there(tmp_path):
     recipe = recipe_of(200_000, {"a": {"weight": 0.999}, "b": {"weight": 0.001}})
     assert problems(recipe) == []
     assert preview(recipe)["sources"][0]["estimated"]
+    print_preview(preview(recipe))
+    told = " ".join(capsys.readouterr().out.split())
+    assert "times over (more than max_repetition = 4, beyond which a run is refused)" in told
     run_data(recipe, lambda line: None)
     (problem,) = problems(recipe)
     assert problem.path == "versions.v1.mixture.max_repetition"

@@ -1,5 +1,6 @@
 """Mistakes in cleaning steps: each is one line with its path, value and remedy, before anything starts."""
 
+import gzip
 import importlib.util
 from pathlib import Path
 
@@ -58,6 +59,61 @@ def test_a_missing_model_file(tmp_path):
     assert problems == {"clean.0.model": (f"{tmp_path}/lid.176.bin", remedy)}
 
 
+def test_a_language_that_the_model_does_not_know():
+    remedy = "none of the 176 languages of the model; its codes are as in en, de, zh"
+    assert found("[{type: language, keep: [en, deu, zh, xx]}]") == {
+        "clean.0.keep.1": ("deu", remedy),
+        "clean.0.keep.3": ("xx", remedy),
+    }
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\1\2" * 100, b'{"text": "x"}\n'])
+def test_a_file_that_is_no_model(tmp_path, content):
+    (tmp_path / "lid.bin").write_bytes(content)
+    remedy = "not a fastText model that tells languages apart; name one such as lid.176.ftz"
+    problems = found(f"[{{type: language, model: {tmp_path}/lid.bin}}]")
+    assert problems == {"clean.0.model": (f"{tmp_path}/lid.bin", remedy)}
+
+
+def test_lengths_that_leave_nothing():
+    problems = found("[{type: length, min_chars: 100, max_chars: 10}]")
+    assert problems == {"clean.0.max_chars": (10, "below min_chars = 100: no document would be left")}
+    assert found("[{type: length, min_chars: 10, max_chars: 10}]") == {}
+
+
+def test_english_stop_words_for_another_language():
+    remedy = "required for deu: the default ones are English (or set min_stop_words: 0)"
+    problems = found("[{type: gopher_quality, language: deu}]")
+    assert problems == {"clean.0.stop_words": (None, remedy)}
+    assert found("[{type: gopher_quality, language: deu, stop_words: [der, die]}]") == {}
+    assert found("[{type: gopher_quality, language: deu, min_stop_words: 0}]") == {}
+
+
+NOTHING = "no string in it has 13 words (n_grams): nothing could be looked for, and it would leak"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        ("empty.jsonl", b"", NOTHING),
+        ("short.jsonl", b'{"question": "Who?", "answer": "Nobody."}\n', NOTHING),
+        ("list.jsonl", b"who wrote this\n", "line 1 is not JSON (invalid literal: line 1 column 1 (char 0))"),
+        ("rows.parquet", b"PAR1\xff", "not UTF-8 text; name a text file or JSON lines"),
+        (
+            "cut.jsonl.gz",
+            gzip.compress(b'{"a": "b"}\n', mtime=0)[:-9],
+            "damaged (Truncated compressed stream)",
+        ),
+        ("folder", None, "a directory; should be a file"),
+    ],
+)
+def test_an_evaluation_file_that_would_leak(tmp_path, name, content, remedy):
+    path = tmp_path / name
+    path.mkdir() if content is None else path.write_bytes(content)
+    ((where, (value, said)),) = found(f"[{{type: decontaminate, files: [{path}]}}]").items()
+    assert (where, value) == ("clean.0.files.0", str(path)) and said.startswith(remedy.partition(" (inv")[0])
+
+
 def test_a_missing_evaluation_file(tmp_path):
     ((path, (value, remedy)),) = found(f"[{{type: decontaminate, files: [{tmp_path}/probes.jsonl]}}]").items()
     assert (path, value) == ("clean.0.files.0", f"{tmp_path}/probes.jsonl")
@@ -94,6 +150,27 @@ def test_missing_files_of_topics_and_subsets(tmp_path):
         "topics.labelled": (f"{tmp_path}/l.jsonl", "no such file"),
         "subset.target": (f"{tmp_path}/t.jsonl", "no such file"),
     }
+
+
+ONE_TOPIC = b'{"text": "x", "topic": "a"}\n{"text": "y", "topic": "a"}\n'
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "content", "remedy"),
+    [
+        ("topics", "labelled", b"", "is empty; should have texts of two topics or more"),
+        ("topics", "labelled", ONE_TOPIC, "is of one topic, 'a'; should have texts of two topics or more"),
+        ("topics", "labelled", b'{"text": "x"}', "line 1 should be JSON with `text` and `topic` as text"),
+        ("subset", "target", b"\n", "there is no text in it"),
+        ("subset", "target", b'{"body": "x"}', "line 1 should be JSON with `text` as text"),
+    ],
+)
+def test_samples_that_nothing_can_be_learnt_from(tmp_path, part, field, content, remedy):
+    path = tmp_path / "sample.jsonl"
+    path.write_bytes(content)
+    section = {"topics": "{type: classifier", "subset": "{type: dsir, tokens: 5"}[part]
+    problems = refused(f"sources.prose.{part}={section}, {field}: {path}}}")
+    assert problems == {f"{part}.{field}": (str(path), remedy)}
 
 
 def test_a_subset_is_what_repeats(tmp_path):

@@ -40,14 +40,6 @@ def test_noise_is_standard_gumbel_and_depends_on_hash_and_seed_alone():
     assert abs(np.corrcoef(noise, dsir.gumbel_noise(hashes, 8))[0, 1]) < 0.01
 
 
-def test_the_highest_scores_are_taken_until_the_budget_is_reached():
-    scores, tokens = np.array([1.0, 5.0, 3.0, 3.0]), np.array([10, 10, 10, 10])
-    assert dsir.take(scores, tokens, 1).tolist() == [False, True, False, False]
-    assert dsir.take(scores, tokens, 20).tolist() == [False, True, True, False]
-    assert dsir.take(scores, tokens, 21).tolist() == [False, True, True, True]
-    assert dsir.take(scores, tokens, 1000).all()
-
-
 def test_gumbel_top_one_draws_in_proportion_to_the_weights():
     weights, draws = np.array([1.0, 2.0, 5.0]), 20_000
     noise = dsir.gumbel_noise(np.arange(3 * draws, dtype=np.uint64), 1).reshape(draws, 3)
@@ -68,6 +60,5 @@ def test_a_mixture_of_two_languages_gives_back_the_target():
     counts = dsir.bucket_counts(source, 10_000)
     ratios = dsir.log_ratios(*(np.asarray(side.sum(0)).ravel() for side in (target, counts)))
     scores = dsir.log_weights(counts, ratios) + dsir.gumbel_noise(np.arange(1000, dtype=np.uint64), 0)
-    taken = dsir.take(scores, np.full(1000, 40), 40 * 150)
-    assert taken.sum() == 150
-    assert taken[::5].sum() >= 147
+    taken = np.argsort(-scores)[:150]
+    assert np.sum(taken % 5 == 0) >= 147

@@ -1,16 +1,22 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
+import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import failing
 import pytest
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 from support import number_of_worker
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from perdure.pipeline.data import scorer
 from perdure.pipeline.data.executor import LocalExecutor, building, elsewhere, worker_pool
 from perdure.pipeline.data.readers import JsonLines
+from perdure.pipeline.data.score import score_source
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.recipe import Recipe
@@ -116,6 +122,18 @@ def test_workers_are_numbered_whatever_their_tasks():
     assert len(set(numbers)) == len(numbers) and set(numbers) <= {0, 1}
 
 
+@pytest.mark.parametrize(
+    ("free", "said"), [(1000, "the disk is full"), (1 << 30, "it was killed (memory, time limit, lost node)")]
+)
+def test_tasks_that_could_not_say_why_they_failed(tmp_path, monkeypatch, free, said):
+    with worker_pool(1, scoring=False) as pool:
+        executor = copying(tmp_path, pool)
+        executor.begin()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    error = executor.failure([1, 2], lambda rank: Path(f"{rank}.log"))
+    assert f"task 1 of 4 failed: {said}; its log: 1.log; tasks 2 are not whole either" in str(error)
+
+
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="NO RAY TESTED HERE: ray not installed (perdure[ray])"
 )
@@ -150,12 +168,25 @@ def test_on_ray_failures_are_named_and_only_they_are_done_again(make_recipe, tex
 
 @pytest.mark.slow
 @needs_ray
-def test_ray_writes_what_local_workers_do(make_recipe, texts, tmp_path):
+def test_ray_writes_what_local_workers_do_though_its_scorers_are_killed(
+    make_recipe, texts, tmp_path, monkeypatch
+):
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=500, **shape)).save_pretrained(tmp_path / "model")
     recipes = [make_recipe({"a": texts[:30]}, out=tmp_path / where) for where in ("local", "ray")]
-    for recipe in (recipes[0], on_ray(recipes[1])):
-        run_data(recipe, print)
+    options = {"label": "ref", "context": 16, "overlap": 5, "workers": 2}
+    (data,) = run_data(recipes[0], print).values()
+    lines: list[str] = []
+    score_source(data, tmp_path / "model", **options, say=lines.append)
+    (line,) = lines
+    assert line.startswith("scoring a with ref: ") and line.endswith(" tokens")
+    recipe = on_ray(recipes[1])
+    (data,) = run_data(recipe, print).values()
+    monkeypatch.setattr(scorer, "Scorer", failing.KilledOnce)
+    score_source(data, tmp_path / "model", **options, elsewhere=elsewhere(recipe, scoring=True, say=print))
+    assert len(list(tmp_path.glob("model/*.killed"))) == recipe.data.tasks
     local, ray = (contents(tmp_path / where) for where in ("local", "ray"))
-    assert local == ray and any(name.endswith(".bin") for name in local)
+    assert local == ray and any(name.endswith(".ref.bin") for name in local)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -167,13 +198,18 @@ def contents(out: Path) -> dict[str, bytes]:
 @needs_ray
 def test_a_missing_ray_cluster_is_said(make_recipe, texts):
     tree = on_ray(make_recipe({"a": texts})).model_dump(mode="json")
-    tree["data"]["executor"]["address"] = "auto"
-    there = elsewhere(Recipe.model_validate(tree), False, print)
-    with (
-        pytest.raises(PerdureError, match=r"data.executor: no Ray cluster answers: Could not find any"),
-        there,
-    ):
-        pass
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        nobody = f"127.0.0.1:{taken.getsockname()[1]}"
+        for address, reason in [
+            ("auto", ": Could not find any"),
+            (nobody, rf" at {nobody} \(.*refused\); start one \(`ray start --head`\), or correct `data.exec"),
+            (f"ray://{nobody}", rf" at ray://{nobody} \(.*refused\); start one"),
+        ]:
+            tree["data"]["executor"]["address"] = address
+            there = elsewhere(Recipe.model_validate(tree), False, print)
+            with pytest.raises(PerdureError, match=rf"data.executor: no Ray cluster answers{reason}"), there:
+                pass
 
 
 def test_a_machine_without_slurm_is_said(make_recipe, texts, tmp_path, monkeypatch):

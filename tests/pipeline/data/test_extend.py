@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from perdure.pipeline.data.extend import extend
 from perdure.pipeline.data.tokenizer import build_tokenizer, load_tokenizer, tokenizer_inputs, train
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import hash_file, read_json
+from perdure.pipeline.manifest import finish, hash_file, read_json
 from perdure.pipeline.recipe import ExtendedTokenizer
 
 
@@ -159,12 +159,20 @@ def test_the_directory_says_what_it_extends_and_loads_in_transformers(tmp_path):
         for number, text in enumerate(NEW):
             writer.write(Document(text, str(number)), 0)
     spec = ExtendedTokenizer(type="extend", path=tmp_path / "model", num_tokens=50, sources=["new"])
-    built = build_tokenizer(spec, tmp_path / "built", {"new": tmp_path / "new"}, 0.0, tokenizer_inputs(spec))
+    finish(tmp_path / "new", {"counts": {"words": {"out": 9999}}})
+    given = (
+        {"new": tmp_path / "new"},
+        0.0,
+        tokenizer_inputs(spec),
+        1,
+        lambda: pytest.fail("no sample is needed"),
+    )
+    built = build_tokenizer(spec, tmp_path / "built", *given)
     loaded = load_tokenizer(built)
     facts = read_json(built / "extension.json")
     assert facts["base_tokenizer_hash"] == hash_file(tmp_path / "model/tokenizer.json") != loaded.hash
     assert facts["base_vocab_size"] == size(base) == loaded.vocab_size - 50 and len(facts["pieces"]) == 50
     assert not (built / "vocab.json").exists()  # it would list the old vocabulary
-    theirs = AutoTokenizer.from_pretrained(built)
+    theirs = AutoTokenizer.from_pretrained(built, split_special_tokens=True)
     for text in [*NEW[:5], *OLD[:5], "x<|endoftext|>y"]:
         assert theirs(text)["input_ids"] == encode(loaded.tokenizer, text)

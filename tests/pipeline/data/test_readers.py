@@ -14,8 +14,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure.pipeline.data import readers
 from perdure.pipeline.data.normalise import Normaliser
-from perdure.pipeline.data.readers import reader_step
+from perdure.pipeline.data.readers import open_lines, reader_step, share
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.recipe import Source
 
@@ -102,6 +103,26 @@ def test_every_document_is_read_once_or_dropped_with_a_reason(files, tasks):
     assert sorted((doc.id, doc.text) for doc in documents) == sorted((doc.id, doc.text) for doc in alone)
 
 
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=4), st.integers(1, 20))
+def test_few_files_are_shared_among_tasks_by_their_sizes(sizes, more):
+    tasks = len(sizes) + more
+    found = [share(sizes, task, tasks) for task in range(tasks)]
+    parts = Counter(number for number, _, _ in found)
+    assert sorted(found) == [(n, part, parts[n]) for n in range(len(sizes)) for part in range(parts[n])]
+    # No task could have been left out of one file and given to another to lower the most that any task does.
+    most = max(size / parts[number] for number, size in enumerate(sizes))
+    assert all(most <= size / (parts[number] - 1) for number, size in enumerate(sizes) if parts[number] > 1)
+
+
+def test_a_task_opens_one_of_few_files(tmp_path, monkeypatch):
+    for number, lines in enumerate((90, 30)):
+        (tmp_path / f"{number}.jsonl").write_text('{"text": "x"}\n' * lines)
+    opened = []
+    monkeypatch.setattr(readers, "open_lines", lambda path: opened.append(path[-7:]) or open_lines(path))
+    documents, _ = read({"type": "jsonl", "path": str(tmp_path)}, tasks=4)
+    assert opened == ["0.jsonl"] * 3 + ["1.jsonl"] and len({document.id for document in documents}) == 120
+
+
 @pytest.mark.parametrize("tasks", [1, 3])
 def test_parquet(tmp_path, tasks):
     texts = pa.array([b"one", b"tw\xff", None, b"four", b"five"]).cast(pa.binary()).view(pa.string())
@@ -111,6 +132,16 @@ def test_parquet(tmp_path, tasks):
     found = sorted((document.text, document.id, document.metadata["topic"]) for document in documents)
     assert found == [("five", "x.parquet/4", "e"), ("four", "x.parquet/3", "d"), ("one", "x.parquet/0", "a")]
     assert counts == {"in": 5, "dropped:invalid_utf8": 1, "dropped:no_text": 1}
+
+
+def test_damaged_parquet_is_an_error(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [f"{number}" * 50 for number in range(500)]}), path)
+    content = bytearray(path.read_bytes())
+    content[100:1000] = bytes(900)
+    path.write_bytes(content)
+    with pytest.raises(PerdureError, match=r"a.parquet: damaged \(.*\); restore the file or remove it"):
+        read({"type": "parquet", "path": str(path)}, 1)
 
 
 def test_metadata_that_json_does_not_know_becomes_text(tmp_path):

@@ -1,9 +1,20 @@
 """Subsets of a source: by importance resampling and by a classifier, in whole runs of the data stage."""
 
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from perdure.pipeline.data import features
+from perdure.pipeline.data.normalise import text_hash
 from perdure.pipeline.data.stage import run_data
+from perdure.pipeline.data.subset import take_best
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_directory, read_json
 from tests.pipeline.data.conftest import write_jsonl
@@ -27,6 +38,47 @@ def make(make_recipe, tmp_path):
         return make_recipe({"news": {"type": "jsonl", "path": str(path)}}, subset=subset, **options)
 
     return make
+
+
+@pytest.mark.parametrize("rows", [2, 100])
+def test_the_highest_scores_are_taken_until_the_budget_is_reached(tmp_path, rows):
+    scores, tokens = np.array([9.0, 1.0, 5.0, 3.0, 3.0]), np.full(5, 10)
+    for budget, expected in ((1, [2]), (20, [2, 3]), (21, [2, 3, 4]), (1000, [1, 2, 3, 4])):
+        keep = np.arange(5) == 0  # held out
+        (scratch := tmp_path / str(budget)).mkdir()
+        taken = take_best(keep, scores, tokens, budget, scratch, rows)
+        assert np.flatnonzero(keep).tolist() == [0, *expected]
+        assert taken == {"documents": len(expected), "tokens": 10 * len(expected)}
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.integers(1, 9), st.booleans()), min_size=1),
+    st.integers(1, 99),
+)
+def test_it_is_a_stable_sort_whatever_fits_into_memory(documents, budget):
+    scores, tokens, held = (np.array(column) for column in zip(*documents, strict=True))
+    order = [number for number in np.argsort(-scores, kind="stable") if not held[number]]
+    before = np.cumsum(tokens[order]) - tokens[order] if order else np.array([])
+    expected = held.copy()
+    expected[[number for number, sum in zip(order, before, strict=True) if sum < budget]] = True
+    keep = held.copy()
+    with tempfile.TemporaryDirectory() as scratch:
+        take_best(keep, scores, tokens, budget, Path(scratch), rows=3)
+    assert keep.tolist() == expected.tolist()
+
+
+def test_a_sample_of_texts_holds_little_and_is_of_the_lowest_hashes(tmp_path, monkeypatch):
+    texts = [f"{number} {text('sea', number)}" for number in range(50)]
+    lines = "".join(json.dumps({"text": text, "id": "", "metadata": {}}) + "\n" for text in texts)
+    (tmp_path / "00000.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
+    expected = sorted((text_hash(text), text) for text in texts)[:5]
+    sizes = []
+    monkeypatch.setattr(
+        features, "sorted", lambda found: sizes.append(len(found)) or sorted(found), raising=False
+    )
+    assert features.sample_texts(tmp_path, 0.0, 5) == [text for _, text in expected]
+    assert max(sizes) == 10
 
 
 @pytest.mark.parametrize(

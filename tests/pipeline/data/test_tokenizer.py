@@ -1,15 +1,22 @@
 import json
 import shutil
+from collections import Counter
+from copy import deepcopy
 
 import pytest
 import sentencepiece
+from datatrove.data import Document
+from datatrove.pipeline.writers.jsonl import JsonlWriter
 from tokenizers import Tokenizer, normalizers
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from perdure.pipeline.data.normalise import text_hash
+from perdure.pipeline.data.shard import encode
+from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.data.tokenizer import build_tokenizer, load_tokenizer, tokenizer_inputs, train
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import hash_file
-from perdure.pipeline.recipe import HuggingFaceTokenizer, SentencePieceTokenizer
+from perdure.pipeline.manifest import finish, hash_file, read_json
+from perdure.pipeline.recipe import HuggingFaceTokenizer, Recipe, SentencePieceTokenizer, TrainedTokenizer
 
 SAMPLES = [
     "Plain words, and 12345 numbers.",
@@ -32,7 +39,8 @@ def trained(tmp_path_factory) -> "Path":  # noqa: F821
 
 
 def build(spec, directory):
-    return load_tokenizer(build_tokenizer(spec, directory / "built", {}, 0.0, tokenizer_inputs(spec)))
+    given = {}, 0.0, tokenizer_inputs(spec), 1, lambda: pytest.fail("nothing is learnt")
+    return load_tokenizer(build_tokenizer(spec, directory / "built", *given))
 
 
 def test_a_trained_tokenizer_is_reversible_and_deterministic():
@@ -56,6 +64,15 @@ def test_transformers_loads_what_was_trained(make_recipe, texts):
         assert theirs(text)["input_ids"] == ours.tokenizer.encode(text, add_special_tokens=False).ids
 
 
+def test_a_vocabulary_that_the_text_cannot_fill_is_said(make_recipe, texts):
+    tree = make_recipe({"a": texts[:5]}).model_dump(mode="json")
+    tree["tokenizer"]["vocab_size"] = 100_000
+    lines: list[str] = []
+    run_data(Recipe.model_validate(tree), lines.append)
+    (line,) = (line for line in lines if line.startswith("tokenizer"))
+    assert " tokens (vocab_size = 100,000: the text has no more pairs to merge), documents end" in line
+
+
 def test_held_out_documents_do_not_train_the_tokenizer(make_recipe, texts):
     from perdure.pipeline.data.normalise import is_heldout, text_hash
     from perdure.pipeline.data.stage import run_data
@@ -72,6 +89,32 @@ def test_held_out_documents_do_not_train_the_tokenizer(make_recipe, texts):
     )
 
 
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_large_sources_are_sampled_by_hash_whatever_the_tasks(tmp_path, texts, tasks):
+    def in_turn(steps, tasks, directory):
+        for rank in range(tasks):
+            data = None
+            for step in deepcopy(steps):
+                data = step.run(data, rank, tasks)
+            list(data)
+        return [Counter(), Counter(documents=1, words=2), Counter()]
+
+    clean = tmp_path / "clean"
+    with JsonlWriter(str(clean), "${rank}.jsonl.zst", compression="zstd") as writer:
+        for number, text in enumerate(texts):
+            writer.write(Document(text, str(number)), number % tasks)
+    words = sum(len(text.split()) for text in texts)
+    finish(clean, {"counts": {"words": {"out": words}}})
+    spec = TrainedTokenizer(type="train", vocab_size=400, sources=["a"], sample_words=words // 4)
+    given = {"a": clean}, 0.2, tokenizer_inputs(spec), tasks, lambda: in_turn
+    built = build_tokenizer(spec, tmp_path / "built", *given)
+    chosen = [text for text in texts if 0.2 <= text_hash(text) / 2**64 < 0.2 + 0.8 * (words // 4) / words]
+    assert 5 < len(chosen) < 25
+    assert load_tokenizer(built).tokenizer.to_str() == train(400, iter(chosen)).to_str()
+    assert read_json(built / "manifest.json")["sample"] == {"documents": 1, "words": 2, "of_words": words}
+    assert not list(tmp_path.glob("work/*"))
+
+
 def test_a_hugging_face_tokenizer_is_copied_byte_for_byte(trained, tmp_path):
     loaded = build(HuggingFaceTokenizer(type="huggingface", path=trained), tmp_path)
     assert (loaded.eos_id, loaded.hash) == (0, hash_file(trained / "tokenizer.json"))
@@ -84,6 +127,21 @@ def test_the_separator_can_be_chosen(trained, tmp_path):
     loaded = build(HuggingFaceTokenizer(type="huggingface", path=trained, eos_token="Ġ"), tmp_path)
     assert loaded.eos_id == loaded.tokenizer.token_to_id("Ġ") != 0
     assert AutoTokenizer.from_pretrained(tmp_path / "built").eos_token_id == loaded.eos_id
+
+
+SPELLED = "GPT ends a text with <|endoftext|>, HTML strikes <s>it</s> out"
+
+
+@pytest.mark.parametrize("parse", [False, True])
+def test_a_spelled_special_token_is_text_unless_asked_for(trained, tmp_path, parse):
+    spec = HuggingFaceTokenizer(type="huggingface", path=trained, parse_special_tokens=parse)
+    loaded = build(spec, tmp_path)
+    *ids, last = next(encode(loaded, [SPELLED]))
+    assert last == loaded.eos_id and ids.count(loaded.eos_id) == parse
+    assert loaded.tokenizer.decode(ids, skip_special_tokens=False) == SPELLED
+    file = str(tmp_path / "built/tokenizer.json")
+    theirs = PreTrainedTokenizerFast(tokenizer_file=file, split_special_tokens=not parse)
+    assert theirs.encode(SPELLED, add_special_tokens=False) == ids
 
 
 def test_bad_separators_and_paths_are_refused(trained, tmp_path):
@@ -139,6 +197,7 @@ def test_a_sentencepiece_model_becomes_an_equal_fast_tokenizer(model, tmp_path):
         "The  DOG\n\njumps ﬁne  over",
         "a",
         " zebra flying ",
+        "the <s>cat</s> <unk> <0x41> </s>",
         *SAMPLES,
     ]
     for text in texts:

@@ -53,7 +53,8 @@ def corpus(tmp_path):
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<eos>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words.save(str(tokenizer / "tokenizer.json"))
-    finish(tokenizer, {"eos_id": 0, "vocab_size": len(VOCABULARY), "tokenizer_hash": "test"})
+    facts = {"eos_id": 0, "vocab_size": len(VOCABULARY), "tokenizer_hash": "test"}
+    finish(tokenizer, facts | {"parse_special_tokens": False})
     heldout = documents(7)[:5]
     near = np.concatenate([heldout[2][3:30], documents(9)[0]])
     data = {

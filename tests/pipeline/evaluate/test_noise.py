@@ -67,6 +67,8 @@ def trained(out: Path, seed: int) -> None:
     words = Tokenizer(models.WordLevel({"<eos>": 0} | {f"w{i}": i for i in range(1, 30)}, unk_token="<eos>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words.save(str(tokenizer / "tokenizer.json"))
+    facts = {"eos_id": 0, "vocab_size": 30, "tokenizer_hash": "x", "parse_special_tokens": False}
+    finish(tokenizer, facts)
     rng = np.random.default_rng(0)
     documents = [np.append(rng.integers(10, 30, WORDS), 0).astype(np.uint16) for _ in range(10)]
     # All words have three letters.

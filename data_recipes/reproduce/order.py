@@ -1,0 +1,121 @@
+"""Tables and pictures of order.yaml: where each order ends, what every domain's loss was at its turn, and what was forgotten.
+
+python data_recipes/reproduce/order.py runs/order
+"""
+
+import statistics
+from itertools import pairwise
+from pathlib import Path
+
+from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
+from perdure.pipeline.evaluate.figures import Line, line_chart
+
+DOCUMENTS = {"shuffled": "random", "easy_to_hard": "easy to hard", "hard_to_easy": "hard to easy"}
+DOMAINS = {
+    "shuffled": "mixed",
+    "random_domains": "random",
+    "similar_domains": "similar in a row",
+    "unlike_domains": "unlike in a row",
+}
+OLD = "english"
+
+
+def new_domains(report: dict) -> list[str]:
+    """The new domains, parts of one source."""
+    return [domain for domain in report["domains"] if "/" in domain]
+
+
+def macro(report: dict, version: str) -> float:
+    """Mean loss over the new domains in the end."""
+    found = losses(report, version)
+    return statistics.fmean(found[domain] for domain in new_domains(report))
+
+
+def turns(report: dict, version: str) -> list[tuple[str, int, int]]:
+    """The domains in the order of their turns, each with the numbers of the measurements before and after it."""
+    steps = report["stability_gap"][version]["steps"]
+    phases = next(entry for entry in report["versions"] if entry["id"] == version)["phases"]
+    borders = [phase["after_step"] for phase in phases] + [steps[-1]]
+    found = []
+    for phase, (start, stop) in zip(phases, pairwise(borders), strict=True):
+        domain = max(phase["shares"], key=phase["shares"].__getitem__)
+        found.append((domain, steps.index(start), steps.index(stop)))
+    return found
+
+
+def by_turn(report: dict, version: str) -> dict[str, float]:
+    """Means over the domains: loss right `before` and `after` its turn, and the rise since, `forgotten`."""
+    curves = report["stability_gap"][version]["loss"]
+    found = turns(report, version)
+    after = [curves[domain][stop] for domain, _, stop in found]
+    rise = [curves[domain][-1] - loss for (domain, _, _), loss in zip(found, after, strict=True)]
+    return {
+        "before": statistics.fmean(curves[domain][start] for domain, start, _ in found),
+        "after": statistics.fmean(after),
+        "forgotten": statistics.fmean(rise[:-1]),
+    }
+
+
+def course(reports: list[dict], version: str) -> dict[str, list[float]]:
+    """Mean loss over the new domains while training."""
+    curves = [
+        [
+            statistics.fmean(losses)
+            for losses in zip(
+                *(report["stability_gap"][version]["loss"][domain] for domain in new_domains(report)),
+                strict=True,
+            )
+        ]
+        for report in reports
+    ]
+    return edges(list(zip(*curves, strict=True)))
+
+
+def main(sweep: Path) -> None:
+    """Prints the tables and writes the pictures."""
+    found = reports(sweep)
+    plain = [macro(report, "shuffled") for report in found]
+
+    def ends(version: str) -> list[str]:
+        means = [macro(report, version) for report in found]
+        change = [mean - control for mean, control in zip(means, plain, strict=True)]
+        old = [losses(report, version)[OLD] for report in found]
+        return [words(means), "" if version == "shuffled" else words(change, "{:+.3f}"), words(old)]
+
+    print("Documents by perplexity\n")
+    rows = [[name, *ends(version)] for version, name in DOCUMENTS.items()]
+    print(table(["order", "new domains", "minus random", "old domain"], rows))
+    print("Domains one after another\n")
+    rows = []
+    for version, name in DOMAINS.items():
+        means = [] if version == "shuffled" else [by_turn(report, version) for report in found]
+        each = [words([entry[key] for entry in means]) for key in ("before", "after", "forgotten")]
+        rows.append([name, *ends(version), *each])
+    head = ["order", "new domains", "minus mixed", "old domain"]
+    print(table([*head, "before its turn", "after its turn", "forgotten since"], rows))
+    print("By domain, in the end\n")
+    domains = new_domains(found[0])
+    arms = [*DOCUMENTS, *(version for version in DOMAINS if version not in DOCUMENTS)]
+    rows = [
+        [
+            version,
+            *(words([losses(report, version)[domain] for report in found]) for domain in [OLD, *domains]),
+        ]
+        for version in ["base", *arms]
+    ]
+    print(table(["version", OLD, *domains], rows))
+    for report in found:
+        for version in ("random_domains", "similar_domains"):
+            print(f"{version}: {', '.join(domain for domain, _, _ in turns(report, version))}")
+    tokens = found[0]["stability_gap"]["shuffled"]["tokens"]
+    for name, arms in (("order-documents", DOCUMENTS), ("order-domains", DOMAINS)):
+        lines = [
+            Line(words_, colour=number, **course(found, version))
+            for number, (version, words_) in enumerate(arms.items())
+        ]
+        title = f"{name}: mean loss of the new domains while training"
+        save(sweep, name, line_chart(tokens, lines, "mean held-out loss, nats per token", title, points=True))
+
+
+if __name__ == "__main__":
+    main(directory(__doc__))

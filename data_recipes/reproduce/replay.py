@@ -1,0 +1,76 @@
+"""Table and picture of replay.yaml: losses by the share of replay, beside the published ones.
+
+python data_recipes/reproduce/replay.py runs/replay
+"""
+
+import statistics
+from pathlib import Path
+
+from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
+from perdure.pipeline.evaluate.figures import Line, line_chart
+
+PUBLISHED = {
+    0: (3.56, 1.11),
+    1: (2.83, 1.12),
+    5: (2.57, 1.12),
+    10: (2.46, 1.13),
+    25: (2.33, 1.16),
+    50: (2.24, 1.22),
+}
+"""Old and new domain by percent of replay: Ibrahim et al. 2024, 405 million parameters, Pile -> German."""
+
+
+def shares(report: dict) -> dict[float, str]:
+    """Versions by percent of replay."""
+    names = [version["id"] for version in report["versions"] if version["id"].startswith("replay_")]
+    return {float(name.removeprefix("replay_").replace("_", ".")): name for name in names}
+
+
+def by_share(found: list[dict], domain: str) -> dict[float, list[float]]:
+    """Held-out loss of every seed by percent of replay."""
+    arms = shares(found[0])
+    return {share: [losses(report, name)[domain] for report in found] for share, name in arms.items()}
+
+
+def comparison(found: list[dict]) -> str:
+    """Losses and changes against no replay, beside the published ones."""
+    head = ["Replay", "English", "change", "German", "change", "published: old", "published: new"]
+    columns = {domain: by_share(found, domain) for domain in ("english", "german")}
+    rows = []
+    for share in columns["english"]:
+        row = [f"{share:g}%"]
+        for seeds in columns.values():
+            change = statistics.fmean(seeds[share]) - statistics.fmean(seeds[0])
+            row += [words(seeds[share]), f"{change:+.3f}" if share else ""]
+        rows.append([*row, *(f"{loss:.2f}" for loss in PUBLISHED.get(share, ()))])
+        rows[-1] += [""] * (len(head) - len(rows[-1]))
+    return table(head, rows)
+
+
+def chart(found: list[dict]) -> str:
+    """Both losses over the share of replay."""
+    lines = []
+    for colour, (domain, label) in enumerate(
+        {"english": "English, replayed", "german": "German, new"}.items()
+    ):
+        spread = edges(list(by_share(found, domain).values()))
+        lines.append(Line(label, spread["values"], colour, low=spread["low"], high=spread["high"]))
+    x = list(shares(found[0]))
+    title, label = "Loss by share of replay", "held-out loss (nats per token)"
+    return line_chart(x, lines, label, title, xlabel="replay (% of tokens)", points=True)
+
+
+def main(sweep: Path) -> None:
+    """Prints the tables and writes the picture."""
+    found = reports(sweep)
+    print(comparison(found))
+    before = {
+        domain: words([losses(report, "base")[domain] for report in found])
+        for domain in ("english", "german")
+    }
+    print(f"Before: English {before['english']}, German {before['german']}\n")
+    save(sweep, "replay", chart(found))
+
+
+if __name__ == "__main__":
+    main(directory(__doc__))

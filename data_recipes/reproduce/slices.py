@@ -1,0 +1,130 @@
+"""Tables and pictures of slices.yaml: what was kept, updated and learned over all updates, and at which price (FUAR).
+
+python data_recipes/reproduce/slices.py runs/slices
+"""
+
+import statistics
+from pathlib import Path
+
+from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
+from perdure.pipeline.evaluate.figures import Line, line_chart
+from perdure.pipeline.evaluate.probe_scores import fuar
+
+ARMS = {"none": "0", "tenth": "10%", "half": "50%"}
+YEARS = ("2021", "2022", "2023", "2024")
+FIRST = "v2021"
+ENDS = (
+    {"before": FIRST}
+    | {name: f"{arm}_{YEARS[-1]}" for arm, name in ARMS.items()}
+    | {"all years at once": "at_once"}
+)
+"""What the updates start from, what they come to, and what could be had at once."""
+
+
+def version_of(arm: str, year: str) -> str:
+    """The version of an arm after a year's update; all arms share the first."""
+    return FIRST if year == YEARS[0] else f"{arm}_{year}"
+
+
+def scores(report: dict, version: str) -> dict[str, dict]:
+    """What a version answered, by kind."""
+    row = [entry["id"] for entry in report["versions"]].index(version) + 1
+    (of_file,) = report["probes"]["scores"][row].values()
+    return of_file
+
+
+def told(report: dict, version: str, year: str, kind: str) -> float | None:
+    """Accuracy on the facts that were told by a year, that year's included; None before there are any."""
+    dates = {date: entry for date, entry in scores(report, version)[kind]["by_date"].items() if date <= year}
+    items = sum(entry["items"] for entry in dates.values())
+    return sum(entry["items"] * entry["accuracy"] for entry in dates.values()) / items if items else None
+
+
+def over_all_updates(report: dict, version: str) -> dict:
+    """FUAR of a version against the first."""
+    before, after = scores(report, FIRST), scores(report, version)
+    changed = {kind: {"change": after[kind]["accuracy"] - before[kind]["accuracy"]} for kind in after}
+    return fuar({"probes": changed})
+
+
+def accuracies(found: list[dict]) -> list[list[str]]:
+    """A row for each of `ENDS`: accuracies by kind, old answers among them, and FUAR."""
+    rows = []
+    for name, version in ENDS.items():
+        kinds = [scores(report, version) for report in found]
+        row = [words([each[kind]["accuracy"] for each in kinds], "{:.2f}") for kind in kinds[0]]
+        row.insert(2, words([each["updated"]["old"] for each in kinds], "{:.2f}"))
+        totals = [over_all_updates(report, version) for report in found] if version != FIRST else []
+        ratio = [words([each[key] for each in totals], "{:.2f}") for key in ("lost", "gained", "value")]
+        rows.append([name, *row, *ratio])
+    return rows
+
+
+def each_update(found: list[dict]) -> list[list[str]]:
+    """A row for each arm: FUAR of every update against the version before."""
+    rows = []
+    for arm, name in ARMS.items():
+        updates = [
+            [each["probes"]["fuar"][f"{arm}_{year}"]["parent"] for each in found] for year in YEARS[1:]
+        ]
+        rows.append([name, *(words([each["value"] for each in seeds], "{:.2f}") for seeds in updates)])
+    return rows
+
+
+def by_year(found: list[dict]) -> list[list[str]]:
+    """A row for each arm and kind: accuracy on the facts of every year, right after its update and in the end."""
+
+    def accuracy(version: str, kind: str, year: str) -> str:
+        return words([scores(each, version)[kind]["by_date"][year]["accuracy"] for each in found], "{:.2f}")
+
+    rows = []
+    for arm, name in ARMS.items():
+        for kind in ("updated", "new"):
+            row = [name, kind]
+            for year in YEARS[1:]:
+                versions = dict.fromkeys((version_of(arm, year), version_of(arm, YEARS[-1])))
+                row += [accuracy(version, kind, year) for version in versions]
+            rows.append(row)
+    return rows
+
+
+def by_slice(found: list[dict]) -> list[list[str]]:
+    """A row for each of `ENDS`: held-out losses, and their mean."""
+    rows = []
+    for name, version in ENDS.items():
+        each = [losses(report, version) for report in found]
+        means = words([statistics.fmean(loss.values()) for loss in each])
+        rows.append([name, *(words([loss[domain] for loss in each]) for domain in each[0]), means])
+    return rows
+
+
+def picture(found: list[dict], kind: str) -> str:
+    """Accuracy on the facts told so far, year by year, a curve an arm."""
+    years = [year for year in YEARS if told(found[0], version_of("none", year), year, kind) is not None]
+    lines = []
+    for number, (arm, name) in enumerate(ARMS.items()):
+        curves = [[told(report, version_of(arm, year), year, kind) for report in found] for year in years]
+        lines.append(Line(f"replay {name}", colour=number, **edges(curves)))
+    label, title = f"{kind} facts: share right", f"{kind} facts told so far, answered rightly"
+    return line_chart(years, lines, label, title, 0, 1, xlabel="version of the year", points=True)
+
+
+def main(sweep: Path) -> None:
+    """Prints the tables and writes the pictures."""
+    found = reports(sweep)
+    print("Accuracies in the end, and FUAR of all updates\n")
+    head = ["replay", "invariant", "updated", "old answer instead", "new", "lost", "gained", "FUAR"]
+    print(table(head, accuracies(found)))
+    print("FUAR of every update against the version before\n")
+    print(table(["replay", *YEARS[1:]], each_update(found)))
+    print("Accuracy on the facts of each year, right after its update and in the end\n")
+    head = [f"{year}, {when}" for year in YEARS[1:-1] for when in ("at once", "end")]
+    print(table(["replay", "kind", *head, YEARS[-1]], by_year(found)))
+    print("Held-out loss by slice, nats per token\n")
+    print(table(["replay", *found[0]["domains"], "mean"], by_slice(found)))
+    for kind in ("invariant", "updated", "new"):
+        save(sweep, f"slices-{kind}", picture(found, kind))
+
+
+if __name__ == "__main__":
+    main(directory(__doc__))

@@ -1,0 +1,93 @@
+"""Tables and pictures of topics.yaml: losses by topic, how far apart they are, and where the shares went.
+
+python data_recipes/reproduce/topics.py runs/topics
+"""
+
+import statistics
+from pathlib import Path
+
+from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
+from perdure.pipeline.evaluate.figures import Line, line_chart
+
+ARMS = ("fixed", "reweight_0_2", "reweight_0_9", "equal")
+OLD = "general"
+
+
+def topics(report: dict) -> list[str]:
+    """The topics, parts of one source."""
+    return [domain for domain in report["domains"] if "/" in domain]
+
+
+def short(topic: str) -> str:
+    """A topic's name in tables."""
+    return topic.partition("/")[2].partition("_")[0]
+
+
+def shares(report: dict, version: str) -> list[tuple[int, dict[str, float]]]:
+    """The shares of the topics, from which token of the version on."""
+    phases = next(entry for entry in report["versions"] if entry["id"] == version)["phases"]
+    return [(phase["after_tokens"], phase["shares"]) for phase in phases]
+
+
+def summary(report: dict, version: str) -> dict[str, float]:
+    """Over the topics: the mean loss, the mean by the corpus' shares, the worst, and the mean gain on `base` with its extremes."""
+    after, before = losses(report, version), losses(report, "base")
+    corpus = shares(report, "fixed")[0][1]
+    gains = [before[topic] - after[topic] for topic in topics(report)]
+    return {
+        "mean": statistics.fmean(after[topic] for topic in topics(report)),
+        "by shares": sum(corpus[topic] * after[topic] for topic in topics(report)),
+        "worst": max(after[topic] for topic in topics(report)),
+        "least gain": min(gains),
+        "largest gain": max(gains),
+        "old domain": after[OLD],
+    }
+
+
+def main(sweep: Path) -> None:
+    """Prints the tables and writes the pictures."""
+    found = reports(sweep)
+    print("Over the topics, nats per token\n")
+    keys = list(summary(found[0], "base"))
+    rows = []
+    for version in ("base", *ARMS):
+        each = [summary(report, version) for report in found]
+        rows.append([version, *(words([entry[key] for entry in each]) for key in keys)])
+    print(table(["version", *keys], rows))
+    print("Minus `fixed`, seed by seed\n")
+    rows = []
+    for version in ARMS[1:]:
+        pairs = [(summary(report, version), summary(report, "fixed")) for report in found]
+        rows.append(
+            [version, *(words([one[key] - other[key] for one, other in pairs], "{:+.3f}") for key in keys)]
+        )
+    print(table(["version", *keys], rows))
+    print("By topic: loss, and the share of the tokens in the end\n")
+    rows = []
+    for topic in topics(found[0]):
+        row = [short(topic), words([losses(report, "base")[topic] for report in found])]
+        for version in ARMS:
+            row.append(words([losses(report, version)[topic] for report in found]))
+            row.append(words([shares(report, version)[-1][1][topic] for report in found], "{:.1%}"))
+        rows.append(row)
+    head = [cell for version in ARMS for cell in (version, "share")]
+    print(table(["topic", "base", *head], rows))
+    for version in ARMS[1:3]:
+        places = [place for place, _ in shares(found[0], version)]
+        lines = []
+        for number, topic in enumerate(topics(found[0])):
+            curves = [
+                [shares(report, version)[turn][1][topic] for report in found] for turn in range(len(places))
+            ]
+            means = edges(curves)["values"]
+            lines.append(Line(short(topic), means, colour=number, dashed=number >= 8))
+        title = f"{version}: shares of the topics"
+        save(
+            sweep,
+            f"topics-{version}",
+            line_chart(places, lines, "share of the tokens", title, 0, points=True),
+        )
+
+
+if __name__ == "__main__":
+    main(directory(__doc__))

@@ -1,0 +1,93 @@
+"""Tables of the studies from reports made by hand."""
+
+import pytest
+
+from perdure.data_recipes.reproduce import order, replay, slices, studies, topics
+
+
+def test_words_and_tables():
+    assert studies.words([1.0, 2.0, 3.0]) == "2.000 (1.000)"
+    assert studies.words([None, 0.25], "{:.2f}") == "0.25 (1 of 2)"
+    assert studies.words([None, 0.0, 2.0], "{:.1f}") == "1.0 (1.4; 2 of 3)"
+    assert studies.words([0.5]) == "0.500"
+    assert studies.words([-1.0, -3.0], "{:+.1f}") == "-2.0 (1.4)"
+    assert studies.words([None]) == "-"
+    assert studies.table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+    with pytest.raises(SystemExit, match="no runs"):
+        studies.reports(studies.Path("nowhere"))
+
+
+def test_losses_at_the_turn_of_a_domain_and_what_was_forgotten_since():
+    loss = {"new/a": [5, 2, 4], "new/b": [6, 5.5, 3], "english": [1, 2, 3]}
+    phases = [
+        {"after_step": 0, "shares": {"new/a": 0.0, "new/b": 1.0}},
+        {"after_step": 10, "shares": {"new/a": 1.0, "new/b": 0.0}},
+    ]
+    report = {
+        "domains": list(loss),
+        "versions": [{"id": "base"}, {"id": "x", "phases": phases}],
+        "loss_matrix": [[9, 9, 9], [5, 6, 1], [4, 3, 3]],
+        "stability_gap": {"x": {"steps": [0, 10, 20], "loss": loss}},
+    }
+    assert order.turns(report, "x") == [("new/b", 0, 1), ("new/a", 1, 2)]
+    assert order.by_turn(report, "x") == {"before": 4, "after": 4.75, "forgotten": -2.5}
+    assert order.macro(report, "x") == 3.5
+    assert order.course([report], "x")["values"] == [5.5, 3.75, 3.5]
+
+
+def test_losses_over_topics_by_the_shares_of_the_corpus():
+    phases = [{"after_tokens": 0, "shares": {"new/a": 0.75, "new/b": 0.25}}]
+    report = {
+        "domains": ["general", "new/a", "new/b"],
+        "versions": [{"id": "base"}, {"id": "fixed", "phases": phases}],
+        "loss_matrix": [[9, 9, 9], [5, 6, 7], [5.5, 4, 6]],
+    }
+    assert topics.summary(report, "fixed") == {
+        "mean": 5,
+        "by shares": 4.5,
+        "worst": 6,
+        "least gain": 1,
+        "largest gain": 2,
+        "old domain": 5.5,
+    }
+
+
+def test_fuar_of_all_updates_and_accuracy_on_what_was_told():
+    def of(invariant: float, dates: dict[str, float]) -> dict:
+        by_date = {date: {"items": 2, "accuracy": value} for date, value in dates.items()}
+        changed = {"accuracy": sum(dates.values()) / len(dates), "by_date": by_date}
+        kept = {"accuracy": invariant, "by_date": {"2021": {"items": 2, "accuracy": invariant}}}
+        return {"probes.jsonl": {"invariant": kept, "updated": changed, "new": changed}}
+
+    report = {
+        "versions": [{"id": "v2021"}, {"id": "none_2024"}],
+        "probes": {
+            "scores": [
+                {},
+                of(0.75, {"2022": 0.0, "2023": 0.5}),
+                of(0.5, {"2022": 0.5, "2023": 1.0}),
+            ]
+        },
+    }
+    found = slices.over_all_updates(report, "none_2024")
+    assert (found["lost"], found["gained"], found["value"]) == (0.25, 1.0, 0.25)
+    assert slices.told(report, "none_2024", "2022", "new") == 0.5
+    assert slices.told(report, "none_2024", "2024", "new") == 0.75
+    assert slices.told(report, "none_2024", "2021", "new") is None
+
+
+def test_losses_by_the_share_of_replay_beside_the_published_ones():
+    reports = [
+        {
+            "domains": ["english", "german"],
+            "versions": [{"id": name} for name in ("base", "replay_0", "replay_0_5", "replay_50")],
+            "loss_matrix": [[9, 9], [5, 8], [6 + seed, 5], [5.5 + seed, 5.25], [5, 6]],
+        }
+        for seed in (0, 1)
+    ]
+    assert replay.shares(reports[0]) == {0: "replay_0", 0.5: "replay_0_5", 50: "replay_50"}
+    assert replay.comparison(reports).splitlines()[2:] == [
+        "| 0% | 6.500 (0.707) |  | 5.000 (0.000) |  | 3.56 | 1.11 |",
+        "| 0.5% | 6.000 (0.707) | -0.500 | 5.250 (0.000) | +0.250 |  |  |",
+        "| 50% | 5.000 (0.000) | -1.500 | 6.000 (0.000) | +1.000 | 2.24 | 1.22 |",
+    ]

@@ -1,0 +1,101 @@
+import json
+
+import datasets
+import pytest
+from pydantic import ValidationError
+
+from perdure.pipeline.data.files import files_below, fits
+from perdure.pipeline.data.inputs import fingerprint, huggingface_on_disk, input_files
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.recipe import HuggingFaceReader, JsonlReader, TextReader
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A directory with a file, beside another one with two."""
+    for name in ("corpus/a.jsonl", "corpus/deep/b.jsonl", "elsewhere/c.jsonl", "elsewhere/deep/d.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"text": name}) + "\n")
+    return tmp_path / "corpus"
+
+
+def found(path):
+    return input_files(JsonlReader(type="jsonl", path=path))[1]
+
+
+def test_links_to_files_and_directories_are_followed(corpus):
+    elsewhere = corpus.parent / "elsewhere"
+    (corpus / "part2").symlink_to(elsewhere)
+    (corpus / "e.jsonl").symlink_to(elsewhere / "c.jsonl")
+    assert found(corpus) == ["a.jsonl", "deep/b.jsonl", "part2/c.jsonl", "part2/deep/d.jsonl"]
+    (corpus.parent / "whole").symlink_to(corpus)
+    assert found(corpus.parent / "whole") == found(corpus)
+
+
+def test_what_two_paths_lead_to_is_read_once_and_loops_end(corpus):
+    before = found(corpus)
+    (corpus / "again").symlink_to(corpus / "deep")
+    (corpus / "0.jsonl").symlink_to(corpus / "a.jsonl")
+    (corpus / "deep" / "up").symlink_to(corpus)
+    (corpus / "deep" / "self").symlink_to(corpus / "deep")
+    assert found(corpus) == before == ["a.jsonl", "deep/b.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["b.jsonl", ".hidden.jsonl", "part2"])
+def test_a_link_that_leads_nowhere_is_named(corpus, name):
+    (corpus / name).symlink_to(corpus.parent / "unmounted")
+    with pytest.raises(PerdureError, match=rf"corpus/{name}: a link to .*unmounted, which does not exist"):
+        found(corpus)
+
+
+def test_locks_of_editors_are_no_mistake(corpus):
+    (corpus / ".#notes").symlink_to("somebody@host.123")
+    assert found(corpus) == ["a.jsonl", "deep/b.jsonl"]
+
+
+def test_globs_mean_what_they_mean_to_pathlib(tmp_path):
+    names = ["a.txt", "b.md", ".c.txt", "x/a.txt", "x/y/a.txt", "x/y/z/b.md", "[1].txt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for glob in (
+        "**/*.txt",
+        "*.txt",
+        "x/*",
+        "x/**/*.md",
+        "**/y/*",
+        "**/**/a.txt",
+        "./?.md",
+        "x/y/a.txt",
+        "[ab].*",
+    ):
+        expected = sorted(
+            path.relative_to(tmp_path).as_posix() for path in tmp_path.glob(glob) if path.is_file()
+        )
+        assert files_below(tmp_path, [glob]) == expected, glob
+    assert not fits("a.txt", [("**", "b.txt")])
+
+
+@pytest.mark.parametrize("glob", ["", ".", "/data/*.txt", "../*.txt", "x/**.txt"])
+def test_bad_globs_are_problems(glob):
+    with pytest.raises(ValidationError, match=r"`\*\*/\*\.txt`"):
+        TextReader(type="text", path="corpus", glob=glob)
+
+
+def test_splits_and_folders_of_saved_datasets(tmp_path):
+    rows = datasets.Dataset.from_list([{"text": "one"}], split="test")
+    rows.save_to_disk(tmp_path / "test")
+    datasets.Dataset.from_list([{"text": "one"}]).save_to_disk(tmp_path / "plain")
+    (tmp_path / "plain" / ".cache").mkdir()
+
+    def on_disk(name, split):
+        return HuggingFaceReader(type="huggingface", path=str(tmp_path / name), split=split)
+
+    assert fingerprint(on_disk("plain", "train"))["files"] == 3
+    assert huggingface_on_disk(on_disk("test", "test")) == tmp_path / "test"
+    with pytest.raises(
+        PerdureError, match="no split 'validation'; it holds one dataset, test; remove `split`"
+    ):
+        huggingface_on_disk(on_disk("test", "validation"))
+    with pytest.raises(PerdureError, match="no split 'validation'; it holds one dataset; remove `split`"):
+        huggingface_on_disk(on_disk("plain", "validation"))
