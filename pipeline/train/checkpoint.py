@@ -51,10 +51,6 @@ from perdure.pipeline.train.optimizer import portable_state, restore_state, step
 from perdure.pipeline.train.pickles import refuse_code
 from perdure.pipeline.train.process import helper_manager
 
-warnings.filterwarnings(
-    "ignore", "Please use DTensor", FutureWarning
-)  # Megatron goes by torch's ShardedTensor
-
 KEPT = 2
 """Checkpoints kept: the newest ones, and the newest one that the interval asked for, to which a guard rolls back; and
 those that the recipe names or branches off from."""
