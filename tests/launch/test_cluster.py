@@ -253,7 +253,7 @@ def test_whatever_befalls_it_a_job_ends_as_if_undisturbed(cluster, undisturbed, 
     job, version = begin_again(cluster, undisturbed, tmp_path)
     wait_for_step(version, INTERVAL)
     disturb(cluster, job)
-    assert cluster.wait([job], 150) == {job: "COMPLETED"}, logs(version)
+    assert cluster.wait([job], 400) == {job: "COMPLETED"}, logs(version)
     assert len(attempts(version)) >= 2, logs(version)
     assert attempts(version)[1]["step"] >= INTERVAL
     expected = read_json(undisturbed[1] / "versions" / "base" / "version.json")["weights_hash"]
@@ -287,6 +287,6 @@ def test_a_job_that_cannot_succeed_is_given_up(cluster, undisturbed, tmp_path):
     (version / "plan" / "plan.json").unlink(missing_ok=True)
     shutil.rmtree(version / "plan")
     kill_a_rank(cluster, job)
-    assert cluster.wait([job], 150) == {job: "FAILED"}, logs(version)
+    assert cluster.wait([job], 400) == {job: "FAILED"}, logs(version)
     assert "given up: 3 attempts in a row left no checkpoint after step" in logs(version)
     assert not is_finished(version)
