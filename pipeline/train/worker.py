@@ -61,7 +61,8 @@ def main(directory: Path, task: str) -> None:
             f"{dist.get_world_size()} ranks were started, but the recipe's layout needs "
             f"{recipe.parallel.world_size} (tensor x pipeline x data parallel)"
         )
-    for file in ("recipe.yaml", "inputs.json", "plan/plan.json"):
+    plan = ("plan/plan.json",) if task == "train" else ()
+    for file in ("recipe.yaml", "inputs.json", *plan):
         together.require_same(str(directory / file), hash_file(directory / file)[:8])
     # Before anything is trained: a question that cannot be asked should not be found out at the end.
     questions = encode_probes(recipe, Path(inputs["tokenizer"]))
