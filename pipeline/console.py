@@ -1,6 +1,7 @@
 """How verbs speak: lines for people, JSON for programs."""
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -20,5 +21,13 @@ def speaker(stream: Any = None) -> Say:
 
 
 def print_json(value: Any) -> None:
-    """A value for programs, on stdout."""
-    print(json.dumps(value, indent=1, default=str, ensure_ascii=False))
+    """A value for programs, on stdout; numbers that are not finite are null, since JSON has none."""
+    print(json.dumps(_finite(value), indent=1, default=str, ensure_ascii=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -71,8 +71,9 @@ def evaluate(
     """
     from perdure.pipeline.evaluate.report import write_report
 
+    fitted = recipe
     if ranks is not None:
-        recipe = recipe.model_copy(update={"parallel": layout_within(recipe.parallel, ranks)})
+        fitted = recipe.model_copy(update={"parallel": layout_within(recipe.parallel, ranks)})
     names = [name for name in recipe.versions if is_finished(version_directory(recipe, name))]
     if version is not None and version not in names:
         raise PerdureError(
@@ -81,7 +82,7 @@ def evaluate(
     with alone(recipe):
         data = _data(recipe, recipe_path, say)
         for name in [version] if version else names:
-            _version(recipe, name, data, say, documents=True)
+            _version(fitted, name, data, say, documents=True)
         _look_beyond(recipe, data, say)
         write_report(recipe, say)
 
@@ -163,7 +164,6 @@ def _prepare(
     directory = version_directory(recipe, name)
     with disk_errors(directory):
         refuse_edited(recipe, [name])
-        record_data(recipe, data)
         ancestors = history(recipe, name)
         inputs = version_inputs(recipe, name, data, ancestors, say)
         if (directory / "inputs.json").exists():
@@ -171,6 +171,7 @@ def _prepare(
             found = read_json(directory / "inputs.json")
             # The first one made it; later ones go on.
             inputs |= {"command": found.get("command"), "identity": found["identity"]}
+        record_data(recipe, data)
         if is_finished(directory):
             now = inputs["measured"]
             place = evaluation_directory(directory, now)

@@ -70,7 +70,7 @@ def edited(record: Path, folder: Path, files: list[str]) -> dict[str, str]:
             digests = pool.map(hash_file, [folder / name for name in new])
             for name, digest in zip(new, digests, strict=True):
                 known[name]["seen"][times[name]] = digest
-        with suppress(PermissionError):  # someone else's run: hashed again the next time
+        with suppress(OSError):  # someone else's run: hashed again the next time
             write_json(record, known)
     now = {name: known[name]["seen"][time] for name, time in times.items()}
     return {name: digest for name, digest in now.items() if digest != known[name]["sha256"]}

@@ -19,10 +19,12 @@ def files_below(root: Path, globs: list[str]) -> list[str]:
         globs: Patterns of relative names, `**` for any number of directories.
 
     Raises:
-        PerdureError: If a directory cannot be read, or a link leads nowhere; hidden ones (editors' locks) may, unless
-            they fit.
+        PerdureError: If a directory cannot be read, or a link leads nowhere, where a pattern may look; hidden links may, unless
+            they fit, and editors' locks (`.#name`).
     """
     patterns = [PurePosixPath(glob).parts for glob in globs]
+    deep = any("**" in pattern for pattern in patterns)
+    depth = max(len(pattern) for pattern in patterns)
     directories, links = deque([""]), deque[str]()
     seen: set[str] = set()
     found: dict[str, str] = {}
@@ -34,11 +36,12 @@ def files_below(root: Path, globs: list[str]) -> list[str]:
             if fits(name, patterns):
                 found.setdefault(real, name)
         elif not os.path.exists(real):
-            if fits(name, patterns) or not os.path.basename(name).startswith("."):
+            base = os.path.basename(name)
+            if not base.startswith(".#") and (fits(name, patterns) or (deep and not base.startswith("."))):
                 raise PerdureError(
                     f"{root / name}: a link to {real}, which does not exist; mend or remove the link"
                 )
-        elif os.path.isdir(real) and real not in seen:
+        elif os.path.isdir(real) and real not in seen and (deep or name.count("/") + bool(name) < depth):
             seen.add(real)
             for entry in _entries(real):
                 path = f"{name}/{entry.name}" if name else entry.name
@@ -67,6 +70,7 @@ def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 def _entries(directory: str) -> list[os.DirEntry]:
     try:
         with os.scandir(directory) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+            # What a file system keeps for itself at its root is nobody's text, and closed to all.
+            return sorted((e for e in entries if e.name != "lost+found"), key=lambda entry: entry.name)
     except OSError as error:
         raise PerdureError(f"{directory}: {error.strerror}; every directory below `path` is read") from None

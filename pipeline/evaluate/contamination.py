@@ -19,7 +19,7 @@ from perdure.pipeline.domains import measured_domains, source_of
 from perdure.pipeline.evaluate.documents import count_measured, heldout_documents
 from perdure.pipeline.evaluate.probes import probe_files, probe_hashes
 from perdure.pipeline.evaluate.words import tokens_words
-from perdure.pipeline.manifest import hash_of, read_json, write_json
+from perdure.pipeline.manifest import hash_file, hash_of, read_json, write_json
 from perdure.pipeline.planning import data_hash
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.shards import open_shard
@@ -100,7 +100,16 @@ def contamination(recipe: Recipe) -> dict | None:
     found = read_json(path)
     identity = _domains_named(recipe, found.pop("identity"))
     now = settings.n_grams, recipe.evaluation.max_tokens, measured_domains(recipe)
-    return found if now == (identity["n_grams"], identity["max_tokens"], identity["domains"]) else None
+    if now != (identity["n_grams"], identity["max_tokens"], identity["domains"]):
+        return None
+    # A file that is gone was asked about as it was.
+    probes = {path.name: hash_file(path) for path in recipe.evaluation.probes if path.is_file()}
+    names = {path.name for path in recipe.evaluation.probes}
+    return (
+        found
+        if identity["probes"].keys() == names and identity["probes"] | probes == identity["probes"]
+        else None
+    )
 
 
 def contamination_words(report: dict) -> list[str]:

@@ -14,8 +14,9 @@ from perdure.pipeline.evaluate.contamination import contamination
 from perdure.pipeline.evaluate.documents import table_name
 from perdure.pipeline.evaluate.ledger import Ancestry, by_label, intervals, read_documents
 from perdure.pipeline.evaluate.paths import Path
+from perdure.pipeline.evaluate.record import initial_evaluation
 from perdure.pipeline.lineage import ancestors
-from perdure.pipeline.manifest import read_json
+from perdure.pipeline.manifest import hash_of, read_json
 from perdure.pipeline.recipe import Recipe
 
 
@@ -47,7 +48,7 @@ def measured(
     counting = counting if rows.any() else []
     bits = np.array([_column(domains, evaluation, "bits_per_byte") for evaluation in evaluations])
     columns = [domains.index(domain) for domain in counting]
-    documents = read_documents(_files(places, "documents"), domains)
+    documents = read_documents(_files(places, on, "documents"), domains)
     ancestry = {
         name: Ancestry(path.row, path.parent, _best(losses, path, sources)) for name, path in known.items()
     }
@@ -62,14 +63,14 @@ def measured(
             name: dict(zip(domains, losses[path.row] - losses[0])) for name, path in known.items()
         },
         "intervals": intervals(documents, ancestry, counting, len(losses), recipe.seed)
-        | {"missing": _missing(places, rows)},
+        | {"missing": _missing(places, on, rows)},
         "labels": by_label(documents, recipe.seed),
         "stability_gap": {
             name: gap
             for name, path in paths.items()
             if (gap := _stability_gap(recipe, name, steps, path, on)) is not None
         },
-        "probes": _probes(recipe, paths, places),
+        "probes": _probes(recipe, paths, places, on),
         "contamination": contamination(recipe),
         "harness": _harness(recipe),
     }
@@ -95,16 +96,19 @@ def _best(losses: np.ndarray, path: Path, sources: list[str]) -> dict[str, int]:
     }
 
 
-def _files(places: dict[str, FilePath], what: str) -> list[FilePath]:
-    """The tables of every row; all `init` versions start from the same initial model."""
-    initial = [place / table_name("eval_initial.json", what) for place in places.values()]
-    first = next((path for path in initial if path.exists()), initial[0])
-    return [first, *(place / table_name("eval.json", what) for place in places.values())]
+def _files(places: dict[str, FilePath], on: dict[str, Any], what: str) -> list[FilePath]:
+    """The tables of every row; the initial model's may be absent."""
+    start = initial_evaluation(places.values(), on)
+    first = start.parent if start else next(iter(places.values())) / "unmeasured"
+    return [
+        first / table_name("eval_initial.json", what),
+        *(place / table_name("eval.json", what) for place in places.values()),
+    ]
 
 
-def _missing(places: dict[str, FilePath], rows: np.ndarray) -> dict[str, Any]:
+def _missing(places: dict[str, FilePath], on: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
     """Models that were measured before documents were kept apart: their losses have no intervals."""
-    absent = [bool(row) and not path.exists() for row, path in zip(rows, _files(places, "documents"))]
+    absent = [bool(row) and not path.exists() for row, path in zip(rows, _files(places, on, "documents"))]
     return {
         "initial": absent[0],
         "versions": [name for name, gone in zip(places, absent[1:]) if gone],
@@ -157,6 +161,8 @@ def _points(
     then = read_json(recipe.directory / "versions" / version / "inputs.json")["measured"]
     if then["max_tokens"] != on["max_tokens"]:
         return []
+    if any(entry.get("heldout_on") not in (None, hash_of(then)[:8]) for entry in steps.values()):
+        return []  # begun on other text: no curve from the version's start
     same = {domain for domain, text in on["data"].items() if then["data"].get(domain) == text}
     return [
         (step, tokens, {domain: losses[domain] for domain in losses if domain in same})
@@ -200,9 +206,12 @@ def _measured_on_the_way(points: list[tuple[int, int, dict[str, float]]]) -> boo
 # --------------------------------------------------------------------------------------------- probes
 
 
-def _probes(recipe: Recipe, paths: dict[str, Path], places: dict[str, FilePath]) -> dict[str, Any] | None:
+def _probes(
+    recipe: Recipe, paths: dict[str, Path], places: dict[str, FilePath], on: dict[str, Any]
+) -> dict[str, Any] | None:
     answers = [
-        parquet.read_table(path).to_pylist() if path.exists() else None for path in _files(places, "probes")
+        parquet.read_table(path).to_pylist() if path.exists() else None
+        for path in _files(places, on, "probes")
     ]
     asked = next((found for found in reversed(answers) if found), None)
     if asked is None:

@@ -5,6 +5,7 @@ later on other held-out text or probes stands in `eval@<hash8>/` below it, so th
 text, do not overwrite each other's numbers, and none of them reads another's.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,12 @@ def evaluation(version: Path, on: dict[str, Any]) -> dict[str, Any] | None:
     """What a version's `eval.json` on just this holds; None if it was not measured."""
     path = evaluation_directory(version, on) / "eval.json"
     return read_json(path) if path.exists() else None
+
+
+def initial_evaluation(places: Iterable[Path], on: dict[str, Any]) -> Path | None:
+    """The first of versions' `eval_initial.json` on just this; all that start at random start from the same model."""
+    found = (place / "eval_initial.json" for place in places)
+    return next((path for path in found if path.exists() and read_json(path).get("measured", on) == on), None)
 
 
 def unmeasured(recipe: Recipe, on: dict[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from perdure.pipeline.evaluate.paths import Path as VersionPath
 from perdure.pipeline.evaluate.paths import paths
 from perdure.pipeline.evaluate.record import (
     evaluation_directory,
+    initial_evaluation,
     measured_on,
     run_data_directories,
     unmeasured,
@@ -81,7 +82,8 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
     on = measured_on(recipe, data)
     places = {name: evaluation_directory(version_directory(recipe, name), on) for name in recipe.versions}
     evaluations = {name: _read(place / "eval.json") for name, place in places.items()}
-    initial = next(filter(None, (_read(place / "eval_initial.json") for place in places.values())), None)
+    start = initial_evaluation(places.values(), on)
+    initial = read_json(start) if start else None
     domains = measured_domains(recipe)
     losses = np.array([_losses(domains, entry) for entry in (initial, *evaluations.values())])
     manifests = {

@@ -1,6 +1,6 @@
 """Where a sweep's runs stand, and what they share.
 
-    <out>/clean, topics, subset, data, tokenizer@<hash8>   made once; their names hold what they depend on
+    <out>/contents, clean, topics, subset, data, tokenizer@<hash8>   made once; their names hold what they depend on
     <out>/versions/<version>@<hash8>/                      every version of every run, each made once
     <out>/runs/<run>/                                      a run's directory, as of any recipe; of the above it has links
 
@@ -20,7 +20,7 @@ from perdure.pipeline.mixture import members, order_of_sources
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.sweep.spec import Plan, Run
 
-SHARED = ("clean", "topics", "subset", "data")
+SHARED = ("contents", "clean", "topics", "subset", "data")
 
 
 def version_keys(recipe: Recipe, changes: dict) -> dict[str, str]:
@@ -122,11 +122,18 @@ def link(plan: Plan, run: Run, places: dict[str, Path]) -> None:
         places: Where its versions stand, see `version_places`.
     """
     out = run.recipe.directory
-    tokenizer = tokenizer_directory(run.recipe).name
-    targets = {out / name: plan.directory / name for name in (*SHARED, tokenizer)}
+    targets = {out / name: plan.directory / name for name in SHARED}
     targets |= {version_directory(run.recipe, name): place for name, place in places.items()}
+    _link(out, targets, whole=False)
+    # Its name depends on what `contents` says.
+    tokenizer = tokenizer_directory(run.recipe).name
+    _link(out, {out / tokenizer: plan.directory / tokenizer}, whole=True)
+
+
+def _link(out: Path, targets: dict[Path, Path], whole: bool) -> None:
+    """Links paths of a run to what they stand for, which is made unless it appears `whole`, by a rename."""
     for path, target in targets.items():
-        if target.name != tokenizer:  # that one appears whole, by a rename
+        if not whole:
             target.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         relative = os.path.relpath(target, path.parent)

@@ -10,7 +10,7 @@ import torch
 from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.lineage import kept_steps
-from perdure.pipeline.manifest import read_json
+from perdure.pipeline.manifest import hash_of, read_json
 from perdure.pipeline.plan import shares_from
 from perdure.pipeline.recipe import Guard, Recipe
 from perdure.pipeline.shape import flops_per_token, model_shape
@@ -133,6 +133,7 @@ def run_steps(
                 version.selection is not None,
                 skipped,
                 heldout,
+                hash_of(inputs["measured"])[:8],
             )
             if step % training.log_interval == 0 or step == steps:
                 say(console_line(line, steps, started, first_step))

@@ -68,11 +68,12 @@ class Recorder:
         selective: bool,
         skipped: str | None = None,
         heldout: dict[str, float] | None = None,
+        heldout_on: str | None = None,
     ) -> dict:
         """Records one step and returns its line.
 
         `skipped` says what became of a step that the guard refused; `heldout` holds the domains' losses right before the
-        step, if they were measured then.
+        step, if they were measured then, and `heldout_on` a hash of what they were measured on.
         """
         total_tokens, total_loss = sum(counts.tokens), sum(counts.loss)
         competing_tokens, competing_loss = competing(self.sources, counts)
@@ -104,6 +105,7 @@ class Recorder:
             "selection": counts.selection,
             "skipped": skipped,
             "heldout_before": heldout,
+            "heldout_on": heldout_on if heldout is not None else None,
         }
         # A guard may have let a NaN pass, and JSON knows none.
         self.file.write(json.dumps(_finite(line)) + "\n")

@@ -1,6 +1,7 @@
 """The command line as a user meets it: verbs, exit statuses, and errors in one readable message."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from perdure.pipeline import cli
+from perdure.pipeline.console import print_json
 from perdure.pipeline.recipe import json_schema, load_recipe
 
 TEMPLATE = str(Path(__file__).parents[2] / "data_recipes" / "template.yaml")
@@ -205,3 +207,11 @@ def test_a_closed_pipe_is_no_error():
     command = f"{sys.executable} -P -m perdure.pipeline.cli check {TEMPLATE} --json | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("{\n", "")
+
+
+def test_numbers_that_json_has_none_for_are_null(capsys):
+    print_json({"max_repetition": math.inf, "rows": [(math.nan, 1.5)]})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "max_repetition": None,
+        "rows": [[None, 1.5]],
+    }

@@ -4,6 +4,7 @@ import datasets
 import pytest
 from pydantic import ValidationError
 
+from perdure.pipeline.data import files
 from perdure.pipeline.data.files import files_below, fits
 from perdure.pipeline.data.inputs import fingerprint, huggingface_on_disk, input_files
 from perdure.pipeline.errors import PerdureError
@@ -50,7 +51,21 @@ def test_a_link_that_leads_nowhere_is_named(corpus, name):
 
 def test_locks_of_editors_are_no_mistake(corpus):
     (corpus / ".#notes").symlink_to("somebody@host.123")
+    (corpus / ".#a.jsonl").symlink_to("somebody@host.123")
     assert found(corpus) == ["a.jsonl", "deep/b.jsonl"]
+
+
+def test_nothing_stands_in_the_way_where_no_pattern_looks(corpus, monkeypatch):
+    (corpus / "lost+found").mkdir()
+    (corpus / "deep" / "latest").symlink_to(corpus.parent / "unmounted")
+    looked = []
+    monkeypatch.setattr(
+        files, "_entries", lambda directory, real=files._entries: looked.append(directory) or real(directory)
+    )
+    assert files_below(corpus, ["*.jsonl"]) == ["a.jsonl"] and looked == [str(corpus.resolve())]
+    with pytest.raises(PerdureError, match="deep/latest: a link to"):
+        files_below(corpus, ["**/*.jsonl"])
+    assert all("lost+found" not in directory for directory in looked)
 
 
 def test_globs_mean_what_they_mean_to_pathlib(tmp_path):

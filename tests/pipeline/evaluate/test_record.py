@@ -12,7 +12,7 @@ from perdure.pipeline.evaluate.record import (
     run_data_directories,
 )
 from perdure.pipeline.evaluate.summary import build_report, summarize
-from perdure.pipeline.manifest import finish, read_json, write_json
+from perdure.pipeline.manifest import finish, hash_of, read_json, write_json
 
 ALL = ["base", "reference", "update", "control"]
 
@@ -54,6 +54,27 @@ def test_a_report_after_a_change_of_evaluation_has_no_old_numbers(recipe, run, c
     report = summarize(changed, data)
     assert report["unmeasured"] == ALL and report["loss_matrix"] == [[None] * 3] * 5
     assert summarize(recipe, data)["unmeasured"] == []
+
+
+def test_the_initial_model_is_of_the_same_text(recipe, run):
+    data = run(recipe, ALL)
+    assert summarize(recipe, data)["loss_matrix"][0] != [None] * 3
+    # A version that had begun before the change: measured on the new text at its end alone.
+    for path in recipe.directory.glob("versions/*/eval_initial.json"):
+        write_json(path, read_json(path) | {"measured": {"max_tokens": 7}})
+    report = summarize(recipe, data)
+    assert report["loss_matrix"][0] == [None] * 3 and report["loss_matrix"][1] == [4.5, 4.25, 6.0]
+
+
+def test_a_curve_that_began_on_other_text_is_not_shown(recipe, run):
+    data = run(recipe, ALL)
+    path = recipe.directory / "versions/update/metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    on = hash_of(read_json(recipe.directory / "versions/update/inputs.json")["measured"])[:8]
+    for then, shown in ((on, True), ("another", False)):
+        losses = f'"heldout_before": {{"prose": 4.0}}, "heldout_on": "{then}"'
+        path.write_text(lines[0].replace("{", "{" + losses + ", ", 1) + "".join(lines[1:]))
+        assert ("update" in summarize(recipe, data)["stability_gap"]) is shown
 
 
 def test_losses_while_training_are_of_the_same_text(recipe, run):

@@ -84,9 +84,11 @@ def plan(out, *updates: dict, seeds: tuple = (None,)) -> Plan:
 
 @pytest.fixture
 def three(tmp_path, monkeypatch) -> Plan:
-    monkeypatch.setattr(
-        "perdure.pipeline.sweep.store.tokenizer_directory", lambda recipe: recipe.directory / "tokenizer@1"
-    )
+    def tokenizer(recipe):
+        assert (recipe.directory / "contents").is_dir()  # which the tokenizer's name depends on
+        return recipe.directory / "tokenizer@1"
+
+    monkeypatch.setattr("perdure.pipeline.sweep.store.tokenizer_directory", tokenizer)
     return plan(tmp_path, *({"tokens": 256 * count} for count in (1, 2, 3)))
 
 
@@ -102,6 +104,8 @@ def test_runs_have_links_to_what_they_share(three, tmp_path):
         == ["base"] + ["update"] * 3
     )
     run = three.runs[0].recipe.directory
+    (tmp_path / "contents" / "a@1.json").touch()
+    assert (run / "contents" / "a@1.json").exists()
     (tmp_path / "data" / "a@1").mkdir()
     assert (run / "data" / "a@1").is_dir() and not (run / "tokenizer@1").exists()
     (tmp_path / "tokenizer@1").mkdir()
