@@ -45,7 +45,8 @@ def write_documents(directory: Path, number: int) -> tuple[Path, Path]:
         "data_hash": "x",
         "files": {},
     }
-    finish(data, facts)
+    counts = {"train": {"documents": number, "tokens": int(ends[-1]) // 2}}
+    finish(data, facts | {"counts": counts})
     write_json(scores / "manifest.json", {})
     return data, scores
 

@@ -89,7 +89,7 @@ def start_and_seek(root: str, sources: int, documents: int, data: dict) -> dict:
     """Seconds (and of these, on the CPU) of starting, of seeking with a warm and an emptied page cache; bytes of memory."""
     directory = Path(root)
     paths = {name: Path(path) for name, path in data.items()}
-    made, before = recipe(directory, sources, documents), psutil.Process().memory_info().rss
+    made, before = recipe(directory, sources, documents), _own_memory()
     begun = _clocks()
     planning.build_plan(directory / "plan", made, "v1", paths, {})
     reopened = _since(begun)
@@ -97,7 +97,7 @@ def start_and_seek(root: str, sources: int, documents: int, data: dict) -> dict:
     dataset = open_dataset(directory / "plan", paths, {})
     read_batch(dataset, range(1), torch.device("cpu"))
     started = _since(begun)
-    memory = psutil.Process().memory_info().rss - before
+    memory = _own_memory() - before
     last = dataset.plan.num_samples - 1
     rng = np.random.default_rng(2)
     found = {"launcher": reopened, "rank": started, "memory": memory, "samples": last + 1}
@@ -118,6 +118,12 @@ def _seeks(dataset: Dataset, indices: np.ndarray, cold: bool) -> dict:
         times.append(_since(begun))
     wall, cpu = zip(*times, strict=True)
     return {"median": float(np.median(wall)), "most": max(wall), "cpu": float(np.median(cpu))}
+
+
+def _own_memory() -> int:
+    """Bytes that are the process's own: not the pages of mapped files, which the system takes back when it wants to."""
+    found = psutil.Process().memory_info()
+    return found.rss - found.shared
 
 
 def _clocks() -> tuple[float, float]:
