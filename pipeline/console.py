@@ -1,10 +1,11 @@
 """How verbs speak: lines for people, JSON for programs."""
 
 import json
-import math
 import sys
 from collections.abc import Callable
 from typing import Any
+
+from perdure.pipeline.manifest import finite
 
 Say = Callable[[str], None]
 
@@ -22,12 +23,4 @@ def speaker(stream: Any = None) -> Say:
 
 def print_json(value: Any) -> None:
     """A value for programs, on stdout; numbers that are not finite are null, since JSON has none."""
-    print(json.dumps(_finite(value), indent=1, default=str, ensure_ascii=False))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(finite(value), indent=1, default=str, ensure_ascii=False))

@@ -8,6 +8,7 @@ recipe makes a new directory, and a finished one is never recomputed.
 import errno
 import hashlib
 import json
+import math
 import os
 import tempfile
 import time
@@ -79,6 +80,15 @@ def _file_state(path: Path) -> dict[str, Any]:
         found = os.fstat(file.fileno())
     names = ("ino", "size", "mtime_ns", "ctime_ns")
     return {"path": str(path.resolve())} | {name: getattr(found, f"st_{name}") for name in names}
+
+
+def finite(value: Any) -> Any:
+    """The same value with None for numbers that are not finite, since JSON has none."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -1,13 +1,12 @@
 """What a run tells while it runs: `metrics.jsonl`, TensorBoard and console lines."""
 
 import json
-import math
 import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from perdure.pipeline.manifest import read_json, write_atomic, write_json
+from perdure.pipeline.manifest import finite, read_json, write_atomic, write_json
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.train.mirror import STEP
 from perdure.pipeline.train.step import Counts
@@ -108,7 +107,7 @@ class Recorder:
             "heldout_on": heldout_on if heldout is not None else None,
         }
         # A guard may have let a NaN pass, and JSON knows none.
-        self.file.write(json.dumps(_finite(line)) + "\n")
+        self.file.write(json.dumps(finite(line)) + "\n")
         for name in ("loss", "loss_macro", "loss_selected", "loss_unselected"):
             self._scalar(f"loss/{name.removeprefix('loss_') if '_' in name else 'all'}", line[name], step)
         for name, value in line["source_loss"].items():
@@ -180,13 +179,6 @@ class Recorder:
             if self.run is not None:
                 self.run.log(row | {STEP: step})
         self.rows.clear()
-
-
-def _finite(value):
-    """The same value with None for numbers that are not finite."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def macro(counts: Counts) -> float:
