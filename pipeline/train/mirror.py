@@ -1,5 +1,6 @@
 """A version's run in Weights & Biases."""
 
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ def open_run(recipe: Recipe, name: str, directory: Path) -> Any:
         return None
     import wandb
 
+    # A background service of a process above this one would outlive a killed rank, and still hold its run at the restart.
+    os.environ.pop("WANDB_SERVICE", None)
     record = directory / "wandb.json"
     if not record.exists():
         write_json(record, {"id": uuid.uuid4().hex[:12]})

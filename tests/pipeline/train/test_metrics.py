@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -77,6 +80,26 @@ def test_weights_and_biases_is_told_what_tensorboard_is(tmp_path, monkeypatch):
         key: value for key, value in before[0].items() if key.startswith("_")
     }
     assert after[4]["mixture/a"] == 0.75 and before[4]["heldout_bits_per_byte/a"] == 0.5
+
+
+@pytest.mark.slow
+def test_a_killed_rank_leaves_its_run_to_the_next_one(tmp_path, monkeypatch):
+    """Also where a background service from before lives on: it would still hold the run."""
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)
+    service = [sys.executable, "-m", "wandb", "beta", "core"]
+    started = subprocess.run([*service, "start"], capture_output=True, text=True, check=True)
+    monkeypatch.setenv("WANDB_SERVICE", started.stdout.strip())
+    code = (
+        "import os, sys; from pathlib import Path; from perdure.pipeline.recipe import Recipe; "
+        "from perdure.pipeline.train.mirror import open_run; "
+        "run = open_run(Recipe.model_validate_json(sys.argv[1]), 'v1', Path(sys.argv[2])); "
+        "run.log({'step': 1}); os.kill(os.getpid(), int(sys.argv[3])) if int(sys.argv[3]) else run.finish()"
+    )
+    recipe = tiny_recipe(tmp_path, logging=OFFLINE).model_dump_json()
+    for sent in (signal.SIGKILL, 0):
+        ended = subprocess.run([sys.executable, "-c", code, recipe, str(tmp_path), str(int(sent))], capture_output=True)
+        assert ended.returncode == -sent, ended.stderr.decode()
+    subprocess.run([*service, "stop"], check=True)
 
 
 def test_without_the_package_or_a_key_it_is_one_line(tmp_path, monkeypatch):
