@@ -97,7 +97,9 @@ def test_a_killed_rank_leaves_its_run_to_the_next_one(tmp_path, monkeypatch):
     )
     recipe = tiny_recipe(tmp_path, logging=OFFLINE).model_dump_json()
     for sent in (signal.SIGKILL, 0):
-        ended = subprocess.run([sys.executable, "-c", code, recipe, str(tmp_path), str(int(sent))], capture_output=True)
+        ended = subprocess.run(
+            [sys.executable, "-c", code, recipe, str(tmp_path), str(int(sent))], capture_output=True
+        )
         assert ended.returncode == -sent, ended.stderr.decode()
     subprocess.run([*service, "stop"], check=True)
 
