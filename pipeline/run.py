@@ -50,10 +50,9 @@ def make_versions(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
 def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Everything that one version's ranks need, so that they can be started anywhere: scores, plan, inputs."""
     with alone(recipe):
-        if _prepare(recipe, version, _data(recipe, recipe_path, say), say) == version_directory(
-            recipe, version
-        ):
-            say(f"{version_directory(recipe, version)} is ready for {recipe.parallel.world_size} ranks")
+        directory, _ = _prepare(recipe, version, _data(recipe, recipe_path, say), say)
+        if directory == version_directory(recipe, version):
+            say(f"{directory} is ready for {recipe.parallel.world_size} ranks")
 
 
 def train(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
@@ -142,24 +141,37 @@ def _data(recipe: Recipe, recipe_path: Path, say: Say) -> dict[str, Path]:
 def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False) -> None:
     from perdure.launch import local
 
-    directory = _prepare(recipe, name, data, say, documents)
+    directory, inputs = _prepare(recipe, name, data, say, documents)
     if directory == version_directory(recipe, name):
         local.start(directory, recipe.parallel.world_size)
     elif directory:
-        with disk_errors(directory), (directory / ".lock").open("w") as file:
-            while not lock(file.fileno(), directory):  # another run of a sweep measures the same just now
-                time.sleep(1)
-            if not is_finished(directory):
-                local.start(directory, recipe.parallel.world_size, "evaluate")
+        with disk_errors(directory):
+            directory.mkdir(exist_ok=True)
+            with (directory / ".lock").open("w") as file:
+                _wait_for(file.fileno(), directory, "another run of a sweep measures the same", say)
+                if not is_finished(directory):
+                    _write_inputs(directory, recipe, inputs)
+                    local.start(directory, recipe.parallel.world_size, "evaluate")
+
+
+def _wait_for(file: int, path: Path, who: str, say: Say) -> None:
+    """Takes a lock, waiting for it if need be, and says so."""
+    if not lock(file, path):
+        say(f"{path}: {who}; waiting for it")
+        while not lock(file, path):
+            time.sleep(1)
 
 
 def _prepare(
     recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False
-) -> Path | None:
-    """Writes what a version's ranks read; returns where: the version's directory to train it, or that of an evaluation to
-    make; None if there is nothing to do.
+) -> tuple[Path | None, dict]:
+    """Prepares all that a version's ranks read.
 
     With `documents`, a finished version that has no sums by document is measured again.
+
+    Returns:
+        Where they are to work: the version's directory to train it, or that of an evaluation to make; None if there is nothing
+        to do. And their inputs, which stand there to train, but not yet to evaluate: only who has the lock writes those.
     """
     directory = version_directory(recipe, name)
     with disk_errors(directory):
@@ -178,25 +190,28 @@ def _prepare(
             whole = (place / "eval_documents.parquet").exists() or not documents
             if (place / "eval.json").exists() and whole:
                 say(f"version {name}: finished, skipped")
-                return None
+                return None, inputs
             before, reason = found["measured"], "documents were not kept apart yet"
             if before != now:
                 same = all(before.get(key) == now[key] for key in ("max_tokens", "data"))
                 reason = "other probes" if same else "other held-out documents"
             say(f"version {name}: finished; {reason}, so it is measured again")
-            directory = later_directory(directory, now)
-        else:
-            say(f"version {name}")
-            ranked = {source: Path(path) for source, path in inputs["perplexity_scores"].items()}
-            plan = build_plan(directory / "plan", recipe, name, data, ranked, ancestors)
-            orders = ", ".join(f"{key} {_order_words(entry)}" for key, entry in plan.sources.items())
-            say(f"plan: {plan.num_samples:,} samples of {plan.seq_length} tokens; {orders}")
-            for line in _plan_lines(plan, data):
-                say(line)
-        content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-        write_atomic(directory / "recipe.yaml", content)
-        write_json(directory / "inputs.json", inputs)
-    return directory
+            return later_directory(directory, now), inputs
+        say(f"version {name}")
+        ranked = {source: Path(path) for source, path in inputs["perplexity_scores"].items()}
+        plan = build_plan(directory / "plan", recipe, name, data, ranked, ancestors)
+        orders = ", ".join(f"{key} {_order_words(entry)}" for key, entry in plan.sources.items())
+        say(f"plan: {plan.num_samples:,} samples of {plan.seq_length} tokens; {orders}")
+        for line in _plan_lines(plan, data):
+            say(line)
+        _write_inputs(directory, recipe, inputs)
+    return directory, inputs
+
+
+def _write_inputs(directory: Path, recipe: Recipe, inputs: dict) -> None:
+    content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    write_atomic(directory / "recipe.yaml", content)
+    write_json(directory / "inputs.json", inputs)
 
 
 def _plan_lines(plan: Plan, data: dict[str, Path]) -> list[str]:

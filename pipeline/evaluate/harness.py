@@ -15,7 +15,7 @@ from typing import Any
 from perdure.pipeline.data.tokenizer import parses_special_tokens
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_directory, hash_of, is_finished, read_json, write_json
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe import Harness, Recipe
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -33,7 +33,7 @@ def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
         raise PerdureError("evaluation.harness: lm-evaluation-harness is missing; install `perdure[harness]`")
     if not harness.include_path.is_dir():
         raise PerdureError(f"evaluation.harness.include_path = {harness.include_path}: no such directory")
-    tasks = hash_of([hash_directory(harness.include_path), harness.tasks])[:16]
+    tasks = tasks_hash(harness)
     for name in recipe.versions:
         directory = recipe.directory / "versions" / name
         if not is_finished(directory):
@@ -47,6 +47,26 @@ def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
         say(f"version {name}: lm-evaluation-harness, {', '.join(harness.tasks)}")
         found = _results(directory, harness.include_path, harness.tasks, parse)
         write_json(path, {"identity": identity} | found)
+
+
+def tasks_hash(harness: Harness) -> str:
+    """What identifies tasks and their texts."""
+    return hash_of([hash_directory(harness.include_path), harness.tasks])[:16]
+
+
+def harness_results(recipe: Recipe) -> dict[str, Any] | None:
+    """Results of the tasks that the recipe asks for, by version; where the tasks are gone, those of the last ones."""
+    harness = recipe.evaluation.harness
+    if harness is None:
+        return None
+    asked = tasks_hash(harness) if harness.include_path.is_dir() else None
+    paths = {name: recipe.directory / "versions" / name / "harness.json" for name in recipe.versions}
+    found = {name: read_json(path) for name, path in paths.items() if path.exists()}
+    return {
+        name: record["tasks"]
+        for name, record in found.items()
+        if asked in (None, record["identity"]["tasks"])
+    } or None
 
 
 def _results(

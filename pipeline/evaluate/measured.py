@@ -12,6 +12,7 @@ from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.evaluate import metrics, probe_scores
 from perdure.pipeline.evaluate.contamination import contamination
 from perdure.pipeline.evaluate.documents import table_name
+from perdure.pipeline.evaluate.harness import harness_results
 from perdure.pipeline.evaluate.ledger import Ancestry, by_label, intervals, read_documents
 from perdure.pipeline.evaluate.paths import Path
 from perdure.pipeline.evaluate.record import initial_evaluation
@@ -72,7 +73,7 @@ def measured(
         },
         "probes": _probes(recipe, paths, places, on),
         "contamination": contamination(recipe),
-        "harness": _harness(recipe),
+        "harness": harness_results(recipe),
     }
 
 
@@ -234,13 +235,3 @@ def _probes(
             for name, by_base in changes.items()
         },
     }
-
-
-def _harness(recipe: Recipe) -> dict[str, Any] | None:
-    """The results of other tools' tasks, of the versions that have some."""
-    found = {
-        name: read_json(path)["tasks"]
-        for name in recipe.versions
-        if (path := recipe.directory / "versions" / name / "harness.json").exists()
-    }
-    return found or None

@@ -1,5 +1,6 @@
 """Finished versions that are measured again, and why."""
 
+from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
 
 import pytest
@@ -9,6 +10,7 @@ from perdure.pipeline import run
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.record import later_directory, measured_on
 from perdure.pipeline.inputs import version_inputs
+from perdure.pipeline.locks import lock
 from perdure.pipeline.manifest import finish, read_json, write_json
 from perdure.pipeline.recipe import Parallel
 
@@ -30,8 +32,17 @@ def finished(tmp_path):
 def asked(finished, documents, **changes):
     directory, data = finished
     said = []
-    place = run._prepare(tiny_recipe(directory.parents[1], **changes), "v1", data, said.append, documents)
+    place, _ = run._prepare(tiny_recipe(directory.parents[1], **changes), "v1", data, said.append, documents)
     return place, said[0].removeprefix("version v1: ")
+
+
+def started(finished, documents=False, **changes):
+    """Measures it, but for the ranks themselves; returns what they were told to do where, and the words before."""
+    directory, data = finished
+    said, starts = [], []
+    with patch("perdure.launch.local.start", lambda *arguments: starts.append(arguments)):
+        run._version(tiny_recipe(directory.parents[1], **changes), "v1", data, said.append, documents)
+    return starts, said[0].removeprefix("version v1: ")
 
 
 def later(finished, **changes):
@@ -47,6 +58,7 @@ def test_a_run_leaves_old_measurements_alone(finished):
 def test_eval_adds_the_documents_once(finished):
     again = "finished; documents were not kept apart yet, so it is measured again"
     assert asked(finished, documents=True) == (later(finished), again)
+    later(finished).mkdir()
     (later(finished) / "eval.json").touch()
     (later(finished) / "eval_documents.parquet").touch()
     finish(later(finished), {})
@@ -61,9 +73,9 @@ def test_other_probes_and_budgets_are_measured(finished, tmp_path):
         ({"evaluation__probes": [str(facts)]}, "probes"),
         ({"evaluation__max_tokens": 400}, "held-out documents"),
     ):
-        place, said = asked(finished, documents=False, **changes)
-        assert (place, said) == (
-            later(finished, **changes),
+        place = later(finished, **changes)
+        assert started(finished, **changes) == (
+            [(place, 1, "evaluate")],
             f"finished; other {what}, so it is measured again",
         )
         # The ranks read what they measure there; what the version was made from stays as it was.
@@ -71,6 +83,25 @@ def test_other_probes_and_budgets_are_measured(finished, tmp_path):
             read_json(place / "inputs.json")["measured"] != read_json(finished[0] / "inputs.json")["measured"]
         )
         assert (finished[0] / "inputs.json").read_bytes() == own
+
+
+def test_who_measures_at_the_moment_keeps_the_inputs_of_its_ranks(finished):
+    """Two runs of a sweep share a version and measure it on the same text: the second waits, then has nothing to do."""
+    change = {"evaluation__max_tokens": 400}
+    place = later(finished, **change)
+    place.mkdir()
+    write_json(place / "inputs.json", {"of": "the first one"})
+    with (place / ".lock").open("w") as file:
+        assert lock(file.fileno(), place)
+        with ThreadPoolExecutor() as pool:
+            second = pool.submit(started, finished, **change)
+            with pytest.raises(TimeoutError):
+                second.result(timeout=0.5)
+            assert read_json(place / "inputs.json") == {"of": "the first one"}
+            finish(place, {})
+            file.close()
+            assert second.result(timeout=30)[0] == []
+    assert read_json(place / "inputs.json") == {"of": "the first one"}
 
 
 def test_what_is_measured_on_the_way_is_no_reason(finished):

@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from perdure.pipeline.cli import main
 from perdure.pipeline.data.normalise import is_heldout, text_hash
+from perdure.pipeline.evaluate.harness import harness_results
 from perdure.pipeline.manifest import read_json
+from perdure.pipeline.recipe import load_recipe
 
 pytestmark = [pytest.mark.slow]
 
@@ -165,6 +167,21 @@ def test_an_unknown_task_is_one_line(run, capsys):
     assert main([*command, "--set", "evaluation.harness.tasks=[held]"]) == 1
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: evaluation.harness: held: ") and "\n" not in error, error
+
+
+def test_a_report_shows_results_of_the_tasks_that_the_recipe_asks_for(run):
+    recipe = load_recipe(run[0].parent / "recipe.yaml", out=run[0])
+    assert harness_results(recipe)["v1"].keys() == {"held_out"}
+    tasks = recipe.evaluation.harness.include_path
+    (tasks / "more.yaml").write_text("task: more\n")
+    assert harness_results(recipe) is None  # not of these tasks
+    (tasks / "more.yaml").unlink()
+    assert harness_results(recipe)["v1"].keys() == {"held_out"}
+    tasks.rename(tasks.with_name("away"))
+    assert harness_results(recipe)["v1"].keys() == {"held_out"}
+    tasks.with_name("away").rename(tasks)
+    without = recipe.evaluation.model_copy(update={"harness": None})
+    assert harness_results(recipe.model_copy(update={"evaluation": without})) is None
 
 
 def test_without_the_package_check_says_what_to_install(run, capsys, monkeypatch):
