@@ -40,7 +40,7 @@ def linear_nll(
     """
     start, columns = shard_columns(weight, vocab_size, tp_group)
     if impl == "auto":
-        impl = choose_impl(weight.device, labels.numel() * columns)
+        impl = choose_impl(weight.device, labels.numel() * len(weight))
     problem = (hidden.reshape(-1, hidden.shape[-1]), weight, labels.reshape(-1) - start, columns, softcap)
     if impl == "torch":
         nll, _lse, log_probs, shift = reference.log_probabilities(*problem, tp_group)

@@ -107,7 +107,7 @@ def selective_linear_cross_entropy(
     assert main_grad is None or main_grad.dtype == torch.float32
     start, columns = shard_columns(weight, vocab_size, tp_group)
     if impl == "auto":
-        impl = choose_impl(weight.device, labels.numel() * columns)
+        impl = choose_impl(weight.device, labels.numel() * len(weight))
     assert cache == 0 or impl == "triton"
     select = partial(
         select_tokens,
@@ -140,7 +140,10 @@ def selective_linear_cross_entropy(
 
 
 def choose_impl(device: torch.device, logits: int) -> Impl:
-    """`triton` on CUDA (`chunked` if it is not installed); on CPUs `torch` while the logits are few, else `chunked`."""
+    """`triton` on CUDA (`chunked` if it is not installed); on CPUs `torch` while the logits are few, else `chunked`.
+
+    `logits` are counted with padding: tensor-parallel ranks must choose the same, and the last one has fewer true columns.
+    """
     if device.type == "cuda":
         return "triton" if find_spec("triton") else "chunked"
     return "torch" if logits <= TORCH_LOGITS else "chunked"

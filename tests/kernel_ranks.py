@@ -13,7 +13,7 @@ if __name__ == "__main__":
 import torch
 import torch.distributed as dist
 
-from perdure.kernels import linear_nll, select_tokens, selective_linear_cross_entropy
+from perdure.kernels import linear_nll, select_tokens, selective, selective_linear_cross_entropy
 
 
 def on_ranks(function: str, world_size: int, *arguments) -> list:
@@ -74,7 +74,9 @@ def vocabulary_shards(rank: int) -> list:
     """
     groups = {1: None, 2: [dist.new_group([0, 1]), dist.new_group([2, 3])][rank // 2], 4: dist.group.WORLD}
     worst, agree = [0.0, 0.0], True
-    for impl in ("torch", "chunked", "triton"):
+    # Of two shards the first would be chunked for its 48 columns, and the second not for its 22.
+    selective.TORCH_LOGITS = 16 * 30
+    for impl in ("torch", "chunked", "triton", "auto"):
         for dtype in (torch.float32, torch.bfloat16):
             whole = _shard(impl, dtype, 0, 1, None, False)
             for ranks in (2, 4):

@@ -296,6 +296,23 @@ def slow_writer(directory: str) -> list:
     return [path.name for path in finished_checkpoints(Path(directory) / "checkpoints")]
 
 
+def slow_export(directory: str) -> int:
+    """Tensors of an export whose first rank writes files for longer than collectives of its group may take."""
+    import time
+    from datetime import timedelta
+
+    import megatron.core.parallel_state as mpu
+
+    recipe, inputs, model = _model(directory)
+    group, limit = mpu.get_tensor_model_parallel_group(), timedelta(seconds=1)
+    torch.distributed.distributed_c10d._set_pg_timeout(limit, group)
+    tensors = weights.stage_tensors(model, model_shape(recipe), inputs["vocab_size"])
+    for number, _ in enumerate(tensors, start=1):
+        if number == 2 and torch.distributed.get_rank() == 0:
+            time.sleep(3 * limit.total_seconds())
+    return number
+
+
 def hanging_writers(directory: str, number: int) -> list:
     """Saves while the first `number` forks hang before they begin; the steps of the whole checkpoints, or what is said."""
     import os

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from perdure.pipeline.convert.families import FAMILIES, TOP
 from perdure.pipeline.shape import Shape, tensor_sizes
+from perdure.pipeline.train import together
 
 
 def load_weights(model: torch.nn.Module, shape: Shape, read: Callable[[str], Tensor]) -> None:
@@ -48,7 +49,9 @@ def mark_tensor_parallel(model: torch.nn.Module) -> None:
 
 
 def stage_tensors(model: torch.nn.Module, shape: Shape, vocab_size: int) -> Iterator[tuple[str, Tensor]]:
-    """Yields this pipeline stage's Hugging Face tensors, one at a time; all tensor-parallel ranks must iterate.
+    """Yields this pipeline stage's Hugging Face tensors, one at a time; all ranks must iterate.
+
+    Between two tensors one of them may write files for as long as it takes: the others wait for it over gloo.
 
     Args:
         model: An unwrapped `LanguageModel`.
@@ -56,11 +59,13 @@ def stage_tensors(model: torch.nn.Module, shape: Shape, vocab_size: int) -> Iter
         vocab_size: Rows to keep of the padded vocabulary.
     """
     size, group = mpu.get_tensor_model_parallel_world_size(), mpu.get_tensor_model_parallel_group()
+    waiting = together.part(group)
     for name, parameter in model.named_parameters():
         targets = hf_names(model, name, shape)
         if name == "output_layer.weight" and shape.tie_embeddings:
             continue  # the last stage's copy of the embedding
         parts = [torch.empty_like(parameter) for _ in range(size)]
+        dist.barrier(group=waiting)
         dist.all_gather(parts, parameter.detach().contiguous(), group=group)
         whole = _uncut(name, parts)
         if name in ("embedding.word_embeddings.weight", "output_layer.weight"):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import megatron.core.parallel_state as mpu
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from pyarrow import parquet
 from tokenizers import Tokenizer
@@ -105,7 +106,20 @@ def write_chosen(
     losses = token_losses(model, recipe, members, eos_id, len(plan.keys))
     if not losses or mpu.get_tensor_model_parallel_rank() or mpu.get_data_parallel_rank():
         return
-    topics = {source: _topics(directory) for source, directory in data.items()}
+    documents: dict[str, dict[int, np.ndarray]] = {}
+    for index in (index for indices in ranges for index in indices):
+        key, _epoch, sample = locate(plan, index)
+        if not is_replayed(key):
+            read = _label_documents(dataset.streams[key], sample, plan.seq_length)
+            documents.setdefault(key, {})[sample] = read
+    topics = {
+        key: _topics(
+            data[source_of(plan.sources[key]["source"])],
+            dataset.streams[key].shard_starts,
+            np.unique(np.concatenate(list(samples.values()))),
+        )
+        for key, samples in documents.items()
+    }
     bins = np.zeros((2, len(EXCESS_EDGES) - 1), np.int64)
     counts: dict[str, dict[str, np.ndarray]] = {}
     total = np.zeros(2, np.int64)
@@ -120,12 +134,11 @@ def write_chosen(
             for number, part in enumerate((own & taken, own & ~taken)):
                 values = excess[row][part & ~np.isnan(excess[row])]
                 bins[number] += np.histogram(values.clip(EXCESS_EDGES[0], EXCESS_EDGES[-1]), EXCESS_EDGES)[0]
-            source = plan.sources[key]["source"]
-            names = topics.get(source_of(source))
-            if names is None or is_replayed(key):
+            if not topics.get(key):
                 continue
-            labels = names[_label_documents(dataset.streams[key], sample, plan.seq_length)]
-            labels = np.concatenate([labels, np.full(plan.seq_length - len(labels), None)])
+            source = plan.sources[key]["source"]
+            names = [topics[key].get(number) for number in documents[key][sample].tolist()]
+            labels = np.array(names + [None] * (plan.seq_length - len(names)), object)
             for topic in {label for label in labels[own] if label is not None}:
                 here = own & (labels == topic)
                 entry = counts.setdefault(source, {}).setdefault(topic, np.zeros(2, np.int64))
@@ -171,13 +184,29 @@ def _label_documents(stream: Stream, sample: int, seq_length: int) -> np.ndarray
     return stream.documents[places]
 
 
-def _topics(data: Path) -> np.ndarray | None:
-    """The topic of every training document in the order of the shards, object [documents]; None if there are none."""
-    if "topic" not in parquet.read_schema(data / "docs.parquet").names:
-        return None
-    columns, train = ["shard", "sequence", "topic"], [("split", "==", "train")]
-    table = parquet.read_table(data / "docs.parquet", columns=columns, filters=train)
-    if table["topic"].null_count == len(table):
-        return None
-    order = np.lexsort((table["sequence"].to_numpy(), table["shard"].to_numpy()))
-    return table["topic"].to_numpy(zero_copy_only=False)[order]
+def _topics(data: Path, shard_starts: np.ndarray, documents: np.ndarray) -> dict[int, str]:
+    """The topics of some training documents, out of a table that may be too large to hold.
+
+    Args:
+        data: The source's data directory.
+        shard_starts: int64 [shards], number of each shard's first document.
+        documents: int64, numbers of documents, counted over all shards, ascending.
+
+    Returns:
+        Topic by number, of those that have one.
+    """
+    table = parquet.ParquetFile(data / "docs.parquet")
+    if "topic" not in table.schema_arrow.names:
+        return {}
+    found: dict[int, str] = {}
+    for batch in table.iter_batches(columns=["split", "shard", "sequence", "topic"]):
+        batch = batch.filter(pc.equal(batch["split"], "train"))
+        numbers = shard_starts[batch["shard"].to_numpy()] + batch["sequence"].to_numpy()
+        wanted = np.isin(numbers, documents)
+        names = batch["topic"].filter(wanted).to_pylist()
+        found |= {
+            number: name
+            for number, name in zip(numbers[wanted].tolist(), names, strict=True)
+            if name is not None
+        }
+    return found

@@ -42,6 +42,14 @@ def _group(_world: dist.ProcessGroup) -> dist.ProcessGroup:
     return dist.new_group(backend="gloo", timeout=FILE_TIME)
 
 
+@cache
+def part(group_: dist.ProcessGroup) -> dist.ProcessGroup:
+    """The same ranks as a group of training, over gloo; all ranks must call this, each for its own of disjoint groups."""
+    members = sorted({tuple(ranks) for ranks in from_all(dist.get_process_group_ranks(group_))})
+    own, _ = dist.new_subgroups_by_enumeration(list(map(list, members)), timeout=FILE_TIME, backend="gloo")
+    return own
+
+
 def barrier() -> None:
     """Waits for all ranks, however long files take."""
     dist.barrier(group=group())

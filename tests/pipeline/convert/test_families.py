@@ -193,3 +193,8 @@ def test_training_agrees_between_layouts(models, tmp_path):
         trained = read_one(name)
         assert not torch.equal(trained, weights_reader(models["qwen3"][0])(name))
         torch.testing.assert_close(read_two(name), trained, rtol=0, atol=1e-4)
+
+
+def test_no_collective_with_a_time_limit_waits_for_files(tmp_path):
+    recipe = tiny_recipe(tmp_path, parallel__tensor_parallel=2)
+    assert on_rank("slow_export", prepare_version(recipe), ranks=2) > 10

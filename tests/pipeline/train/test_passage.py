@@ -31,12 +31,13 @@ def test_labels_know_their_document_and_its_topic(tmp_path):
         found += documents.tolist()
     assert found == np.repeat(order, np.diff([0, *ends])).tolist()
 
-    assert _topics(data) is None
+    starts, wanted = np.array([0, 2]), np.array([0, 1, 3, 4])
+    assert _topics(data, starts, wanted) == {}
     table = parquet.read_table(data / "docs.parquet").to_pylist()
     topics = ["law", None, "art", "law", "art"]
     named = [row | {"topic": topic} for row, topic in zip(table, topics, strict=True)]
     held_out = {**named[0], "split": "heldout", "topic": "no"}
     parquet.write_table(pa.Table.from_pylist([held_out, *reversed(named)]), data / "docs.parquet")
-    assert _topics(data).tolist() == topics
+    assert _topics(data, starts, wanted) == {0: "law", 3: "law", 4: "art"}
     parquet.write_table(pa.Table.from_pylist([row | {"topic": None} for row in table]), data / "docs.parquet")
-    assert _topics(data) is None
+    assert _topics(data, starts, wanted) == {}
