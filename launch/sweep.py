@@ -30,7 +30,7 @@ def submit_sweep(plan: Plan, size: slurm.Size, directory: Path, after: str | Non
         say: Receives lines for the console.
     """
     root = at(plan, plan.runs[0].recipe)
-    with alone(root):
+    with alone(root, say):
         todo, places = [], version_places(plan)
         for run in with_kept_steps(plan):
             link(plan, run, places[run.name])

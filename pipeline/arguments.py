@@ -1,6 +1,7 @@
 """The command line's verbs and options."""
 
 import argparse
+import math
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--max-shard-gb",
         metavar="GB",
-        type=float,
+        type=_gigabytes,
         default=5.0,
         help="bound of a safetensors file; default: 5",
     )
@@ -214,15 +215,23 @@ def _add_launch(verbs: Any, on_recipe: argparse.ArgumentParser, machine: argpars
     logs.add_argument("-f", "--follow", action="store_true", help="the last lines, and those to come")
 
 
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: should be at least 1")
-    return value
+def _positive(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text}: should be a whole number, at least {least}")
+    return int(text)
 
 
 def _natural(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text}: should be at least 0")
+    return _positive(text, least=0)
+
+
+def _gigabytes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: should be a number above 0")
     return value
 
 

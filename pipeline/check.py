@@ -16,7 +16,14 @@ from perdure.pipeline.checks import (
 )
 from perdure.pipeline.errors import PerdureError, Problem, RecipeError
 from perdure.pipeline.lenient import BrokenField, lenient_recipe
-from perdure.pipeline.recipe import HuggingFaceModel, Recipe, read_tree, structural_problems, with_field
+from perdure.pipeline.recipe import (
+    HuggingFaceModel,
+    Recipe,
+    load_recipe,
+    read_tree,
+    structural_problems,
+    with_field,
+)
 from perdure.pipeline.shape import model_shape
 from perdure.pipeline.sizes import embedding_rows
 
@@ -36,6 +43,26 @@ def load_checked(
     if found := tree_problems(tree):
         raise RecipeError(str(path), found)
     return Recipe.model_validate(tree)
+
+
+def load_lineage(
+    path: Path | str, overrides: list[str] | tuple[str, ...] = (), out: Path | None = None
+) -> Recipe:
+    """Reads a recipe for what is there already, though its sources may be gone; arguments as for `read_tree`.
+
+    Raises:
+        RecipeError: If its fields have mistakes, a parent does not stand before its versions, or there is no such source.
+    """
+    recipe = load_recipe(path, overrides, out)
+    found = [
+        problem
+        for check in (versions.parent, mixtures.known_sources)
+        for name, version in recipe.versions.items()
+        for problem in check(recipe, name, version)
+    ]
+    if found:
+        raise RecipeError(str(path), found)
+    return recipe
 
 
 def load_on_paper(

@@ -10,7 +10,7 @@ import yaml
 from perdure.pipeline.check import tree_problems
 from perdure.pipeline.consumption import ledger
 from perdure.pipeline.domains import measured_domains
-from perdure.pipeline.errors import RecipeError
+from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.evaluate.record import evaluation, measured_on, run_data_directories
 from perdure.pipeline.lineage import (
     ancestors,
@@ -171,7 +171,12 @@ def branch_recipe(
     added: dict = {"versions": {name: {"start": start, "tokens": tokens, "schedule": schedule}}}
     if out is not None:
         added = {"out": str(out)} | added
-    tree = merge(read_tree(path, out=out), added)
+    base = read_tree(path, out=out)
+    if name in (base.get("versions") or {}):
+        raise RecipeError(
+            str(path), [Problem("--name", name, "there is such a version; choose another name")]
+        )
+    tree = merge(base, added)
     if found := tree_problems(tree):
         raise RecipeError(str(to or path), found)
     beside = (to or path).parent

@@ -27,6 +27,8 @@ from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import differences, hash_of, read_json
 from perdure.pipeline.recipe import Recipe, Version
 
+LONGEST_NAME = 150
+"""Letters of a file's name that a source and topic may take; file systems allow 255, and temporary names are longer."""
 _MASK = (1 << 64) - 1
 
 
@@ -265,6 +267,8 @@ def _block(counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 def order_files(directory: Path, key: str) -> tuple[Path, Path]:
     """A source's two arrays: document numbers and stream ends; topics may have any characters."""
     name = quote(key, safe="/ @").replace("~", "%7E").replace("/", "~")
+    if len(name) > LONGEST_NAME:  # nine characters for one of a Chinese topic
+        name = f"{name[:LONGEST_NAME]}@{hash_of(key)[:8]}"
     return directory / f"{name}.documents.npy", directory / f"{name}.ends.npy"
 
 

@@ -1,5 +1,6 @@
 """`perdure run`: every stage of a recipe in order, finished ones skipped."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,10 +35,18 @@ def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
     """All stages: data, then every version (scores, plan, training, evaluation, export), then the report."""
     from perdure.pipeline.evaluate.report import write_report
 
-    with alone(recipe):
+    with alone(recipe, say):
         refuse_edited(recipe, recipe.versions)
         make_versions(recipe, _data(recipe, recipe_path, say), say)
         write_report(recipe, say)
+
+
+def make_data(recipe: Recipe, say: Say) -> None:
+    """The data stage alone."""
+    from perdure.pipeline.data.stage import run_data
+
+    with alone(recipe, say):
+        run_data(recipe, say)
 
 
 def make_versions(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
@@ -49,7 +58,7 @@ def make_versions(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
 
 def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Everything that one version's ranks need, so that they can be started anywhere: scores, plan, inputs."""
-    with alone(recipe):
+    with alone(recipe, say):
         directory, _ = _prepare(recipe, version, _data(recipe, recipe_path, say), say)
         if directory == version_directory(recipe, version):
             say(f"{directory} is ready for {recipe.parallel.world_size} ranks")
@@ -57,7 +66,7 @@ def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
 
 def train(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Data, if need be, and one version; its parent and its models must be finished."""
-    with alone(recipe):
+    with alone(recipe, say):
         _version(recipe, version, _data(recipe, recipe_path, say), say)
 
 
@@ -78,7 +87,7 @@ def evaluate(
         raise PerdureError(
             f"version {version} is not finished; run `perdure train {recipe_path} --version {version}` first"
         )
-    with alone(recipe):
+    with alone(recipe, say):
         data = _data(recipe, recipe_path, say)
         for name in [version] if version else names:
             _version(fitted, name, data, say, documents=True)
@@ -114,13 +123,18 @@ def layout_within(parallel: Parallel, ranks: int) -> Parallel:
 
 
 @contextmanager
-def alone(recipe: Recipe) -> Iterator[None]:
-    """Keeps a second command out of the same directory; the system lifts the lock when a process dies."""
+def alone(recipe: Recipe, say: Say) -> Iterator[None]:
+    """Keeps a second command out of the same directory; the system lifts the lock when a process dies.
+
+    A job of a cluster waits for its turn: if it failed, its whole chain would be lost with its place in the queue.
+    """
     with disk_errors(recipe.directory):
         recipe.directory.mkdir(parents=True, exist_ok=True)
         file = (recipe.directory / ".lock").open("w")
     with file:
-        if not lock(file.fileno(), recipe.directory):
+        if "SLURM_JOB_ID" in os.environ:
+            _wait_for(file.fileno(), recipe.directory, "another perdure command is working here", say)
+        elif not lock(file.fileno(), recipe.directory):
             raise PerdureError(
                 f"{recipe.directory}: another perdure command is working here; wait for it or choose another --out"
             )

@@ -64,10 +64,9 @@ def _check(options: argparse.Namespace) -> None:
 
 def _data(options: argparse.Namespace) -> None:
     recipe = _ready(options)
-    from perdure.pipeline.data.stage import run_data
+    from perdure.pipeline.run import make_data
 
-    with _disk_errors(recipe):
-        run_data(recipe, speaker())
+    make_data(recipe, speaker())
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -169,7 +168,7 @@ def _logs(options: argparse.Namespace) -> None:
 
 
 def _log(options: argparse.Namespace) -> None:
-    recipe = _load_lineage(options)
+    recipe = _load(options)
     from perdure.pipeline.log import log
 
     if options.json:
@@ -181,7 +180,7 @@ def _log(options: argparse.Namespace) -> None:
 
 
 def _diff(options: argparse.Namespace) -> None:
-    recipe = _load_lineage(options)
+    recipe = _load(options)
     from perdure.pipeline.log import diff
 
     names = [
@@ -232,24 +231,10 @@ def _ready(options: argparse.Namespace) -> "Recipe":
 
 
 def _load(options: argparse.Namespace) -> "Recipe":
-    """The recipe, for verbs that work on what is there: its sources may be gone."""
-    from perdure.pipeline.recipe import load_recipe
+    """The recipe, for verbs that work on what is there."""
+    from perdure.pipeline.check import load_lineage
 
-    return load_recipe(options.recipe, options.set, options.out)
-
-
-def _load_lineage(options: argparse.Namespace) -> "Recipe":
-    """The recipe, its sources aside: every parent stands before its versions."""
-    from perdure.pipeline.checks.versions import parent
-    from perdure.pipeline.errors import RecipeError
-
-    recipe = _load(options)
-    found = [
-        problem for name, version in recipe.versions.items() for problem in parent(recipe, name, version)
-    ]
-    if found:
-        raise RecipeError(str(options.recipe), found)
-    return recipe
+    return load_lineage(options.recipe, options.set, options.out)
 
 
 def _known_version(recipe: "Recipe", source: Path, name: str, option: str = "--version") -> str:

@@ -261,10 +261,20 @@ def test_two_commands_do_not_work_in_one_directory(recipe, tmp_path):
         while not (tmp_path / "work").exists():
             assert first.poll() is None
             time.sleep(0.02)
-        second = perdure("run", recipe, "--out", tmp_path)
+        second = perdure("data", recipe, "--out", tmp_path)
+        job = subprocess.Popen(
+            [*command[:3], "data", *command[4:]],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"SLURM_JOB_ID": "1"},
+        )
+        said = job.stdout.readline()
         first.kill()
     assert second.returncode == 1
     assert "another perdure command is working here" in second.stderr
+    # Its chain would be lost with it.
+    assert said == f"{tmp_path}: another perdure command is working here; waiting for it\n"
+    assert "tokens to train on" in job.communicate()[0] and job.returncode == 0
 
 
 def test_a_signal_ends_the_command_with_status_0_and_the_next_one_goes_on(recipe, finished, tmp_path):

@@ -27,6 +27,16 @@ from perdure.pipeline.sizes import available_tokens, domain_tokens, finished_sou
 Problems = Iterator[Problem]
 
 
+def known_sources(recipe: Recipe, name: str, version: Version) -> Problems:
+    """Names of sources that the recipe has, wherever a version names some."""
+    mixture, where = version.mixture, f"versions.{name}.mixture"
+    yield from _known(recipe, f"{where}.sources", mixture.sources)
+    for number, switch in enumerate(mixture.switches):
+        yield from _known(recipe, f"{where}.switches.{number}.sources", switch.sources)
+    if mixture.replay is not None:
+        yield from _known(recipe, f"{where}.replay.sources", mixture.replay.sources)
+
+
 def new_names(recipe: Recipe, name: str, version: Version) -> Problems:
     """Names of new sources."""
     yield from _names(recipe, f"versions.{name}.mixture.sources", version.mixture.sources)
@@ -60,11 +70,17 @@ def replay(recipe: Recipe, name: str, version: Version) -> Problems:
         )
 
 
-def _names(recipe: Recipe, where: str, named: dict) -> Problems:
-    for number, name in enumerate(named):
+def _known(recipe: Recipe, where: str, named: dict) -> Problems:
+    for name in named:
         source = source_of(name)
         if source not in recipe.sources:
             yield Problem(f"{where}.{name}", name, f"no such source{near(source, recipe.sources)}")
+
+
+def _names(recipe: Recipe, where: str, named: dict) -> Problems:
+    yield from _known(recipe, where, named)
+    for number, name in enumerate(named):
+        if source_of(name) not in recipe.sources:
             continue
         yield from _labels(recipe, f"{where}.{name}", name)
         for other in list(named)[:number]:

@@ -8,16 +8,16 @@ from perdure.pipeline.console import print_json
 
 def inspect(options: argparse.Namespace) -> None:
     """Shows a recipe's data, or a directory's, as tables, a page or JSON."""
+    from perdure.pipeline.check import load_lineage
     from perdure.pipeline.errors import PerdureError
     from perdure.pipeline.inspection.gather import of_directory, of_recipe
-    from perdure.pipeline.recipe import load_recipe
 
     if options.recipe.is_dir():
         if options.set or options.out:
             raise PerdureError(f"{options.recipe} is a directory: --set and --out are for recipes")
         found = of_directory(options.recipe)
     else:
-        found = of_recipe(load_recipe(options.recipe, options.set, options.out))
+        found = of_recipe(load_lineage(options.recipe, options.set, options.out))
     if options.html is not None:
         from perdure.pipeline.inspection.page import render_inspection
         from perdure.pipeline.manifest import disk_errors, write_atomic

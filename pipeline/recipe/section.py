@@ -1,8 +1,9 @@
 """What every part of a recipe is made of."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -19,3 +20,12 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         protected_namespaces=(),
     )
+
+    @field_validator("*")
+    @classmethod
+    def _at_home(cls, value: Any) -> Any:
+        """Paths that begin with `~`, which no shell has seen; libraries below would take them this way or that."""
+        if isinstance(value, list | tuple):
+            return type(value)(cls._at_home(entry) for entry in value)
+        begins = isinstance(value, str | Path) and str(value).startswith("~/")
+        return type(value)(Path(value).expanduser()) if begins else value

@@ -130,7 +130,9 @@ def _values(over: list[str] | tuple[str, ...]) -> tuple[dict[str, list], list[Pr
             parsed = yaml.safe_load(f"[{text}]")
         except yaml.YAMLError:
             parsed = []
-        if equals and path and parsed:
+        if path in values:
+            found.append(Problem("--over", entry, f"`{path}` stands twice; give all of its values at once"))
+        elif equals and path and parsed:
             values[path] = parsed
         else:
             found.append(Problem("--over", entry, "should read path.to.field=value,value"))

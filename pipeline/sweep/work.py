@@ -31,7 +31,7 @@ def run_sweep(plan: Plan, say: Say) -> None:
     """
     runs, places, failed = with_kept_steps(plan), version_places(plan), {}
     broken: dict[Path, str] = {}
-    with alone(at(plan, plan.runs[0].recipe)):
+    with alone(at(plan, plan.runs[0].recipe), say):
         data: dict[str, dict[str, Path]] = {}
         for number, run in enumerate(runs, start=1):
             reason = next((broken[place] for place in places[run.name].values() if place in broken), None)
@@ -46,7 +46,7 @@ def run_sweep(plan: Plan, say: Say) -> None:
                     data[stage] = run_data(at(plan, run.recipe), _silent if whole else say)
                 if found := list(against_data(at(plan, run.recipe))):
                     raise RecipeError(run.name, found)
-                with alone(run.recipe):
+                with alone(run.recipe, say):
                     make_versions(run.recipe, data[stage], _silent if whole else say)
                     if not _reported(run):
                         write_report(run.recipe, _silent)

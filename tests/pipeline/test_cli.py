@@ -106,6 +106,16 @@ def test_a_bad_recipe_never_starts(verb, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("verb", ["eval", "report", "data inspect", "log"])
+def test_names_are_checked_where_sources_may_be_gone(verb, capsys, tmp_path):
+    command = [*verb.split(), TEMPLATE, "--out", str(tmp_path), *BAD, "--set"]
+    assert cli.main([*command, "versions.update.mixture.sources={cod: {}, prose/x: {}}"]) == 2
+    error = capsys.readouterr().err
+    assert "versions.update.start.parent = 'bose': no such earlier version" in error
+    assert "versions.update.mixture.sources.cod = 'cod': no such source; did you mean `code`?" in error
+    assert "2 problems" in error and not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("verb", ["train", "eval"])
 def test_an_unknown_version_is_refused_with_what_is_near(verb, capsys):
     assert cli.main([verb, TEMPLATE, "--version", "updat"]) == 2
@@ -118,6 +128,24 @@ def test_a_bad_command_line_is_status_2(arguments, capsys):
         cli.main(arguments)
     assert stop.value.code == 2
     assert "usage: perdure" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["check", TEMPLATE, "--nodes", "two"], "two: should be a whole number, at least 1"),
+        (
+            ["launch", TEMPLATE, "--to", "slurm", "--gpus-per-node=-1"],
+            "-1: should be a whole number, at least 0",
+        ),
+        (["export", "a", "b", "--to", "c", "--max-shard-gb", "nan"], "nan: should be a number above 0"),
+        (["export", "a", "b", "--to", "c", "--max-shard-gb", "0"], "0: should be a number above 0"),
+    ],
+)
+def test_numbers_that_cannot_be(arguments, said, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    assert said in capsys.readouterr().err
 
 
 def test_recipe_new_writes_a_valid_commented_recipe_and_never_overwrites(tmp_path, capsys):

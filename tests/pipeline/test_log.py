@@ -67,6 +67,12 @@ def test_a_branch_is_a_recipe_that_builds_on_the_other(recipe, tmp_path, capsys)
     assert version.mixture == load_checked(recipe).versions["main"].mixture
 
 
+def test_a_branch_takes_no_name_that_a_version_has(recipe, capsys):
+    arguments = ["branch", str(recipe), "main", "--at", "12", "--tokens", "1000", "--name", "next"]
+    assert cli.main(arguments) == 2
+    assert "--name = 'next': there is such a version; choose another name" in capsys.readouterr().err
+
+
 def test_a_branch_off_a_checkpoint_that_will_not_be_is_refused(recipe, tmp_path, capsys):
     for step in (10, 20):
         write_atomic(tmp_path / "versions/main/checkpoints" / f"step_{step:06d}" / "_SUCCESS", "")

@@ -67,6 +67,9 @@ def test_topics_are_weighted_and_each_gives_its_own_documents(tmp_path, data):
     assert consumed_by_version(plan) == {"a/sea": 64, "a/Art & Music": 32, "a/farm/cows": 32}
     names = {path.name for path in order_files(tmp_path / "plan", "a/Art & Music")}
     assert names == {"a~Art %26 Music.documents.npy", "a~Art %26 Music.ends.npy"}
+    long = [f"a/{'технологии ' * 8}{end}" for end in "бв"]
+    files = {path.name for topic in long for path in order_files(tmp_path / "plan", topic)}
+    assert len(files) == 4 and all(len(f".{file}.sorting") < 200 for file in files)
     for number, (domain, tokens) in enumerate(consumed(tmp_path, plan, data).items()):
         assert {token // 10_000 for token in tokens} == {number}, domain
         documents, ends = open_order(tmp_path / "plan", domain)

@@ -46,6 +46,17 @@ def test_every_recipe_that_we_ship_can_be_read(path):
     assert load_recipe(path).versions
 
 
+def test_paths_begin_at_home_wherever_they_stand(tmp_path, tree, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    path = write(tmp_path / "recipe.yaml", tree)
+    reader = "sources.a.reader={type: jsonl, path: ~/corpus}"
+    recipe = load_recipe(path, [reader, "evaluation.probes=[~/facts.jsonl]"], out=Path("~/runs/x"))
+    assert recipe.directory == Path("/home/me/runs/x")
+    assert recipe.sources["a"].reader.path == Path("/home/me/corpus")
+    assert list(recipe.evaluation.probes) == [Path("/home/me/facts.jsonl")]
+    assert load_recipe(path, ["out=a~/b"]).directory == Path("a~/b")
+
+
 def test_yaml_merges(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("a: {b: &b {x: 1, y: 1}}\nc: {d: {e: &e {<<: *b, y: 2}}}\nf: {<<: *e, z: 3}\n")

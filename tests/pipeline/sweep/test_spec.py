@@ -107,6 +107,9 @@ def test_all_mistakes_at_once_a_line_each(recipe):
         "run = 'share=0.0': the same recipe as that of share=0; remove one",
         "run = 'share=0.1': the same recipe as that of share=0.1; remove one",
     ]
+    assert problems(recipe, f"{SHARE}=0,0.1", f"{SHARE}=0.2") == [
+        f"--over = '{SHARE}=0.2': `{SHARE}` stands twice; give all of its values at once"
+    ]
     assert problems(recipe, "a.b", "c={") == [
         "--over = 'a.b': should read path.to.field=value,value",
         "--over = 'c={': should read path.to.field=value,value",
