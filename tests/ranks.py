@@ -319,13 +319,13 @@ def hanging_writers(directory: str, number: int) -> list:
     import time
 
     from perdure.pipeline.errors import PerdureError
-    from perdure.pipeline.train import checkpoint, fence
+    from perdure.pipeline.train import checkpoint, fence, writers
     from perdure.pipeline.train.optimizer import make_optimizer
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
     model = build_model(recipe, inputs["vocab_size"], None, initialise())
     writer = checkpoint.Checkpoints(Path(directory), fence.take_together(Path(directory)), asynchronous=True)
-    checkpoint.BEGIN_SECONDS, forks = 0.5, iter(range(1000))
+    writers.BEGIN_SECONDS, forks = 0.5, iter(range(1000))
     pending: list[int] = []
     os.register_at_fork(
         before=lambda: pending.append(next(forks)),

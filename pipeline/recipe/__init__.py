@@ -57,6 +57,15 @@ from perdure.pipeline.recipe.load import (
 )
 from perdure.pipeline.recipe.logging import Logging, WeightsAndBiases
 from perdure.pipeline.recipe.root import Recipe
+from perdure.pipeline.recipe.schedules import (
+    AutoregressiveSchedule,
+    ConstantSchedule,
+    CosineSchedule,
+    DecaySchedule,
+    InfiniteSchedule,
+    Schedule,
+    WSDSchedule,
+)
 from perdure.pipeline.recipe.scoring import Scoring
 from perdure.pipeline.recipe.section import Fraction, Name, Positive, Section
 from perdure.pipeline.recipe.training import (
@@ -69,25 +78,18 @@ from perdure.pipeline.recipe.training import (
     Training,
 )
 from perdure.pipeline.recipe.versions import (
-    AutoregressiveSchedule,
     Branch,
-    ConstantSchedule,
-    CosineSchedule,
-    DecaySchedule,
-    InfiniteSchedule,
     Init,
     LowestPerplexity,
     Mixture,
     MixtureSource,
     Replay,
     Reweight,
-    Schedule,
     Selection,
     Start,
     Switch,
     Update,
     Version,
-    WSDSchedule,
 )
 
 __all__ = [

@@ -7,13 +7,9 @@ from what another one wrote. `state.json` holds everything that is no tensor.
 import errno
 import inspect
 import os
-import pickle
-import queue
-import select
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain, repeat
@@ -29,13 +25,7 @@ from megatron.core.dist_checkpointing.serialization import (
     get_default_load_sharded_strategy,
     get_default_save_sharded_strategy,
 )
-from megatron.core.dist_checkpointing.strategies import filesystem_async
-from megatron.core.dist_checkpointing.strategies.async_utils import (
-    AsyncCallsQueue,
-    AsyncRequest,
-    _disable_gc,
-)
-from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelLoadStrategyWrapper,
     FullyParallelSaveStrategyWrapper,
@@ -45,7 +35,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import SUCCESS, hash_file, is_finished, read_json, write_atomic, write_json
-from perdure.pipeline.train import fence, together
+from perdure.pipeline.train import fence, together, writers
 from perdure.pipeline.train.model import unwrap
 from perdure.pipeline.train.optimizer import portable_state, restore_state, steps_taken
 from perdure.pipeline.train.pickles import refuse_code
@@ -54,9 +44,6 @@ from perdure.pipeline.train.process import helper_manager
 KEPT = 2
 """Checkpoints kept: the newest ones, and the newest one that the interval asked for, to which a guard rolls back; and
 those that the recipe names or branches off from."""
-
-BEGIN_SECONDS, BEGIN_ATTEMPTS = 20.0, 5
-"""How long a forked writer may take to begin, and how many are tried."""
 
 _FULL = 1 << 20
 """Free bytes under which a failed write is a full disk's fault."""
@@ -82,8 +69,7 @@ class Checkpoints:
         self.queue = AsyncCallsQueue()
         # Megatron would start a manager that outlives a killed rank.
         self.manager = helper_manager()
-        filesystem_async._results_queue = _Results(self.manager.Queue())
-        FileSystemWriterAsync.write_preloaded_data_multiproc = staticmethod(_write_files)
+        writers.install(self.manager.Queue())
 
     def save(self, model: torch.nn.Module, optimizer: MegatronOptimizer, state: dict) -> None:
         """Writes weights, optimizer states and `state`, after any write that is under way.
@@ -113,36 +99,9 @@ class Checkpoints:
             state = state | {"optimizer_steps": steps_taken(optimizer)}
             request.add_finalize_fn(partial(self._commit, beside, final, state))
             if self.asynchronous:
-                self._schedule(request)
+                writers.fork(self.queue, request, self.directory)
             else:
-                request._replace(async_fn=partial(_written_by_all, request.async_fn)).execute_sync()
-
-    def _schedule(self, request: AsyncRequest) -> None:
-        """Forks the writer; one that does not begin is killed, and another one forked.
-
-        A fork can inherit a lock that another thread held at that moment, and wait for it forever. CPython 3.11's own
-        lock of its list of threads is one (`PyOS_AfterFork_Child`, mended in 3.12): gloo's threads take it briefly.
-        """
-        if request.async_fn is None:  # this rank has nothing to write
-            self.queue.schedule_async_request(request)
-            return
-        for attempt in range(BEGIN_ATTEMPTS):
-            with _pipe() as (begun, begin), _pipe() as (allowed, allow):
-                forked = request._replace(async_fn=partial(_begin, begin, allowed, request.async_fn))
-                if attempt == 0:
-                    self.queue.schedule_async_request(forked)
-                    caller = self.queue.async_calls[-1].async_caller
-                else:
-                    caller.schedule_async_call(forked)
-                if select.select([begun], [], [], BEGIN_SECONDS)[0] or not caller.process.is_alive():
-                    os.write(allow, b"!")
-                    return
-                caller.process.kill()
-                caller.process.join()
-        raise PerdureError(
-            f"{self.directory}: {BEGIN_ATTEMPTS} processes that should save have not begun within "
-            f"{BEGIN_SECONDS:g} s each; training.async_checkpoint: false needs none"
-        )
+                writers.write_here(request)
 
     def poll(self) -> None:
         """Commits what has been written meanwhile."""
@@ -208,74 +167,6 @@ class Checkpoints:
             for path in self.directory.glob(".step_*.old"):
                 _delete(path)
         together.barrier()  # deleting terabytes takes time
-
-
-def _written_by_all(write: Callable | None, *arguments) -> None:
-    """Writes what this rank has to write, in its own process, and waits for all ranks."""
-    if write is not None:
-        write(*arguments)
-    together.barrier()
-
-
-@contextmanager
-def _pipe() -> Iterator[tuple[int, int]]:
-    """A pipe's ends, for reading and for writing; a fork keeps its copies."""
-    ends = os.pipe()
-    try:
-        yield ends
-    finally:
-        for end in ends:
-            os.close(end)
-
-
-def _begin(begin: int, allowed: int, write: Callable, *arguments) -> None:
-    """Runs in the forked writer: says that it lives, and writes when it is told to, so that only one ever does."""
-    os.write(begin, b"!")
-    os.read(allowed, 1)
-    write(*arguments)
-
-
-class _Results:
-    """Megatron's queue of what its writers have done, in bytes: a manager imports torch to hold anything of torch's."""
-
-    def __init__(self, items: queue.Queue):
-        self.items = items
-
-    def put(self, result: object) -> None:
-        self.items.put(pickle.dumps(result))
-
-    def get_nowait(self) -> object:
-        return pickle.loads(self.items.get_nowait())
-
-
-@_disable_gc()
-def _write_files(
-    transforms: list, _multi_storage: bool, _rank: int, buckets: list, results: queue.Queue
-) -> None:
-    """Writes this rank's files by threads, as Megatron itself does from 0.17 on.
-
-    Megatron 0.16 forks for every file, and waits forever for a fork that the system has killed. A killed writer that
-    is one process leaves `results` empty, which all ranks hear of.
-
-    Args:
-        transforms: Passed on to torch.
-        buckets: Path, name and contents of every file.
-        results: Gets what torch says of every file, or the first error.
-    """
-
-    def write(number: int) -> tuple[int, list | Exception]:
-        outcome: queue.SimpleQueue = queue.SimpleQueue()
-        tasks: queue.Queue = queue.Queue()
-        tasks.put(number)
-        FileSystemWriterAsync.write_preloaded_data(
-            transforms, number, buckets[number], outcome, tasks, use_fsync=True
-        )
-        return outcome.get()
-
-    with ThreadPoolExecutor(len(buckets)) as pool:
-        outcomes = dict(pool.map(write, range(len(buckets))))
-    errors = [outcome for outcome in outcomes.values() if isinstance(outcome, Exception)]
-    results.put(errors[0] if errors else outcomes)
 
 
 _ASYNC_BY_MEGATRON = (
