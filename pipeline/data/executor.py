@@ -240,7 +240,7 @@ def building(out: Path, final: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)  # what was left of finished work, half deleted
     shutil.rmtree(final, ignore_errors=True)  # half of one, whose `_SUCCESS` somebody removed
     (work / "artefact").mkdir(parents=True, exist_ok=True)
-    for half_written in (work / "artefact").glob(".*"):
+    for half_written in (work / "artefact").rglob(".*"):
         half_written.unlink()
     yield work
     for log in sorted(work.glob("*/logs/*.log")):
