@@ -140,7 +140,9 @@ def load_model(model_dir: Path, precision: str, device: str) -> Any:
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # of its own: one a model, between our lines
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     try:
         model = AutoModelForCausalLM.from_pretrained(
