@@ -2,7 +2,6 @@
 is one to ask."""
 
 import json
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 
 from perdure.launch.attempt import attempts, newest_step
+from perdure.launch.queue import job_states
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.words import duration_words
 from perdure.pipeline.manifest import is_finished, read_json
@@ -184,7 +184,7 @@ def _jobs(directory: Path) -> list[dict[str, str]]:
     if not (directory / "launch" / "jobs.json").exists():
         return []
     ids: dict[str, str] = read_json(directory / "launch" / "jobs.json")["jobs"]
-    states = _queue(list(ids.values()))
+    states = job_states(list(ids.values()), "--states=all")
     absent = UNKNOWN if states is None else "not in the queue"
     return [{"name": name, "id": job, "state": (states or {}).get(job, absent)} for name, job in ids.items()]
 
@@ -200,7 +200,7 @@ def _running(directory: Path, recipe: Recipe, jobs: list[dict[str, str]]) -> set
         for name in everything - found
         for attempt in [entry["attempt"] for entry in attempts(directory / "versions" / name)][-1:]
     }
-    states = _queue(list(by_hand.values())) or {} if by_hand else {}
+    states = job_states(list(by_hand.values()), "--states=all") or {} if by_hand else {}
     return found | {name for name, job in by_hand.items() if states.get(job) in RUNNING}
 
 
@@ -208,20 +208,3 @@ def _is_locked(directory: Path) -> bool:
     """Whether a command of this machine works in the directory (`run.alone`); trying the lock might turn one away."""
     file, locks = directory / ".lock", Path("/proc/locks")
     return file.exists() and locks.exists() and f":{file.stat().st_ino} " in locks.read_text(encoding="ascii")
-
-
-def _queue(ids: list[str]) -> dict[str, str] | None:
-    """States by job id, with the reason of those that wait; None where there is no Slurm, or it does not answer."""
-    try:
-        done = subprocess.run(
-            ["squeue", "--noheader", "--states=all", f"--jobs={','.join(ids)}", "--format=%i|%T|%r"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode and "Invalid job id" not in done.stderr:  # what it says of one that it has forgotten
-        return None
-    rows = [row.strip().split("|") for row in done.stdout.splitlines() if row.count("|") == 2]
-    return {job: f"{state} ({reason})" if state == "PENDING" else state for job, state, reason in rows}

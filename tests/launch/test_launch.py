@@ -1,0 +1,90 @@
+"""`perdure launch`: what is written and submitted, with stand-ins for Slurm's commands."""
+
+import os
+
+import pytest
+
+from perdure.launch.launch import fitted, launch
+from perdure.launch.slurm import Size
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import read_json
+
+SIZE = Size(1, 0, 1)
+JOBS = ["data", "prepare-base", "train-base", "prepare-other", "train-other", "report"]
+SBATCH = """#!/bin/bash
+echo "$*" >> {folder}/submitted
+wc -l < {folder}/submitted
+"""
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """`sbatch` numbers jobs from 1; the queue holds what it is told, and is absent when told None."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "sbatch").write_text(SBATCH.format(folder=tmp_path))
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+
+    def holds(states: dict[str, str] | None) -> None:
+        rows = "exit 1" if states is None else "".join(f"echo '{job}|{states[job]}|x'\n" for job in states)
+        (tools / "squeue").write_text(f"#!/bin/sh\n{rows}\n")
+        for tool in tools.iterdir():
+            tool.chmod(0o755)
+
+    holds({})
+    return holds
+
+
+@pytest.fixture
+def recipe(tmp_path, recipe_file):
+    """Two versions that do not need one another."""
+    other = "versions.other={start: {type: init}, tokens: 4096, mixture: {sources: {prose: {}}}, "
+    other += "schedule: {type: cosine, max_lr: 0.01, min_lr: 0.001}}"
+    return fitted(recipe_file, [other], tmp_path / "o", None, SIZE)
+
+
+def submitted(tmp_path) -> list[str]:
+    return (tmp_path / "submitted").read_text().splitlines()
+
+
+def test_launched_again_a_chain_goes_on_beside_what_runs(tmp_path, recipe, queue):
+    said = []
+    launch(recipe, "slurm", SIZE, tmp_path, None, said.append)
+    ids = dict(zip(JOBS, map(str, range(1, 7))))
+    assert read_json(recipe.directory / "launch" / "jobs.json")["jobs"] == ids
+    assert not [line for line in said if "earlier launch" in line]
+    queue({"3": "RUNNING"})  # base trains; other failed, and the report was cancelled
+    launch(recipe, "slurm", SIZE, tmp_path, None, said.append)
+    names = [line.rpartition("/")[2] for line in submitted(tmp_path)[6:]]
+    assert names == ["prepare-other.sbatch", "train-other.sbatch", "report.sbatch"]
+    assert "--dependency=afterok:3:8" in submitted(tmp_path)[-1]
+    again = {"train-base": "3", "prepare-other": "7", "train-other": "8", "report": "9"}
+    assert read_json(recipe.directory / "launch" / "jobs.json")["jobs"] == again
+    assert "in the queue from an earlier launch, not submitted again: train-base" in said
+    queue({"7": "PENDING", "8": "PENDING", "9": "PENDING", "3": "RUNNING"})
+    launch(recipe, "slurm", SIZE, tmp_path, None, said.append)
+    assert len(submitted(tmp_path)) == 9
+    queue({})
+    launch(recipe, "slurm", SIZE, tmp_path, None, said.append)
+    assert len(submitted(tmp_path)) == 15
+
+
+def test_another_recipe_is_refused_while_jobs_of_the_first_run(tmp_path, recipe, queue):
+    launch(recipe, "slurm", SIZE, tmp_path, None, print)
+    kept = (recipe.directory / "launch" / "recipe.yaml").read_bytes()
+    queue({"3": "RUNNING", "6": "PENDING"})
+    changed = recipe.model_copy(update={"seed": recipe.seed + 1})
+    with pytest.raises(PerdureError) as refused:
+        launch(changed, "slurm", SIZE, tmp_path, None, print)
+    assert str(refused.value) == (
+        f"{recipe.directory}: train-base, report of an earlier launch wait or run, and the recipe has changed since; wait for "
+        "them, or: scancel 3 6"
+    )
+    assert (recipe.directory / "launch" / "recipe.yaml").read_bytes() == kept
+    assert len(submitted(tmp_path)) == 6
+    queue(None)
+    with pytest.raises(PerdureError, match="squeue: no answer; it should say whether jobs of"):
+        launch(recipe, "slurm", SIZE, tmp_path, None, print)
+    queue({})
+    launch(changed, "slurm", SIZE, tmp_path, None, print)
+    assert len(submitted(tmp_path)) == 12
