@@ -52,7 +52,7 @@ def sbatch(command: list[str], name: str, submitted: list[str] | None = None) ->
     """Submits a job.
 
     Args:
-        command: sbatch's command line.
+        command: sbatch's command line; the script comes last.
         name: The job's, for the error.
         submitted: Ids of jobs that are cancelled if this one is refused.
 
@@ -62,11 +62,19 @@ def sbatch(command: list[str], name: str, submitted: list[str] | None = None) ->
     Raises:
         PerdureError: If sbatch refuses it, or is not there.
     """
-    # Inside of a job, its own size would overrule the script's.
-    inherited = [key for key in os.environ if key.startswith(("SLURM_", "SBATCH_")) and key != "SLURM_CONF"]
-    clean = {key: value for key, value in os.environ.items() if key not in inherited}
+    # Inside of a job, its own size would overrule the script's: steps read it from what they inherit.
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if "SLURM_JOB_ID" not in os.environ or not key.startswith("SLURM_") or key in OF_THE_USER
+    }
+    # A user's SBATCH_* are defaults: sbatch lets them overrule what stands in a script, but not its command line.
+    marked = [line for line in Path(command[-1]).read_text().splitlines() if line.startswith("#SBATCH ")]
+    options = [line.removeprefix("#SBATCH ") for line in marked]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=clean)
+        done = subprocess.run(
+            [*command[:-1], *options, command[-1]], capture_output=True, text=True, env=clean
+        )
     except FileNotFoundError:
         raise PerdureError(
             "sbatch: not found; run this on a node that submits to Slurm, or add --print"

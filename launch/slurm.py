@@ -76,6 +76,7 @@ HEADER = """\
 set -uo pipefail
 exec >> {log} 2>&1
 cd -- {directory} || exit 1
+unset SLURM_EXPORT_ENV # steps get what is set here, also where a site's SBATCH_EXPORT is NONE
 if [ -n "${{SLURM_CPUS_PER_TASK:-}}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
 {environment}"""
 
