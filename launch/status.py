@@ -20,6 +20,8 @@ TAIL = 1 << 16
 """Bytes of a metrics file's end that surely hold its last line."""
 STEPS = 20
 """Steps whose mean speed is shown: a single one is now quicker, now slower."""
+OLD_SECONDS, OLD_STEPS = 600, 10
+"""A last step that is older than both says that nobody works on the version, where nothing else says so."""
 RUNNING = ("RUNNING", "COMPLETING")
 UNKNOWN = "unknown: no queue to ask here"
 
@@ -35,7 +37,7 @@ def status(directory: Path) -> dict[str, Any]:
         under way), `versions` (name, state, step, steps, tokens_per_second, eta_seconds,
         seconds_since_step, checkpoint, attempts, loss), and `jobs` (name, id, state) of a launched run. States of
         versions: `finished`, `evaluating` (all steps done), `training`, `interrupted` (begun, but the queue says that its
-        job does not run), `prepared`, `waiting`.
+        job does not run; or, without a queue, its last step is old and no command works here), `prepared`, `waiting`.
 
     Raises:
         PerdureError: If there is no run.
@@ -56,7 +58,10 @@ def status(directory: Path) -> dict[str, Any]:
         "sources": sources,
         "work": _work(directory),
         "versions": [
-            _version(directory / "versions" / name, recipe, name, name in running) for name in recipe.versions
+            _version(
+                directory / "versions" / name, recipe, name, None if running is None else name in running
+            )
+            for name in recipe.versions
         ],
         "jobs": jobs,
     }
@@ -103,7 +108,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         parts = [f"{version['name']:<10}{version['state']}"]
         if version["state"] in ("training", "evaluating", "interrupted"):
             parts.append(f"step {version['step']:,}/{version['steps']:,}")
-            if version["tokens_per_second"] and version["state"] != "interrupted":
+            if version["tokens_per_second"]:
                 parts.append(f"{version['tokens_per_second']:,.0f} tokens/s")
             if version["state"] == "training" and version["eta_seconds"] is not None:
                 parts.append(f"ETA {duration_words(version['eta_seconds'])}")
@@ -119,12 +124,14 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def _recipe(directory: Path) -> Recipe:
-    """The recipe as launched, or as the newest version recorded it."""
-    files = [directory / "launch" / "recipe.yaml"]
-    files += sorted(directory.glob("versions/*/recipe.yaml"), key=lambda file: -file.stat().st_mtime)
-    for file in files:
-        if file.exists():
-            return Recipe.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    """The recipe as it was last launched or prepared; other runs' of a sweep, whose versions are links, come last."""
+    files = [directory / "launch" / "recipe.yaml", *directory.glob("versions/*/recipe.yaml")]
+    found = sorted(
+        (file for file in files if file.exists()),
+        key=lambda file: (file.parent.is_symlink(), -file.stat().st_mtime),
+    )
+    if found:
+        return Recipe.model_validate(yaml.safe_load(found[0].read_text(encoding="utf-8")))
     if (directory / "work").is_dir():
         raise PerdureError(
             f"{directory}: the data stage alone has begun here; `perdure data inspect RECIPE` shows what it has made"
@@ -143,27 +150,30 @@ def _work(directory: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _version(directory: Path, recipe: Recipe, name: str, runs: bool) -> dict[str, Any]:
+def _version(directory: Path, recipe: Recipe, name: str, runs: bool | None) -> dict[str, Any]:
     steps, last = num_steps(recipe, recipe.versions[name]), _last_lines(directory / "metrics.jsonl", STEPS)
     line = last[-1] if last else None
     step = line["step"] if line else 0
+    age = time.time() - (directory / "metrics.jsonl").stat().st_mtime if line else None
+    rate = len(last) / sum(1 / each["tokens_per_second"] for each in last) if last else None
+    tokens = recipe.training.seq_length * recipe.training.global_batch_size
+    if runs is None and rate and age is not None:
+        runs = age < max(OLD_SECONDS, OLD_STEPS * tokens / rate)
     if is_finished(directory):
         state = "finished"
     elif step:
         state = ("evaluating" if step == steps else "training") if runs else "interrupted"
     else:
         state = "prepared" if (directory / "inputs.json").exists() else "waiting"
-    rate = len(last) / sum(1 / each["tokens_per_second"] for each in last) if last else None
-    tokens_left = (steps - step) * recipe.training.seq_length * recipe.training.global_batch_size
     return {
         "name": name,
         "state": state,
         "step": step,
         "steps": steps,
         "loss": line["loss"] if line else None,
-        "tokens_per_second": rate,
-        "eta_seconds": tokens_left / rate if rate else None,
-        "seconds_since_step": time.time() - (directory / "metrics.jsonl").stat().st_mtime if line else None,
+        "tokens_per_second": rate if state != "interrupted" else None,
+        "eta_seconds": (steps - step) * tokens / rate if rate and state != "interrupted" else None,
+        "seconds_since_step": age,
         "checkpoint": newest_step(directory),
         "attempts": len(attempts(directory)),
     }
@@ -189,11 +199,13 @@ def _jobs(directory: Path) -> list[dict[str, str]]:
     return [{"name": name, "id": job, "state": (states or {}).get(job, absent)} for name, job in ids.items()]
 
 
-def _running(directory: Path, recipe: Recipe, jobs: list[dict[str, str]]) -> set[str]:
-    """Versions that may be under way: all of them, unless there is a queue that knows better."""
+def _running(directory: Path, recipe: Recipe, jobs: list[dict[str, str]]) -> set[str] | None:
+    """Versions that may be under way; None if nobody says so but their files."""
     everything = set(recipe.versions)
-    if not jobs or jobs[0]["state"] == UNKNOWN or _is_locked(directory):
+    if _is_locked(directory):
         return everything
+    if not jobs or jobs[0]["state"] == UNKNOWN:
+        return None
     found = {job["name"].removeprefix("train-") for job in jobs if job["state"] in RUNNING}
     by_hand = {  # scripts can be submitted by hand, too
         name: str(attempt).partition(".")[0]

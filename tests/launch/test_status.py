@@ -68,6 +68,53 @@ def test_progress_is_read_from_the_last_whole_line(run):
     assert "training  step 12/20  1,024 tokens/s  ETA 0:02  last step 1:3" in line and "checkpoint 10" in line
 
 
+def test_an_old_step_that_nobody_works_on_is_interrupted(run):
+    write_metrics(run, 7)
+    file = run / "versions" / "v1" / "metrics.jsonl"
+
+    def seen(seconds: float) -> dict:
+        os.utime(file, (time.time() - seconds, time.time() - seconds))
+        return status(run)["versions"][0]
+
+    assert seen(590)["state"] == "training"
+    old = seen(610)
+    assert (old["state"], old["tokens_per_second"], old["eta_seconds"]) == ("interrupted", None, None)
+    (line,) = (line for line in lines(status(run)) if line.startswith("v1"))
+    assert line == "v1        interrupted  step 7/20  last step 10:10 ago  checkpoint none"
+    with alone(load_recipe(run / "versions" / "v1" / "recipe.yaml")):
+        assert seen(610)["state"] == "training"
+    file.write_text('{"step": 7, "loss": 5.0, "tokens_per_second": 1.0}\n')  # 256 s a step
+    assert seen(2550)["state"] == "training"
+    assert seen(2570)["state"] == "interrupted"
+
+
+def test_the_newest_recipe_counts(run, tmp_path):
+    """A version that was added after the launch is there."""
+    launched = tiny_recipe(tmp_path)
+    versions = {"v1": launched.versions["v1"], "v2": launched.versions["v1"]}
+    added = run / "versions" / "v2" / "recipe.yaml"
+    added.parent.mkdir()
+    added.write_text(
+        yaml.safe_dump(launched.model_copy(update={"versions": versions}).model_dump(mode="json"))
+    )
+    file = run / "launch" / "recipe.yaml"
+    file.parent.mkdir()
+    file.write_text(yaml.safe_dump(launched.model_dump(mode="json")))
+
+    def names() -> list[str]:
+        return [version["name"] for version in status(run)["versions"]]
+
+    os.utime(file, (time.time() + 60, time.time() + 60))
+    assert names() == ["v1"]
+    os.utime(file, (time.time() - 60, time.time() - 60))
+    assert names() == ["v1", "v2"]
+    # A version that a run of a sweep shares was prepared by another one's recipe.
+    for name in ("v1", "v2"):
+        place = (run / "versions" / name).rename(run / name)
+        (run / "versions" / name).symlink_to(place)
+    assert names() == ["v1"]
+
+
 def test_sources_and_attempts_are_counted(run):
     finish_data = run / "data" / "a@0123abcd"
     finish_data.mkdir(parents=True)
