@@ -102,6 +102,11 @@ def launch(recipe: Recipe, to: str, size: slurm.Size, directory: Path, after: st
         file = rendered[0][0]
         command = f"kubectl create -f {file}" if to == "k8s" else f"sky jobs launch {file}"
         say(f"wrote {file}; to start it: {command}")
+        if to == "k8s" and recipe.cluster.kubernetes.kind == "trainjob":
+            runtime = recipe.cluster.kubernetes.runtime
+            say(
+                f"restarts of a TrainJob are its runtime's ({runtime}); cluster.max_restarts holds for kind: jobset"
+            )
     say(f"Next: perdure status {recipe.directory}")
     if to == "local":
         sys.stdout.flush()

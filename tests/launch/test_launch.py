@@ -8,6 +8,7 @@ from perdure.launch.launch import fitted, launch
 from perdure.launch.slurm import Size
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
+from perdure.pipeline.recipe.cluster import Cluster
 
 SIZE = Size(1, 0, 1)
 JOBS = ["data", "prepare-base", "train-base", "prepare-other", "train-other", "report"]
@@ -88,3 +89,13 @@ def test_another_recipe_is_refused_while_jobs_of_the_first_run(tmp_path, recipe,
     queue({})
     launch(changed, "slurm", SIZE, tmp_path, None, print)
     assert len(submitted(tmp_path)) == 12
+
+
+@pytest.mark.parametrize(("kind", "lines"), [("jobset", 0), ("trainjob", 1)])
+def test_a_trainjob_says_whose_its_restarts_are(tmp_path, recipe, kind, lines):
+    kubernetes = {"kind": kind, "volumes": [{"claim": "shared", "path": str(tmp_path)}]}
+    cluster = Cluster.model_validate({"container": {"image": "perdure:1"}, "kubernetes": kubernetes})
+    said = []
+    launch(recipe.model_copy(update={"cluster": cluster}), "k8s", SIZE, tmp_path, None, said.append)
+    line = "restarts of a TrainJob are its runtime's (torch-distributed); cluster.max_restarts holds for kind: jobset"
+    assert said.count(line) == lines
