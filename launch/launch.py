@@ -35,6 +35,9 @@ def misfits(recipe: Recipe, to: str, size: slurm.Size, after: str | None) -> lis
     found = []
     if to == "local" and size.nodes > 1:
         found.append(Problem("--nodes", size.nodes, "should be 1 with --to local, which is this machine"))
+    if 0 < size.gpus_per_node < size.ranks_per_node:
+        remedy = f"should be at most --gpus-per-node ({size.gpus_per_node}): each rank has a GPU of its own"
+        found.append(Problem("--ranks-per-node", size.ranks_per_node, remedy))
     if to == "local" and size.gpus_per_node:
         import torch
 

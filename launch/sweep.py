@@ -8,8 +8,8 @@ import yaml
 
 from perdure.launch import queue, slurm
 from perdure.launch.chain import Job, jobs
-from perdure.launch.launch import recipe_file, recipe_text
-from perdure.pipeline.errors import PerdureError
+from perdure.launch.launch import misfits, recipe_file, recipe_text
+from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.evaluate.record import data_sections, text_sections
 from perdure.pipeline.manifest import hash_of, write_atomic, write_json
 from perdure.pipeline.run import alone
@@ -31,6 +31,8 @@ def submit_sweep(plan: Plan, size: slurm.Size, directory: Path, after: str | Non
         say: Receives lines for the console.
     """
     root = at(plan, plan.runs[0].recipe)
+    if found := misfits(root, "slurm", size, after):
+        raise RecipeError(plan.name, found)
     for run in plan.runs:
         if live := queue.live_jobs(run.recipe):
             raise PerdureError(
@@ -114,7 +116,8 @@ def sweep_jobs(
 def _table_command(plan: Plan) -> tuple[str, ...]:
     """Writes the sweep as it was submitted, for the job that makes its table; returns what that job runs."""
     folder = plan.directory / "launch"
-    write_atomic(folder / "base.yaml", yaml.safe_dump(plan.base, sort_keys=False))
-    sweep = plan.sweep.model_dump(mode="json") | {"recipe": "base.yaml", "out": str(plan.directory)}
+    base = f"{plan.name}.recipe.yaml"  # no name of the sweep's own can be this
+    write_atomic(folder / base, yaml.safe_dump(plan.base, sort_keys=False))
+    sweep = plan.sweep.model_dump(mode="json") | {"recipe": base, "out": str(plan.directory)}
     write_atomic(folder / f"{plan.name}.yaml", yaml.safe_dump(sweep, sort_keys=False))
     return ("sweep", str(folder / f"{plan.name}.yaml"), "--report")

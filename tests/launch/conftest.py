@@ -1,9 +1,15 @@
-"""A recipe to launch."""
+"""A recipe to launch, and stand-ins for Slurm's commands."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+
+SBATCH = """#!/bin/bash
+echo "$*" >> {folder}/submitted
+wc -l < {folder}/submitted
+"""
 
 
 @pytest.fixture
@@ -32,3 +38,21 @@ def recipe_file(tmp_path) -> Path:
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(tree))
     return path
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """`sbatch` numbers jobs from 1; the queue holds what it is told, and is absent when told None."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "sbatch").write_text(SBATCH.format(folder=tmp_path))
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+
+    def holds(states: dict[str, str] | None) -> None:
+        rows = "exit 1" if states is None else "".join(f"echo '{job}|{states[job]}|x'\n" for job in states)
+        (tools / "squeue").write_text(f"#!/bin/sh\n{rows}\n")
+        for tool in tools.iterdir():
+            tool.chmod(0o755)
+
+    holds({})
+    return holds

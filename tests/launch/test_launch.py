@@ -1,7 +1,5 @@
 """`perdure launch`: what is written and submitted, with stand-ins for Slurm's commands."""
 
-import os
-
 import pytest
 
 from perdure.launch.launch import fitted, launch
@@ -12,28 +10,6 @@ from perdure.pipeline.recipe.cluster import Cluster
 
 SIZE = Size(1, 0, 1)
 JOBS = ["data", "prepare-base", "train-base", "prepare-other", "train-other", "report"]
-SBATCH = """#!/bin/bash
-echo "$*" >> {folder}/submitted
-wc -l < {folder}/submitted
-"""
-
-
-@pytest.fixture
-def queue(tmp_path, monkeypatch):
-    """`sbatch` numbers jobs from 1; the queue holds what it is told, and is absent when told None."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    (tools / "sbatch").write_text(SBATCH.format(folder=tmp_path))
-    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
-
-    def holds(states: dict[str, str] | None) -> None:
-        rows = "exit 1" if states is None else "".join(f"echo '{job}|{states[job]}|x'\n" for job in states)
-        (tools / "squeue").write_text(f"#!/bin/sh\n{rows}\n")
-        for tool in tools.iterdir():
-            tool.chmod(0o755)
-
-    holds({})
-    return holds
 
 
 @pytest.fixture
