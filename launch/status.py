@@ -73,25 +73,6 @@ def runs_below(directory: Path) -> list[Path]:
     return runs or [directory]
 
 
-def log_files(directory: Path, version: str | None) -> list[Path]:
-    """The logs of a launched run's jobs, oldest first; of one version's alone if it is named.
-
-    Raises:
-        PerdureError: If there is none.
-    """
-    everything = [directory, *directory.glob("versions/*"), *directory.glob("runs/*")]
-    places = [directory / "versions" / version] if version else everything
-    found = sorted(
-        (file for place in places for file in place.glob("launch/*.log")),
-        key=lambda file: file.stat().st_mtime,
-    )
-    if not found:
-        raise PerdureError(
-            f"{directory}: no job has written a log yet; `perdure status {directory}` says what it waits for"
-        )
-    return found
-
-
 def lines(found: dict[str, Any]) -> list[str]:
     """What `status` returned, for the console."""
     waiting = [source["name"] for source in found["sources"] if source["state"] != "finished"]

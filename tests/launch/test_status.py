@@ -8,7 +8,7 @@ import pytest
 import yaml
 from support import tiny_recipe
 
-from perdure.launch.status import lines, log_files, status
+from perdure.launch.status import lines, status
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.words import duration_words
 from perdure.pipeline.manifest import finish, write_json
@@ -150,16 +150,6 @@ def test_what_is_no_run_is_refused(tmp_path):
         PerdureError, match="the data stage alone has begun here; `perdure data inspect RECIPE`"
     ):
         status(tmp_path)
-    with pytest.raises(PerdureError, match="no job has written a log yet"):
-        log_files(tmp_path, None)
-
-
-def test_logs_are_those_of_a_version_or_of_all(run):
-    for place in (run / "launch", run / "versions" / "v1" / "launch"):
-        place.mkdir()
-        (place / "job.log").write_text("said\n")
-    assert len(log_files(run, None)) == 2
-    assert log_files(run, "v1") == [run / "versions" / "v1" / "launch" / "job.log"]
 
 
 def test_durations_read_like_clocks():
