@@ -1,7 +1,8 @@
 """What stands around each attempt of a training job: how often it was tried, whether it got anywhere, whether to go on.
 
 `python -m perdure.launch.attempt begin VERSION_DIRECTORY --max-restarts N --patience M` fails if the job should not
-be tried again; `... end VERSION_DIRECTORY` fails unless the version is whole. Attempts are counted at their beginning,
+be tried again; `... end VERSION_DIRECTORY` fails unless the version is whole, with status 3 if another start trains it
+now. Attempts are counted at their beginning,
 so that those that a lost node cut off count as well.
 """
 
@@ -13,9 +14,13 @@ import time
 from pathlib import Path
 
 from perdure.pipeline.manifest import is_finished
+from perdure.pipeline.train import fence
 
 FILE = "launch/attempts.jsonl"
-"""One line an attempt: `attempt` (job id and restart count), `time` (Unix seconds), `step` (of the newest checkpoint)."""
+"""One line an attempt: `attempt` (job id and restart count), `time` (Unix seconds), `step` (of the newest checkpoint),
+`fence` (number of the last start before)."""
+TAKEN_OVER = 3
+"""Exit status of `end` if another start has taken over: two that go back into the queue would end one another for ever."""
 
 
 def refusal(steps: list[int], max_restarts: int, patience: int) -> str | None:
@@ -70,6 +75,7 @@ def record(version_directory: Path) -> int:
     """Writes down that an attempt begins; the step that it begins from."""
     step = newest_step(version_directory)
     entry = {"attempt": os.environ.get("PERDURE_ATTEMPT"), "time": time.time(), "step": step}
+    entry["fence"] = fence.newest(version_directory)[0]
     (version_directory / FILE).parent.mkdir(exist_ok=True)
     with (version_directory / FILE).open("a") as file:
         file.write(json.dumps(entry) + "\n")
@@ -77,9 +83,19 @@ def record(version_directory: Path) -> int:
 
 
 def end(version_directory: Path) -> int:
-    """The exit status: 0 if the version is whole."""
+    """The exit status: 0 if the version is whole, `TAKEN_OVER` if another start trains it, else 1."""
     if is_finished(version_directory):
         return 0
+    mine = os.environ.get("PERDURE_ATTEMPT")
+    before = [entry["fence"] for entry in attempts(version_directory) if entry["attempt"] == mine]
+    number, owner = fence.newest(version_directory)
+    if before and number > before[-1] and owner != mine:
+        print(
+            f"error: {version_directory.name}: another start trains this version now ({owner or 'by hand'}); this one ends "
+            "and does not go back into the queue",
+            flush=True,
+        )
+        return TAKEN_OVER
     print(f"not finished at step {newest_step(version_directory)}; back into the queue", flush=True)
     return 1
 

@@ -1,5 +1,6 @@
 """A recipe as a chain of jobs: what runs, and what has to be whole before it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,9 @@ class Job:
         return not self.command
 
 
-def jobs(recipe: Recipe, recipe_file: Path, ranks: int | None = None) -> list[Job]:
+def jobs(
+    recipe: Recipe, recipe_file: Path, ranks: int | None = None, live: Collection[str] = ()
+) -> list[Job]:
     """The jobs that a recipe still needs, in an order in which each stands after those that it waits for.
 
     Versions that do not need one another train at the same time. Jobs that prepare versions run one after another,
@@ -51,6 +54,8 @@ def jobs(recipe: Recipe, recipe_file: Path, ranks: int | None = None) -> list[Jo
         recipe: The recipe.
         recipe_file: The file that jobs read it from.
         ranks: How many of the trainer's ranks one node holds; default: as many as the recipe has.
+        live: Names of its jobs that stand in the queue from an earlier launch. They are in the chain; what they have
+            waited for, and what has ended since, is not.
 
     Raises:
         PerdureError: If a version that exists was made from something else.
@@ -58,28 +63,31 @@ def jobs(recipe: Recipe, recipe_file: Path, ranks: int | None = None) -> list[Jo
     refuse_edited(recipe, recipe.versions)
     file = str(recipe_file)
     arrays = isinstance(recipe.data.executor, SlurmArrays)
-    chain = [Job("data", ("data", file), coordinates=arrays)]
+    chain = [Job("data", ("data", file), coordinates=arrays)] if "data" in live or not live else []
     versions = [name for name in recipe.versions if not is_finished(recipe.directory / "versions" / name)]
-    last = "data"
+    last = [job.name for job in chain]
     for name in versions:
+        if f"train-{name}" in live and f"prepare-{name}" not in live:
+            chain.append(Job(f"train-{name}", version=name, gpus=True))
+            continue
         version = recipe.versions[name]
         needed = [f"train-{other}" for other in models_needed(version) if other in versions]
         prepare = Job(
             f"prepare-{name}",
             ("prepare", file, "--version", name),
             name,
-            tuple(dict.fromkeys([last, *needed])),
+            tuple(dict.fromkeys([*last, *needed])),
             gpus=scores(version) and not arrays,
             coordinates=arrays,
         )
         chain += [prepare, Job(f"train-{name}", version=name, after=(prepare.name,), gpus=True)]
-        last = prepare.name
+        last = [prepare.name]
     trained = tuple(job.name for job in chain if job.ranks)
     # `eval` skips what is measured, looks for leaks where the data stage runs, and ends with the report. Finished versions are
     # measured again by ranks.
     command = ("eval", file) if ranks is None else ("eval", file, "--ranks", str(ranks))
     gpus = recipe.evaluation.harness is not None or _measures_again(recipe)
-    return [*chain, Job("report", command, after=trained or (last,), gpus=gpus, coordinates=arrays)]
+    return [*chain, Job("report", command, after=trained or tuple(last), gpus=gpus, coordinates=arrays)]
 
 
 def _measures_again(recipe: Recipe) -> bool:

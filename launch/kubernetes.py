@@ -1,6 +1,8 @@
 """Kubernetes: a recipe as one JobSet, stage after stage, or as one TrainJob whose pods work through all stages.
 
-Both restart as a whole: what is finished is skipped, and a version goes on from its last checkpoint.
+Started again, both skip what is finished, and a version goes on from its last checkpoint. A JobSet restarts as a whole,
+`cluster.max_restarts` times. Whether a TrainJob does is up to its runtime: Kubeflow's stock `torch-distributed` has no
+failure policy, so there at most single pods start again.
 """
 
 from typing import Any
@@ -9,17 +11,23 @@ from perdure.launch.chain import Job
 from perdure.launch.slurm import Size
 from perdure.launch.texts import yaml_text
 from perdure.pipeline.errors import Problem, RecipeError
+from perdure.pipeline.manifest import hash_of
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recipe.cluster import Cluster
 
 PORT = 29400
 """Where the first pod of a training stage is met by the others."""
-NAME_LENGTH = 40
-"""Letters of a JobSet's name at most: pods append the stage's name, and host names end at 63."""
+NAMES = 53
+"""Letters of a JobSet's name, a stage's and the highest number of a pod in all: the operator appends five letters to
+`<name>-<stage>-0-<pod>`, and refuses what is longer than 63."""
+NODE = "node"
+"""What Kubeflow's runtime calls the one stage of a TrainJob, and its container."""
+STAGE = 20
+"""Letters of a stage's name at most."""
 
 
 def render(chain: list[Job], recipe: Recipe, size: Size, directory: str) -> str:
-    """The manifest, YAML for `kubectl apply -f`.
+    """The manifest, YAML for `kubectl create -f`.
 
     Args:
         chain: The jobs, from `chain.jobs`.
@@ -64,7 +72,7 @@ def problems(recipe: Recipe) -> list[Problem]:
 
 def jobset(chain: list[Job], recipe: Recipe, size: Size, directory: str) -> dict[str, Any]:
     """One ReplicatedJob a stage, each created when the one before is complete."""
-    name = f"perdure-{recipe.name}".replace("_", "-")[:NAME_LENGTH].rstrip("-")
+    name = run_name(recipe, size, STAGE)
     stages: list[dict[str, Any]] = []
     for number, job in enumerate(chain):
         stage = stage_name(job, number)
@@ -112,12 +120,12 @@ def trainjob(chain: list[Job], recipe: Recipe, size: Size, directory: str) -> di
     (container,) = pod["containers"]
     patched = ("volumes", "nodeSelector", "serviceAccountName", "terminationGracePeriodSeconds")
     patch: dict[str, Any] = {key: pod[key] for key in patched if key in pod}
-    patch["containers"] = [{"name": "node", "volumeMounts": container["volumeMounts"]}]
-    job = {"name": "node", "template": {"spec": {"template": {"spec": patch}}}}
+    patch["containers"] = [{"name": NODE, "volumeMounts": container["volumeMounts"]}]
+    job = {"name": NODE, "template": {"spec": {"template": {"spec": patch}}}}
     return {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
-        "metadata": _metadata(recipe, f"perdure-{recipe.name}".replace("_", "-")),
+        "metadata": _metadata(recipe, run_name(recipe, size, len(NODE))),
         "spec": {
             "runtimeRef": {"name": cluster.kubernetes.runtime, "kind": "ClusterTrainingRuntime"},
             "trainer": {
@@ -138,9 +146,24 @@ def trainjob(chain: list[Job], recipe: Recipe, size: Size, directory: str) -> di
     }
 
 
+def run_name(recipe: Recipe, size: Size, stage: int) -> str:
+    """The name of a JobSet or TrainJob, cut where pods' names would grow too long; what is cut stays unique by its hash.
+
+    Args:
+        recipe: The recipe.
+        size: Its nodes are pods.
+        stage: Letters of the longest stage's name.
+    """
+    name = f"perdure-{recipe.name}".replace("_", "-").rstrip("-")
+    room = NAMES - stage - len(str(size.nodes - 1))
+    if len(name) <= room:
+        return name
+    return f"{name[: room - 9].rstrip('-')}-{hash_of(recipe.name)[:8]}"
+
+
 def stage_name(job: Job, number: int) -> str:
     """A stage's name, as short and plain as host names have to be."""
-    return f"s{number}-{job.name}".replace("_", "-")[:20].rstrip("-")
+    return f"s{number}-{job.name}".replace("_", "-")[:STAGE].rstrip("-")
 
 
 def literal(text: str) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import yaml
 
-from perdure.launch import here, kubernetes, sky, slurm
+from perdure.launch import here, kubernetes, queue, sky, slurm
 from perdure.launch.chain import Job, jobs
 from perdure.pipeline.check import filling
-from perdure.pipeline.errors import Problem, RecipeError
+from perdure.pipeline.errors import PerdureError, Problem, RecipeError
 from perdure.pipeline.manifest import disk_errors, write_atomic, write_json
 from perdure.pipeline.recipe import Recipe, SlurmArrays, read_tree
 
@@ -35,6 +35,9 @@ def misfits(recipe: Recipe, to: str, size: slurm.Size, after: str | None) -> lis
     found = []
     if to == "local" and size.nodes > 1:
         found.append(Problem("--nodes", size.nodes, "should be 1 with --to local, which is this machine"))
+    if 0 < size.gpus_per_node < size.ranks_per_node:
+        remedy = f"should be at most --gpus-per-node ({size.gpus_per_node}): each rank has a GPU of its own"
+        found.append(Problem("--ranks-per-node", size.ranks_per_node, remedy))
     if to == "local" and size.gpus_per_node:
         import torch
 
@@ -62,7 +65,7 @@ def texts(recipe: Recipe, to: str, size: slurm.Size, directory: Path) -> list[tu
         directory: Where jobs run; relative paths of the recipe start there.
     """
     if to == "slurm":
-        return [(file, text) for _, file, text in _scripts(recipe, size, directory)]
+        return [(file, text) for _, file, text in _scripts(recipe, size, directory, {})]
     if to == "local":
         return [(here.script_file(recipe), here.render(recipe, recipe_file(recipe), size, directory))]
     if to == "k8s":
@@ -84,10 +87,11 @@ def launch(recipe: Recipe, to: str, size: slurm.Size, directory: Path, after: st
         after: A Slurm job's id that the chain waits for.
         say: Receives lines for the console.
     """
-    parallel = recipe.parallel
-    rendered = texts(recipe, to, size, directory)
+    parallel, content = recipe.parallel, recipe_text(recipe)
+    live = _live_jobs(recipe, content) if to == "slurm" else {}
+    chain = _scripts(recipe, size, directory, live) if to == "slurm" else []
+    rendered = [(file, text) for _, file, text in chain] or texts(recipe, to, size, directory)
     with disk_errors(recipe.directory):
-        content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
         write_atomic(recipe_file(recipe), content)
         for file, text in rendered:
             write_atomic(file, text)
@@ -96,11 +100,16 @@ def launch(recipe: Recipe, to: str, size: slurm.Size, directory: Path, after: st
         f"{parallel.pipeline_parallel} x data {parallel.data_parallel}{'' if size.gpus_per_node else ', on CPUs'}"
     )
     if to == "slurm":
-        _submit(recipe, size, directory, after, say)
+        _submit(recipe, chain, live, after, say)
     elif to != "local":
         file = rendered[0][0]
         command = f"kubectl create -f {file}" if to == "k8s" else f"sky jobs launch {file}"
         say(f"wrote {file}; to start it: {command}")
+        if to == "k8s" and recipe.cluster.kubernetes.kind == "trainjob":
+            runtime = recipe.cluster.kubernetes.runtime
+            say(
+                f"restarts of a TrainJob are its runtime's ({runtime}); cluster.max_restarts holds for kind: jobset"
+            )
     say(f"Next: perdure status {recipe.directory}")
     if to == "local":
         sys.stdout.flush()
@@ -118,24 +127,49 @@ def hours(time_limit: str) -> float:
     return 24 * int(days or 0) + hour + minute / 60 + second / 3600
 
 
-def _submit(recipe: Recipe, size: slurm.Size, directory: Path, after: str | None, say: Say) -> None:
-    chain = [(job, file) for job, file, _ in _scripts(recipe, size, directory)]
-    ids = slurm.submit(chain, after)
-    write_json(recipe.directory / "launch" / "jobs.json", {"to": "slurm", "jobs": ids})
+def recipe_text(recipe: Recipe) -> str:
+    """What stands in `recipe_file`."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def _live_jobs(recipe: Recipe, content: str) -> dict[str, str]:
+    """Jobs of an earlier launch that wait or run, which the chain shares if it is the same recipe's."""
+    live = queue.live_jobs(recipe)
+    if live and recipe_file(recipe).read_text(encoding="utf-8") != content:
+        raise PerdureError(
+            f"{recipe.directory}: {', '.join(live)} of an earlier launch wait or run, and the recipe has changed since; wait "
+            f"for them, or: scancel {' '.join(live.values())}"
+        )
+    return live
+
+
+def _submit(
+    recipe: Recipe,
+    chain: list[tuple[Job, Path, str]],
+    live: dict[str, str],
+    after: str | None,
+    say: Say,
+) -> None:
+    ids = queue.submit([(job, file) for job, file, _ in chain], after, live)
+    write_json(queue.jobs_file(recipe), {"to": "slurm", "jobs": ids})
     if limit := recipe.cluster.slurm.time_limit:
         times = recipe.cluster.max_restarts + 1
         say(
             f"a training job may run {times} times for {limit}, {times * hours(limit):,.1f} hours in all "
             "(cluster.max_restarts, cluster.slurm.time_limit)"
         )
-    for job, file in chain:
+    if live:
+        say(f"in the queue from an earlier launch, not submitted again: {', '.join(live)}")
+    for job, file, _ in chain:
         waits = f" after {', '.join(job.after)}" if job.after else ""
         say(f"{job.name:<24}job {ids[job.name]}{waits}; {file}")
 
 
-def _scripts(recipe: Recipe, size: slurm.Size, directory: Path) -> list[tuple[Job, Path, str]]:
+def _scripts(
+    recipe: Recipe, size: slurm.Size, directory: Path, live: dict[str, str]
+) -> list[tuple[Job, Path, str]]:
     python = slurm.interpreter(recipe.cluster)
     return [
         (job, *slurm.render(job, recipe, size, directory, python))
-        for job in jobs(recipe, recipe_file(recipe), size.ranks_per_node)
+        for job in jobs(recipe, recipe_file(recipe), size.ranks_per_node, live)
     ]

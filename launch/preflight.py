@@ -1,6 +1,6 @@
-"""What an expert looks at before a job of many nodes, in under a minute: `python -m perdure.launch.preflight VERSION`.
+"""What an expert looks at before a job of many nodes, in under a minute.
 
-Every rank runs this before training. Each looks at its machine; then they tell one another, and the first one prints what
+Every rank runs this before training; by hand: `srun python -m perdure.launch.rank preflight VERSION_DIRECTORY`. Each looks at its machine; then they tell one another, and the first one prints what
 differs or is amiss, with the machine's name. Training starts only if nothing is.
 """
 
@@ -173,6 +173,9 @@ def main(version_directory: Path) -> int:
     try:
         dist.init_process_group("gloo", timeout=timedelta(seconds=SECONDS))
         found = _exchange(mine)
+    except ValueError as error:  # nobody has told torch who is here
+        command = f"srun python -m perdure.launch.rank preflight {version_directory}"
+        raise PerdureError(f"{' '.join(str(error).split())}; start it by: {command}") from None
     except RuntimeError as error:  # some machine did not come; each says what it knows of itself
         own = list(_alone(mine, needed, others=True))
         reason = "; ".join(own) or " ".join(str(error).split())[:200]

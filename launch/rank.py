@@ -5,6 +5,7 @@ itself: an agent in between would die of it and take its ranks along.
 """
 
 import os
+import subprocess
 import sys
 
 VERSION = "VERSION_DIRECTORY"
@@ -17,7 +18,8 @@ FROM_SLURM = {
     "LOCAL_RANK": "SLURM_LOCALID",
     "WORLD_SIZE": "SLURM_NTASKS",
 }
-"""What torch reads, and where Slurm says it. MASTER_ADDR and MASTER_PORT are set by the job's script."""
+"""What torch reads, and where Slurm says it. MASTER_ADDR and MASTER_PORT are set by the job's script, because a container
+may lack Slurm's commands; without it they are asked for here."""
 
 
 def cpus() -> int:
@@ -28,10 +30,19 @@ def cpus() -> int:
     return max(1, int(os.environ["SLURM_CPUS_ON_NODE"]) // ranks_here)
 
 
+def meeting_place() -> dict[str, str]:
+    """Where the ranks of this job meet: its first node, and a port that no other job has."""
+    command = ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]]
+    nodes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return {"MASTER_ADDR": nodes[0], "MASTER_PORT": str(20000 + int(os.environ["SLURM_JOB_ID"]) % 20000)}
+
+
 def main(task: str, directory: str) -> None:
     """Becomes the rank."""
     for name, source in FROM_SLURM.items():
         os.environ[name] = os.environ[source]
+    if "MASTER_ADDR" not in os.environ:
+        os.environ.update(meeting_place())
     os.environ.setdefault("OMP_NUM_THREADS", str(cpus()))
     module, *arguments = COMMANDS[task]
     command = ["-u", "-m", module, *(directory if word == VERSION else word for word in arguments)]

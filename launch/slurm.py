@@ -1,18 +1,15 @@
-"""Slurm: a chain of batch scripts, readable and runnable by hand (`sbatch FILE`), and their submission.
+"""Slurm: a chain of batch scripts, readable and runnable by hand (`sbatch FILE`).
 
 What the recipe and the site say reaches the shell quoted, or is refused by the types of `recipe/cluster.py`.
 """
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.launch.chain import Job
-from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.recipe import Recipe, SlurmArrays
 from perdure.pipeline.recipe.cluster import Cluster
 
@@ -45,8 +42,9 @@ attempt begin "$VERSION" --max-restarts {max_restarts} --patience {patience} || 
 # One task is one rank: the signal before the time limit reaches the trainer, which saves and ends.
 ranks() {{ srun --kill-on-bad-exit=1{container} {python} -m perdure.launch.rank "$@"; }}
 ranks preflight "$VERSION" && ranks train "$VERSION"
-# Whole: ends well. Not whole: back into the queue, to go on from the last checkpoint.
-if attempt end "$VERSION"; then exit 0; fi
+# Whole: ends well. Another start trains it (3): ends as failed. Else: back into the queue, to go on from the last checkpoint.
+attempt end "$VERSION"
+case $? in 0) exit 0 ;; 3) exit 1 ;; esac
 scontrol requeue "$SLURM_JOB_ID"
 sleep 60 # the requeue ends this script
 exit 1
@@ -78,6 +76,7 @@ HEADER = """\
 set -uo pipefail
 exec >> {log} 2>&1
 cd -- {directory} || exit 1
+unset SLURM_EXPORT_ENV # steps get what is set here, also where a site's SBATCH_EXPORT is NONE
 if [ -n "${{SLURM_CPUS_PER_TASK:-}}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
 {environment}"""
 
@@ -173,65 +172,6 @@ def script_file(recipe: Recipe, job: Job) -> Path:
 def log_file(recipe: Recipe, job: Job) -> Path:
     """What a job prints, all of its attempts one after another."""
     return _place(recipe, job) / f"{job.name}.log"
-
-
-def submit(scripts: list[tuple[Job, Path]], after: str | None) -> dict[str, str]:
-    """Hands the scripts to sbatch, each waiting for those it names.
-
-    Args:
-        scripts: Jobs and their files, in the order of the chain.
-        after: A job's id that the first ones wait for, or None.
-
-    Returns:
-        Job ids by name.
-
-    Raises:
-        PerdureError: If sbatch refuses one; those submitted before it are cancelled.
-    """
-    ids: dict[str, str] = {}
-    for job, file in scripts:
-        kind = "afterany" if job.anyhow else "afterok"
-        needed = [(kind, job.after), ("afterany", job.behind)]
-        found = [(how, [ids[name] for name in names if name in ids]) for how, names in needed]
-        if after and not any(waited for _, waited in found):
-            found = [(kind, [after])]
-        command = ["sbatch", "--parsable"]
-        if waits := [f"{how}:{':'.join(waited)}" for how, waited in found if waited]:
-            command += [f"--dependency={','.join(waits)}", "--kill-on-invalid-dep=yes"]
-        ids[job.name] = sbatch([*command, str(file)], job.name, list(ids.values()))
-    return ids
-
-
-def sbatch(command: list[str], name: str, submitted: list[str] | None = None) -> str:
-    """Submits a job.
-
-    Args:
-        command: sbatch's command line.
-        name: The job's, for the error.
-        submitted: Ids of jobs that are cancelled if this one is refused.
-
-    Returns:
-        The job's id.
-
-    Raises:
-        PerdureError: If sbatch refuses it, or is not there.
-    """
-    # Inside of a job, its own size would overrule the script's.
-    inherited = [key for key in os.environ if key.startswith(("SLURM_", "SBATCH_")) and key != "SLURM_CONF"]
-    clean = {key: value for key, value in os.environ.items() if key not in inherited}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, env=clean)
-    except FileNotFoundError:
-        raise PerdureError(
-            "sbatch: not found; run this on a node that submits to Slurm, or add --print"
-        ) from None
-    if done.returncode:
-        if submitted:
-            subprocess.run(["scancel", *submitted], capture_output=True)
-        raise PerdureError(
-            f"{name}: sbatch refused it: {' '.join(done.stderr.split())}; nothing was left in the queue"
-        )
-    return done.stdout.strip().split(";")[0]
 
 
 def _options(job: Job, recipe: Recipe, size: Size) -> list[str]:

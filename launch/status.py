@@ -2,7 +2,6 @@
 is one to ask."""
 
 import json
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 
 from perdure.launch.attempt import attempts, newest_step
+from perdure.launch.queue import job_states
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.words import duration_words
 from perdure.pipeline.manifest import is_finished, read_json
@@ -20,6 +20,8 @@ TAIL = 1 << 16
 """Bytes of a metrics file's end that surely hold its last line."""
 STEPS = 20
 """Steps whose mean speed is shown: a single one is now quicker, now slower."""
+OLD_SECONDS, OLD_STEPS = 600, 10
+"""A last step that is older than both says that nobody works on the version, where nothing else says so."""
 RUNNING = ("RUNNING", "COMPLETING")
 UNKNOWN = "unknown: no queue to ask here"
 
@@ -35,7 +37,7 @@ def status(directory: Path) -> dict[str, Any]:
         under way), `versions` (name, state, step, steps, tokens_per_second, eta_seconds,
         seconds_since_step, checkpoint, attempts, loss), and `jobs` (name, id, state) of a launched run. States of
         versions: `finished`, `evaluating` (all steps done), `training`, `interrupted` (begun, but the queue says that its
-        job does not run), `prepared`, `waiting`.
+        job does not run; or, without a queue, its last step is old and no command works here), `prepared`, `waiting`.
 
     Raises:
         PerdureError: If there is no run.
@@ -56,7 +58,10 @@ def status(directory: Path) -> dict[str, Any]:
         "sources": sources,
         "work": _work(directory),
         "versions": [
-            _version(directory / "versions" / name, recipe, name, name in running) for name in recipe.versions
+            _version(
+                directory / "versions" / name, recipe, name, None if running is None else name in running
+            )
+            for name in recipe.versions
         ],
         "jobs": jobs,
     }
@@ -66,25 +71,6 @@ def runs_below(directory: Path) -> list[Path]:
     """The runs of a sweep in the order of their names; for any other directory itself alone."""
     runs = [path.parent for path in sorted(directory.glob("runs/*/versions"))]
     return runs or [directory]
-
-
-def log_files(directory: Path, version: str | None) -> list[Path]:
-    """The logs of a launched run's jobs, oldest first; of one version's alone if it is named.
-
-    Raises:
-        PerdureError: If there is none.
-    """
-    everything = [directory, *directory.glob("versions/*"), *directory.glob("runs/*")]
-    places = [directory / "versions" / version] if version else everything
-    found = sorted(
-        (file for place in places for file in place.glob("launch/*.log")),
-        key=lambda file: file.stat().st_mtime,
-    )
-    if not found:
-        raise PerdureError(
-            f"{directory}: no job has written a log yet; `perdure status {directory}` says what it waits for"
-        )
-    return found
 
 
 def lines(found: dict[str, Any]) -> list[str]:
@@ -103,7 +89,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         parts = [f"{version['name']:<10}{version['state']}"]
         if version["state"] in ("training", "evaluating", "interrupted"):
             parts.append(f"step {version['step']:,}/{version['steps']:,}")
-            if version["tokens_per_second"] and version["state"] != "interrupted":
+            if version["tokens_per_second"]:
                 parts.append(f"{version['tokens_per_second']:,.0f} tokens/s")
             if version["state"] == "training" and version["eta_seconds"] is not None:
                 parts.append(f"ETA {duration_words(version['eta_seconds'])}")
@@ -119,12 +105,14 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def _recipe(directory: Path) -> Recipe:
-    """The recipe as launched, or as the newest version recorded it."""
-    files = [directory / "launch" / "recipe.yaml"]
-    files += sorted(directory.glob("versions/*/recipe.yaml"), key=lambda file: -file.stat().st_mtime)
-    for file in files:
-        if file.exists():
-            return Recipe.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    """The recipe as it was last launched or prepared; other runs' of a sweep, whose versions are links, come last."""
+    files = [directory / "launch" / "recipe.yaml", *directory.glob("versions/*/recipe.yaml")]
+    found = sorted(
+        (file for file in files if file.exists()),
+        key=lambda file: (file.parent.is_symlink(), -file.stat().st_mtime),
+    )
+    if found:
+        return Recipe.model_validate(yaml.safe_load(found[0].read_text(encoding="utf-8")))
     if (directory / "work").is_dir():
         raise PerdureError(
             f"{directory}: the data stage alone has begun here; `perdure data inspect RECIPE` shows what it has made"
@@ -143,27 +131,30 @@ def _work(directory: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _version(directory: Path, recipe: Recipe, name: str, runs: bool) -> dict[str, Any]:
+def _version(directory: Path, recipe: Recipe, name: str, runs: bool | None) -> dict[str, Any]:
     steps, last = num_steps(recipe, recipe.versions[name]), _last_lines(directory / "metrics.jsonl", STEPS)
     line = last[-1] if last else None
     step = line["step"] if line else 0
+    age = time.time() - (directory / "metrics.jsonl").stat().st_mtime if line else None
+    rate = len(last) / sum(1 / each["tokens_per_second"] for each in last) if last else None
+    tokens = recipe.training.seq_length * recipe.training.global_batch_size
+    if runs is None and rate and age is not None:
+        runs = age < max(OLD_SECONDS, OLD_STEPS * tokens / rate)
     if is_finished(directory):
         state = "finished"
     elif step:
         state = ("evaluating" if step == steps else "training") if runs else "interrupted"
     else:
         state = "prepared" if (directory / "inputs.json").exists() else "waiting"
-    rate = len(last) / sum(1 / each["tokens_per_second"] for each in last) if last else None
-    tokens_left = (steps - step) * recipe.training.seq_length * recipe.training.global_batch_size
     return {
         "name": name,
         "state": state,
         "step": step,
         "steps": steps,
         "loss": line["loss"] if line else None,
-        "tokens_per_second": rate,
-        "eta_seconds": tokens_left / rate if rate else None,
-        "seconds_since_step": time.time() - (directory / "metrics.jsonl").stat().st_mtime if line else None,
+        "tokens_per_second": rate if state != "interrupted" else None,
+        "eta_seconds": (steps - step) * tokens / rate if rate and state != "interrupted" else None,
+        "seconds_since_step": age,
         "checkpoint": newest_step(directory),
         "attempts": len(attempts(directory)),
     }
@@ -184,23 +175,25 @@ def _jobs(directory: Path) -> list[dict[str, str]]:
     if not (directory / "launch" / "jobs.json").exists():
         return []
     ids: dict[str, str] = read_json(directory / "launch" / "jobs.json")["jobs"]
-    states = _queue(list(ids.values()))
+    states = job_states(list(ids.values()), "--states=all")
     absent = UNKNOWN if states is None else "not in the queue"
     return [{"name": name, "id": job, "state": (states or {}).get(job, absent)} for name, job in ids.items()]
 
 
-def _running(directory: Path, recipe: Recipe, jobs: list[dict[str, str]]) -> set[str]:
-    """Versions that may be under way: all of them, unless there is a queue that knows better."""
+def _running(directory: Path, recipe: Recipe, jobs: list[dict[str, str]]) -> set[str] | None:
+    """Versions that may be under way; None if nobody says so but their files."""
     everything = set(recipe.versions)
-    if not jobs or jobs[0]["state"] == UNKNOWN or _is_locked(directory):
+    if _is_locked(directory):
         return everything
+    if not jobs or jobs[0]["state"] == UNKNOWN:
+        return None
     found = {job["name"].removeprefix("train-") for job in jobs if job["state"] in RUNNING}
     by_hand = {  # scripts can be submitted by hand, too
         name: str(attempt).partition(".")[0]
         for name in everything - found
         for attempt in [entry["attempt"] for entry in attempts(directory / "versions" / name)][-1:]
     }
-    states = _queue(list(by_hand.values())) or {} if by_hand else {}
+    states = job_states(list(by_hand.values()), "--states=all") or {} if by_hand else {}
     return found | {name for name, job in by_hand.items() if states.get(job) in RUNNING}
 
 
@@ -208,20 +201,3 @@ def _is_locked(directory: Path) -> bool:
     """Whether a command of this machine works in the directory (`run.alone`); trying the lock might turn one away."""
     file, locks = directory / ".lock", Path("/proc/locks")
     return file.exists() and locks.exists() and f":{file.stat().st_ino} " in locks.read_text(encoding="ascii")
-
-
-def _queue(ids: list[str]) -> dict[str, str] | None:
-    """States by job id, with the reason of those that wait; None where there is no Slurm, or it does not answer."""
-    try:
-        done = subprocess.run(
-            ["squeue", "--noheader", "--states=all", f"--jobs={','.join(ids)}", "--format=%i|%T|%r"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode and "Invalid job id" not in done.stderr:  # what it says of one that it has forgotten
-        return None
-    rows = [row.strip().split("|") for row in done.stdout.splitlines() if row.count("|") == 2]
-    return {job: f"{state} ({reason})" if state == "PENDING" else state for job, state, reason in rows}

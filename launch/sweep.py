@@ -6,9 +6,10 @@ from pathlib import Path
 
 import yaml
 
-from perdure.launch import slurm
+from perdure.launch import queue, slurm
 from perdure.launch.chain import Job, jobs
-from perdure.launch.launch import recipe_file
+from perdure.launch.launch import misfits, recipe_file, recipe_text
+from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.evaluate.record import data_sections, text_sections
 from perdure.pipeline.manifest import hash_of, write_atomic, write_json
 from perdure.pipeline.run import alone
@@ -30,14 +31,21 @@ def submit_sweep(plan: Plan, size: slurm.Size, directory: Path, after: str | Non
         say: Receives lines for the console.
     """
     root = at(plan, plan.runs[0].recipe)
+    if found := misfits(root, "slurm", size, after):
+        raise RecipeError(plan.name, found)
+    for run in plan.runs:
+        if live := queue.live_jobs(run.recipe):
+            raise PerdureError(
+                f"{plan.directory}: jobs of an earlier launch wait or run, such as those of {run.name}; wait for them, or: "
+                f"scancel {' '.join(live.values())}"
+            )
     with alone(root, say):
         todo, places = [], version_places(plan)
         for run in with_kept_steps(plan):
             link(plan, run, places[run.name])
             if not is_whole(run):
                 todo.append(run)
-                content = yaml.safe_dump(run.recipe.model_dump(mode="json"), sort_keys=False)
-                write_atomic(recipe_file(run.recipe), content)
+                write_atomic(recipe_file(run.recipe), recipe_text(run.recipe))
         chain, names = sweep_jobs(plan, todo, places, size.ranks_per_node)
         table = Job("sweep", _table_command(plan), after=tuple(job.name for _, job, _ in chain), anyhow=True)
         python = slurm.interpreter(root.cluster)
@@ -47,10 +55,10 @@ def submit_sweep(plan: Plan, size: slurm.Size, directory: Path, after: str | Non
             file, text = slurm.render(job, recipe, size, directory, python)
             write_atomic(file, text)
             scripts.append((unique, file))
-        ids = slurm.submit(scripts, after)
+        ids = queue.submit(scripts, after)
         for run in todo:
             found = {job: ids[unique] for job, unique in names[run.name].items()}
-            write_json(run.recipe.directory / "launch" / "jobs.json", {"to": "slurm", "jobs": found})
+            write_json(queue.jobs_file(run.recipe), {"to": "slurm", "jobs": found})
     for unique, _ in scripts:
         say(f"{unique.name:<40}job {ids[unique.name]}")
     say(f"Next: perdure status {plan.directory}; the table comes to {plan.directory / 'sweep.html'}")
@@ -108,7 +116,8 @@ def sweep_jobs(
 def _table_command(plan: Plan) -> tuple[str, ...]:
     """Writes the sweep as it was submitted, for the job that makes its table; returns what that job runs."""
     folder = plan.directory / "launch"
-    write_atomic(folder / "base.yaml", yaml.safe_dump(plan.base, sort_keys=False))
-    sweep = plan.sweep.model_dump(mode="json") | {"recipe": "base.yaml", "out": str(plan.directory)}
+    base = f"{plan.name}.recipe.yaml"  # no name of the sweep's own can be this
+    write_atomic(folder / base, yaml.safe_dump(plan.base, sort_keys=False))
+    sweep = plan.sweep.model_dump(mode="json") | {"recipe": base, "out": str(plan.directory)}
     write_atomic(folder / f"{plan.name}.yaml", yaml.safe_dump(sweep, sort_keys=False))
     return ("sweep", str(folder / f"{plan.name}.yaml"), "--report")

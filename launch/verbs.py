@@ -1,7 +1,6 @@
 """`perdure launch`, `status` and `logs`: a recipe's jobs, and what has become of them."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -49,11 +48,17 @@ def status(options: argparse.Namespace) -> None:
 
 def logs(options: argparse.Namespace) -> None:
     """Prints what a run's jobs have said, or follows it."""
-    from perdure.launch.status import log_files
+    from perdure.launch.logs import follow, log_files
 
-    files = log_files(options.directory, options.version)
-    if options.follow:
-        os.execvp("tail", ["tail", "-n", "50", "-F", *map(str, files)])
-    for file in files:
-        print(f"==> {file} <==", flush=True)
-        sys.stdout.write(file.read_text(encoding="utf-8", errors="replace"))
+    if not options.follow:
+        for file in log_files(options.directory, options.version):
+            print(f"==> {file} <==", flush=True)
+            sys.stdout.write(file.read_text(encoding="utf-8", errors="replace"))
+        return
+    before = None
+    for file, text in follow(options.directory, options.version):
+        if file != before:
+            print(f"==> {file} <==")
+        before = file
+        sys.stdout.write(text.decode(errors="replace"))
+        sys.stdout.flush()

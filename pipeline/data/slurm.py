@@ -21,7 +21,8 @@ import dill
 from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
-from perdure.launch.slurm import array_script, sbatch
+from perdure.launch.queue import sbatch
+from perdure.launch.slurm import array_script
 from perdure.pipeline.data.executor import Execute, Tasks
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json, write_atomic, write_json

@@ -4,9 +4,9 @@ A recipe may carry them as `cluster:`; a team may share them in a site file (`--
 own are merged. Values reach jobs literally: the shell never expands them, but for `setup`, which is shell.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from perdure.pipeline.recipe.section import Positive, Section
 
@@ -15,6 +15,16 @@ Option = Annotated[str, Field(pattern=r"^--[a-z][a-z-]*(=[A-Za-z0-9_.,:@+&|*=/\[
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Label = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=63)]
 NoNull = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+
+
+def _quoted(value: Any) -> Any:
+    """YAML reads `24:00:00` as a number to the base of 60."""
+    if isinstance(value, int):
+        raise ValueError('should stand in quotes, as "24:00:00": without them YAML reads a number')
+    return value
+
+
+TimeLimit = Annotated[str, Field(pattern=r"^\d+(-\d+)?(:\d+){0,2}$"), BeforeValidator(_quoted)]
 
 
 class Container(Section):
@@ -37,7 +47,7 @@ class Slurm(Section):
     """Account that is charged."""
     qos: Word | None = None
     """Quality of service."""
-    time_limit: Annotated[str, Field(pattern=r"^\d+(-\d+)?(:\d+){0,2}$")] | None = None
+    time_limit: TimeLimit | None = None
     """Longest time of one job, as sbatch's `--time` takes it. A job that reaches it saves and is queued again."""
     cpus_per_task: Positive | None = None
     """CPU cores of a rank; default: the cluster's. The data stage gets one a worker, or one a task of its arrays."""

@@ -25,7 +25,7 @@ def take(directory: Path) -> int:
     with _locked(directory) as file:
         attempt = _newest(file) + 1
         # Always as long, so that a crash leaves the old number or the new one.
-        os.pwrite(file, f"{attempt:>12}\n".encode(), 0)
+        os.pwrite(file, f"{attempt:>12}\n{os.environ.get('PERDURE_ATTEMPT', ''):<32}\n".encode(), 0)
         os.fsync(file)
     return attempt
 
@@ -35,6 +35,13 @@ def take_together(directory: Path) -> int:
     from perdure.pipeline.train.together import from_first
 
     return from_first(lambda: take(directory))
+
+
+def newest(directory: Path) -> tuple[int, str]:
+    """The number that the last start took, 0 before the first one, and which attempt of a job that was, if of any."""
+    file = directory / "fence"
+    number, _, attempt = (file.read_text() if file.exists() else "0").partition("\n")
+    return int(number or 0), attempt.strip()
 
 
 @contextmanager

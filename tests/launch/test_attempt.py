@@ -4,6 +4,7 @@ import pytest
 
 from perdure.launch.attempt import attempts, begin, end, newest_step, refusal
 from perdure.pipeline.manifest import finish
+from perdure.pipeline.train import fence
 
 
 def checkpoint(version, step: int) -> None:
@@ -57,5 +58,33 @@ def test_half_a_checkpoint_is_no_progress(version):
 
 def test_ends_well_only_when_the_version_is_whole(version):
     assert end(version) == 1
+    finish(version, {})
+    assert end(version) == 0
+
+
+def test_a_start_that_was_fenced_off_does_not_go_back_into_the_queue(version, monkeypatch, capsys):
+    def attempt(name):
+        monkeypatch.setenv("PERDURE_ATTEMPT", name)
+        assert begin(version, max_restarts=5, patience=3) == 0
+
+    attempt("7.0")
+    assert end(version) == 1  # died before it took a number
+    attempt("7.1")
+    fence.take(version)
+    assert end(version) == 1
+    attempt("9.0")
+    assert end(version) == 1  # the number is an earlier start's
+    monkeypatch.setenv("PERDURE_ATTEMPT", "9.0")
+    fence.take(version)
+    assert end(version) == 1
+    monkeypatch.setenv("PERDURE_ATTEMPT", "7.1")
+    capsys.readouterr()
+    assert end(version) == 3
+    assert "another start trains this version now (9.0); this one ends" in capsys.readouterr().out
+    monkeypatch.delenv("PERDURE_ATTEMPT")
+    fence.take(version)
+    monkeypatch.setenv("PERDURE_ATTEMPT", "9.0")
+    assert end(version) == 3
+    assert "(by hand)" in capsys.readouterr().out
     finish(version, {})
     assert end(version) == 0

@@ -82,3 +82,21 @@ def test_versions_that_are_measured_again_get_what_ranks_need(recipe):
     assert jobs(recipe, FILE, 4)[-1].gpus
     write_json(directory / "eval.json", {"measured": measured_on(recipe, {})})
     assert not jobs(recipe, FILE, 4)[-1].gpus
+
+
+def test_what_stands_in_the_queue_keeps_its_place_and_what_it_waited_for_is_left_out(recipe):
+    """`expert` failed while `base` trained on; what needs `expert` was cancelled."""
+    after = {job.name: job.after for job in jobs(recipe, FILE, live=("train-base",))}
+    assert after == {
+        "train-base": (),
+        "prepare-expert": ("train-base",),
+        "train-expert": ("prepare-expert",),
+        "prepare-update": ("prepare-expert", "train-base", "train-expert"),
+        "train-update": ("prepare-update",),
+        "prepare-control": ("prepare-update", "train-base"),
+        "train-control": ("prepare-control",),
+        "report": ("train-base", "train-expert", "train-update", "train-control"),
+    }
+    everything = [job.name for job in jobs(recipe, FILE)]
+    assert [job.name for job in jobs(recipe, FILE, live=everything)] == everything
+    assert [job.name for job in jobs(recipe, FILE, live=("prepare-base", "train-base"))] == everything[1:]

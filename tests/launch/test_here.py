@@ -72,6 +72,11 @@ def test_what_cannot_be_had_is_refused(tmp_path):
         "--nodes = 2: should be 1 with --to local, which is this machine"
     ]
     assert refused("local", Size(1, 999, 999))[0].startswith("--gpus-per-node = 999: this machine has ")
+    for to in ("slurm", "k8s", "sky"):
+        assert refused(to, Size(2, 8, 4)) == refused(to, Size(2, 0, 16)) == []
+        assert refused(to, Size(2, 8, 16)) == [
+            "--ranks-per-node = 16: should be at most --gpus-per-node (8): each rank has a GPU of its own"
+        ]
     assert refused("sky", after="17") == ["--after = '17': is an id of Slurm; use it with --to slurm"]
     arrays = recipe.data.model_copy(update={"executor": SlurmArrays(type="slurm")})
     arrays = recipe.model_copy(update={"data": arrays})

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,9 @@ def launched(kind: str = "jobset", **cluster) -> Recipe:
     return recipe.model_copy(update={"out": Path("/shared/run"), "cluster": Cluster.model_validate(tree)})
 
 
-def manifest(recipe: Recipe, directory: str = "/shared") -> dict:
+def manifest(recipe: Recipe, directory: str = "/shared", nodes: int = SIZE.nodes) -> dict:
     chain = jobs(recipe, recipe.directory / "launch" / "recipe.yaml")
-    return yaml.safe_load(render(chain, recipe, SIZE, directory))
+    return yaml.safe_load(render(chain, recipe, replace(SIZE, nodes=nodes), directory))
 
 
 def test_a_jobset_runs_stage_after_stage():
@@ -65,12 +66,27 @@ def test_a_jobset_runs_stage_after_stage():
     assert values["GLOO_SOCKET_IFNAME"] == "eth0"
 
 
-def test_names_fit_into_host_names():
-    name = "a-recipe-with-a-very-long-name-indeed-that-nobody-can-remember"
-    recipe = launched().model_copy(update={"name": name})
-    found = manifest(recipe)
-    for stage in found["spec"]["replicatedJobs"]:
-        assert len(f"{found['metadata']['name']}-{stage['name']}-0-0") <= 63
+@pytest.mark.parametrize("kind", ["jobset", "trainjob"])
+@pytest.mark.parametrize("nodes", [1, 2, 11, 4096])
+def test_names_fit_into_host_names(kind, nodes):
+    """JobSet's webhook appends five letters to the last pod's name, and refuses more than 63 in all."""
+
+    def names(name: str) -> str:
+        tree = launched(kind).model_copy(update={"name": name})
+        versions = {"a-version-with-a-long-name-too": tree.versions["v1"]}
+        found = manifest(tree.model_copy(update={"versions": versions}), nodes=nodes)
+        stages = [stage["name"] for stage in found["spec"].get("replicatedJobs", [{"name": "node"}])]
+        assert len(set(stages)) == len(stages)
+        assert not [stage for stage in stages if stage.endswith("-")]
+        for stage in stages:
+            assert len(f"{found['metadata']['name']}-{stage}-0-{nodes - 1}-abcde") <= 63
+        return found["metadata"]["name"]
+
+    long = "a-recipe-with-a-very-long-name-indeed-that-nobody-can-remember"
+    assert names(long) != names(long + "-2") and names(long).startswith("perdure-a-recipe-wi")
+    for cut in range(1, len(long)):
+        assert not names(long[:cut]).endswith("-")
+    assert names("tiny_") == "perdure-tiny"
 
 
 @pytest.mark.parametrize("kind", ["jobset", "trainjob"])

@@ -14,7 +14,7 @@ import pytest
 from support import prepare_version, tiny_recipe
 
 from perdure.launch.preflight import MESSAGE_BYTES, _writes, checkpoint_bytes, facts, problems
-from perdure.launch.rank import COMMANDS, FROM_SLURM, cpus
+from perdure.launch.rank import COMMANDS, FROM_SLURM, cpus, meeting_place
 from perdure.pipeline.manifest import hash_file, read_json, write_json
 from perdure.pipeline.shape import model_shape, num_parameters
 
@@ -169,6 +169,32 @@ def test_ranks_meet_and_agree_or_say_why_not(version):
     assert output[0].startswith("preflight: 1 machines, 0 problems") and output[1] == ""
     assert time.monotonic() - begun < 120
     assert set(FROM_SLURM) == {"RANK", "LOCAL_RANK", "WORLD_SIZE"} and set(COMMANDS) == {"train", "preflight"}
+
+
+@pytest.mark.slow
+def test_by_hand_ranks_ask_slurm_where_to_meet(version, tmp_path, monkeypatch):
+    (tmp_path / "scontrol").write_text(
+        '#!/bin/sh\n[ "$*" = "show hostnames 127.0.0.[1-2]" ] && echo "127.0.0.1\n127.0.0.2"\n'
+    )
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", str(os.getpid()))
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "127.0.0.[1-2]")
+    assert meeting_place() == {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
+    without = ("env", "-u", "MASTER_ADDR", "-u", "MASTER_PORT")
+    ranks = [started(version, rank, "0", without) for rank in range(2)]
+    output = [rank.communicate(timeout=120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], output
+    assert output[0][0].startswith("preflight: 1 machines, 0 problems")
+
+
+def test_ranks_that_nobody_told_where_to_meet_say_so_in_one_line(version):
+    command = [sys.executable, "-m", "perdure.launch.preflight", str(version)]
+    environment = {key: value for key, value in os.environ.items() if key != "RANK"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: preflight: "))
+    assert "environment variable RANK expected, but not set; start it by: srun python -m" in line
 
 
 @pytest.mark.slow

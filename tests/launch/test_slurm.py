@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from support import tiny_recipe
 
-from perdure.launch import slurm
 from perdure.launch.chain import Job, jobs
 from perdure.launch.launch import fitted, hours
 from perdure.launch.slurm import Size, array_script, render
-from perdure.pipeline.errors import PerdureError, RecipeError
+from perdure.pipeline.errors import RecipeError
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recipe.cluster import Cluster
 
@@ -199,7 +198,11 @@ def test_a_version_that_is_not_whole_goes_back_into_the_queue(tmp_path):
     (tmp_path / "versions" / "v" / "launch").mkdir(parents=True)
     text = render(TRAIN, launched(tmp_path), Size(2, 0, 1), tmp_path, "python")[1]
     # Let the attempt begin, and find the version not whole at its end.
-    text = text.replace('if attempt end "$VERSION"', 'if attempt end "$VERSION" && false')
+    end = 'attempt end "$VERSION"\n'
+    assert end in text
+    taken_over = commands(text.replace(end, "(exit 3)\n"), tmp_path)
+    assert taken_over[0] == 1 and "requeue" not in [call[1][0] for call in taken_over[1:]]
+    text = text.replace(end, "(exit 1)\n")
     status, *calls = commands(text, tmp_path)
     assert status == 1
     assert [call[1] for call in calls if call[0] == "scontrol"][-1] == ["requeue", "7"]
@@ -225,25 +228,6 @@ def test_what_cannot_be_quoted_is_refused(cluster):
         Cluster.model_validate(cluster)
 
 
-def test_sbatch_is_told_what_to_wait_for_and_a_refusal_leaves_nothing(tmp_path, monkeypatch):
-    calls = []
-
-    def run(command, **_):
-        calls.append(command)
-        failed = command[-1] == "/c"
-        return subprocess.CompletedProcess(command, int(failed), f"{len(calls)};main\n", "sbatch: error: no")
-
-    monkeypatch.setattr(slurm.subprocess, "run", run)
-    scripts = [(Job("a"), Path("/a")), (Job("b", after=("a",)), Path("/b"))]
-    assert slurm.submit(scripts, after="99") == {"a": "1", "b": "2"}
-    assert "--dependency=afterok:99" in calls[0] and "--dependency=afterok:1" in calls[1]
-    slurm.submit([*scripts, (Job("d", after=("b",), behind=("a",)), Path("/d"))], after=None)
-    assert "--dependency=afterok:4,afterany:3" in calls[-1]
-    with pytest.raises(PerdureError, match="c: sbatch refused it: sbatch: error: no"):
-        slurm.submit([*scripts, (Job("c", after=("a", "b")), Path("/c"))], after=None)
-    assert calls[-1][0] == "scancel" and len(calls[-1]) == 3
-
-
 def test_data_parallel_follows_from_the_nodes(tmp_path, recipe_file):
     recipe = fitted(recipe_file, ["parallel.tensor_parallel=2"], tmp_path / "o", None, Size(2, 4, 4))
     assert recipe.parallel.data_parallel == 4 and recipe.directory.is_absolute()
@@ -262,32 +246,18 @@ def test_the_recipe_overrules_the_site(tmp_path, recipe_file):
         fitted(recipe_file, [], tmp_path / "o", site, Size(1, 0, 1))
 
 
-@pytest.fixture
-def recipe_file(tmp_path) -> Path:
-    """A recipe that `check` accepts."""
-    (tmp_path / "prose.jsonl").write_text(json.dumps({"text": "to go on existing " * 2000}) + "\n")
-    tree = {
-        "name": "small",
-        "sources": {"prose": {"reader": {"type": "jsonl", "path": str(tmp_path / "prose.jsonl")}}},
-        "tokenizer": {"type": "train", "vocab_size": 300, "sources": ["prose"]},
-        "model": {
-            "type": "llama",
-            **{"num_layers": 2, "hidden_size": 32, "ffn_hidden_size": 64},
-            **{"num_attention_heads": 4, "num_query_groups": 2},
-        },
-        "training": {"seq_length": 64, "global_batch_size": 8},
-        "versions": {
-            "base": {
-                "start": {"type": "init"},
-                "tokens": 4096,
-                "mixture": {"sources": {"prose": {}}},
-                "schedule": {"type": "cosine", "max_lr": 0.01, "min_lr": 0.001},
-            }
-        },
-    }
-    path = tmp_path / "recipe.yaml"
-    path.write_text(json.dumps(tree))
-    return path
+def test_a_time_limit_without_quotes_is_told_to_take_them(tmp_path, recipe_file):
+    site = tmp_path / "site.yaml"
+    for text, value in (("24:00:00", 86400), ("90", 90)):
+        site.write_text(f"slurm: {{time_limit: {text}}}\n")
+        with pytest.raises(RecipeError) as refused:
+            fitted(recipe_file, [], tmp_path / "o", site, Size(1, 0, 1))
+        assert [str(problem) for problem in refused.value.problems] == [
+            f'cluster.slurm.time_limit = {value}: should stand in quotes, as "24:00:00": without them YAML reads a number'
+        ]
+    site.write_text('slurm: {time_limit: "24:00:00"}\n')
+    recipe = fitted(recipe_file, [], tmp_path / "o", site, Size(1, 0, 1))
+    assert recipe.cluster.slurm.time_limit == "24:00:00"
 
 
 def test_printing_writes_nothing(tmp_path, recipe_file):

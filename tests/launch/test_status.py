@@ -8,7 +8,7 @@ import pytest
 import yaml
 from support import tiny_recipe
 
-from perdure.launch.status import lines, log_files, status
+from perdure.launch.status import lines, status
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.words import duration_words
 from perdure.pipeline.manifest import finish, write_json
@@ -68,6 +68,53 @@ def test_progress_is_read_from_the_last_whole_line(run):
     assert "training  step 12/20  1,024 tokens/s  ETA 0:02  last step 1:3" in line and "checkpoint 10" in line
 
 
+def test_an_old_step_that_nobody_works_on_is_interrupted(run):
+    write_metrics(run, 7)
+    file = run / "versions" / "v1" / "metrics.jsonl"
+
+    def seen(seconds: float) -> dict:
+        os.utime(file, (time.time() - seconds, time.time() - seconds))
+        return status(run)["versions"][0]
+
+    assert seen(590)["state"] == "training"
+    old = seen(610)
+    assert (old["state"], old["tokens_per_second"], old["eta_seconds"]) == ("interrupted", None, None)
+    (line,) = (line for line in lines(status(run)) if line.startswith("v1"))
+    assert line == "v1        interrupted  step 7/20  last step 10:10 ago  checkpoint none"
+    with alone(load_recipe(run / "versions" / "v1" / "recipe.yaml"), print):
+        assert seen(610)["state"] == "training"
+    file.write_text('{"step": 7, "loss": 5.0, "tokens_per_second": 1.0}\n')  # 256 s a step
+    assert seen(2550)["state"] == "training"
+    assert seen(2570)["state"] == "interrupted"
+
+
+def test_the_newest_recipe_counts(run, tmp_path):
+    """A version that was added after the launch is there."""
+    launched = tiny_recipe(tmp_path)
+    versions = {"v1": launched.versions["v1"], "v2": launched.versions["v1"]}
+    added = run / "versions" / "v2" / "recipe.yaml"
+    added.parent.mkdir()
+    added.write_text(
+        yaml.safe_dump(launched.model_copy(update={"versions": versions}).model_dump(mode="json"))
+    )
+    file = run / "launch" / "recipe.yaml"
+    file.parent.mkdir()
+    file.write_text(yaml.safe_dump(launched.model_dump(mode="json")))
+
+    def names() -> list[str]:
+        return [version["name"] for version in status(run)["versions"]]
+
+    os.utime(file, (time.time() + 60, time.time() + 60))
+    assert names() == ["v1"]
+    os.utime(file, (time.time() - 60, time.time() - 60))
+    assert names() == ["v1", "v2"]
+    # A version that a run of a sweep shares was prepared by another one's recipe.
+    for name in ("v1", "v2"):
+        place = (run / "versions" / name).rename(run / name)
+        (run / "versions" / name).symlink_to(place)
+    assert names() == ["v1"]
+
+
 def test_sources_and_attempts_are_counted(run):
     finish_data = run / "data" / "a@0123abcd"
     finish_data.mkdir(parents=True)
@@ -103,16 +150,6 @@ def test_what_is_no_run_is_refused(tmp_path):
         PerdureError, match="the data stage alone has begun here; `perdure data inspect RECIPE`"
     ):
         status(tmp_path)
-    with pytest.raises(PerdureError, match="no job has written a log yet"):
-        log_files(tmp_path, None)
-
-
-def test_logs_are_those_of_a_version_or_of_all(run):
-    for place in (run / "launch", run / "versions" / "v1" / "launch"):
-        place.mkdir()
-        (place / "job.log").write_text("said\n")
-    assert len(log_files(run, None)) == 2
-    assert log_files(run, "v1") == [run / "versions" / "v1" / "launch" / "job.log"]
 
 
 def test_durations_read_like_clocks():
@@ -155,7 +192,7 @@ def test_what_the_queue_does_not_run_is_interrupted(run, tmp_path, monkeypatch, 
 def test_a_command_that_works_here_overrules_an_old_queue(run, tmp_path, monkeypatch):
     launched_with(run, tmp_path, monkeypatch, {"7": "CANCELLED"})
     write_metrics(run, 7)
-    with alone(load_recipe(run / "versions" / "v1" / "recipe.yaml")):
+    with alone(load_recipe(run / "versions" / "v1" / "recipe.yaml"), print):
         assert status(run)["versions"][0]["state"] == "training"
     assert status(run)["versions"][0]["state"] == "interrupted"
 

@@ -1,0 +1,132 @@
+"""What is asked of Slurm's queue: to take a chain of scripts, and what has become of jobs."""
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from perdure.launch.chain import Job
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import read_json
+from perdure.pipeline.recipe import Recipe
+
+OF_THE_USER = ("SLURM_CONF", "SLURM_CLUSTERS")
+"""What says inside of a job, too, which Slurm is meant."""
+
+
+def submit(
+    scripts: list[tuple[Job, Path]], after: str | None, live: Mapping[str, str] = {}
+) -> dict[str, str]:
+    """Hands the scripts to sbatch, each waiting for those it names.
+
+    Args:
+        scripts: Jobs and their files, in the order of the chain.
+        after: A job's id that the first ones wait for, or None.
+        live: Ids of jobs by name that stand in the queue already; they are not submitted again.
+
+    Returns:
+        Job ids by name, in the order of the chain.
+
+    Raises:
+        PerdureError: If sbatch refuses one; those submitted before it are cancelled.
+    """
+    ids: dict[str, str] = {}
+    for job, file in scripts:
+        if job.name in live:
+            ids[job.name] = live[job.name]
+            continue
+        kind = "afterany" if job.anyhow else "afterok"
+        needed = [(kind, job.after), ("afterany", job.behind)]
+        found = [(how, [ids[name] for name in names if name in ids]) for how, names in needed]
+        if after and not any(waited for _, waited in found):
+            found = [(kind, [after])]
+        command = ["sbatch", "--parsable"]
+        if waits := [f"{how}:{':'.join(waited)}" for how, waited in found if waited]:
+            command += [f"--dependency={','.join(waits)}", "--kill-on-invalid-dep=yes"]
+        submitted = [number for name, number in ids.items() if name not in live]
+        ids[job.name] = sbatch([*command, str(file)], job.name, submitted)
+    return ids
+
+
+def sbatch(command: list[str], name: str, submitted: list[str] | None = None) -> str:
+    """Submits a job.
+
+    Args:
+        command: sbatch's command line; the script comes last.
+        name: The job's, for the error.
+        submitted: Ids of jobs that are cancelled if this one is refused.
+
+    Returns:
+        The job's id.
+
+    Raises:
+        PerdureError: If sbatch refuses it, or is not there.
+    """
+    # Inside of a job, its own size would overrule the script's: steps read it from what they inherit.
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if "SLURM_JOB_ID" not in os.environ or not key.startswith("SLURM_") or key in OF_THE_USER
+    }
+    # A user's SBATCH_* are defaults: sbatch lets them overrule what stands in a script, but not its command line.
+    marked = [line for line in Path(command[-1]).read_text().splitlines() if line.startswith("#SBATCH ")]
+    options = [line.removeprefix("#SBATCH ") for line in marked]
+    try:
+        done = subprocess.run(
+            [*command[:-1], *options, command[-1]], capture_output=True, text=True, env=clean
+        )
+    except FileNotFoundError:
+        raise PerdureError(
+            "sbatch: not found; run this on a node that submits to Slurm, or add --print"
+        ) from None
+    if done.returncode:
+        if submitted:
+            subprocess.run(["scancel", *submitted], capture_output=True)
+        raise PerdureError(
+            f"{name}: sbatch refused it: {' '.join(done.stderr.split())}; nothing new was left in the queue"
+        )
+    return done.stdout.strip().split(";")[0]
+
+
+def jobs_file(recipe: Recipe) -> Path:
+    """Ids of the jobs that a run was launched as, by name."""
+    return recipe.directory / "launch" / "jobs.json"
+
+
+def live_jobs(recipe: Recipe) -> dict[str, str]:
+    """Ids of the jobs of an earlier launch that wait or run, by name.
+
+    Raises:
+        PerdureError: If there was one and the queue does not answer.
+    """
+    if not (file := jobs_file(recipe)).exists():
+        return {}
+    ids: dict[str, str] = read_json(file)["jobs"]
+    states = job_states(list(ids.values()))
+    if states is None:
+        raise PerdureError(
+            f"squeue: no answer; it should say whether jobs of {file} are still in the queue; launch on a node with Slurm"
+        )
+    return {name: job for name, job in ids.items() if job in states}
+
+
+def job_states(ids: list[str], *options: str) -> dict[str, str] | None:
+    """States by job id, with the reason of those that wait; None where there is no Slurm, or it does not answer.
+
+    Args:
+        ids: Of the jobs to look for.
+        options: Of squeue; without any it tells of jobs that have not ended.
+    """
+    try:
+        done = subprocess.run(
+            ["squeue", "--noheader", f"--jobs={','.join(ids)}", "--format=%i|%T|%r", *options],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode and "Invalid job id" not in done.stderr:  # what it says of one that it has forgotten
+        return None
+    rows = [row.strip().split("|") for row in done.stdout.splitlines() if row.count("|") == 2]
+    return {job: f"{state} ({reason})" if state == "PENDING" else state for job, state, reason in rows}
