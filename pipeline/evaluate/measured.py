@@ -14,7 +14,7 @@ from perdure.pipeline.evaluate.contamination import contamination
 from perdure.pipeline.evaluate.documents import table_name
 from perdure.pipeline.evaluate.harness import harness_results
 from perdure.pipeline.evaluate.ledger import Ancestry, by_label, intervals, read_documents
-from perdure.pipeline.evaluate.paths import Path
+from perdure.pipeline.evaluate.paths import Path, losses_along
 from perdure.pipeline.evaluate.record import initial_evaluation
 from perdure.pipeline.lineage import ancestors
 from perdure.pipeline.manifest import hash_of, read_json
@@ -27,6 +27,7 @@ def measured(
     evaluations: list[dict | None],
     steps: dict[str, dict[int, dict]],
     paths: dict[str, Path],
+    starts: dict[str, np.ndarray],
     on: dict[str, Any],
     places: dict[str, FilePath],
 ) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def measured(
         evaluations: Per row, what `eval.json` holds.
         steps: By version its lines of `metrics.jsonl`, by step.
         paths: By version, where it comes from.
+        starts: By version its `start_losses`.
         on: What the recipe measures on, see `evaluate/record.py`.
         places: By version the directory of its evaluation on that.
     """
@@ -51,7 +53,8 @@ def measured(
     columns = [domains.index(domain) for domain in counting]
     documents = read_documents(_files(places, on, "documents"), domains)
     ancestry = {
-        name: Ancestry(path.row, path.parent, _best(losses, path, sources)) for name, path in known.items()
+        name: Ancestry(path.row, path.parent, _best(losses_along(path, losses, starts), path, sources))
+        for name, path in known.items()
     }
     return {
         "bits_per_byte_matrix": bits,
@@ -87,11 +90,11 @@ def _macro(values: np.ndarray, columns: list[int]) -> np.ndarray:
     return values[:, columns].mean(axis=1) if columns else np.full(len(values), math.nan)
 
 
-def _best(losses: np.ndarray, path: Path, sources: list[str]) -> dict[str, int]:
-    """By source that can be forgotten, the row on the path with the lowest loss; see `metrics.forgetting`."""
-    rises = metrics.forgetting(losses[path.rows][:, : len(sources)], path.learned)
+def _best(own: np.ndarray, path: Path, sources: list[str]) -> dict[str, int | None]:
+    """By source that can be forgotten, the row of the lowest loss on the path; see `metrics.forgetting`."""
+    rises = metrics.forgetting(own[:, : len(sources)], path.learned)
     return {
-        source: path.rows[int(np.nanargmin(losses[path.rows, column]))]
+        source: path.rows[int(np.nanargmin(own[:, column]))]
         for column, source in enumerate(sources)
         if not np.isnan(rises[column])
     }
@@ -171,6 +174,12 @@ def _points(
     ]
 
 
+def start_losses(recipe: Recipe, version: str, steps: dict[int, dict], on: dict[str, Any]) -> np.ndarray:
+    """A version's losses before its first step by domain, NaN where they were not measured on this text."""
+    first = next((losses for step, _, losses in _points(recipe, version, steps, on) if step == 0), {})
+    return np.array([first.get(domain, math.nan) for domain in measured_domains(recipe)])
+
+
 def _min_acc(
     recipe: Recipe, version: str, steps: dict[str, dict[int, dict]], path: Path, on: dict[str, Any]
 ) -> dict[str, float | list[str]]:
@@ -178,15 +187,13 @@ def _min_acc(
 
     `min_acc_unmeasured` names those of them that were not measured on the way, of which only the end counts.
     """
-    names, along = list(recipe.versions), [*ancestors(recipe, version), (version, sys.maxsize)]
+    along = [*ancestors(recipe, version), (version, sys.maxsize)]
     points = {member: _points(recipe, member, steps[member], on) for member, _ in along}
     worst, unmeasured = [], set()
     for source, row in zip(recipe.sources, path.learned):
         seen = [math.nan]
         if row is not None and row < len(path.rows) - 1:
-            learned = names[path.rows[row] - 1] if row else None
-            later = along[[member for member, _ in along].index(learned) + 1 :] if learned else along
-            for member, left in later:
+            for member, left in along[row:]:
                 own = [point for point in points[member] if source in point[2]]
                 # At its start, a version is what the one before it was in the end.
                 seen += [losses[source] for step, _, losses in own if 0 < step <= left]
@@ -221,7 +228,7 @@ def _probes(
         name: {
             base: probe_scores.changes(before, after, recipe.seed)
             for base, row in (("parent", path.parent), ("initial", 0))
-            if (before := answers[row]) is not None
+            if row is not None and (before := answers[row]) is not None
         }
         for name, path in paths.items()
         if (after := answers[path.row]) is not None

@@ -48,6 +48,12 @@ def share_words(share: float) -> str:
     return f"{100 * share:.3g}%"
 
 
+def origin_words(version: dict) -> str:
+    """What a version started from: its parent, and the step where it left that before its end."""
+    parent = "initial model" if version["parent"] is None else version["parent"]
+    return parent if version.get("left_at_step") is None else f"{parent} at step {version['left_at_step']:,}"
+
+
 def mixture_words(mixture: list[dict]) -> str:
     """A version's mixture, as in `90% code, 10% replayed prose`."""
     return ", ".join(
@@ -135,7 +141,7 @@ def _table(report: dict, part: slice) -> str:
     rows = [["version", "from", *(cell for domain in domains for cell in (domain, ""))]]
     models = [{"id": "initial model", "parent": "", "change": dict.fromkeys(domains)}, *report["versions"]]
     for model, losses in zip(models, report["loss_matrix"], strict=True):
-        cells = [model["id"], "initial model" if model["parent"] is None else model["parent"]]
+        cells = [model["id"], origin_words(model)]
         for domain, loss in zip(domains, losses[part]):
             change = model["change"][domain]
             cells += ["-" if loss is None else f"{loss:.3f}", "" if change is None else f"({change:+.3f})"]

@@ -140,19 +140,21 @@ def test_curves_are_averages_of_stretches(recipe, run):
     assert curve["source_loss"]["prose"] == [1.0, None] * (CURVE_POINTS // 2)
 
 
-def test_a_pretrained_model_is_taken_to_know_every_domain(recipe, run):
+def test_a_pretrained_model_knows_what_no_version_brings_in(recipe, run):
     data = run(recipe, ALL)
-    pretrained = recipe.model_copy(
-        update={
-            "model": type(recipe)
-            .model_validate(recipe.model_dump() | {"model": {"type": "huggingface", "path": "x"}})
-            .model
-        }
-    )
-    report = summarize(pretrained, data)
-    # On the path base -> update only `clean` is known from the start.
+    tree = recipe.model_dump() | {"model": {"type": "huggingface", "path": "x"}}
+    report = summarize(type(recipe).model_validate(tree), data)
+    # `clean` is new in `reference`, beside the path base -> update, and `code` after `base`.
+    assert report["acc"]["update"] == -(4.625 + 4.5) / 2
+    assert report["forgetting"]["base"] == {"mean": None, "domains": {}}
+    # Without `reference` no version brings `clean` in.
+    del tree["versions"]["reference"]
+    for name in ("update", "control"):
+        tree["versions"][name]["selection"] = None
+    report = summarize(type(recipe).model_validate(tree), data)
     assert report["acc"]["update"] == -(4.625 + 4.375 + 4.5) / 3
-    assert report["forgetting"]["base"]["domains"] == {"clean": 0.0, "code": 0.0}
+    assert report["forgetting"]["base"]["domains"] == {"clean": 0.0}
+    assert report["bwt"]["update"] == ((4.5 - 4.625) + (9.0 - 4.375)) / 2
 
 
 def test_a_run_with_one_finished_version_still_reports(recipe, run):
