@@ -1,5 +1,7 @@
 """A report's numbers in words: what the console and the page both say."""
 
+import yaml
+
 UNCHANGED = 0.005
 """Changes below this many nats per token are called none."""
 TABLE_DOMAINS = 5
@@ -78,29 +80,30 @@ def verdict(change: float) -> str:
 
 
 def replay_findings(report: dict) -> list[str]:
-    """What replay bought, and what it cost: a text per pair of versions that differ in replay alone."""
+    """What replay bought, and what it cost: a text per pair of versions whose recipes differ in replay alone."""
     measured = [version for version in report["versions"] if version["evaluation"]]
-    found = []
-    for kept in measured:
-        replayed = {member["source"] for member in kept["mixture"] if member["replay"]}
-        for lost in measured:
-            if _all_but_replay(kept) == _all_but_replay(lost) and not any(
-                m["replay"] for m in lost["mixture"]
-            ):
-                found += [_finding(kept, lost, domain) for domain in report["domains"] if domain in replayed]
+    replayed = {
+        version["id"]: {member["source"] for member in version["mixture"] if member["replay"]}
+        for version in measured
+    }
+    recipes = yaml.safe_load(report["recipe"])["versions"]
+    rest = {version["id"]: _all_but_replay(recipes[version["id"]]) for version in measured}
+    found = [
+        _finding(kept, lost, domain)
+        for kept in measured
+        for lost in measured
+        if not replayed[lost["id"]] and rest[kept["id"]] == rest[lost["id"]]
+        for domain in report["domains"]
+        if domain in replayed[kept["id"]]
+    ]
     return [finding for finding in found if finding]
 
 
-def _all_but_replay(version: dict) -> list:
-    same = [version[key] for key in ("parent", "planned_steps", "schedule", "selection")]
-    return [
-        *same,
-        [
-            (member["source"], member["order"], member["buckets"], member["lowest_perplexity"])
-            for member in version["mixture"]
-            if not member["replay"]
-        ],
-    ]
+def _all_but_replay(version: dict) -> dict:
+    """What of a version's recipe decides its training, but replay; the order of its domains too, where it has one."""
+    mixture = version["mixture"]
+    order = mixture["domain_order"] and list(mixture["sources"])
+    return version | {"mixture": mixture | {"replay": None}, "order": order, "keep": None}
 
 
 def _finding(kept: dict, lost: dict, domain: str) -> str | None:

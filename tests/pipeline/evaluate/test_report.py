@@ -1,10 +1,10 @@
 """The report of a made-up run: exact numbers, words, and half-finished runs."""
 
-import copy
 import json
 import shutil
 
 import pytest
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from perdure.pipeline.data.stage import run_data
@@ -206,10 +206,54 @@ def test_replay_in_words(report):
     ]
 
 
-def test_versions_that_differ_in_more_than_replay_are_not_compared(report):
-    other = copy.deepcopy(report)
-    other["versions"][3]["planned_steps"] -= 1
-    assert replay_findings(other) == []
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("tokens",), 799_000),
+        (("start", "moments"), "keep"),
+        (("start",), {"type": "branch", "parent": "base", "step": 5}),
+        (("selection", "k"), 0.5),
+        (("schedule", "max_lr"), 1e-3),
+        (("weight_decay",), 0.2),
+        (("mixture", "sources"), {"code": {}, "clean": {}}),
+        (("mixture", "switches"), [{"at": 0.5, "sources": {"clean": {}}}]),
+        (("mixture", "reweight"), {"interval": 1000, "alpha": 0.1}),
+        (("mixture", "domain_order"), "given"),
+        (("mixture", "max_repetition"), 2.0),
+        (("mixture", "perplexity_model"), None),
+    ],
+)
+def test_versions_that_differ_in_more_than_replay_are_not_compared(report, place, value):
+    tree = yaml.safe_load(report["recipe"])
+    node = tree["versions"]["control"]
+    for key in place[:-1]:
+        node = node[key]
+    assert node[place[-1]] != value
+    node[place[-1]] = value
+    assert replay_findings(report | {"recipe": yaml.safe_dump(tree)}) == []
+
+
+def test_shares_and_order_of_new_sources_are_more_than_replay(report):
+    tree = yaml.safe_load(report["recipe"])
+
+    def findings(domain_order, update, control):
+        for name, sources in (("update", update), ("control", control)):
+            mixture = tree["versions"][name]["mixture"]
+            mixture["domain_order"] = domain_order
+            mixture["sources"] = {source: {"weight": weight} for source, weight in sources.items()}
+        return replay_findings(report | {"recipe": yaml.safe_dump(tree, sort_keys=False)})
+
+    both = {"code": 1.0, "clean": 3.0}
+    assert findings(None, both, both) != [] and findings("given", both, both) != []
+    assert findings(None, both, {"clean": 3.0, "code": 1.0}) != []
+    assert findings("given", both, {"clean": 3.0, "code": 1.0}) == []
+    assert findings(None, both, {"code": 1.0, "clean": 1.0}) == []
+
+
+def test_checkpoints_that_are_kept_decide_nothing(report):
+    tree = yaml.safe_load(report["recipe"])
+    tree["versions"]["control"]["keep"] = [5]
+    assert replay_findings(report | {"recipe": yaml.safe_dump(tree)}) == report["findings"]
 
 
 def test_console_table(report):
