@@ -83,7 +83,12 @@ def measured(
 def _column(domains: list[str], evaluation: dict | None, key: str) -> list[float]:
     found = evaluation["domains"] if evaluation else {}
     values = [found.get(domain, {}).get(key) for domain in domains]
-    return [math.nan if value is None else value for value in values]
+    return [_number(value) for value in values]
+
+
+def _number(value: float | None) -> float:
+    """JSON has no NaN."""
+    return math.nan if value is None else value
 
 
 def _macro(values: np.ndarray, columns: list[int]) -> np.ndarray:
@@ -150,7 +155,10 @@ def _stability_gap(
 def _points(
     recipe: Recipe, version: str, steps: dict[int, dict], on: dict[str, Any]
 ) -> list[tuple[int, int, dict[str, float]]]:
-    """Steps, tokens and held-out losses on this text of every measurement of a version: on the way, and at its end."""
+    """Steps, tokens and held-out losses on this text of every measurement of a version: on the way, and at its end.
+
+    NaN is a loss that was not finite.
+    """
     points = [
         (step - 1, entry["tokens"] - entry["tokens"] // step, entry["heldout_before"])
         for step, entry in sorted(steps.items())
@@ -169,7 +177,7 @@ def _points(
         return []  # begun on other text: no curve from the version's start
     same = {domain for domain, text in on["data"].items() if then["data"].get(domain) == text}
     return [
-        (step, tokens, {domain: losses[domain] for domain in losses if domain in same})
+        (step, tokens, {domain: _number(losses[domain]) for domain in losses if domain in same})
         for step, tokens, losses in points
     ]
 
@@ -189,17 +197,18 @@ def _min_acc(
     """
     along = [*ancestors(recipe, version), (version, sys.maxsize)]
     points = {member: _points(recipe, member, steps[member], on) for member, _ in along}
-    worst, unmeasured = [], set()
+    worst, unmeasured = [], set[str]()
     for source, row in zip(recipe.sources, path.learned):
-        seen = [math.nan]
+        seen = list[float]()
         if row is not None and row < len(path.rows) - 1:
             for member, left in along[row:]:
                 own = [point for point in points[member] if source in point[2]]
                 # At its start, a version is what the one before it was in the end.
-                seen += [losses[source] for step, _, losses in own if 0 < step <= left]
+                losses = [found[source] for step, _, found in own if 0 < step <= left]
+                seen += [loss for loss in losses if not math.isnan(loss)]
                 if not _measured_on_the_way(own):
                     unmeasured.add(member)
-        worst.append(float(np.nanmax(seen)) if len(seen) > 1 else math.nan)
+        worst.append(max(seen, default=math.nan))
     return {
         "min_acc": metrics.min_accuracy(worst, path.learned, len(path.rows) - 1),
         "min_acc_unmeasured": [member for member, _ in along if member in unmeasured],

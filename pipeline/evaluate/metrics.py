@@ -115,27 +115,34 @@ def relative_change(before: float, after: float) -> float | None:
     return (after - before) / before if before else None
 
 
-def stability_gap(tokens: Sequence[int], losses: Sequence[float]) -> dict[str, float | int | None]:
+def stability_gap(tokens: Sequence[int], losses: Sequence[float | None]) -> dict[str, float | int | None]:
     """The temporary rise of a loss at the start of an update, and when it is over.
 
     De Lange et al. 2023 (arXiv 2205.13452) saw it for accuracies, Guo et al. 2024 (arXiv 2406.14833) for language models.
 
     Args:
         tokens: Consumed by the version at every measurement; the first is its start.
-        losses: Measured there, nats per token.
+        losses: Measured there, nats per token; None or NaN where one was not finite, as right before a rollback. Such places
+            are left out.
 
     Returns:
         `start` and `worst` loss, `worst_tokens`, `depth` (worst - start, 0 if nothing rises) and `recovery_tokens`: tokens
         until the first measurement after the worst that is no higher than the start; 0 without a rise, None if the loss
-        is not back by the end.
+        is not back by the end. All are None without a start to compare with.
     """
-    worst = int(np.argmax(losses))
-    depth = losses[worst] - losses[0]
-    back = (tokens[i] - tokens[0] for i in range(worst, len(losses)) if losses[i] <= losses[0])
+    measured = [
+        (place, loss) for place, loss in zip(tokens, losses) if loss is not None and np.isfinite(loss)
+    ]
+    if not measured or measured[0][0] != tokens[0]:
+        return dict.fromkeys(("start", "worst", "worst_tokens", "depth", "recovery_tokens"))
+    start = measured[0][1]
+    number, (place, worst) = max(enumerate(measured), key=lambda entry: entry[1][1])
+    depth = worst - start
+    back = (later - tokens[0] for later, loss in measured[number:] if loss <= start)
     return {
-        "start": losses[0],
-        "worst": losses[worst],
-        "worst_tokens": tokens[worst] - tokens[0],
+        "start": start,
+        "worst": worst,
+        "worst_tokens": place - tokens[0],
         "depth": depth,
         "recovery_tokens": next(back, None) if depth > 0 else 0,
     }

@@ -207,7 +207,7 @@ def _version(
     if record:
         status, steps, tokens = "finished", record["steps"], record["tokens"]
         counts = record["selection_counts"]
-        fraction = counts["selected"] / counts["scored"]
+        fraction = counts["selected"] / counts["scored"] if counts["scored"] else None
     else:
         status, steps, tokens = (
             ("started", curve["step"][-1], curve["tokens"][-1]) if curve else ("waiting", 0, 0)

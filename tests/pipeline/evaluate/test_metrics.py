@@ -139,6 +139,15 @@ def test_stability_gap(losses, expected):
     assert found == {"start": 2.0} | expected
 
 
+@pytest.mark.parametrize("broken", [None, nan, math.inf])
+def test_places_without_a_finite_loss_are_left_out_of_a_gap(broken):
+    found = metrics.stability_gap([0, 100, 200, 300], [2.0, broken, 2.5, 2.0])
+    assert found == {"start": 2.0, "worst": 2.5, "worst_tokens": 200, "depth": 0.5, "recovery_tokens": 300}
+    nothing = dict.fromkeys(found)
+    assert metrics.stability_gap([0, 100, 200], [broken, 2.5, 2.0]) == nothing  # a rise over what?
+    assert metrics.stability_gap([0, 100], [broken, broken]) == nothing
+
+
 def test_tokens_of_a_gap_count_from_the_first_measurement():
     assert metrics.stability_gap([50, 150, 250], [1.0, 2.0, 1.0])["recovery_tokens"] == 200
 

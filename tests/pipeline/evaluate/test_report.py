@@ -99,6 +99,16 @@ def test_what_follows_from_the_numbers_stands_in_the_report(report):
     assert passage["excess"][1] == passage["loss"][1] - passage["reference_loss"][1]
 
 
+def test_a_version_without_new_data_has_no_share_of_it(recipe, run):
+    data = run(recipe, ALL)
+    path = recipe.directory / "versions/update/version.json"
+    write_json(path, read_json(path) | {"selection_counts": {"scored": 0, "selected": 0}})
+    report = summarize(recipe, data)
+    assert report["versions"][2]["selected_fraction"] is None
+    assert report["selection"]["update"] == {"scored": 0, "selected": 0, "share": None}
+    render_page(report)
+
+
 def test_a_page_for_every_version(report):
     text = render_page(report, "update")
     assert "made-up: update" in text and "<h3>update</h3>" in text
