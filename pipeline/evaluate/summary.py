@@ -24,7 +24,7 @@ from perdure.pipeline.evaluate.record import (
 )
 from perdure.pipeline.lineage import expected_mixture, parent_of, resolved_schedule, version_directory
 from perdure.pipeline.log import mixture_phases, source_ledger
-from perdure.pipeline.manifest import read_json, write_json
+from perdure.pipeline.manifest import finite, read_json, write_json
 from perdure.pipeline.mixture import is_replayed, members, mixture_shares
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import Recipe
@@ -134,7 +134,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
         "commands": sorted({manifest["command"] for manifest in manifests.values() if manifest}),
         "recipe": recipe_yaml(recipe),
     }
-    report = _finite(report)
+    report = finite(report)
     add_course(report, recipe)
     return report
 
@@ -268,14 +268,3 @@ def _lineage(recipe: Recipe, report: dict) -> dict:
             | {"evaluation": entry["evaluation"]}
         )
     return {"name": recipe.name, "initial": report["initial"], "versions": versions}
-
-
-def _finite(value: Any) -> Any:
-    """Plain JSON values: arrays as lists, NaN (not measured) as null."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return value
