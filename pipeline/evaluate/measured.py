@@ -173,7 +173,8 @@ def _points(
     then = read_json(recipe.directory / "versions" / version / "inputs.json")["measured"]
     if then["max_tokens"] != on["max_tokens"]:
         return []
-    if any(entry.get("heldout_on") not in (None, hash_of(then)[:8]) for entry in steps.values()):
+    own = (None, hash_of(then)[:8])
+    if any(entry.get("heldout_on") not in own for entry in steps.values()):
         return []  # begun on other text: no curve from the version's start
     same = {domain for domain, text in on["data"].items() if then["data"].get(domain) == text}
     return [
