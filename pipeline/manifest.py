@@ -83,7 +83,9 @@ def _file_state(path: Path) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """The same value with None for numbers that are not finite, since JSON has none."""
+    """The same value, NumPy's arrays and numbers as plain ones, with None for numbers that are not finite: JSON has none."""
+    if hasattr(value, "tolist"):  # NumPy itself would slow the command line's start
+        value = value.tolist()
     if isinstance(value, dict):
         return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -11,7 +11,8 @@ def write_board(report: dict, directory: Path) -> None:
     """Writes a TensorBoard run for every measured version, in place of what was there.
 
     Its steps are the tokens of the lineage: 0 is the initial model, then each version on the path stands at the tokens
-    that it and its ancestors trained on. So `heldout_loss/<domain>` draws what the path learned and forgot.
+    that it and its ancestors trained on. So `heldout_loss/<domain>` draws what the path learned and forgot. Of an ancestor
+    that was left before its end, only the place where it was left is on the path, if it was measured there.
 
     Args:
         report: What `report.json` holds.
@@ -27,7 +28,10 @@ def write_board(report: dict, directory: Path) -> None:
             path.insert(0, parent)
         for domain, loss in zip(report["domains"], report["loss_matrix"][0]):
             writer.scalar(f"heldout_loss/{domain}", loss, 0)
-        for member in path:
+        for member, after in zip(path, [*path[1:], None]):
+            if after is not None and by_name[after]["left_at_step"] is not None:
+                _write_start(writer, by_name[after], rows[after])
+                continue
             step = by_name[member]["lineage_tokens"]
             if step is None:
                 continue
@@ -38,6 +42,14 @@ def write_board(report: dict, directory: Path) -> None:
             writer.scalar("ledger/forgetting", report["forgetting"].get(member, {}).get("mean"), step)
         writer.text("loss_matrix", _table(report), by_name[name]["lineage_tokens"] or 0)
         writer.close()
+
+
+def _write_start(writer: "_Writer", version: dict, losses: list[float | None]) -> None:
+    """The losses of what a version started from, which are its own less the change."""
+    for (domain, change), loss in zip(version["change"].items(), losses):
+        if loss is not None and change is not None:
+            step = version["lineage_tokens"] - version["tokens"]
+            writer.scalar(f"heldout_loss/{domain}", loss - change, step)
 
 
 def _table(report: dict) -> str:

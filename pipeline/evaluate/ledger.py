@@ -36,13 +36,14 @@ class Ancestry:
 
     Attributes:
         row: Its row.
-        parent: The row of what it started from; 0 is the initial model.
-        best: By domain that it may have forgotten, the row on its path with the lowest loss.
+        parent: The row of what it started from; 0 is the initial model. None is a place where a branch left its parent
+            before its end: documents were not kept apart there.
+        best: By domain that it may have forgotten, the row on its path with the lowest loss; None is such a place.
     """
 
     row: int
-    parent: int
-    best: dict[str, int]
+    parent: int | None
+    best: dict[str, int | None]
 
 
 def read_documents(paths: list[Path], domains: list[str]) -> dict[str, Documents]:
@@ -100,8 +101,11 @@ def intervals(
     known = bool(counting) and all(domain in drawn for domain in counting)
     macro = np.mean([drawn[domain] for domain in counting], axis=0) if known else nothing
 
-    def changes(row: int, base: int) -> dict[str, list[float] | None]:
-        return {domain: interval(values[row] - values[base]) for domain, values in drawn.items()}
+    def change(values: np.ndarray, row: int, base: int | None) -> list[float] | None:
+        return None if base is None else interval(values[row] - values[base])
+
+    def changes(row: int, base: int | None) -> dict[str, list[float] | None]:
+        return {domain: change(values, row, base) for domain, values in drawn.items()}
 
     return {
         "level": LEVEL,
@@ -113,13 +117,13 @@ def intervals(
         "from_initial": {name: changes(at.row, 0) for name, at in versions.items()},
         "forgetting": {
             name: {
-                domain: interval(drawn[domain][at.row] - drawn[domain][best])
+                domain: change(drawn[domain], at.row, best)
                 for domain, best in at.best.items()
                 if domain in drawn
             }
             for name, at in versions.items()
         },
-        "macro_change": {name: interval(macro[at.row] - macro[at.parent]) for name, at in versions.items()},
+        "macro_change": {name: change(macro, at.row, at.parent) for name, at in versions.items()},
     }
 
 

@@ -14,7 +14,7 @@ from perdure.pipeline.evaluate.contamination import contamination
 from perdure.pipeline.evaluate.documents import table_name
 from perdure.pipeline.evaluate.harness import harness_results
 from perdure.pipeline.evaluate.ledger import Ancestry, by_label, intervals, read_documents
-from perdure.pipeline.evaluate.paths import Path
+from perdure.pipeline.evaluate.paths import Path, losses_along
 from perdure.pipeline.evaluate.record import initial_evaluation
 from perdure.pipeline.lineage import ancestors
 from perdure.pipeline.manifest import hash_of, read_json
@@ -27,6 +27,7 @@ def measured(
     evaluations: list[dict | None],
     steps: dict[str, dict[int, dict]],
     paths: dict[str, Path],
+    starts: dict[str, np.ndarray],
     on: dict[str, Any],
     places: dict[str, FilePath],
 ) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def measured(
         evaluations: Per row, what `eval.json` holds.
         steps: By version its lines of `metrics.jsonl`, by step.
         paths: By version, where it comes from.
+        starts: By version its `start_losses`.
         on: What the recipe measures on, see `evaluate/record.py`.
         places: By version the directory of its evaluation on that.
     """
@@ -51,7 +53,8 @@ def measured(
     columns = [domains.index(domain) for domain in counting]
     documents = read_documents(_files(places, on, "documents"), domains)
     ancestry = {
-        name: Ancestry(path.row, path.parent, _best(losses, path, sources)) for name, path in known.items()
+        name: Ancestry(path.row, path.parent, _best(losses_along(path, losses, starts), path, sources))
+        for name, path in known.items()
     }
     return {
         "bits_per_byte_matrix": bits,
@@ -80,18 +83,23 @@ def measured(
 def _column(domains: list[str], evaluation: dict | None, key: str) -> list[float]:
     found = evaluation["domains"] if evaluation else {}
     values = [found.get(domain, {}).get(key) for domain in domains]
-    return [math.nan if value is None else value for value in values]
+    return [_number(value) for value in values]
+
+
+def _number(value: float | None) -> float:
+    """JSON has no NaN."""
+    return math.nan if value is None else value
 
 
 def _macro(values: np.ndarray, columns: list[int]) -> np.ndarray:
     return values[:, columns].mean(axis=1) if columns else np.full(len(values), math.nan)
 
 
-def _best(losses: np.ndarray, path: Path, sources: list[str]) -> dict[str, int]:
-    """By source that can be forgotten, the row on the path with the lowest loss; see `metrics.forgetting`."""
-    rises = metrics.forgetting(losses[path.rows][:, : len(sources)], path.learned)
+def _best(own: np.ndarray, path: Path, sources: list[str]) -> dict[str, int | None]:
+    """By source that can be forgotten, the row of the lowest loss on the path; see `metrics.forgetting`."""
+    rises = metrics.forgetting(own[:, : len(sources)], path.learned)
     return {
-        source: path.rows[int(np.nanargmin(losses[path.rows, column]))]
+        source: path.rows[int(np.nanargmin(own[:, column]))]
         for column, source in enumerate(sources)
         if not np.isnan(rises[column])
     }
@@ -147,7 +155,10 @@ def _stability_gap(
 def _points(
     recipe: Recipe, version: str, steps: dict[int, dict], on: dict[str, Any]
 ) -> list[tuple[int, int, dict[str, float]]]:
-    """Steps, tokens and held-out losses on this text of every measurement of a version: on the way, and at its end."""
+    """Steps, tokens and held-out losses on this text of every measurement of a version: on the way, and at its end.
+
+    NaN is a loss that was not finite.
+    """
     points = [
         (step - 1, entry["tokens"] - entry["tokens"] // step, entry["heldout_before"])
         for step, entry in sorted(steps.items())
@@ -162,13 +173,20 @@ def _points(
     then = read_json(recipe.directory / "versions" / version / "inputs.json")["measured"]
     if then["max_tokens"] != on["max_tokens"]:
         return []
-    if any(entry.get("heldout_on") not in (None, hash_of(then)[:8]) for entry in steps.values()):
+    own = (None, hash_of(then)[:8])
+    if any(entry.get("heldout_on") not in own for entry in steps.values()):
         return []  # begun on other text: no curve from the version's start
     same = {domain for domain, text in on["data"].items() if then["data"].get(domain) == text}
     return [
-        (step, tokens, {domain: losses[domain] for domain in losses if domain in same})
+        (step, tokens, {domain: _number(losses[domain]) for domain in losses if domain in same})
         for step, tokens, losses in points
     ]
+
+
+def start_losses(recipe: Recipe, version: str, steps: dict[int, dict], on: dict[str, Any]) -> np.ndarray:
+    """A version's losses before its first step by domain, NaN where they were not measured on this text."""
+    first = next((losses for step, _, losses in _points(recipe, version, steps, on) if step == 0), {})
+    return np.array([first.get(domain, math.nan) for domain in measured_domains(recipe)])
 
 
 def _min_acc(
@@ -178,21 +196,20 @@ def _min_acc(
 
     `min_acc_unmeasured` names those of them that were not measured on the way, of which only the end counts.
     """
-    names, along = list(recipe.versions), [*ancestors(recipe, version), (version, sys.maxsize)]
+    along = [*ancestors(recipe, version), (version, sys.maxsize)]
     points = {member: _points(recipe, member, steps[member], on) for member, _ in along}
-    worst, unmeasured = [], set()
+    worst, unmeasured = [], set[str]()
     for source, row in zip(recipe.sources, path.learned):
-        seen = [math.nan]
+        seen = list[float]()
         if row is not None and row < len(path.rows) - 1:
-            learned = names[path.rows[row] - 1] if row else None
-            later = along[[member for member, _ in along].index(learned) + 1 :] if learned else along
-            for member, left in later:
+            for member, left in along[row:]:
                 own = [point for point in points[member] if source in point[2]]
                 # At its start, a version is what the one before it was in the end.
-                seen += [losses[source] for step, _, losses in own if 0 < step <= left]
+                losses = [found[source] for step, _, found in own if 0 < step <= left]
+                seen += [loss for loss in losses if not math.isnan(loss)]
                 if not _measured_on_the_way(own):
                     unmeasured.add(member)
-        worst.append(float(np.nanmax(seen)) if len(seen) > 1 else math.nan)
+        worst.append(max(seen, default=math.nan))
     return {
         "min_acc": metrics.min_accuracy(worst, path.learned, len(path.rows) - 1),
         "min_acc_unmeasured": [member for member, _ in along if member in unmeasured],
@@ -221,7 +238,7 @@ def _probes(
         name: {
             base: probe_scores.changes(before, after, recipe.seed)
             for base, row in (("parent", path.parent), ("initial", 0))
-            if (before := answers[row]) is not None
+            if row is not None and (before := answers[row]) is not None
         }
         for name, path in paths.items()
         if (after := answers[path.row]) is not None

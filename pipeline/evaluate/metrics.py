@@ -12,37 +12,32 @@ Accuracies of the literature become A := -loss, so larger is better and every va
 that needs an unmeasured loss is left out; a metric without any term is NaN.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 
-def lineage(parents: dict[str, str | None], version: str) -> list[str]:
-    """The versions from the root down to `version`, both included; `parents` maps each to its parent or None."""
-    path: list[str] = []
-    member: str | None = version
-    while member is not None:
-        path.insert(0, member)
-        member = parents[member]
-    return path
-
-
-def learned_at(domains: Sequence[str], new: Sequence[Sequence[str]], pretrained: bool) -> list[int | None]:
+def learned_at(
+    domains: Sequence[str], new: Sequence[Sequence[str]], known: Collection[str]
+) -> list[int | None]:
     """When each domain joined a path.
 
     Args:
         domains: The matrix's columns.
         new: Per version on the path, in order, the sources that it trains on as new data; replay is not new.
-        pretrained: Whether the initial model has been trained before. Then it is taken to know every domain that
-            no version on the path brings in; random weights know none.
+        known: What the initial model is taken to know. Of a pretrained model, the domains that no version of the recipe
+            brings in, on this path or another: they are replayed, or measured alone. What another version brings in, later
+            or beside this one, is new there, and no part of this path. Random weights know none.
 
     Returns:
         Per domain the row of the version that introduced it (1 is the root), 0 for known from the start, None for
         a domain that takes no part.
     """
-    unseen = 0 if pretrained else None
     return [
-        next((row for row, sources in enumerate(new, start=1) if domain in sources), unseen)
+        next(
+            (row for row, sources in enumerate(new, start=1) if domain in sources),
+            0 if domain in known else None,
+        )
         for domain in domains
     ]
 
@@ -99,14 +94,15 @@ def forgetting(losses: np.ndarray, learned: Sequence[int | None]) -> np.ndarray:
     0 if the version itself is the best so far, so forgetting is never offset by gains elsewhere.
 
     Returns:
-        float64 [domains], nats per token; NaN for domains not learned before the version.
+        float64 [domains], nats per token; NaN for domains not learned before the version, and where it is not measured
+        what they were learned to: the best of what is left may be far above that.
 
     Source: Chaudhry et al. 2018 (arXiv 1801.10112), equation 3, with the version itself among the candidates.
     """
     last = len(losses) - 1
     rises = np.full(losses.shape[1], np.nan)
     for i, row in enumerate(learned):
-        if row is not None and row < last and not np.isnan(losses[last, i]):
+        if row is not None and row < last and not np.isnan(losses[[row, last], i]).any():
             rises[i] = losses[last, i] - np.nanmin(losses[:, i])
     return rises
 
@@ -119,27 +115,34 @@ def relative_change(before: float, after: float) -> float | None:
     return (after - before) / before if before else None
 
 
-def stability_gap(tokens: Sequence[int], losses: Sequence[float]) -> dict[str, float | int | None]:
+def stability_gap(tokens: Sequence[int], losses: Sequence[float | None]) -> dict[str, float | int | None]:
     """The temporary rise of a loss at the start of an update, and when it is over.
 
     De Lange et al. 2023 (arXiv 2205.13452) saw it for accuracies, Guo et al. 2024 (arXiv 2406.14833) for language models.
 
     Args:
         tokens: Consumed by the version at every measurement; the first is its start.
-        losses: Measured there, nats per token.
+        losses: Measured there, nats per token; None or NaN where one was not finite, as right before a rollback. Such places
+            are left out.
 
     Returns:
         `start` and `worst` loss, `worst_tokens`, `depth` (worst - start, 0 if nothing rises) and `recovery_tokens`: tokens
         until the first measurement after the worst that is no higher than the start; 0 without a rise, None if the loss
-        is not back by the end.
+        is not back by the end. All are None without a start to compare with.
     """
-    worst = int(np.argmax(losses))
-    depth = losses[worst] - losses[0]
-    back = (tokens[i] - tokens[0] for i in range(worst, len(losses)) if losses[i] <= losses[0])
+    measured = [
+        (place, loss) for place, loss in zip(tokens, losses) if loss is not None and np.isfinite(loss)
+    ]
+    if not measured or measured[0][0] != tokens[0]:
+        return dict.fromkeys(("start", "worst", "worst_tokens", "depth", "recovery_tokens"))
+    start = measured[0][1]
+    number, (place, worst) = max(enumerate(measured), key=lambda entry: entry[1][1])
+    depth = worst - start
+    back = (later - tokens[0] for later, loss in measured[number:] if loss <= start)
     return {
-        "start": losses[0],
-        "worst": losses[worst],
-        "worst_tokens": tokens[worst] - tokens[0],
+        "start": start,
+        "worst": worst,
+        "worst_tokens": place - tokens[0],
         "depth": depth,
         "recovery_tokens": next(back, None) if depth > 0 else 0,
     }

@@ -6,7 +6,7 @@ from perdure.pipeline.evaluate.board import write_board
 from perdure.pipeline.evaluate.ledger_words import ledger_words
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.summary import build_report
-from perdure.pipeline.evaluate.words import cost_words, loss_table, replay_findings
+from perdure.pipeline.evaluate.words import cost_words, loss_table
 from perdure.pipeline.manifest import write_atomic
 from perdure.pipeline.recipe import Recipe
 
@@ -32,7 +32,7 @@ def write_report(recipe: Recipe, say: Callable[[str], None] = print) -> dict:
             write_atomic(page.parent / f"{version['id']}.html", render_page(report, version["id"]))
     write_board(report, recipe.directory / "report" / "tb")
     say(loss_table(report))
-    for finding in ("", *replay_findings(report), *ledger_words(report), *cost_words(report), ""):
+    for finding in ("", *report["findings"], *ledger_words(report), *cost_words(report), ""):
         say(finding)
     say(_next_commands(recipe, report))
     return report

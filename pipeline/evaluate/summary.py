@@ -12,11 +12,9 @@ import numpy as np
 import yaml
 
 from perdure.pipeline.domains import measured_domains
-from perdure.pipeline.evaluate import metrics
 from perdure.pipeline.evaluate.course import add_course
-from perdure.pipeline.evaluate.measured import measured
-from perdure.pipeline.evaluate.paths import Path as VersionPath
-from perdure.pipeline.evaluate.paths import paths
+from perdure.pipeline.evaluate.measured import measured, start_losses
+from perdure.pipeline.evaluate.paths import bases, path_metrics, paths
 from perdure.pipeline.evaluate.record import (
     evaluation_directory,
     initial_evaluation,
@@ -26,7 +24,7 @@ from perdure.pipeline.evaluate.record import (
 )
 from perdure.pipeline.lineage import expected_mixture, parent_of, resolved_schedule, version_directory
 from perdure.pipeline.log import mixture_phases, source_ledger
-from perdure.pipeline.manifest import read_json, write_json
+from perdure.pipeline.manifest import finite, read_json, write_json
 from perdure.pipeline.mixture import is_replayed, members, mixture_shares
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import Recipe
@@ -47,7 +45,9 @@ def build_report(recipe: Recipe) -> dict:
           `started`, `waiting`), `tokens`, `lineage_tokens`, `steps`, `schedule`, `selected_fraction` (1 without
           selection), `tokens_per_second`, `device`, `device_hours` and `lost_hours` of them (see `cost`), `mixture`, `phases` (`after_step`, `reason`, `shares` by
           key), `sources` (tokens `total`, `consumed`, `remaining`, `repeated`, `replayed` by domain, along its path),
-          `evaluation`, `change` (loss minus the parent's, by domain).
+          `evaluation`, `left_at_step` (of a branch that leaves before its parent's end: the parent's step; else null), `change`
+          by domain: loss minus that of what it started from. Where `left_at_step` is not null, that is what it was measured at
+          before its own first step (`evaluation.interval`), and null without.
         - `domains`: the sources, then the parts of them that a mixture names; `loss_matrix` (row 0: the initial model;
           row i + 1: version i); `initial` (its evaluation).
         - `acc`, `bwt`, `fwt`, `fwt_gem` by version; `forgetting` by version: `mean` and by domain. See
@@ -93,17 +93,21 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
     steps = {name: _steps(recipe.directory / "versions" / name / "metrics.jsonl") for name in recipe.versions}
     curves = {name: _curve(lines) for name, lines in steps.items()}
     along = paths(recipe)
+    starts = {name: start_losses(recipe, name, steps[name], on) for name in recipe.versions}
+    before = bases(along, losses, starts)
     report = {
         "name": recipe.name,
         "versions": [
-            _version(recipe, name, records[name], evaluations[name], curves[name], losses)
+            _version(recipe, name, records[name], evaluations[name], curves[name])
+            | {"left_at_step": along[name].left_at}
+            | {"change": dict(zip(domains, losses[along[name].row] - before[name]))}
             for name in recipe.versions
         ],
         "domains": domains,
         "loss_matrix": losses,
         "initial": initial and initial["domains"],
-        **_metrics(along, list(recipe.sources), losses),
-        **measured(recipe, losses, [initial, *evaluations.values()], steps, along, on, places),
+        **path_metrics(along, list(recipe.sources), losses, starts),
+        **measured(recipe, losses, [initial, *evaluations.values()], steps, along, starts, on, places),
         "measured": on,
         "unmeasured": unmeasured(recipe, on),
         "consumed": {name: record["consumed"] for name, record in records.items() if record},
@@ -130,7 +134,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
         "commands": sorted({manifest["command"] for manifest in manifests.values() if manifest}),
         "recipe": recipe_yaml(recipe),
     }
-    report = _finite(report)
+    report = finite(report)
     add_course(report, recipe)
     return report
 
@@ -197,21 +201,13 @@ def _average(values: list[float | None]) -> float | None:
 
 
 def _version(
-    recipe: Recipe,
-    name: str,
-    record: dict | None,
-    evaluation: dict | None,
-    curve: dict | None,
-    losses: np.ndarray,
+    recipe: Recipe, name: str, record: dict | None, evaluation: dict | None, curve: dict | None
 ) -> dict:
     version = recipe.versions[name]
-    names = list(recipe.versions)
-    parent = parent_of(version)
-    row, parent_row = names.index(name) + 1, names.index(parent) + 1 if parent else 0
     if record:
         status, steps, tokens = "finished", record["steps"], record["tokens"]
         counts = record["selection_counts"]
-        fraction = counts["selected"] / counts["scored"]
+        fraction = counts["selected"] / counts["scored"] if counts["scored"] else None
     else:
         status, steps, tokens = (
             ("started", curve["step"][-1], curve["tokens"][-1]) if curve else ("waiting", 0, 0)
@@ -221,7 +217,7 @@ def _version(
     spent, lost = ((record or {}).get(key) for key in ("device_seconds", "lost_device_seconds"))
     return {
         "id": name,
-        "parent": parent,
+        "parent": parent_of(version),
         "start": version.start.type,
         "status": status,
         "tokens": tokens,
@@ -238,7 +234,6 @@ def _version(
         "phases": mixture_phases(recipe, name),
         "sources": source_ledger(recipe, name),
         "evaluation": evaluation and evaluation["domains"],
-        "change": dict(zip(measured_domains(recipe), losses[row] - losses[parent_row])),
     }
 
 
@@ -261,29 +256,6 @@ def _mixture(recipe: Recipe, name: str) -> list[dict]:
     ]
 
 
-def _metrics(along: dict[str, VersionPath], sources: list[str], losses: np.ndarray) -> dict:
-    """All metrics of every version that was measured, each along its own path.
-
-    They are means over whole sources: a document that counts with its source does not count with its topic again.
-    """
-    found: dict[str, dict] = {key: {} for key in ("acc", "bwt", "fwt", "fwt_gem", "forgetting")}
-    for name, path in along.items():
-        if np.isnan(losses[path.row]).all():
-            continue
-        own, learned = losses[path.rows][:, : len(sources)], path.learned
-        rises = metrics.forgetting(own, learned)
-        known = rises[~np.isnan(rises)]
-        found["acc"][name] = metrics.average_accuracy(own, learned)
-        found["bwt"][name] = metrics.backward_transfer(own, learned)
-        found["fwt"][name] = metrics.forward_transfer(own, learned)
-        found["fwt_gem"][name] = metrics.gem_forward_transfer(own, learned)
-        found["forgetting"][name] = {
-            "mean": known.mean() if known.size else math.nan,
-            "domains": {domain: rise for domain, rise in zip(sources, rises) if not np.isnan(rise)},
-        }
-    return found
-
-
 def _lineage(recipe: Recipe, report: dict) -> dict:
     """Every version with its parent, start, hashes, tokens and evaluation, and the initial model's evaluation."""
     keys = ("id", "parent", "start", "status", "steps", "tokens", "lineage_tokens", "weights_hash")
@@ -296,14 +268,3 @@ def _lineage(recipe: Recipe, report: dict) -> dict:
             | {"evaluation": entry["evaluation"]}
         )
     return {"name": recipe.name, "initial": report["initial"], "versions": versions}
-
-
-def _finite(value: Any) -> Any:
-    """Plain JSON values: arrays as lists, NaN (not measured) as null."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return value

@@ -1,5 +1,7 @@
 """A report's numbers in words: what the console and the page both say."""
 
+import yaml
+
 UNCHANGED = 0.005
 """Changes below this many nats per token are called none."""
 TABLE_DOMAINS = 5
@@ -48,6 +50,12 @@ def share_words(share: float) -> str:
     return f"{100 * share:.3g}%"
 
 
+def origin_words(version: dict) -> str:
+    """What a version started from: its parent, and the step where it left that before its end."""
+    parent = "initial model" if version["parent"] is None else version["parent"]
+    return parent if version.get("left_at_step") is None else f"{parent} at step {version['left_at_step']:,}"
+
+
 def mixture_words(mixture: list[dict]) -> str:
     """A version's mixture, as in `90% code, 10% replayed prose`."""
     return ", ".join(
@@ -72,29 +80,30 @@ def verdict(change: float) -> str:
 
 
 def replay_findings(report: dict) -> list[str]:
-    """What replay bought, and what it cost: a text per pair of versions that differ in replay alone."""
+    """What replay bought, and what it cost: a text per pair of versions whose recipes differ in replay alone."""
     measured = [version for version in report["versions"] if version["evaluation"]]
-    found = []
-    for kept in measured:
-        replayed = {member["source"] for member in kept["mixture"] if member["replay"]}
-        for lost in measured:
-            if _all_but_replay(kept) == _all_but_replay(lost) and not any(
-                m["replay"] for m in lost["mixture"]
-            ):
-                found += [_finding(kept, lost, domain) for domain in report["domains"] if domain in replayed]
+    replayed = {
+        version["id"]: {member["source"] for member in version["mixture"] if member["replay"]}
+        for version in measured
+    }
+    recipes = yaml.safe_load(report["recipe"])["versions"]
+    rest = {version["id"]: _all_but_replay(recipes[version["id"]]) for version in measured}
+    found = [
+        _finding(kept, lost, domain)
+        for kept in measured
+        for lost in measured
+        if not replayed[lost["id"]] and rest[kept["id"]] == rest[lost["id"]]
+        for domain in report["domains"]
+        if domain in replayed[kept["id"]]
+    ]
     return [finding for finding in found if finding]
 
 
-def _all_but_replay(version: dict) -> list:
-    same = [version[key] for key in ("parent", "planned_steps", "schedule", "selection")]
-    return [
-        *same,
-        [
-            (member["source"], member["order"], member["buckets"], member["lowest_perplexity"])
-            for member in version["mixture"]
-            if not member["replay"]
-        ],
-    ]
+def _all_but_replay(version: dict) -> dict:
+    """What of a version's recipe decides its training, but replay; the order of its domains too, where it has one."""
+    mixture = version["mixture"]
+    order = mixture["domain_order"] and list(mixture["sources"])
+    return version | {"mixture": mixture | {"replay": None}, "order": order, "keep": None}
 
 
 def _finding(kept: dict, lost: dict, domain: str) -> str | None:
@@ -135,7 +144,7 @@ def _table(report: dict, part: slice) -> str:
     rows = [["version", "from", *(cell for domain in domains for cell in (domain, ""))]]
     models = [{"id": "initial model", "parent": "", "change": dict.fromkeys(domains)}, *report["versions"]]
     for model, losses in zip(models, report["loss_matrix"], strict=True):
-        cells = [model["id"], "initial model" if model["parent"] is None else model["parent"]]
+        cells = [model["id"], origin_words(model)]
         for domain, loss in zip(domains, losses[part]):
             change = model["change"][domain]
             cells += ["-" if loss is None else f"{loss:.3f}", "" if change is None else f"({change:+.3f})"]

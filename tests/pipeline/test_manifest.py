@@ -4,6 +4,7 @@ import errno
 import json
 import os
 
+import numpy as np
 import pytest
 
 from perdure.pipeline import manifest
@@ -12,6 +13,7 @@ from perdure.pipeline.manifest import (
     differences,
     disk_errors,
     finish,
+    finite,
     hash_directory,
     hash_file,
     hash_of,
@@ -167,3 +169,18 @@ def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(tmp_path, monk
 
     remembered_hash(store, "weights", [file], hash_and_change)
     assert remembered_hash(store, "weights", [file], lambda: hash_file(file)) == hash_file(file)
+
+
+def test_numbers_for_json_are_plain_and_finite():
+    value = {
+        "rows": np.array([[1.5, np.nan], [np.inf, 2.0]]),
+        "one": (np.float32(0.5), np.float64("nan"), np.int64(3), np.bool_(True)),
+        "plain": ["text", None, 1, -float("inf")],
+    }
+    found = finite(value)
+    assert found == {
+        "rows": [[1.5, None], [None, 2.0]],
+        "one": [0.5, None, 3, True],
+        "plain": ["text", None, 1, None],
+    }
+    assert json.loads(json.dumps(found)) == found

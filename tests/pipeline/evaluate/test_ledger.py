@@ -12,6 +12,7 @@ from perdure.pipeline.evaluate.ledger_words import ledger_words
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.summary import summarize
 from perdure.pipeline.manifest import read_json, write_json
+from perdure.pipeline.sweep.gather import versions_measured
 
 ALL = ["base", "reference", "update", "control"]
 NATS = {"initial": 9.0, "base": 4.5, "reference": 4.75, "update": 4.625, "control": 5.5}
@@ -157,6 +158,38 @@ def test_the_stability_gap_of_a_version(recipe, run):
     assert (gap["min_acc"], gap["min_acc_unmeasured"]) == (-5.0, [])
     page = render_page(report)
     assert "min-ACC \N{MINUS SIGN}5.000: minus the loss" in page
+
+
+def test_a_loss_that_was_not_finite_on_the_way_is_a_break_in_the_curve(recipe, run):
+    """The guard rolled back from a NaN, which is null in `metrics.jsonl`; `code` never had a finite loss."""
+    data = run(recipe, ALL)
+    path = recipe.directory / "versions/update/metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for step, prose in ((1, 4.5), (51, None), (101, 4.75), (151, 4.25)):
+        lines[step - 1]["heldout_before"] = {"prose": prose, "clean": 4.0, "code": None}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = summarize(recipe, data)
+    gap = report["stability_gap"]["update"]
+    assert gap["loss"]["prose"] == [4.5, None, 4.75, 4.25] and gap["loss"]["code"] == [None] * 4
+    assert gap["macro"] == [None] * 4
+    assert gap["domains"]["prose"] == {
+        "start": 4.5,
+        "worst": 4.75,
+        "worst_tokens": 100 * 4096,
+        "depth": 0.25,
+        "recovery_tokens": 150 * 4096,
+    }
+    assert gap["domains"]["code"] == dict.fromkeys(gap["domains"]["prose"])
+    assert gap["min_acc"] == -4.75
+    page, words = render_page(report), ledger_words(report)
+    assert '<th scope="row">code</th><td colspan="4" class="muted">not measured at the start</td>' in page
+    assert [line for line in words if line.startswith("update: while it trained")] == [
+        "update: while it trained, the loss on prose rose by 0.250, most after 410k tokens, and is back after 614k."
+    ]
+    assert versions_measured(report)["update"]["stability_gap"] == {
+        "macro": {"depth": None, "recovery_tokens": None},
+        "domains": {"prose": {"depth": 0.25, "recovery_tokens": 150 * 4096}},
+    }
 
 
 def test_findings_in_words(recipe, run):

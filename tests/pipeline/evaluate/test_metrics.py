@@ -74,17 +74,10 @@ def test_unmeasured_values_are_left_out():
     assert math.isnan(metrics.average_accuracy(np.full((2, 1), nan), [1]))
 
 
-def test_lineage_walks_a_tree_from_the_root():
-    parents = {"base": None, "update": "base", "control": "base", "next": "update"}
-    assert metrics.lineage(parents, "base") == ["base"]
-    assert metrics.lineage(parents, "control") == ["base", "control"]
-    assert metrics.lineage(parents, "next") == ["base", "update", "next"]
-
-
-@pytest.mark.parametrize(("pretrained", "other"), [(False, None), (True, 0)])
-def test_a_domain_is_learned_by_the_first_version_that_brings_it_in(pretrained, other):
+@pytest.mark.parametrize(("known", "other"), [((), None), (["law"], 0)])
+def test_a_domain_is_learned_by_the_first_version_that_brings_it_in(known, other):
     new = [["prose"], ["code", "prose"], ["code"]]
-    assert metrics.learned_at(["prose", "code", "law"], new, pretrained) == [1, 2, other]
+    assert metrics.learned_at(["prose", "code", "law"], new, known) == [1, 2, other]
 
 
 @given(
@@ -144,6 +137,15 @@ def test_nothing_is_no_share_of_nothing():
 def test_stability_gap(losses, expected):
     found = metrics.stability_gap([0, 100, 200, 300, 400], losses)
     assert found == {"start": 2.0} | expected
+
+
+@pytest.mark.parametrize("broken", [None, nan, math.inf])
+def test_places_without_a_finite_loss_are_left_out_of_a_gap(broken):
+    found = metrics.stability_gap([0, 100, 200, 300], [2.0, broken, 2.5, 2.0])
+    assert found == {"start": 2.0, "worst": 2.5, "worst_tokens": 200, "depth": 0.5, "recovery_tokens": 300}
+    nothing = dict.fromkeys(found)
+    assert metrics.stability_gap([0, 100, 200], [broken, 2.5, 2.0]) == nothing  # a rise over what?
+    assert metrics.stability_gap([0, 100], [broken, broken]) == nothing
 
 
 def test_tokens_of_a_gap_count_from_the_first_measurement():

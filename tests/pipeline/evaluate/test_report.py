@@ -1,10 +1,10 @@
 """The report of a made-up run: exact numbers, words, and half-finished runs."""
 
-import copy
 import json
 import shutil
 
 import pytest
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from perdure.pipeline.data.stage import run_data
@@ -99,6 +99,16 @@ def test_what_follows_from_the_numbers_stands_in_the_report(report):
     assert passage["excess"][1] == passage["loss"][1] - passage["reference_loss"][1]
 
 
+def test_a_version_without_new_data_has_no_share_of_it(recipe, run):
+    data = run(recipe, ALL)
+    path = recipe.directory / "versions/update/version.json"
+    write_json(path, read_json(path) | {"selection_counts": {"scored": 0, "selected": 0}})
+    report = summarize(recipe, data)
+    assert report["versions"][2]["selected_fraction"] is None
+    assert report["selection"]["update"] == {"scored": 0, "selected": 0, "share": None}
+    render_page(report)
+
+
 def test_a_page_for_every_version(report):
     text = render_page(report, "update")
     assert "made-up: update" in text and "<h3>update</h3>" in text
@@ -140,19 +150,21 @@ def test_curves_are_averages_of_stretches(recipe, run):
     assert curve["source_loss"]["prose"] == [1.0, None] * (CURVE_POINTS // 2)
 
 
-def test_a_pretrained_model_is_taken_to_know_every_domain(recipe, run):
+def test_a_pretrained_model_knows_what_no_version_brings_in(recipe, run):
     data = run(recipe, ALL)
-    pretrained = recipe.model_copy(
-        update={
-            "model": type(recipe)
-            .model_validate(recipe.model_dump() | {"model": {"type": "huggingface", "path": "x"}})
-            .model
-        }
-    )
-    report = summarize(pretrained, data)
-    # On the path base -> update only `clean` is known from the start.
+    tree = recipe.model_dump() | {"model": {"type": "huggingface", "path": "x"}}
+    report = summarize(type(recipe).model_validate(tree), data)
+    # `clean` is new in `reference`, beside the path base -> update, and `code` after `base`.
+    assert report["acc"]["update"] == -(4.625 + 4.5) / 2
+    assert report["forgetting"]["base"] == {"mean": None, "domains": {}}
+    # Without `reference` no version brings `clean` in.
+    del tree["versions"]["reference"]
+    for name in ("update", "control"):
+        tree["versions"][name]["selection"] = None
+    report = summarize(type(recipe).model_validate(tree), data)
     assert report["acc"]["update"] == -(4.625 + 4.375 + 4.5) / 3
-    assert report["forgetting"]["base"]["domains"] == {"clean": 0.0, "code": 0.0}
+    assert report["forgetting"]["base"]["domains"] == {"clean": 0.0}
+    assert report["bwt"]["update"] == ((4.5 - 4.625) + (9.0 - 4.375)) / 2
 
 
 def test_a_run_with_one_finished_version_still_reports(recipe, run):
@@ -204,10 +216,54 @@ def test_replay_in_words(report):
     ]
 
 
-def test_versions_that_differ_in_more_than_replay_are_not_compared(report):
-    other = copy.deepcopy(report)
-    other["versions"][3]["planned_steps"] -= 1
-    assert replay_findings(other) == []
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("tokens",), 799_000),
+        (("start", "moments"), "keep"),
+        (("start",), {"type": "branch", "parent": "base", "step": 5}),
+        (("selection", "k"), 0.5),
+        (("schedule", "max_lr"), 1e-3),
+        (("weight_decay",), 0.2),
+        (("mixture", "sources"), {"code": {}, "clean": {}}),
+        (("mixture", "switches"), [{"at": 0.5, "sources": {"clean": {}}}]),
+        (("mixture", "reweight"), {"interval": 1000, "alpha": 0.1}),
+        (("mixture", "domain_order"), "given"),
+        (("mixture", "max_repetition"), 2.0),
+        (("mixture", "perplexity_model"), None),
+    ],
+)
+def test_versions_that_differ_in_more_than_replay_are_not_compared(report, place, value):
+    tree = yaml.safe_load(report["recipe"])
+    node = tree["versions"]["control"]
+    for key in place[:-1]:
+        node = node[key]
+    assert node[place[-1]] != value
+    node[place[-1]] = value
+    assert replay_findings(report | {"recipe": yaml.safe_dump(tree)}) == []
+
+
+def test_shares_and_order_of_new_sources_are_more_than_replay(report):
+    tree = yaml.safe_load(report["recipe"])
+
+    def findings(domain_order, update, control):
+        for name, sources in (("update", update), ("control", control)):
+            mixture = tree["versions"][name]["mixture"]
+            mixture["domain_order"] = domain_order
+            mixture["sources"] = {source: {"weight": weight} for source, weight in sources.items()}
+        return replay_findings(report | {"recipe": yaml.safe_dump(tree, sort_keys=False)})
+
+    both = {"code": 1.0, "clean": 3.0}
+    assert findings(None, both, both) != [] and findings("given", both, both) != []
+    assert findings(None, both, {"clean": 3.0, "code": 1.0}) != []
+    assert findings("given", both, {"clean": 3.0, "code": 1.0}) == []
+    assert findings(None, both, {"code": 1.0, "clean": 1.0}) == []
+
+
+def test_checkpoints_that_are_kept_decide_nothing(report):
+    tree = yaml.safe_load(report["recipe"])
+    tree["versions"]["control"]["keep"] = [5]
+    assert replay_findings(report | {"recipe": yaml.safe_dump(tree)}) == report["findings"]
 
 
 def test_console_table(report):
