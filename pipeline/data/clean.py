@@ -89,6 +89,8 @@ def _clean(work: Path, source: Source, tasks: int, execute: Execute) -> list[dic
             run_chain(f"{name}.sign", f"{name}.documents", found.sign)
             if not records[-1]["out"]["documents"]:
                 return records
+            # A step that sees fewer finds fewer duplicates, and says nothing.
+            assert found.signed is not None and len(found.signed()) == tasks, name
         for stage, (match, parts) in enumerate(found.match):
             run(f"{name}.match{stage}", [match], parts)
         chain.append(Counted(found, name, work / "examples" / name))

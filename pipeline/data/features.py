@@ -58,14 +58,12 @@ def sample_texts(directory: Path, fraction_skipped: float, size: int = SAMPLE) -
         size: How many, at most.
     """
     lowest: list[tuple[int, str]] = []
-    reader = CleanedDocuments(str(directory))
-    for name in sorted(reader.data_folder.list_files(glob_pattern="*.jsonl.zst")):
-        for document in reader.read_file(name):
-            digest = text_hash(document.text)
-            if not is_heldout(digest, fraction_skipped):
-                lowest.append((digest, document.text[:CHARS]))
-            if len(lowest) == 2 * size:
-                lowest = sorted(lowest)[:size]
+    for document in CleanedDocuments(str(directory)).all():
+        digest = text_hash(document.text)
+        if not is_heldout(digest, fraction_skipped):
+            lowest.append((digest, document.text[:CHARS]))
+        if len(lowest) == 2 * size:
+            lowest = sorted(lowest)[:size]
     return [text for _, text in sorted(lowest)[:size]]
 
 

@@ -174,6 +174,11 @@ class CleanedDocuments(JsonLines):
         if self.data_folder.isfile(name):
             yield from self.read_file(name)
 
+    def all(self) -> Iterator[Document]:
+        """Yields every task's documents, one task after the other."""
+        for path in sorted(Path(self.data_folder.path).glob("*.jsonl.zst")):
+            yield from self.read_file(path.name)
+
 
 class ParquetRows(Files, ParquetReader):
     """datatrove's Parquet reader with invalid UTF-8 judged row by row; binary columns are no metadata."""
