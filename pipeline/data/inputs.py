@@ -20,6 +20,8 @@ EDGE = 64 * 1024
 STDLIB = "stdlib"
 LABEL = "__label__"
 """What precedes the labels of a fastText model."""
+EMAIL, ADDRESS = "email@example.com", "22.214.171.124"
+"""What the step `pii` puts where it finds an e-mail or IP address; nobody's."""
 SAMPLES = ("labelled", "target", "positive")
 """Fields of topics and subsets that name a file of texts."""
 TEST_DIRECTORIES = {"test", "tests", "idle_test"}
@@ -186,6 +188,8 @@ def cleaning_inputs(step: recipe.CleaningStep) -> dict:
     match step:
         case recipe.LanguageIdentification():
             inputs["model"] = hash_file(language_model(step.model))
+        case recipe.PersonalData():
+            inputs["replacements"] = [EMAIL, ADDRESS]
         case recipe.Decontaminate():
             for file in step.files:
                 if not file.is_file():

@@ -274,3 +274,15 @@ def test_signatures_that_matching_would_not_see_stop_the_cleaning(tmp_path, monk
     monkeypatch.setattr(Folder, "glob", lambda *_, **__: {})
     with pytest.raises(AssertionError, match="01_exact_dedup"):
         clean(tmp_path, ["x"], [{"type": "exact_dedup"}])
+
+
+def test_personal_data_is_replaced_alike_in_equal_texts_whatever_stands_before_them(tmp_path):
+    text = "Write to john.smith@gmail.com or ask 8.8.8.8 for the details."
+    other = "Jane, jane@web.de, has 1.1.1.1 and 9.9.9.9 as well."
+    steps = [{"type": "pii"}, {"type": "exact_dedup"}]
+    found, counts, _ = clean(tmp_path, [text, other, text, text], steps, tasks=1)
+    assert found == [
+        "Write to email@example.com or ask 22.214.171.124 for the details.",
+        "Jane, email@example.com, has 22.214.171.124 and 22.214.171.124 as well.",
+    ]
+    assert reasons(counts, 2) == {"exact_duplicate": 2}
