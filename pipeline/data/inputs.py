@@ -194,7 +194,7 @@ def cleaning_inputs(step: recipe.CleaningStep) -> dict:
             for file in step.files:
                 if not file.is_file():
                     raise PerdureError(f"{file}: no such evaluation file; correct the step's `files`")
-            inputs["files"] = [[file.name, hash_file(file)] for file in step.files]
+            inputs["files"] = [[file.name, *_texts_in(file)] for file in step.files]
     return inputs
 
 
@@ -209,8 +209,25 @@ def label_inputs(section: recipe.Topics | recipe.Subset) -> dict:
         if (path := getattr(section, field, None)) is not None:
             if not path.is_file():
                 raise PerdureError(f"{field} = {path}: no such file")
-            inputs[field] = hash_file(path)
+            known, *kind = _texts_in(path)
+            inputs[field] = [known, *kind] if kind else known
     return inputs
+
+
+def is_json_lines(path: Path) -> bool:
+    """Whether a small file of texts has JSON on every line, by its name; any other is plain text."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    last = [suffix for suffix in suffixes if suffix not in (".gz", ".zst")][-1:]
+    return ".jsonl" in suffixes or last in ([".json"], [".ndjson"])
+
+
+def _texts_in(path: Path) -> list[str]:
+    """The hash of a file of texts, and how it is read where that was once another way: what was made of it is no use.
+
+    The same content is never read in both ways, since text that is JSON is refused.
+    """
+    once_text = is_json_lines(path) and ".jsonl" not in path.suffixes
+    return [hash_file(path)] + ["json lines"] * once_text
 
 
 def python_modules(packages: list[str]) -> list[Module]:

@@ -176,7 +176,8 @@ class Decontaminate(Section):
 
     type: Literal["decontaminate"]
     files: Annotated[list[Path], Field(min_length=1)]
-    """Evaluation files: `.jsonl`, `.jsonl.gz`, `.jsonl.zst` (every string in a line is looked for), or text files."""
+    """Evaluation files: JSON lines (`.jsonl`, `.ndjson`, `.json`, plain, `.gz` or `.zst`; every string in a line is looked for), or
+    text files."""
     n_grams: Annotated[int, Field(ge=2)] = 13
     """Words that must agree, after lower-casing and without punctuation. Shorter strings cannot be looked for."""
 
