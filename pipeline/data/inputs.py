@@ -82,10 +82,7 @@ def read_files(reader: recipe.Reader) -> tuple[Path, list[str]] | None:
             return None
         case recipe.HuggingFaceReader():
             directory = huggingface_on_disk(reader)
-            return directory and (
-                directory,
-                sorted(path.name for path in directory.iterdir() if path.is_file()),
-            )
+            return directory and (directory, _saved_files(directory))
         case _:
             folder, files = input_files(reader)
             return Path(folder), files
@@ -145,6 +142,16 @@ def huggingface_on_disk(reader: recipe.HuggingFaceReader) -> Path | None:
             f"{directory}: no split {reader.split!r}; it holds one dataset{f', {own}' if own else ''}; remove `split`"
         )
     return directory
+
+
+def _saved_files(directory: Path) -> list[str]:
+    """What `save_to_disk` wrote; later on, `datasets` keeps its caches beside it."""
+    data = [file["filename"] for file in read_json(directory / "state.json")["_data_files"]]
+    files = sorted([*data, "state.json", "dataset_info.json"])
+    for file in files:
+        if not (directory / file).is_file():
+            raise PerdureError(f"{directory}: {file} of the dataset is missing; copy it again")
+    return files
 
 
 def language_model(path: Path | None) -> Path:
