@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from perdure.pipeline.cli import main
 from perdure.pipeline.data import stage
-from perdure.pipeline.data.dedup import BoundedSignature
+from perdure.pipeline.data.dedup import BoundedSignature, Folder
 from perdure.pipeline.data.executor import TASKS
 from perdure.pipeline.data.normalise import Words, is_heldout, text_hash
 from perdure.pipeline.data.stage import finished_data, run_data
@@ -135,7 +135,7 @@ def test_cleaning_can_be_chosen(make_recipe, texts, steps, dropped):
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=5, max_size=60))
 def test_signatures_in_bounded_memory_are_datatroves(words):
     text = " ".join(words * 150)
-    ours = BoundedSignature(Path("unused"))
+    ours = BoundedSignature(Folder("unused"))
     theirs = MinhashDedupSignature("unused", ours.config, Words())
     shingles = ours.get_shingles(text)
     assert ours.get_signature(shingles) == theirs.get_signature(shingles)
