@@ -14,7 +14,7 @@ from perdure.pipeline import recipe
 from perdure.pipeline.data.counted import Block
 from perdure.pipeline.data.decontaminate import decontaminate
 from perdure.pipeline.data.dedup import exact_dedup, minhash_dedup, sentence_dedup
-from perdure.pipeline.data.inputs import language_model
+from perdure.pipeline.data.inputs import ADDRESS, EMAIL, language_model
 from perdure.pipeline.data.language import LanguageFilter
 
 
@@ -37,7 +37,9 @@ def block(step: recipe.CleaningStep, folder: Path) -> Block:
         case recipe.FineWebQuality():
             return Block("fineweb_quality", FineWebQualityFilter(**options))
         case recipe.PersonalData():
-            return Block("pii", PIIFormatter(**options))
+            # One of each kind: datatrove would take several in turn, so that equal texts would become different ones.
+            fixed = {"email_replacement": EMAIL, "ip_replacement": ADDRESS}
+            return Block("pii", PIIFormatter(**options, **fixed))
         case recipe.ExactDedup():
             return exact_dedup(folder)
         case recipe.MinhashDedup():

@@ -5,6 +5,7 @@ Steps that look at one document at a time are chained in one pipeline. A step th
 """
 
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -13,9 +14,17 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 
 from perdure.pipeline.data.blocks import block
-from perdure.pipeline.data.contents import hash_contents, merge_records, record_path
+from perdure.pipeline.data.contents import (
+    PARTS,
+    STATES,
+    changed,
+    hash_contents,
+    merge_records,
+    record_path,
+    remember,
+)
 from perdure.pipeline.data.counted import Counted, merge_examples, step_counts, total
-from perdure.pipeline.data.executor import Execute, building
+from perdure.pipeline.data.executor import JOB, Execute, building
 from perdure.pipeline.data.inputs import read_files
 from perdure.pipeline.data.normalise import Normaliser
 from perdure.pipeline.data.readers import CleanedDocuments, reader_step
@@ -39,11 +48,14 @@ def clean_source(
         manifest: What the artefact depends on; `counts` and `files` are added.
 
     Raises:
-        PerdureError: If no document is left.
+        PerdureError: If no document is left, or a file changes while it is read.
     """
     with building(out, final) as work:
-        steps = _clean(work, source, tasks, execute)
-        merge_records(work / "contents", record_path(out, final))
+        files_read = read_files(source.reader)
+        if files_read is not None:
+            _begin(work, name, *files_read)
+        steps = _clean(work, name, source, files_read, tasks, execute)
+        merge_records(work / PARTS, record_path(out, final))
         counts = {unit: total(steps, unit) for unit in ("documents", "words")}
         if not counts["documents"]["out"]:
             dropped = counts["documents"]["dropped"].items()
@@ -60,7 +72,37 @@ def clean_source(
         finish(artefact, manifest | {"counts": counts | {"steps": steps}, "files": files})
 
 
-def _clean(work: Path, source: Source, tasks: int, execute: Execute) -> list[dict]:
+def _begin(work: Path, name: str, folder: Path, files: list[str]) -> None:
+    """Begins a source, or goes on with it; anew where a file has changed, since whole tasks may have read the old one."""
+    if found := changed(work, folder, files):
+        for record in work.glob(f"*/{JOB}"):
+            from perdure.pipeline.data.slurm import in_queue
+
+            if in_queue(job := read_json(record)["job"]):
+                raise PerdureError(
+                    f"sources.{name}: {folder / found[0]} has changed, but Slurm job {job} of an earlier run still reads it; "
+                    f"cancel it (scancel {job}) or wait for its end, and run the same command again"
+                )
+        print(
+            f"sources.{name}: {folder / found[0]} has changed since an unfinished run read it; the source is cleaned anew",
+            file=sys.stderr,
+            flush=True,
+        )
+        shutil.rmtree(work / "artefact")  # first: without it, all the rest is of no use (`building`)
+        shutil.rmtree(work)
+        (work / "artefact").mkdir(parents=True)
+    if not (work / STATES).exists():
+        remember(work, folder, files)
+
+
+def _clean(
+    work: Path,
+    source_name: str,
+    source: Source,
+    files: tuple[Path, list[str]] | None,
+    tasks: int,
+    execute: Execute,
+) -> list[dict]:
     """Runs the pipelines; returns a record for reading and for every step, up to one that leaves nothing."""
     records: list[dict] = []
     chain: list[PipelineStep] = [reader_step(source.reader), Normaliser()]
@@ -71,9 +113,14 @@ def _clean(work: Path, source: Source, tasks: int, execute: Execute) -> list[dic
     def run_chain(name: str, to: str, *signing: PipelineStep) -> None:
         """Runs the chain into a folder of documents, with which the next one begins."""
         writer = JsonlWriter(str(work / to), "${rank}.jsonl.zst", compression="zstd")
-        hashing = [] if records else [Contents(read_files(source.reader), work / "contents")]
+        hashing = [] if records else [Contents(files, work / PARTS)]
         counters = run(name, [*chain, *hashing, writer, *signing])
         if not records:
+            if files is not None and (found := changed(work, *files)):
+                raise PerdureError(
+                    f"sources.{source_name}: {files[0] / found[0]} changed while it was read; run the same command again when "
+                    "nobody writes to it: the source is then read anew"
+                )
             records.append(_reading(*counters[:2]))
         for step, counter in zip(chain, counters):
             if isinstance(step, Counted):
@@ -89,6 +136,8 @@ def _clean(work: Path, source: Source, tasks: int, execute: Execute) -> list[dic
             run_chain(f"{name}.sign", f"{name}.documents", found.sign)
             if not records[-1]["out"]["documents"]:
                 return records
+            # A step that sees fewer finds fewer duplicates, and says nothing.
+            assert found.signed is not None and len(found.signed()) == tasks, name
         for stage, (match, parts) in enumerate(found.match):
             run(f"{name}.match{stage}", [match], parts)
         chain.append(Counted(found, name, work / "examples" / name))

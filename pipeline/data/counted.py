@@ -7,7 +7,7 @@ documents that it keeps; they count as `shortened`.
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -34,12 +34,14 @@ class Block:
         step: What documents pass through.
         sign: Reads all documents before any may pass.
         match: Then these run, each as so many tasks.
+        signed: Lists the files that tasks left by `sign`, one each, as `match` will see them.
     """
 
     reason: str
     step: PipelineStep
     sign: PipelineStep | None = None
     match: list[tuple[PipelineStep, int]] = field(default_factory=list)
+    signed: Callable[[], list[str]] | None = None
 
 
 class Counted(PipelineStep):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import xxhash
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
@@ -19,8 +18,9 @@ from datatrove.utils.text import simplify_text
 
 from perdure.pipeline import recipe
 from perdure.pipeline.data.counted import Block
+from perdure.pipeline.data.inputs import is_json_lines
 from perdure.pipeline.data.normalise import split_words
-from perdure.pipeline.data.readers import open_lines
+from perdure.pipeline.data.texts import json_lines, plain_lines
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json, write_json
 
@@ -66,23 +66,16 @@ def joined_hashes(hashes: np.ndarray, n: int) -> np.ndarray:
 
 
 def evaluation_texts(path: Path) -> Iterator[str]:
-    """Every string in every line of a JSONL file; of other files, the whole text.
+    """Every string in every line of JSON lines; of other files, the whole text.
 
     Raises:
-        PerdureError: If a line is not JSON, or the file is not UTF-8.
+        PerdureError: If a line is not JSON, or the file is not what its name says.
     """
-    if ".jsonl" not in path.suffixes:
-        try:
-            yield path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise PerdureError(f"{path}: not UTF-8 text; name a text file or JSON lines") from None
+    if not is_json_lines(path):
+        yield "".join(plain_lines(path))
         return
-    for number, line in enumerate(open_lines(str(path)), 1):
-        if line.strip():
-            try:
-                yield from _strings(orjson.loads(line))
-            except orjson.JSONDecodeError as error:
-                raise PerdureError(f"{path}: line {number} is not JSON ({error})") from None
+    for _, value in json_lines(path):
+        yield from _strings(value)
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -4,11 +4,12 @@ Near duplicates are found with datatrove's MinHash (Broder 1997; parameters as i
 documents whose word 5-grams have Jaccard similarity s become candidates with probability 1 - (1 - s^8)^14.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import xxhash
 from datatrove.data import Document
+from datatrove.io import DataFolder
 from datatrove.pipeline.dedup.exact_dedup import (
     ExactDedupConfig,
     ExactDedupFilter,
@@ -32,6 +33,7 @@ from datatrove.utils.text import TextNormConfig, ngrams, simplify_text
 
 from perdure.pipeline import recipe
 from perdure.pipeline.data.counted import Block
+from perdure.pipeline.data.files import fits
 from perdure.pipeline.data.normalise import Words
 
 MINHASH = MinhashConfig(
@@ -40,6 +42,8 @@ MINHASH = MinhashConfig(
     hashes_per_bucket=8,
     norm_config=TextNormConfig(norm_unicode_diacritics=False),  # a third of the time, and accents do matter
 )
+SIGNED = "*/*.c4_sig"
+"""Signatures as datatrove's steps that find equal ones look for them."""
 ROWS = 4096
 """Shingles hashed at a time."""
 MAX_SENTENCES = 1 << 16
@@ -48,25 +52,29 @@ MAX_SENTENCES = 1 << 16
 
 def exact_dedup(folder: Path) -> Block:
     """Drops documents whose text occurred before."""
+    signatures = Folder(str(folder / "signatures"))
     return Block(
         "exact_duplicate",
         ExactDedupFilter(str(folder / "found"), EXACT),
-        sign=ExactDedupSignature(str(folder / "signatures"), EXACT),
-        match=[(ExactFindDedups(str(folder / "signatures"), str(folder / "found"), EXACT), 1)],
+        sign=ExactDedupSignature(signatures, EXACT),
+        match=[(ExactFindDedups(signatures, str(folder / "found"), EXACT), 1)],
+        signed=lambda: signatures.list_files(glob_pattern=SIGNED),
     )
 
 
 def minhash_dedup(folder: Path) -> Block:
     """Drops near duplicates."""
-    signatures, matches, clusters = (str(folder / part) for part in ("signatures", "matches", "clusters"))
+    signatures, matches = Folder(str(folder / "signatures")), Folder(str(folder / "matches"))
+    clusters = str(folder / "clusters")
     return Block(
         "near_duplicate",
         MinhashDedupFilter(clusters),
-        sign=BoundedSignature(folder / "signatures"),
+        sign=BoundedSignature(signatures),
         match=[
             (MinhashDedupBuckets(signatures, matches, config=MINHASH), MINHASH.num_buckets),
             (MinhashDedupCluster(matches, clusters, MINHASH), 1),
         ],
+        signed=lambda: signatures.list_files(subdirectory="bucket_000"),
     )
 
 
@@ -77,20 +85,31 @@ def sentence_dedup(step: recipe.SentenceDedup, folder: Path) -> Block:
         min_doc_words=step.min_doc_words,
         min_num_sentences=step.min_num_sentences,
     )
-    signatures, found = str(folder / "signatures"), str(folder / "found")
+    signatures, found = Folder(str(folder / "signatures")), str(folder / "found")
     return Block(
         "duplicate_sentences",
         SentenceDedupFilter(found, config, language=step.language),
         sign=SpanSignature(signatures, config=config, language=step.language),
         match=[(SentenceFindDedups(signatures, found, config=config), 1)],
+        signed=lambda: signatures.list_files(glob_pattern=SIGNED),
     )
+
+
+class Folder(DataFolder):
+    """datatrove's folder, whose own path is no pattern: of `/data/[2024]/run`, datatrove would list nothing."""
+
+    def glob(self, path: str, **_: object) -> dict[str, dict]:
+        """What lies in it and fits a pattern, by name."""
+        pattern = PurePosixPath(path).parts
+        found = self.find("", maxdepth=len(pattern), detail=True)
+        return {name: info for name, info in found.items() if fits(name, [pattern])}
 
 
 class BoundedSignature(MinhashDedupSignature):
     """datatrove's signature step in bounded memory (it would take 2 kB a word), for xxhash with or without `str`."""
 
-    def __init__(self, folder: Path):
-        super().__init__(str(folder), MINHASH, Words())
+    def __init__(self, folder: DataFolder):
+        super().__init__(folder, MINHASH, Words())
         self._hash_func = _hash_shingle
 
     def get_signature(self, shingles: np.ndarray) -> list[list[int]]:

@@ -35,6 +35,8 @@ from perdure.pipeline.recipe import RayTasks, Recipe, SlurmArrays
 
 TASKS = "tasks"
 """File of a pipeline's directory that says how many tasks it has."""
+JOB = "job.json"
+"""File of a pipeline's directory that says which Slurm array does its tasks, and how many a job."""
 FULL = 1 << 20
 """Bytes below which a disk counts as full."""
 PRELOAD = ["perdure.pipeline.data.clean", "perdure.pipeline.data.shard", "tokenizers"]

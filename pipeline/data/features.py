@@ -6,10 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from perdure.pipeline.data.inputs import is_json_lines
 from perdure.pipeline.data.normalise import WORD, is_heldout, normalise, text_hash
-from perdure.pipeline.data.readers import CleanedDocuments, open_lines
+from perdure.pipeline.data.readers import CleanedDocuments
+from perdure.pipeline.data.texts import ARRAY, json_lines, plain_lines
 from perdure.pipeline.errors import PerdureError
 
 CHARS = 10_000
@@ -58,34 +58,31 @@ def sample_texts(directory: Path, fraction_skipped: float, size: int = SAMPLE) -
         size: How many, at most.
     """
     lowest: list[tuple[int, str]] = []
-    reader = CleanedDocuments(str(directory))
-    for name in sorted(reader.data_folder.list_files(glob_pattern="*.jsonl.zst")):
-        for document in reader.read_file(name):
-            digest = text_hash(document.text)
-            if not is_heldout(digest, fraction_skipped):
-                lowest.append((digest, document.text[:CHARS]))
-            if len(lowest) == 2 * size:
-                lowest = sorted(lowest)[:size]
+    for document in CleanedDocuments(str(directory)).all():
+        digest = text_hash(document.text)
+        if not is_heldout(digest, fraction_skipped):
+            lowest.append((digest, document.text[:CHARS]))
+        if len(lowest) == 2 * size:
+            lowest = sorted(lowest)[:size]
     return [text for _, text in sorted(lowest)[:size]]
 
 
 def read_rows(path: Path, *fields: str) -> Iterator[tuple[str, ...]]:
-    """String fields of a file's JSON lines, the first one normalised; other files: one text a line.
+    """String fields of a file's JSON lines, the first one normalised; of text files, if one is asked for, every line.
 
     Raises:
-        PerdureError: If a line is not JSON or lacks a field.
+        PerdureError: If a line is not JSON or lacks a field, or the file is not what its name says.
     """
-    for number, line in enumerate(open_lines(str(path)), 1):
-        if not line.strip():
-            continue
-        if ".jsonl" not in path.suffixes:
-            yield (normalise(line.decode(errors="replace")),)
-            continue
-        try:
-            row = orjson.loads(line)
-            values = [row[field] for field in fields]
-            assert all(isinstance(value, str) for value in values)
-        except (orjson.JSONDecodeError, KeyError, TypeError, AssertionError):
-            wanted = " and ".join(f"`{field}`" for field in fields)
-            raise PerdureError(f"{path}: line {number} should be JSON with {wanted} as text") from None
+    wanted = " and ".join(f"`{field}`" for field in fields)
+    if not is_json_lines(path):
+        if len(fields) > 1:
+            raise PerdureError(f"{path}: should be JSON lines with {wanted}, and `.jsonl`")
+        yield from ((normalise(line),) for line in plain_lines(path))
+        return
+    for number, row in json_lines(path):
+        if isinstance(row, list):
+            raise PerdureError(f"{path}: line {number} is {ARRAY}, with {wanted}")
+        values = [row.get(field) for field in fields] if isinstance(row, dict) else [None]
+        if not all(isinstance(value, str) for value in values):
+            raise PerdureError(f"{path}: line {number} should be JSON with {wanted} as text")
         yield (normalise(values[0]), *values[1:])

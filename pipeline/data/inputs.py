@@ -20,6 +20,8 @@ EDGE = 64 * 1024
 STDLIB = "stdlib"
 LABEL = "__label__"
 """What precedes the labels of a fastText model."""
+EMAIL, ADDRESS = "email@example.com", "22.214.171.124"
+"""What the step `pii` puts where it finds an e-mail or IP address; nobody's."""
 SAMPLES = ("labelled", "target", "positive")
 """Fields of topics and subsets that name a file of texts."""
 TEST_DIRECTORIES = {"test", "tests", "idle_test"}
@@ -80,10 +82,7 @@ def read_files(reader: recipe.Reader) -> tuple[Path, list[str]] | None:
             return None
         case recipe.HuggingFaceReader():
             directory = huggingface_on_disk(reader)
-            return directory and (
-                directory,
-                sorted(path.name for path in directory.iterdir() if path.is_file()),
-            )
+            return directory and (directory, _saved_files(directory))
         case _:
             folder, files = input_files(reader)
             return Path(folder), files
@@ -145,6 +144,16 @@ def huggingface_on_disk(reader: recipe.HuggingFaceReader) -> Path | None:
     return directory
 
 
+def _saved_files(directory: Path) -> list[str]:
+    """What `save_to_disk` wrote; later on, `datasets` keeps its caches beside it."""
+    data = [file["filename"] for file in read_json(directory / "state.json")["_data_files"]]
+    files = sorted([*data, "state.json", "dataset_info.json"])
+    for file in files:
+        if not (directory / file).is_file():
+            raise PerdureError(f"{directory}: {file} of the dataset is missing; copy it again")
+    return files
+
+
 def language_model(path: Path | None) -> Path:
     """The fastText model file that identifies languages: the one named, or the one that `perdure[language]` brings.
 
@@ -186,11 +195,13 @@ def cleaning_inputs(step: recipe.CleaningStep) -> dict:
     match step:
         case recipe.LanguageIdentification():
             inputs["model"] = hash_file(language_model(step.model))
+        case recipe.PersonalData():
+            inputs["replacements"] = [EMAIL, ADDRESS]
         case recipe.Decontaminate():
             for file in step.files:
                 if not file.is_file():
                     raise PerdureError(f"{file}: no such evaluation file; correct the step's `files`")
-            inputs["files"] = [[file.name, hash_file(file)] for file in step.files]
+            inputs["files"] = [[file.name, *_texts_in(file)] for file in step.files]
     return inputs
 
 
@@ -205,8 +216,25 @@ def label_inputs(section: recipe.Topics | recipe.Subset) -> dict:
         if (path := getattr(section, field, None)) is not None:
             if not path.is_file():
                 raise PerdureError(f"{field} = {path}: no such file")
-            inputs[field] = hash_file(path)
+            known, *kind = _texts_in(path)
+            inputs[field] = [known, *kind] if kind else known
     return inputs
+
+
+def is_json_lines(path: Path) -> bool:
+    """Whether a small file of texts has JSON on every line, by its name; any other is plain text."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    last = [suffix for suffix in suffixes if suffix not in (".gz", ".zst")][-1:]
+    return ".jsonl" in suffixes or last in ([".json"], [".ndjson"])
+
+
+def _texts_in(path: Path) -> list[str]:
+    """The hash of a file of texts, and how it is read where that was once another way: what was made of it is no use.
+
+    The same content is never read in both ways, since text that is JSON is refused.
+    """
+    once_text = is_json_lines(path) and ".jsonl" not in path.suffixes
+    return [hash_file(path)] + ["json lines"] * once_text
 
 
 def python_modules(packages: list[str]) -> list[Module]:

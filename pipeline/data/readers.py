@@ -8,6 +8,7 @@ tasks, in proportion to its size, which share its documents.
 import codecs
 import heapq
 import io
+import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -159,6 +160,9 @@ class JsonLines(Files, JsonlReader):
         if not isinstance(data, dict):
             self.unreadable("not_an_object")
             return None
+        if isinstance(data.get(self.id_key), float):
+            # As it stands: orjson would make a float of a whole number above 64 bits, one of many.
+            data[self.id_key] = json.loads(line, parse_int=str)[self.id_key]
         return self.get_document_from_dict(data, filepath, number)
 
 
@@ -173,6 +177,11 @@ class CleanedDocuments(JsonLines):
         name = f"{rank:05d}.jsonl.zst"
         if self.data_folder.isfile(name):
             yield from self.read_file(name)
+
+    def all(self) -> Iterator[Document]:
+        """Yields every task's documents, one task after the other."""
+        for path in sorted(Path(self.data_folder.path).glob("*.jsonl.zst")):
+            yield from self.read_file(path.name)
 
 
 class ParquetRows(Files, ParquetReader):

@@ -23,13 +23,13 @@ from datatrove.pipeline.base import PipelineStep
 
 from perdure.launch.queue import sbatch
 from perdure.launch.slurm import array_script
-from perdure.pipeline.data.executor import Execute, Tasks
+from perdure.pipeline.data.executor import JOB, Execute, Tasks
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json, write_atomic, write_json
 from perdure.pipeline.recipe import Recipe
 
-EXECUTOR, RANKS, JOB = "executor.pik", "ranks_to_run.json", "job.json"
-"""Files of a pipeline's directory: the pickle, the ranks of its newest array, and that array's id and tasks a job."""
+EXECUTOR, RANKS = "executor.pik", "ranks_to_run.json"
+"""Files of a pipeline's directory: the pickle, and the ranks of its newest array."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 """Seconds between two looks at the marks and the queue."""
 SETTLING = 3.0

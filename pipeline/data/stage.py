@@ -51,7 +51,10 @@ def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str,
 
         out.mkdir(parents=True, exist_ok=True)
         _sweep(out / "work")
-        return _run(recipe, execute, report)
+        found = _run(recipe, execute, report)
+        if left := _left_over(out / "work"):
+            report(left)
+        return found
 
 
 def _sweep(work: Path) -> None:
@@ -59,6 +62,21 @@ def _sweep(work: Path) -> None:
     for entry in work.glob("*"):
         if not (entry / "artefact").exists():
             shutil.rmtree(entry)
+
+
+def _left_over(work: Path) -> str:
+    """What to say of half-made artefacts, none of which this recipe needs now that all of its own are whole."""
+    # A work directory of scores, which come later, has the name of their data in its own.
+    entries = [entry for entry in sorted(work.glob("*@*")) if entry.name.count("@") == 1]
+    if not entries:
+        return ""
+    sizes = [sum(file.stat().st_size for file in entry.rglob("*") if file.is_file()) for entry in entries]
+    named = ", ".join(
+        f"{entry.name} ({size / 1e9:.3g} GB)" for entry, size in zip(entries, sizes, strict=True)
+    )
+    return (
+        f"{work}: left by runs under other recipes that did not end: {named}; remove what nobody goes on with"
+    )
 
 
 def finished_data(recipe: Recipe) -> dict[str, Path | None]:

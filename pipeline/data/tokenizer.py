@@ -280,10 +280,8 @@ def _write_json(path: Path, value: dict) -> None:
 def _texts(directory: Path) -> Iterator[str]:
     from perdure.pipeline.data.readers import CleanedDocuments
 
-    reader = CleanedDocuments(str(directory))
-    for name in reader.data_folder.list_files(glob_pattern="*.jsonl.zst"):
-        for document in reader.read_file(name):
-            yield document.text
+    for document in CleanedDocuments(str(directory)).all():
+        yield document.text
 
 
 def _train_texts(directories: list[Path], reserved_fraction: float) -> Iterator[str]:

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as compute
 import pyarrow.parquet as parquet
 
 from perdure.pipeline.errors import PerdureError
@@ -112,7 +113,7 @@ def _facts(parent: Path, name: str | None, keys: tuple[str, ...]) -> dict | None
 
 def _examples(directory: Path) -> dict[str, list[dict]]:
     return {
-        path.stem: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        path.stem: [json.loads(line) for line in path.open("rb")]
         for path in sorted(directory.glob("*.jsonl"))
     }
 
@@ -131,16 +132,10 @@ def _parts(directory: Path) -> list[str]:
 
 def _sample(out: Path, directory: Path, manifest: dict, scores: list[Path]) -> dict | None:
     """The training document of fitting length with the lowest hash, always the same one."""
-    columns = ["split", "shard", "sequence", "id", "num_tokens", "hash", "topic", "language"]
-    rows = parquet.read_table(directory / "docs.parquet", columns=columns, filters=[("split", "=", "train")])
-    lengths = rows["num_tokens"].to_numpy()
-    fitting = np.flatnonzero((lengths >= FITTING[0]) & (lengths <= FITTING[1]))
-    places = fitting if len(fitting) else np.arange(len(lengths))
     tokenizer = _tokenizer(out, manifest["tokenizer_hash"])
-    if not len(places) or tokenizer is None:
+    row = _fitting(directory / "docs.parquet")
+    if row is None or tokenizer is None:
         return None
-    hashes = rows["hash"].to_pylist()
-    row = rows.slice(min(places.tolist(), key=lambda place: hashes[place]), 1).to_pylist()[0]
     shard = open_shard(directory / f"{row['shard']:05d}")
     start, count = shard.start(row["sequence"]), min(row["num_tokens"], SAMPLE_TOKENS)
     tokens = shard.values[start : start + count].tolist()
@@ -164,6 +159,27 @@ def _sample(out: Path, directory: Path, manifest: dict, scores: list[Path]) -> d
         if trainee
         else None,
     }
+
+
+def _fitting(path: Path) -> dict | None:
+    """The row of the training document of fitting length, if there is one, with the lowest hash; None if none trains."""
+    file = parquet.ParquetFile(path)
+    lowest: list[tuple[bool, str, int]] = []
+    for group in range(file.num_row_groups):
+        rows = file.read_row_group(group, columns=["split", "num_tokens", "hash"])
+        trains = compute.equal(rows["split"], "train")
+        fits = compute.and_(
+            trains, compute.is_in(rows["num_tokens"], pa.array(range(FITTING[0], FITTING[1] + 1)))
+        )
+        for unfit, chosen in ((False, fits), (True, trains)):
+            if (digest := compute.min(rows["hash"].filter(chosen)).as_py()) is not None:
+                lowest.append((unfit, digest, group))
+    if not lowest:
+        return None
+    _, digest, group = min(lowest)
+    columns = ["shard", "sequence", "id", "num_tokens", "hash", "topic", "language"]
+    rows = file.read_row_group(group, columns=columns)
+    return rows.slice(compute.index(rows["hash"], digest).as_py(), 1).to_pylist()[0]
 
 
 def _losses(scores: Path, shard: int, start: int, count: int) -> list[float | None]:

@@ -136,7 +136,7 @@ class FineWebQuality(Section):
 
 
 class PersonalData(Section):
-    """Replaces e-mail addresses and public IP addresses by fixed ones that belong to nobody; drops no document."""
+    """Replaces e-mail addresses and public IP addresses by one of each kind that belongs to nobody; drops no document."""
 
     type: Literal["pii"]
     remove_emails: bool = True
@@ -176,7 +176,8 @@ class Decontaminate(Section):
 
     type: Literal["decontaminate"]
     files: Annotated[list[Path], Field(min_length=1)]
-    """Evaluation files: `.jsonl`, `.jsonl.gz`, `.jsonl.zst` (every string in a line is looked for), or text files."""
+    """Evaluation files: JSON lines (`.jsonl`, `.ndjson`, `.json`, plain, `.gz` or `.zst`; every string in a line is looked for), or
+    text files."""
     n_grams: Annotated[int, Field(ge=2)] = 13
     """Words that must agree, after lower-casing and without punctuation. Shorter strings cannot be looked for."""
 

@@ -180,3 +180,14 @@ def test_a_subset_is_what_repeats(tmp_path):
     assert source["tokens"] == 5000 and source["repetitions"]["base"] == pytest.approx(
         400_000 / 5000, rel=0.02
     )
+
+
+def test_a_sample_that_is_not_what_its_name_says(tmp_path):
+    path = tmp_path / "labelled.txt"
+    path.write_text("x\ny\n")
+    labelled = f"sources.prose.topics={{type: classifier, labelled: {path}}}"
+    remedy = "should be JSON lines with `text` and `topic`, and `.jsonl`"
+    assert refused(labelled) == {"topics.labelled": (str(path), remedy)}
+    path = path.rename(tmp_path / "labelled.json")
+    path.write_bytes(ONE_TOPIC.replace(b'"a"}\n{', b'"b"}\n{'))
+    assert refused(labelled.replace(".txt", ".json")) == {}

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from perdure.pipeline.data.clean import clean_source
 from perdure.pipeline.data.counted import EXAMPLES
+from perdure.pipeline.data.dedup import Folder
 from perdure.pipeline.data.executor import on
+from perdure.pipeline.data.features import sample_texts
 from perdure.pipeline.data.normalise import count_words, text_hash
 from perdure.pipeline.data.readers import CleanedDocuments
+from perdure.pipeline.data.tokenizer import _texts
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.recipe import Source
@@ -244,3 +247,42 @@ def test_in_is_out_and_dropped_for_every_step_of_any_pipeline(
             assert all(entry[unit] >= 0 for entry in record["dropped"].values())
     assert records[0]["in"]["documents"] == len(texts) + 1
     assert records[-1]["out"] == {"documents": len(left), "words": sum(map(count_words, left))}
+
+
+@pytest.mark.parametrize("name", ["team[1]", "a*b", "a?b", "{x}"])
+def test_duplicates_are_found_and_texts_read_below_a_directory_whose_name_looks_like_a_pattern(
+    tmp_path, name
+):
+    """datatrove's own listing takes the directory's path for a part of the pattern, and finds nothing."""
+    prose, sentences = "\n".join(PROSE), " ".join(PROSE[:4])
+    steps = [{"type": "exact_dedup"}, {"type": "minhash_dedup"}, {"type": "sentence_dedup"}]
+    other = " ".join([*PROSE[:4], random_text(1), ".", random_text(2)])
+    texts = [prose, prose, prose + " Then", sentences, other]
+    expected = clean(tmp_path / "plain", texts, steps)
+    found, counts, final = clean(tmp_path / name, texts, steps)
+    assert (found, counts) == (expected[0], expected[1])
+    assert [reasons(counts, step) for step in (1, 2, 3)] == [
+        {"exact_duplicate": 1},
+        {"near_duplicate": 1},
+        {"duplicate_sentences": 2},
+    ]
+    assert [document.text for document in CleanedDocuments(str(final)).all()] == found
+    assert list(_texts(final)) == found and sorted(sample_texts(final, 0.0)) == sorted(found)
+
+
+def test_signatures_that_matching_would_not_see_stop_the_cleaning(tmp_path, monkeypatch):
+    monkeypatch.setattr(Folder, "glob", lambda *_, **__: {})
+    with pytest.raises(AssertionError, match="01_exact_dedup"):
+        clean(tmp_path, ["x"], [{"type": "exact_dedup"}])
+
+
+def test_personal_data_is_replaced_alike_in_equal_texts_whatever_stands_before_them(tmp_path):
+    text = "Write to john.smith@gmail.com or ask 8.8.8.8 for the details."
+    other = "Jane, jane@web.de, has 1.1.1.1 and 9.9.9.9 as well."
+    steps = [{"type": "pii"}, {"type": "exact_dedup"}]
+    found, counts, _ = clean(tmp_path, [text, other, text, text], steps, tasks=1)
+    assert found == [
+        "Write to email@example.com or ask 22.214.171.124 for the details.",
+        "Jane, email@example.com, has 22.214.171.124 and 22.214.171.124 as well.",
+    ]
+    assert reasons(counts, 2) == {"exact_duplicate": 2}

@@ -2,12 +2,18 @@ import os
 
 import pytest
 
-from perdure.pipeline.data import contents
-from perdure.pipeline.data.clean import Contents
+from perdure.pipeline.data import contents, slurm
+from perdure.pipeline.data.clean import Contents, clean_source
 from perdure.pipeline.data.contents import edited, merge_records, record_path
+from perdure.pipeline.data.executor import JOB, on
 from perdure.pipeline.data.inputs import read_files
+from perdure.pipeline.data.readers import CleanedDocuments
 from perdure.pipeline.data.stage import _at, _clean_inputs
+from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_file
+from perdure.pipeline.recipe import Source
+from tests.pipeline.data.conftest import random_text, write_jsonl
+from tests.pipeline.data.test_clean import InProcess
 
 MIDDLE = 150_000
 """Place in a file that is in neither of its edges."""
@@ -77,3 +83,97 @@ def test_much_to_hash_is_told(recipe, tmp_path, monkeypatch, capsys):
 
 def test_without_a_record_nothing_was_read(tmp_path):
     assert edited(tmp_path / "none.json", tmp_path, ["x"]) == {}
+
+
+def test_a_file_that_two_tasks_hashed_is_in_no_record(recipe, tmp_path):
+    parts = recipe.directory / "parts"
+    (parts / "00002.json").write_text((parts / "00001.json").read_text())
+    with pytest.raises(AssertionError):
+        merge_records(parts, tmp_path / "record.json")
+
+
+class Killed(InProcess):
+    """Does task 1 alone."""
+
+    def map(self, function, ranks):
+        super().map(function, ranks[1:])
+        raise KeyboardInterrupt
+
+
+class Editing(InProcess):
+    """A file is edited after task 1 and before task 0."""
+
+    def __init__(self, edit):
+        self.edit = edit
+
+    def map(self, function, ranks):
+        super().map(function, ranks[1:])
+        self.edit()
+        return super().map(function, ranks[:1])
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """A file that two tasks share, large enough to have a middle; how to clean it by a pool, and how to edit the middle."""
+    rows = [{"text": f"document {number} old {random_text(number)}"} for number in range(500)]
+    path = write_jsonl(tmp_path / "in.jsonl", rows)
+    source = Source.model_validate({"reader": {"type": "jsonl", "path": str(path)}, "clean": []})
+    final = tmp_path / "out" / "clean" / "s@1"
+
+    def run(pool):
+        clean_source(tmp_path / "out", final, "s", source, 2, on(pool), {})
+        return [document.text.split()[2] for document in CleanedDocuments(str(final)).all()]
+
+    def edit():
+        path.write_text(path.read_text().replace(" old ", " new "))
+
+    return path, run, edit
+
+
+def test_a_file_edited_between_a_kill_and_the_resume_is_read_anew(shared, tmp_path, capsys):
+    path, run, edit = shared
+    with pytest.raises(KeyboardInterrupt):
+        run(Killed())
+    edit()
+    assert run(InProcess()) == ["new"] * 500
+    said = f"sources.s: {path} has changed since an unfinished run read it; the source is cleaned anew\n"
+    assert capsys.readouterr().err.startswith(said)
+    record = record_path(tmp_path / "out", tmp_path / "out" / "clean" / "s@1")
+    assert edited(record, tmp_path, ["in.jsonl"]) == {}
+
+
+def test_a_file_touched_between_a_kill_and_the_resume_goes_on_if_its_content_is_known(shared, capsys):
+    path, run, _ = shared
+
+    class First(InProcess):
+        def map(self, function, ranks):
+            super().map(function, ranks[:1])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(First())
+    path.touch()
+    assert run(InProcess()) == ["old"] * 500
+    assert "anew" not in capsys.readouterr().err
+
+
+def test_a_file_edited_while_it_is_read_is_an_error_and_the_next_run_reads_it_anew(shared):
+    path, run, edit = shared
+    with pytest.raises(PerdureError) as error:
+        run(Editing(edit))
+    assert str(error.value) == (
+        f"sources.s: {path} changed while it was read; run the same command again when nobody writes to it: the source is "
+        "then read anew"
+    )
+    assert run(InProcess()) == ["new"] * 500
+
+
+def test_a_file_edited_while_an_array_reads_it_waits_for_the_array(shared, tmp_path, monkeypatch):
+    _, run, edit = shared
+    with pytest.raises(KeyboardInterrupt):
+        run(Killed())
+    edit()
+    (tmp_path / "out" / "work" / "clean.s@1" / "write" / JOB).write_text('{"job": "7"}')
+    monkeypatch.setattr(slurm, "in_queue", lambda job: job == "7")
+    with pytest.raises(PerdureError, match=r"in.jsonl has changed, but Slurm job 7 of an earlier run still"):
+        run(InProcess())

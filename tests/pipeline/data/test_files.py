@@ -114,3 +114,22 @@ def test_splits_and_folders_of_saved_datasets(tmp_path):
         huggingface_on_disk(on_disk("test", "validation"))
     with pytest.raises(PerdureError, match="no split 'validation'; it holds one dataset; remove `split`"):
         huggingface_on_disk(on_disk("plain", "validation"))
+
+
+def test_a_saved_dataset_is_the_same_whatever_is_cached_beside_it(tmp_path):
+    rows = datasets.Dataset.from_list([{"text": "one", "n": n} for n in range(4)])
+    rows.save_to_disk(tmp_path / "plain", num_shards=2)
+    datasets.DatasetDict({"train": rows, "test": rows.select([0])}).save_to_disk(tmp_path / "many")
+    readers = [
+        HuggingFaceReader(type="huggingface", path=str(tmp_path / name), split="train")
+        for name in ("plain", "many")
+    ]
+    before = [fingerprint(reader) for reader in readers]
+    for directory in ("plain", "many/train"):
+        datasets.load_from_disk(str(tmp_path / directory)).filter(lambda row: row["n"] > 1)
+        assert list((tmp_path / directory).glob("cache-*.arrow"))
+    assert [fingerprint(reader) for reader in readers] == before
+    assert [found["files"] for found in before] == [4, 3]
+    (tmp_path / "plain" / "data-00001-of-00002.arrow").unlink()
+    with pytest.raises(PerdureError, match=r"plain: data-00001-of-00002.arrow of the dataset is missing"):
+        fingerprint(readers[0])

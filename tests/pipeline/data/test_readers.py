@@ -209,3 +209,12 @@ def test_a_folder_without_fitting_files_is_an_error(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps({"text": "x"}))
     with pytest.raises(PerdureError, match=r"no file fits \*\*/\*.jsonl"):
         read({"type": "jsonl", "path": str(tmp_path)})
+
+
+def test_ids_above_64_bits_stay_apart(tmp_path):
+    """orjson makes floats of such numbers, and many the same one."""
+    numbers = [2**128 - 1, 2**128 - 2, 2**64, -(2**63) - 1, 2**64 - 1, 7, 1.5]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"id": {number}, "text": "x"}}\n' for number in numbers))
+    documents, _ = read({"type": "jsonl", "path": str(path)})
+    assert [document.id for document in documents] == [str(number) for number in numbers]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from perdure.pipeline.cli import main
 from perdure.pipeline.data import stage
-from perdure.pipeline.data.dedup import BoundedSignature
+from perdure.pipeline.data.dedup import BoundedSignature, Folder
 from perdure.pipeline.data.executor import TASKS
 from perdure.pipeline.data.normalise import Words, is_heldout, text_hash
 from perdure.pipeline.data.stage import finished_data, run_data
@@ -76,8 +76,14 @@ def test_what_killed_runs_left_of_finished_work_is_swept_and_unfinished_work_kep
         "clean.b@1/artefact",
     ):
         (work / path).mkdir(parents=True)
-    assert run_data(recipe, **quiet) == found
-    assert [path.name for path in work.iterdir()] == ["clean.b@1"]
+    (work / "clean.b@1" / "artefact" / "00000.jsonl.zst").write_bytes(b"x" * 2_500_000)
+    (work / "data.a@1.scores.ref@2" / "artefact").mkdir(parents=True)  # which a later stage may go on with
+    lines: list[str] = []
+    assert run_data(recipe, lines.append) == found
+    assert sorted(path.name for path in work.iterdir()) == ["clean.b@1", "data.a@1.scores.ref@2"]
+    assert lines[-1] == (
+        f"{work}: left by runs under other recipes that did not end: clean.b@1 (0.0025 GB); remove what nobody goes on with"
+    )
 
 
 def test_megatron_reads_the_shards(make_recipe, texts):
@@ -129,7 +135,7 @@ def test_cleaning_can_be_chosen(make_recipe, texts, steps, dropped):
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=5, max_size=60))
 def test_signatures_in_bounded_memory_are_datatroves(words):
     text = " ".join(words * 150)
-    ours = BoundedSignature(Path("unused"))
+    ours = BoundedSignature(Folder("unused"))
     theirs = MinhashDedupSignature("unused", ours.config, Words())
     shingles = ours.get_shingles(text)
     assert ours.get_signature(shingles) == theirs.get_signature(shingles)

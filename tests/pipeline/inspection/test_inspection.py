@@ -186,3 +186,41 @@ def test_gathering_imports_nothing_heavy():
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        # split, tokens, hash: the lowest hash of those that fit, in whatever group of rows it is
+        ([("train", 59, "0"), ("train", 60, "2"), ("train", 240, "1"), ("heldout", 99, "0")], 2),
+        ([("train", 241, "0"), ("train", 99, "2"), ("train", 99, "3"), ("train", 99, "1")], 3),
+        # none fits: the lowest hash of those that train
+        ([("heldout", 99, "0"), ("train", 5, "2"), ("train", 500, "1"), ("heldout", 5, "0")], 2),
+        ([("heldout", 99, "0")], None),
+        ([], None),
+    ],
+)
+def test_the_sample_is_looked_for_in_one_group_of_rows_after_the_other(tmp_path, monkeypatch, rows, found):
+    columns = dict(zip(("split", "num_tokens", "hash"), zip(*rows, strict=True) if rows else ([],) * 3))
+    table = pa.table({name: list(values) for name, values in columns.items()})
+    table = table.cast(pa.schema([("split", pa.string()), ("num_tokens", pa.int32()), ("hash", pa.string())]))
+    for name in ("shard", "sequence"):
+        table = table.append_column(name, pa.array(range(len(rows)), pa.int32()))
+    for name in ("id", "topic", "language"):
+        table = table.append_column(name, pa.array([name] * len(rows)))
+    parquet.write_table(table, tmp_path / "docs.parquet", row_group_size=2)
+    largest = []
+    real = parquet.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        parquet.ParquetFile,
+        "read_row_group",
+        lambda *given, **options: largest.append(len(result := real(*given, **options))) or result,
+    )
+    row = gather._fitting(tmp_path / "docs.parquet")
+    assert (row and row["sequence"]) == found and max(largest, default=0) <= 2
+
+
+def test_examples_with_separators_of_lines_inside(tmp_path):
+    row = {"id": "Title\u2028part", "text": "a\x85b"}
+    (tmp_path / "01_length.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert gather._examples(tmp_path) == {"01_length": [row]}

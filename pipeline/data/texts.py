@@ -1,0 +1,61 @@
+"""Small files of texts to learn from or to look for: JSON lines or plain text, as their names say."""
+
+import codecs
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from perdure.pipeline.data.readers import open_lines
+from perdure.pipeline.errors import PerdureError
+
+JSON = re.compile(rb'\s*(\{\s*("|\}|$)|\[\s*(["{[\]]|$))')
+"""How JSON begins that is no single word or number."""
+ARRAY = "a JSON array; should be JSON lines, one object a line"
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Numbers, from 1, and values of the lines that are not blank.
+
+    Raises:
+        PerdureError: If a line is not JSON.
+    """
+    for number, line in _lines(path):
+        try:
+            yield number, orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            array = number == 1 and line.lstrip().startswith(b"[")
+            raise PerdureError(
+                f"{path}: {ARRAY if array else f'line {number} is not JSON ({error})'}"
+            ) from None
+
+
+def plain_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file that are not blank.
+
+    Raises:
+        PerdureError: If it is not text, or JSON.
+    """
+    first = True
+    for _, line in _lines(path):
+        if first and JSON.match(line):
+            raise PerdureError(
+                f"{path}: begins like JSON, but is not named so; should be JSON lines, one object a line, and `.jsonl`"
+            )
+        first = False
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            text = "\0"
+        if "\0" in text:
+            raise PerdureError(f"{path}: not UTF-8 text; name a text file or JSON lines")
+        yield text
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    for number, line in enumerate(open_lines(str(path)), 1):
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if line.strip():
+            yield number, line
