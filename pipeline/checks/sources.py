@@ -48,7 +48,7 @@ def source(name: str, source: Source) -> Problems:
 
 def _text_field(where: str, reader: JsonlReader | ParquetReader) -> Problems:
     """The field with the text, among those that the first documents of some files have."""
-    from perdure.pipeline.data.readers import first_fields
+    from perdure.pipeline.data.rows import first_fields
 
     try:
         fields = first_fields(reader)

@@ -7,16 +7,13 @@ tasks, in proportion to its size, which share its documents.
 
 import codecs
 import heapq
-import io
 import json
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers.base import BaseDiskReader, BaseReader
@@ -27,12 +24,8 @@ from datatrove.pipeline.readers.parquet import ParquetReader
 from perdure.pipeline import recipe
 from perdure.pipeline.data.inputs import Module, huggingface_on_disk, input_files, python_modules
 from perdure.pipeline.data.python import code_of, decode_source, docs_of
+from perdure.pipeline.data.rows import open_batches, open_lines
 from perdure.pipeline.errors import PerdureError
-
-LOOKED_AT, FIRST_LINES = 8, 100
-"""Files, and lines of each, that are looked at before anything starts."""
-BUFFER = 1 << 20
-"""Bytes read at a time."""
 
 
 def reader_step(reader: recipe.Reader) -> PipelineStep:
@@ -285,75 +278,6 @@ class PythonModules(Counted):
         metadata = {"package": module.package, "version": module.version, "license": module.license}
         metadata["language"] = "en" if self.docs else "python"
         return self.get_document_from_dict({"text": text, "id": module.name, **metadata}, module.name, 0)
-
-
-def first_fields(reader: recipe.JsonlReader | recipe.ParquetReader) -> set[str] | None:
-    """Names of the fields that the first documents of some files have; None if not one of their lines is an object.
-
-    Raises:
-        PerdureError: If a file is damaged, or no Parquet.
-    """
-    folder, files = input_files(reader)
-    paths = [Path(folder, file) for file in files[:: max(1, len(files) // LOOKED_AT)]]
-    if isinstance(reader, recipe.ParquetReader):
-        return {name for path in paths for name in _schema(path).names}
-    fields: set[str] = set()
-    objects = others = 0
-    for path in paths:
-        for line in islice(open_lines(str(path)), FIRST_LINES):
-            try:
-                fields |= orjson.loads(line.removeprefix(codecs.BOM_UTF8)).keys()
-                objects += 1
-            except (orjson.JSONDecodeError, AttributeError):
-                others += bool(line.strip())
-    return None if others and not objects else fields
-
-
-def _schema(path: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(path)
-    except pa.ArrowInvalid as error:
-        raise PerdureError(f"{path}: not Parquet ({error})") from None
-
-
-def open_batches(file: BinaryIO, path: str, size: int) -> Iterator[pa.RecordBatch]:
-    """Rows of a Parquet file.
-
-    Raises:
-        PerdureError: If it is none, or damaged.
-    """
-    try:
-        parquet = pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise PerdureError(f"{path}: not Parquet ({error})") from None
-    try:
-        yield from parquet.iter_batches(batch_size=size)
-    except (pa.ArrowException, OSError) as error:
-        if getattr(error, "errno", None) is not None:
-            raise
-        raise PerdureError(f"{path}: damaged ({error}); restore the file or remove it") from None
-
-
-def open_lines(path: str) -> Iterator[bytes]:
-    """Lines of a plain, gzip or zstd file.
-
-    Raises:
-        PerdureError: If a compressed file is damaged or cut short, which other zstd readers pass over.
-    """
-    compression = {".gz": "gzip", ".zst": "zstd"}.get(Path(path).suffix)
-    with pa.input_stream(path, compression=compression) as stream:
-        lines = io.BufferedReader(stream, BUFFER)
-        while (line := _next_line(lines, path)) is not None:
-            yield line
-
-
-def _next_line(lines: Iterator[bytes], path: str) -> bytes | None:
-    try:
-        return next(lines, None)
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise PerdureError(f"{path}: damaged ({error}); restore the file or remove it") from None
 
 
 def _is_utf8(content: bytes) -> bool:

@@ -11,18 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.pipeline.data.contents import edited, record_path
-from perdure.pipeline.data.inputs import cleaning_inputs, fingerprint, label_inputs, read_files
-from perdure.pipeline.data.tokenizer import build_tokenizer, tokenizer_inputs
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.data import identity
+from perdure.pipeline.data.tokenizer import build_tokenizer
 from perdure.pipeline.manifest import disk_errors, hash_of, is_finished, read_json
 from perdure.pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
     from perdure.pipeline.data.executor import Execute
-
-FORMAT = 3
-"""Version of what the stage writes; a change in its meaning makes new directories."""
 
 
 def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str, Path]:
@@ -86,12 +81,15 @@ def finished_data(recipe: Recipe) -> dict[str, Path | None]:
         PerdureError: If an input is missing.
     """
     out = recipe.directory
-    clean = _clean_inputs(recipe)
+    clean = identity.clean_inputs(recipe)
     tokenizer = tokenizer_directory(recipe)
     if not is_finished(tokenizer):
         return dict.fromkeys(recipe.sources)
     facts = read_json(tokenizer / "manifest.json")
-    found = {name: _at(out, f"data/{name}", _data_inputs(recipe, name, clean, facts)) for name in clean}
+    found = {
+        name: identity.place(out, f"data/{name}", identity.data_inputs(recipe, name, clean, facts))
+        for name in clean
+    }
     return {name: path if is_finished(path) else None for name, path in found.items()}
 
 
@@ -106,9 +104,10 @@ def other_tasks(recipe: Recipe) -> dict[str, int]:
     if not any(known - {ours} for known in numbers.values()):
         return {}  # without looking at the inputs, which may be many
     found = {}
-    for name, inputs in _clean_inputs(recipe).items():
+    for name, inputs in identity.clean_inputs(recipe).items():
         paths = {
-            number: _at(out, f"clean/{name}", inputs | {"tasks": number}) for number in numbers[name] | {ours}
+            number: identity.place(out, f"clean/{name}", inputs | {"tasks": number})
+            for number in numbers[name] | {ours}
         }
         begun = [
             number
@@ -128,14 +127,16 @@ def _numbers_of_tasks(out: Path, name: str) -> set[int]:
 
 def tokenizer_directory(recipe: Recipe) -> Path:
     """Where the recipe's tokenizer stands, finished or not."""
-    return _at(recipe.directory, "tokenizer", _tokenizer_inputs(recipe, _clean_inputs(recipe)))
+    return identity.place(
+        recipe.directory, "tokenizer", identity.tokenizer_inputs(recipe, identity.clean_inputs(recipe))
+    )
 
 
 def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str], None]) -> dict[str, Path]:
-    out, tasks, clean = recipe.directory, recipe.data.tasks, _clean_inputs(recipe)
-    tokenizer = _tokenizer_inputs(recipe, clean)
+    out, tasks, clean = recipe.directory, recipe.data.tasks, identity.clean_inputs(recipe)
+    tokenizer = identity.tokenizer_inputs(recipe, clean)
     command = " ".join(["perdure", *sys.argv[1:]])
-    cleaned = {name: _at(out, f"clean/{name}", inputs) for name, inputs in clean.items()}
+    cleaned = {name: identity.place(out, f"clean/{name}", inputs) for name, inputs in clean.items()}
     labelled: dict[str, Path] = {}
     for name, source in recipe.sources.items():
         if not is_finished(cleaned[name]):
@@ -146,8 +147,8 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
             clean_source(out, cleaned[name], name, source, tasks, execute(), facts)
         topics = recipe.sources[name].topics
         if topics is not None:
-            inputs = _label_inputs(recipe, name, "topics", clean)
-            labelled[name] = _at(out, f"topics/{name}", inputs)
+            inputs = identity.part_inputs(recipe, name, "topics", clean)
+            labelled[name] = identity.place(out, f"topics/{name}", inputs)
             if not is_finished(labelled[name]):
                 from perdure.pipeline.data.topics import label_topics
 
@@ -157,9 +158,9 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
             report(_topics_summary(name, read_json(labelled[name] / "manifest.json")))
     directory = build_tokenizer(
         recipe.tokenizer,
-        _at(out, "tokenizer", tokenizer),
+        identity.place(out, "tokenizer", tokenizer),
         cleaned,
-        _reserved(recipe),
+        identity.reserved_fraction(recipe),
         tokenizer,
         tasks,
         execute,
@@ -173,8 +174,8 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
     )
     found = {}
     for name in recipe.sources:
-        inputs = _data_inputs(recipe, name, clean, facts)
-        final = found[name] = _at(out, f"data/{name}", inputs)
+        inputs = identity.data_inputs(recipe, name, clean, facts)
+        final = found[name] = identity.place(out, f"data/{name}", inputs)
         if not is_finished(final):
             from perdure.pipeline.data.shard import write_shards
 
@@ -182,13 +183,13 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
             if (chosen := recipe.sources[name].subset) is not None:
                 from perdure.pipeline.data.subset import choose_subset
 
-                subset_inputs = _subset_inputs(recipe, name, clean, facts)
-                subset = _at(out, f"subset/{name}", subset_inputs)
+                subset_inputs = identity.subset_inputs(recipe, name, clean, facts)
+                subset = identity.place(out, f"subset/{name}", subset_inputs)
                 if not is_finished(subset):
                     report(f"choosing a subset of {name}")
                     begun = {"source": name, "inputs": subset_inputs, "command": command}
                     where = cleaned[name], directory
-                    shared = _reserved(recipe), recipe.seed, tasks, execute(), begun
+                    shared = identity.reserved_fraction(recipe), recipe.seed, tasks, execute(), begun
                     choose_subset(out, subset, name, chosen, *where, *shared)
             heldout = recipe.sources[name].heldout_fraction
             manifest: dict = {
@@ -208,85 +209,12 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
             }
             report(f"tokenising {name}")
             labels = labelled.get(name), subset
-            fractions = heldout, _reserved(recipe)
+            fractions = heldout, identity.reserved_fraction(recipe)
             write_shards(
                 out, final, name, cleaned[name], directory, *labels, *fractions, tasks, execute(), manifest
             )
         report(_summary(name, read_json(final / "manifest.json")["counts"]))
     return found
-
-
-def _at(out: Path, name: str, inputs: dict) -> Path:
-    return out / f"{name}@{hash_of(inputs)[:8]}"
-
-
-def _clean_inputs(recipe: Recipe) -> dict[str, dict]:
-    """Everything that each source's cleaned documents depend on."""
-    found = {}
-    for name, source in recipe.sources.items():
-        try:
-            described = fingerprint(source.reader)
-        except PerdureError as error:
-            raise PerdureError(f"sources.{name}.reader: {error}") from None
-        try:
-            steps = [cleaning_inputs(step) for step in source.clean]
-        except PerdureError as error:
-            raise PerdureError(f"sources.{name}.clean: {error}") from None
-        inputs = found[name] = {
-            "format": FORMAT,
-            "reader": source.reader.model_dump(mode="json", exclude={"path"}),
-            "fingerprint": described,
-            "clean": steps,
-            "tasks": recipe.data.tasks,
-        }
-        record = record_path(recipe.directory, _at(recipe.directory, f"clean/{name}", inputs))
-        if record.exists() and (files := read_files(source.reader)) and (changed := edited(record, *files)):
-            inputs["fingerprint"] = described | {"edited": changed}
-    return found
-
-
-def _tokenizer_inputs(recipe: Recipe, clean: dict[str, dict]) -> dict:
-    inputs = tokenizer_inputs(recipe.tokenizer)
-    if recipe.tokenizer.type in ("train", "extend"):
-        inputs["sources"] = {name: hash_of(clean[name]) for name in recipe.tokenizer.sources}
-        inputs["reserved_fraction"] = _reserved(recipe)
-    return {"format": FORMAT, **inputs}
-
-
-def _data_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict) -> dict:
-    """Everything that a source's shards depend on."""
-    inputs = {
-        "clean": hash_of(clean[name]),
-        "heldout_fraction": recipe.sources[name].heldout_fraction,
-        "reserved_fraction": _reserved(recipe),
-        "tokenizer_hash": facts["tokenizer_hash"],
-        "eos_id": facts["eos_id"],
-        "parse_special_tokens": facts["parse_special_tokens"],
-    }
-    if recipe.sources[name].topics is not None:
-        inputs["topics"] = _label_inputs(recipe, name, "topics", clean)
-    if recipe.sources[name].subset is not None:
-        inputs["subset"] = _subset_inputs(recipe, name, clean, facts)
-    return inputs
-
-
-def _label_inputs(recipe: Recipe, name: str, part: str, clean: dict[str, dict]) -> dict:
-    """Everything that a source's topics or subset depend on, the tokenizer excepted."""
-    try:
-        inputs = label_inputs(getattr(recipe.sources[name], part))
-    except PerdureError as error:
-        raise PerdureError(f"sources.{name}.{part}: {error}") from None
-    return {"format": FORMAT, "clean": hash_of(clean[name]), part: inputs}
-
-
-def _subset_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict) -> dict:
-    """Everything that a source's subset depends on."""
-    return _label_inputs(recipe, name, "subset", clean) | {
-        "tokenizer_hash": facts["tokenizer_hash"],
-        "parse_special_tokens": facts["parse_special_tokens"],
-        "reserved_fraction": _reserved(recipe),
-        "seed": recipe.seed,
-    }
 
 
 def _asked(recipe: Recipe, facts: dict) -> str:
@@ -300,11 +228,6 @@ def _asked(recipe: Recipe, facts: dict) -> str:
 def _scores(recipe: Recipe) -> bool:
     """Whether any version needs scores."""
     return any(version.selection or version.mixture.perplexity_model for version in recipe.versions.values())
-
-
-def _reserved(recipe: Recipe) -> float:
-    """Largest share that any source holds out. The same text may stand in several sources: below this, none trains."""
-    return max(source.heldout_fraction for source in recipe.sources.values())
 
 
 def _topics_summary(name: str, manifest: dict) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from perdure.pipeline.data.readers import open_lines
+from perdure.pipeline.data.rows import open_lines
 from perdure.pipeline.errors import PerdureError
 
 JSON = re.compile(rb'\s*(\{\s*("|\}|$)|\[\s*(["{[\]]|$))')

@@ -6,9 +6,9 @@ from perdure.pipeline.data import contents, slurm
 from perdure.pipeline.data.clean import Contents, clean_source
 from perdure.pipeline.data.contents import edited, merge_records, record_path
 from perdure.pipeline.data.executor import JOB, on
+from perdure.pipeline.data.identity import clean_inputs, place
 from perdure.pipeline.data.inputs import read_files
 from perdure.pipeline.data.readers import CleanedDocuments
-from perdure.pipeline.data.stage import _at, _clean_inputs
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_file
 from perdure.pipeline.recipe import Source
@@ -38,7 +38,7 @@ def read(recipe):
         documents = object()
         step = Contents(read_files(recipe.sources["news"].reader), parts)
         assert step.run(documents, rank, 2) is documents
-    cleaned = _at(recipe.directory, "clean/news", _clean_inputs(recipe)["news"])
+    cleaned = place(recipe.directory, "clean/news", clean_inputs(recipe)["news"])
     merge_records(parts, record_path(recipe.directory, cleaned))
 
 
@@ -51,33 +51,33 @@ def write(path, at, content):
 
 
 def test_an_edit_inside_a_file_is_another_input_until_it_is_undone(recipe, tmp_path):
-    before, path = _clean_inputs(recipe)["news"], tmp_path / "in" / "0.jsonl"
+    before, path = clean_inputs(recipe)["news"], tmp_path / "in" / "0.jsonl"
     write(path, MIDDLE, b"y")
-    after = _clean_inputs(recipe)["news"]
+    after = clean_inputs(recipe)["news"]
     assert after["fingerprint"] == before["fingerprint"] | {"edited": {"0.jsonl": hash_file(path)}}
     read(recipe)  # under the new inputs
-    assert _clean_inputs(recipe)["news"] == after
+    assert clean_inputs(recipe)["news"] == after
     write(path, MIDDLE + 1, b"y")
-    assert _clean_inputs(recipe)["news"] not in (before, after)
+    assert clean_inputs(recipe)["news"] not in (before, after)
     write(path, MIDDLE, (b'{"text": "x"}\n' * 30_000)[MIDDLE : MIDDLE + 2])
-    assert _clean_inputs(recipe)["news"] == before
+    assert clean_inputs(recipe)["news"] == before
 
 
 def test_a_touched_or_copied_file_is_the_same_and_is_hashed_once(recipe, tmp_path, monkeypatch):
     hashed = []
     monkeypatch.setattr(contents, "hash_file", lambda path: hashed.append(path.name) or hash_file(path))
     monkeypatch.setattr(contents, "TOLD", 1 << 40)
-    before = _clean_inputs(recipe)
+    before = clean_inputs(recipe)
     assert not hashed
     os.utime(tmp_path / "in" / "1.jsonl", ns=(1, 1))
-    assert _clean_inputs(recipe) == before and hashed == ["1.jsonl"]
-    assert _clean_inputs(recipe) == before and hashed == ["1.jsonl"]
+    assert clean_inputs(recipe) == before and hashed == ["1.jsonl"]
+    assert clean_inputs(recipe) == before and hashed == ["1.jsonl"]
 
 
 def test_much_to_hash_is_told(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(contents, "TOLD", 1)
     os.utime(tmp_path / "in" / "1.jsonl", ns=(1, 1))
-    _clean_inputs(recipe)
+    clean_inputs(recipe)
     assert "files modified since they were read: 1; comparing" in capsys.readouterr().err
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.pipeline.cli import main
-from perdure.pipeline.data import stage
+from perdure.pipeline.data import identity, stage
 from perdure.pipeline.data.dedup import BoundedSignature, Folder
 from perdure.pipeline.data.executor import TASKS
 from perdure.pipeline.data.normalise import Words, is_heldout, text_hash
@@ -198,7 +198,7 @@ def test_a_changed_number_of_tasks_is_refused(make_recipe, texts, tmp_path, caps
     recipe = make_recipe({"news": texts}, tasks=3)
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True)))
-    (name,) = (f"clean.news@{hash_of(inputs)[:8]}" for inputs in stage._clean_inputs(recipe).values())
+    (name,) = (f"clean.news@{hash_of(inputs)[:8]}" for inputs in identity.clean_inputs(recipe).values())
     begun = tmp_path / "out" / "work" / name / "01_exact_dedup.sign" / TASKS
     begun.parent.mkdir(parents=True)
     begun.write_text("3\n")

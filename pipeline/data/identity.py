@@ -1,0 +1,93 @@
+"""What each artefact of the data stage depends on, and so where it stands."""
+
+from pathlib import Path
+
+from perdure.pipeline.data.contents import edited, record_path
+from perdure.pipeline.data.inputs import cleaning_inputs, fingerprint, label_inputs, read_files
+from perdure.pipeline.data.tokenizer import tokenizer_inputs as tokenizer_facts
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import hash_of
+from perdure.pipeline.recipe import Recipe
+
+FORMAT = 3
+"""Version of what the stage writes; a change in its meaning makes new directories."""
+
+
+def place(out: Path, name: str, inputs: dict) -> Path:
+    """Where the artefact `name` stands that is made of this."""
+    return out / f"{name}@{hash_of(inputs)[:8]}"
+
+
+def clean_inputs(recipe: Recipe) -> dict[str, dict]:
+    """Everything that each source's cleaned documents depend on."""
+    found = {}
+    for name, source in recipe.sources.items():
+        try:
+            described = fingerprint(source.reader)
+        except PerdureError as error:
+            raise PerdureError(f"sources.{name}.reader: {error}") from None
+        try:
+            steps = [cleaning_inputs(step) for step in source.clean]
+        except PerdureError as error:
+            raise PerdureError(f"sources.{name}.clean: {error}") from None
+        inputs = found[name] = {
+            "format": FORMAT,
+            "reader": source.reader.model_dump(mode="json", exclude={"path"}),
+            "fingerprint": described,
+            "clean": steps,
+            "tasks": recipe.data.tasks,
+        }
+        record = record_path(recipe.directory, place(recipe.directory, f"clean/{name}", inputs))
+        if record.exists() and (files := read_files(source.reader)) and (changed := edited(record, *files)):
+            inputs["fingerprint"] = described | {"edited": changed}
+    return found
+
+
+def tokenizer_inputs(recipe: Recipe, clean: dict[str, dict]) -> dict:
+    """Everything that the tokenizer depends on."""
+    inputs = tokenizer_facts(recipe.tokenizer)
+    if recipe.tokenizer.type in ("train", "extend"):
+        inputs["sources"] = {name: hash_of(clean[name]) for name in recipe.tokenizer.sources}
+        inputs["reserved_fraction"] = reserved_fraction(recipe)
+    return {"format": FORMAT, **inputs}
+
+
+def data_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict) -> dict:
+    """Everything that a source's shards depend on."""
+    inputs = {
+        "clean": hash_of(clean[name]),
+        "heldout_fraction": recipe.sources[name].heldout_fraction,
+        "reserved_fraction": reserved_fraction(recipe),
+        "tokenizer_hash": facts["tokenizer_hash"],
+        "eos_id": facts["eos_id"],
+        "parse_special_tokens": facts["parse_special_tokens"],
+    }
+    if recipe.sources[name].topics is not None:
+        inputs["topics"] = part_inputs(recipe, name, "topics", clean)
+    if recipe.sources[name].subset is not None:
+        inputs["subset"] = subset_inputs(recipe, name, clean, facts)
+    return inputs
+
+
+def part_inputs(recipe: Recipe, name: str, part: str, clean: dict[str, dict]) -> dict:
+    """Everything that a source's topics or subset depend on, the tokenizer excepted."""
+    try:
+        inputs = label_inputs(getattr(recipe.sources[name], part))
+    except PerdureError as error:
+        raise PerdureError(f"sources.{name}.{part}: {error}") from None
+    return {"format": FORMAT, "clean": hash_of(clean[name]), part: inputs}
+
+
+def subset_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict) -> dict:
+    """Everything that a source's subset depends on."""
+    return part_inputs(recipe, name, "subset", clean) | {
+        "tokenizer_hash": facts["tokenizer_hash"],
+        "parse_special_tokens": facts["parse_special_tokens"],
+        "reserved_fraction": reserved_fraction(recipe),
+        "seed": recipe.seed,
+    }
+
+
+def reserved_fraction(recipe: Recipe) -> float:
+    """Largest share that any source holds out. The same text may stand in several sources: below this, none trains."""
+    return max(source.heldout_fraction for source in recipe.sources.values())
