@@ -1,8 +1,9 @@
 """What is asked of Slurm's queue: to take a chain of scripts, and what has become of jobs."""
 
 import os
+import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from perdure.launch.chain import Job
@@ -40,20 +41,21 @@ def submit(
         found = [(how, [ids[name] for name in names if name in ids]) for how, names in needed]
         if after and not any(waited for _, waited in found):
             found = [(kind, [after])]
-        command = ["sbatch", "--parsable"]
+        command = []
         if waits := [f"{how}:{':'.join(waited)}" for how, waited in found if waited]:
             command += [f"--dependency={','.join(waits)}", "--kill-on-invalid-dep=yes"]
         submitted = [number for name, number in ids.items() if name not in live]
-        ids[job.name] = sbatch([*command, str(file)], job.name, submitted)
+        ids[job.name] = sbatch(file, job.name, command, submitted)
     return ids
 
 
-def sbatch(command: list[str], name: str, submitted: list[str] | None = None) -> str:
+def sbatch(script: Path, name: str, options: Sequence[str] = (), submitted: Sequence[str] = ()) -> str:
     """Submits a job.
 
     Args:
-        command: sbatch's command line; the script comes last.
+        script: Its file.
         name: The job's, for the error.
+        options: Of sbatch; they overrule those in the script.
         submitted: Ids of jobs that are cancelled if this one is refused.
 
     Returns:
@@ -69,11 +71,14 @@ def sbatch(command: list[str], name: str, submitted: list[str] | None = None) ->
         if "SLURM_JOB_ID" not in os.environ or not key.startswith("SLURM_") or key in OF_THE_USER
     }
     # A user's SBATCH_* are defaults: sbatch lets them overrule what stands in a script, but not its command line.
-    marked = [line for line in Path(command[-1]).read_text().splitlines() if line.startswith("#SBATCH ")]
-    options = [line.removeprefix("#SBATCH ") for line in marked]
+    marked = [line for line in script.read_text().splitlines() if line.startswith("#SBATCH ")]
+    written = [line.removeprefix("#SBATCH ") for line in marked]
     try:
         done = subprocess.run(
-            [*command[:-1], *options, command[-1]], capture_output=True, text=True, env=clean
+            ["sbatch", "--parsable", *written, *options, str(script)],
+            capture_output=True,
+            text=True,
+            env=clean,
         )
     except FileNotFoundError:
         raise PerdureError(
@@ -97,7 +102,8 @@ def live_jobs(recipe: Recipe) -> dict[str, str]:
     """Ids of the jobs of an earlier launch that wait or run, by name.
 
     Raises:
-        PerdureError: If there was one and the queue does not answer.
+        PerdureError: If there was one and the queue does not answer, or some of its jobs are about to leave the queue: what
+            waited for those would leave it with them.
     """
     if not (file := jobs_file(recipe)).exists():
         return {}
@@ -107,7 +113,24 @@ def live_jobs(recipe: Recipe) -> dict[str, str]:
         raise PerdureError(
             f"squeue: no answer; it should say whether jobs of {file} are still in the queue; launch on a node with Slurm"
         )
+    waits = _rows(list(states), "%i|%E") if states else None
+    orphans = {
+        job
+        for job, waited in waits or []
+        if any(
+            other in ids.values() and other not in states for other in re.findall(r"afterok:(\d+)", waited)
+        )
+    }
+    if leaving := [name for name, job in ids.items() if job in orphans or _is_leaving(states.get(job, ""))]:
+        raise PerdureError(
+            f"{recipe.directory}: {', '.join(leaving)} of an earlier launch are just leaving the queue; launch again when "
+            "they have, in a minute or so"
+        )
     return {name: job for name, job in ids.items() if job in states}
+
+
+def _is_leaving(state: str) -> bool:
+    return state == "COMPLETING" or "DependencyNeverSatisfied" in state
 
 
 def job_states(ids: list[str], *options: str) -> dict[str, str] | None:
@@ -117,9 +140,16 @@ def job_states(ids: list[str], *options: str) -> dict[str, str] | None:
         ids: Of the jobs to look for.
         options: Of squeue; without any it tells of jobs that have not ended.
     """
+    found = _rows(ids, "%i|%T|%r", *options)
+    if found is None:
+        return None
+    return {job: f"{state} ({reason})" if state == "PENDING" else state for job, state, reason in found}
+
+
+def _rows(ids: list[str], form: str, *options: str) -> list[list[str]] | None:
     try:
         done = subprocess.run(
-            ["squeue", "--noheader", f"--jobs={','.join(ids)}", "--format=%i|%T|%r", *options],
+            ["squeue", "--noheader", f"--jobs={','.join(ids)}", f"--format={form}", *options],
             capture_output=True,
             text=True,
             timeout=20,
@@ -128,5 +158,4 @@ def job_states(ids: list[str], *options: str) -> dict[str, str] | None:
         return None
     if done.returncode and "Invalid job id" not in done.stderr:  # what it says of one that it has forgotten
         return None
-    rows = [row.strip().split("|") for row in done.stdout.splitlines() if row.count("|") == 2]
-    return {job: f"{state} ({reason})" if state == "PENDING" else state for job, state, reason in rows}
+    return [row.strip().split("|") for row in done.stdout.splitlines() if row.count("|") == form.count("|")]

@@ -37,9 +37,14 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_directory(path: Path) -> str:
-    """SHA-256, in hex, over the names and contents of all files below `path`."""
+def hash_directory(path: Path, hidden: bool = True) -> str:
+    """SHA-256, in hex, over the names and contents of all files below `path`, but for `.*` and `__pycache__` if not `hidden`."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
+    if not hidden:
+        parts = {file: file.relative_to(path).parts for file in files}
+        files = [
+            file for file in files if not any(part[0] == "." or part == "__pycache__" for part in parts[file])
+        ]
     return hash_of([(str(file.relative_to(path)), hash_file(file)) for file in files])
 
 

@@ -266,13 +266,19 @@ def _block(counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 def order_files(directory: Path, key: str) -> tuple[Path, Path]:
     """A source's two arrays: document numbers and stream ends; topics may have any characters."""
-    name = quote(key, safe="/ @").replace("~", "%7E").replace("/", "~")
+    name = _quoted(key)
     if len(name) > LONGEST_NAME:  # nine characters for one of a Chinese topic
         name = f"{name[:LONGEST_NAME]}@{hash_of(key)[:8]}"
     return directory / f"{name}.documents.npy", directory / f"{name}.ends.npy"
 
 
+def _quoted(key: str) -> str:
+    return quote(key, safe="/ @").replace("~", "%7E").replace("/", "~")
+
+
 def open_order(directory: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Memory-maps a source's order: document numbers and stream ends, both int64 [documents]."""
     documents, ends = order_files(directory, key)
+    if not documents.exists():  # of a plan from before long names were cut
+        documents, ends = (directory / f"{_quoted(key)}.{part}.npy" for part in ("documents", "ends"))
     return np.load(documents, mmap_mode="r"), np.load(ends, mmap_mode="r")

@@ -50,8 +50,8 @@ def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
 
 
 def tasks_hash(harness: Harness) -> str:
-    """What identifies tasks and their texts."""
-    return hash_of([hash_directory(harness.include_path), harness.tasks])[:16]
+    """What identifies tasks and their texts: their files, but for what Python and editors leave beside them."""
+    return hash_of([hash_directory(harness.include_path, hidden=False), harness.tasks])[:16]
 
 
 def harness_results(recipe: Recipe) -> dict[str, Any] | None:

@@ -25,9 +25,8 @@ def learned_at(
     Args:
         domains: The matrix's columns.
         new: Per version on the path, in order, the sources that it trains on as new data; replay is not new.
-        known: What the initial model is taken to know. Of a pretrained model, the domains that no version of the recipe
-            brings in, on this path or another: they are replayed, or measured alone. What another version brings in, later
-            or beside this one, is new there, and no part of this path. Random weights know none.
+        known: What the initial model is taken to know. Of a pretrained model, the domains that no version brings in that
+            descends from this one: what is new there is no part of this path yet. Random weights know none.
 
     Returns:
         Per domain the row of the version that introduced it (1 is the root), 0 for known from the start, None for

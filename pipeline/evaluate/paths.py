@@ -40,9 +40,12 @@ class Path:
 def paths(recipe: Recipe) -> dict[str, Path]:
     """The path of every version of a recipe."""
     numbers = {name: row for row, name in enumerate(recipe.versions, start=1)}
-    brought = {source for name in recipe.versions for source in _new_sources(recipe, name)}
-    pretrained = isinstance(recipe.model, HuggingFaceModel)
-    known = set(recipe.sources) - brought if pretrained else set()
+    known: dict[str, set[str]] = {name: set() for name in numbers}
+    if isinstance(recipe.model, HuggingFaceModel):
+        known = {name: set(recipe.sources) for name in numbers}
+        for name in numbers:
+            for ancestor, _ in ancestors(recipe, name):
+                known[ancestor] -= set(_new_sources(recipe, name))
     found = {}
     for name, row in numbers.items():
         before = ancestors(recipe, name)
@@ -59,7 +62,7 @@ def paths(recipe: Recipe) -> dict[str, Path]:
             along,
             [0, *(None if member in left else numbers[member] for member in along)],
             left.get(before[-1][0]) if before else None,
-            metrics.learned_at(list(recipe.sources), new, known),
+            metrics.learned_at(list(recipe.sources), new, known[name]),
         )
     return found
 

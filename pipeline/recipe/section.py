@@ -1,12 +1,15 @@
 """What every part of a recipe is made of."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+ModelName = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A version's name, or a directory."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
@@ -27,5 +30,4 @@ class Section(BaseModel):
         """Paths that begin with `~`, which no shell has seen; libraries below would take them this way or that."""
         if isinstance(value, list | tuple):
             return type(value)(cls._at_home(entry) for entry in value)
-        begins = isinstance(value, str | Path) and str(value).startswith("~/")
-        return type(value)(Path(value).expanduser()) if begins else value
+        return value.expanduser() if isinstance(value, Path) and value.parts[:1] == ("~",) else value

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from perdure.pipeline.recipe.schedules import Schedule
-from perdure.pipeline.recipe.section import Name, Positive, Section
+from perdure.pipeline.recipe.section import ModelName, Name, Positive, Section
 
 
 class LowestPerplexity(Section):
@@ -99,7 +99,7 @@ class Mixture(Section):
     """Planned changes of the new sources' shares, in order."""
     reweight: Reweight | None = None
     """Changes of the shares while training, by held-out perplexity."""
-    perplexity_model: str | None = None
+    perplexity_model: ModelName | None = None
     """Scores documents for an order by perplexity and for `lowest_perplexity`: an earlier version's name, or a Hugging
     Face directory (with a `/`)."""
     max_repetition: Annotated[float, Field(gt=0, allow_inf_nan=True)] = 4.0
@@ -178,7 +178,7 @@ class Selection(Section):
     """Tokens to either side, of the same document, over which the reference's numbers are averaged before they decide (not in
     the paper): single tokens of clean text can be hard, and of noise easy, but noise comes in stretches. 8 to 32. For the
     scores without the model's own loss; default: every token by itself."""
-    reference: str | None = None
+    reference: ModelName | None = None
     """The reference model: an earlier version's name, or a Hugging Face directory (with a `/`); controls have none."""
     scope: Literal["sequence", "microbatch", "dp_microbatch", "global", "global_lagged"] = "microbatch"
     """Tokens that compete with one another: those of a sequence; of a micro-batch; of the micro-batches that the

@@ -48,9 +48,15 @@ def queue(tmp_path, monkeypatch):
     (tools / "sbatch").write_text(SBATCH.format(folder=tmp_path))
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
 
-    def holds(states: dict[str, str] | None) -> None:
-        rows = "exit 1" if states is None else "".join(f"echo '{job}|{states[job]}|x'\n" for job in states)
-        (tools / "squeue").write_text(f"#!/bin/sh\n{rows}\n")
+    def holds(states: dict[str, str] | None, reason: str = "x", waits: dict[str, str] | None = None) -> None:
+        rows = (
+            "exit 1"
+            if states is None
+            else "".join(f"echo '{job}|{states[job]}|{reason}'\n" for job in states)
+        )
+        waiting = "".join(f"echo '{job}|{waited}'\n" for job, waited in (waits or {}).items())
+        asked = f"case $* in *%E*)\n{waiting}exit;; esac\n"
+        (tools / "squeue").write_text(f"#!/bin/sh\n{asked}{rows}\n")
         for tool in tools.iterdir():
             tool.chmod(0o755)
 

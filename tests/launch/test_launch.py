@@ -46,6 +46,31 @@ def test_launched_again_a_chain_goes_on_beside_what_runs(tmp_path, recipe, queue
     assert len(submitted(tmp_path)) == 15
 
 
+@pytest.mark.parametrize(
+    "now",
+    [
+        ({"3": "RUNNING", "5": "COMPLETING"},),
+        ({"3": "PENDING"}, "DependencyNeverSatisfied"),
+        # What it waits for has left the queue already, and the scheduler has not looked yet.
+        (
+            {"3": "RUNNING", "6": "PENDING"},
+            "Dependency",
+            {"6": "afterok:3(unfulfilled),afterok:5(unfulfilled)"},
+        ),
+    ],
+)
+def test_nothing_is_made_to_wait_for_jobs_that_leave_the_queue(tmp_path, recipe, queue, now):
+    launch(recipe, "slurm", SIZE, tmp_path, None, print)
+    queue(*now)
+    with pytest.raises(
+        PerdureError, match="of an earlier launch are just leaving the queue; launch again when"
+    ):
+        launch(recipe, "slurm", SIZE, tmp_path, None, print)
+    assert len(submitted(tmp_path)) == 6
+    queue({"3": "RUNNING", "6": "PENDING"}, "Dependency", {"6": "afterok:3(unfulfilled)"})
+    launch(recipe, "slurm", SIZE, tmp_path, None, print)
+
+
 def test_another_recipe_is_refused_while_jobs_of_the_first_run(tmp_path, recipe, queue):
     launch(recipe, "slurm", SIZE, tmp_path, None, print)
     kept = (recipe.directory / "launch" / "recipe.yaml").read_bytes()

@@ -84,9 +84,10 @@ def test_sbatch_sees_the_users_defaults_but_not_the_size_of_a_job_around_it(tmp_
         monkeypatch.setenv(name, value)
     script = tmp_path / "job.sbatch"
     script.write_text("#!/bin/bash\n# A job.\n#SBATCH --partition=cpu\n#SBATCH --nodes=1\necho\n")
-    assert queue.sbatch(["sbatch", "--parsable", str(script)], "data") == "7"
+    assert queue.sbatch(script, "data", ["--dependency=afterok:5"]) == "7"
     arguments, environment = json.loads((tmp_path / "seen").read_text())
-    # What the recipe says stands on the command line, which alone overrules SBATCH_PARTITION.
-    assert arguments == ["--parsable", "--partition=cpu", "--nodes=1", str(script)]
+    # What the recipe says stands on the command line, which alone overrules SBATCH_PARTITION; of two, the last one holds.
+    ours = ["--dependency=afterok:5", str(script)]
+    assert arguments == ["--parsable", "--partition=cpu", "--nodes=1", *ours]
     found = {key: value for key, value in environment.items() if key.startswith(("SLURM", "SBATCH"))}
     assert found == kept

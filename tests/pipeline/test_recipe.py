@@ -54,6 +54,10 @@ def test_paths_begin_at_home_wherever_they_stand(tmp_path, tree, monkeypatch):
     assert recipe.directory == Path("/home/me/runs/x")
     assert recipe.sources["a"].reader.path == Path("/home/me/corpus")
     assert list(recipe.evaluation.probes) == [Path("/home/me/facts.jsonl")]
+    selection = "versions.v1.selection={k: 0.5, reference: ~/models/small}"
+    assert load_recipe(path, [selection]).versions["v1"].selection.reference == "/home/me/models/small"
+    setup = load_recipe(path, ["cluster.setup=~/bin/fetch https://a//b"]).cluster.setup
+    assert setup == "~/bin/fetch https://a//b"  # a shell reads it
     assert load_recipe(path, ["out=a~/b"]).directory == Path("a~/b")
 
 

@@ -132,6 +132,15 @@ def test_what_a_pretrained_model_forgot_is_no_mean_with_what_later_versions_lear
     assert metrics["forgetting"]["v1"]["mean"] == pytest.approx(0.4)
     assert list(metrics["forgetting"]["v1"]["domains"]) == ["general"]
     assert metrics["acc"]["v1"] == pytest.approx(-(2.4 + 2.5) / 2)
+    # A version beside the path decides nothing on it.
+    beside = tiny_recipe(
+        tmp_path,
+        sources={name: {"reader": {"type": "text", "path": "unused"}} for name in names},
+        model={"type": "huggingface", "path": "somewhere/model"},
+        versions=versions | {"joint": version(INIT, 4, "general", "y1", "y2", "y3")},
+    )
+    for key, by_version in found(beside, [*rows, [2.2, 2.6, 2.2, 2.2]]).items():
+        assert str({name: by_version[name] for name in versions}) == str(metrics[key])  # some are NaN
     # On the path of the last all of them are learned, each by its own version.
     assert metrics["acc"]["v3"] == pytest.approx(-(2.5 + 2.75 + 2.25 + 2.0) / 4)
     assert metrics["bwt"]["v3"] == pytest.approx(-(0.5 + 0.25 + 0.25) / 3)
