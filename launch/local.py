@@ -59,11 +59,15 @@ def start(directory: Path, world_size: int, task: str = "train", node: Node = No
     command = [sys.executable, "-m", WORKER, str(directory), task]
     ranks: list[subprocess.Popen] = []
     with handing_on(ranks) as received:
-        for environment in _environments(world_size, node):
-            ranks.append(subprocess.Popen(command, env=environment))
-            for number in received:  # meanwhile
-                ranks[-1].send_signal(number)
-        status = _wait(ranks)
+        try:
+            for environment in _environments(world_size, node):
+                ranks.append(_start_rank(command, environment))
+                for number in received:  # meanwhile
+                    ranks[-1].send_signal(number)
+            status = _wait(ranks)
+        except KeyboardInterrupt:
+            _end(ranks)
+            raise
     if received and (status == 0 or -status in received):  # the latter before they could listen
         raise Stopped
     if status:
@@ -77,6 +81,15 @@ def start(directory: Path, world_size: int, task: str = "train", node: Node = No
         )
     if not is_finished(directory):  # the signal reached the ranks alone
         raise Stopped
+
+
+def _start_rank(command: list[str], environment: dict[str, str]) -> subprocess.Popen:
+    """Starts a rank that is deaf to Ctrl-C: it would show a traceback, each of them. We end them instead."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return subprocess.Popen(command, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _environments(world_size: int, node: Node) -> list[dict[str, str]]:
@@ -116,10 +129,14 @@ def _wait(ranks: list[subprocess.Popen]) -> int:
     """Exit status of the first rank that failed, 0 if none did. The others, which wait for it in vain, are ended."""
     while None in (statuses := [rank.poll() for rank in ranks]) and not any(statuses):
         time.sleep(0.05)
+    _end(ranks)
+    return next((status for status in statuses if status), 0)
+
+
+def _end(ranks: list[subprocess.Popen]) -> None:
     for rank in ranks:
         rank.kill()
         rank.wait()
-    return next((status for status in statuses if status), 0)
 
 
 def _free_port() -> int:

@@ -20,7 +20,7 @@ TAIL = 1 << 16
 """Bytes of a metrics file's end that surely hold its last line."""
 STEPS = 20
 """Steps whose mean speed is shown: a single one is now quicker, now slower."""
-OLD_SECONDS, OLD_STEPS = 600, 10
+OLD_SECONDS, OLD_STEPS = 120, 10
 """A last step that is older than both says that nobody works on the version, where nothing else says so."""
 RUNNING = ("RUNNING", "COMPLETING")
 UNKNOWN = "unknown: no queue to ask here"

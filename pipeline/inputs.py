@@ -110,9 +110,15 @@ def refuse_edited(recipe: Recipe, names: Iterable[str]) -> None:
     needed = list(names)
     for name in needed:
         needed += [other for other in models_needed(recipe.versions[name]) if other not in needed]
-    for name in needed:
-        if (version_directory(recipe, name) / "inputs.json").exists():
-            refuse_other(recipe, name, recipe_identity(recipe, name))
+    for name, what in edited_versions(recipe, needed).items():
+        raise PerdureError(f"version {name}: {version_directory(recipe, name)} {what}")
+
+
+def edited_versions(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
+    """Versions that were made from something else than the recipe says of them now, and what differs, in words."""
+    begun = [name for name in names if (version_directory(recipe, name) / "inputs.json").exists()]
+    found = {name: _edited(recipe, name, recipe_identity(recipe, name)) for name in begun}
+    return {name: what for name, what in found.items() if what}
 
 
 def refuse_other(recipe: Recipe, name: str, identity: dict) -> None:
@@ -121,13 +127,20 @@ def refuse_other(recipe: Recipe, name: str, identity: dict) -> None:
     Raises:
         PerdureError: If that is something else; it names what differs.
     """
+    if what := _edited(recipe, name, identity):
+        raise PerdureError(f"version {name}: {version_directory(recipe, name)} {what}")
+
+
+def _edited(recipe: Recipe, name: str, identity: dict) -> str | None:
     directory = version_directory(recipe, name)
     recorded = _as_now(read_json(directory / "inputs.json")["identity"])
-    if differing := differences({key: recorded.get(key) for key in identity}, identity):
-        raise PerdureError(
-            f"version {name}: {directory} was made from something else; set the recipe back, give the version another "
-            f"name, or delete that directory to train it anew. What differs: {'; '.join(differing)}"
-        )
+    differing = differences({key: recorded.get(key) for key in identity}, identity)
+    if not differing:
+        return None
+    return (
+        "was made from something else; set the recipe back, give the version another name, or delete that directory to train "
+        f"it anew. What differs: {'; '.join(differing)}"
+    )
 
 
 def _as_now(recorded: dict) -> dict:

@@ -14,7 +14,9 @@ from perdure.pipeline.lineage import (
     planned_samples,
     resolved_schedule,
     streams_before,
+    version_directory,
 )
+from perdure.pipeline.manifest import is_finished
 from perdure.pipeline.memory import memory_per_rank
 from perdure.pipeline.mixture import is_replayed, members
 from perdure.pipeline.plan import num_samples, num_steps
@@ -57,7 +59,11 @@ def preview(recipe: Recipe) -> dict[str, Any]:
         "parallel": _layout(recipe),
         "memory_per_rank": memory_per_rank(recipe),
         "versions": versions,
-        "total": {"steps": sum(v["steps"] for v in versions), "tokens": sum(v["tokens"] for v in versions)}
+        "total": {
+            "steps": sum(v["steps"] for v in versions),
+            "tokens": sum(v["tokens"] for v in versions),
+            "steps_to_do": sum(v["steps"] for v in versions if not v["finished"]),
+        }
         | _path_switching(recipe),
     }
 
@@ -95,6 +101,7 @@ def _version(
     rule = version.mixture.reweight
     return {
         "name": name,
+        "finished": is_finished(version_directory(recipe, name)),
         "start": version.start.type,
         "parent": parent_of(version),
         "branch_step": version.start.step if isinstance(version.start, Branch) else None,

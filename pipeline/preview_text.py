@@ -42,7 +42,8 @@ def print_preview(data: dict[str, Any]) -> None:
     _print_memory(console, data["memory_per_rank"])
     heading(console, "Total")
     total = data["total"]
-    console.print(f"{total['steps']:,} steps, {total['tokens']:,} tokens")
+    to_do = f"; {total['steps_to_do']:,} steps to do" if total["steps_to_do"] < total["steps"] else ""
+    console.print(f"{total['steps']:,} steps, {total['tokens']:,} tokens{to_do}")
     if "branches" in total:
         console.print(
             f"{total['branches']} branches with their main path cost {total['branches_cost']:.3g} of the "
@@ -122,7 +123,7 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
     origin = version["start"] + (f" of {version['parent']}" if version["parent"] else "")
     if version["branch_step"]:
         origin += f" at step {version['branch_step']:,}"
-    heading(console, f"Version {version['name']}: {origin}")
+    heading(console, f"Version {version['name']}: {origin}{', finished' if version['finished'] else ''}")
     console.print(
         f"{version['steps']:,} steps, {version['samples']:,} samples, {version['tokens']:,} tokens"
         f" ({version['lineage_tokens']:,} with its ancestors')"

@@ -23,7 +23,9 @@ def _run(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     from perdure.pipeline.check import load_checked, load_on_paper
-    from perdure.pipeline.errors import RecipeError
+    from perdure.pipeline.errors import Problem, RecipeError
+    from perdure.pipeline.inputs import edited_versions
+    from perdure.pipeline.lineage import version_directory
 
     on_paper = bool(options.nodes or options.gpus_per_node)
     nodes, per_node = options.nodes or 1, options.gpus_per_node or GPUS_PER_NODE
@@ -34,6 +36,10 @@ def _check(options: argparse.Namespace) -> None:
             )
         else:
             recipe = load_checked(options.recipe, options.set, options.out, options.site)
+            if other := edited_versions(recipe, recipe.versions):
+                places = {name: str(version_directory(recipe, name)) for name in other}
+                edits = [Problem(f"versions.{name}", places[name], what) for name, what in other.items()]
+                raise RecipeError(str(options.recipe), edits)
     except RecipeError as error:
         if options.json:
             print_json({"problems": [vars(problem) for problem in error.problems]})

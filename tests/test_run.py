@@ -287,6 +287,16 @@ def test_a_signal_ends_the_command_with_status_0_and_the_next_one_goes_on(recipe
         signal.SIGUSR1: last.exists,  # during the evaluation after the last one
     }
     command = [sys.executable, "-m", "perdure.pipeline.cli", "run", str(recipe), "--out", str(out)]
+    # Ctrl-C reaches all processes of a terminal; it saves nothing, and only the first of them speaks.
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, process_group=0) as process:
+        while not moments[signal.SIGTERM]():
+            assert process.poll() is None
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=100)[1] == "interrupted; run the same command again to go on\n"
+    assert process.returncode == 130
+    shutil.rmtree(out / "versions/update")
     for number, reached in moments.items():
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -298,6 +308,12 @@ def test_a_signal_ends_the_command_with_status_0_and_the_next_one_goes_on(recipe
         assert process.returncode == 0
         assert f"stopped by {number.name}" in said.splitlines()[-1]
         assert not is_finished(out / "versions/update")
+    shown = perdure("check", recipe, "--out", out).stdout
+    assert "Version base: init, finished" in shown and "Version update: update of base\n" in shown
+    assert "; 16 steps to do" in shown
+    refused = perdure("check", recipe, "--out", out, "--set", "seed=77")
+    assert refused.returncode == 2
+    assert f"versions.base = '{out}/versions/base': was made from something else; set the" in refused.stderr
     result = perdure("run", recipe, "--out", out)
     assert result.returncode == 0, result.stderr
     assert "resume at step 16" in result.stdout

@@ -139,6 +139,12 @@ def _apply_override(tree: dict, override: str, source: str) -> dict:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise RecipeError(source, [Problem(key, text, "should be a YAML value")]) from None
+    section, *names = key.split(".")
+    known = tree.get(section)
+    if section in ("sources", "versions") and len(names) > 1 and names[0] not in (known or {}):
+        near = difflib.get_close_matches(names[0], known or {}, n=1)
+        hint = f"; did you mean `{near[0]}`?" if near else ""
+        raise RecipeError(source, [Problem(key, value, f"no such {section.removesuffix('s')}{hint}")])
     return with_field(tree, key, value)
 
 

@@ -33,6 +33,8 @@ def main(directory: Path, task: str) -> None:
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
     # Megatron reads checkpoints through torch's ShardedTensor. On CPUs the warning's module is ours, which hands its calls on.
     warnings.filterwarnings("ignore", "Please use DTensor", FutureWarning)
+    # Of main parameters' gradients, which the distributed optimizer keeps elsewhere.
+    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
     import torch.distributed as dist
 
     from perdure.pipeline.convert import huggingface, weights

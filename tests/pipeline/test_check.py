@@ -591,7 +591,8 @@ def test_preview_of_the_template():
     ]
     assert base["learning_rate"][0] == [0, 0.0]
     assert base["learning_rate"][-1] == [98, pytest.approx(1e-4)]
-    assert data["total"] == {"steps": 98 + 25 + 98, "tokens": (98 + 25 + 98) * 4096}
+    steps = 98 + 25 + 98
+    assert data["total"] == {"steps": steps, "tokens": steps * 4096, "steps_to_do": steps}
     assert json.loads(json.dumps(data)) == data
 
 

@@ -225,6 +225,19 @@ def test_each_mistake_has_path_value_and_remedy(tmp_path, tree, override, expect
     assert remedy in found[0].remedy
 
 
+def test_whole_numbers_as_people_write_large_ones(tmp_path, tree):
+    path = write(tmp_path / "recipe.yaml", tree)
+    assert load_recipe(path, ["versions.v1.tokens=1e9"]).versions["v1"].tokens == 1_000_000_000
+    assert "valid integer" in refused(path, "versions.v1.tokens=1.5e0")[0].remedy
+
+
+def test_fields_of_what_is_not_there_are_not_set(tmp_path, tree):
+    path = write(tmp_path / "recipe.yaml", tree)
+    (problem,) = refused(path, "versions.v2.tokens=5")
+    assert str(problem) == "versions.v2.tokens = 5: no such version; did you mean `v1`?"
+    assert "no such source" in refused(path, "sources.x.heldout_fraction=0.1")[0].remedy
+
+
 def test_schema_describes_every_field(tmp_path):
     schema = json.loads(json_schema())
     assert "extends" in schema["properties"]
