@@ -37,7 +37,9 @@ def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
 
     with alone(recipe, say):
         refuse_edited(recipe, recipe.versions)
-        make_versions(recipe, _data(recipe, recipe_path, say), say)
+        data = _data(recipe, recipe_path, say)
+        _say_left_over(recipe, say)
+        make_versions(recipe, data, say)
         write_report(recipe, say)
 
 
@@ -47,6 +49,14 @@ def make_data(recipe: Recipe, say: Say) -> None:
 
     with alone(recipe, say):
         run_data(recipe, say)
+        _say_left_over(recipe, say)
+
+
+def _say_left_over(recipe: Recipe, say: Say) -> None:
+    from perdure.pipeline.data.stage import left_over
+
+    if left := left_over(recipe.directory / "work"):
+        say(left)
 
 
 def make_versions(recipe: Recipe, data: dict[str, Path], say: Say) -> None:

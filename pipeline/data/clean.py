@@ -6,7 +6,9 @@ Steps that look at one document at a time are chained in one pipeline. A step th
 
 import shutil
 import sys
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from datatrove.data import DocumentsPipeline
@@ -31,6 +33,9 @@ from perdure.pipeline.data.readers import CleanedDocuments, reader_step
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import finish, hash_file, read_json, write_json
 from perdure.pipeline.recipe import Decontaminate, Source
+
+LISTED_SECONDS = 90.0
+"""How long a folder may lack files that tasks on other machines left: NFS caches what it lists for up to 60 s (`acdirmax`)."""
 
 
 def clean_source(
@@ -75,16 +80,20 @@ def clean_source(
 def _begin(work: Path, name: str, folder: Path, files: list[str]) -> None:
     """Begins a source, or goes on with it; anew where a file has changed, since whole tasks may have read the old one."""
     if found := changed(work, folder, files):
-        for record in work.glob(f"*/{JOB}"):
+        jobs, unknown = [read_json(record)["job"] for record in sorted(work.glob(f"*/{JOB}"))], ""
+        if jobs and shutil.which("squeue") is None:
+            unknown = f" (it had Slurm job {jobs[-1]}, of which this machine, without Slurm, knows nothing)"
+            jobs = []
+        for job in jobs:
             from perdure.pipeline.data.slurm import in_queue
 
-            if in_queue(job := read_json(record)["job"]):
+            if in_queue(job):
                 raise PerdureError(
                     f"sources.{name}: {folder / found[0]} has changed, but Slurm job {job} of an earlier run still reads it; "
                     f"cancel it (scancel {job}) or wait for its end, and run the same command again"
                 )
         print(
-            f"sources.{name}: {folder / found[0]} has changed since an unfinished run read it; the source is cleaned anew",
+            f"sources.{name}: {folder / found[0]} has changed since an unfinished run read it{unknown}; the source is cleaned anew",
             file=sys.stderr,
             flush=True,
         )
@@ -136,8 +145,8 @@ def _clean(
             run_chain(f"{name}.sign", f"{name}.documents", found.sign)
             if not records[-1]["out"]["documents"]:
                 return records
-            # A step that sees fewer finds fewer duplicates, and says nothing.
-            assert found.signed is not None and len(found.signed()) == tasks, name
+            assert found.signed is not None
+            _await_signatures(f"sources.{source_name}: {work / name}", found.signed, tasks)
         for stage, (match, parts) in enumerate(found.match):
             run(f"{name}.match{stage}", [match], parts)
         chain.append(Counted(found, name, work / "examples" / name))
@@ -148,6 +157,18 @@ def _clean(
         if isinstance(step, Decontaminate):
             records[number]["evaluation"] = read_json(work / name / "index.json")
     return records
+
+
+def _await_signatures(where: str, signed: Callable[[], list[str]], tasks: int) -> None:
+    """Waits until all tasks' signatures are listed: a step that sees fewer finds fewer duplicates, and says nothing."""
+    begun = time.monotonic()
+    while (count := len(signed())) != tasks:
+        if time.monotonic() - begun > LISTED_SECONDS:
+            raise PerdureError(
+                f"{where}: signatures of {count} tasks are listed after {LISTED_SECONDS:g} s, should be {tasks}; does this "
+                "machine see files that others write? Run the same command again: it goes on here"
+            )
+        time.sleep(0.5)
 
 
 class Contents(PipelineStep):

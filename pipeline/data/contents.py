@@ -1,9 +1,12 @@
 """What the files of a source held when they were read, so that an edit is noticed that keeps a file's size and edges.
 
 Every task of a source's first pipeline hashes some of its files, and `<out>/contents/<source>@<hash8>.json` keeps the
-hashes beside the times of modification. While that goes on, `files.json` tells whether a file has changed in between, since
-tasks may share a file, and some of them may be whole before a run is killed. Later starts hash a file again only where that time has changed, and once: what
+hashes beside the times of modification. Later starts hash a file again only where that time has changed, and once: what
 was found is kept too. So a file that was copied or touched is the same file, and nothing is read while nothing changes.
+
+While tasks read, `begun.json` tells what files looked like before, since tasks may share a file, and some of them may be
+whole before a run is killed. A file that looks otherwise has changed only if its content has: by its hash where a task has
+left one, else by size and edges. So of a file that tasks share, an edit inside goes unnoticed until one has hashed it.
 """
 
 import sys
@@ -11,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from perdure.pipeline.data.inputs import edges
 from perdure.pipeline.manifest import hash_file, read_json, write_json
 
-PARTS, STATES = "contents", "files.json"
+PARTS, STATES = "contents", "begun.json"
 """In a source's work directory: what tasks found files to hold, and what files looked like when it was begun."""
 THREADS = 8
 """Files that are hashed at a time."""
@@ -38,30 +42,58 @@ def hash_contents(folder: Path, files: list[str]) -> dict[str, dict]:
 
 def remember(work: Path, folder: Path, files: list[str]) -> None:
     """Leaves in a source's work directory what files look like before anything is read."""
-    write_json(work / STATES, {name: _state(folder / name) for name in files})
+    paths = [folder / name for name in files]
+    states = [_state(path) for path in paths]  # before the content: an edit in between is then looked at
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = [
+            {"state": state, "content": content}
+            for state, content in zip(states, pool.map(_outline, paths), strict=True)
+        ]
+    write_json(work / STATES, dict(zip(files, found, strict=True)))
 
 
 def changed(work: Path, folder: Path, files: list[str]) -> list[str]:
-    """Names of files that are not as they were when the source was begun.
+    """Names of files that hold something else than when the source was begun.
 
-    One that was touched since is the same if a task had hashed it before and it still holds that.
+    Other inodes and times are no change (a file system mounted anew, a backup of hard links, `touch`): they only have the
+    content looked at, once. What no task has hashed yet has its size and edges compared.
     """
     if not (work / STATES).exists():
         return []
     then, known = read_json(work / STATES), _parts(work / PARTS)
-    touched = [name for name in files if _state(folder / name) != then[name]]
-    with ThreadPoolExecutor(THREADS) as pool:
-        digests = pool.map(hash_file, [folder / name for name in touched])
-        return [
-            name
-            for name, digest in zip(touched, digests, strict=True)
-            if name not in known or known[name]["seen"].get(str(then[name]["mtime_ns"])) != digest
-        ]
+    now = {name: _state(folder / name) for name in files}
+    touched = [name for name in files if now[name] != then[name]["state"]]
+    found = {name for name in touched if _outline(folder / name) != then[name]["content"]}
+    whole = [name for name in touched if name in known and name not in found]
+    digests = _hash_all(folder, whole)
+    found |= {name for name in whole if digests[name] != known[name]["sha256"]}
+    if touched and not found:
+        write_json(work / STATES, then | {name: then[name] | {"state": now[name]} for name in touched})
+    return sorted(found)
 
 
-def _state(path: Path) -> dict[str, int]:
+def _state(path: Path) -> list[int]:
+    """What differs after any change of a file, and after much that is none."""
     found = path.stat()
-    return {name: getattr(found, f"st_{name}") for name in ("ino", "size", "mtime_ns", "ctime_ns")}
+    return [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def _outline(path: Path) -> list:
+    return [path.stat().st_size, edges(path)]
+
+
+def _hash_all(folder: Path, files: list[str]) -> dict[str, str]:
+    """Hashes files that were read before, by name; says so if they are large."""
+    size = sum((folder / name).stat().st_size for name in files)
+    if size >= TOLD:
+        print(
+            f"{folder}: files touched since they were read: {len(files):,}; comparing their content once, "
+            f"{size / 1e9:,.0f} GB",
+            file=sys.stderr,
+            flush=True,
+        )
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip(files, pool.map(hash_file, [folder / name for name in files]), strict=True))
 
 
 def merge_records(parts: Path, record: Path) -> None:
@@ -95,18 +127,8 @@ def edited(record: Path, folder: Path, files: list[str]) -> dict[str, str]:
     times = {name: str((folder / name).stat().st_mtime_ns) for name in files}
     new = [name for name, time in times.items() if time not in known[name]["seen"]]
     if new:
-        size = sum((folder / name).stat().st_size for name in new)
-        if size >= TOLD:
-            print(
-                f"{folder}: files modified since they were read: {len(new):,}; comparing their content once, "
-                f"{size / 1e9:,.0f} GB",
-                file=sys.stderr,
-                flush=True,
-            )
-        with ThreadPoolExecutor(THREADS) as pool:
-            digests = pool.map(hash_file, [folder / name for name in new])
-            for name, digest in zip(new, digests, strict=True):
-                known[name]["seen"][times[name]] = digest
+        for name, digest in _hash_all(folder, new).items():
+            known[name]["seen"][times[name]] = digest
         with suppress(OSError):  # someone else's run: hashed again the next time
             write_json(record, known)
     now = {name: known[name]["seen"][time] for name, time in times.items()}

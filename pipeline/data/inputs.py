@@ -61,7 +61,7 @@ def fingerprint(reader: recipe.Reader) -> dict[str, str | int]:
             "covers": "the dataset's name, configuration and split; not its content on the hub",
         }
     folder, files = found
-    parts = [(file, (folder / file).stat().st_size, _edges(folder / file)) for file in files]
+    parts = [(file, (folder / file).stat().st_size, edges(folder / file)) for file in files]
     return {
         "files": len(files),
         "bytes": sum(size for _, size, _ in parts),
@@ -302,7 +302,8 @@ def _distribution(package: str) -> tuple[str | None, str | None]:
     return found["Version"], license[0].splitlines()[0] if license and license[0] else None
 
 
-def _edges(path: Path) -> str:
+def edges(path: Path) -> str:
+    """The hash of a file's beginning and end."""
     with path.open("rb") as file:
         head = file.read(EDGE)
         file.seek(max(path.stat().st_size - EDGE, 0))

@@ -3,10 +3,11 @@
 Nothing heavy is imported before there is work to do, so that `finished_data` serves `perdure check`.
 """
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,10 +47,7 @@ def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str,
 
         out.mkdir(parents=True, exist_ok=True)
         _sweep(out / "work")
-        found = _run(recipe, execute, report)
-        if left := _left_over(out / "work"):
-            report(left)
-        return found
+        return _run(recipe, execute, report)
 
 
 def _sweep(work: Path) -> None:
@@ -59,19 +57,26 @@ def _sweep(work: Path) -> None:
             shutil.rmtree(entry)
 
 
-def _left_over(work: Path) -> str:
-    """What to say of half-made artefacts, none of which this recipe needs now that all of its own are whole."""
-    # A work directory of scores, which come later, has the name of their data in its own.
-    entries = [entry for entry in sorted(work.glob("*@*")) if entry.name.count("@") == 1]
+def left_over(work: Path) -> str:
+    """What to say of half-made artefacts once a recipe's own are whole; not in a sweep, whose runs need different ones."""
+    # What later stages make of data, scores or leaks, has more behind the data's own hash; they go on with it.
+    entries = [entry for entry in sorted(work.glob("*@*")) if "." not in entry.name.partition("@")[2]]
     if not entries:
         return ""
-    sizes = [sum(file.stat().st_size for file in entry.rglob("*") if file.is_file()) for entry in entries]
-    named = ", ".join(
-        f"{entry.name} ({size / 1e9:.3g} GB)" for entry, size in zip(entries, sizes, strict=True)
-    )
+    named = ", ".join(f"{entry.name} ({_size(entry) / 1e9:.3g} GB)" for entry in entries)
     return (
         f"{work}: left by runs under other recipes that did not end: {named}; remove what nobody goes on with"
     )
+
+
+def _size(directory: Path) -> int:
+    """Bytes of all files below a directory, of which some may go while they are counted."""
+    size = 0
+    for folder, _, files in os.walk(directory):
+        for file in files:
+            with suppress(FileNotFoundError):
+                size += os.lstat(os.path.join(folder, file)).st_size
+    return size
 
 
 def finished_data(recipe: Recipe) -> dict[str, Path | None]:

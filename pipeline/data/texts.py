@@ -1,7 +1,6 @@
 """Small files of texts to learn from or to look for: JSON lines or plain text, as their names say."""
 
 import codecs
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ import orjson
 from perdure.pipeline.data.rows import open_lines
 from perdure.pipeline.errors import PerdureError
 
-JSON = re.compile(rb'\s*(\{\s*("|\}|$)|\[\s*(["{[\]]|$))')
-"""How JSON begins that is no single word or number."""
 ARRAY = "a JSON array; should be JSON lines, one object a line"
 
 
@@ -40,7 +37,7 @@ def plain_lines(path: Path) -> Iterator[str]:
     """
     first = True
     for _, line in _lines(path):
-        if first and JSON.match(line):
+        if first and _is_json(path, line):
             raise PerdureError(
                 f"{path}: begins like JSON, but is not named so; should be JSON lines, one object a line, and `.jsonl`"
             )
@@ -52,6 +49,22 @@ def plain_lines(path: Path) -> Iterator[str]:
         if "\0" in text:
             raise PerdureError(f"{path}: not UTF-8 text; name a text file or JSON lines")
         yield text
+
+
+def _is_json(path: Path, first: bytes) -> bool:
+    """Whether a file's first line is a JSON object or array, or begins one that is the whole file."""
+    if not first.lstrip().startswith((b"{", b"[")):
+        return False
+    try:
+        orjson.loads(first)
+    except orjson.JSONDecodeError as error:
+        if error.pos < len(error.doc):
+            return False
+        try:
+            orjson.loads(b"".join(line for _, line in _lines(path)))
+        except orjson.JSONDecodeError:
+            return False
+    return True
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from perdure.pipeline.data import contents, slurm
+from perdure.pipeline.data import clean, contents, slurm
 from perdure.pipeline.data.clean import Contents, clean_source
 from perdure.pipeline.data.contents import edited, merge_records, record_path
 from perdure.pipeline.data.executor import JOB, on
@@ -78,7 +78,7 @@ def test_much_to_hash_is_told(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(contents, "TOLD", 1)
     os.utime(tmp_path / "in" / "1.jsonl", ns=(1, 1))
     clean_inputs(recipe)
-    assert "files modified since they were read: 1; comparing" in capsys.readouterr().err
+    assert "files touched since they were read: 1; comparing" in capsys.readouterr().err
 
 
 def test_without_a_record_nothing_was_read(tmp_path):
@@ -157,6 +157,74 @@ def test_a_file_touched_between_a_kill_and_the_resume_goes_on_if_its_content_is_
     assert "anew" not in capsys.readouterr().err
 
 
+def copy_of_hard_links(path):
+    os.link(path, path.with_suffix(".backup"))
+
+
+def other_mount(path):
+    """A file system that gives every file another inode each time it is mounted."""
+    path.with_suffix(".copy").write_bytes(path.read_bytes())
+    time = path.stat().st_mtime_ns
+    path.with_suffix(".copy").replace(path)
+    os.utime(path, ns=(time, time))
+
+
+NO_EDITS = [lambda path: path.chmod(0o600), lambda path: path.touch(), copy_of_hard_links, other_mount]
+
+
+@pytest.mark.parametrize("happens", NO_EDITS)
+@pytest.mark.parametrize("first", [0, 1])  # of the tasks: the one that hashes the file, or the other one
+def test_what_is_no_edit_keeps_the_work_of_a_killed_run(shared, capsys, happens, first):
+    path, run, _ = shared
+
+    class One(InProcess):
+        def map(self, function, ranks):
+            super().map(function, ranks[first : first + 1])
+            raise KeyboardInterrupt
+
+    class Other(InProcess):
+        def map(self, function, ranks):
+            assert ranks == [1 - first]
+            return super().map(function, ranks)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(One())
+    happens(path)
+    assert run(Other()) == ["old"] * 500
+    assert "anew" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("happens", NO_EDITS)
+def test_what_is_no_edit_while_a_file_is_read_is_no_error(shared, happens):
+    path, run, _ = shared
+    assert run(Editing(lambda: happens(path))) == ["old"] * 500
+
+
+def test_what_is_no_edit_has_a_file_hashed_once(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("x")
+    files = tmp_path, ["a"]
+    contents.remember(tmp_path / "work", *files)
+    list(Contents(files, tmp_path / "work" / contents.PARTS).run(()))
+    hashed = []
+    monkeypatch.setattr(contents, "hash_file", lambda path: hashed.append(path.name) or hash_file(path))
+    (tmp_path / "a").touch()
+    assert [contents.changed(tmp_path / "work", *files) for _ in range(2)] == [[], []]
+    assert hashed == ["a"]
+    (tmp_path / "a").write_text("y")
+    assert contents.changed(tmp_path / "work", *files) == ["a"]
+
+
+def test_an_edit_inside_a_file_that_a_task_has_hashed_is_noticed_if_its_time_is_set_back(tmp_path):
+    path, files = tmp_path / "a", (tmp_path, ["a"])
+    path.write_bytes(b"x" * 2 * MIDDLE)
+    contents.remember(tmp_path / "work", *files)
+    list(Contents(files, tmp_path / "work" / contents.PARTS).run(()))
+    time = path.stat().st_mtime_ns
+    write(path, MIDDLE, b"y")
+    os.utime(path, ns=(time, time))
+    assert contents.changed(tmp_path / "work", *files) == ["a"]
+
+
 def test_a_file_edited_while_it_is_read_is_an_error_and_the_next_run_reads_it_anew(shared):
     path, run, edit = shared
     with pytest.raises(PerdureError) as error:
@@ -174,6 +242,23 @@ def test_a_file_edited_while_an_array_reads_it_waits_for_the_array(shared, tmp_p
         run(Killed())
     edit()
     (tmp_path / "out" / "work" / "clean.s@1" / "write" / JOB).write_text('{"job": "7"}')
+    monkeypatch.setattr(clean.shutil, "which", lambda command: command)
     monkeypatch.setattr(slurm, "in_queue", lambda job: job == "7")
     with pytest.raises(PerdureError, match=r"in.jsonl has changed, but Slurm job 7 of an earlier run still"):
         run(InProcess())
+
+
+def test_without_slurm_a_job_of_an_earlier_run_is_told_and_not_asked_for(
+    shared, tmp_path, monkeypatch, capsys
+):
+    path, run, edit = shared
+    with pytest.raises(KeyboardInterrupt):
+        run(Killed())
+    edit()
+    (tmp_path / "out" / "work" / "clean.s@1" / "write" / JOB).write_text('{"job": "7"}')
+    monkeypatch.setenv("PATH", "")
+    assert run(InProcess()) == ["new"] * 500
+    assert capsys.readouterr().err.startswith(
+        f"sources.s: {path} has changed since an unfinished run read it (it had Slurm job 7, of which this machine, without "
+        "Slurm, knows nothing); the source is cleaned anew\n"
+    )

@@ -23,6 +23,7 @@ from perdure.pipeline.data.stage import finished_data, run_data
 from perdure.pipeline.data.tokenizer import load_tokenizer
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_directory, hash_of, read_json
+from perdure.pipeline.run import make_data
 from perdure.pipeline.shards import open_shard
 
 quiet = {"report": lambda line: None}
@@ -77,13 +78,34 @@ def test_what_killed_runs_left_of_finished_work_is_swept_and_unfinished_work_kep
     ):
         (work / path).mkdir(parents=True)
     (work / "clean.b@1" / "artefact" / "00000.jsonl.zst").write_bytes(b"x" * 2_500_000)
-    (work / "data.a@1.scores.ref@2" / "artefact").mkdir(parents=True)  # which a later stage may go on with
+    for name in ("data.a@1.scores.ref@2", "data.a@1.leaks.3"):  # which a later stage may go on with
+        (work / name / "artefact").mkdir(parents=True)
     lines: list[str] = []
     assert run_data(recipe, lines.append) == found
-    assert sorted(path.name for path in work.iterdir()) == ["clean.b@1", "data.a@1.scores.ref@2"]
+    assert not any("left by" in line for line in lines)  # by a run of a sweep, it may be another run's
+    assert sorted(path.name for path in work.iterdir()) == [
+        "clean.b@1",
+        "data.a@1.leaks.3",
+        "data.a@1.scores.ref@2",
+    ]
+    make_data(recipe, lines.append)
     assert lines[-1] == (
         f"{work}: left by runs under other recipes that did not end: clean.b@1 (0.0025 GB); remove what nobody goes on with"
     )
+
+
+def test_half_made_artefacts_are_counted_while_someone_removes_them(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / "clean.b@1" / name).mkdir(parents=True)
+        (tmp_path / "clean.b@1" / name / "x").write_bytes(b"x" * 10_000_000)
+    lstat = os.lstat
+
+    def removing(path, *arguments):
+        (tmp_path / "clean.b@1" / "a" / "x").unlink(missing_ok=True)
+        return lstat(path, *arguments)
+
+    monkeypatch.setattr(os, "lstat", removing)
+    assert "that did not end: clean.b@1 (0.01 GB); remove" in stage.left_over(tmp_path)
 
 
 def test_megatron_reads_the_shards(make_recipe, texts):

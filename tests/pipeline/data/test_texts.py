@@ -38,6 +38,24 @@ def test_text_is_text(tmp_path):
     assert list(evaluation_texts(path)) == [f"[1] {QUESTION}\n{{Who?}}\n"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[File:x.jpg]]\nA mountain.\n",
+        "{\n  x = 1;\n}\n",
+        '["quote" he said]\n',
+        '{"a": 1} is an object.\n',
+        "{\n",
+        "[\n" + ROWS,
+        '{"text": "x",\nand so on\n',
+    ],
+)
+def test_text_that_only_looks_like_json_is_text(tmp_path, text):
+    path = write(tmp_path / "a.txt", text)
+    assert list(evaluation_texts(path)) == [text]
+    assert list(read_rows(path, "text")) == [(line,) for line in text.splitlines()]
+
+
 BEGINS = "begins like JSON, but is not named so; should be JSON lines, one object a line, and `.jsonl`"
 BYTES = "not UTF-8 text; name a text file or JSON lines"
 ARRAY = "a JSON array; should be JSON lines, one object a line"
@@ -48,7 +66,8 @@ ARRAY = "a JSON array; should be JSON lines, one object a line"
     ("name", "content", "said"),
     [
         ("a.txt", ROWS, BEGINS),
-        ("a.txt", "\n[\n" + ROWS, BEGINS),
+        ("a.txt", "\n[\n" + ROWS.replace("\n", ",\n", 1) + "]\n", BEGINS),
+        ("a.txt", '{"text":\n"x"}\n', BEGINS),
         ("a", json.dumps([{"text": "x"}]), BEGINS),
         ("a.txt", json.dumps({"text": "x"}, indent=1), BEGINS),
         ("a.txt", "Größe".encode("latin-1"), BYTES),
