@@ -1,0 +1,105 @@
+"""Tables and pictures of ../noisy_web.yaml: what clean text gains by each way of choosing tokens, and what each keeps of noise.
+
+python data_recipes/reproduce/selection.py runs/selection
+"""
+
+import statistics
+from pathlib import Path
+
+from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
+from perdure.pipeline.evaluate.figures import Line, line_chart
+from perdure.pipeline.evaluate.noise import CLEAN, measure
+from perdure.pipeline.recipe import load_recipe
+
+SOURCE, YARDSTICK, CONTROL = "noisy", "clean", "plain"
+TOKENS, SMOOTHING = 40_000, 16
+"""Training tokens that are chosen from again, and the neighbours in `smoothed`."""
+ARMS = {
+    "excess": "excess",
+    "random": "random",
+    "highest_loss": "highest_loss",
+    "reference_loss": "reference_loss",
+    "intersection": "intersection",
+    "smoothed": f"reference_loss +-{SMOOTHING}",
+}
+"""Versions that select, and the names of their ways of choosing in `measure`."""
+ROWS = {
+    **{f"`{arm}`": (arm, arm, way) for arm, way in ARMS.items()},
+    **{f"`{arm}`, first step": (arm, "base", arm) for arm in ("excess", "highest_loss")},
+}
+"""Rows of the table of noise: the version that selects, the one whose losses count, the way of choosing."""
+
+
+def chosen(run: Path) -> dict[str, dict]:
+    """What every row's selection keeps in one run: `rates` and `separation`, see `measure`."""
+    recipe, found, made = load_recipe(run / "versions" / "excess" / "recipe.yaml", out=run), {}, {}
+    for row, (arm, trainee, way) in ROWS.items():
+        if (arm, trainee) not in made:
+            made[arm, trainee] = measure(recipe, arm, SOURCE, TOKENS, SMOOTHING, trainee)
+        found[row] = made[arm, trainee]["ways"][way]
+    return found
+
+
+def gains(found: list[dict]) -> str:
+    """Losses on clean text in the end, and less those of plain training, seed by seed."""
+    rows = []
+    for version in ("base", "reference", CONTROL, *ARMS):
+        each = [losses(report, version)[YARDSTICK] for report in found]
+        less = [loss - losses(report, CONTROL)[YARDSTICK] for loss, report in zip(each, found, strict=True)]
+        rows.append([f"`{version}`", *(f"{loss:.3f}" for loss in each), words(each), words(less, "{:+.3f}")])
+    seeds = [f"seed {number + 1}" for number in range(len(found))]
+    return table(["version", *seeds, "mean", f"less `{CONTROL}`"], rows)
+
+
+def kept(each: list[dict[str, dict]]) -> str:
+    """Shares of clean tokens and of every kind of noise that are kept, over seeds."""
+    kinds = [CLEAN, "noise", *sorted(each[0]["`excess`"]["rates"].keys() - {CLEAN, "noise"})]
+    rows = []
+    for row in ROWS:
+        rates = [run[row]["rates"] for run in each]
+        ratios = [found["noise"] / found[CLEAN] for found in rates]
+        cells = [words([found[kind] for found in rates]) for kind in kinds]
+        rows.append([row, *cells, words(ratios, "{:.2f}"), words([run[row]["separation"] for run in each])])
+    return table(["chosen by", *kinds, "noise / clean", "AUC"], rows)
+
+
+def courses(found: list[dict]) -> str:
+    """Loss on clean text while training."""
+    lines = []
+    for colour, arm in enumerate((CONTROL, *ARMS)):
+        gaps = [report["stability_gap"][arm] for report in found]
+        spread = edges(list(zip(*(gap["loss"][YARDSTICK] for gap in gaps), strict=True)))
+        lines.append(Line(arm, colour=colour, **spread))
+    title = "Clean text, by what the noisy text is chosen by"
+    return line_chart(gaps[0]["tokens"], lines, "held-out loss, nats per token", title)
+
+
+def kinds_kept(each: list[dict[str, dict]]) -> str:
+    """Shares kept, by kind of text."""
+    kinds = [CLEAN, *sorted(each[0]["`excess`"]["rates"].keys() - {CLEAN, "noise"})]
+    lines = [
+        Line(
+            arm, [statistics.fmean(run[f"`{arm}`"]["rates"][kind] for run in each) for kind in kinds], colour
+        )
+        for colour, arm in enumerate(ARMS, 1)
+    ]
+    title = "What is kept of each kind of text"
+    return line_chart(kinds, lines, "share of its tokens selected", title, 0, 1, xlabel="kind", points=True)
+
+
+def main(sweep: Path) -> None:
+    """Prints the tables and writes the pictures."""
+    found = reports(sweep)
+    print("Loss on clean text in the end, nats per token\n")
+    print(gains(found))
+    save(sweep, "selection-clean", courses(found))
+    each = [chosen(path.parent) for path in sorted(sweep.glob("runs/*/report.json"))]
+    print(
+        f"Shares of {TOKENS:,} training tokens that are selected, with the finished models unless it says otherwise\n"
+    )
+    print(kept(each))
+    save(sweep, "selection-noise", kinds_kept(each))
+
+
+if __name__ == "__main__":
+    main(directory(__doc__))
