@@ -64,10 +64,11 @@ def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
         history: A version, then its ancestors.
 
     Returns:
-        By domain, in samples: `total`, `consumed` and `remaining` of the first pass over it as new data
-        (`consumed + remaining = total`), `repeated` (new data beyond the first pass) and `replayed`. Exact as long as
-        versions keep a source's order; of several orders, the one of which most was consumed counts. Of a source that
-        changed, only the data that the nearest version saw counts.
+        By domain, in tokens: `total`, `consumed` and `remaining` of the first pass over it as new data
+        (`consumed + remaining = total`), `repeated` (new data beyond the first pass) and `replayed`. Replay of a source
+        has a shuffle of its own, so that what remains may have been replayed. Exact, but for where the padded sample
+        comes, as long as versions keep a source's order; of several orders, the one of which most was consumed counts.
+        Of a source that changed, only the data that the nearest version saw counts.
     """
     found: dict[str, dict[str, int]] = {}
     data: dict[str, str] = {}
@@ -77,7 +78,7 @@ def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
             source = entry["source"]
             if data.setdefault(source, entry["data_hash"]) != entry["data_hash"]:
                 continue
-            total = entry["pool"]["samples_per_epoch"] if entry["pool"] else entry["samples_per_epoch"]
+            total = entry["tokens"]
             line = found.setdefault(
                 source, {"total": total, "consumed": 0, "remaining": total, "repeated": 0, "replayed": 0}
             )
@@ -91,9 +92,11 @@ def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
             seen.add(stream)
             samples = taken((plan, end), key)
             if is_replayed(key):
-                line["replayed"] += samples
+                line["replayed"] += samples * plan.seq_length
             else:
-                line["consumed"] = max(line["consumed"], min(samples, total))
-                line["repeated"] += max(0, samples - total)
+                epochs, rest = divmod(samples, entry["samples_per_epoch"])
+                read = epochs * total + min(rest * plan.seq_length, total)
+                line["consumed"] = max(line["consumed"], min(read, total))
+                line["repeated"] += max(0, read - total)
             line["remaining"] = line["total"] - line["consumed"]
     return found

@@ -94,11 +94,7 @@ def source_ledger(recipe: Recipe, name: str) -> dict[str, dict[str, int]] | None
     if (plan := _plan(recipe, name)) is None:
         return None
     end = plan.first_sample + _steps_done(version_directory(recipe, name)) * recipe.training.global_batch_size
-    lines = ledger([(plan, end), *history(recipe, name)])
-    return {
-        source: {part: samples * plan.seq_length for part, samples in line.items()}
-        for source, line in lines.items()
-    }
+    return ledger([(plan, end), *history(recipe, name)])
 
 
 def _plan(recipe: Recipe, name: str) -> Plan | None:

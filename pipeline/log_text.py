@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.tree import Tree
 
+REMAINING = "remaining: tokens not read as new data yet; replay may have brought some of them in"
+
 
 def print_log(data: dict[str, Any]) -> None:
     """Prints what `perdure.pipeline.log.log` returned."""
@@ -29,9 +31,10 @@ def _version(version: dict[str, Any]) -> str:
     if version["sources"] and version["steps"]:
         left = (
             f"{source} {line['remaining']:,} of {line['total']:,}"
+            + (f" ({line['replayed']:,} replayed)" if line["replayed"] else "")
             for source, line in version["sources"].items()
         )
-        lines.append(f"tokens never trained on: {', '.join(left)}")
+        lines.append(f"tokens not yet read as new data: {', '.join(left)}")
     return "\n".join(lines)
 
 
@@ -57,6 +60,8 @@ def print_diff(data: dict[str, Any]) -> None:
         console.print(f"{part}: {'the same' if not data[part] else ''}".rstrip())
         for line in data[part]:
             console.print(f"  {line}", markup=False)
+        if part == "data" and data[part]:
+            console.print(f"  ({REMAINING})")
     console.print("held-out loss (nats per token):")
     for domain, losses in data["results"].items():
         before, after = ("-" if losses[name] is None else f"{losses[name]:.4f}" for name in (left, right))

@@ -97,6 +97,10 @@ def evaluate(
         raise PerdureError(
             f"version {version} is not finished; run `perdure train {recipe_path} --version {version}` first"
         )
+    if not names:
+        raise PerdureError(
+            f"{recipe.directory}: no version is finished yet; `perdure run {recipe_path}` makes them"
+        )
     with alone(recipe, say):
         data = _data(recipe, recipe_path, say)
         for name in [version] if version else names:

@@ -105,7 +105,7 @@ def _report_verb(options: argparse.Namespace) -> None:
     from perdure.pipeline.manifest import read_json
 
     with _disk_errors(recipe):
-        write_report(recipe, speaker(sys.stderr if options.json else None))
+        write_report(recipe, speaker(sys.stderr if options.json else None), options.recipe)
     if options.json:
         print_json(read_json(recipe.directory / "report.json"))
 

@@ -33,11 +33,11 @@ def compare(places: list[Path]) -> dict[str, Any]:
         `parent`, `losses` and `change` (against the version it started from) by domain in nats per token,
         `bits_per_byte` by domain, `acc`, `bwt`, `forgetting`, and of its report `status`, `tokens`, `lineage_tokens`,
         `tokens_per_second`, `seconds`, `device`, `device_hours` (of GPUs or CPU cores), `mfu`, `selected_fraction`;
-        `measure`, which of `losses` and `bits_per_byte` can be compared; `best`, the lowest of it by domain; `notes`, lines on
-        what makes rows incomparable.
+        `measure`, which of `losses` and `bits_per_byte` can be compared (if the latter, `acc`, `bwt`, `forgetting` and `change`
+        cannot); `best`, the lowest of it by domain; `notes`, lines on what makes rows incomparable.
 
     Raises:
-        PerdureError: If a directory is none of a run with a report.
+        PerdureError: If a directory is none of a run with a report, or there is nothing to compare.
     """
     rows: list[dict] = []
     tokenizers: dict[str, str] = {}
@@ -60,6 +60,10 @@ def compare(places: list[Path]) -> dict[str, Any]:
                 for domain, found in (version["evaluation"] or {}).items():
                     key = found["documents"], found["tokens"], found["bytes"]
                     measured.setdefault(domain, {}).setdefault(key, str(run))
+    if not rows:
+        raise PerdureError(
+            f"{', '.join(map(str, places))}: no version there is finished and measured; `perdure run RECIPE` does both"
+        )
     domains = list(dict.fromkeys(domain for row in rows for domain in row["losses"]))
     measure = "bits_per_byte" if len(tokenizers) > 1 else "losses"
     return {
@@ -99,7 +103,8 @@ def _notes(tokenizers: dict[str, str], measured: dict[str, dict[tuple, str]]) ->
     notes = []
     if len(tokenizers) > 1:
         notes.append(
-            "The runs have different tokenizers, so that losses per token have different meanings: these are bits per byte "
+            "The runs have different tokenizers, so that losses per token have different meanings: these are bits per byte, "
+            "and ACC, BWT and forgetting, which are per token, are left out "
             f"({', '.join(f'{run}: {key[:8]}' for key, run in tokenizers.items())})."
         )
     for domain, kinds in measured.items():
@@ -112,9 +117,10 @@ def _notes(tokenizers: dict[str, str], measured: dict[str, dict[tuple, str]]) ->
 def compare_table(found: dict[str, Any]) -> str:
     """What was gathered as plain text; the lowest loss of a domain has a star."""
     head = [cell for domain in found["domains"] for cell in (domain, "")]
-    cells = [
-        ["run", "version", *head, *"ACC BWT forgetting tokens tokens/s MFU time".split(), "GPU or core h"]
-    ]
+    per_token = {}
+    if found["measure"] == "losses":
+        per_token = {"ACC": "acc", "BWT": "bwt", "forgetting": "forgetting"}
+    cells = [["run", "version", *head, *per_token, *"tokens tokens/s MFU time".split(), "GPU or core h"]]
     for row in found["rows"]:
         line = [row["run"], row["version"]]
         for domain in found["domains"]:
@@ -123,7 +129,7 @@ def compare_table(found: dict[str, Any]) -> str:
             star = "*" if loss is not None and loss == found["best"][domain] else " "
             line.append("-" if loss is None else f"{loss:.3f}{star}")
             line.append("" if change is None else f"({change:+.3f})")
-        line += ["-" if row[key] is None else f"{row[key]:+.3f}" for key in ("acc", "bwt", "forgetting")]
+        line += ["-" if row[key] is None else f"{row[key]:+.3f}" for key in per_token.values()]
         line.append(tokens_words(row["tokens"]))
         line.append("-" if row["tokens_per_second"] is None else f"{row['tokens_per_second']:,.0f}")
         line.append("-" if row["mfu"] is None else f"{row['mfu']:.1%}")

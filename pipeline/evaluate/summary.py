@@ -44,7 +44,8 @@ def build_report(recipe: Recipe) -> dict:
         - `versions`: in training order: `id`, `parent` (null: the initial model), `start`, `status` (`finished`,
           `started`, `waiting`), `tokens`, `lineage_tokens`, `steps`, `schedule`, `selected_fraction` (1 without
           selection), `tokens_per_second`, `device`, `device_hours` and `lost_hours` of them (see `cost`), `mixture`, `phases` (`after_step`, `reason`, `shares` by
-          key), `sources` (tokens `total`, `consumed`, `remaining`, `repeated`, `replayed` by domain, along its path),
+          key), `sources` (tokens `total`, `consumed`, `remaining`, `repeated`, `replayed` by domain, along its path;
+          what remains was not read as new data yet, but replay may have brought some of it in),
           `evaluation`, `left_at_step` (of a branch that leaves before its parent's end: the parent's step; else null), `change`
           by domain: loss minus that of what it started from. Where `left_at_step` is not null, that is what it was measured at
           before its own first step (`evaluation.interval`), and null without.

@@ -99,6 +99,17 @@ def replay_findings(report: dict) -> list[str]:
     return [finding for finding in found if finding]
 
 
+def replay_controls(versions: dict[str, dict]) -> list[str]:
+    """Versions of a recipe that show what replay is worth: without it, and like another one in all else."""
+    rest = {name: _all_but_replay(version) for name, version in versions.items()}
+    with_replay = [name for name, version in versions.items() if version["mixture"]["replay"]]
+    return [
+        name
+        for name in versions
+        if name not in with_replay and any(rest[name] == rest[other] for other in with_replay)
+    ]
+
+
 def _all_but_replay(version: dict) -> dict:
     """What of a version's recipe decides its training, but replay; the order of its domains too, where it has one."""
     mixture = version["mixture"]

@@ -116,6 +116,14 @@ def test_names_are_checked_where_sources_may_be_gone(verb, capsys, tmp_path):
     assert "2 problems" in error and not any(tmp_path.iterdir())
 
 
+def test_nothing_is_measured_before_a_version_is_finished(capsys, tmp_path):
+    out = tmp_path / "out"
+    assert cli.main(["eval", TEMPLATE, "--out", str(out)]) == 1
+    expected = f"error: {out}: no version is finished yet; `perdure run {TEMPLATE}` makes them\n"
+    assert capsys.readouterr() == ("", expected)
+    assert not out.exists()  # no data either
+
+
 @pytest.mark.parametrize("verb", ["train", "eval"])
 def test_an_unknown_version_is_refused_with_what_is_near(verb, capsys):
     assert cli.main([verb, TEMPLATE, "--version", "updat"]) == 2

@@ -78,9 +78,26 @@ def test_consumed_and_remaining_fill_every_source_across_three_versions(versions
             seen[key] = seen.get(key, 0) + 1
         history = [(plan, plan.end), *history]
     for source, line in ledger(history).items():
-        assert line["consumed"] + line["remaining"] == line["total"] == SIZES[source]
-        assert line["consumed"] == len({sample for key, sample in met if key == source})
-        assert line["repeated"] == seen.get(source, 0) - line["consumed"]
+        assert line["consumed"] + line["remaining"] == line["total"] == SIZES[source] * 4
+        assert line["consumed"] == len({sample for key, sample in met if key == source}) * 4
+        assert line["repeated"] == seen.get(source, 0) * 4 - line["consumed"]
+
+
+def test_padding_is_no_token_of_a_source():
+    plan = plan_of([{"a": 1, "replay/b": 1}], [], [32], {})
+    plan.sources["a"]["tokens"] = 26  # the last of seven samples holds two
+    found = [ledger([(plan, end)])["a"] for end in (0, 12, 14, 16, 32)]
+    assert {line["total"] for line in found} == {26}
+    assert [line["remaining"] for line in found] == [26, 2, 0, 0, 0]
+    assert [line["consumed"] for line in found] == [0, 24, 26, 26, 26]
+    assert [line["repeated"] for line in found] == [0, 0, 0, 4, 2 * 26 + 2 * 4 - 26]
+    assert ledger([(plan, 32)])["b"] == {
+        "total": 48,
+        "consumed": 0,
+        "remaining": 48,
+        "repeated": 0,
+        "replayed": 64,
+    }
 
 
 def test_another_order_or_other_data_are_another_stream():

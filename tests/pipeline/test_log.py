@@ -7,6 +7,7 @@ import yaml
 
 from perdure.pipeline import cli
 from perdure.pipeline.check import load_checked
+from perdure.pipeline.log_text import print_diff, print_log
 from perdure.pipeline.manifest import write_atomic
 from tests.pipeline.test_lineage import STEP, main_path, recipe_of, update
 
@@ -31,6 +32,28 @@ def test_the_log_of_a_run_that_has_not_begun(recipe, capsys):
     main, following = json.loads(capsys.readouterr().out)["versions"]
     assert (main["status"], main["steps"], main["phases"], main["evaluation"]) == ("waiting", 0, None, None)
     assert following["parent"] == "main"
+
+
+def test_what_is_left_is_said_of_new_data_alone(recipe, capsys):
+    cli.main(["log", str(recipe), "--json"])
+    versions = json.loads(capsys.readouterr().out)["versions"]
+    line = {"total": 1000, "consumed": 320, "remaining": 680, "repeated": 0, "replayed": 0}
+    versions[0] |= {"steps": 5, "phase": "constant", "learning_rate": 0.01, "status": "started"}
+    versions[0]["sources"] = {"a": line | {"replayed": 64}, "b": line}
+    print_log({"name": "tiny", "versions": versions[:1]})
+    assert capsys.readouterr().out.splitlines()[-1].strip() == (
+        "tokens not yet read as new data: a 680 of 1,000 (64 replayed), b 680 of 1,000"
+    )
+
+
+def test_a_difference_of_data_says_what_remaining_means(capsys):
+    empty = {"versions": ["one", "two"], "recipe": [], "schedule": [], "data": [], "results": {}}
+    print_diff(empty | {"data": ["tokens.a.remaining: 680 -> 360"]})
+    assert capsys.readouterr().out.splitlines()[3:6] == [
+        "data:",
+        "  tokens.a.remaining: 680 -> 360",
+        "  (remaining: tokens not read as new data yet; replay may have brought some of them in)",
+    ]
 
 
 def test_the_difference_names_recipe_and_schedule(recipe, capsys):

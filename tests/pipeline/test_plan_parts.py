@@ -149,7 +149,7 @@ def test_a_lineage_goes_on_in_a_topic_and_replays_what_it_saw_of_it(tmp_path, da
     assert set(replayed["replay/a/sea"]) == set(seen["a/sea"] + then["a/sea"])
     assert set(replayed["replay/a/Art & Music"]) == set(then["a/Art & Music"])
     lines = ledger([(third, third.end), *history])
-    assert lines["a/sea"]["consumed"] == 16 and lines["b"]["consumed"] > 8
+    assert lines["a/sea"]["consumed"] == 16 * SEQ and lines["b"]["consumed"] > 8 * SEQ
     assert all(line["consumed"] + line["remaining"] == line["total"] for line in lines.values())
 
 
@@ -164,7 +164,7 @@ def test_another_subset_is_another_stream(tmp_path, data):
     again = build(tmp_path / "3", data, 1, [(part, part.end), *history], scores={"a": scores}, **mixture)
     assert again.sources["a"]["start"] == 8
     line = ledger([(again, again.end), (part, part.end), *history])["a"]
-    assert line["total"] == whole.sources["a"]["samples_per_epoch"] and line["consumed"] == 16
+    assert line["total"] == whole.sources["a"]["tokens"] and line["consumed"] == 16 * SEQ
     replay = build(
         tmp_path / "4",
         data,

@@ -48,6 +48,7 @@ def test_all_versions_of_a_run_or_one(runs, report):
 def test_what_cannot_be_compared_is_said(runs):
     tokenizers, documents = compare([runs / "first", runs / "second"])["notes"]
     assert tokenizers.startswith("The runs have different tokenizers") and "beefbeef" in tokenizers
+    assert "ACC, BWT and forgetting, which are per token, are left out" in tokenizers
     assert documents == (
         f"prose was measured on different held-out text: 101 documents in {runs / 'first'}, "
         f"7 documents in {runs / 'second'}."
@@ -58,8 +59,9 @@ def test_the_table_and_the_page(runs, capsys, monkeypatch):
     monkeypatch.chdir(runs)
     assert cli.main(["compare", "first", "second", "--html", "all.html"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    numbers = ["-4.562", "-0.125", "+0.125", "803k", "7,422", "41.5%", "2:42", "-"]
+    per_token, numbers = ["-4.562", "-0.125", "+0.125"], ["803k", "7,422", "41.5%", "2:42", "-"]
     assert lines[0].startswith("Held-out text, bits per byte;")
+    assert lines[2].split()[2:6] == ["prose", "clean", "code", "tokens"]  # nothing per token
     assert lines[6].split() == ["first", "update", "1.670", "1.579", "1.625", *numbers]
     assert lines[8].split()[:3] == ["second", "base", "3.249"]
     assert lines[4].split()[2] == "1.625*"
@@ -67,6 +69,7 @@ def test_the_table_and_the_page(runs, capsys, monkeypatch):
     alone = capsys.readouterr().out.splitlines()
     assert alone[6].split() == [
         *["first", "update", "4.625", "(+0.125)", "4.375", "(+0.125)", "4.500", "(-1.500)"],
+        *per_token,
         *numbers,
     ]
     assert sum(line.startswith("note: ") for line in lines) == 2
@@ -75,6 +78,7 @@ def test_the_table_and_the_page(runs, capsys, monkeypatch):
         str(runs) + "/", ""
     )
     assert "http" not in page and page.count("<tr>") == 6
+    assert "nats per token" not in page and "<br>nats per token" in render_compare(compare([runs / "first"]))
     assert cli.main(["compare", "first", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["rows"]) == 4
 
@@ -102,7 +106,10 @@ def test_an_unmeasured_version_can_be_asked_for(runs):
     }
     report["acc"] = report["bwt"] = report["forgetting"] = {}
     (runs / "second" / "report.json").write_text(json.dumps(report))
-    assert compare([runs / "second"])["rows"] == []
+    with pytest.raises(
+        PerdureError, match=r"second: no version there is finished and measured; `perdure run"
+    ):
+        compare([runs / "second"])
     found = compare([runs / "second" / "versions" / "base", runs / "first"])
-    assert compare_table(found).splitlines()[4].split()[2:6] == ["-", "-", "-", "-"]
+    assert compare_table(found).splitlines()[4].split()[2:6] == ["-", "-", "-", "1.2M"]
     assert found["rows"][0]["losses"] == {}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -318,6 +319,36 @@ def test_console_table_of_many_domains():
 )
 def test_token_counts_in_words(count, words):
     assert tokens_words(count) == words
+
+
+def offered(recipe, data) -> list[str]:
+    said = []
+    record_data(recipe, data)
+    write_report(recipe, said.append, Path("my.yaml"))
+    return said[-1].splitlines()[2:]
+
+
+def test_the_version_offered_for_export_is_the_newest_that_is_no_control(recipe, run):
+    data = run(recipe, ALL)  # `control`, the last one, has the lowest loss on code
+    there = f"  perdure export {recipe.directory}"
+    assert offered(recipe, data) == [
+        f"{there} update --to made-up-update  "
+        "# the newest version but for control (without replay), as a Hugging Face model",
+        f"  tensorboard --logdir {recipe.directory}  # look at every step",
+        "  perdure recipe new my-recipe.yaml  # begin a recipe of your own",
+    ]
+
+
+def test_the_newest_version_is_offered_though_an_older_one_has_lower_losses(recipe, run):
+    data = run(recipe, ["base", "reference"])  # macro-averages: 4.92 and 5.0
+    assert offered(recipe, data)[0] == (
+        f"  perdure export {recipe.directory} reference --to made-up-reference  "
+        "# the newest version, as a Hugging Face model"
+    )
+
+
+def test_a_run_without_versions_offers_to_make_them(recipe):
+    assert offered(recipe, {}) == ["  perdure run my.yaml  # no version is finished yet: this makes them"]
 
 
 @pytest.mark.slow
