@@ -143,7 +143,11 @@ def _apply_override(tree: dict, override: str, source: str) -> dict:
     known = tree.get(section)
     if section in ("sources", "versions") and len(names) > 1 and names[0] not in (known or {}):
         near = difflib.get_close_matches(names[0], known or {}, n=1)
-        hint = f"; did you mean `{near[0]}`?" if near else ""
+        hint = (
+            f"; did you mean `{near[0]}`?"
+            if near
+            else f"; there is {', '.join(f'`{name}`' for name in known or {})}"
+        )
         raise RecipeError(source, [Problem(key, value, f"no such {section.removesuffix('s')}{hint}")])
     return with_field(tree, key, value)
 

@@ -210,7 +210,7 @@ def test_malformed_overrides_are_refused(tmp_path, tree, override):
         ("model=[]", ("model", [], "should be")),
         ("versions.v1.start={type: update}", ("versions.v1.start.parent", None, "required, but missing")),
         ("model={type: huggingface}", ("model.path", None, "required, but missing")),
-        ("versions.V!.tokens=3", ("versions.V!", "V!", "lower-case letters")),
+        ("versions={V!: {tokens: 3}}", ("versions.V!", "V!", "lower-case letters")),
         ("tokenizer.sources=[]", ("tokenizer.sources", [], "should not be empty")),
         ("versions.v1.start.type=resume", ("versions.v1.start.type", "resume", "'init', 'update'")),
         ("sources.a.heldout_fraction=1.5", ("sources.a.heldout_fraction", 1.5, "less than 1")),
@@ -234,7 +234,8 @@ def test_whole_numbers_as_people_write_large_ones(tmp_path, tree):
 def test_fields_of_what_is_not_there_are_not_set(tmp_path, tree):
     path = write(tmp_path / "recipe.yaml", tree)
     (problem,) = refused(path, "versions.v2.tokens=5")
-    assert str(problem) == "versions.v2.tokens = 5: no such version; did you mean `v1`?"
+    assert str(problem) == "versions.v2.tokens = 5: no such version; there is `v1`"
+    assert "did you mean `v1`?" in str(refused(path, "versions.vv1.tokens=5")[0])
     assert "no such source" in refused(path, "sources.x.heldout_fraction=0.1")[0].remedy
 
 

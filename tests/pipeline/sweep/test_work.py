@@ -13,6 +13,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from perdure.pipeline.manifest import is_finished, read_json
+from perdure.pipeline.train import fence
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +83,7 @@ def start(folder: Path, *options: str) -> subprocess.Popen:
 def versions(out: Path) -> dict[str, tuple[int, bool]]:
     """Starts of every version that was begun, and whether it is whole."""
     return {
-        path.parent.name: (int(path.read_text()), is_finished(path.parent))
+        path.parent.name: (fence.newest(path.parent)[0], is_finished(path.parent))
         for path in out.glob("versions/*/fence")
     }
 
