@@ -296,6 +296,22 @@ def slow_writer(directory: str) -> list:
     return [path.name for path in finished_checkpoints(Path(directory) / "checkpoints")]
 
 
+def embedding_gradients(directory: str) -> bool:
+    """Whether an embedding's gradient, as Megatron looks rows up, is the same every time, on several threads."""
+    initialise()
+    generator = torch.Generator().manual_seed(0)
+    weight, gradient = (
+        torch.randn(2048, 128, generator=generator),
+        torch.randn(2048, 128, generator=generator),
+    )
+    rows, found = torch.randint(0, 300, (2048,), generator=generator), []
+    for _ in range(40):
+        leaf = weight.clone().requires_grad_()
+        leaf[rows].backward(gradient)
+        found.append(leaf.grad)
+    return torch.get_num_threads() == 2 and all(torch.equal(found[0], other) for other in found)
+
+
 def slow_export(directory: str) -> int:
     """Tensors of an export whose first rank writes files for longer than collectives of its group may take."""
     import time

@@ -36,6 +36,12 @@ def initialise() -> torch.device:
     os.environ.setdefault("NCCL_ALGO", "^NVLS")
     if world_size == 1:
         options["store"] = dist.HashStore()
+    # Threads of a CPU add in any order, too, in the embedding's backward pass. Not `warn_only`: attention's would take that as
+    # leave to do so on GPUs.
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # writes all memory once more; nothing reads it
+    )
     if torch.cuda.is_available():
         local_rank, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if local_rank >= devices:
@@ -44,11 +50,6 @@ def initialise() -> torch.device:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-        # Not `warn_only`: attention's backward pass would take that as leave to add in any order.
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = (
-            False  # writes all memory once more; nothing reads it
-        )
         dist.init_process_group("nccl", device_id=device, **options)
         return device
     install_cpu_backend()

@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 import torch.distributed as dist
+from support import on_rank
 
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.train.device import initialise
@@ -53,3 +54,8 @@ def test_more_ranks_than_gpus_are_one_line(machine, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(PerdureError, match="3 ranks on a machine with 2 GPUs"):
         initialise()
+
+
+@pytest.mark.slow
+def test_threads_of_a_cpu_add_in_the_same_order_every_time(tmp_path):
+    assert on_rank("embedding_gradients", tmp_path, threads=2)
