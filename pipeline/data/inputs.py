@@ -21,7 +21,7 @@ STDLIB = "stdlib"
 LABEL = "__label__"
 """What precedes the labels of a fastText model."""
 EMAIL, ADDRESS = "email@example.com", "22.214.171.124"
-"""What the step `pii` puts where it finds an e-mail or IP address; nobody's."""
+"""What the step `pii` puts where it finds an e-mail or IP address: the first of datatrove's, of FineWeb's making."""
 SAMPLES = ("labelled", "target", "positive")
 """Fields of topics and subsets that name a file of texts."""
 TEST_DIRECTORIES = {"test", "tests", "idle_test"}

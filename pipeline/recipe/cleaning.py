@@ -136,7 +136,7 @@ class FineWebQuality(Section):
 
 
 class PersonalData(Section):
-    """Replaces e-mail addresses and public IP addresses by one of each kind that belongs to nobody; drops no document."""
+    """Replaces e-mail addresses and public IP addresses by one of each kind, always the same; drops no document."""
 
     type: Literal["pii"]
     remove_emails: bool = True

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from perdure.pipeline.checks.hints import near
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.recipe.root import Recipe
 from perdure.pipeline.recipe.section import Section
@@ -142,13 +143,8 @@ def _apply_override(tree: dict, override: str, source: str) -> dict:
     section, *names = key.split(".")
     known = tree.get(section)
     if section in ("sources", "versions") and len(names) > 1 and names[0] not in (known or {}):
-        near = difflib.get_close_matches(names[0], known or {}, n=1)
-        hint = (
-            f"; did you mean `{near[0]}`?"
-            if near
-            else f"; there is {', '.join(f'`{name}`' for name in known or {})}"
-        )
-        raise RecipeError(source, [Problem(key, value, f"no such {section.removesuffix('s')}{hint}")])
+        remedy = f"no such {section.removesuffix('s')}{near(names[0], known or {})}"
+        raise RecipeError(source, [Problem(key, value, remedy)])
     return with_field(tree, key, value)
 
 
@@ -194,8 +190,8 @@ def _problem(detail: Any, tree: dict) -> Problem:
         return Problem(name, None, "required, but missing")
     if kind == "extra_forbidden":
         others = [field for field in _field_names() if field != path[-1]]  # it is a field, but not here
-        near = difflib.get_close_matches(path[-1], others, n=1)
-        return Problem(name, value, f"unknown field{f'; did you mean `{near[0]}`?' if near else ''}")
+        match = difflib.get_close_matches(path[-1], others, n=1)
+        return Problem(name, value, f"unknown field{f'; did you mean `{match[0]}`?' if match else ''}")
     if kind == "union_tag_invalid":
         return Problem(
             f"{name}.type", value.get("type"), f"should be one of {detail['ctx']['expected_tags']}"
