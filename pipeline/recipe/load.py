@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from perdure.pipeline.checks.hints import near
 from perdure.pipeline.errors import Problem, RecipeError
+from perdure.pipeline.recipe.literals import read_yaml, within
 from perdure.pipeline.recipe.root import Recipe
 from perdure.pipeline.recipe.section import Section
 
@@ -75,7 +76,7 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict:
     if path.resolve() in seen:
         raise RecipeError(str(path), [Problem("extends", str(path), "a recipe cannot extend itself")])
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+        tree, misread = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise RecipeError(str(path), [Problem("recipe", str(path), f"cannot be read: {reason}")]) from None
@@ -83,6 +84,8 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict:
         raise RecipeError(
             str(path), [Problem("recipe", str(path), f"not YAML: {' '.join(str(error).split())}")]
         ) from None
+    if misread:
+        raise RecipeError(str(path), misread)
     if not isinstance(tree, dict):
         raise RecipeError(
             str(path), [Problem("recipe", tree, "should be a mapping; see `perdure recipe new`")]
@@ -92,21 +95,6 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict:
     if not isinstance(base, str):
         raise RecipeError(str(path), [Problem("extends", base, "should be the path of another recipe")])
     return merge(_read_tree(path.parent / base, (*seen, path.resolve())), tree)
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML would let the second of two equal keys win silently; one beside a merge (`<<: *anchor`) may win."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-        written = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        keys = [self.construct_object(key, deep=True) for key in written]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice", node.start_mark
-                )
-        # Depth first: a merge writes into the mapping that it takes from, which must have been through here by then.
-        return super().construct_mapping(node, deep=True)
 
 
 def merge(base: Any, over: Any) -> Any:
@@ -137,9 +125,11 @@ def _apply_override(tree: dict, override: str, source: str) -> dict:
     if not equals or not key:
         raise RecipeError(source, [Problem("--set", override, "should read path.to.field=value")])
     try:
-        value = yaml.safe_load(text)
+        value, misread = read_yaml(text)
     except yaml.YAMLError:
         raise RecipeError(source, [Problem(key, text, "should be a YAML value")]) from None
+    if misread:
+        raise RecipeError(source, [within(key, problem) for problem in misread])
     section, *names = key.split(".")
     known = tree.get(section)
     if section in ("sources", "versions") and len(names) > 1 and names[0] not in (known or {}):

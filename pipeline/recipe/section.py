@@ -1,20 +1,39 @@
 """What every part of a recipe is made of."""
 
 import os
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 
 def _whole(value: Any) -> Any:
     """Whole numbers as people write large ones: `1e9` is text in YAML."""
     try:
-        return int(float(value)) if isinstance(value, str) and float(value).is_integer() else value
-    except ValueError:
+        number = Decimal(value) if isinstance(value, str) else Decimal("nan")
+    except InvalidOperation:
         return value
+    whole = number.is_finite() and number.adjusted() < MAX_DIGITS and number == number.to_integral_value()
+    return int(number) if whole else value
 
 
+def _without_truth(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_without_truth, value))
+    return object() if isinstance(value, bool) else value
+
+
+MAX_DIGITS = 30
+"""Digits of a whole number in a recipe; text such as `1e999999999` would take all memory."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0), BeforeValidator(_whole)]
 ModelName = Annotated[str, AfterValidator(os.path.expanduser)]
@@ -32,6 +51,15 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         protected_namespaces=(),
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, tree: Any) -> Any:
+        """Keeps pydantic from taking `true` for 1: no type but bool takes a bare object."""
+        if not isinstance(tree, dict):
+            return tree
+        flags = {name for name, field in cls.model_fields.items() if field.annotation is bool}
+        return {key: value if key in flags else _without_truth(value) for key, value in tree.items()}
 
     @field_validator("*")
     @classmethod

@@ -16,6 +16,7 @@ from perdure.pipeline.checks.hints import near
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.manifest import hash_of
 from perdure.pipeline.recipe import Name, Recipe, Section, read_tree, structural_problems, with_field
+from perdure.pipeline.recipe.literals import read_yaml, within
 
 PLAIN = re.compile(r"[A-Za-z0-9._+-]{1,32}")
 """Values that stand in a run's name as they are; of others a hash does."""
@@ -127,9 +128,12 @@ def _values(over: list[str] | tuple[str, ...]) -> tuple[dict[str, list], list[Pr
     for entry in over:
         path, equals, text = entry.partition("=")
         try:
-            parsed = yaml.safe_load(f"[{text}]")
+            parsed, misread = read_yaml(f"[{text}]")
         except yaml.YAMLError:
-            parsed = []
+            parsed, misread = [], []
+        found += [within(path, problem) for problem in misread]
+        if misread:
+            continue
         if path in values:
             found.append(Problem("--over", entry, f"`{path}` stands twice; give all of its values at once"))
         elif equals and path and parsed:

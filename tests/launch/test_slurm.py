@@ -248,13 +248,21 @@ def test_the_recipe_overrules_the_site(tmp_path, recipe_file):
 
 def test_a_time_limit_without_quotes_is_told_to_take_them(tmp_path, recipe_file):
     site = tmp_path / "site.yaml"
-    for text, value in (("24:00:00", 86400), ("90", 90)):
+    for text, problem in (
+        (
+            "24:00:00",
+            "slurm.time_limit = '24:00:00': should be 86400 (YAML counts to the base of 60 here), or '24:00:00' in "
+            "quotes if it is text",
+        ),
+        (
+            "90",
+            'cluster.slurm.time_limit = 90: should stand in quotes, as "24:00:00": without them YAML reads a number',
+        ),
+    ):
         site.write_text(f"slurm: {{time_limit: {text}}}\n")
         with pytest.raises(RecipeError) as refused:
             fitted(recipe_file, [], tmp_path / "o", site, Size(1, 0, 1))
-        assert [str(problem) for problem in refused.value.problems] == [
-            f'cluster.slurm.time_limit = {value}: should stand in quotes, as "24:00:00": without them YAML reads a number'
-        ]
+        assert [str(found) for found in refused.value.problems] == [problem]
     site.write_text('slurm: {time_limit: "24:00:00"}\n')
     recipe = fitted(recipe_file, [], tmp_path / "o", site, Size(1, 0, 1))
     assert recipe.cluster.slurm.time_limit == "24:00:00"

@@ -1,0 +1,119 @@
+"""YAML as its writer means it: what YAML 1.1 would turn into something else without a word is a mistake.
+
+`0100` is 64 (octal), `1:00:04` is 3604 (base 60), `no` is false, `2024-01-01` is a date (https://yaml.org/type/).
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import yaml
+
+from perdure.pipeline.errors import Problem
+
+PREFIX = "tag:yaml.org,2002:"
+SCALARS = ("str", "int", "float", "bool", "null", "timestamp")
+"""Tags of single values; all others, `!!python/name` for one, are refused."""
+RESOLVER = yaml.resolver.Resolver()
+UNTAGGED = "should stand without a tag (`!`), or in quotes if it is text"
+PLAIN = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
+"""Integers that YAML reads as people do."""
+
+
+def read_yaml(text: str) -> tuple[Any, list[Problem]]:
+    """Parses one YAML document.
+
+    Returns:
+        Its value, and its literals that YAML reads otherwise than they look; the value is None if there are any.
+
+    Raises:
+        yaml.YAMLError: If it is not YAML, or a key stands twice.
+    """
+    loader = _UniqueKeyLoader(text)
+    try:
+        node = loader.get_single_node()
+        found = [] if node is None else list(_misread(node, (), set()))
+        return (None if node is None or found else loader.construct_document(node)), found
+    finally:
+        loader.dispose()
+
+
+def within(field: str, problem: Problem) -> Problem:
+    """A problem of a value, as one of the field that the value is for."""
+    return replace(problem, path=".".join(filter(None, (field, problem.path))))
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML would let the second of two equal keys win silently; one beside a merge (`<<: *anchor`) may win."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        written = [key for key, _ in node.value if key.tag != f"{PREFIX}merge"]
+        keys = [self.construct_object(key, deep=True) for key in written]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands twice", node.start_mark
+                )
+        # Depth first: a merge writes into the mapping that it takes from, which must have been through here by then.
+        return super().construct_mapping(node, deep=True)
+
+
+def _misread(node: yaml.Node, path: tuple[str, ...], seen: set[int]) -> Iterator[Problem]:
+    """Problems of a node and of what is in it; a node that aliases share is looked at once."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    kind = node.tag.removeprefix(PREFIX)
+    if isinstance(node, yaml.ScalarNode):
+        written = kind == "str" or node.tag == RESOLVER.resolve(yaml.ScalarNode, node.value, (True, False))
+        remedy = _remedy(kind, node.value) if written and kind in SCALARS else UNTAGGED
+        if remedy:
+            yield Problem(".".join(path), node.value, remedy)
+    elif kind not in ("seq", "map"):
+        yield Problem(".".join(path), None, UNTAGGED)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, entry in enumerate(node.value):
+            yield from _misread(entry, (*path, str(number)), seen)
+    else:
+        for key, value in node.value:
+            if key.tag == f"{PREFIX}merge":
+                yield from _misread(value, path, seen)
+                continue
+            name = key.value if isinstance(key, yaml.ScalarNode) else "?"
+            if key.tag != f"{PREFIX}str":
+                remedy = f"a name is text, which YAML does not read here: write '{name}' in quotes"
+                yield Problem(".".join((*path, name)), None, remedy)
+            yield from _misread(value, (*path, name), seen)
+
+
+def _remedy(kind: str, text: str) -> str | None:
+    """What to write instead of a scalar that YAML reads otherwise than it looks; None if it does not."""
+    quoted = f"'{text}' in quotes if it is text"
+    if kind == "int" and not PLAIN.fullmatch(text):
+        return f"should be {_readings(text)}, or {quoted}"
+    if kind == "float" and ":" in text:
+        return f"should be a decimal number (YAML counts to the base of 60 here), or {quoted}"
+    if kind == "bool" and text.lower() not in ("true", "false"):
+        value = "true" if text.lower() in ("yes", "on") else "false"
+        return f"should be {value}, as YAML reads it, or {quoted}"
+    if kind == "timestamp":
+        return f"should stand in quotes, as '{text}': without them YAML reads a date"
+    return None
+
+
+def _readings(text: str) -> str:
+    """Decimal numbers that an integer may mean: as it looks, if it looks decimal, and as YAML 1.1 reads it."""
+    sign, digits = re.fullmatch(r"([-+]?)(.*)", text.replace("_", "")).groups()
+    sign = sign.removeprefix("+")
+    if ":" in digits:
+        total = 0
+        for part in digits.split(":"):
+            total = total * 60 + int(part)
+        return f"{sign}{total} (YAML counts to the base of 60 here)"
+    if digits[:2].lower() in ("0x", "0b"):
+        base = 16 if digits[1] in "xX" else 2
+        return f"{sign}{int(digits[2:] or '0', base)} in decimal digits"
+    if digits.startswith("0") and int(digits):
+        return f"{sign}{int(digits)}, or {sign}{int(digits, 8)} if it is octal, as YAML takes it"
+    return f"{sign}{int(digits)}"
