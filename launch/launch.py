@@ -1,6 +1,7 @@
 """`perdure launch`: a recipe's chain of jobs, rendered, saved beside the run, and handed to a scheduler."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -103,7 +104,8 @@ def launch(recipe: Recipe, to: str, size: slurm.Size, directory: Path, after: st
         _submit(recipe, chain, live, after, say)
     elif to != "local":
         file = rendered[0][0]
-        command = f"kubectl create -f {file}" if to == "k8s" else f"sky jobs launch {file}"
+        quoted = shlex.quote(str(file))
+        command = f"kubectl create -f {quoted}" if to == "k8s" else f"sky jobs launch {quoted}"
         say(f"wrote {file}; to start it: {command}")
         if to == "k8s" and recipe.cluster.kubernetes.kind == "trainjob":
             runtime = recipe.cluster.kubernetes.runtime

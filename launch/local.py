@@ -102,7 +102,8 @@ def _environments(world_size: int, node: Node) -> list[dict[str, str]]:
     common["PYTHONSAFEPATH"] = "1"
     if world_size == 1:
         return [common]
-    common |= {"MASTER_ADDR": node.address, "MASTER_PORT": str(node.port or _free_port())}
+    address = node.address if node.count > 1 else "127.0.0.1"  # which nobody else has to reach
+    common |= {"MASTER_ADDR": address, "MASTER_PORT": str(node.port or _free_port())}
     common["WORLD_SIZE"] = str(world_size)
     return [common | {"RANK": str(node.rank * here + rank), "LOCAL_RANK": str(rank)} for rank in range(here)]
 

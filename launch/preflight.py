@@ -163,6 +163,8 @@ def main(version_directory: Path) -> int:
     """Exit status 0 if nothing is amiss; rank 0 says what is."""
     import torch.distributed as dist
 
+    from perdure.pipeline.train.rendezvous import local_store
+
     begun = time.monotonic()
     recipe, inputs = (
         load_recipe(version_directory / "recipe.yaml"),
@@ -171,7 +173,16 @@ def main(version_directory: Path) -> int:
     mine = facts(version_directory)
     needed = checkpoint_bytes(recipe, inputs["vocab_size"])
     try:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=SECONDS))
+        wait = timedelta(seconds=SECONDS)
+        if store := local_store(wait):
+            options = {
+                "store": store,
+                "rank": int(os.environ["RANK"]),
+                "world_size": int(os.environ["WORLD_SIZE"]),
+            }
+        else:
+            options = {}
+        dist.init_process_group("gloo", timeout=wait, **options)
         found = _exchange(mine)
     except ValueError as error:  # nobody has told torch who is here
         command = f"srun python -m perdure.launch.rank preflight {version_directory}"

@@ -43,6 +43,8 @@ def main(task: str, directory: str) -> None:
         os.environ[name] = os.environ[source]
     if "MASTER_ADDR" not in os.environ:
         os.environ.update(meeting_place())
+    if os.environ["SLURM_NNODES"] == "1":  # nobody else has to reach it
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
     os.environ.setdefault("OMP_NUM_THREADS", str(cpus()))
     module, *arguments = COMMANDS[task]
     command = ["-u", "-m", module, *(directory if word == VERSION else word for word in arguments)]

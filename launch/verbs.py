@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from perdure.launch.slurm import Size
-from perdure.pipeline.console import Say, print_json
+from perdure.pipeline.console import Say, print_json, visible_line
 
 
 def launch(options: argparse.Namespace, say: Say) -> None:
@@ -20,7 +20,7 @@ def launch(options: argparse.Namespace, say: Say) -> None:
         raise RecipeError(str(options.recipe), found)
     if options.print:
         for file, text in texts(recipe, options.to, size, Path.cwd()):
-            print(f"# ==> {file}\n{text}")
+            print(f"# ==> {visible_line(file)}\n{text}")
     else:
         submit(recipe, options.to, size, Path.cwd(), options.after, say)
 
@@ -52,13 +52,13 @@ def logs(options: argparse.Namespace) -> None:
 
     if not options.follow:
         for file in log_files(options.directory, options.version):
-            print(f"==> {file} <==", flush=True)
+            print(f"==> {visible_line(file)} <==", flush=True)
             sys.stdout.write(file.read_text(encoding="utf-8", errors="replace"))
         return
     before = None
     for file, text in follow(options.directory, options.version):
         if file != before:
-            print(f"==> {file} <==")
+            print(f"==> {visible_line(file)} <==")
         before = file
         sys.stdout.write(text.decode(errors="replace"))
         sys.stdout.flush()

@@ -43,12 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception) -> int:
+    from perdure.pipeline.console import visible
     from perdure.pipeline.errors import PerdureError
 
     if isinstance(error, PerdureError):
-        print(f"error: {error}", file=sys.stderr)
+        print(visible(f"error: {error}"), file=sys.stderr)
         return error.exit_status
-    text = " ".join(str(error).split())
+    text = visible(" ".join(str(error).split()))
     print(f"error: {type(error).__name__}: {text}; run again with --debug for the traceback", file=sys.stderr)
     return 1
 

@@ -1,6 +1,7 @@
 """How verbs speak: lines for people, JSON for programs."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,19 @@ from typing import Any
 from perdure.pipeline.manifest import finite
 
 Say = Callable[[str], None]
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters that a terminal obeys, but for tabs and line ends."""
+
+
+def visible(text: str) -> str:
+    """The text with control characters written out (`\\x1b`), so that a name or a path cannot steer the terminal."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def visible_line(text: object) -> str:
+    """`visible`, with line ends written out, too, for text that has to stay on its line."""
+    return visible(str(text)).replace("\n", "\\n")
 
 
 def speaker(stream: Any = None) -> Say:
@@ -17,8 +31,8 @@ def speaker(stream: Any = None) -> Say:
         from rich.console import Console
 
         console = Console(file=stream, highlight=True)
-        return lambda line: console.print(line, markup=False, soft_wrap=True)
-    return lambda line: print(line, file=stream, flush=True)
+        return lambda line: console.print(visible(line), markup=False, soft_wrap=True)
+    return lambda line: print(visible(line), file=stream, flush=True)
 
 
 def print_json(value: Any) -> None:

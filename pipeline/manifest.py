@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -102,16 +102,17 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all: a temporary name beside it, flushed to disk, then a rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    # The mode follows the umask, which tempfile's does not.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -141,6 +142,19 @@ def finish(directory: Path, manifest: dict) -> None:
     """
     write_json(directory / "manifest.json", manifest | {"versions": package_versions()})
     write_atomic(directory / SUCCESS, "")
+
+
+def refuse_link(directory: Path) -> None:
+    """Refuses to work in a directory that a symbolic link leads to: what is removed there would be somebody else's.
+
+    Raises:
+        PerdureError: If it is a link.
+    """
+    if directory.is_symlink():
+        raise PerdureError(
+            f"{directory}: a symbolic link, where Perdure makes and removes directories of its own; remove the link (to "
+            "work elsewhere, choose another --out)"
+        )
 
 
 def is_finished(directory: Path) -> bool:

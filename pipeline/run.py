@@ -14,7 +14,7 @@ from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.evaluate.record import evaluation_directory, later_directory, record_data
 from perdure.pipeline.inputs import refuse_edited, refuse_other, version_inputs
 from perdure.pipeline.lineage import history, version_directory
-from perdure.pipeline.locks import lock
+from perdure.pipeline.locks import lock, open_lock
 from perdure.pipeline.manifest import (
     disk_errors,
     is_finished,
@@ -144,7 +144,7 @@ def alone(recipe: Recipe, say: Say) -> Iterator[None]:
     """
     with disk_errors(recipe.directory):
         recipe.directory.mkdir(parents=True, exist_ok=True)
-        file = (recipe.directory / ".lock").open("w")
+        file = os.fdopen(open_lock(recipe.directory / ".lock"), "w")
     with file:
         if "SLURM_JOB_ID" in os.environ:
             _wait_for(file.fileno(), recipe.directory, "another perdure command is working here", say)
@@ -175,7 +175,7 @@ def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documen
     elif directory:
         with disk_errors(directory):
             directory.mkdir(exist_ok=True)
-            with (directory / ".lock").open("w") as file:
+            with os.fdopen(open_lock(directory / ".lock"), "w") as file:
                 _wait_for(file.fileno(), directory, "another run of a sweep measures the same", say)
                 if not is_finished(directory):
                     _write_inputs(directory, recipe, inputs)

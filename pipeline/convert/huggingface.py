@@ -104,7 +104,11 @@ def write_shards(
     def flush() -> None:
         nonlocal size
         stem = f".part-{part:05d}-{len(written) // 2:05d}"
-        save_file(shard, directory / f"{stem}.safetensors", metadata={"format": "pt"})
+        file = directory / f"{stem}.safetensors"
+        file.touch()
+        mode = file.stat().st_mode  # by the umask; safetensors' own is the owner's alone
+        save_file(shard, file, metadata={"format": "pt"})
+        file.chmod(mode)
         dtype = str(next(iter(shard.values())).dtype).removeprefix("torch.")
         write_json(directory / f"{stem}.json", {"names": list(shard), "bytes": size, "dtype": dtype})
         shard.clear()

@@ -29,7 +29,8 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import PipelineStats
 
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import write_atomic
+from perdure.pipeline.locks import open_lock
+from perdure.pipeline.manifest import refuse_link, write_atomic
 from perdure.pipeline.open_files import allow_open_files
 from perdure.pipeline.recipe import RayTasks, Recipe, SlurmArrays
 
@@ -71,7 +72,7 @@ class Tasks(PipelineExecutor):
         # The lock makes a task wait for its own twin: a worker that an earlier, killed run left behind.
         allow_open_files()
         self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / f"{rank:05d}.lock").open("w") as file:
+        with os.fdopen(open_lock(self.directory / f"{rank:05d}.lock"), "w") as file:
             fcntl.lockf(file, fcntl.LOCK_EX)
             reason = self._reason(rank)
             reason.unlink(missing_ok=True)
@@ -238,6 +239,8 @@ def building(out: Path, final: Path) -> Iterator[Path]:
     """
     name = final.relative_to(out).as_posix().replace("/", ".")
     work = out / "work" / name
+    refuse_link(work.parent)
+    refuse_link(work)
     if not (work / "artefact").exists():
         shutil.rmtree(work, ignore_errors=True)  # what was left of finished work, half deleted
     shutil.rmtree(final, ignore_errors=True)  # half of one, whose `_SUCCESS` somebody removed

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from perdure.pipeline.data import identity
 from perdure.pipeline.data.tokenizer import build_tokenizer
-from perdure.pipeline.manifest import disk_errors, hash_of, is_finished, read_json
+from perdure.pipeline.manifest import disk_errors, hash_of, is_finished, read_json, refuse_link
 from perdure.pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -51,8 +51,14 @@ def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str,
 
 
 def _sweep(work: Path) -> None:
-    """Removes what is no use any more: of a run that was killed when its artefact was in place already (`building`)."""
+    """Removes what is no use any more: of a run that was killed when its artefact was in place already (`building`).
+
+    Raises:
+        PerdureError: If a symbolic link stands there: what it leads to is not ours to remove.
+    """
+    refuse_link(work)
     for entry in work.glob("*"):
+        refuse_link(entry)
         if not (entry / "artefact").exists():
             shutil.rmtree(entry)
 

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch.overrides import TorchFunctionMode
 
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.train.rendezvous import local_store
 
 CPU = "cpu"
 """Where there is no GPU, the device's name in records."""
@@ -34,8 +35,8 @@ def initialise() -> torch.device:
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("NCCL_ALGO", "^NVLS")
-    if world_size == 1:
-        options["store"] = dist.HashStore()
+    if store := dist.HashStore() if world_size == 1 else local_store(timeout()):
+        options["store"] = store
     # Threads of a CPU add in any order, too, in the embedding's backward pass. Not `warn_only`: attention's would take that as
     # leave to do so on GPUs.
     torch.use_deterministic_algorithms(True)

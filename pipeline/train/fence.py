@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.locks import lock
+from perdure.pipeline.locks import lock, open_lock
 
 PATIENCE_SECONDS = 10.0
 """How long the fence is waited for in silence; a commit holds it for less than a second."""
@@ -62,7 +62,7 @@ def held(directory: Path, attempt: int) -> Iterator[None]:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[int]:
-    file = os.open(directory / "fence", os.O_RDWR | os.O_CREAT, 0o644)
+    file = open_lock(directory / "fence")
     try:
         _lock(file, directory)
         yield file

@@ -280,6 +280,23 @@ def test_printing_writes_nothing(tmp_path, recipe_file):
         assert refused.returncode == 1 and "sbatch: not found" in refused.stderr
 
 
+def test_a_path_cannot_leave_the_comment_that_names_it(tmp_path, recipe_file):
+    command = [
+        sys.executable,
+        "-m",
+        "perdure.pipeline.cli",
+        "launch",
+        str(recipe_file),
+        "--to",
+        "slurm",
+        "--print",
+    ]
+    out = tmp_path / "a\n#b\x1b[31m$(touch evil)"
+    printed = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, check=True).stdout
+    headers = [line for line in printed.splitlines() if line.startswith("# ==> ")]
+    assert len(headers) == 4 and all(r"a\n#b\x1b[31m$(touch evil)" in line for line in headers)
+
+
 def test_every_job_has_a_script_that_bash_can_read(tmp_path, recipe_file):
     recipe = fitted(recipe_file, [], tmp_path / "o", None, Size(1, 0, 1))
     for job in jobs(recipe, recipe_file):

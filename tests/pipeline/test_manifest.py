@@ -19,6 +19,7 @@ from perdure.pipeline.manifest import (
     hash_of,
     is_finished,
     read_json,
+    refuse_link,
     remembered_hash,
     write_atomic,
     write_json,
@@ -55,7 +56,24 @@ def test_write_atomic_replaces_whole_and_leaves_nothing_beside(tmp_path):
     write_atomic(path, b"two")
     assert path.read_text() == "two"
     assert list(path.parent.iterdir()) == [path]
-    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_what_is_written_follows_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        write_atomic(tmp_path / "file", "one")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_no_work_is_done_behind_a_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "work").symlink_to("elsewhere")
+    refuse_link(tmp_path / "elsewhere")
+    with pytest.raises(PerdureError, match="work: a symbolic link"):
+        refuse_link(tmp_path / "work")
 
 
 def test_a_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
