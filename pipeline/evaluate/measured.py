@@ -160,7 +160,7 @@ def _points(
     NaN is a loss that was not finite.
     """
     points = [
-        (step - 1, entry["tokens"] - entry["tokens"] // step, entry["heldout_before"])
+        (step - 1, steps[step - 1]["tokens"] if step > 1 else 0, entry["heldout_before"])
         for step, entry in sorted(steps.items())
         if entry.get("heldout_before")
     ]
@@ -192,7 +192,7 @@ def start_losses(recipe: Recipe, version: str, steps: dict[int, dict], on: dict[
 def _min_acc(
     recipe: Recipe, version: str, steps: dict[str, dict[int, dict]], path: Path, on: dict[str, Any]
 ) -> dict[str, float | list[str]]:
-    """`min_acc`: each domain at its worst since it was learned, in every version from there on.
+    """`min_acc`: each domain at its worst from when it was learned, in every version from there on.
 
     `min_acc_unmeasured` names those of them that were not measured on the way, of which only the end counts.
     """
@@ -202,12 +202,14 @@ def _min_acc(
     for source, row in zip(recipe.sources, path.learned):
         seen = list[float]()
         if row is not None and row < len(path.rows) - 1:
-            for member, left in along[row:]:
+            # Of the version that learned it, its end; of the initial model, the first one's start.
+            learner = along[row - 1 : row] if row else []
+            spans = [(member, left, left) for member, left in learner]
+            for member, first, left in [*spans, *((member, 0, left) for member, left in along[row:])]:
                 own = [point for point in points[member] if source in point[2]]
-                # At its start, a version is what the one before it was in the end.
-                losses = [found[source] for step, _, found in own if 0 < step <= left]
+                losses = [found[source] for step, _, found in own if first <= step <= left]
                 seen += [loss for loss in losses if not math.isnan(loss)]
-                if not _measured_on_the_way(own):
+                if first == 0 and not _measured_on_the_way(own):
                     unmeasured.add(member)
         worst.append(max(seen, default=math.nan))
     return {

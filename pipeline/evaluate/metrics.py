@@ -150,8 +150,10 @@ def stability_gap(tokens: Sequence[int], losses: Sequence[float | None]) -> dict
 def min_accuracy(worst: Sequence[float], learned: Sequence[int | None], last: int) -> float:
     """min-ACC: mean over the domains learned before a version of A at its worst from then to the version's end.
 
+    1/(T-1) sum_{i<T} min A(E_i, f_n) over all steps n from the end of the version that learned i on, that end included.
+
     Args:
-        worst: Highest loss of each domain after it was learned; NaN is not measured.
+        worst: Highest loss of each domain from when it was learned; NaN is not measured.
         learned: See `learned_at`.
         last: The version's row on its path.
 

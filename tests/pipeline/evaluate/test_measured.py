@@ -16,8 +16,51 @@ def version(parent, steps, /, *sources, **start):
     return {"start": start, "tokens": steps * STEP, "mixture": mixture, "schedule": schedule}
 
 
+def measurements(recipe, curves: dict, ends: dict) -> tuple[dict, dict]:
+    """Lines of metrics and records of versions with these losses on `a` and `b`, by step; and what they were measured on."""
+    steps, on = {}, {"max_tokens": 500, "data": {"a": "text of a", "b": "text of b"}}
+    for name, points in curves.items():
+        steps[name] = {step: {"tokens": step * STEP} for step in range(1, max(points, default=0) + 2)}
+        for step, (a, b) in points.items():
+            steps[name][step + 1]["heldout_before"] = {"a": a, "b": b}
+        total = recipe.versions[name].tokens // STEP
+        record = {"steps": total, "tokens": total * STEP, "heldout": dict(zip("ab", ends[name]))}
+        write_json(recipe.directory / "versions" / name / "version.json", record)
+        write_json(recipe.directory / "versions" / name / "inputs.json", {"measured": on})
+    return steps, on
+
+
+def test_min_acc_holds_the_measurement_at_which_a_domain_was_learned(tmp_path):
+    """What was learned badly and got better ever since is at its worst where it was learned."""
+    versions = {
+        "one": version(None, 10, "a"),
+        "two": version("one", 10, "a", "b"),
+        "three": version("two", 10, "a"),
+        "off": version(None, 2, "a", type="branch", parent="two", step=5),
+    }
+    recipe = tiny_recipe(tmp_path, versions=versions)
+    curves = {
+        "one": {0: (9, 9)},
+        "two": {0: (6, 9), 5: (4, 5)},
+        "three": {0: (3, 4), 5: (2, 3)},
+        "off": {0: (4, 5), 1: (2, 4.5)},
+    }
+    ends = {"one": (6, 9), "two": (3, 4), "three": (1, 2), "off": (1, 4)}
+    steps, on = measurements(recipe, curves, ends)
+
+    def found(name):
+        return _min_acc(recipe, name, steps, paths(recipe)[name], on)["min_acc"]
+
+    assert found("two") == -6  # a, as `one` left it: 6, 4, 3
+    assert found("three") == -(6 + 4) / 2  # b, as `two` left it: 4, 3, 2
+    assert found("off") == -(6 + 5) / 2  # left `two` when b was at 5
+    # Without measurements on the way of the next version, the end of the one that learned it is known all the same.
+    steps["three"] = {}
+    assert found("three") == -(6 + 4) / 2
+
+
 def test_min_acc_is_over_all_versions_since_a_domain_was_learned(tmp_path):
-    """De Lange et al. 2023: min over t_|T_i| < n <= t_|T_k|, here by hand."""
+    """De Lange et al. 2023: min over t_|T_i| <= n <= t_|T_k|, here by hand."""
     versions = {
         "one": version(None, 10, "a"),
         "two": version("one", 10, "b"),
@@ -34,17 +77,7 @@ def test_min_acc_is_over_all_versions_since_a_domain_was_learned(tmp_path):
         "four": {},
     }
     ends = {"one": (3, 7), "two": (5, 3), "three": (4, 3), "off": (4.5, 3.5), "four": (4, 2)}
-    steps, on = {}, {"max_tokens": 500, "data": {"a": "text of a", "b": "text of b"}}
-    for name, points in curves.items():
-        steps[name] = {
-            step + 1: {"tokens": (step + 1) * STEP, "heldout_before": {"a": a, "b": b}}
-            for step, (a, b) in points.items()
-        }
-        total = recipe.versions[name].tokens // STEP
-        heldout = dict(zip("ab", ends[name]))
-        record = {"steps": total, "tokens": total * STEP, "heldout": heldout}
-        write_json(tmp_path / "versions" / name / "version.json", record)
-        write_json(tmp_path / "versions" / name / "inputs.json", {"measured": on})
+    steps, on = measurements(recipe, curves, ends)
 
     def found(name):
         answer = _min_acc(recipe, name, steps, paths(recipe)[name], on)
