@@ -90,12 +90,12 @@ def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
             if stream in seen:
                 continue
             seen.add(stream)
-            samples = taken((plan, end), key)
+            epochs, rest = divmod(taken((plan, end), key), entry["samples_per_epoch"])
+            whole = min(total, entry["samples_per_epoch"] * plan.seq_length)  # of a pool, what was trained on
+            read = epochs * whole + min(rest * plan.seq_length, whole)
             if is_replayed(key):
-                line["replayed"] += samples * plan.seq_length
+                line["replayed"] += read
             else:
-                epochs, rest = divmod(samples, entry["samples_per_epoch"])
-                read = epochs * total + min(rest * plan.seq_length, total)
                 line["consumed"] = max(line["consumed"], min(read, total))
                 line["repeated"] += max(0, read - total)
             line["remaining"] = line["total"] - line["consumed"]

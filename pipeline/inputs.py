@@ -22,16 +22,19 @@ from perdure.pipeline.lineage import (
     missing_checkpoint,
     models_needed,
     parent_of,
+    tokens_at,
     version_directory,
 )
 from perdure.pipeline.manifest import differences, hash_of, is_finished, read_json, remembered_hash
-from perdure.pipeline.mixture import is_replayed, members, order_of_sources
+from perdure.pipeline.mixture import is_replayed, members, order_of_sources, without_idle
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.planning import data_hash, with_pools
 from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update, Version
 from perdure.pipeline.shape import config_vocab_size, model_shape
 
 Say = Callable[[str], None]
+SHARE_OF_TRAINED = "version.mixture.replay.share_of: None -> 'trained'"
+"""How `differences` tells a version whose `replay.share` was that of the tokens read, and would not be any more."""
 
 
 def version_inputs(
@@ -92,7 +95,7 @@ def recipe_identity(recipe: Recipe, name: str) -> dict:
         "seed": recipe.seed,
         "model": recipe.model.model_dump(mode="json") | {"shape": asdict(model_shape(recipe))},
         "training": recipe.training.model_dump(exclude=not_deciding(recipe)),
-        "version": dumped | {"mixture": _deciding(dumped["mixture"])},
+        "version": _deciding(dumped),
         "order_of_sources": order_of_sources(version.mixture),
         "reweight_tokens": reweight_tokens(recipe, version),
     }
@@ -137,25 +140,27 @@ def _edited(recipe: Recipe, name: str, identity: dict) -> str | None:
     differing = differences({key: recorded.get(key) for key in identity}, identity)
     if not differing:
         return None
-    return (
+    told = (
         "was made from something else; set the recipe back, give the version another name, or delete that directory to train "
         f"it anew. What differs: {'; '.join(differing)}"
     )
+    if SHARE_OF_TRAINED in differing and not any(".selection" in line for line in differing):
+        told += f". It was made when `share` was that of the tokens read: versions.{name}.mixture.replay.share_of: read keeps it"
+    return told
 
 
 def _as_now(recorded: dict) -> dict:
     """An identity as `recipe_identity` says it now; older ones tell the order of sources by their keys alone."""
-    mixture = recorded["version"]["mixture"]
-    version = recorded["version"] | {"mixture": _deciding(mixture)}
-    order = order_of_sources(Mixture.model_construct(**mixture))
-    return {"order_of_sources": order} | recorded | {"version": version}
+    order = order_of_sources(Mixture.model_construct(**recorded["version"]["mixture"]))
+    return {"order_of_sources": order} | recorded | {"version": _deciding(recorded["version"])}
 
 
-def _deciding(mixture: dict) -> dict:
-    """A mixture as dumped; its `max_repetition` decides nothing but which shares may rise."""
-    return {
-        key: value for key, value in mixture.items() if key != "max_repetition" or mixture.get("reweight")
-    }
+def _deciding(version: dict) -> dict:
+    """A version as dumped, without what does not decide its result: `max_repetition` decides nothing but which shares may rise."""
+    mixture = version["mixture"]
+    if not mixture.get("reweight"):
+        mixture = {key: value for key, value in mixture.items() if key != "max_repetition"}
+    return without_idle(version | {"mixture": mixture})
 
 
 def reweight_tokens(recipe: Recipe, version: Version) -> int | None:
@@ -221,8 +226,9 @@ def _lineage_tokens(recipe: Recipe, name: str) -> int:
     """Tokens that the ancestors of a version trained on."""
     start, training = recipe.versions[name].start, recipe.training
     if isinstance(start, Branch):
-        parent = read_json(version_directory(recipe, start.parent) / "inputs.json")
-        return parent["parent_lineage_tokens"] + start.step * training.global_batch_size * training.seq_length
+        directory = version_directory(recipe, start.parent)
+        before = read_json(directory / "inputs.json")["parent_lineage_tokens"]
+        return before + tokens_at(directory, start.step, training.global_batch_size * training.seq_length)
     if isinstance(start, Update):
         return read_json(version_directory(recipe, start.parent) / "version.json")["lineage_tokens"]
     return 0

@@ -1,8 +1,9 @@
 """What a version has to do with the versions before it, as far as the recipe decides it, and where they are."""
 
+import json
 from collections.abc import Sequence
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 
 from perdure.pipeline.consumption import Ancestor
@@ -16,6 +17,7 @@ from perdure.pipeline.mixture import (
     members,
     mixture_shares,
     same_mixture,
+    trained_fraction,
 )
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.plan import num_steps, open_plan
@@ -95,12 +97,12 @@ def _switch_step(recipe: Recipe, name: str, switch: Switch) -> int:
 def continues_parent(recipe: Recipe, name: str) -> bool:
     """Whether a version reads on in its parent's own plan: a branch with the parent's mixture.
 
-    Another `max_repetition` is no other mixture.
+    Another `max_repetition` is no other mixture; another k is, if replay has a share of what is trained on.
     """
     version = recipe.versions[name]
     if not isinstance(version.start, Branch):
         return False
-    return same_mixture(version.mixture, recipe.versions[version.start.parent].mixture)
+    return same_mixture(version, recipe.versions[version.start.parent])
 
 
 def plan_owner(recipe: Recipe, name: str) -> tuple[str, int]:
@@ -127,14 +129,14 @@ def planned_phases(recipe: Recipe, name: str) -> list[tuple[int, dict[str, Fract
             for (first, shares), end in zip(phases, ends)
             if end is None or end > start.step
         ]
-    mixture = expected_mixture(recipe, name)
+    mixture, k = expected_mixture(recipe, name), trained_fraction(recipe.versions[name])
     if mixture.domain_order is None:
         starts = [0, *switch_steps(recipe, name)]
-        return [(first, mixture_shares(mixture, part)) for part, first in enumerate(starts)]
+        return [(first, mixture_shares(mixture, part, k)) for part, first in enumerate(starts)]
     steps = domain_steps(mixture, num_steps(recipe, recipe.versions[name]))
     order = domain_sequence(recipe, name) or list(steps)
     firsts = accumulate((steps[domain] for domain in order), initial=0)
-    return [(first, alone_shares(mixture, domain)) for domain, first in zip(order, firsts)]
+    return [(first, alone_shares(mixture, domain, k)) for domain, first in zip(order, firsts)]
 
 
 def domain_sequence(recipe: Recipe, name: str) -> list[str] | None:
@@ -245,6 +247,15 @@ def checkpoints(directory: Path) -> dict[int, Path]:
         if is_finished(path)
     }
     return dict(sorted(found.items()))
+
+
+def tokens_at(directory: Path, step: int, step_tokens: int) -> int:
+    """Tokens that a version had trained on after a step, as its metrics tell; its budget until there where they do not."""
+    path, lines = directory / "metrics.jsonl", []
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            lines = list(islice(file, step - 1, step)) if step else []
+    return json.loads(lines[0])["tokens"] if lines and lines[0].endswith("\n") else step * step_tokens
 
 
 def missing_checkpoint(recipe: Recipe, start: Branch) -> str | None:

@@ -19,6 +19,7 @@ from perdure.pipeline.lineage import (
     history,
     parent_of,
     resolved_schedule,
+    tokens_at,
     version_directory,
 )
 from perdure.pipeline.manifest import differences, is_finished, read_json
@@ -40,7 +41,11 @@ def _version(recipe: Recipe, name: str) -> dict[str, Any]:
         num_steps(recipe, version),
         resolved_schedule(recipe, name),
     )
-    before = sum(count for _, count in ancestors(recipe, name))
+    before = sum(
+        tokens_at(version_directory(recipe, ancestor), count, step_tokens)
+        for ancestor, count in ancestors(recipe, name)
+    )
+    tokens = tokens_at(directory, steps, step_tokens)
     measured = None
     if is_finished(directory):  # texts of a run that has only begun may be anywhere
         measured = evaluation(directory, measured_on(recipe, run_data_directories(recipe)))
@@ -52,8 +57,8 @@ def _version(recipe: Recipe, name: str) -> dict[str, Any]:
         "status": "finished" if is_finished(directory) else "started" if steps else "waiting",
         "steps": steps,
         "planned_steps": planned,
-        "tokens": steps * step_tokens,
-        "lineage_tokens": (before + steps) * step_tokens,
+        "tokens": tokens,
+        "lineage_tokens": before + tokens,
         "schedule": version.schedule.type,
         "phase": phase_of(schedule, steps, planned) if steps else None,
         "learning_rate": learning_rate(schedule, steps, planned) if steps else None,

@@ -13,13 +13,13 @@ from math import lcm
 
 import numpy as np
 
-from perdure.pipeline.recipe import Mixture, MixtureSource
+from perdure.pipeline.recipe import Mixture, MixtureSource, Replay, Version
 
 MAX_BLOCK = 65_536
 """Longest pattern; shares that are no multiple of 1 / 65536 are rounded to one."""
 
 
-def mixture_shares(mixture: Mixture, part: int = 0) -> dict[str, Fraction]:
+def mixture_shares(mixture: Mixture, part: int = 0, k: float = 1.0) -> dict[str, Fraction]:
     """Share of all samples per source, replay included; a source in both parts counts twice, as `replay/<name>`.
 
     Weights are read as the decimals they are written as, so .1 is one tenth exactly.
@@ -27,12 +27,12 @@ def mixture_shares(mixture: Mixture, part: int = 0) -> dict[str, Fraction]:
     Args:
         mixture: Its replayed sources are named (see `consumption.with_pools` for `from_parents`).
         part: 0 before the first of `switches`, i after the i-th.
+        k: Share of the new tokens that are trained on, see `trained_fraction`.
     """
-    fresh = new_sources(mixture, part)
-    replay_share = Fraction(str(mixture.replay.share)) if mixture.replay else Fraction(0)
-    parts = [(False, 1 - replay_share, fresh)]
+    fresh, replayed_share = new_sources(mixture, part), read_share(mixture.replay, k)
+    parts = [(False, 1 - replayed_share, fresh)]
     if mixture.replay:
-        parts.append((True, replay_share, mixture.replay.sources))
+        parts.append((True, replayed_share, mixture.replay.sources))
     return {
         source_key(name, replayed): share
         * Fraction(str(source.weight))
@@ -40,6 +40,29 @@ def mixture_shares(mixture: Mixture, part: int = 0) -> dict[str, Fraction]:
         for replayed, share, siblings in parts
         for name, source in siblings.items()
     }
+
+
+def trained_fraction(version: Version) -> float:
+    """Share of the new tokens that a version trains on: k of its selection, 1 without one. Replay is trained on whole."""
+    return version.selection.k if version.selection else 1.0
+
+
+def read_share(replay: Replay | None, k: float) -> Fraction:
+    """Share of all samples that are replayed.
+
+    Where `replay.share` s is that of the tokens trained on, it is s k / (1 - s + s k): of 1 - that, k are selected, and
+    replayed / (replayed + selected) is s.
+    """
+    if replay is None:
+        return Fraction(0)
+    share, kept = Fraction(str(replay.share)), Fraction(str(k))
+    return share if replay.share_of == "read" else share * kept / (1 - share + share * kept)
+
+
+def trained_share(replay: Replay | None, k: float) -> Fraction:
+    """Share of the tokens trained on that are replayed."""
+    read = read_share(replay, k)
+    return read / (read + (1 - read) * Fraction(str(k)))
 
 
 def new_sources(mixture: Mixture, part: int) -> dict[str, MixtureSource]:
@@ -71,10 +94,31 @@ def order_of_sources(mixture: Mixture) -> list[str] | None:
     return list(mixture.sources) if decides else None
 
 
-def same_mixture(left: Mixture, right: Mixture) -> bool:
-    """Whether two mixtures give the same samples: `max_repetition` decides none."""
-    left = left.model_copy(update={"max_repetition": right.max_repetition})
-    return left == right and order_of_sources(left) == order_of_sources(right)
+def same_mixture(left: Version, right: Version) -> bool:
+    """Whether the mixtures of two versions give the same samples: `max_repetition` decides none."""
+    return _samples_of(left) == _samples_of(right)
+
+
+def _samples_of(version: Version) -> tuple:
+    mixture = version.mixture
+    read = read_share(mixture.replay, trained_fraction(version))
+    dumped = mixture.model_dump(exclude={"max_repetition": True, "replay": {"share", "share_of"}})
+    return dumped, read, order_of_sources(mixture)
+
+
+def without_idle(version: dict) -> dict:
+    """A version as dumped in JSON, without fields of its mixture that change nothing as they stand.
+
+    So what identifies a version is what it was before there were such fields: `replay.share_of` where the share read is
+    `share` (it is `read`, or all new tokens are trained on), `reweight.groups` where there are none.
+    """
+    mixture, selection = version["mixture"], version.get("selection")
+    rule, replay = mixture.get("reweight"), mixture.get("replay")
+    if rule and not rule.get("groups"):
+        rule = {key: value for key, value in rule.items() if key != "groups"}
+    if replay and not (replay.get("share_of") == "trained" and selection and selection["k"] < 1):
+        replay = {key: value for key, value in replay.items() if key != "share_of"}
+    return version | {"mixture": mixture | {"reweight": rule, "replay": replay}}
 
 
 def reweighted(
@@ -124,6 +168,17 @@ def _floored(ratios: dict[str, float], floor: float, low: set[str]) -> dict[str,
         low |= found
 
 
+def moving_groups(mixture: Mixture) -> list[list[str]]:
+    """New sources among which `reweight` moves shares, each group with a fixed total; those of no group come last."""
+    assert mixture.reweight is not None
+    groups = [
+        [source for source in mixture.sources if source in group]
+        for group in mixture.reweight.groups.values()
+    ]
+    rest = [source for source in mixture.sources if not any(source in group for group in groups)]
+    return [*groups, rest] if rest else groups
+
+
 def rounded_shares(ratios: dict[str, float], parts: int) -> dict[str, Fraction]:
     """Shares that are multiples of 1 / `parts` and sum to 1, by largest remainder; none is 0."""
     counts = {topic: max(1, int(ratio * parts)) for topic, ratio in ratios.items()}
@@ -142,10 +197,10 @@ def domain_steps(mixture: Mixture, steps: int) -> dict[str, int]:
     return {name: int(share * steps) for name, share in rounded_shares(ratios, steps).items()}
 
 
-def alone_shares(mixture: Mixture, domain: str) -> dict[str, Fraction]:
+def alone_shares(mixture: Mixture, domain: str, k: float) -> dict[str, Fraction]:
     """`mixture_shares` while one new domain stands alone, beside replay."""
     only = mixture.model_copy(update={"sources": {domain: mixture.sources[domain]}, "switches": ()})
-    return mixture_shares(only)
+    return mixture_shares(only, k=k)
 
 
 def source_key(name: str, replayed: bool) -> str:

@@ -143,7 +143,12 @@ def shares_from(plan: Plan, index: int) -> dict[str, float]:
 
 def consumed_by_version(plan: Plan) -> dict[str, int]:
     """Samples that the version itself takes from each key."""
-    before, after = consumed_samples(plan, plan.first_sample), consumed_samples(plan, plan.end)
+    return consumed_between(plan, plan.first_sample, plan.num_samples)
+
+
+def consumed_between(plan: Plan, first_sample: int, num_samples: int) -> dict[str, int]:
+    """Samples taken from each key by `num_samples` from a global index on."""
+    before, after = consumed_samples(plan, first_sample), consumed_samples(plan, first_sample + num_samples)
     return {key: after[key] - before[key] for key in plan.keys}
 
 

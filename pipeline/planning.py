@@ -163,18 +163,18 @@ def _stream(recipe, name, key, domain, member, data, scores, pool) -> tuple[Orde
 
 def _phases(recipe: Recipe, name: str, mixture: Mixture, orders: dict[str, Order]) -> list[dict]:
     """The mixture's planned phases, numbered from the version's first sample."""
-    batch = recipe.training.global_batch_size
+    batch, k = recipe.training.global_batch_size, mixtures.trained_fraction(recipe.versions[name])
     if mixture.domain_order is not None:
         steps = mixtures.domain_steps(mixture, num_steps(recipe, recipe.versions[name]))
         first, found = 0, []
         for domain, divergence in _domain_order(recipe, mixture, orders):
-            entry = phase_entry(first * batch, mixtures.alone_shares(mixture, domain), "domain")
+            entry = phase_entry(first * batch, mixtures.alone_shares(mixture, domain, k), "domain")
             found.append(entry if divergence is None else entry | {"divergence": divergence})
             first += steps[domain]
         return found
     starts, reasons = [0, *switch_steps(recipe, name)], ["start", *("switch" for _ in mixture.switches)]
     return [
-        phase_entry(step * batch, mixtures.mixture_shares(mixture, part), reason)
+        phase_entry(step * batch, mixtures.mixture_shares(mixture, part, k), reason)
         for part, (step, reason) in enumerate(zip(starts, reasons))
     ]
 
@@ -191,7 +191,8 @@ def _domain_order(
     frequencies = {key: token_frequencies(order.data, order.part) for key, order in orders.items()}
     start = None
     if mixture.replay:
-        shares = {key: share for key, share in mixtures.mixture_shares(mixture).items() if is_replayed(key)}
+        shares = mixtures.mixture_shares(mixture)  # relative to one another
+        shares = {key: share for key, share in shares.items() if is_replayed(key)}
         whole = sum(shares.values())
         start = np.sum([float(share / whole) * frequencies[key] for key, share in shares.items()], axis=0)
     found, divergences = similarity_order({domain: frequencies[domain] for domain in domains}, start)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from perdure.pipeline.domains import source_of
+from perdure.pipeline.domains import parse, source_of
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.lineage import (
     ancestors,
@@ -18,9 +18,16 @@ from perdure.pipeline.lineage import (
 )
 from perdure.pipeline.manifest import is_finished
 from perdure.pipeline.memory import memory_per_rank
-from perdure.pipeline.mixture import is_replayed, members
+from perdure.pipeline.mixture import (
+    is_replayed,
+    members,
+    moving_groups,
+    read_share,
+    trained_fraction,
+    trained_share,
+)
 from perdure.pipeline.plan import num_samples, num_steps
-from perdure.pipeline.recipe import Branch, LowestPerplexity, Parallel, Recipe, Source, Version
+from perdure.pipeline.recipe import Branch, LowestPerplexity, Mixture, Parallel, Recipe, Source, Version
 from perdure.pipeline.shape import model_shape, num_parameters, padded_vocab_size
 from perdure.pipeline.sizes import (
     available_tokens,
@@ -113,16 +120,36 @@ def _version(
         "learning_rate": [[step, learning_rate(schedule, step, steps)] for step in points],
         "selection": version.selection.model_dump() if version.selection else None,
         "perplexity_model": version.mixture.perplexity_model,
-        "replay_share": version.mixture.replay.share if version.mixture.replay else 0.0,
+        "replay_share": float(read_share(version.mixture.replay, trained_fraction(version))),
+        "replay_share_trained": float(trained_share(version.mixture.replay, trained_fraction(version))),
         "replay_from_parents": bool(version.mixture.replay and version.mixture.replay.from_parents),
         "domain_order": version.mixture.domain_order,
         "mixture": mixture_table(recipe, name, sources, counts),
         "max_repetition": version.mixture.max_repetition,
         "phases": _phases(recipe, name),
-        "reweight": rule.model_dump() | {"interval_steps": -(-rule.interval // batch_tokens)}
+        "reweight": rule.model_dump()
+        | {"interval_steps": -(-rule.interval // batch_tokens), "across": moves_across(version.mixture)}
+        | {"groups": _groups(version.mixture)}
         if rule
         else None,
     }
+
+
+def moves_across(mixture: Mixture) -> list[str]:
+    """Sources and languages between which `reweight` moves shares because no `groups` fix their totals; empty if it moves none."""
+    if mixture.reweight is None or mixture.reweight.groups:
+        return []
+    domains = [parse(name) for name in mixture.sources]
+    languages = {domain.language for domain in domains if domain.language is not None}
+    kinds = ({domain.source for domain in domains}, languages)
+    return [name for kind in kinds if len(kind) > 1 for name in sorted(kind)]
+
+
+def _groups(mixture: Mixture) -> dict[str, list[str]]:
+    """Sources among which shares move while their total is fixed, by the group's name; empty if all move together."""
+    if mixture.reweight is None or not mixture.reweight.groups:
+        return {}
+    return dict(zip((*mixture.reweight.groups, "others"), moving_groups(mixture)))
 
 
 def mixture_table(recipe: Recipe, name: str, sources: dict[str, dict], counts: dict[str, dict]) -> list[dict]:

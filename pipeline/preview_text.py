@@ -158,7 +158,13 @@ def _mixture_tree(version: dict[str, Any], estimated: dict[str, bool]) -> Tree:
         pool = (
             ", what its ancestors trained on" if part == "replay" and version["replay_from_parents"] else ""
         )
-        branch = tree.add(f"{part} {share:.1%}{pool}")
+        trained = version["replay_share_trained"]
+        effective = (
+            f" of what is read, {trained:.1%} of what is trained on"
+            if part == "replay" and trained != share
+            else ""
+        )
+        branch = tree.add(f"{part} {share:.1%}{effective}{pool}")
         for member in members:
             mark = "~" if estimated[source_of(member["source"])] else ""
             times = "" if member["repetitions"] is None else f", {mark}{member['repetitions']:.2f} times over"
@@ -188,8 +194,21 @@ def _mixture_tree(version: dict[str, Any], estimated: dict[str, bool]) -> Tree:
         tree.add(
             f"follows held-out perplexity every {rule['interval_steps']:,} steps (alpha {rule['alpha']:g}, floor "
             f"{rule['floor']:g})"
-        )
+        ).add(_group_words(rule))
     return tree
+
+
+def _group_words(rule: dict[str, Any]) -> str:
+    """Between which sources shares move."""
+    if rule["groups"]:
+        groups = "; ".join(f"{group}: {', '.join(sources)}" for group, sources in rule["groups"].items())
+        return f"shares move inside groups, whose totals are fixed ({groups})"
+    if rule["across"]:
+        return (
+            f"note: shares move between {', '.join(rule['across'])}, so that one may take most of another's; fix their totals by "
+            "mixture.reweight.groups"
+        )
+    return "shares move among all new sources"
 
 
 def _domain_words(version: dict[str, Any]) -> str:

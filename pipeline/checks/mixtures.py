@@ -18,7 +18,7 @@ from perdure.pipeline.lineage import (
     streams_before,
     switch_steps,
 )
-from perdure.pipeline.mixture import is_replayed, members, new_sources
+from perdure.pipeline.mixture import is_replayed, members, moving_groups, new_sources
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import DecaySchedule, MixtureSource, Recipe, Version
@@ -225,10 +225,25 @@ def reweighting(recipe: Recipe, name: str, version: Version) -> Problems:
     if rule.alpha * largest >= 1:
         remedy = f"alpha times the largest weight ({largest:g}) should be below 1, to keep shares positive"
         yield Problem(f"{where}.alpha", rule.alpha, remedy)
-    if rule.floor * len(sources) >= 1:
+    largest_group = max(map(len, moving_groups(version.mixture)))
+    if rule.floor * largest_group >= 1:
+        whose = "sources of a group" if rule.groups else "sources"
         yield Problem(
-            f"{where}.floor", rule.floor, f"should be below 1/{len(sources)}, for {len(sources)} sources"
+            f"{where}.floor", rule.floor, f"should be below 1/{largest_group}, for {largest_group} {whose}"
         )
+    if rule.groups and len(sources) > 1 and largest_group < 2:
+        yield Problem(f"{where}.groups", dict(rule.groups), "leave nothing to move: no group has two sources")
+    seen: dict[str, str] = {}
+    for group, named in rule.groups.items():
+        for source in named:
+            if source not in sources:
+                remedy = f"no such new source{near(source, sources)}"
+            elif source in seen:
+                remedy = f"stands in `{seen[source]}` already; leave one out"
+            else:
+                seen[source] = group
+                continue
+            yield Problem(f"{where}.groups.{group}", source, remedy)
 
 
 def against_data(recipe: Recipe) -> Problems:

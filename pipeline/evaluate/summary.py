@@ -25,9 +25,16 @@ from perdure.pipeline.evaluate.record import (
 from perdure.pipeline.lineage import expected_mixture, parent_of, resolved_schedule, version_directory
 from perdure.pipeline.log import mixture_phases, source_ledger
 from perdure.pipeline.manifest import finite, read_json, write_json
-from perdure.pipeline.mixture import is_replayed, members, mixture_shares
+from perdure.pipeline.mixture import (
+    is_replayed,
+    members,
+    mixture_shares,
+    read_share,
+    trained_fraction,
+    trained_share,
+)
 from perdure.pipeline.plan import num_steps
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe import Recipe, Replay
 
 CURVE_POINTS = 160
 """Longest training curve; longer ones are averaged over this many stretches of equal length."""
@@ -46,6 +53,8 @@ def build_report(recipe: Recipe) -> dict:
           selection), `tokens_per_second`, `device`, `device_hours` and `lost_hours` of them (see `cost`), `mixture`, `phases` (`after_step`, `reason`, `shares` by
           key), `sources` (tokens `total`, `consumed`, `remaining`, `repeated`, `replayed` by domain, along its path;
           what remains was not read as new data yet, but replay may have brought some of it in),
+          `replay` (null without; `share` and `share_of` of the recipe, planned shares `read` of all tokens and `trained` of those
+          trained on, and `measured` of those trained on, by what the steps counted),
           `evaluation`, `left_at_step` (of a branch that leaves before its parent's end: the parent's step; else null), `change`
           by domain: loss minus that of what it started from. Where `left_at_step` is not null, that is what it was measured at
           before its own first step (`evaluation.interval`), and null without.
@@ -101,6 +110,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
         "versions": [
             _version(recipe, name, records[name], evaluations[name], curves[name])
             | {"left_at_step": along[name].left_at}
+            | {"replay": _replay(recipe, name, records[name], steps[name])}
             | {"change": dict(zip(domains, losses[along[name].row] - before[name]))}
             for name in recipe.versions
         ],
@@ -240,7 +250,7 @@ def _version(
 
 def _mixture(recipe: Recipe, name: str) -> list[dict]:
     mixture = expected_mixture(recipe, name)
-    shares = mixture_shares(mixture)
+    shares = mixture_shares(mixture, k=trained_fraction(recipe.versions[name]))
     plan = _optional(recipe, name, "plan/plan.json")
     return [
         {
@@ -255,6 +265,27 @@ def _mixture(recipe: Recipe, name: str) -> list[dict]:
         }
         for key, (source, member) in members(mixture).items()
     ]
+
+
+def _replay(recipe: Recipe, name: str, record: dict | None, steps: dict[int, dict]) -> dict | None:
+    """What share of a version is replay: by its plan, of what is read and of what is trained on, and as measured."""
+    version = recipe.versions[name]
+    replay, k = version.mixture.replay, trained_fraction(version)
+    if record:
+        told, selection = record["mixture"]["replay"], record["selection"]
+        replay = told and Replay.model_validate({"share_of": "read"} | told)  # as all were before the field
+        k = selection["k"] if selection else 1.0
+    if replay is None:
+        return None
+    counted = [line for line in steps.values() if line.get("trained_tokens")]
+    trained = sum(line["trained_tokens"] for line in counted)
+    return {
+        "share": replay.share,
+        "share_of": replay.share_of,
+        "read": float(read_share(replay, k)),
+        "trained": float(trained_share(replay, k)),
+        "measured": sum(line["replayed_tokens"] for line in counted) / trained if trained else None,
+    }
 
 
 def _lineage(recipe: Recipe, report: dict) -> dict:

@@ -37,7 +37,12 @@ class Replay(Section):
     """Old data mixed into the new, against forgetting (Ibrahim et al. 2024)."""
 
     share: Annotated[float, Field(ge=0, lt=1)]
-    """Share of all tokens that are replayed; they replace new tokens (compute-equivalent). 0 is no replay at all."""
+    """Share of the tokens that are trained on; replayed ones replace new ones, so that the budget is the same
+    (compute-equivalent). 0 is no replay at all."""
+    share_of: Literal["trained", "read"] = "trained"
+    """What `share` is a share of. Under a selection with k below 1 a part of the new tokens is read and not trained on,
+    while replay is trained on whole: `trained` reads fewer replayed samples, s k / (1 - s + s k) of all for a share s;
+    `read` reads the share s itself, of which more than s is trained on (what 0.1 did). Without selection both are the same."""
     sources: dict[str, MixtureSource] = Field(default_factory=dict)
     """What is replayed, from whole sources; either this or `from_parents`."""
     from_parents: bool = False
@@ -63,8 +68,8 @@ class Reweight(Section):
     """Shares of the new sources that follow their held-out perplexity (Llama-3-SynE, arXiv 2407.18743).
 
     Every `interval` tokens, source i's share r_i becomes r_i f_i / sum(r f), with f_i = 1 + alpha d_i w_i and d_i its
-    perplexity's change since the last measurement, divided by the largest change of any source: what gets worse gets
-    more data. The first measurement is made before the first step.
+    perplexity's change since the last measurement, divided by the largest change of any source (of its group): what gets
+    worse gets more data. The first measurement is made before the first step.
     """
 
     interval: Positive
@@ -74,7 +79,11 @@ class Reweight(Section):
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """w_i by name in `sources`; 1 where one is not named."""
     floor: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    """Smallest share of a source among the new ones."""
+    """Smallest share of a source among the new ones, or among those of its group."""
+    groups: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
+    """Names in `sources` whose total share is fixed, by any name for the group: that of their weights. Shares move inside a
+    group, by its own largest change, as if it were a mixture by itself; so languages keep their shares while topics move.
+    Sources of no group are one more group. Default: all move together."""
     max_tokens: Positive | None = None
     """Held-out tokens per source and measurement; default: `evaluation.max_tokens`."""
 

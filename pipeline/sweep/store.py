@@ -16,7 +16,7 @@ from perdure.pipeline.domains import source_of
 from perdure.pipeline.inputs import not_deciding, reweight_tokens
 from perdure.pipeline.lineage import kept_steps, models_needed, version_directory
 from perdure.pipeline.manifest import hash_of
-from perdure.pipeline.mixture import members, order_of_sources
+from perdure.pipeline.mixture import members, order_of_sources, without_idle
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.sweep.spec import Plan, Run
 
@@ -65,7 +65,8 @@ def _lineage(recipe: Recipe, name: str) -> dict:
         places = members(recipe.versions[version].mixture).values()
         sources |= {source_of(domain) for domain, _ in places}
     versions = {
-        version: recipe.versions[version].model_dump(mode="json", exclude={"keep"}) for version in needed
+        version: without_idle(recipe.versions[version].model_dump(mode="json", exclude={"keep"}))
+        for version in needed
     }
     orders = {version: order_of_sources(recipe.versions[version].mixture) for version in needed}
     return {

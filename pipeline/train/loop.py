@@ -11,7 +11,7 @@ from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.lineage import kept_steps
 from perdure.pipeline.manifest import hash_of, read_json
-from perdure.pipeline.plan import shares_from
+from perdure.pipeline.plan import consumed_between, shares_from
 from perdure.pipeline.recipe import Guard, Recipe
 from perdure.pipeline.shape import flops_per_token, model_shape
 from perdure.pipeline.train import process
@@ -51,8 +51,12 @@ def run_steps(
     weight_decay = training.weight_decay if version.weight_decay is None else version.weight_decay
     kept = kept_steps(recipe, inputs["version"])
     first_step, started, (_, number_of_devices) = state["step"], time.monotonic(), devices()
-    # Checkpoints did not always count them.
-    state = {"device_seconds": state["seconds"] * number_of_devices} | state
+    # Checkpoints did not always count them; those that did not count tokens count padding up to here.
+    before = consumed_between(
+        dataset.plan, dataset.plan.first_sample, state["step"] * training.global_batch_size
+    )
+    told = {key: samples * training.seq_length for key, samples in before.items()}
+    state = {"device_seconds": state["seconds"] * number_of_devices, "consumed": told} | state
     saved = first_step
     if rolls_back(guard) and not from_first(lambda: bool(finished_checkpoints(checkpoints.directory))):
         checkpoints.save(model, optimizer, state | {"scheduled": True})
@@ -118,17 +122,23 @@ def run_steps(
             "step": step,
             "seconds": state["seconds"] + seconds,
             "device_seconds": state["device_seconds"] + seconds * number_of_devices,
+            "consumed": {
+                key: state["consumed"][key] + round(tokens)
+                for key, tokens in zip(dataset.plan.keys, counts.tokens)
+            },
         }
         if recorder:
+            # The model computes padding, too.
             rate = tokens_per_step / seconds
             mfu = model_flop_utilisation(rate, flops, recipe.parallel.world_size, training.precision)
             line = recorder.step(
                 step,
+                sum(state["consumed"].values()),
                 step * tokens_per_step,
                 lr,
                 grad_norm,
                 counts,
-                rate,
+                seconds,
                 mfu,
                 version.selection is not None,
                 skipped,
@@ -188,7 +198,7 @@ def _pass_over(
         )
     skipped, first = state["skipped"], step - 1
     # What was consumed stays consumed: the plan's phases are not rolled back.
-    kept = ("seconds", "device_seconds", "phases", "ratios", "perplexity")
+    kept = ("seconds", "device_seconds", "phases", "ratios", "perplexity", "consumed")
     later = {key: state[key] for key in kept}
     if action == "rollback":
         target = agreed(lambda: last_scheduled(checkpoints.directory))

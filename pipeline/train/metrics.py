@@ -48,7 +48,12 @@ class Recorder:
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         self.lost_device_seconds = read_json(lost)["device_seconds"] if lost.exists() else 0.0
         if dropped := [json.loads(line) for line in lines[first_step:] if line.endswith("\n")]:
-            seconds = sum(line["tokens"] / line["step"] / line["tokens_per_second"] for line in dropped)
+            before = json.loads(lines[first_step - 1])["tokens"] if first_step else 0
+            ends = [before, *(line["tokens"] for line in dropped)]
+            seconds = sum(
+                (end - start) / line["tokens_per_second"]
+                for (start, end), line in zip(pairwise(ends), dropped)
+            )
             self.lost_device_seconds += seconds * devices
             write_json(lost, {"device_seconds": self.lost_device_seconds})
         write_atomic(path, "".join(lines[:first_step]))
@@ -59,10 +64,11 @@ class Recorder:
         self,
         step: int,
         tokens: int,
+        budget_tokens: int,
         lr: float,
         grad_norm: float,
         counts: Counts,
-        tokens_per_second: float,
+        seconds: float,
         mfu: float | None,
         selective: bool,
         skipped: str | None = None,
@@ -71,15 +77,18 @@ class Recorder:
     ) -> dict:
         """Records one step and returns its line.
 
-        `skipped` says what became of a step that the guard refused; `heldout` holds the domains' losses right before the
+        `tokens` are the labels that were read by now, `budget_tokens` what the steps took of the version's budget: padding,
+        which ends a source's last sample, counts in the latter alone. `skipped` says what became of a step that the guard refused; `heldout` holds the domains' losses right before the
         step, if they were measured then, and `heldout_on` a hash of what they were measured on.
         """
         total_tokens, total_loss = sum(counts.tokens), sum(counts.loss)
         competing_tokens, competing_loss = competing(self.sources, counts)
         unselected = competing_tokens - counts.selected_tokens
+        replayed_tokens = total_tokens - competing_tokens
         line = {
             "step": step,
             "tokens": tokens,
+            "budget_tokens": budget_tokens,
             "loss": total_loss / total_tokens,
             "loss_selected": counts.selected_loss / counts.selected_tokens
             if selective and counts.selected_tokens
@@ -90,10 +99,12 @@ class Recorder:
             "loss_macro": macro(counts),
             "selected_fraction": counts.selected_tokens / competing_tokens if competing_tokens else None,
             "selected_tokens": round(counts.selected_tokens) if selective else None,
+            "replayed_tokens": round(replayed_tokens),
+            "trained_tokens": round(counts.selected_tokens + replayed_tokens),
             "unscored_tokens": round(counts.unscored_tokens) if selective else None,
             "lr": lr,
             "grad_norm": grad_norm,
-            "tokens_per_second": tokens_per_second,
+            "tokens_per_second": total_tokens / seconds,
             "mfu": mfu,
             "source_loss": {
                 name: loss / count

@@ -1,7 +1,7 @@
 """Shares that follow held-out perplexity while a version trains: measured on all ranks, decided once."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from fractions import Fraction
 from math import lcm
@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from perdure.pipeline.consumption import taken
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.mixture import MAX_BLOCK, is_replayed, reweighted, rounded_shares
+from perdure.pipeline.mixture import MAX_BLOCK, is_replayed, moving_groups, reweighted, rounded_shares
 from perdure.pipeline.plan import Plan, phase_entry, with_phases
 from perdure.pipeline.recipe import Mixture, Recipe, Version
 from perdure.pipeline.train.dataset import Dataset
@@ -55,8 +55,9 @@ def reweight(
         ratios = {source: weight / sum(weights.values()) for source, weight in weights.items()}
         return dataset, state | {"perplexity": after, "ratios": ratios}
     held = exhausted(plan, first_sample, version.mixture)
-    ratios = reweighted(state["ratios"], before, after, rule.alpha, rule.weights, rule.floor, held)
-    entry = phase_entry(first_sample, _shares(dataset, ratios), "reweight")
+    ratios = moved(state["ratios"], before, after, version.mixture, held)
+    share_out = group_shares if rule.groups else _shares
+    entry = phase_entry(first_sample, share_out(plan, ratios, version.mixture), "reweight")
     entry |= {"ratios": ratios, "perplexity": after, "perplexity_before": before}
     if held:
         entry["held"] = held
@@ -65,7 +66,8 @@ def reweight(
         if source not in told:
             say(
                 f"step {state['step'] + 1}: {source} was repeated {version.mixture.max_repetition:g} times "
-                f"(mixture.max_repetition); its share is held at {rule.floor:.2%} of the new data"
+                f"(mixture.max_repetition); its share is held at {rule.floor:.2%} of "
+                f"{'its group' if rule.groups else 'the new data'}"
             )
     return replace(dataset, plan=with_phases(plan, [entry])), state | {
         "perplexity": after,
@@ -74,10 +76,33 @@ def reweight(
     }
 
 
+def moved(
+    ratios: dict[str, float],
+    before: dict[str, float],
+    after: dict[str, float],
+    mixture: Mixture,
+    held: Collection[str] = (),
+) -> dict[str, float]:
+    """New shares of the new sources, see `mixture.reweighted`; those of a group (`reweight.groups`) keep their total."""
+    rule = mixture.reweight
+    assert rule is not None
+    if not rule.groups:
+        return reweighted(ratios, before, after, rule.alpha, rule.weights, rule.floor, held)
+    whole, found = sum(member.weight for member in mixture.sources.values()), {}
+    for group in moving_groups(mixture):
+        total = sum(mixture.sources[source].weight for source in group) / whole
+        own = sum(ratios[source] for source in group)
+        inside = {source: ratios[source] / own for source in group}
+        low = [source for source in group if source in held]
+        inside = reweighted(inside, before, after, rule.alpha, rule.weights, rule.floor, low)
+        found |= {source: total * share for source, share in inside.items()}
+    return {source: found[source] for source in ratios}
+
+
 def exhausted(plan: Plan, first_sample: int, mixture: Mixture) -> list[str]:
     """New sources that were repeated `max_repetition` times before a global index, by ancestors too.
 
-    None once all were, since somebody has to give the samples.
+    None of a group once all of it were, since somebody has to give its samples.
     """
     found = [
         source
@@ -85,7 +110,8 @@ def exhausted(plan: Plan, first_sample: int, mixture: Mixture) -> list[str]:
         if taken((plan, first_sample), source)
         >= mixture.max_repetition * plan.sources[source]["samples_per_epoch"]
     ]
-    return found if len(found) < len(mixture.sources) else []
+    whole = [group for group in moving_groups(mixture) if set(group) <= set(found)]
+    return [source for source in found if not any(source in group for group in whole)]
 
 
 def _perplexity(
@@ -110,9 +136,9 @@ def _perplexity(
     return found[0]
 
 
-def _shares(dataset: Dataset, ratios: dict[str, float]) -> dict[str, Fraction]:
+def _shares(plan: Plan, ratios: dict[str, float], mixture: Mixture) -> dict[str, Fraction]:
     """Shares of all samples by key: replay keeps its own, the new sources divide the rest."""
-    counts = dataset.plan.description["phases"][0]["counts"]
+    counts = plan.description["phases"][0]["counts"]
     replayed = {
         key: Fraction(count, sum(counts.values())) for key, count in counts.items() if is_replayed(key)
     }
@@ -120,3 +146,24 @@ def _shares(dataset: Dataset, ratios: dict[str, float]) -> dict[str, Fraction]:
     fitting = MAX_BLOCK // lcm(left.denominator, *(share.denominator for share in replayed.values()))
     rounded = rounded_shares(ratios, min(DIGITS, fitting) if fitting >= DIGITS // 10 else DIGITS)
     return {key: left * share for key, share in rounded.items()} | replayed
+
+
+def group_shares(plan: Plan, ratios: dict[str, float], mixture: Mixture) -> dict[str, Fraction]:
+    """Shares of all samples by key, where groups of sources, and replay, keep exactly what they have in the plan's first phase.
+
+    A block is as many of that phase's as make about `DIGITS` samples, or `MAX_BLOCK` if one is not shorter; a group's samples
+    in it are divided among its sources.
+    """
+    counts = plan.description["phases"][0]["counts"]
+    length = sum(counts.values())
+    times = max(1, min(-(-DIGITS // length), MAX_BLOCK // length))
+    shares = {}
+    for group in moving_groups(mixture):
+        samples, own = (
+            times * sum(counts[source] for source in group),
+            sum(ratios[source] for source in group),
+        )
+        inside = rounded_shares({source: ratios[source] / own for source in group}, samples)
+        shares |= {source: share * samples / (times * length) for source, share in inside.items()}
+    new = {source: shares[source] for source in ratios}
+    return new | {key: Fraction(count, length) for key, count in counts.items() if is_replayed(key)}

@@ -14,7 +14,7 @@ from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.lineage import kept_steps
 from perdure.pipeline.manifest import disk_errors, finish, hash_file, read_json, write_json
-from perdure.pipeline.plan import Plan, consumed_by_version, num_samples, num_steps, open_plan
+from perdure.pipeline.plan import Plan, num_samples, num_steps, open_plan
 from perdure.pipeline.recipe import Recipe, load_recipe
 from perdure.pipeline.shape import model_shape
 from perdure.pipeline.train import fence, process
@@ -169,10 +169,7 @@ def _finish(
     cost: dict,
 ) -> None:
     version = recipe.versions[inputs["version"]]
-    tokens = num_samples(recipe, version) * recipe.training.seq_length
-    consumed = {
-        key: samples * recipe.training.seq_length for key, samples in consumed_by_version(plan).items()
-    }
+    tokens = sum(state["consumed"].values())
     write_json(
         directory / "version.json",
         {
@@ -183,11 +180,12 @@ def _finish(
             "status": "finished",
             "steps": state["step"],
             "tokens": tokens,
+            "budget_tokens": num_samples(recipe, version) * recipe.training.seq_length,
             "lineage_tokens": tokens + inputs["parent_lineage_tokens"],
             "schedule": state["schedule"],
             "selection": version.selection.model_dump() if version.selection else None,
             "mixture": version.mixture.model_dump(),
-            "consumed": consumed,
+            "consumed": state["consumed"],
             "first_sample": plan.first_sample,
             "phases": state["phases"],
             "skipped": state["skipped"],

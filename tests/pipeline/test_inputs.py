@@ -1,5 +1,6 @@
 """A version that exists was made from what its recipe says, and so was every version that it builds on."""
 
+import shutil
 from pathlib import Path
 from unittest.mock import patch
 
@@ -8,7 +9,8 @@ import pytest
 from perdure.launch.chain import jobs
 from perdure.pipeline import run
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import finish, read_json, write_json
+from perdure.pipeline.inputs import recipe_identity
+from perdure.pipeline.manifest import finish, hash_of, read_json, write_json
 from tests.support import random_data, tiny_recipe
 
 STEP = 32 * 8
@@ -114,3 +116,51 @@ def test_what_does_not_decide_may_be_edited(trained):
     assert [job.name for job in jobs(edited, Path("r.yaml"))] == ["data", "prepare-v2", "train-v2", "report"]
     assert prepared(edited, "v2")
     assert read_json(trained / "versions" / "v2" / "plan" / "plan.json")["sources"]["a"]["start"] == 6 * 8
+
+
+REPLAY = {"sources": {"a": {}}, "replay": {"share": 0.2, "sources": {"b": {}}}}
+CHOOSING = {"k": 0.6, "score": "random"}
+
+
+def identity_hash(selection: dict | None, **replay) -> str:
+    mixture = REPLAY | {"replay": REPLAY["replay"] | replay}
+    version = {"start": {"type": "init"}, "tokens": 10 * STEP, "mixture": mixture, "schedule": SCHEDULE}
+    if selection:
+        version["selection"] = selection
+    return hash_of(recipe_identity(tiny_recipe("unused", versions={"v1": version}), "v1")["version"])[:16]
+
+
+@pytest.mark.parametrize(
+    ("selection", "of_0_1"),
+    [(CHOOSING, "888bb8ef7162c7ff"), (CHOOSING | {"k": 1.0}, "126939639253fabb"), (None, "f9414a1adebd659c")],
+)
+def test_a_version_keeps_its_identity_unless_its_share_of_replay_means_something_else(selection, of_0_1):
+    """Hashes are those that version 0.1 gave, which read the share."""
+    assert identity_hash(selection, share_of="read") == of_0_1
+    changed = selection == CHOOSING
+    assert (identity_hash(selection) != of_0_1) == changed
+    assert (identity_hash(selection, share_of="trained") != of_0_1) == changed
+
+
+def test_a_version_whose_share_of_replay_meant_another_is_refused_and_kept_by_a_field(tmp_path):
+    def recipe(**replay):
+        return recipe_of(tmp_path, mixture=REPLAY | {"replay": REPLAY["replay"] | replay}, selection=CHOOSING)
+
+    prepared(
+        recipe(share_of="read"), "v1"
+    )  # as 0.1 made it: what is read, and what stands in inputs.json, are the same
+    directory = tmp_path / "versions" / "v1"
+    assert "share_of" not in str(read_json(directory / "inputs.json")["identity"])
+    phases = read_json(directory / "plan" / "plan.json")["phases"]
+    assert phases == [{"first_sample": 0, "counts": {"a": 4, "replay/b": 1}, "reason": "start"}]
+    for later in ("v1", "v2"):
+        with pytest.raises(PerdureError, match=r"replay\.share_of: None -> 'trained'") as refused:
+            prepared(recipe(), later)
+        assert str(refused.value).endswith("versions.v1.mixture.replay.share_of: read keeps it")
+    assert prepared(recipe(share_of="read"), "v1")
+    shutil.rmtree(directory)
+    prepared(recipe(), "v1")
+    counts = read_json(directory / "plan" / "plan.json")["phases"][0]["counts"]
+    assert counts == {"a": 20, "replay/b": 3}
+    with pytest.raises(PerdureError, match=r"replay\.share_of: 'trained' -> None"):
+        prepared(recipe(share_of="read"), "v1")

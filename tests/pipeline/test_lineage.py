@@ -14,6 +14,7 @@ from perdure.pipeline.lineage import (
     is_foreseen,
     kept_steps,
     missing_checkpoint,
+    planned_phases,
     planned_samples,
     resolved_schedule,
     streams_before,
@@ -254,3 +255,48 @@ def test_a_checkpoint_that_will_never_be_is_named_with_those_that_are(tmp_path):
     write_atomic(directory / "checkpoints" / "step_000007" / "_SUCCESS", "")
     assert missing_checkpoint(recipe, start) is None
     assert list(checkpoints(directory)) == [5, 6, 7, 10]
+
+
+CHOOSING = {"selection": {"k": 0.6, "score": "random"}}
+REPLAYING = {"sources": {"a": {}}, "replay": {"share": 0.2, "sources": {"b": {}}}}
+
+
+@pytest.mark.parametrize(
+    ("share_of", "own", "reads_on", "counts"),
+    [
+        (
+            "trained",
+            {},
+            True,
+            (20, 3),
+        ),  # mixture and selection are the parent's: 13% are read, 20% trained on
+        ("trained", {"selection": {"k": 0.6, "score": "highest_loss"}}, True, (20, 3)),
+        ("trained", {"selection": None}, False, (4, 1)),
+        ("trained", {"selection": {"k": 0.3, "score": "random"}}, False, (40, 3)),
+        ("read", {"selection": None}, True, (4, 1)),
+        ("read", {"selection": {"k": 0.3, "score": "random"}}, True, (4, 1)),
+    ],
+)
+def test_a_branch_reads_on_only_if_its_own_selection_asks_for_as_much_replay(
+    tmp_path, share_of, own, reads_on, counts
+):
+    mixture = REPLAYING | {"replay": REPLAYING["replay"] | {"share_of": share_of}}
+    versions = {"main": main_path(10, mixture=mixture) | CHOOSING, "on": branch(4, 6) | own}
+    recipe = tiny_recipe(tmp_path, versions=versions)
+    assert continues_parent(recipe, "on") == reads_on
+    (_, shares), *others = planned_phases(recipe, "on")
+    assert shares == {"a": Fraction(counts[0], sum(counts)), "replay/b": Fraction(counts[1], sum(counts))}
+    assert not others
+    shown = {version["name"]: version for version in preview(recipe)["versions"]}["on"]
+    assert shown["replay_share"] == pytest.approx(counts[1] / sum(counts))
+    k = recipe.versions["on"].selection.k if recipe.versions["on"].selection else 1
+    assert shown["replay_share_trained"] == pytest.approx(counts[1] / (counts[1] + k * counts[0]))
+
+
+def test_replay_from_parents_has_its_share_of_what_is_trained_on_too(tmp_path):
+    replay = {"sources": {"b": {}}, "replay": {"share": 0.25, "from_parents": True}}
+    versions = {"main": main_path(10), "next": update("main", 10, mixture=replay) | CHOOSING}
+    shares = dict(planned_phases(tiny_recipe(tmp_path, versions=versions), "next"))[0]
+    replayed = shares["replay/a"] + shares["replay/b"]
+    assert replayed / (replayed + Fraction(3, 5) * shares["b"]) == Fraction(1, 4)
+    assert shares["replay/a"] == 3 * shares["replay/b"]

@@ -9,22 +9,28 @@ from hypothesis import strategies as st
 
 from perdure.pipeline.mixture import (
     MAX_BLOCK,
+    alone_shares,
     block_counts,
     block_pattern,
+    is_replayed,
     mixture_shares,
+    read_share,
     reweighted,
     rounded_shares,
+    trained_share,
 )
 from perdure.pipeline.recipe import Mixture
 
 counts_strategy = st.lists(st.integers(1, 60), min_size=1, max_size=7)
 
 
-def mixture(sources: dict[str, float], replay: tuple[float, dict[str, float]] | None = None) -> Mixture:
+def mixture(
+    sources: dict[str, float], replay: tuple[float, dict[str, float]] | None = None, **settings
+) -> Mixture:
     members = lambda weights: {name: {"weight": weight} for name, weight in weights.items()}  # noqa: E731
     tree = {"sources": members(sources)}
     if replay:
-        tree["replay"] = {"share": replay[0], "sources": members(replay[1])}
+        tree["replay"] = {"share": replay[0], "sources": members(replay[1])} | settings
     return Mixture.model_validate(tree)
 
 
@@ -84,6 +90,40 @@ def test_old_and_new_samples_fill_the_budget_at_every_prefix(share):
     replayed = np.cumsum(np.tile(pattern, 3) == 1)
     expected = share * np.arange(1, len(replayed) + 1)
     assert np.abs(replayed - expected).max() <= 0.5 + 1e-9  # Tijdeman's bound for two sources
+
+
+def test_the_share_of_replay_is_that_of_what_is_trained_on():
+    """With k = 0.6 and a share of 0.2, replay was 29% of the tokens trained on, and is 20%."""
+    read, trained = (
+        mixture({"a": 1.0}, (0.2, {"b": 1.0}), share_of=kind).replay for kind in ("read", "trained")
+    )
+    assert (read_share(read, 0.6), trained_share(read, 0.6)) == (Fraction(1, 5), Fraction(5, 17))
+    assert (read_share(trained, 0.6), trained_share(trained, 0.6)) == (Fraction(3, 23), Fraction(1, 5))
+    assert float(trained_share(read, 0.6)) == pytest.approx(0.294, abs=1e-3)
+    assert read_share(read, 1.0) == read_share(trained, 1.0) == Fraction(1, 5)
+    assert read_share(None, 0.6) == trained_share(None, 0.6) == 0
+
+
+@given(
+    st.integers(1, 99),
+    st.integers(1, 100),
+    st.integers(1, 9),
+    st.sampled_from(["switch", "domains", "plain"]),
+)
+def test_in_every_phase_the_share_of_what_is_trained_on_is_exact(percent, hundredths, weight, kind):
+    share, k = percent / 100, hundredths / 100
+    tree = mixture({"a": weight, "b": 2.0}, (share, {"c": weight, "a": 1.0})).model_dump()
+    if kind == "switch":
+        tree["switches"] = [{"at": 0.5, "sources": {"d": {}}}]
+    changing = Mixture.model_validate(tree)
+    phases = [mixture_shares(changing, part, k) for part in range(len(changing.switches) + 1)]
+    if kind == "domains":
+        phases = [alone_shares(changing, domain, k) for domain in "ab"]
+    for shares in phases:
+        assert sum(shares.values()) == 1
+        replayed = sum(part for key, part in shares.items() if is_replayed(key))
+        assert replayed / (replayed + (1 - replayed) * Fraction(hundredths, 100)) == Fraction(percent, 100)
+        assert replayed == read_share(changing.replay, k)
 
 
 QUARTERS = dict.fromkeys("abcd", 0.25)

@@ -16,7 +16,7 @@ from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.record import measured_on
 from perdure.pipeline.evaluate.summary import summarize
 from perdure.pipeline.manifest import finish, write_json
-from perdure.pipeline.mixture import mixture_shares
+from perdure.pipeline.mixture import is_replayed, mixture_shares, trained_fraction
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.train.schedule import learning_rate
@@ -133,7 +133,7 @@ def _write_version(recipe: Recipe, name: str, index: int, odd_tokens: bool, on: 
         num_steps(recipe, version),
         recipe.training.seq_length * recipe.training.global_batch_size,
     )
-    shares = mixture_shares(version.mixture)
+    shares = mixture_shares(version.mixture, k=trained_fraction(version))
     parent = getattr(version.start, "parent", None)
     before = LOSSES[parent] if parent else INITIAL
     lines = _metric_lines(version, steps, per_step, before, LOSSES[name], np.random.default_rng(index))
@@ -176,7 +176,8 @@ def _write_version(recipe: Recipe, name: str, index: int, odd_tokens: bool, on: 
 
 def _metric_lines(version, steps: int, per_step: int, before: dict, after: dict, random) -> list[dict]:
     lines = []
-    shares = mixture_shares(version.mixture)
+    shares = mixture_shares(version.mixture, k=trained_fraction(version))
+    replayed = float(sum(share for key, share in shares.items() if is_replayed(key)))
     for step in range(1, steps + 1):
         decay = math.exp(-6 * step / steps)
         loss = {
@@ -188,6 +189,9 @@ def _metric_lines(version, steps: int, per_step: int, before: dict, after: dict,
             {
                 "step": step,
                 "tokens": step * per_step,
+                "budget_tokens": step * per_step,
+                "trained_tokens": round(per_step * (replayed + (1 - replayed) * trained_fraction(version))),
+                "replayed_tokens": round(per_step * replayed),
                 "loss": mean,
                 "loss_selected": mean + 0.9 if version.selection else None,
                 "loss_unselected": mean - 1.3 if version.selection else None,

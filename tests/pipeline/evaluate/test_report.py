@@ -63,12 +63,20 @@ def test_report_holds_what_machines_read(report):
     assert report["versions"][0]["selected_fraction"] == 1.0
     assert update["tokens_per_second"] == 7421.5
     assert [(member["key"], member["replay"], member["share"]) for member in update["mixture"]] == [
-        ("code", False, 0.9),
-        ("replay/prose", True, 0.1),
+        ("code", False, 0.9375),
+        ("replay/prose", True, 0.0625),  # 0.1 * 0.6 / (0.9 + 0.1 * 0.6)
     ]
+    assert update["replay"] == {
+        "share": 0.1,
+        "share_of": "trained",
+        "read": 0.0625,
+        "trained": pytest.approx(0.1),
+        "measured": pytest.approx(0.1, abs=1e-3),  # 256 of 2,560 tokens a step
+    }
+    assert report["versions"][0]["replay"] is None
     assert report["consumed"]["update"] == {
-        "code": round(0.9 * 196 * 4096),
-        "replay/prose": round(0.1 * 196 * 4096),
+        "code": round(0.9375 * 196 * 4096),
+        "replay/prose": round(0.0625 * 196 * 4096),
     }
     assert report["selection"] == {
         key: {"scored": 800000, "selected": 480000, "share": 0.6} for key in ("update", "control")
@@ -87,7 +95,7 @@ def test_what_follows_from_the_numbers_stands_in_the_report(report):
     code, prose = update["mixture"]
     assert (code["consumed"], prose["consumed_share"]) == (
         report["consumed"]["update"]["code"],
-        pytest.approx(0.1, abs=1e-6),
+        pytest.approx(0.0625, abs=1e-6),
     )
     assert code["epochs"] == code["consumed"] / report["data"]["code"]["train"]["tokens"]
     assert update["mfu"] == pytest.approx(0.415) and update["ranks"] == 1

@@ -32,7 +32,7 @@ def record(recorder, step, seconds=0.5):
         threshold=None,
     )
     heldout = {"a": 5.0 + step} if step % 2 else None
-    recorder.step(step, 256 * step, 0.1, 1.0, counts, 256 / seconds, None, True, heldout=heldout)
+    recorder.step(step, 256 * step, 280 * step, 0.1, 1.0, counts, seconds, None, True, heldout=heldout)
 
 
 def test_steps_that_a_kill_lost_count_in_the_cost(tmp_path):

@@ -93,7 +93,15 @@ def weights(recipe, name):
     return read_json(directory(recipe, name) / "version.json")["weights_hash"]
 
 
-def lines(recipe, name, ignored=("tokens_per_second", "step", "tokens")):
+def labels(recipe, name, first=0, count=None) -> int:
+    """Tokens of some of a version's samples, padding aside: of the last sample of an epoch, what is left."""
+    phases = read_json(directory(recipe, name) / "version.json")["phases"]
+    plan = open_plan(directory(recipe, name) / "plan", appended=phases)
+    found = [locate(plan, plan.first_sample + first + number) for number in range(count or plan.num_samples)]
+    return sum(min(32, plan.sources[key]["tokens"] - 32 * sample) for key, _, sample in found)
+
+
+def lines(recipe, name, ignored=("tokens_per_second", "step", "tokens", "budget_tokens")):
     return [
         {key: value for key, value in line.items() if key not in ignored}
         for line in metrics(directory(recipe, name))
@@ -114,12 +122,29 @@ def test_a_branch_goes_on_with_weights_moments_and_data_of_the_main_path(lineage
     assert lines(lineage, "branch") == lines(lineage, "whole")[7:]
     assert weights(lineage, "branch") == weights(lineage, "whole")
     record = read_json(directory(lineage, "branch") / "version.json")
-    assert record["lineage_tokens"] == 16 * STEP
-    assert record["consumed"] == {"a": 9 * STEP}
+    whole = read_json(directory(lineage, "whole") / "version.json")
+    assert record["tokens"] == labels(lineage, "branch") < record["budget_tokens"] == 9 * STEP
+    assert record["consumed"] == {"a": record["tokens"]}
+    assert record["lineage_tokens"] == whole["tokens"] == labels(lineage, "whole") < 16 * STEP
+    told = metrics(directory(lineage, "branch"))
+    assert [line["budget_tokens"] for line in told] == [STEP * step for step in range(1, 10)]
+    assert [line["tokens"] for line in told] == [
+        labels(lineage, "branch", 0, 8 * step) for step in range(1, 10)
+    ]
+    assert [line["trained_tokens"] for line in told] == np.diff(
+        [0, *(line["tokens"] for line in told)]
+    ).tolist()
 
 
 def test_an_update_that_keeps_moments_is_the_uninterrupted_run(lineage):
-    ignored = ("tokens_per_second", "step", "tokens", "stream", "selection")  # samples are numbered anew
+    ignored = (
+        "tokens_per_second",
+        "step",
+        "tokens",
+        "budget_tokens",
+        "stream",
+        "selection",
+    )  # samples are numbered anew
     assert lines(lineage, "kept", ignored) == lines(lineage, "whole", ignored)[8:]
     assert weights(lineage, "kept") == weights(lineage, "whole")
 
@@ -223,7 +248,9 @@ def test_the_log_shows_the_tree_and_what_is_left_of_every_source(lineage):
     assert [entry["parent"] for entry in versions.values()] == [None, "whole", None, "half", "kept", "drift"]
     assert {entry["status"] for entry in versions.values()} == {"finished"}
     assert versions["branch"]["branch_step"] == 7 and versions["whole"]["checkpoints"] == [7, 15, 16]
-    assert versions["last"]["lineage_tokens"] == (8 + 8 + 13 + 4) * STEP
+    before = [labels(lineage, name) for name in ("half", "kept", "drift", "last")]
+    assert (versions["last"]["tokens"], versions["last"]["lineage_tokens"]) == (before[-1], sum(before))
+    assert sum(before) < (8 + 8 + 13 + 4) * STEP  # padding is no token
     assert (versions["last"]["phase"], versions["last"]["learning_rate"]) == ("decay", pytest.approx(1e-4))
     before = {}
     for name in ("half", "kept", "drift", "last"):
