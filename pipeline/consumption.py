@@ -1,10 +1,13 @@
-"""What a lineage has consumed of its sources: pure functions on plans.
+"""What a lineage has consumed of its sources: pure functions on plans, and what metrics tell.
 
 A history is the ancestors of a version, the nearest first, each as its plan and the global index after the last
 sample of it that leads to the version.
 """
 
+import json
 from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
 
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.plan import Plan, consumed_samples
@@ -100,3 +103,12 @@ def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
                 line["repeated"] += max(0, read - total)
             line["remaining"] = line["total"] - line["consumed"]
     return found
+
+
+def tokens_at(directory: Path, step: int, step_tokens: int) -> int:
+    """Tokens that a version had trained on after a step, as its metrics tell; its budget until there where they do not."""
+    path, lines = directory / "metrics.jsonl", []
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            lines = list(islice(file, step - 1, step)) if step else []
+    return json.loads(lines[0])["tokens"] if lines and lines[0].endswith("\n") else step * step_tokens

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from perdure.pipeline.consumption import Ancestor
+from perdure.pipeline.consumption import Ancestor, tokens_at
 from perdure.pipeline.convert.vocabulary import extension_between
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError
@@ -22,7 +22,6 @@ from perdure.pipeline.lineage import (
     missing_checkpoint,
     models_needed,
     parent_of,
-    tokens_at,
     version_directory,
 )
 from perdure.pipeline.manifest import differences, hash_of, is_finished, read_json, remembered_hash

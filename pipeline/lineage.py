@@ -1,9 +1,8 @@
 """What a version has to do with the versions before it, as far as the recipe decides it, and where they are."""
 
-import json
 from collections.abc import Sequence
 from fractions import Fraction
-from itertools import accumulate, islice
+from itertools import accumulate
 from pathlib import Path
 
 from perdure.pipeline.consumption import Ancestor
@@ -247,15 +246,6 @@ def checkpoints(directory: Path) -> dict[int, Path]:
         if is_finished(path)
     }
     return dict(sorted(found.items()))
-
-
-def tokens_at(directory: Path, step: int, step_tokens: int) -> int:
-    """Tokens that a version had trained on after a step, as its metrics tell; its budget until there where they do not."""
-    path, lines = directory / "metrics.jsonl", []
-    if path.exists():
-        with path.open(encoding="utf-8") as file:
-            lines = list(islice(file, step - 1, step)) if step else []
-    return json.loads(lines[0])["tokens"] if lines and lines[0].endswith("\n") else step * step_tokens
 
 
 def missing_checkpoint(recipe: Recipe, start: Branch) -> str | None:

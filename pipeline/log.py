@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from perdure.pipeline.check import tree_problems
-from perdure.pipeline.consumption import ledger
+from perdure.pipeline.consumption import ledger, tokens_at
 from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.evaluate.record import evaluation, measured_on, run_data_directories
@@ -19,7 +19,6 @@ from perdure.pipeline.lineage import (
     history,
     parent_of,
     resolved_schedule,
-    tokens_at,
     version_directory,
 )
 from perdure.pipeline.manifest import differences, is_finished, read_json

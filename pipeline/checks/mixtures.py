@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from perdure.pipeline.checks.hints import near
 from perdure.pipeline.checks.pools import pool_repetition
+from perdure.pipeline.checks.reweighting import reweighting
 from perdure.pipeline.checks.versions import earlier, model_or_version
 from perdure.pipeline.domains import PLURALS, overlap, parse, source_of
 from perdure.pipeline.errors import Problem
@@ -18,7 +19,7 @@ from perdure.pipeline.lineage import (
     streams_before,
     switch_steps,
 )
-from perdure.pipeline.mixture import is_replayed, members, moving_groups, new_sources
+from perdure.pipeline.mixture import is_replayed, members, new_sources
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import DecaySchedule, MixtureSource, Recipe, Version
@@ -206,44 +207,6 @@ def domains(recipe: Recipe, name: str, version: Version) -> Problems:
     if (steps := num_steps(recipe, version)) < len(mixture.sources) and not _reads_on(recipe, name):
         remedy = f"the version's {steps} steps are fewer than its {len(mixture.sources)} domains"
         yield Problem(where, mixture.domain_order, remedy)
-
-
-def reweighting(recipe: Recipe, name: str, version: Version) -> Problems:
-    """Shares that follow perplexity: a rule that keeps every share positive."""
-    rule, where = version.mixture.reweight, f"versions.{name}.mixture.reweight"
-    if rule is None:
-        return
-    sources = version.mixture.sources
-    if version.mixture.switches:
-        yield Problem(where, None, "cannot stand beside `switches`: both set the shares")
-    if len(sources) < 2:
-        yield Problem(where, None, "has no use: there is one new source")
-    for source in rule.weights:
-        if source not in sources:
-            yield Problem(f"{where}.weights.{source}", source, f"no such new source{near(source, sources)}")
-    largest = max(rule.weights.get(source, 1.0) for source in sources)
-    if rule.alpha * largest >= 1:
-        remedy = f"alpha times the largest weight ({largest:g}) should be below 1, to keep shares positive"
-        yield Problem(f"{where}.alpha", rule.alpha, remedy)
-    largest_group = max(map(len, moving_groups(version.mixture)))
-    if rule.floor * largest_group >= 1:
-        whose = "sources of a group" if rule.groups else "sources"
-        yield Problem(
-            f"{where}.floor", rule.floor, f"should be below 1/{largest_group}, for {largest_group} {whose}"
-        )
-    if rule.groups and len(sources) > 1 and largest_group < 2:
-        yield Problem(f"{where}.groups", dict(rule.groups), "leave nothing to move: no group has two sources")
-    seen: dict[str, str] = {}
-    for group, named in rule.groups.items():
-        for source in named:
-            if source not in sources:
-                remedy = f"no such new source{near(source, sources)}"
-            elif source in seen:
-                remedy = f"stands in `{seen[source]}` already; leave one out"
-            else:
-                seen[source] = group
-                continue
-            yield Problem(f"{where}.groups.{group}", source, remedy)
 
 
 def against_data(recipe: Recipe) -> Problems:

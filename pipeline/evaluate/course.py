@@ -7,8 +7,9 @@ from perdure.pipeline.domains import source_of
 from perdure.pipeline.evaluate.words import replay_findings
 from perdure.pipeline.lineage import resolved_schedule
 from perdure.pipeline.manifest import read_json
+from perdure.pipeline.mixture import read_share, trained_fraction, trained_share
 from perdure.pipeline.plan import num_steps
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe import Recipe, Replay, Version
 from perdure.pipeline.train.schedule import phase_of
 
 
@@ -56,6 +57,32 @@ def add_course(report: dict, recipe: Recipe) -> None:
         pairs = zip(passage["loss"], passage["reference_loss"])
         passage["excess"] = [None if reference is None else loss - reference for loss, reference in pairs]
         passage["selected_count"] = sum(passage["selected"])
+
+
+def replay_shares(version: Version, record: dict | None, steps: dict[int, dict]) -> dict | None:
+    """What share of a version is replay: by its plan, of what is read and of what is trained on, and as measured.
+
+    Args:
+        version: As in the recipe.
+        record: Its `version.json`, whose words count, if it is finished.
+        steps: Its lines of `metrics.jsonl`.
+    """
+    replay, k = version.mixture.replay, trained_fraction(version)
+    if record:
+        told, selection = record["mixture"]["replay"], record["selection"]
+        replay = told and Replay.model_validate({"share_of": "read"} | told)  # as all were before the field
+        k = selection["k"] if selection else 1.0
+    if replay is None:
+        return None
+    counted = [line for line in steps.values() if line.get("trained_tokens")]
+    trained = sum(line["trained_tokens"] for line in counted)
+    return {
+        "share": replay.share,
+        "share_of": replay.share_of,
+        "read": float(read_share(replay, k)),
+        "trained": float(trained_share(replay, k)),
+        "measured": sum(line["replayed_tokens"] for line in counted) / trained if trained else None,
+    }
 
 
 def _cost(versions: list[dict]) -> dict:

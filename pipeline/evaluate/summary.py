@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from perdure.pipeline.domains import measured_domains
-from perdure.pipeline.evaluate.course import add_course
+from perdure.pipeline.evaluate.course import add_course, replay_shares
 from perdure.pipeline.evaluate.measured import measured, start_losses
 from perdure.pipeline.evaluate.paths import bases, path_metrics, paths
 from perdure.pipeline.evaluate.record import (
@@ -25,16 +25,9 @@ from perdure.pipeline.evaluate.record import (
 from perdure.pipeline.lineage import expected_mixture, parent_of, resolved_schedule, version_directory
 from perdure.pipeline.log import mixture_phases, source_ledger
 from perdure.pipeline.manifest import finite, read_json, write_json
-from perdure.pipeline.mixture import (
-    is_replayed,
-    members,
-    mixture_shares,
-    read_share,
-    trained_fraction,
-    trained_share,
-)
+from perdure.pipeline.mixture import is_replayed, members, mixture_shares, trained_fraction
 from perdure.pipeline.plan import num_steps
-from perdure.pipeline.recipe import Recipe, Replay
+from perdure.pipeline.recipe import Recipe
 
 CURVE_POINTS = 160
 """Longest training curve; longer ones are averaged over this many stretches of equal length."""
@@ -110,7 +103,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
         "versions": [
             _version(recipe, name, records[name], evaluations[name], curves[name])
             | {"left_at_step": along[name].left_at}
-            | {"replay": _replay(recipe, name, records[name], steps[name])}
+            | {"replay": replay_shares(recipe.versions[name], records[name], steps[name])}
             | {"change": dict(zip(domains, losses[along[name].row] - before[name]))}
             for name in recipe.versions
         ],
@@ -265,27 +258,6 @@ def _mixture(recipe: Recipe, name: str) -> list[dict]:
         }
         for key, (source, member) in members(mixture).items()
     ]
-
-
-def _replay(recipe: Recipe, name: str, record: dict | None, steps: dict[int, dict]) -> dict | None:
-    """What share of a version is replay: by its plan, of what is read and of what is trained on, and as measured."""
-    version = recipe.versions[name]
-    replay, k = version.mixture.replay, trained_fraction(version)
-    if record:
-        told, selection = record["mixture"]["replay"], record["selection"]
-        replay = told and Replay.model_validate({"share_of": "read"} | told)  # as all were before the field
-        k = selection["k"] if selection else 1.0
-    if replay is None:
-        return None
-    counted = [line for line in steps.values() if line.get("trained_tokens")]
-    trained = sum(line["trained_tokens"] for line in counted)
-    return {
-        "share": replay.share,
-        "share_of": replay.share_of,
-        "read": float(read_share(replay, k)),
-        "trained": float(trained_share(replay, k)),
-        "measured": sum(line["replayed_tokens"] for line in counted) / trained if trained else None,
-    }
 
 
 def _lineage(recipe: Recipe, report: dict) -> dict:
