@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from perdure.launch.slurm import Size
+from perdure.launch.slurm import Size, shell_environment
 from perdure.pipeline.recipe import Recipe
 
 SCRIPT = """\
@@ -32,13 +32,12 @@ def render(recipe: Recipe, recipe_file: Path, size: Size, directory: Path) -> st
     """
     # Ranks of one machine meet on its loopback interface, whatever a cluster's is called.
     cluster = recipe.cluster.model_copy(update={"network_interface": None})
-    variables = cluster.variables | ({} if size.gpus_per_node else {"CUDA_VISIBLE_DEVICES": ""})
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    hidden = {} if size.gpus_per_node else {"CUDA_VISIBLE_DEVICES": ""}
     return SCRIPT.format(
         name=recipe.name,
         file=shlex.quote(script_file(recipe).name),
         directory=shlex.quote(str(directory)),
-        environment="".join(f"{line}\n" for line in [*lines, *cluster.setup.splitlines()]),
+        environment=shell_environment(cluster, **hidden),
         ranks=size.ranks_per_node,
         log=shlex.quote(str(script_file(recipe).with_suffix(".log"))),
         python=shlex.quote(sys.executable),

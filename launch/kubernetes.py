@@ -13,7 +13,7 @@ from perdure.launch.texts import yaml_text
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.manifest import hash_of
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.recipe.cluster import Cluster
+from perdure.pipeline.recipe.cluster import HANDED_OVER
 
 PORT = 29400
 """Where the first pod of a training stage is met by the others."""
@@ -26,14 +26,17 @@ STAGE = 20
 """Letters of a stage's name at most."""
 
 
-def render(chain: list[Job], recipe: Recipe, size: Size, directory: str) -> str:
+def render(chain: list[Job], recipe: Recipe, size: Size, directory: str, values: bool = False) -> str:
     """The manifest, YAML for `kubectl create -f`.
+
+    What `cluster.environment` and `cluster.setup` hold reaches pods through a Secret.
 
     Args:
         chain: The jobs, from `chain.jobs`.
         recipe: The recipe, its `out` absolute.
         size: What its training jobs occupy.
         directory: Where jobs run; relative paths of the recipe start there.
+        values: Whether the Secret stands before it, with what no file may hold.
 
     Raises:
         RecipeError: If the cluster's fields lack what Kubernetes needs.
@@ -42,7 +45,21 @@ def render(chain: list[Job], recipe: Recipe, size: Size, directory: str) -> str:
     if found:
         raise RecipeError(recipe.name, found)
     make = jobset if recipe.cluster.kubernetes.kind == "jobset" else trainjob
-    return yaml_text(make(chain, recipe, size, directory))
+    manifest = yaml_text(make(chain, recipe, size, directory))
+    if not (values and recipe.cluster.handed_over):
+        return manifest
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": _metadata(recipe, secret_name(recipe)),
+        "stringData": {HANDED_OVER: recipe.cluster.handed_over},
+    }
+    return f"{yaml_text(secret)}---\n{manifest}"
+
+
+def secret_name(recipe: Recipe) -> str:
+    """The Secret that holds what is handed over to the pods."""
+    return f"perdure-{recipe.name}-setup".replace("_", "-")
 
 
 def problems(recipe: Recipe) -> list[Problem]:
@@ -86,9 +103,7 @@ def jobset(chain: list[Job], recipe: Recipe, size: Size, directory: str) -> dict
         entry: dict[str, Any] = {"name": stage, "replicas": 1}
         if number:
             entry["dependsOn"] = [{"name": stages[-1]["name"], "status": "Complete"}]
-        pod = _pod(
-            recipe.cluster, _command(job, recipe), directory, environment, size.gpus_per_node * job.gpus
-        )
+        pod = _pod(recipe, _command(job, recipe), directory, environment, size.gpus_per_node * job.gpus)
         entry["template"] = {
             "spec": {
                 "completions": nodes,
@@ -116,7 +131,7 @@ def trainjob(chain: list[Job], recipe: Recipe, size: Size, directory: str) -> di
     cluster = recipe.cluster
     (file,) = {job.command[1] for job in chain if job.name == "data"}
     command = ["python", "-m", "perdure.launch.node", "--recipe", file]
-    pod = _pod(cluster, command, directory, {}, size.gpus_per_node)
+    pod = _pod(recipe, command, directory, {}, size.gpus_per_node)
     (container,) = pod["containers"]
     patched = ("volumes", "nodeSelector", "serviceAccountName", "terminationGracePeriodSeconds")
     patch: dict[str, Any] = {key: pod[key] for key in patched if key in pod}
@@ -184,9 +199,9 @@ def _metadata(recipe: Recipe, name: str) -> dict[str, str]:
 
 
 def _pod(
-    cluster: Cluster, command: list[str], directory: str, environment: dict[str, str], gpus: int
+    recipe: Recipe, command: list[str], directory: str, environment: dict[str, str], gpus: int
 ) -> dict[str, Any]:
-    kubernetes = cluster.kubernetes
+    cluster, kubernetes = recipe.cluster, recipe.cluster.kubernetes
     assert cluster.container is not None
     variables = environment | cluster.variables
     env: list[dict[str, Any]] = [{"name": name, "value": literal(value)} for name, value in variables.items()]
@@ -195,8 +210,12 @@ def _pod(
         env.append({"name": "PERDURE_NODE_RANK", "valueFrom": {"fieldRef": index}})
     resources = {kubernetes.gpu_resource: str(gpus)} if gpus else {}
     resources |= {name: size for name in ("cpu", "memory") if (size := getattr(kubernetes, name))}
-    # `setup` is shell; the command behind it is taken word by word.
-    script = f'cd -- "$0" || exit 1\n{cluster.setup.rstrip()}\nexec "$@"'
+    # What is handed over is shell; the command behind it is taken word by word.
+    script = 'cd -- "$0" || exit 1\nexec "$@"'
+    if cluster.handed_over:
+        held = {"name": secret_name(recipe), "key": HANDED_OVER}
+        env.append({"name": HANDED_OVER, "valueFrom": {"secretKeyRef": held}})
+        script = f'cd -- "$0" || exit 1\neval "${HANDED_OVER}"\nexec "$@"'
     container: dict[str, Any] = {
         "name": "perdure",
         "image": cluster.container.image,

@@ -14,6 +14,7 @@ from perdure.pipeline.check import filling
 from perdure.pipeline.errors import PerdureError, Problem, RecipeError
 from perdure.pipeline.manifest import disk_errors, write_atomic, write_json
 from perdure.pipeline.recipe import Recipe, SlurmArrays, read_tree
+from perdure.pipeline.recipe.cluster import HANDED_OVER
 
 Say = Callable[[str], None]
 
@@ -56,7 +57,9 @@ def recipe_file(recipe: Recipe) -> Path:
     return recipe.directory / "launch" / "recipe.yaml"
 
 
-def texts(recipe: Recipe, to: str, size: slurm.Size, directory: Path) -> list[tuple[Path, str]]:
+def texts(
+    recipe: Recipe, to: str, size: slurm.Size, directory: Path, values: bool = False
+) -> list[tuple[Path, str]]:
     """What is handed to the scheduler: files and their texts.
 
     Args:
@@ -64,6 +67,7 @@ def texts(recipe: Recipe, to: str, size: slurm.Size, directory: Path) -> list[tu
         to: `local`, `slurm`, `k8s` or `sky`.
         size: What a training job occupies.
         directory: Where jobs run; relative paths of the recipe start there.
+        values: Whether manifests hold the values of `cluster.environment` and `cluster.setup`, which no file may.
     """
     if to == "slurm":
         return [(file, text) for _, file, text in _scripts(recipe, size, directory, {})]
@@ -71,9 +75,9 @@ def texts(recipe: Recipe, to: str, size: slurm.Size, directory: Path) -> list[tu
         return [(here.script_file(recipe), here.render(recipe, recipe_file(recipe), size, directory))]
     if to == "k8s":
         chain = jobs(recipe, recipe_file(recipe), size.ranks_per_node)
-        text = kubernetes.render(chain, recipe, size, str(directory))
+        text = kubernetes.render(chain, recipe, size, str(directory), values)
     else:
-        text = sky.render(recipe, str(recipe_file(recipe)), size, str(directory))
+        text = sky.render(recipe, str(recipe_file(recipe)), size, str(directory), values)
     return [(recipe.directory / "launch" / f"{to}.yaml", text)]
 
 
@@ -107,6 +111,16 @@ def launch(recipe: Recipe, to: str, size: slurm.Size, directory: Path, after: st
         quoted = shlex.quote(str(file))
         command = f"kubectl create -f {quoted}" if to == "k8s" else f"sky jobs launch {quoted}"
         say(f"wrote {file}; to start it: {command}")
+        if recipe.cluster.handed_over:
+            piped = (
+                "kubectl create -f -"
+                if to == "k8s"
+                else "(umask 077; cat > task.yaml); sky jobs launch task.yaml"
+            )
+            say(
+                "the file has no values of cluster.environment and cluster.setup; with them it is what --print shows: add "
+                f"`--print | {piped}`, or hand {HANDED_OVER} over yourself"
+            )
         if to == "k8s" and recipe.cluster.kubernetes.kind == "trainjob":
             runtime = recipe.cluster.kubernetes.runtime
             say(
@@ -115,6 +129,7 @@ def launch(recipe: Recipe, to: str, size: slurm.Size, directory: Path, after: st
     say(f"Next: perdure status {recipe.directory}")
     if to == "local":
         sys.stdout.flush()
+        os.environ[HANDED_OVER] = recipe.cluster.handed_over
         os.execvp("bash", ["bash", str(rendered[0][0])])
 
 
@@ -152,7 +167,7 @@ def _submit(
     after: str | None,
     say: Say,
 ) -> None:
-    ids = queue.submit([(job, file) for job, file, _ in chain], after, live)
+    ids = queue.submit([(job, file) for job, file, _ in chain], after, live, recipe.cluster.handed_over)
     write_json(queue.jobs_file(recipe), {"to": "slurm", "jobs": ids})
     if limit := recipe.cluster.slurm.time_limit:
         times = recipe.cluster.max_restarts + 1

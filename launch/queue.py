@@ -10,13 +10,14 @@ from perdure.launch.chain import Job
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe.cluster import HANDED_OVER
 
 OF_THE_USER = ("SLURM_CONF", "SLURM_CLUSTERS")
 """What says inside of a job, too, which Slurm is meant."""
 
 
 def submit(
-    scripts: list[tuple[Job, Path]], after: str | None, live: Mapping[str, str] = {}
+    scripts: list[tuple[Job, Path]], after: str | None, live: Mapping[str, str] = {}, setup: str = ""
 ) -> dict[str, str]:
     """Hands the scripts to sbatch, each waiting for those it names.
 
@@ -24,6 +25,7 @@ def submit(
         scripts: Jobs and their files, in the order of the chain.
         after: A job's id that the first ones wait for, or None.
         live: Ids of jobs by name that stand in the queue already; they are not submitted again.
+        setup: What is handed over to each, see `perdure.pipeline.recipe.cluster`.
 
     Returns:
         Job ids by name, in the order of the chain.
@@ -45,11 +47,13 @@ def submit(
         if waits := [f"{how}:{':'.join(waited)}" for how, waited in found if waited]:
             command += [f"--dependency={','.join(waits)}", "--kill-on-invalid-dep=yes"]
         submitted = [number for name, number in ids.items() if name not in live]
-        ids[job.name] = sbatch(file, job.name, command, submitted)
+        ids[job.name] = sbatch(file, job.name, command, submitted, setup)
     return ids
 
 
-def sbatch(script: Path, name: str, options: Sequence[str] = (), submitted: Sequence[str] = ()) -> str:
+def sbatch(
+    script: Path, name: str, options: Sequence[str] = (), submitted: Sequence[str] = (), setup: str = ""
+) -> str:
     """Submits a job.
 
     Args:
@@ -57,6 +61,7 @@ def sbatch(script: Path, name: str, options: Sequence[str] = (), submitted: Sequ
         name: The job's, for the error.
         options: Of sbatch; they overrule those in the script.
         submitted: Ids of jobs that are cancelled if this one is refused.
+        setup: What is handed over to it, see `perdure.pipeline.recipe.cluster`.
 
     Returns:
         The job's id.
@@ -75,10 +80,10 @@ def sbatch(script: Path, name: str, options: Sequence[str] = (), submitted: Sequ
     written = [line.removeprefix("#SBATCH ") for line in marked]
     try:
         done = subprocess.run(
-            ["sbatch", "--parsable", *written, *options, str(script)],
+            ["sbatch", "--parsable", *written, *_handing_over(written, setup), *options, str(script)],
             capture_output=True,
             text=True,
-            env=clean,
+            env=clean | ({HANDED_OVER: setup} if setup else {}),
         )
     except FileNotFoundError:
         raise PerdureError(
@@ -91,6 +96,16 @@ def sbatch(script: Path, name: str, options: Sequence[str] = (), submitted: Sequ
             f"{name}: sbatch refused it: {' '.join(done.stderr.split())}; nothing new was left in the queue"
         )
     return done.stdout.strip().split(";")[0]
+
+
+def _handing_over(written: list[str], setup: str) -> list[str]:
+    """Lets `PERDURE_SETUP` through where a site, or the recipe's options, keep the environment from jobs."""
+    asked = [option.partition("=")[2] for option in written if option.startswith("--export=")]
+    passed = (asked or [os.environ.get("SBATCH_EXPORT", "ALL")])[-1]
+    if not setup or "ALL" in passed.split(","):
+        return []
+    names = [] if passed in ("NONE", "NIL") else [passed]
+    return [f"--export={','.join([*names, HANDED_OVER])}"]
 
 
 def jobs_file(recipe: Recipe) -> Path:

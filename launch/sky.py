@@ -7,16 +7,20 @@ from perdure.launch.slurm import Size
 from perdure.launch.texts import yaml_text
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe.cluster import HANDED_OVER
 
 
-def render(recipe: Recipe, recipe_file: str, size: Size, directory: str) -> str:
+def render(recipe: Recipe, recipe_file: str, size: Size, directory: str, values: bool = False) -> str:
     """The task, YAML for `sky jobs launch`.
+
+    What `cluster.environment` and `cluster.setup` hold reaches machines as a secret.
 
     Args:
         recipe: The recipe, its `out` absolute.
         recipe_file: The file that machines read it from, in the shared directory.
         size: What the run occupies.
         directory: Where it runs; relative paths of the recipe start there.
+        values: Whether the secret's value is given, which no file may hold.
 
     Raises:
         RecipeError: If the cluster's fields lack what SkyPilot needs.
@@ -46,7 +50,9 @@ def render(recipe: Recipe, recipe_file: str, size: Size, directory: str) -> str:
     if cluster.container:
         resources["image_id"] = f"docker:{cluster.container.image}"
     variables = {"PERDURE_RANKS_PER_NODE": str(size.ranks_per_node)} | cluster.variables
-    run = [f"cd -- {shlex.quote(directory)} || exit 1", *cluster.setup.splitlines()]
+    run = [f"cd -- {shlex.quote(directory)} || exit 1"]
+    if setup := cluster.handed_over:
+        run.append(f'eval "${HANDED_OVER}"')
     run.append(f"exec python -m perdure.launch.node --recipe {shlex.quote(recipe_file)}")
     task: dict[str, Any] = {
         "name": f"perdure-{recipe.name}".replace("_", "-"),
@@ -54,6 +60,8 @@ def render(recipe: Recipe, recipe_file: str, size: Size, directory: str) -> str:
         "resources": resources,
         "envs": variables,
     }
+    if setup:
+        task["secrets"] = {HANDED_OVER: setup if values else None}
     if sky.volume:
         task["volumes"] = {sky.mount: sky.volume}
     task["run"] = "\n".join(run) + "\n"

@@ -80,6 +80,11 @@ unset SLURM_EXPORT_ENV # steps get what is set here, also where a site's SBATCH_
 if [ -n "${{SLURM_CPUS_PER_TASK:-}}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
 {environment}"""
 
+SETUP = """\
+# Sets {names} and runs cluster.setup. `perdure launch` hands the values over; no file holds them.
+eval "${{PERDURE_SETUP?is not set; submit by perdure launch, or export it}}"
+"""
+
 
 def render(job: Job, recipe: Recipe, size: Size, directory: Path, python: str) -> tuple[Path, str]:
     """The batch script of one job.
@@ -160,7 +165,7 @@ def _header(title: str, file: Path, options: list[str], log: str, directory: Pat
         options="\n".join(f"#SBATCH {option}" for option in options),
         log=log,
         directory=shlex.quote(str(directory)),
-        environment=_environment(cluster),
+        environment=shell_environment(cluster),
     )
 
 
@@ -204,9 +209,12 @@ def _asked(cluster: Cluster, gpus: bool) -> list[str]:
     return [f"--{name}={value}" for name, value in asked.items() if value is not None]
 
 
-def _environment(cluster: Cluster) -> str:
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in cluster.variables.items()]
-    return "".join(f"{line}\n" for line in [*lines, *cluster.setup.splitlines()])
+def shell_environment(cluster: Cluster, **more: str) -> str:
+    """Shell that sets the variables of a job, and takes what was handed over to it."""
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in (cluster.variables | more).items()]
+    if cluster.handed_over:
+        lines.append(SETUP.format(names=", ".join(cluster.environment) or "nothing"))
+    return "".join(lines)
 
 
 def _container(cluster: Cluster) -> str:

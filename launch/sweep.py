@@ -12,6 +12,7 @@ from perdure.launch.launch import misfits, recipe_file, recipe_text
 from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.evaluate.record import data_sections, text_sections
 from perdure.pipeline.manifest import hash_of, write_atomic, write_json
+from perdure.pipeline.recipe.cluster import without_values
 from perdure.pipeline.run import alone
 from perdure.pipeline.sweep.spec import Plan, Run
 from perdure.pipeline.sweep.store import link, version_places, with_kept_steps
@@ -55,7 +56,7 @@ def submit_sweep(plan: Plan, size: slurm.Size, directory: Path, after: str | Non
             file, text = slurm.render(job, recipe, size, directory, python)
             write_atomic(file, text)
             scripts.append((unique, file))
-        ids = queue.submit(scripts, after)
+        ids = queue.submit(scripts, after, setup=root.cluster.handed_over)
         for run in todo:
             found = {job: ids[unique] for job, unique in names[run.name].items()}
             write_json(queue.jobs_file(run.recipe), {"to": "slurm", "jobs": found})
@@ -117,7 +118,7 @@ def _table_command(plan: Plan) -> tuple[str, ...]:
     """Writes the sweep as it was submitted, for the job that makes its table; returns what that job runs."""
     folder = plan.directory / "launch"
     base = f"{plan.name}.recipe.yaml"  # no name of the sweep's own can be this
-    write_atomic(folder / base, yaml.safe_dump(plan.base, sort_keys=False))
+    write_atomic(folder / base, yaml.safe_dump(without_values(plan.base), sort_keys=False))
     sweep = plan.sweep.model_dump(mode="json") | {"recipe": base, "out": str(plan.directory)}
     write_atomic(folder / f"{plan.name}.yaml", yaml.safe_dump(sweep, sort_keys=False))
     return ("sweep", str(folder / f"{plan.name}.yaml"), "--report")

@@ -19,7 +19,7 @@ def launch(options: argparse.Namespace, say: Say) -> None:
     if found := misfits(recipe, options.to, size, options.after):
         raise RecipeError(str(options.recipe), found)
     if options.print:
-        for file, text in texts(recipe, options.to, size, Path.cwd()):
+        for file, text in texts(recipe, options.to, size, Path.cwd(), values=True):
             print(f"# ==> {visible_line(file)}\n{text}")
     else:
         submit(recipe, options.to, size, Path.cwd(), options.after, say)

@@ -14,6 +14,11 @@ class Stopped(Exception):
     """A signal asked for a stop, and everything is saved: no error, but nothing that follows is to be done."""
 
 
+HIDDEN = ("cluster.environment", "cluster.setup")
+"""Fields whose values may be secret: neither files nor the console show them."""
+ELLIPSIS = "..."
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake in a recipe.
@@ -30,8 +35,13 @@ class Problem:
     remedy: str
     absent: bool = False
 
+    def __post_init__(self) -> None:
+        if self.path == "cluster" or self.path.startswith(HIDDEN):
+            object.__setattr__(self, "value", ELLIPSIS)
+
     def __str__(self) -> str:
-        return f"{self.path} = {self.value!r}: {self.remedy}"
+        shown = self.value if self.value == ELLIPSIS else repr(self.value)
+        return f"{self.path} = {shown}: {self.remedy}"
 
 
 class RecipeError(PerdureError):

@@ -3,8 +3,6 @@
 Scores that are missing are made on the way.
 """
 
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -28,7 +26,7 @@ from perdure.pipeline.manifest import differences, hash_of, is_finished, read_js
 from perdure.pipeline.mixture import is_replayed, members, order_of_sources, without_idle
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.planning import data_hash, with_pools
-from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update, Version
+from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update, Version, typed_command
 from perdure.pipeline.shape import config_vocab_size, model_shape
 
 Say = Callable[[str], None]
@@ -61,7 +59,7 @@ def version_inputs(
     ranked = _perplexity_scores(recipe, mixture, data, say)
     return {
         "version": name,
-        "command": shlex.join(["perdure", *sys.argv[1:]]),
+        "command": typed_command(),
         "parent": parent,
         "parent_lineage_tokens": _lineage_tokens(recipe, name),
         "vocab_size": read_json(checkpoint.parents[1] / "inputs.json")["vocab_size"]

@@ -182,7 +182,7 @@ def elsewhere(
         case RayTasks() as ray:
             from perdure.pipeline.data.on_ray import cluster
 
-            return cluster(ray, recipe.data.workers, recipe.cluster.environment, scoring)
+            return cluster(ray, recipe.data.workers, recipe.cluster.values, scoring)
         case _:
             return None
 

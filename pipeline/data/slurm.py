@@ -98,7 +98,7 @@ class SlurmExecutor(Tasks, SlurmPipelineExecutor):
             script, array_script(self.recipe, self.job_name, self.scoring, script, (MODULE, *arguments))
         )
         throttled = f"--array=0-{jobs - 1}%{self.recipe.data.workers}"
-        job = sbatch(script, self.job_name, [throttled])
+        job = sbatch(script, self.job_name, [throttled], setup=self.recipe.cluster.handed_over)
         write_json(self.directory / JOB, {"job": job, "tasks_per_job": self.tasks_per_job})
         return job
 

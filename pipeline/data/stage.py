@@ -5,7 +5,6 @@ Nothing heavy is imported before there is work to do, so that `finished_data` se
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from perdure.pipeline.data import identity
 from perdure.pipeline.data.tokenizer import build_tokenizer
 from perdure.pipeline.manifest import disk_errors, hash_of, is_finished, read_json, refuse_link
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe import Recipe, typed_command
 
 if TYPE_CHECKING:
     from perdure.pipeline.data.executor import Execute
@@ -146,7 +145,7 @@ def tokenizer_directory(recipe: Recipe) -> Path:
 def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str], None]) -> dict[str, Path]:
     out, tasks, clean = recipe.directory, recipe.data.tasks, identity.clean_inputs(recipe)
     tokenizer = identity.tokenizer_inputs(recipe, clean)
-    command = " ".join(["perdure", *sys.argv[1:]])
+    command = typed_command()
     cleaned = {name: identity.place(out, f"clean/{name}", inputs) for name, inputs in clean.items()}
     labelled: dict[str, Path] = {}
     for name, source in recipe.sources.items():

@@ -53,6 +53,7 @@ from perdure.pipeline.recipe.load import (
     merge,
     read_tree,
     structural_problems,
+    typed_command,
     with_field,
 )
 from perdure.pipeline.recipe.logging import Logging, WeightsAndBiases
@@ -171,5 +172,6 @@ __all__ = [
     "merge",
     "read_tree",
     "structural_problems",
+    "typed_command",
     "with_field",
 ]

@@ -2,13 +2,21 @@
 
 A recipe may carry them as `cluster:`; a team may share them in a site file (`--site`), on top of which the recipe's
 own are merged. Values reach jobs literally: the shell never expands them, but for `setup`, which is shell.
+
+What may be secret, the values of `environment` and `setup`, stands in no file that a run writes: dumps have null in their
+place, and jobs get them handed over by their own environment, as shell in `PERDURE_SETUP`.
 """
 
+import os
+import shlex
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_serializer
 
 from perdure.pipeline.recipe.section import Positive, Section
+
+HANDED_OVER = "PERDURE_SETUP"
+"""Variable in which jobs find what their recipe does not hold."""
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@+&|*=/\[\]()-]+$")]
 Option = Annotated[str, Field(pattern=r"^--[a-z][a-z-]*(=[A-Za-z0-9_.,:@+&|*=/\[\]()-]+)?$")]
@@ -25,6 +33,19 @@ def _quoted(value: Any) -> Any:
 
 
 TimeLimit = Annotated[str, Field(pattern=r"^\d+(-\d+)?(:\d+){0,2}$"), BeforeValidator(_quoted)]
+
+
+def without_values(tree: dict[str, Any]) -> dict[str, Any]:
+    """A recipe, as read from its file, without what may be secret: `cluster.environment` has its names, `setup` is null."""
+    cluster = tree.get("cluster")
+    if not isinstance(cluster, dict):
+        return tree
+    hidden: dict[str, Any] = {}
+    if isinstance(environment := cluster.get("environment"), dict):
+        hidden["environment"] = dict.fromkeys(environment)
+    if cluster.get("setup"):
+        hidden["setup"] = None
+    return tree | {"cluster": cluster | hidden}
 
 
 class Container(Section):
@@ -138,10 +159,12 @@ class Cluster(Section):
     """What `perdure check --nodes` reckons with."""
     container: Container | None = None
     """The image that jobs run in; default: the environment that `perdure launch` runs in."""
-    setup: str = ""
-    """Shell lines at the beginning of every job: `module load cuda`, `source env/bin/activate`."""
-    environment: dict[Variable, NoNull] = Field(default_factory=dict)
-    """Environment variables of every job, taken literally."""
+    setup: NoNull | None = ""
+    """Shell lines at the beginning of every job: `module load cuda`, `source env/bin/activate`. Null: those that
+    `PERDURE_SETUP` holds, as in a job."""
+    environment: dict[Variable, NoNull | None] = Field(default_factory=dict)
+    """Environment variables of every job, taken literally. Null: the value that the variable has where the command runs,
+    such as `WANDB_API_KEY: null`."""
     network_interface: Word | None = None
     """Interface that ranks talk over (`NCCL_SOCKET_IFNAME`, `GLOO_SOCKET_IFNAME`); default: the libraries' choice."""
     timeout_seconds: Annotated[int, Field(ge=10)] = 600
@@ -153,10 +176,42 @@ class Cluster(Section):
     max_restarts_without_progress: Positive = 3
     """Attempts in a row that may end without a new checkpoint; then the job is given up."""
 
+    @field_serializer("environment")
+    def _names(self, environment: dict[str, str | None]) -> dict[str, None]:
+        return dict.fromkeys(environment)
+
+    @field_serializer("setup")
+    def _whether(self, setup: str | None) -> str | None:
+        return "" if setup == "" else None
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """What pickles hold: no more than dumps do."""
+        state = super().__getstate__()
+        return state | {"__dict__": without_values({"cluster": state["__dict__"]})["cluster"]}
+
     @property
     def variables(self) -> dict[str, str]:
-        """Environment variables of every job."""
+        """Environment variables of every job that are no secret."""
         names = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME") if self.network_interface else ()
         common = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
         common["PERDURE_TIMEOUT_SECONDS"] = str(self.timeout_seconds)
-        return common | dict.fromkeys(names, self.network_interface or "") | self.environment
+        return common | dict.fromkeys(names, self.network_interface or "")
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The variables of `environment` with their values; those that are not set here are left out."""
+        found = {
+            name: os.environ.get(name) if value is None else value for name, value in self.environment.items()
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def handed_over(self) -> str:
+        """Shell that sets `environment` and runs `setup`, which jobs find in `PERDURE_SETUP`; empty if there is neither.
+
+        In a job, whose recipe has lost the values, it is what the job itself was handed.
+        """
+        if self.setup is None:
+            return os.environ.get(HANDED_OVER, "")
+        lines = [f"export {name}={shlex.quote(value)}" for name, value in self.values.items()]
+        return "".join(f"{line}\n" for line in [*lines, *self.setup.splitlines()])

@@ -2,6 +2,9 @@
 
 import difflib
 import json
+import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +12,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from perdure.pipeline.checks.hints import near
-from perdure.pipeline.errors import Problem, RecipeError
+from perdure.pipeline.errors import ELLIPSIS, Problem, RecipeError
 from perdure.pipeline.recipe.literals import read_yaml, within
 from perdure.pipeline.recipe.root import Recipe
 from perdure.pipeline.recipe.section import Section
+
+OVERRIDE = re.compile(r"^((?:--[a-z-]+=)?cluster(?:\.[^=]*)?)=.*", re.DOTALL)
+"""A change of a cluster's fields, as `--set` takes it."""
 
 
 def load_recipe(
@@ -123,7 +129,7 @@ def _ordered(mapping: dict, named: dict) -> dict:
 def _apply_override(tree: dict, override: str, source: str) -> dict:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise RecipeError(source, [Problem("--set", override, "should read path.to.field=value")])
+        raise RecipeError(source, [Problem("--set", shown(override), "should read path.to.field=value")])
     try:
         value, misread = read_yaml(text)
     except yaml.YAMLError:
@@ -136,6 +142,16 @@ def _apply_override(tree: dict, override: str, source: str) -> dict:
         remedy = f"no such {section.removesuffix('s')}{near(names[0], known or {})}"
         raise RecipeError(source, [Problem(key, value, remedy)])
     return with_field(tree, key, value)
+
+
+def shown(argument: str) -> str:
+    """An argument of the command line without values of `cluster`, which may be secret."""
+    return OVERRIDE.sub(rf"\1={ELLIPSIS}", argument)
+
+
+def typed_command() -> str:
+    """The command that is running, as it was typed, without what may be secret."""
+    return shlex.join(["perdure", *map(shown, sys.argv[1:])])
 
 
 def with_field(tree: Any, path: str, value: Any) -> Any:

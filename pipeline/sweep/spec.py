@@ -206,6 +206,10 @@ def _field_problems(sweep: Sweep, base: dict) -> list[Problem]:
         known = base.get(part)
         if part in ("name", "out", "extends"):
             found.append(Problem(where, path, "no field to sweep: every run has its own"))
+        elif part == "cluster":
+            found.append(
+                Problem(where, path, "no field to sweep: it says where runs work, not what comes out")
+            )
         elif part == "seed":
             found.append(Problem(where, path, "seeds are swept by `seeds`, or --seeds 1,2,3"))
         elif part not in Recipe.model_fields:

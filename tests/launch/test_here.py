@@ -50,7 +50,7 @@ def test_a_shell_takes_every_value_literally(tmp_path, monkeypatch, value, place
         text = render(recipe, out / "launch" / "recipe.yaml", Size(1, gpus, 2), out)
     assert "ib0" not in text
     environment = {name: text for name, text in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-    record = {"RECORD": str(tmp_path / "record")}
+    record = {"RECORD": str(tmp_path / "record"), "PERDURE_SETUP": cluster.handed_over}
     done = subprocess.run(["bash"], input=text.encode(), env=environment | record, capture_output=True)
     cwd, seen, devices, ranks, *arguments, _ = (tmp_path / "record").read_bytes().decode().split("\0")
     assert (done.returncode, done.stdout) == (0, b"said\n")

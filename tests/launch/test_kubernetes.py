@@ -150,20 +150,27 @@ def test_pods_take_every_value_literally(tmp_path, value, place):
         for entry in container["env"]
         if "value" in entry
     }
-    assert environment["VALUE"] == value
+    assert "VALUE" not in environment
+    (reference,) = (entry["valueFrom"] for entry in container["env"] if entry["name"] == "PERDURE_SETUP")
+    chain = jobs(recipe, recipe.directory / "launch" / "recipe.yaml")
+    secret, _ = yaml.safe_load_all(render(chain, recipe, SIZE, "/shared", values=True))
+    assert reference == {"secretKeyRef": {"name": secret["metadata"]["name"], "key": "PERDURE_SETUP"}}
+    assert secret["metadata"]["namespace"] == "lab"
+    environment |= secret["stringData"]
     tools = tmp_path / "tools"
     tools.mkdir(exist_ok=True)
-    dump = 'import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd(), os.environ["FROM_SETUP"]]))'
+    dump = 'import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd(), os.environ["FROM_SETUP"], os.environ["VALUE"]]))'
     (tools / "python").write_text(f"#!{sys.executable}\n{dump}\n")
     (tools / "python").chmod(0o755)
     command = [expand(word, {"HOME": "expanded"}) for word in container["command"]]
     path = f"{tools}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        command, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=60
+        command, env=os.environ | environment | {"PATH": path}, capture_output=True, text=True, timeout=60
     )
     version = str(recipe.directory / "versions" / "v1")
     assert json.loads(done.stdout) == [
         ["-m", "perdure.launch.node", version],
         str(directory.resolve()),
         "shell",
+        value,
     ]

@@ -67,11 +67,23 @@ def test_a_shell_takes_every_value_literally(tmp_path, value, place):
     (tools / "python").write_text(RECORD.format(python=sys.executable, file=str(tmp_path / "seen")))
     (tools / "python").chmod(0o755)
     found = task(out, str(out), environment={"VALUE": value})
+    assert found["secrets"] == {"PERDURE_SETUP": None}
+    handed = Cluster.model_validate({"environment": {"VALUE": value}}).handed_over
     path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(["bash"], input=found["run"].encode(), env=os.environ | found["envs"] | path)
+    given = os.environ | found["envs"] | path | {"PERDURE_SETUP": handed}
+    done = subprocess.run(["bash"], input=found["run"].encode(), env=given)
     arguments, environment, cwd = json.loads((tmp_path / "seen").read_text())
     assert done.returncode == 0
     assert arguments == ["-m", "perdure.launch.node", "--recipe", str(out / "launch" / "recipe.yaml")]
     assert environment["VALUE"] == value and environment["PERDURE_RANKS_PER_NODE"] == "8"
     assert Path(cwd) == out
     assert [entry.name for entry in out.iterdir()] == []
+
+
+def test_values_are_shown_to_whoever_asks_and_written_to_no_file(tmp_path):
+    recipe = tiny_recipe(tmp_path / "run")
+    cluster = {"sky": {"accelerator": "H100", "mount": str(tmp_path)}, "environment": {"TOKEN": "s3cret"}}
+    recipe = recipe.model_copy(update={"cluster": Cluster.model_validate(cluster)})
+    written, printed = (render(recipe, "r.yaml", SIZE, "/", values) for values in (False, True))
+    assert "s3cret" not in written
+    assert yaml.safe_load(printed)["secrets"] == {"PERDURE_SETUP": "export TOKEN=s3cret\n"}

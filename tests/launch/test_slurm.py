@@ -16,7 +16,7 @@ from perdure.launch.chain import Job, jobs
 from perdure.launch.launch import fitted, hours
 from perdure.launch.slurm import Size, array_script, render
 from perdure.pipeline.errors import RecipeError
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe import Recipe, SlurmArrays
 from perdure.pipeline.recipe.cluster import Cluster
 
 TRAIN = Job("train-v", version="v", gpus=True)
@@ -80,7 +80,14 @@ def test_a_training_script(tmp_path):
         "--output=/dev/null",
     }
     lines = text.splitlines()
-    assert "module load cuda" in lines and "ulimit -n 65536" in lines
+    assert lines[
+        lines.index(
+            "# Sets NCCL_DEBUG and runs cluster.setup. `perdure launch` hands the values over; no file holds them."
+        )
+        + 1
+    ] == ('eval "${PERDURE_SETUP?is not set; submit by perdure launch, or export it}"')
+    assert recipe.cluster.handed_over == "export NCCL_DEBUG=WARN\nmodule load cuda\nulimit -n 65536\n"
+    assert "WARN" not in text and "module" not in text
     assert "export NCCL_SOCKET_IFNAME=ib0" in lines and "export GLOO_SOCKET_IFNAME=ib0" in lines
     container = "--container-image=/images/perdure.sqsh --container-mounts=/data:/data,/scratch"
     assert f'ranks() {{ srun --kill-on-bad-exit=1 {container} python -m perdure.launch.rank "$@"; }}' in lines
@@ -113,7 +120,8 @@ def test_a_shell_takes_every_value_literally(tmp_path, value, image, mount, plac
     recipe = launched(directory, environment={"VALUE": value}, container={"image": image, "mounts": [mount]})
     _, text = render(TRAIN, recipe, Size(2, 0, 1), directory, "/opt/my python")
     statuses = [("scontrol", 0)]
-    status, *calls = commands(text, tmp_path, statuses=statuses)
+    handed = {"PERDURE_SETUP": recipe.cluster.handed_over}
+    status, *calls = commands(text, tmp_path, handed, statuses)
     assert status == 0
     container = [f"--container-image={image}", f"--container-mounts={mount}"]
     runs = [call for call in calls if call[0] == "srun"]
@@ -139,9 +147,8 @@ ARRAYS = {"type": "slurm", "options": ["--mem-per-cpu=8G"]}
 
 
 def with_arrays(recipe: Recipe) -> Recipe:
-    tree = recipe.model_dump(mode="json")
-    tree["data"]["executor"] = ARRAYS
-    return Recipe.model_validate(tree)
+    arrays = SlurmArrays.model_validate(ARRAYS)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"executor": arrays})})
 
 
 @pytest.mark.parametrize(("scoring", "partition"), [(False, "cpu"), (True, "gpu")])
@@ -171,6 +178,7 @@ def test_an_array_takes_every_value_literally(tmp_path, value, image, place, nam
     pickle = str(directory / "executor.pik")
     text = array_script(recipe, name, False, directory / "array.sbatch", ("module", pickle), directory)
     ids = {"SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "3"}
+    ids |= {"PERDURE_SETUP": recipe.cluster.handed_over}
     status, (srun, arguments, environment, cwd) = commands(text, tmp_path, ids)
     assert (status, srun) == (0, "srun") and Path(cwd) == directory.resolve()
     assert arguments == ["--ntasks=1", f"--container-image={image}", "python", "-m", "module", pickle]
