@@ -48,13 +48,14 @@ def labels(name: str, source: Source) -> Problems:
 
 def _evaluation_file(where: str, path: Path, n: int) -> Problems:
     """A file with a string that is long enough to be looked for."""
-    from perdure.pipeline.data.decontaminate import evaluation_texts, ngram_hashes
+    from perdure.pipeline.data.ngrams import wanted_hashes
+    from perdure.pipeline.data.texts import evaluation_texts
 
     if not path.is_file():
         yield missing(where, path, "evaluation file")
         return
     try:
-        if not any(len(ngram_hashes(text, n)) for text in evaluation_texts(path)):
+        if not any(len(wanted_hashes(text, n)[1]) for text in evaluation_texts(path)):
             remedy = (
                 f"no string in it has {n} words (n_grams): nothing could be looked for, and it would leak"
             )

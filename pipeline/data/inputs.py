@@ -202,6 +202,8 @@ def cleaning_inputs(step: recipe.CleaningStep) -> dict:
                 if not file.is_file():
                     raise PerdureError(f"{file}: no such evaluation file; correct the step's `files`")
             inputs["files"] = [[file.name, *_texts_in(file)] for file in step.files]
+            if any(_by_amount(file, known) for file, (_, known, *_) in zip(step.files, inputs["files"])):
+                inputs["n_grams_by"] = "amount"
     return inputs
 
 
@@ -235,6 +237,18 @@ def _texts_in(path: Path) -> list[str]:
     """
     once_text = is_json_lines(path) and ".jsonl" not in path.suffixes
     return [hash_file(path)] + ["json lines"] * once_text
+
+
+@lru_cache
+def _by_amount(path: Path, content: str) -> bool:
+    """Whether a file of evaluation texts (of this content) has any that version 0.1 compared otherwise."""
+    from perdure.pipeline.data.ngrams import compared_by_amount
+    from perdure.pipeline.data.texts import evaluation_texts
+
+    try:
+        return any(compared_by_amount(text) for text in evaluation_texts(path))
+    except PerdureError:  # `check` names it, and nothing can be made with it
+        return False
 
 
 def python_modules(packages: list[str]) -> list[Module]:

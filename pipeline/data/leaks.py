@@ -16,8 +16,8 @@ import numpy as np
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from perdure.pipeline.data.decontaminate import joined_hashes, simple_words, word_hashes
 from perdure.pipeline.data.executor import Execute, building
+from perdure.pipeline.data.ngrams import joined_hashes, simple_words, word_hashes, word_sizes
 from perdure.pipeline.data.shard import PREFIXES
 from perdure.pipeline.data.tokenizer import load_tokenizer
 from perdure.pipeline.manifest import finish, hash_of, is_finished, read_json, write_atomic
@@ -118,9 +118,10 @@ class LeakSearch(PipelineStep):
             grams = {int(n): file[n] for n in file.files}
         shard, found = open_shard(self.data / PREFIXES["train"].format(rank)), Places()
         for number, text in texts(shard, self.tokenizer, range(len(shard.lengths))):
-            words = word_hashes(simple_words(text))
+            words = simple_words(text)
+            own, sizes = word_hashes(words), word_sizes(words)
             for n, wanted in grams.items():
-                hashes = joined_hashes(words, n)
+                hashes = joined_hashes(own, sizes, n)
                 if len(hashes):
                     places = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
                     for value in hashes[wanted[places] == hashes].tolist():

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from perdure.pipeline.data.inputs import is_json_lines
 from perdure.pipeline.data.rows import open_lines
 from perdure.pipeline.errors import PerdureError
 
@@ -72,3 +73,24 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if line.strip():
             yield number, line
+
+
+def evaluation_texts(path: Path) -> Iterator[str]:
+    """Every string in every line of JSON lines; of other files, the whole text.
+
+    Raises:
+        PerdureError: If a line is not JSON, or the file is not what its name says.
+    """
+    if not is_json_lines(path):
+        yield "".join(plain_lines(path))
+        return
+    for _, value in json_lines(path):
+        yield from _strings(value)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _strings(part)

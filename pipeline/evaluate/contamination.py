@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from perdure.pipeline.data.executor import Execute
     from perdure.pipeline.data.leaks import Grams, Place, Places
 
-MIN_WORDS = 8
-"""Shorter texts are not looked for: they would be found anywhere (the lower bound of Brown et al. 2020, appendix C)."""
 FOUND = 20
 """Held-out documents that the report names."""
+BY_AMOUNT = "by_amount"
+"""Key of `contamination.json`: whether a text that was looked for has words that version 0.1 compared otherwise."""
 HANDED_ON = 5_000_000
 """Training tokens from which on a source is searched by the data stage's executor: fewer take seconds."""
 
@@ -47,6 +47,7 @@ class Passage:
         words: As they are compared.
         n: Words that must agree; 0 for texts that are too short.
         hashes: Of its n-grams, uint64.
+        by_amount: Whether version 0.1 compared it otherwise (`ngrams.compared_by_amount`).
     """
 
     part: str
@@ -55,6 +56,7 @@ class Passage:
     words: list[str]
     n: int
     hashes: np.ndarray
+    by_amount: bool
 
 
 def look_for_leaks(
@@ -76,18 +78,27 @@ def look_for_leaks(
         return
     path = recipe.directory / "contamination.json"
     identity = _identity(recipe, data)
-    if path.exists() and _domains_named(recipe, read_json(path)["identity"]) == identity:
+    from perdure.pipeline.data import ngrams
+
+    known = read_json(path) if path.exists() else None
+    if known and _domains_named(recipe, known["identity"]) != identity:
+        known = None
+    if known and BY_AMOUNT in known:
         return
     passages = list(_passages(recipe, data, tokenizer, settings.n_grams))
+    by_amount = any(passage.by_amount for passage in passages)
+    if known and not by_amount:  # of version 0.1, which would find the same today
+        write_json(path, known | {BY_AMOUNT: False})
+        return
     searched = _search(recipe, data, tokenizer, _index(passages), say)
-    report: dict[str, Any] = {"n_grams": settings.n_grams, "min_words": MIN_WORDS}
+    report: dict[str, Any] = {"n_grams": settings.n_grams, "min_words": ngrams.MIN_WORDS}
     for part in ("probes", "heldout"):
         groups = dict.fromkeys(passage.group for passage in passages if passage.part == part)
         report[part] = {
             group: _group([p for p in passages if (p.part, p.group) == (part, group)], searched, data)
             for group in groups
         }
-    write_json(path, {"identity": identity} | report)
+    write_json(path, {"identity": identity, BY_AMOUNT: by_amount} | report)
     if lines := contamination_words(report):
         say("\n".join(lines))
 
@@ -98,6 +109,7 @@ def contamination(recipe: Recipe) -> dict | None:
     if settings is None or not path.exists():
         return None
     found = read_json(path)
+    found.pop(BY_AMOUNT, None)
     identity = _domains_named(recipe, found.pop("identity"))
     now = settings.n_grams, recipe.evaluation.max_tokens, measured_domains(recipe)
     if now != (identity["n_grams"], identity["max_tokens"], identity["domains"]):
@@ -184,12 +196,14 @@ def _heldout_texts(directory: Path, tokenizer: Path, places: "list[Place]") -> "
 
 
 def _passage(part: str, group: str, item: "str | Place", text: str, n_grams: int) -> Passage:
-    from perdure.pipeline.data.decontaminate import joined_hashes, simple_words, word_hashes
+    from perdure.pipeline.data import ngrams
 
-    words = simple_words(text)
-    n = min(n_grams, len(words)) if len(words) >= MIN_WORDS else 0
-    hashes = joined_hashes(word_hashes(words), n) if n else np.empty(0, np.uint64)
-    return Passage(part, group, item, words, n, hashes)
+    words = ngrams.simple_words(text)
+    sizes = ngrams.word_sizes(words)
+    amount = int(sizes.sum()) // ngrams.WORD
+    n = min(n_grams, amount) if amount >= ngrams.MIN_WORDS else 0
+    hashes = ngrams.joined_hashes(ngrams.word_hashes(words), sizes, n) if n else np.empty(0, np.uint64)
+    return Passage(part, group, item, words, n, hashes, ngrams.compared_by_amount(text))
 
 
 def _index(passages: list[Passage]) -> "Grams":
@@ -232,12 +246,14 @@ def _search(
 
 def _group(passages: list[Passage], searched: "dict[str, Places]", data: dict[str, Path]) -> dict[str, Any]:
     """What of one file or domain leaked: an entry for each item and source that holds some of it."""
+    from perdure.pipeline.data.ngrams import shown
+
     found: list[dict[str, Any]] = []
     for passage in passages:
         for source, places in searched.items():
             grams = enumerate((passage.n, value) for value in passage.hashes.tolist())
             if hit := next(((start, gram) for start, gram in grams if gram in places), None):
-                words = " ".join(passage.words[hit[0] : hit[0] + passage.n])
+                words = shown(passage.words, hit[0], passage.n)
                 found.append(
                     {"item": passage.item, "source": source, "document": places[hit[1]], "words": words}
                 )
