@@ -1,6 +1,7 @@
 """Fluent text in eight languages, of everyday words in varied sentences, for what must treat all scripts alike."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -22,25 +23,37 @@ class Language:
     blank: str = " "
     end: str = ". "
 
-    def sentence(self, rng: random.Random, half: int | None = None) -> str:
-        """One of some 400,000 sentences; those of one half share who does what to whom and where with none of the other."""
-        lists = {"T": self.times, "S": self.subjects, "V": self.verbs, "O": self.objects, "P": self.places}
-        chosen = {
-            slot: slice(half, None, 2) if half is not None and slot in "SVOP" else slice(None)
-            for slot in lists
-        }
-        parts = [rng.choice(lists[slot].split("|")[chosen[slot]]) for slot in self.order]
-        if rng.random() < 0.5:
-            parts.insert(0, rng.choice(self.said.split("|")))
-        text = self.blank.join(parts)
-        return text[0].upper() + text[1:] + self.end
+    def document(self, seed: int, paragraphs: int = 3, sentences: int = 4, half: int | None = None) -> str:
+        """Paragraphs of sentences in which phrases come back late; equal arguments give equal text.
 
-    def document(self, seed: int, paragraphs: int = 4, sentences: int = 6, half: int | None = None) -> str:
-        """Paragraphs of sentences; equal arguments give equal text."""
+        Args:
+            seed: Of the choice of phrases.
+            paragraphs: How many, a line each.
+            sentences: How many in each.
+            half: Takes every second phrase only, but for times and beginnings: halves 0 and 1 have nothing else in common.
+        """
         rng = random.Random(f"{self.code} {seed}")
-        return "\n".join(
-            "".join(self.sentence(rng, half) for _ in range(sentences)).strip() for _ in range(paragraphs)
-        )
+        slots = {"T": self.times, "S": self.subjects, "V": self.verbs, "O": self.objects, "P": self.places}
+        drawn = {
+            slot: _in_turn(rng, phrases, None if slot == "T" else half) for slot, phrases in slots.items()
+        }
+        said = _in_turn(rng, self.said)
+        lines = []
+        for _ in range(paragraphs):
+            line = ""
+            for number in range(sentences):
+                parts = [next(said)] * (number == 2) + [next(drawn[slot]) for slot in self.order]
+                text = self.blank.join(parts)
+                line += text[0].upper() + text[1:] + self.end
+            lines.append(line.strip())
+        return "\n".join(lines)
+
+
+def _in_turn(rng: random.Random, phrases: str, half: int | None = None) -> Iterator[str]:
+    """All phrases in random order, again and again."""
+    chosen = phrases.split("|")[slice(half, None, None if half is None else 2)]
+    while True:
+        yield from rng.sample(chosen, len(chosen))
 
 
 LANGUAGES = {

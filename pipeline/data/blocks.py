@@ -11,16 +11,22 @@ from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetition
 from datatrove.pipeline.formatters.pii import PIIFormatter
 
 from perdure.pipeline import recipe
+from perdure.pipeline.data.c4 import C4LinesFilter
 from perdure.pipeline.data.counted import Block
 from perdure.pipeline.data.decontaminate import decontaminate
 from perdure.pipeline.data.dedup import exact_dedup, minhash_dedup, sentence_dedup
 from perdure.pipeline.data.inputs import ADDRESS, EMAIL, language_model
 from perdure.pipeline.data.language import LanguageFilter
+from perdure.pipeline.data.languages import ENGLISH, splitter, stop_words, with_language
+from perdure.pipeline.data.splitters import LanguageSplitter
 
 
 def block(step: recipe.CleaningStep, folder: Path) -> Block:
     """What carries out a cleaning step; `folder` is its own, for signatures and the like."""
-    options = step.model_dump(exclude={"type"})
+    options = with_language(step)
+    english = options.get("language") in ENGLISH
+    if "language" in options:
+        options["language"] = LanguageSplitter(options["language"])
     match step:
         case recipe.Length():
             return Block("too_short", LengthFilter(step.min_chars, step.max_chars))
@@ -29,10 +35,15 @@ def block(step: recipe.CleaningStep, folder: Path) -> Block:
                 "other_language", LanguageFilter(language_model(step.model), step.keep, step.min_score)
             )
         case recipe.GopherQuality():
+            found = splitter(step.language)
+            if found and not english and options["min_stop_words"] and options["stop_words"] is None:
+                options["stop_words"] = stop_words(found.stop_words or "en")
             return Block("gopher_quality", GopherQualityFilter(**options))
         case recipe.GopherRepetition():
             return Block("gopher_repetition", GopherRepetitionFilter(**options))
         case recipe.C4Quality():
+            if not english:
+                return Block("c4_quality", C4LinesFilter(**options | {"language": step.language}))
             return Block("c4_quality", C4QualityFilter(**options))
         case recipe.FineWebQuality():
             return Block("fineweb_quality", FineWebQualityFilter(**options))

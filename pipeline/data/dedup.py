@@ -35,6 +35,7 @@ from perdure.pipeline import recipe
 from perdure.pipeline.data.counted import Block
 from perdure.pipeline.data.files import fits
 from perdure.pipeline.data.normalise import Words
+from perdure.pipeline.data.splitters import LanguageSplitter
 
 MINHASH = MinhashConfig(
     n_grams=5,
@@ -86,10 +87,11 @@ def sentence_dedup(step: recipe.SentenceDedup, folder: Path) -> Block:
         min_num_sentences=step.min_num_sentences,
     )
     signatures, found = Folder(str(folder / "signatures")), str(folder / "found")
+    language = LanguageSplitter(step.language)
     return Block(
         "duplicate_sentences",
-        SentenceDedupFilter(found, config, language=step.language),
-        sign=SpanSignature(signatures, config=config, language=step.language),
+        SentenceDedupFilter(found, config, language=language),
+        sign=SpanSignature(signatures, config=config, language=language),
         match=[(SentenceFindDedups(signatures, found, config=config), 1)],
         signed=lambda: signatures.list_files(glob_pattern=SIGNED),
     )

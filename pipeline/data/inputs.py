@@ -5,13 +5,14 @@ import importlib.util
 import os
 import re
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
 from perdure.pipeline import recipe
 from perdure.pipeline.data.files import files_below
+from perdure.pipeline.data.languages import ENGLISH, splits_otherwise, splitter, with_language
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_file, hash_of, read_json
 
@@ -192,6 +193,12 @@ def cleaning_inputs(step: recipe.CleaningStep) -> dict:
         PerdureError: If a file does not exist.
     """
     inputs = step.model_dump(mode="json", exclude={"files", "model"})
+    if isinstance(code := inputs.get("language"), str):
+        inputs |= with_language(step)
+        if splits_otherwise(code):
+            inputs["splitter"] = asdict(found) if (found := splitter(code)) else None
+        if isinstance(step, recipe.C4Quality) and code not in ENGLISH:
+            inputs["sentence_ends"] = "all scripts"
     match step:
         case recipe.LanguageIdentification():
             inputs["model"] = hash_file(language_model(step.model))

@@ -8,11 +8,15 @@ from pydantic import Field
 from perdure.pipeline.recipe.section import Fraction, Positive, Section
 
 WordLanguage = Annotated[str, Field(pattern=r"^[a-z]{2,3}(_[A-Z][a-z]{3})?$")]
-"""ISO 639 code of the language whose rules split text into words and sentences, as in `eng`, `deu`, `cmn`."""
+"""ISO 639-1 or -3 code of the language whose rules split text into words and sentences, perhaps with a script: `eng`, `de`,
+`zh`, `jpn`, `srp_Latn`."""
 
 
 class Length(Section):
-    """Drops documents by their number of characters after normalisation."""
+    """Drops documents by their number of characters after normalisation.
+
+    200 characters are 35 words of English, but 100 to 130 of Chinese or 40 to 60 of Thai: choose by language.
+    """
 
     type: Literal["length"]
     min_chars: Positive = 1
@@ -46,10 +50,10 @@ class GopherQuality(Section):
     """Fewest words, punctuation aside."""
     max_doc_words: int = 100_000
     """Most words, punctuation aside."""
-    min_avg_word_length: float = 3
-    """Lowest mean length of a word, in characters."""
-    max_avg_word_length: float = 10
-    """Highest mean length of a word, in characters."""
+    min_avg_word_length: float | None = None
+    """Lowest mean length of a word, in characters. Default: by language, 3 for English."""
+    max_avg_word_length: float | None = None
+    """Highest mean length of a word, in characters. Default: by language, 10 for English."""
     max_symbol_word_ratio: Fraction = 0.1
     """Most `#` signs, and most ellipses, a word."""
     max_bullet_lines_ratio: Fraction = 0.9
@@ -58,10 +62,10 @@ class GopherQuality(Section):
     """Largest share of lines that end with an ellipsis."""
     max_non_alpha_words_ratio: Fraction = 0.8
     """Smallest share of words with a letter; the field bears datatrove's name."""
-    min_stop_words: int = 2
-    """How many different stop words must occur; 0 for languages other than that of `stop_words`."""
+    min_stop_words: int | None = None
+    """How many different stop words must occur. Default: 2, and 0 for languages without a list."""
     stop_words: list[str] | None = None
-    """Default: the, be, to, of, and, that, have, with."""
+    """Default: the, be, to, of, and, that, have, with; for other languages spaCy's list."""
 
 
 class GopherRepetition(Section):
@@ -80,15 +84,9 @@ class GopherRepetition(Section):
     """Largest share of characters in such paragraphs."""
     top_n_grams: tuple[tuple[Positive, Fraction], ...] = ((2, 0.2), (3, 0.18), (4, 0.16))
     """Pairs (n, largest share of characters in the most frequent n-gram)."""
-    dup_n_grams: tuple[tuple[Positive, Fraction], ...] = (
-        (5, 0.15),
-        (6, 0.14),
-        (7, 0.13),
-        (8, 0.12),
-        (9, 0.11),
-        (10, 0.10),
-    )
-    """Pairs (n, largest share of characters in n-grams that occurred before)."""
+    dup_n_grams: tuple[tuple[Positive, Fraction], ...] | None = None
+    """Pairs (n, largest share of characters in n-grams that occurred before). Default: (5, 0.15), (6, 0.14) to (10, 0.10); of
+    Japanese, whose words are morphemes, n is larger by 2."""
 
 
 class C4Quality(Section):
@@ -97,8 +95,8 @@ class C4Quality(Section):
     type: Literal["c4_quality"]
     language: WordLanguage = "eng"
     """Language whose rules split sentences."""
-    filter_no_terminal_punct: bool = True
-    """Drop lines that do not end in a terminal punctuation mark."""
+    filter_no_terminal_punct: bool | None = None
+    """Drop lines that do not end in a terminal punctuation mark. Default: but in Thai and Lao, which end sentences in a blank."""
     min_num_sentences: int = 5
     """Fewest sentences left; -1 for no such rule."""
     min_words_per_line: int = 3
@@ -123,12 +121,12 @@ class FineWebQuality(Section):
     type: Literal["fineweb_quality"]
     language: WordLanguage = "eng"
     """Language whose rules split words."""
-    line_punct_thr: Fraction = 0.12
-    """Smallest share of lines that end in punctuation."""
+    line_punct_thr: Fraction | None = None
+    """Smallest share of lines that end in punctuation. Default: 0.12, and 0 for Thai and Lao."""
     short_line_thr: Fraction = 0.67
     """Largest share of short lines."""
-    short_line_length: Positive = 30
-    """Characters up to which a line is short."""
+    short_line_length: Positive | None = None
+    """Characters up to which a line is short. Default: by language, 30 for English, 10 for Chinese."""
     char_duplicates_ratio: Fraction = 0.01
     """Largest share of characters in lines that occurred before."""
     new_line_ratio: Fraction = 0.3

@@ -81,12 +81,12 @@ def test_lengths_that_leave_nothing():
     assert found("[{type: length, min_chars: 10, max_chars: 10}]") == {}
 
 
-def test_english_stop_words_for_another_language():
-    remedy = "required for deu: the default ones are English (or set min_stop_words: 0)"
-    problems = found("[{type: gopher_quality, language: deu}]")
+def test_stop_words_of_a_language_without_a_list():
+    remedy = "required for kor, of which no list is known (or set min_stop_words: 0)"
+    problems = found("[{type: gopher_quality, language: kor, min_stop_words: 2}]")
     assert problems == {"clean.0.stop_words": (None, remedy)}
-    assert found("[{type: gopher_quality, language: deu, stop_words: [der, die]}]") == {}
-    assert found("[{type: gopher_quality, language: deu, min_stop_words: 0}]") == {}
+    assert found("[{type: gopher_quality, language: kor, min_stop_words: 2, stop_words: [그리고]}]") == {}
+    assert found("[{type: gopher_quality, language: kor}, {type: gopher_quality, language: deu}]") == {}
 
 
 NOTHING = "no string in it has 13 words (n_grams): nothing could be looked for, and it would leak"
@@ -124,9 +124,33 @@ def test_a_language_without_word_splitter():
     assert found("[{type: gopher_quality, language: xx}]") == {
         "clean.0.language": (
             "xx",
-            "no word splitter for it; should be an ISO 639-3 code such as eng, deu, fra or cmn",
+            "no word splitter for it; should be an ISO 639 code such as eng, de, fra, zh or jpn",
         )
     }
+
+
+@pytest.mark.parametrize(
+    ("language", "modules", "remedy"),
+    [
+        ("jpn", "sudachipy", "its words need `pip install sudachipy` (`perdure[language]` brings it)"),
+        (
+            "ja",
+            "sudachidict_core",
+            "its words need `pip install sudachidict_core` (`perdure[language]` brings it)",
+        ),
+        ("zh", "jieba", "its words need `pip install jieba` (`perdure[language]` brings it)"),
+        ("cmn_Hant", "jieba", "its words need `pip install jieba` (`perdure[language]` brings it)"),
+        ("km", "khmernltk", "its words need `pip install khmer-nltk`"),
+    ],
+)
+def test_a_word_splitter_that_is_not_installed(monkeypatch, language, modules, remedy):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == modules else real(name, *rest)
+    )
+    for step in ("gopher_quality", "gopher_repetition", "c4_quality", "fineweb_quality", "sentence_dedup"):
+        problems = found(f"[{{type: {step}, language: {language}}}]")
+        assert problems == {"clean.0.language": (language, remedy)}
 
 
 def test_libraries_that_are_not_installed(monkeypatch):

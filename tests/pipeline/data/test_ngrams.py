@@ -6,14 +6,13 @@ import unicodedata
 import numpy as np
 import pytest
 import xxhash
-from datatrove.data import Document
 from datatrove.utils.text import simplify_text
+from every_script import contaminated, decontamination, share_dropped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from languages import LANGUAGES
 
 from perdure.pipeline.data import ngrams
-from perdure.pipeline.data.decontaminate import NgramFilter, NgramIndex
 from perdure.pipeline.data.inputs import cleaning_inputs
 from perdure.pipeline.data.normalise import split_words
 from perdure.pipeline.recipe import Decontaminate
@@ -51,7 +50,7 @@ def test_scripts_with_blanks_are_compared_as_in_version_0_1(text, n):
         ("བོད་སྐད།", ["བོ", "ད", "སྐ", "ད"]),
         ("हिन्दी में। क़िला", ["हिन्दी", "में", "क़िला"]),
         ("وَقَالَ؟ في،", ["وقال", "في"]),
-        ("Café’s Ёлка", ["cafe’s", "елка"]),
+        ("Café’s Ёлка", ["cafe", "s", "елка"]),
     ],
 )
 def test_words_keep_the_marks_that_are_letters(text, words):
@@ -63,7 +62,7 @@ def test_an_n_gram_is_an_amount_of_text():
         assert len(ngrams.ngram_hashes(text, 13)) == 80 - length + 1
         assert len(ngrams.shown(ngrams.simple_words(text), 0, 13).split()) in (1, 13)
     words = ngrams.simple_words("使い方は Python と NumPy の文書にあります")
-    assert ngrams.shown(words, 1, 6) == "い方は python と numpy の文書にあり"
+    assert ngrams.shown(words, 1, 6) == "い方は python と numpy の文書にありま"
     assert ngrams.ngram_hashes("", 13).tolist() == ngrams.ngram_hashes("漢" * 25, 13).tolist() == []
 
 
@@ -75,33 +74,17 @@ def test_short_sentences_without_blanks_are_looked_for_as_a_whole():
     assert not len(ngrams.wanted_hashes("eight words of English are no thirteen words", 13)[1])
 
 
-def decontaminated(tmp_path, evaluation: list[str], documents: list[str]) -> list[bool]:
-    """Whether each document is kept."""
-    path = tmp_path / "evaluation.jsonl"
-    path.write_text("".join(json.dumps({"question": text}) + "\n" for text in evaluation))
-    NgramIndex([path], 13, tmp_path / "index").run()
-    step = NgramFilter(tmp_path / "index", 13)
-    return [step.filter(Document(text, "id")) is True for text in documents]
-
-
 @EVERY_LANGUAGE
 def test_unrelated_documents_stay_and_planted_text_is_found(tmp_path, language):
-    evaluation = [language.document(seed, paragraphs=1, sentences=2, half=0) for seed in range(100)]
-    unrelated = [language.document(seed, half=1) for seed in range(100)]
-    planted = [
-        text[: len(text) // 2] + question + text[len(text) // 2 :]
-        for text, question in zip(unrelated, evaluation, strict=True)
-    ]
-    kept = decontaminated(tmp_path, evaluation, unrelated + planted)
-    assert sum(kept[:100]) >= 99 and not any(kept[100:])
+    evaluation, unrelated, planted = contaminated(language)
+    keeps = decontamination(evaluation, tmp_path)
+    assert share_dropped(keeps, unrelated) < 0.02 and share_dropped(keeps, planted) == 1
 
 
 def test_an_everyday_phrase_is_no_leak(tmp_path):
-    phrase = "毎年調べています。町の図書館は"
-    assert decontaminated(tmp_path, [QUESTION], [f"三つの椅子を{phrase}港の壁を直しました。", QUESTION]) == [
-        True,
-        False,
-    ]
+    keeps = decontamination([QUESTION], tmp_path)
+    assert keeps("三つの椅子を毎年調べています。町の図書館は港の壁を直しました。")
+    assert not keeps(f"三つの椅子を{QUESTION}港の壁を直しました。")
 
 
 @pytest.mark.parametrize(
