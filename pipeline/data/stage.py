@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from perdure.pipeline.data import identity
 from perdure.pipeline.data.tokenizer import build_tokenizer
+from perdure.pipeline.drops import drops_lines, heavy_drops
 from perdure.pipeline.manifest import disk_errors, hash_of, is_finished, read_json, refuse_link
 from perdure.pipeline.recipe import Recipe, typed_command
 
@@ -223,7 +224,10 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
             write_shards(
                 out, final, name, cleaned[name], directory, *labels, *fractions, tasks, execute(), manifest
             )
-        report(_summary(name, read_json(final / "manifest.json")["counts"]))
+        counts = read_json(final / "manifest.json")["counts"]
+        report(_summary(name, counts))
+        for line in drops_lines(name, heavy_drops(counts, cleaned[name] / "dropped")):
+            report(line)
     return found
 
 

@@ -1,12 +1,14 @@
 """Everything that artefacts of the data stage say about themselves, as one JSON-serialisable mapping."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as compute
 import pyarrow.parquet as parquet
 
+from perdure.pipeline.drops import heavy_drops
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.inspection.perplexities import distribution
 from perdure.pipeline.manifest import is_finished, read_json
@@ -14,6 +16,7 @@ from perdure.pipeline.parts import describe
 from perdure.pipeline.preview import mixtures
 from perdure.pipeline.recipe import Recipe, load_recipe
 from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT, open_shard
+from perdure.pipeline.token_texts import token_texts
 
 SAMPLE_TOKENS = 240
 """Tokens shown of a document."""
@@ -74,7 +77,7 @@ def inspect(name: str, out: Path, data: dict[str, Path | None]) -> dict:
 
     Returns:
         `name`, `out`, and `sources`, each with `name`, `directory` (None if not finished), `counts` (of the manifest),
-        `examples` (dropped documents by step), `topics` (`accuracy` or `top_words`, if there are topics), `subset`,
+        `examples` (dropped documents by step), `heavy_drops` (steps that dropped more than a fifth), `topics` (`accuracy` or `top_words`, if there are topics), `subset`,
         `parts` (subsets by label or perplexity that versions chose), `scores` (see `perplexities.distribution`), and
         `sample` (a document's tokens, their losses in nats under the model that knows it best, and the excess over those
         under the one that knows it least).
@@ -92,7 +95,8 @@ def _source(out: Path, directory: Path) -> dict:
     return {
         "directory": str(directory),
         "counts": manifest["counts"],
-        "examples": _examples(out / "clean" / manifest["clean"] / "dropped"),
+        "examples": _examples(dropped := out / "clean" / manifest["clean"] / "dropped"),
+        "heavy_drops": heavy_drops(manifest["counts"], dropped),
         "topics": _facts(
             out / "topics", manifest["topics"], ("accuracy", "majority", "measured_on", "top_words")
         ),
@@ -151,7 +155,7 @@ def _sample(out: Path, directory: Path, manifest: dict, scores: list[Path]) -> d
         "num_tokens": row["num_tokens"],
         "model": model,
         "trainee": trainee,
-        "tokens": [tokenizer.decode([token], skip_special_tokens=False) for token in tokens],
+        "tokens": token_texts(partial(tokenizer.decode, skip_special_tokens=False), tokens),
         "losses": losses,
         "excess": [
             None if None in pair else round(pair[1] - pair[0], 3) for pair in zip(losses, most, strict=True)

@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from perdure.pipeline.drops import drops_lines
+
 EXAMPLES_SHOWN = 2
 """Dropped documents printed per step and reason; the page and the artefact have more."""
 EXAMPLE_CHARS = 100
@@ -29,6 +31,8 @@ def print_inspection(found: dict) -> None:
         console.print(
             _table(("step", "documents in", "words in", "dropped", "reason", "words dropped"), _steps(counts))
         )
+        for line in drops_lines(source["name"], source["heavy_drops"]):
+            console.print(Text(line, "bold"))
         train, heldout = counts["train"], counts["heldout"]
         console.print(
             f"out: {train['documents']:,} documents, {train['tokens']:,} tokens to train on; "

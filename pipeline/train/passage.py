@@ -1,5 +1,6 @@
 """What selection took, for the report: a passage of training text, and the counts of many samples."""
 
+from functools import partial
 from pathlib import Path
 
 import megatron.core.parallel_state as mpu
@@ -16,6 +17,7 @@ from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.plan import locate
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT
+from perdure.pipeline.token_texts import token_texts
 from perdure.pipeline.train.dataset import Batch, Dataset, Stream, read_batch
 from perdure.pipeline.train.model import unwrap
 from perdure.pipeline.train.selection import reference_nats
@@ -62,10 +64,9 @@ def write_passage(
         path,
         {
             "source": locate(plan, fresh[-1])[0],
-            "tokens": [
-                vocabulary.decode([token], skip_special_tokens=False)
-                for token in batch.labels[row, :length].tolist()
-            ],
+            "tokens": token_texts(
+                partial(vocabulary.decode, skip_special_tokens=False), batch.labels[row, :length].tolist()
+            ),
             "loss": [round(value, 4) for value in nll[row, :length].tolist()],
             "reference_loss": [
                 None if units == REF_MISSING else units * REF_NATS_PER_UNIT for units in reference
