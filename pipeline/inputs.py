@@ -27,7 +27,7 @@ from perdure.pipeline.mixture import is_replayed, members, order_of_sources, wit
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.planning import data_hash, with_pools
 from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update, Version, typed_command
-from perdure.pipeline.shape import config_vocab_size, model_shape
+from perdure.pipeline.shape import config_vocab_size, model_shape, tensor_sizes
 
 Say = Callable[[str], None]
 SHARE_OF_TRAINED = "version.mixture.replay.share_of: None -> 'trained'"
@@ -202,10 +202,12 @@ def _start(recipe: Recipe, name: str, tokenizer_hash: str) -> tuple[Path | None,
             )
         return None, record["weights_hash"], directory / "checkpoints" / f"step_{record['steps']:06d}"
     if isinstance(recipe.model, HuggingFaceModel):
-        from perdure.pipeline.convert.huggingface import INDEX, tensor_files, weights_hash
+        from perdure.pipeline.convert.files import INDEX, model_tensors, weight_files
+        from perdure.pipeline.convert.huggingface import weights_hash
 
         path = recipe.model.path
-        files = sorted({*tensor_files(path).values(), *path.glob(INDEX)})
+        model_tensors(path, tensor_sizes(model_shape(recipe), config_vocab_size(path)))
+        files = sorted({*weight_files(path), *path.glob(INDEX)})
         store = recipe.directory / "hashes.json"
         return path, remembered_hash(store, f"weights of {path}", files, lambda: weights_hash(path)), None
     return None, None, None

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from perdure.pipeline.convert.files import model_tensors
 from perdure.pipeline.domains import parse, source_of
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.lineage import (
@@ -27,8 +28,23 @@ from perdure.pipeline.mixture import (
     trained_share,
 )
 from perdure.pipeline.plan import num_samples, num_steps
-from perdure.pipeline.recipe import Branch, LowestPerplexity, Mixture, Parallel, Recipe, Source, Version
-from perdure.pipeline.shape import model_shape, num_parameters, padded_vocab_size
+from perdure.pipeline.recipe import (
+    Branch,
+    HuggingFaceModel,
+    LowestPerplexity,
+    Mixture,
+    Parallel,
+    Recipe,
+    Source,
+    Version,
+)
+from perdure.pipeline.shape import (
+    config_vocab_size,
+    model_shape,
+    num_parameters,
+    padded_vocab_size,
+    tensor_sizes,
+)
 from perdure.pipeline.sizes import (
     available_tokens,
     chosen_part,
@@ -273,7 +289,16 @@ def _model(recipe: Recipe) -> dict[str, Any]:
         "vocab_size": vocab_size(recipe) or rows,
         "padded_vocab_size": padded,
         "parameters": num_parameters(shape, padded),
+        "unread": _unread(recipe),
     }
+
+
+def _unread(recipe: Recipe) -> list[str]:
+    """Tensors of the model's directory that are no part of the model."""
+    model = recipe.model
+    if not isinstance(model, HuggingFaceModel) or not any(model.path.glob("*.safetensors")):
+        return []
+    return model_tensors(model.path, tensor_sizes(model_shape(recipe), config_vocab_size(model.path)))[1]
 
 
 def _layout(recipe: Recipe) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
+from perdure.pipeline.convert.files import listed
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.parts import describe
@@ -238,6 +239,10 @@ def _print_model(console: Console, model: dict[str, Any]) -> None:
         f"vocabulary {model['vocab_size']:,} (padded to {model['padded_vocab_size']:,})"
         + (", tied embeddings" if model["tie_embeddings"] else "")
     )
+    if unread := model["unread"]:
+        console.print(
+            f"nothing reads {len(unread)} tensors of its directory, and no version will have them: {listed(unread)}"
+        )
 
 
 def _print_layout(console: Console, layout: dict[str, Any]) -> None:

@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from perdure.pipeline.convert.config import read_config
 from perdure.pipeline.convert.families import FAMILIES, TOP
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.convert.files import heads_differ
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.recipe import LlamaModel, Recipe, StatedShape
 
@@ -108,70 +108,29 @@ def _stated_shape(stated: StatedShape) -> Shape:
 
 
 def config_shape(directory: Path) -> Shape:
-    """Shape that a Hugging Face directory's `config.json` describes; defaults are those of transformers.
+    """Shape of the model that transformers makes of a Hugging Face directory.
 
     Raises:
-        PerdureError: If the config is missing, broken, or of something we cannot convert.
+        PerdureError: If its config or a file of weights is broken, or of something we cannot convert.
     """
-    path = directory / "config.json"
-    config = _config(path)
-    family = FAMILIES[config["model_type"]]
-    for key, only in family.only.items():
-        if config.get(key, only) != only:
-            raise PerdureError(f"{path}: {key} is {config[key]!r}; only {only!r} can be converted")
-    if config.get("quantization_config"):
-        raise PerdureError(f"{path}: the weights are quantised; save the model in fp32 or bf16")
-    # transformers 5 writes `rope_parameters`; before, `rope_theta` and `rope_scaling` stood side by side.
-    rope: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    try:
-        heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-        return Shape(
-            num_layers=int(config["num_hidden_layers"]),
-            hidden_size=hidden,
-            ffn_hidden_size=int(config["intermediate_size"]),
-            num_attention_heads=heads,
-            num_query_groups=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
-            tie_embeddings=bool(config.get("tie_word_embeddings", False)),
-            rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0),
-            norm_epsilon=float(config.get("rms_norm_eps", 1e-6)),
-            family=config["model_type"],
-            qkv_bias=family.qkv_bias,
-            qk_norm=family.qk_norm,
-            rope_scaling=_rope_scaling(path, rope, config),
-            sliding_window=config.get("sliding_window") if config.get("use_sliding_window", True) else None,
-        )
-    except KeyError as error:
-        raise PerdureError(f"{path}: {error.args[0]} is missing") from None
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise PerdureError(f"{path}: not the config of a {config['model_type']} model ({error})") from None
-
-
-def _rope_scaling(path: Path, rope: dict, config: dict) -> Llama3Scaling | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    share = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    if kind not in ("default", "llama3") or share != 1.0:
-        what = f"rotary scaling {kind!r}" if share == 1.0 else f"partial_rotary_factor {share}"
-        raise PerdureError(
-            f"{path}: {what} is not supported; only 'default' and 'llama3', over whole heads, are"
-        )
-    if kind == "default":
-        return None
-    return Llama3Scaling(
-        float(rope["factor"]),
-        float(rope["low_freq_factor"]),
-        float(rope["high_freq_factor"]),
-        int(rope["original_max_position_embeddings"]),
+    config = read_config(directory / "config.json")
+    family, llama3 = FAMILIES[config["model_type"]], config["rope_llama3"]
+    return Shape(
+        num_layers=config["num_hidden_layers"],
+        hidden_size=config["hidden_size"],
+        ffn_hidden_size=config["intermediate_size"],
+        num_attention_heads=config["num_attention_heads"],
+        num_query_groups=config["num_key_value_heads"],
+        head_dim=config["head_dim"],
+        tie_embeddings=config["tie_word_embeddings"] and not heads_differ(directory),
+        rope_theta=float(config["rope_theta"]),
+        norm_epsilon=config["rms_norm_eps"],
+        family=config["model_type"],
+        qkv_bias=family.qkv_bias,
+        qk_norm=family.qk_norm,
+        rope_scaling=Llama3Scaling(*map(float, llama3[:3]), int(llama3[3])) if llama3 else None,
+        sliding_window=config["window"],
     )
-
-
-def _config(path: Path) -> dict:
-    """`config.json` with its family's defaults filled in."""
-    config = read_json(path)
-    if not isinstance(config, dict) or config.get("model_type") not in FAMILIES:
-        found = config.get("model_type") if isinstance(config, dict) else None
-        raise PerdureError(f"{path}: model_type is {found!r}; should be {' or '.join(FAMILIES)}")
-    return {"vocab_size": 32_000} | FAMILIES[config["model_type"]].defaults | config
 
 
 def config_vocab_size(directory: Path) -> int:
@@ -180,7 +139,7 @@ def config_vocab_size(directory: Path) -> int:
     Raises:
         PerdureError: If the config is missing, broken, or of no family that can be converted.
     """
-    return int(_config(directory / "config.json")["vocab_size"])
+    return read_config(directory / "config.json")["vocab_size"]
 
 
 def max_positions(directory: Path) -> int | None:
@@ -196,7 +155,7 @@ def max_positions(directory: Path) -> int | None:
     positions = config.get("max_position_embeddings") or config.get("n_positions")
     if positions is None:
         return None
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     original = rope.get("original_max_position_embeddings") or positions
     return max(int(positions), int((rope.get("factor") or 1) * original))
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import traceback
 from pathlib import Path
 
 import megatron.core.parallel_state as mpu
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from support import tiny_recipe
 
+from perdure.pipeline.checks import model as checks
 from perdure.pipeline.convert.export import export
 from perdure.pipeline.convert.vocabulary import extension_between
 from perdure.pipeline.recipe import Recipe
@@ -61,6 +63,7 @@ def round_trip(jobs: list, parallel: dict, tokens: list, max_shard_bytes: int = 
         if extension:
             vocab_size = extension.first + len(extension.pieces)
         _round_trip(recipe, vocab_size, shape, torch.tensor(tokens), Path(to), max_shard_bytes)
+        mpu.destroy_model_parallel()
     return []
 
 
@@ -74,7 +77,28 @@ def _round_trip(recipe: Recipe, vocab_size, shape, tokens, to: Path, max_shard_b
         to.mkdir(parents=True, exist_ok=True)
         save_file({"logits": found[..., :vocab_size].contiguous()}, to / "logits.safetensors")
     export(model, shape, vocab_size, 0, 32, to / "tokenizer", source, to / "hf", max_shard_bytes)
-    mpu.destroy_model_parallel()
+
+
+def read_all(jobs: list, tokens: list) -> list:
+    """For each model directory, as `round_trip`, once the recipe's checks have nothing against it; what they say otherwise."""
+    initialise()
+    mpu.initialize_model_parallel()
+    mpu.initialize_model_parallel = lambda *_arguments, **_options: None  # once for all: groups have threads
+    found = []
+    for source, to in jobs:
+        model = {"type": "huggingface", "path": source}
+        recipe = tiny_recipe(Path(to), model=model, training__seq_length=len(tokens[0]))
+        try:
+            problems = [
+                str(problem) for check in (checks.model, checks.sliding_window) for problem in check(recipe)
+            ]
+            if not problems:
+                rows = config_vocab_size(recipe.model.path)
+                _round_trip(recipe, rows, model_shape(recipe), torch.tensor(tokens), Path(to), 1 << 30)
+            found.append(problems)
+        except Exception:
+            found.append([f"FAILED: {traceback.format_exc()}"])
+    return found
 
 
 def main() -> None:

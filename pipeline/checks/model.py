@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perdure.pipeline.checks.hints import missing, near
+from perdure.pipeline.convert.files import model_tensors
 from perdure.pipeline.errors import PerdureError, Problem
 from perdure.pipeline.manifest import hash_file
 from perdure.pipeline.recipe import (
@@ -15,7 +16,14 @@ from perdure.pipeline.recipe import (
     SentencePieceTokenizer,
     TrainedTokenizer,
 )
-from perdure.pipeline.shape import Shape, config_shape, config_vocab_size, model_shape, padded_vocab_size
+from perdure.pipeline.shape import (
+    Shape,
+    config_shape,
+    config_vocab_size,
+    model_shape,
+    padded_vocab_size,
+    tensor_sizes,
+)
 from perdure.pipeline.sizes import embedding_rows, vocab_size
 
 Problems = Iterator[Problem]
@@ -85,9 +93,11 @@ def model_directory(where: str, path: Path, recipe: Recipe) -> Problems:
         yield Problem(where, str(path), "should be a Hugging Face model directory; it has no `config.json`")
         return
     try:
-        config_shape(path)
+        shape, rows = config_shape(path), config_vocab_size(path)
+        if any(path.glob("*.safetensors")):
+            model_tensors(path, tensor_sizes(shape, rows))
     except PerdureError as error:
-        yield Problem(where, str(path), str(error).removeprefix(f"{path}/"))
+        yield Problem(where, str(path), str(error).removeprefix(str(path)).lstrip("/: "))
         return
     if not any(path.glob("*.safetensors")):
         remedy = "has no weights: no `*.safetensors` in it"
@@ -96,7 +106,7 @@ def model_directory(where: str, path: Path, recipe: Recipe) -> Problems:
                 "; `*.bin` is never read, because a pickle can run code: convert the model to safetensors"
             )
         yield Problem(where, str(path), remedy, absent=True)
-    needed, rows = vocab_size(recipe), config_vocab_size(path)
+    needed = vocab_size(recipe)
     if needed is not None and where == "model.path" and isinstance(recipe.tokenizer, ExtendedTokenizer):
         needed -= recipe.tokenizer.num_tokens  # the model gets rows for the others
     if needed is not None and rows < needed:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from perdure.pipeline.convert.huggingface import MAX_SHARD_BYTES, join_shards, write_shards
+from perdure.pipeline.convert.separator import end_tokens, special_tokens
 from perdure.pipeline.convert.weights import stage_tensors
 from perdure.pipeline.manifest import SUCCESS, read_json, write_json
 from perdure.pipeline.shape import Shape
@@ -41,7 +42,7 @@ def export(
         seq_length: Length it was trained at.
         tokenizer: Tokenizer directory; its files go along.
         origin: Directory of the Hugging Face model it descends from, whose `config.json` and
-            `generation_config.json` are kept; None for a model of our own.
+            `generation_config.json` are kept, but for the separator and what its files tie; None for a model of our own.
         to: The directory; replaced if it exists.
         max_shard_bytes: Bound of a file.
     """
@@ -65,11 +66,12 @@ def export(
         if origin is None:
             config = _config(shape, eos_id, seq_length)
         else:
-            config = {
-                key: value for key, value in read_json(origin / "config.json").items() if key != "torch_dtype"
-            }
-            if (generation := origin / "generation_config.json").is_file():
-                shutil.copyfile(generation, partial / generation.name)
+            special = special_tokens(tokenizer)
+            config = _descendant(read_json(origin / "config.json"), shape, eos_id, special)
+            if (path := origin / "generation_config.json").is_file():
+                generation = read_json(path)
+                ends = end_tokens(generation.get("eos_token_id"), eos_id, special)
+                write_json(partial / path.name, generation | {"eos_token_id": ends})
         write_json(partial / "config.json", config | {"vocab_size": vocab_size, "dtype": dtype})
         for file in tokenizer.iterdir():
             if file.name not in OURS:
@@ -77,6 +79,15 @@ def export(
         shutil.rmtree(to, ignore_errors=True)
         partial.rename(to)
     together.barrier()
+
+
+def _descendant(config: dict, shape: Shape, eos_id: int, special: dict[int, str]) -> dict:
+    """The `config.json` of a model that another one became; only what is no longer true is changed."""
+    kept = {key: value for key, value in config.items() if key not in ("torch_dtype", "transformers_weights")}
+    kept["eos_token_id"] = end_tokens(config.get("eos_token_id"), eos_id, special)
+    if config.get("tie_word_embeddings", False) != shape.tie_embeddings:
+        kept["tie_word_embeddings"] = shape.tie_embeddings
+    return kept
 
 
 def _config(shape: Shape, eos_id: int, seq_length: int) -> dict:

@@ -5,76 +5,50 @@ Tensors stream: one is in memory at a time when reading, one shard when writing.
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from perdure.pipeline.convert.files import INDEX, Stored, opened, stored_tensors
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json, write_json
 
 MAX_SHARD_BYTES = 5_000_000_000
 """Size of a safetensors file beyond which the next one begins."""
-INDEX = "model.safetensors.index.json"
 
 
 def tensor_files(directory: Path) -> dict[str, Path]:
-    """The safetensors file of every tensor name in a model directory.
+    """The file of every tensor in a model directory; errors as for `stored_tensors`."""
+    return {name: stored.file for name, stored in stored_tensors(directory).items()}
 
-    Raises:
-        PerdureError: If the directory holds no safetensors, or an index of files that are not in it.
+
+def weights_reader(
+    directory: Path, tensors: dict[str, Stored] | None = None
+) -> Callable[[str], torch.Tensor]:
+    """A reader of single tensors by name; a tensor is a view of its file, which is mapped as long as the view lives.
+
+    Args:
+        directory: A model directory.
+        tensors: Its tensors by the names that are asked for; default: as they are in the files.
     """
-    if (index := directory / INDEX).exists():
-        files = {name: directory / file for name, file in read_json(index)["weight_map"].items()}
-        for path in sorted(set(files.values())):
-            if path.parent != directory or not path.is_file():
-                raise PerdureError(
-                    f"{index}: names {path.name}, which is not in the directory; copy it again"
-                )
-        return files
-    path = directory / "model.safetensors"
-    if not path.exists():
-        if pickles := sorted(directory.glob("pytorch_model*.bin")):
-            raise PerdureError(
-                f"{pickles[0]}: a pickle can run code when it is read, so it is not; convert the model to "
-                "safetensors (save_pretrained() on a machine that trusts it)"
-            )
-        raise PerdureError(f"{directory}: no model.safetensors; save the model with save_pretrained()")
-    with _opened(path) as file:
-        return dict.fromkeys(file.keys(), path)
-
-
-def weights_reader(directory: Path) -> Callable[[str], torch.Tensor]:
-    """A reader of single tensors by name; a tensor is a view of its file, which is mapped as long as the view lives."""
-    files = tensor_files(directory)
+    known = stored_tensors(directory) if tensors is None else tensors
 
     def read(name: str) -> torch.Tensor:
-        if name not in files:
+        if name not in known:
             raise PerdureError(f"{directory}: has no tensor {name}, which `config.json` asks for")
-        with _opened(files[name]) as file:
-            return file.get_tensor(name)
+        with opened(known[name].file, "pt") as file:
+            return file.get_tensor(known[name].name)
 
     return read
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, "pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise PerdureError(f"{path}: not readable as safetensors ({error}); copy it again") from None
-
-
 def weights_hash(directory: Path) -> str:
     """Hash over all tensors by name; how they are spread over files does not matter."""
-    files, read = tensor_files(directory), weights_reader(directory)
-    digest = hashlib.sha256()
-    for name in sorted(files):
+    tensors = stored_tensors(directory)
+    digest, read = hashlib.sha256(), weights_reader(directory, tensors)
+    for name in sorted(tensors):
         tensor = read(name).contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         digest.update(tensor.view(torch.uint8).numpy().data)
@@ -154,8 +128,9 @@ def copy_model(source: Path, to: Path, max_shard_bytes: int) -> None:
     partial = to.with_name(f".{to.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    read = weights_reader(source)
-    write_shards(((name, read(name)) for name in tensor_files(source)), partial, 0, max_shard_bytes)
+    tensors = stored_tensors(source)
+    read = weights_reader(source, tensors)
+    write_shards(((name, read(name)) for name in tensors), partial, 0, max_shard_bytes)
     join_shards(partial)
     for file in source.iterdir():
         if file.suffix in (".json", ".jinja", ".txt", ".model") and file.name != INDEX:

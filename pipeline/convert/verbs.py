@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from perdure.pipeline.convert.files import listed, model_tensors
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import disk_errors, hash_file, is_finished, read_json
 from perdure.pipeline.shape import (
@@ -19,6 +20,9 @@ from perdure.pipeline.shape import (
     padded_vocab_size,
     tensor_sizes,
 )
+
+WORDS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+"""Types of tensors as `config.json` names them."""
 
 
 def describe(directory: Path) -> str:
@@ -33,21 +37,13 @@ def describe(directory: Path) -> str:
     Raises:
         PerdureError: If it cannot be converted: its config, or a tensor that is missing or of another size.
     """
-    from perdure.pipeline.convert.huggingface import tensor_files, weights_reader
-
     shape, vocab_size = config_shape(directory), config_vocab_size(directory)
-    read, types = weights_reader(directory), set()
-    for name, size in tensor_sizes(shape, vocab_size).items():
-        tensor = read(name)
-        if tuple(tensor.shape) != size:
-            raise PerdureError(
-                f"{directory}: {name} is {list(tensor.shape)}; `config.json` asks for {list(size)}"
-            )
-        types.add(str(tensor.dtype).removeprefix("torch."))
+    tensors, unread = model_tensors(directory, tensor_sizes(shape, vocab_size))
+    types = {WORDS.get(stored.dtype, stored.dtype) for stored in tensors.values()}
     window = "no sliding window"
     if shape.sliding_window is not None:
         window = f"samples of at most {shape.sliding_window:,} tokens (sliding window)"
-    files = len(set(tensor_files(directory).values()))
+    files = len({stored.file for stored in tensors.values()})
     lines = [
         f"{shape.family}: {num_parameters(shape, vocab_size):,} parameters in {files} file{'s' * (files > 1)} "
         f"({', '.join(sorted(types))})",
@@ -57,15 +53,19 @@ def describe(directory: Path) -> str:
         f"rotary base {shape.rope_theta:,g}{', stretched as Llama 3.1' if shape.rope_scaling else ''}; {window}",
         *_layouts(shape, vocab_size),
     ]
+    if unread:
+        lines.append(f"nothing reads {len(unread)} tensors, and no version will have them: {listed(unread)}")
     sections: dict[str, dict] = {"model": {"type": "huggingface", "path": str(directory)}}
+    hint = ""
     if (directory / "tokenizer.json").is_file():
-        lines.append(_tokenizer(directory))
+        words, hint = _tokenizer(directory)
+        lines.append(words)
         sections["tokenizer"] = sections["model"]
     else:
         lines.append("no tokenizer.json: save the tokenizer with save_pretrained() of a fast tokenizer")
     comments = "".join(f"# {line}\n" for line in lines)
-    parts = (yaml.safe_dump({name: dict(section)}, sort_keys=False) for name, section in sections.items())
-    return comments + "".join(parts)
+    parts = [yaml.safe_dump({name: dict(section)}, sort_keys=False) for name, section in sections.items()]
+    return comments + "".join(parts) + (f"  {hint}\n" if hint else "")
 
 
 def _layouts(shape: Shape, vocab_size: int) -> list[str]:
@@ -82,20 +82,23 @@ def _layouts(shape: Shape, vocab_size: int) -> list[str]:
     ]
 
 
-def _tokenizer(directory: Path) -> str:
+def _tokenizer(directory: Path) -> tuple[str, str]:
+    """A directory's tokenizer in words, and what its section should say of the separator, if anything."""
     from tokenizers import Tokenizer
+
+    from perdure.pipeline.convert.separator import separator_line
 
     path = directory / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare exceptions on a broken file
         raise PerdureError(f"{path}: cannot be read ({error})") from None
-    config = directory / "tokenizer_config.json"
-    eos = read_json(config).get("eos_token") if config.is_file() else None
-    eos = eos["content"] if isinstance(eos, dict) else eos
-    ending = f"documents end in {eos!r}" if eos else "tokenizer.eos_token must name what documents end in"
+    ending, hint = separator_line(directory, tokenizer)
     kind = type(tokenizer.model).__name__
-    return f"tokenizer: {kind}, {tokenizer.get_vocab_size():,} tokens; {ending}; hash {hash_file(path)[:8]}"
+    return (
+        f"tokenizer: {kind}, {tokenizer.get_vocab_size():,} tokens; {ending}; hash {hash_file(path)[:8]}",
+        hint,
+    )
 
 
 def export(

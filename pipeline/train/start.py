@@ -7,12 +7,13 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 from pydantic import TypeAdapter
 
 from perdure.pipeline.convert import huggingface, weights
+from perdure.pipeline.convert.files import listed, model_tensors
 from perdure.pipeline.convert.vocabulary import extended_reader, extension_between
 from perdure.pipeline.lineage import continues_parent, resolved_schedule
 from perdure.pipeline.manifest import differences
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import Branch, LlamaModel, Recipe, Schedule
-from perdure.pipeline.shape import Shape, model_shape, num_parameters
+from perdure.pipeline.shape import Shape, config_vocab_size, model_shape, num_parameters, tensor_sizes
 from perdure.pipeline.train.checkpoint import (
     agreed,
     checkpoint_state,
@@ -102,7 +103,8 @@ def initial_weights(model, recipe: Recipe, shape: Shape, vocab_size: int, inputs
     fresh = "reset: optimizer, schedule, plan"
     if inputs["initial_weights"] is not None:
         path = Path(inputs["initial_weights"])
-        read, what = huggingface.weights_reader(path), "weights"
+        tensors, unread = model_tensors(path, tensor_sizes(shape, config_vocab_size(path)))
+        read, what = huggingface.weights_reader(path, tensors), "weights"
         if extension := extension_between(path, Path(inputs["tokenizer"])):
             read = extended_reader(read, extension, vocab_size)
             what += f" (rows of {len(extension.pieces):,} new tokens from the means of their pieces')"
@@ -111,6 +113,8 @@ def initial_weights(model, recipe: Recipe, shape: Shape, vocab_size: int, inputs
             f"update of {inputs['parent']}" if inputs["parent"] else f"init from {inputs['initial_weights']}"
         )
         say(f"{start}: restored: {what}; {fresh}")
+        if unread:
+            say(f"nothing reads {len(unread)} tensors of {path}, and no version has them: {listed(unread)}")
     else:
         assert isinstance(recipe.model, LlamaModel)
         weights.load_weights(

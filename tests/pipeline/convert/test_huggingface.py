@@ -43,7 +43,9 @@ def sharded(tmp_path_factory):
         tensors = {f"layers.{shard}.{i}": torch.full((10, MIB // 4), shard + i / 8) for i in range(TENSORS)}
         save_file(tensors, directory / name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, name)
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
     (directory / "config.json").write_text("{}")
     return directory
 
@@ -125,8 +127,9 @@ def test_broken_directories_are_one_line(sharded, tmp_path):
         weights_reader(tmp_path)
     with pytest.raises(PerdureError, match=r"has no tensor model\.norm"):
         weights_reader(sharded)("model.norm")
+    (tmp_path / "model.safetensors").rename(tmp_path / "other.safetensors")
     index = tmp_path / "model.safetensors.index.json"
     for name in ("model-1.safetensors", "../model.safetensors"):
-        index.write_text(json.dumps({"weight_map": {"x": name}}))
+        index.write_text(json.dumps({"metadata": {}, "weight_map": {"x": name}}))
         with pytest.raises(PerdureError, match="not in the directory; copy it again"):
             tensor_files(tmp_path)
