@@ -44,7 +44,7 @@ def print_preview(data: dict[str, Any]) -> None:
     heading(console, "Total")
     total = data["total"]
     to_do = f"; {total['steps_to_do']:,} steps to do" if total["steps_to_do"] < total["steps"] else ""
-    console.print(f"{total['steps']:,} steps, {total['tokens']:,} tokens{to_do}")
+    console.print(f"{total['steps']:,} steps, a budget of {total['tokens']:,} tokens{to_do}")
     if "branches" in total:
         console.print(
             f"{total['branches']} branches with their main path cost {total['branches_cost']:.3g} of the "
@@ -126,7 +126,7 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
         origin += f" at step {version['branch_step']:,}"
     heading(console, f"Version {version['name']}: {origin}{', finished' if version['finished'] else ''}")
     console.print(
-        f"{version['steps']:,} steps, {version['samples']:,} samples, {version['tokens']:,} tokens"
+        f"{version['steps']:,} steps, {version['samples']:,} samples, a budget of {version['tokens']:,} tokens"
         f" ({version['lineage_tokens']:,} with its ancestors')"
     )
     if selection := version["selection"]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import xxhash
 
 MASK = (1 << 64) - 1
 
@@ -40,6 +41,11 @@ def permute(i: int, n: int, key: int) -> int:
         i = (left << h) + right
         if i < n:
             return i
+
+
+def held_out(text: str, fraction: float) -> bool:
+    """Of a text as `clean/` holds it."""
+    return xxhash.xxh3_64(text.encode()).intdigest() < fraction * 2**64
 
 
 # -------------------------------------------------------------------------------------------- shards
@@ -89,6 +95,17 @@ def block_counts(shares: list[Fraction]) -> list[int]:
     for i in remainders[: max(0, length - sum(counts))]:
         counts[i] += 1
     while sum(counts) > length:
+        counts[counts.index(max(counts))] -= 1
+    return counts
+
+
+def largest_remainder(ratios: list[float], parts: int) -> list[int]:
+    """Whole parts of ratios that sum to 1."""
+    counts = [max(1, math.floor(ratio * parts)) for ratio in ratios]
+    remainders = sorted(range(len(ratios)), key=lambda i: ratios[i] * parts - counts[i], reverse=True)
+    for i in remainders[: max(0, parts - sum(counts))]:
+        counts[i] += 1
+    while sum(counts) > parts:
         counts[counts.index(max(counts))] -= 1
     return counts
 

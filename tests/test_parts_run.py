@@ -86,7 +86,9 @@ def test_every_topic_is_measured_and_stands_in_the_report(finished):
         )
         assert [measured[domain]["loss"] for domain in domains] == report["loss_matrix"][row]
     assert list(report["consumed"]["base"]) == ["web/sea", "web/farm", "web/kitchen"]
-    assert set(report["consumed"]["base"].values()) == {2 * STEP}
+    # A third of the budget each, less the padding of what was read whole.
+    assert all(2 * STEP - 128 < tokens <= 2 * STEP for tokens in report["consumed"]["base"].values())
+    assert sum(report["consumed"]["base"].values()) == report["versions"][0]["tokens"]
     assert report["versions"][1]["change"]["web/sea"] < 0  # the reference learned the sea
     assert (out / "report" / "index.html").read_text().count("web/kitchen") > 1
 
@@ -146,12 +148,12 @@ def test_shares_of_topics_follow_their_perplexity_and_replay_keeps_its_own(finis
     whole = sum(phase["counts"].values())
     replayed = {key: count for key, count in phase["counts"].items() if key.startswith("replay/")}
     assert set(replayed) == {f"replay/web/{subject}" for subject in SUBJECTS}
-    assert sum(replayed.values()) / whole == pytest.approx(0.25, abs=1e-3)
+    assert sum(replayed.values()) / whole == pytest.approx(1 / 6, abs=1e-3)  # a quarter of what is trained on
     before = {"web/sea": 0.5, "web/farm": 0.5}
     change = {key: phase["perplexity"][key] - phase["perplexity_before"][key] for key in before}
     raw = {key: 0.5 * (1 + 0.5 * change[key] / max(map(abs, change.values()))) for key in before}
     for key, value in raw.items():
-        assert phase["counts"][key] / whole == pytest.approx(0.75 * value / sum(raw.values()), abs=1e-3)
+        assert phase["counts"][key] / whole == pytest.approx(5 / 6 * value / sum(raw.values()), abs=1e-3)
 
 
 def test_running_again_changes_nothing(finished):

@@ -52,11 +52,9 @@ def run_steps(
     kept = kept_steps(recipe, inputs["version"])
     first_step, started, (_, number_of_devices) = state["step"], time.monotonic(), devices()
     # Checkpoints did not always count them; those that did not count tokens count padding up to here.
-    before = consumed_between(
-        dataset.plan, dataset.plan.first_sample, state["step"] * training.global_batch_size
-    )
-    told = {key: samples * training.seq_length for key, samples in before.items()}
-    state = {"device_seconds": state["seconds"] * number_of_devices, "consumed": told} | state
+    read = consumed_between(dataset.plan, dataset.plan.first_sample, first_step * training.global_batch_size)
+    consumed = {key: samples * training.seq_length for key, samples in read.items()}
+    state = {"device_seconds": state["seconds"] * number_of_devices, "consumed": consumed} | state
     saved = first_step
     if rolls_back(guard) and not from_first(lambda: bool(finished_checkpoints(checkpoints.directory))):
         checkpoints.save(model, optimizer, state | {"scheduled": True})

@@ -51,12 +51,12 @@ def test_check_shows_what_would_happen(capsys):
         "prose",
         "~",
         "Version update: update of base",
-        "replay 10.0%",
+        "replay 6.2% of what is read, 10.0% of what is trained on",
         "easy_to_hard by reference",
     ):
         assert part in shown
     for part in (
-        "98 steps, 1,568 samples, 401,408 tokens",
+        "98 steps, 1,568 samples, a budget of 401,408 tokens",
         "step 0",
         "█",
         "Memory of the fullest rank",

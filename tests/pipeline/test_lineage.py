@@ -1,6 +1,8 @@
 """What versions inherit: schedules, steps to keep, planned consumption, and the cost of branches."""
 
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +26,7 @@ from perdure.pipeline.manifest import write_atomic, write_json
 from perdure.pipeline.plan import consumed_samples, make_plan
 from perdure.pipeline.planning import _phases
 from perdure.pipeline.preview import preview
+from perdure.pipeline.recipe import Version
 from perdure.pipeline.train.schedule import learning_rate, path_switching_cost
 from tests.support import tiny_recipe
 
@@ -67,6 +70,33 @@ def test_a_branch_inherits_everything_but_the_schedule_unless_it_has_its_own(tmp
     assert (same.weight_decay, own.weight_decay, later.weight_decay) == (0.01, None, None)
     assert same.mixture == main.mixture and same.selection == main.selection
     assert list(own.mixture.sources) == ["b"] and own.selection is None
+
+
+def test_what_a_branch_inherits_is_what_the_guide_says(tmp_path):
+    """Every field of a version stands in the guide's table, and its word for a branch is what a branch gets."""
+    own = {
+        "selection": {"k": 0.5, "score": "random"},
+        "weight_decay": 0.01,
+        "keep": [3],
+        "mixture": MIXTURE | {"max_repetition": 7},
+    }
+    named = {"start", "tokens", "schedule"}
+    assert own.keys() | named == Version.model_fields.keys()
+    recipe = recipe_of(tmp_path, {"main": main_path(10, **own), "same": branch(4, 2)})
+    main, same = recipe.versions.values()
+    text = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
+    rows = dict(re.findall(r"^\| (`[a-z_`, ]+) \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE))
+    told = {field: words for fields, words in rows.items() for field in re.findall(r"[a-z_]+", fields)}
+    for field in Version.model_fields:
+        inherited = field in own and getattr(same, field) == getattr(main, field)
+        assert told[field].startswith("its parent's") == inherited, field
+        assert (told[field] == "must be named") == (field in named), field
+        if told[field] == "none":
+            assert getattr(same, field) == Version.model_fields[field].default
+    for field, without in (("selection", None), ("weight_decay", None)):
+        assert f"`{field}: null`" in told[field]
+        tree = {"main": main_path(10, **own), "none": branch(4, 2, **{field: without})}
+        assert getattr(tiny_recipe(tmp_path, versions=tree).versions["none"], field) is None
 
 
 def test_steps_along_a_path_of_branches_and_updates(tmp_path):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from perdure.kernels import select_tokens
 from perdure.pipeline import mixture, order, plan, shards
+from perdure.pipeline.data.normalise import is_heldout, text_hash
 from perdure.pipeline.evaluate.bootstrap import interval, resampled
 from perdure.pipeline.planning import build_plan
 from perdure.pipeline.recipe import CosineSchedule, Mixture, Selection
@@ -31,6 +32,20 @@ def test_hashes(text, a, b):
     assert page.number(text) == plan.hash_key(text)
     assert page.mix(a, b) == plan.mix(a, b)
     assert page.draw(a, b) == int(order.mix(a, np.array([b], np.uint64))[0])
+
+
+@given(WORDS, st.sampled_from([0.001, 0.02, 0.5]))
+def test_held_out_documents(text, fraction):
+    assert page.held_out(text, fraction) == is_heldout(text_hash(text), fraction)
+
+
+@given(st.lists(st.floats(1e-4, 1), min_size=1, max_size=9), st.sampled_from([10, 569, 10_000]))
+def test_moving_shares_are_rounded(weights, parts):
+    ratios = {str(i): weight / sum(weights) for i, weight in enumerate(weights)}
+    found = mixture.rounded_shares(ratios, parts)
+    assert [int(share * parts) for share in found.values()] == page.largest_remainder(
+        [*ratios.values()], parts
+    )
 
 
 @given(st.integers(1, 5000), NUMBERS, st.data())
