@@ -102,7 +102,7 @@ def _sources(recipe: Recipe, finished: dict[str, dict]) -> dict[str, dict]:
         if counts := finished.get(name):
             tokens, estimated = counts["train"]["tokens"], False
         else:
-            tokens, estimated = estimated_tokens(source), True
+            tokens, estimated = estimated_tokens(recipe, source), True
         found[name] = {
             "reader": source.reader.type,
             "tokens": tokens,
@@ -230,7 +230,7 @@ def mixtures(recipe: Recipe, counts: dict[str, dict] | None = None) -> list[dict
     """
     counts = finished_sources(recipe) if counts is None else counts
     sources = {
-        name: {"tokens": counts[name]["train"]["tokens"] if name in counts else _estimate(source)}
+        name: {"tokens": counts[name]["train"]["tokens"] if name in counts else _estimate(recipe, source)}
         for name, source in recipe.sources.items()
     }
     return [
@@ -244,9 +244,9 @@ def mixtures(recipe: Recipe, counts: dict[str, dict] | None = None) -> list[dict
     ]
 
 
-def _estimate(source: Source) -> int | None:
+def _estimate(recipe: Recipe, source: Source) -> int | None:
     try:
-        return estimated_tokens(source)
+        return estimated_tokens(recipe, source)
     except PerdureError:
         return None  # the raw text is gone
 

@@ -34,7 +34,9 @@ def print_preview(data: dict[str, Any]) -> None:
     heading(console, "Sources")
     console.print(table(("source", "reader", "tokens", "held out", "repetitions"), _source_rows(data)))
     if any(source["estimated"] and source["tokens"] is not None for source in data["sources"]):
-        console.print("[dim]~ estimated from file sizes; exact once the data stage has run[/]")
+        console.print(
+            "[dim]~ estimated from file sizes and a sample (4 bytes a token while there is no tokenizer); exact once the data stage has run[/]"
+        )
     estimated = {source["name"]: source["estimated"] for source in data["sources"]}
     for version in data["versions"]:
         _print_version(console, version, estimated)

@@ -7,6 +7,7 @@ from pathlib import Path
 from perdure.pipeline.data.inputs import huggingface_on_disk, input_files, python_modules
 from perdure.pipeline.domains import PLURALS, parse, source_of
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.estimate import tokens_per_byte
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.parts import finished_part
 from perdure.pipeline.recipe import (
@@ -27,7 +28,7 @@ from perdure.pipeline.recipe import (
 from perdure.pipeline.shape import config_vocab_size
 
 BYTES_PER_TOKEN = 4
-"""Of the estimate: usual for English under a large vocabulary."""
+"""Of the estimate without a tokenizer: usual for English under a large vocabulary."""
 COMPRESSION = 4
 """Of the estimate: how much longer compressed text is once unpacked."""
 SHARE_OF_FILE = {"python_docs": 0.2, "python_code": 0.7}
@@ -147,8 +148,11 @@ def document_files(reader: Reader) -> list[Path]:
     return [Path(folder, file) for file in files]
 
 
-def estimated_tokens(source: Source) -> int | None:
-    """Tokens of a source that is not tokenised yet, from the sizes of its files; None if they are not on this machine."""
+def estimated_tokens(recipe: Recipe, source: Source) -> int | None:
+    """Tokens of a source that is not tokenised yet, from the sizes of its files; None if they are not on this machine.
+
+    A sample tells how many bytes a token has, if the tokenizer is there already; else `BYTES_PER_TOKEN` is assumed.
+    """
     reader = source.reader
     try:
         files = document_files(reader)
@@ -161,5 +165,7 @@ def estimated_tokens(source: Source) -> int | None:
         for file in files
     )
     share = SHARE_OF_FILE.get(reader.type, 1.0)
-    tokens = int(unpacked * share / BYTES_PER_TOKEN)
+    known = isinstance(recipe.tokenizer, HuggingFaceTokenizer | ExtendedTokenizer)
+    rate = tokens_per_byte(reader, recipe.tokenizer.path / "tokenizer.json") if known else None
+    tokens = int(unpacked * (rate or share / BYTES_PER_TOKEN))
     return min(tokens, source.subset.tokens) if source.subset else tokens
