@@ -12,9 +12,9 @@ STAMP := $(VENV)/.installed
 PYTEST := $(VENV)/bin/pytest
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 TYPED := $(addprefix -p perdure.pipeline., \
-  recipe lenient manifest errors plan planning order lineage consumption domains parts domain_order mixture check checks shape sizes memory sizing sizing_text preview preview_text shards cli arguments verbs console train.schedule)
+  recipe lenient manifest integrity remedies verify errors plan planning order lineage consumption domains parts domain_order mixture check checks shape sizes memory sizing sizing_text preview preview_text shards cli arguments verbs console train.schedule)
 
-.PHONY: help quickstart test test-fast lint format bench clean
+.PHONY: help quickstart test damage test-fast lint format bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -24,6 +24,9 @@ quickstart: $(STAMP)  ## from real text to a model's next version, on this machi
 
 test: $(STAMP)  ## all tests, fast ones first
 	$(PYTEST) $(WORKERS) --session-timeout=2400
+
+damage: $(STAMP)  ## 240 damaged files of a small run, each found or harmless
+	PERDURE_DAMAGES=240 $(PYTEST) -n 0 -s tests/test_damage.py --timeout=7200
 
 test-fast: $(STAMP)  ## tests that spawn no ranks
 	$(PYTEST) $(WORKERS) -m "not slow and not bench" --session-timeout=600

@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from perdure.pipeline.integrity import json_lines
+from perdure.pipeline.lineage import checkpoints
 from perdure.pipeline.manifest import is_finished
 from perdure.pipeline.train import fence
 
@@ -46,13 +48,12 @@ def refusal(steps: list[int], max_restarts: int, patience: int) -> str | None:
 def attempts(version_directory: Path) -> list[dict]:
     """The attempts recorded so far."""
     file = version_directory / FILE
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return json_lines(file, file.read_bytes().splitlines(keepends=True)) if file.exists() else []
 
 
 def newest_step(version_directory: Path) -> int:
     """Step of the newest whole checkpoint; 0 without one."""
-    found = (path for path in (version_directory / "checkpoints").glob("step_*") if is_finished(path))
-    return max((int(path.name.removeprefix("step_")) for path in found), default=0)
+    return max(checkpoints(version_directory), default=0)
 
 
 def begin(version_directory: Path, max_restarts: int, patience: int) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from perdure.launch import attempt
 from perdure.launch.local import Node, handing_on, start
 from perdure.pipeline.errors import PerdureError, Stopped
+from perdure.pipeline.integrity import version_recipe
 from perdure.pipeline.manifest import is_finished
 from perdure.pipeline.recipe import Recipe, load_recipe
 
@@ -117,7 +118,7 @@ def main(arguments: list[str]) -> int:
             run_recipe(options.recipe, node, ranks, options.go_on)
         else:
             directory = options.version_directory
-            run_version(directory, load_recipe(directory / "recipe.yaml"), node, ranks)
+            run_version(directory, version_recipe(directory), node, ranks)
     except PerdureError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

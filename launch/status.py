@@ -1,20 +1,18 @@
 """Where a run stands, from its files alone, on any machine that sees its directory; the queue's word is added if there
 is one to ask."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from perdure.launch.attempt import attempts, newest_step
 from perdure.launch.queue import job_states
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.words import duration_words
+from perdure.pipeline.integrity import json_lines, version_recipe
 from perdure.pipeline.manifest import is_finished, read_json
 from perdure.pipeline.plan import num_steps
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe import Recipe, load_recipe
 
 TAIL = 1 << 16
 """Bytes of a metrics file's end that surely hold its last line."""
@@ -112,7 +110,8 @@ def _recipe(directory: Path) -> Recipe:
         key=lambda file: (file.parent.is_symlink(), -file.stat().st_mtime),
     )
     if found:
-        return Recipe.model_validate(yaml.safe_load(found[0].read_text(encoding="utf-8")))
+        place = found[0].parent
+        return load_recipe(found[0]) if place.name == "launch" else version_recipe(place)
     if (directory / "work").is_dir():
         raise PerdureError(
             f"{directory}: the data stage alone has begun here; `perdure data inspect RECIPE` shows what it has made"
@@ -168,7 +167,7 @@ def _last_lines(file: Path, number: int) -> list[dict]:
         begin = max(0, stream.seek(0, 2) - TAIL)
         stream.seek(begin)
         whole = stream.read().split(b"\n")[bool(begin) : -1]
-    return [json.loads(line) for line in whole[-number:]]
+    return json_lines(file, [line + b"\n" for line in whole[-number:]])
 
 
 def _jobs(directory: Path) -> list[dict[str, str]]:

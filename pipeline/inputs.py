@@ -14,6 +14,7 @@ from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.probes import probe_hashes
 from perdure.pipeline.evaluate.record import measured_on
+from perdure.pipeline.integrity import export_of
 from perdure.pipeline.lineage import (
     checkpoints,
     history_of_plan,
@@ -27,6 +28,7 @@ from perdure.pipeline.mixture import is_replayed, members, order_of_sources, wit
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.planning import data_hash, with_pools
 from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update, Version, typed_command
+from perdure.pipeline.remedies import remedy
 from perdure.pipeline.shape import config_vocab_size, model_shape, tensor_sizes
 
 Say = Callable[[str], None]
@@ -133,7 +135,11 @@ def refuse_other(recipe: Recipe, name: str, identity: dict) -> None:
 
 def _edited(recipe: Recipe, name: str, identity: dict) -> str | None:
     directory = version_directory(recipe, name)
-    recorded = _as_now(read_json(directory / "inputs.json")["identity"])
+    path = directory / "inputs.json"
+    found = read_json(path)
+    if (other := found.get("version", name)) != name:
+        raise PerdureError(f"{path}: is that of version {other}; {remedy(path)}")
+    recorded = _as_now(found["identity"])
     differing = differences({key: recorded.get(key) for key in identity}, identity)
     if not differing:
         return None
@@ -296,4 +302,4 @@ def _finished_export(recipe: Recipe, version: str) -> Path:
         raise PerdureError(
             f"version {version} is needed, but not finished; run it first (`perdure run` does all in order)"
         )
-    return directory / "hf"
+    return export_of(directory)

@@ -8,6 +8,7 @@ from pathlib import Path
 from perdure.pipeline.consumption import Ancestor
 from perdure.pipeline.domain_order import random_order
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.integrity import require_whole
 from perdure.pipeline.manifest import is_finished, read_json
 from perdure.pipeline.mixture import (
     alone_shares,
@@ -243,7 +244,7 @@ def checkpoints(directory: Path) -> dict[int, Path]:
     found = {
         int(path.name.removeprefix("step_")): path
         for path in (directory / "checkpoints").glob("step_*")
-        if is_finished(path)
+        if path.name.removeprefix("step_").isdecimal() and is_finished(path)
     }
     return dict(sorted(found.items()))
 
@@ -278,6 +279,7 @@ def history(recipe: Recipe, name: str) -> list[Ancestor]:
             raise PerdureError(
                 f"version {name}: its ancestor {ancestor} has no plan in {directory}; `perdure run` trains all in order"
             )
+        require_whole(directory / "plan")
         plan = open_plan(directory / "plan")
         end = plan.first_sample + steps * batch
         appended = [entry for entry in appended_phases(directory) if entry["first_sample"] < end]

@@ -1,6 +1,5 @@
 """What stands in a run's directory, version by version: `perdure log`, `perdure diff` and `perdure branch`."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from perdure.pipeline.consumption import ledger, tokens_at
 from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.evaluate.record import evaluation, measured_on, run_data_directories
+from perdure.pipeline.integrity import metrics_lines, require_whole
 from perdure.pipeline.lineage import (
     ancestors,
     appended_phases,
@@ -46,7 +46,9 @@ def _version(recipe: Recipe, name: str) -> dict[str, Any]:
     )
     tokens = tokens_at(directory, steps, step_tokens)
     measured = None
-    if is_finished(directory):  # texts of a run that has only begun may be anywhere
+    if is_finished(directory):
+        require_whole(directory)
+        # Texts of a run that has only begun may be anywhere.
         measured = evaluation(directory, measured_on(recipe, run_data_directories(recipe)))
     return {
         "id": name,
@@ -70,13 +72,8 @@ def _version(recipe: Recipe, name: str) -> dict[str, Any]:
 
 def _steps_done(directory: Path) -> int:
     """Steps that `metrics.jsonl` tells of; its last line may be half written."""
-    path = directory / "metrics.jsonl"
-    if not path.exists():
-        return 0
-    whole = [
-        line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
-    ]
-    return json.loads(whole[-1])["step"] if whole else 0
+    lines = metrics_lines(directory / "metrics.jsonl")
+    return lines[-1]["step"] if lines else 0
 
 
 def mixture_phases(recipe: Recipe, name: str) -> list[dict] | None:

@@ -16,7 +16,8 @@ import numpy as np
 
 from perdure.pipeline.domains import PLURALS, parse
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import finish, hash_of, is_finished, read_json
+from perdure.pipeline.integrity import is_whole
+from perdure.pipeline.manifest import finish, hash_of, read_json
 from perdure.pipeline.order import ROWS, join, new_array, perplexities, shard_lengths, sort_keys
 from perdure.pipeline.recipe import LowestPerplexity
 
@@ -54,7 +55,7 @@ def build_part(
     inputs = _inputs(domain, lowest) | {"scores": scores.name if lowest and scores else None}
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", domain)[:60]
     final = data / "parts" / f"{name}@{hash_of(inputs)[:8]}"
-    if is_finished(final):
+    if is_whole(final):
         return final
     scratch = final.with_name(f".{final.name}.building")
     shutil.rmtree(scratch, ignore_errors=True)

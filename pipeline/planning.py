@@ -10,8 +10,9 @@ from perdure.pipeline.consumption import Ancestor, pools, same_stream, start_of,
 from perdure.pipeline.domain_order import random_order, similarity_order, token_frequencies
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.integrity import is_whole
 from perdure.pipeline.lineage import continues_parent, history_of_plan, switch_steps
-from perdure.pipeline.manifest import finish, hash_of, is_finished, read_json, write_json
+from perdure.pipeline.manifest import finish, hash_of, read_json, write_json
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.order import RANKED, Order, count_documents, write_order
 from perdure.pipeline.parts import build_part
@@ -74,7 +75,7 @@ def build_plan(
     }
     if continues:
         description |= _continued(history[0], sources, directory)
-    if is_finished(directory):
+    if is_whole(directory):
         return open_plan(directory, expected=description)
     plan = make_plan(description)
     _refuse_repetition(plan, version.mixture.max_repetition)
@@ -126,7 +127,7 @@ def _stream(recipe, name, key, domain, member, data, scores, pool) -> tuple[Orde
         stream, order, buckets = pool[0], pool[1]["order"], pool[1]["buckets"]
         lowest = LowestPerplexity.model_validate(told) if (told := pool[1].get("lowest_perplexity")) else None
         ranking = data[source] / "scores" / pool[1]["scores"] if pool[1]["scores"] else None
-        if ranking is not None and not is_finished(ranking):
+        if ranking is not None and not is_whole(ranking):
             raise PerdureError(
                 f"version {name}: {ranking}, by which its ancestors chose from {domain}, is gone, so that it cannot be "
                 "replayed from_parents; name mixture.replay.sources"

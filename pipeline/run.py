@@ -13,10 +13,12 @@ from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.evaluate.record import evaluation_directory, later_directory, record_data
 from perdure.pipeline.inputs import refuse_edited, refuse_other, version_inputs
+from perdure.pipeline.integrity import export_of
 from perdure.pipeline.lineage import history, version_directory
 from perdure.pipeline.locks import lock, open_lock
 from perdure.pipeline.manifest import (
     disk_errors,
+    hash_file,
     is_finished,
     read_json,
     write_atomic,
@@ -213,6 +215,7 @@ def _prepare(
             inputs |= {"command": found.get("command"), "identity": found["identity"]}
         record_data(recipe, data)
         if is_finished(directory):
+            export_of(directory)
             now = inputs["measured"]
             place = evaluation_directory(directory, now)
             whole = (place / "eval_documents.parquet").exists() or not documents
@@ -239,7 +242,7 @@ def _prepare(
 def _write_inputs(directory: Path, recipe: Recipe, inputs: dict) -> None:
     content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
     write_atomic(directory / "recipe.yaml", content)
-    write_json(directory / "inputs.json", inputs)
+    write_json(directory / "inputs.json", inputs | {"recipe": hash_file(directory / "recipe.yaml")})
 
 
 def _plan_lines(plan: Plan, data: dict[str, Path]) -> list[str]:

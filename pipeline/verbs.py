@@ -140,6 +140,12 @@ def _import(options: argparse.Namespace) -> None:
     print(describe(options.model), end="")
 
 
+def _verify(options: argparse.Namespace) -> None:
+    from perdure.pipeline.verify import verify
+
+    verify(options.directory, speaker())
+
+
 def _prepare(options: argparse.Namespace) -> None:
     recipe = _ready(options)
     name = _known_version(recipe, options.recipe, options.version)
@@ -284,6 +290,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], None]] = {
     "report": _report_verb,
     "compare": _compare,
     "export": _export,
+    "verify": _verify,
     "import": _import,
     "sweep": _sweep,
     "launch": _launch,

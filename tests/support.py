@@ -113,6 +113,18 @@ def write_scores(directory: Path, data: Path, losses: list[list[np.ndarray]]) ->
     return directory
 
 
+def write_export(version: Path) -> str:
+    """A stand-in for a version's exported weights; returns what `version.json` says of them."""
+    import torch
+    from safetensors.torch import save_file
+
+    from perdure.pipeline.convert.huggingface import weights_hash
+
+    (version / "hf").mkdir(parents=True, exist_ok=True)
+    save_file({"weight": torch.ones(2)}, version / "hf" / "model.safetensors")
+    return weights_hash(version / "hf")
+
+
 def random_documents(seed: int, count: int, vocab_size: int, longest: int = 40) -> list[np.ndarray]:
     """Documents over a skewed vocabulary, so that there is something to learn."""
     rng = np.random.default_rng(seed)

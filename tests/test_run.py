@@ -15,7 +15,7 @@ import yaml
 from pyarrow import parquet
 
 from perdure.pipeline.convert.huggingface import weights_hash
-from perdure.pipeline.manifest import hash_file, is_finished, read_json
+from perdure.pipeline.manifest import VERIFIED, hash_file, is_finished, read_json
 
 pytestmark = pytest.mark.slow
 
@@ -103,7 +103,9 @@ def outcome(out: Path) -> dict:
         "weights": {name: version["weights_hash"] for name, version in versions.items()},
         "evaluation": [read_json(path) for path in sorted(out.glob("versions/*/eval*.json"))],
         "data": {
-            str(path.relative_to(out)): hash_file(path) for path in files if path.name != "manifest.json"
+            str(path.relative_to(out)): hash_file(path)
+            for path in files
+            if path.name not in ("manifest.json", VERIFIED)
         },
     }
 

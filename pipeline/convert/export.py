@@ -71,10 +71,11 @@ def export(
             if (path := origin / "generation_config.json").is_file():
                 generation = read_json(path)
                 ends = end_tokens(generation.get("eos_token_id"), eos_id, special)
-                write_json(partial / path.name, generation | {"eos_token_id": ends})
-        write_json(partial / "config.json", config | {"vocab_size": vocab_size, "dtype": dtype})
+                write_json(partial / path.name, generation | {"eos_token_id": ends}, checksum=False)
+        config |= {"vocab_size": vocab_size, "dtype": dtype}
+        write_json(partial / "config.json", config, checksum=False)
         for file in tokenizer.iterdir():
-            if file.name not in OURS:
+            if file.name not in OURS and not file.name.startswith("."):
                 shutil.copyfile(file, partial / file.name)
         shutil.rmtree(to, ignore_errors=True)
         partial.rename(to)

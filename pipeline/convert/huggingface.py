@@ -119,7 +119,7 @@ def join_shards(directory: Path) -> str:
         part.unlink()
     if len(parts) > 1:
         index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
-        write_json(directory / INDEX, index)
+        write_json(directory / INDEX, index, checksum=False)
     return facts["dtype"]
 
 

@@ -11,7 +11,17 @@ import yaml
 
 from perdure.pipeline.convert.files import listed, model_tensors
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import disk_errors, hash_file, is_finished, read_json
+from perdure.pipeline.integrity import export_of, version_recipe
+from perdure.pipeline.lineage import checkpoints
+from perdure.pipeline.manifest import (
+    HASHES,
+    disk_errors,
+    hash_file,
+    hash_files,
+    is_finished,
+    read_json,
+    write_json,
+)
 from perdure.pipeline.shape import (
     Shape,
     config_shape,
@@ -129,11 +139,12 @@ def export(
         elif is_finished(directory):
             from perdure.pipeline.convert.huggingface import copy_model
 
-            copy_model(directory / "hf", to, max_shard_bytes)
+            copy_model(export_of(directory), to, max_shard_bytes)
         else:
             raise PerdureError(
                 f"version {version} is not finished; name a checkpoint with --step ({_kept(directory)})"
             )
+        write_json(to / HASHES, {"files": hash_files(to, remember=False)})
     say(f"{to} loads with AutoModelForCausalLM.from_pretrained()")
 
 
@@ -146,7 +157,7 @@ def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: in
     import torch.distributed as dist
 
     from perdure.pipeline.convert.export import export as write
-    from perdure.pipeline.recipe import Parallel, load_recipe
+    from perdure.pipeline.recipe import Parallel
     from perdure.pipeline.shape import model_shape
     from perdure.pipeline.train.checkpoint import load_weights
     from perdure.pipeline.train.device import initialise
@@ -156,7 +167,7 @@ def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: in
     path = directory / "checkpoints" / f"step_{step:06d}"
     if not is_finished(path):
         raise PerdureError(f"{path}: no such checkpoint; kept: {_kept(directory)}")
-    recipe, inputs = load_recipe(directory / "recipe.yaml"), read_json(directory / "inputs.json")
+    recipe, inputs = version_recipe(directory), read_json(directory / "inputs.json")
     recipe = recipe.model_copy(update={"parallel": Parallel()})
     model = build_weights(recipe, inputs["vocab_size"], None, initialise())
     load_weights(path, model)
@@ -175,5 +186,4 @@ def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: in
 
 
 def _kept(directory: Path) -> str:
-    found = sorted(path for path in directory.glob("checkpoints/step_*") if is_finished(path))
-    return ", ".join(str(int(path.name.removeprefix("step_"))) for path in found) or "none yet"
+    return ", ".join(map(str, checkpoints(directory))) or "none yet"

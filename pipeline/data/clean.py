@@ -31,7 +31,7 @@ from perdure.pipeline.data.inputs import read_files
 from perdure.pipeline.data.normalise import Normaliser
 from perdure.pipeline.data.readers import CleanedDocuments, reader_step
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import finish, hash_file, read_json, write_json
+from perdure.pipeline.manifest import finish, hash_files, read_json, write_json
 from perdure.pipeline.recipe import Decontaminate, Source
 
 LISTED_SECONDS = 90.0
@@ -70,10 +70,8 @@ def clean_source(
                 f"({reasons or 'the source is empty'}); look at its reader, `text_field` and `clean`"
             )
         artefact = work / "artefact"
-        files = {
-            path.relative_to(artefact).as_posix(): {"bytes": path.stat().st_size, "sha256": hash_file(path)}
-            for path in sorted([*artefact.glob("*.jsonl.zst"), *artefact.glob("dropped/*.jsonl")])
-        }
+        written = [*artefact.glob("*.jsonl.zst"), *artefact.glob("dropped/*.jsonl")]
+        files = hash_files(artefact, (path.relative_to(artefact).as_posix() for path in written))
         finish(artefact, manifest | {"counts": counts | {"steps": steps}, "files": files})
 
 

@@ -20,6 +20,7 @@ from perdure.pipeline.data.executor import Execute, building
 from perdure.pipeline.data.ngrams import joined_hashes, simple_words, word_hashes, word_sizes
 from perdure.pipeline.data.shard import PREFIXES
 from perdure.pipeline.data.tokenizer import load_tokenizer
+from perdure.pipeline.integrity import require_whole
 from perdure.pipeline.manifest import finish, hash_of, is_finished, read_json, write_atomic
 from perdure.pipeline.shards import Shard, open_shard
 
@@ -52,6 +53,7 @@ def search_source(data: Path, tokenizer: Path, wanted: Grams, execute: Execute) 
         searches = [path.parent for path in sorted((data / "leaks").glob("*/_SUCCESS"))]
         missing = dict(wanted)
         for search in searches:
+            require_whole(search)
             with np.load(search / "grams.npz") as known:
                 for n in {int(n) for n in known.files} & missing.keys():
                     missing[n] = np.setdiff1d(missing[n], known[str(n)], assume_unique=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.integrity import is_whole
 from perdure.pipeline.manifest import (
     differences,
     disk_errors,
@@ -17,7 +18,6 @@ from perdure.pipeline.manifest import (
     hash_file,
     hash_files,
     hash_of,
-    is_finished,
     read_json,
     remembered_hash,
 )
@@ -75,7 +75,7 @@ def score_source(
         "precision": precision,
     }
     final = data_dir / "scores" / f"{label}@{hash_of(inputs)[:8]}"
-    if is_finished(final):
+    if is_whole(final):
         _check_origin(final, inputs)
         return final
     _check_vocabulary(model_dir, data)
@@ -122,7 +122,7 @@ def _score(
 ) -> None:
     from perdure.pipeline.data.executor import building
     from perdure.pipeline.data.scorer import Scorer
-    from perdure.pipeline.data.shard import merge_tables
+    from perdure.pipeline.data.shard import merge_tables, shard_files
 
     out, tasks = data_dir.parent.parent, data["tasks"]
     with building(out, final) as work:
@@ -134,7 +134,7 @@ def _score(
         merge_tables(
             [artefact / f"docs.{task:05d}.parquet" for task in range(tasks)], artefact / "docs.parquet"
         )
-        files = hash_files(artefact)
+        files = hash_files(artefact, shard_files(artefact))
         totals = {key: counts[key] for key in ("documents", "tokens", "clipped", "missing")}
         manifest = inputs | {"source": data["source"], "tokenizer_hash": data["tokenizer_hash"]}
         finish(artefact, manifest | {"counts": totals, "files": files})

@@ -185,7 +185,7 @@ def write_shards(
         merge_tables(
             [artefact / f"docs.{task:05d}.parquet" for task in range(tasks)], artefact / "docs.parquet"
         )
-        files = hash_files(artefact)
+        files = hash_files(artefact, shard_files(artefact))
         labels = {kind: _by_label(counts, kind) for kind in ("topics", "languages")}
         kept = sum(split["tokens"] for split in splits.values())
         dropped = {
@@ -197,6 +197,11 @@ def write_shards(
         counted = {"documents": documents, "words": words, "tokens": tokens, "steps": steps} | splits | labels
         counted["separators_inside"] = counts["separators"]
         finish(artefact, manifest | {"counts": counted, "files": files})
+
+
+def shard_files(directory: Path) -> list[str]:
+    """Names of the shards, indices and tables in an artefact: what identifies its content."""
+    return [path.name for path in directory.iterdir() if path.suffix in (".bin", ".idx", ".parquet")]
 
 
 def _record(name: str, given: dict, reason: str, counts: Counter) -> dict:

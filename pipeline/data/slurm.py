@@ -104,7 +104,10 @@ class SlurmExecutor(Tasks, SlurmPipelineExecutor):
 
     def _log(self, rank: int, job: str) -> Path:
         """What the job printed that had this rank."""
-        ranks, size = read_json(self.directory / RANKS), read_json(self.directory / JOB)["tasks_per_job"]
+        ranks, size = (
+            read_json(self.directory / RANKS, list),
+            read_json(self.directory / JOB)["tasks_per_job"],
+        )
         return self.directory / "logs" / f"slurm_{job}_{ranks.index(rank) // size}.log"
 
 

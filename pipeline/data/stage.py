@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from perdure.pipeline.data import identity
 from perdure.pipeline.data.tokenizer import build_tokenizer
 from perdure.pipeline.drops import drops_lines, heavy_drops
+from perdure.pipeline.integrity import is_whole, require_whole
 from perdure.pipeline.manifest import disk_errors, hash_of, is_finished, read_json, refuse_link
 from perdure.pipeline.recipe import Recipe, typed_command
 
@@ -165,6 +166,7 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
 
                 report(f"labelling {name} with topics")
                 facts = {"source": name, "inputs": inputs, "command": command}
+                require_whole(cleaned[name])
                 label_topics(out, labelled[name], name, topics, cleaned[name], tasks, execute(), facts)
             report(_topics_summary(name, read_json(labelled[name] / "manifest.json")))
     directory = build_tokenizer(
@@ -187,16 +189,19 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
     for name in recipe.sources:
         inputs = identity.data_inputs(recipe, name, clean, facts)
         final = found[name] = identity.place(out, f"data/{name}", inputs)
-        if not is_finished(final):
+        if not is_whole(final):
             from perdure.pipeline.data.shard import write_shards
 
+            require_whole(cleaned[name])
+            if name in labelled:
+                require_whole(labelled[name])
             subset = None
             if (chosen := recipe.sources[name].subset) is not None:
                 from perdure.pipeline.data.subset import choose_subset
 
                 subset_inputs = identity.subset_inputs(recipe, name, clean, facts)
                 subset = identity.place(out, f"subset/{name}", subset_inputs)
-                if not is_finished(subset):
+                if not is_whole(subset):
                     report(f"choosing a subset of {name}")
                     begun = {"source": name, "inputs": subset_inputs, "command": command}
                     where = cleaned[name], directory

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from perdure.pipeline import recipe
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import finish, hash_file, is_finished, read_json, write_json
+from perdure.pipeline.integrity import is_whole, require_whole
+from perdure.pipeline.manifest import finish, hash_file, read_json, write_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -124,7 +125,7 @@ def build_tokenizer(
     Raises:
         PerdureError: If the separator is unknown, or a sentencepiece model cannot be converted faithfully.
     """
-    if is_finished(final):
+    if is_whole(final):
         return final
     from perdure.pipeline.data.executor import building
 
@@ -176,6 +177,8 @@ def _learnt_from(
 ) -> tuple[list[Path], dict[str, int] | None]:
     """Directories of the documents to learn from, and the size of the sample, if it is one."""
     chosen = [sources[name] for name in spec.sources]
+    for directory in chosen:
+        require_whole(directory)
     words = sum(read_json(path / "manifest.json")["counts"]["words"]["out"] for path in chosen)
     if words <= spec.sample_words:
         return chosen, None

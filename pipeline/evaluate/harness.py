@@ -14,6 +14,7 @@ from typing import Any
 
 from perdure.pipeline.data.tokenizer import parses_special_tokens
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.integrity import export_of
 from perdure.pipeline.manifest import hash_directory, hash_of, is_finished, read_json, write_json
 from perdure.pipeline.recipe import Harness, Recipe
 
@@ -77,7 +78,7 @@ def _results(
         sys.executable,
         "-m",
         "perdure.pipeline.evaluate.harness",
-        directory / "hf",
+        export_of(directory),
         include_path,
         result,
         "special" if parse_special_tokens else "text",

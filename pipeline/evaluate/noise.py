@@ -16,6 +16,7 @@ import numpy as np
 
 from perdure.pipeline.data.tokenizer import load_tokenizer
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.integrity import export_of, version_recipe
 from perdure.pipeline.manifest import is_finished, read_json
 from perdure.pipeline.recipe import Recipe, Selection, load_recipe
 from perdure.pipeline.recipe.versions import SCORES
@@ -94,7 +95,7 @@ def measure(
     for path in (directory, weights):
         if not is_finished(path):
             raise PerdureError(f"version {path.name} is not finished; run `perdure run` first")
-    recipe = load_recipe(directory / "recipe.yaml")  # as it was trained, whatever fields were set to
+    recipe = version_recipe(directory)  # as it was trained, whatever fields were set to
     inputs, selection = read_json(directory / "inputs.json"), recipe.versions[version].selection
     if selection is None or source not in inputs["data"]:
         raise PerdureError(f"version {version}: no tokens of source {source} are selected")
@@ -112,7 +113,7 @@ def measure(
     if all(kind == CLEAN for found in kinds for kind in found):
         raise PerdureError(f"source {source}: no document has spans of noise in `metadata.noise`")
     windows = recipe.scoring.windows(recipe.training.seq_length)
-    model = load_model(weights / "hf", recipe.training.precision, "cpu")
+    model = load_model(export_of(weights), recipe.training.precision, "cpu")
     losses = score_documents(model, documents, inputs["eos_id"], *windows)
     nll = np.concatenate([scores[0] for scores in losses])
     group = recipe.training.micro_batch_size * recipe.training.seq_length

@@ -3,7 +3,6 @@
 What a run has not made yet is null here, never an error: a report after the first version is as good as its data.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,10 @@ from perdure.pipeline.evaluate.record import (
     run_data_directories,
     unmeasured,
 )
+from perdure.pipeline.integrity import metrics_lines, require_whole
 from perdure.pipeline.lineage import expected_mixture, parent_of, resolved_schedule, version_directory
 from perdure.pipeline.log import mixture_phases, source_ledger
-from perdure.pipeline.manifest import finite, read_json, write_json
+from perdure.pipeline.manifest import finite, is_finished, read_json, write_json
 from perdure.pipeline.mixture import is_replayed, members, mixture_shares, trained_fraction
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import Recipe
@@ -85,6 +85,9 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
     on = measured_on(recipe, data)
     places = {name: evaluation_directory(version_directory(recipe, name), on) for name in recipe.versions}
     evaluations = {name: _read(place / "eval.json") for name, place in places.items()}
+    for place in {*places.values(), *(version_directory(recipe, name) for name in recipe.versions)}:
+        if is_finished(place):
+            require_whole(place)
     start = initial_evaluation(places.values(), on)
     initial = read_json(start) if start else None
     domains = measured_domains(recipe)
@@ -168,13 +171,7 @@ def _losses(domains: list[str], evaluation: dict | None) -> list[float]:
 
 def _steps(path: Path) -> dict[int, dict]:
     """The lines of a version's `metrics.jsonl` by step."""
-    steps = {}
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):  # a version that is training right now may have half a line
-                entry = json.loads(line)
-                steps[entry["step"]] = entry
-    return steps
+    return {entry["step"]: entry for entry in metrics_lines(path)}
 
 
 def _curve(steps: dict[int, dict]) -> dict | None:

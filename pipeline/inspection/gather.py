@@ -1,6 +1,5 @@
 """Everything that artefacts of the data stage say about themselves, as one JSON-serialisable mapping."""
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +10,11 @@ import pyarrow.parquet as parquet
 from perdure.pipeline.drops import heavy_drops
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.inspection.perplexities import distribution
+from perdure.pipeline.integrity import json_lines, require_whole, version_recipe
 from perdure.pipeline.manifest import is_finished, read_json
 from perdure.pipeline.parts import describe
 from perdure.pipeline.preview import mixtures
-from perdure.pipeline.recipe import Recipe, load_recipe
+from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT, open_shard
 from perdure.pipeline.token_texts import token_texts
 
@@ -64,7 +64,7 @@ def _mixtures_of(directory: Path, counts: dict[str, dict]) -> list[dict]:
     recipes = sorted(directory.glob("versions/*/recipe.yaml"), key=lambda path: path.stat().st_mtime)
     if not recipes:
         return []
-    return mixtures(load_recipe(recipes[-1], out=directory), counts)
+    return mixtures(version_recipe(recipes[-1].parent).model_copy(update={"out": directory}), counts)
 
 
 def inspect(name: str, out: Path, data: dict[str, Path | None]) -> dict:
@@ -92,11 +92,13 @@ def inspect(name: str, out: Path, data: dict[str, Path | None]) -> dict:
 def _source(out: Path, directory: Path) -> dict:
     manifest = read_json(directory / "manifest.json")
     scores = sorted(path.parent for path in directory.glob("scores/*/_SUCCESS"))
+    for place in (directory, *scores):
+        require_whole(place, ["docs.parquet"])
     return {
         "directory": str(directory),
         "counts": manifest["counts"],
-        "examples": _examples(dropped := out / "clean" / manifest["clean"] / "dropped"),
-        "heavy_drops": heavy_drops(manifest["counts"], dropped),
+        "examples": _examples(out / "clean" / manifest["clean"]),
+        "heavy_drops": heavy_drops(manifest["counts"], out / "clean" / manifest["clean"] / "dropped"),
         "topics": _facts(
             out / "topics", manifest["topics"], ("accuracy", "majority", "measured_on", "top_words")
         ),
@@ -116,10 +118,10 @@ def _facts(parent: Path, name: str | None, keys: tuple[str, ...]) -> dict | None
 
 
 def _examples(directory: Path) -> dict[str, list[dict]]:
-    return {
-        path.stem: [json.loads(line) for line in path.open("rb")]
-        for path in sorted(directory.glob("*.jsonl"))
-    }
+    found = sorted((directory / "dropped").glob("*.jsonl"))
+    if found and is_finished(directory):
+        require_whole(directory, [f"dropped/{path.name}" for path in found])
+    return {path.stem: json_lines(path, path.open("rb")) for path in found}
 
 
 def _parts(directory: Path) -> list[str]:
@@ -140,6 +142,9 @@ def _sample(out: Path, directory: Path, manifest: dict, scores: list[Path]) -> d
     row = _fitting(directory / "docs.parquet")
     if row is None or tokenizer is None:
         return None
+    names = [f"{row['shard']:05d}{end}" for end in (".bin", ".idx", ".ref.bin", ".ref.idx")]
+    for place in (directory, *scores):
+        require_whole(place, ["docs.parquet", *names])
     shard = open_shard(directory / f"{row['shard']:05d}")
     start, count = shard.start(row["sequence"]), min(row["num_tokens"], SAMPLE_TOKENS)
     tokens = shard.values[start : start + count].tolist()

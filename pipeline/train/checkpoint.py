@@ -34,8 +34,17 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import SUCCESS, hash_file, is_finished, read_json, write_atomic, write_json
+from perdure.pipeline.lineage import checkpoints
+from perdure.pipeline.manifest import (
+    SUCCESS,
+    hash_file,
+    read_json,
+    write_atomic,
+    write_json,
+)
+from perdure.pipeline.remedies import remedy
 from perdure.pipeline.train import fence, together, writers
+from perdure.pipeline.train.hashes import readable_errors, require_undamaged, write_hashes
 from perdure.pipeline.train.model import unwrap
 from perdure.pipeline.train.optimizer import portable_state, restore_state, steps_taken
 from perdure.pipeline.train.pickles import refuse_code
@@ -154,8 +163,12 @@ class Checkpoints:
             raise
 
     def _commit(self, beside: Path, final: Path, state: dict) -> None:
+        hashes = {
+            name: entry for files in together.from_all(writers.written()) for name, entry in files.items()
+        }
         if dist.get_rank() == 0:
             write_json(beside / "state.json", state)
+            write_hashes(beside, self.version_directory, hashes)
             write_atomic(beside / SUCCESS, "")
             for path in (*beside.iterdir(), beside):
                 _sync(path)  # a name must not reach the disk before what it names
@@ -176,12 +189,24 @@ _ASYNC_BY_MEGATRON = (
 )
 
 
-def load_checkpoint(directory: Path, model: torch.nn.Module, optimizer: MegatronOptimizer) -> None:
+def load_checkpoint(
+    directory: Path,
+    model: torch.nn.Module,
+    optimizer: MegatronOptimizer,
+    say: Callable[[str], None] | None = None,
+) -> None:
     """Restores weights and optimizer states in place from one checkpoint of any layout; all ranks call this.
 
+    Args:
+        directory: The checkpoint.
+        model: The wrapped model.
+        optimizer: Its optimizer.
+        say: Takes a line if the checkpoint is from before hashes were recorded.
+
     Raises:
-        PerdureError: If the checkpoint holds anything but data.
+        PerdureError: If the checkpoint is damaged, or holds anything but data.
     """
+    require_undamaged(directory, say)
     refuse_code(directory)
     weights = _weights(model)
     contents = {"model": weights, "optimizer": portable_state(optimizer, weights, loading=True)}
@@ -194,24 +219,25 @@ def load_weights(directory: Path, model: torch.nn.Module) -> None:
     """Restores the weights alone, in place, from one checkpoint of any layout; all ranks call this.
 
     Raises:
-        PerdureError: If the checkpoint holds anything but data.
+        PerdureError: If the checkpoint is damaged, or holds anything but data.
     """
+    require_undamaged(directory)
     refuse_code(directory)
     unwrap(model).load_state_dict(_load({"model": _weights(model)}, directory)["model"])
 
 
 def _load(contents: dict, directory: Path) -> dict:
     """What dist_checkpointing loads; what replicas hold alike, each of them reads a part of, and tells the others."""
-    strategy = FullyParallelLoadStrategyWrapper(
-        get_default_load_sharded_strategy(str(directory)), mpu.get_data_parallel_group()
-    )
-    return dist_checkpointing.load(contents, str(directory), strategy)
+    with readable_errors(directory):
+        strategy = FullyParallelLoadStrategyWrapper(
+            get_default_load_sharded_strategy(str(directory)), mpu.get_data_parallel_group()
+        )
+        return dist_checkpointing.load(contents, str(directory), strategy)
 
 
 def finished_checkpoints(directory: Path) -> list[Path]:
     """The whole checkpoints of a version, oldest first."""
-    found = (path for path in directory.glob("step_*") if is_finished(path))
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+    return list(checkpoints(directory.parent).values())
 
 
 def last_scheduled(directory: Path) -> Path:
@@ -233,8 +259,15 @@ def agreed(find: Callable[[], Path | None]) -> Path | None:
 
 
 def checkpoint_state(directory: Path) -> dict:
-    """The `state` that was saved with a checkpoint."""
-    return read_json(directory / "state.json")
+    """The `state` that was saved with a checkpoint.
+
+    Raises:
+        PerdureError: If it is damaged, or another step's.
+    """
+    state = read_json(directory / "state.json")
+    if directory.name != f"step_{state['step']:06d}":
+        raise PerdureError(f"{directory}: holds step {state['step']}; {remedy(directory)}")
+    return state
 
 
 def _weights(model: torch.nn.Module) -> dict:

@@ -168,6 +168,7 @@ def _judge(guard: Guard, losses: list[float], counts: Counts, grad_norm: float) 
 def _save(checkpoints, model, optimizer, state: dict, recorder) -> None:
     if recorder:
         recorder.flush()  # what is saved is never told again
+        state = state | {"metrics": recorder.told.hexdigest()}
     checkpoints.save(model, optimizer, state)
 
 

@@ -1,13 +1,17 @@
 """What a run tells while it runs: `metrics.jsonl`, TensorBoard and console lines."""
 
+import hashlib
 import json
 import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.integrity import metrics_lines
 from perdure.pipeline.manifest import finite, read_json, write_atomic, write_json
 from perdure.pipeline.mixture import is_replayed
+from perdure.pipeline.remedies import remedy
 from perdure.pipeline.train.mirror import STEP
 from perdure.pipeline.train.step import Counts
 
@@ -38,17 +42,30 @@ class Recorder:
     """
 
     def __init__(
-        self, directory: Path, first_step: int, sources: tuple[str, ...], devices: int = 1, run: Any = None
+        self,
+        directory: Path,
+        first_step: int,
+        sources: tuple[str, ...],
+        devices: int = 1,
+        run: Any = None,
+        told: str | None = None,
     ):
         from torch.utils.tensorboard import SummaryWriter
 
         self.sources, self.run = sources, run
         self.rows: dict[int, dict[str, float]] = {}
         path, lost = directory / "metrics.jsonl", directory / "lost.json"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        entries = metrics_lines(path)
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        kept = b"".join(line for line, entry in zip(lines, entries) if entry["step"] <= first_step)
+        self.told = hashlib.sha256(kept)
+        if told is not None and path.exists() and self.told.hexdigest() != told:
+            raise PerdureError(
+                f"{path}: damaged: up to step {first_step} not what it was when that was saved; {remedy(path)}"
+            )
         self.lost_device_seconds = read_json(lost)["device_seconds"] if lost.exists() else 0.0
-        if dropped := [json.loads(line) for line in lines[first_step:] if line.endswith("\n")]:
-            before = json.loads(lines[first_step - 1])["tokens"] if first_step else 0
+        if dropped := [entry for entry in entries if entry["step"] > first_step]:
+            before = max((entry["tokens"] for entry in entries if entry["step"] <= first_step), default=0)
             ends = [before, *(line["tokens"] for line in dropped)]
             seconds = sum(
                 (end - start) / line["tokens_per_second"]
@@ -56,7 +73,7 @@ class Recorder:
             )
             self.lost_device_seconds += seconds * devices
             write_json(lost, {"device_seconds": self.lost_device_seconds})
-        write_atomic(path, "".join(lines[:first_step]))
+        write_atomic(path, kept)
         self.file = path.open("a", buffering=1)
         self.board = SummaryWriter(str(directory / "tb"), purge_step=first_step + 1)
 
@@ -118,7 +135,9 @@ class Recorder:
             "heldout_on": heldout_on if heldout is not None else None,
         }
         # A guard may have let a NaN pass, and JSON knows none.
-        self.file.write(json.dumps(finite(line)) + "\n")
+        text = json.dumps(finite(line)) + "\n"
+        self.told.update(text.encode())
+        self.file.write(text)
         for name in ("loss", "loss_macro", "loss_selected", "loss_unselected"):
             self._scalar(f"loss/{name.removeprefix('loss_') if '_' in name else 'all'}", line[name], step)
         for name, value in line["source_loss"].items():

@@ -46,7 +46,7 @@ def begin(
     if own := agreed(lambda: next(reversed(finished_checkpoints(directory / "checkpoints")), None)):
         optimizer = make_optimizer(recipe.training, model, parallel.distributed_optimizer)
         state = checkpoint_state(own)
-        load_checkpoint(own, model, optimizer)
+        load_checkpoint(own, model, optimizer, say)
         say(
             f"resume at step {state['step']}: restored weights, moments, schedule and place in the plan; reset nothing"
         )
@@ -59,7 +59,7 @@ def begin(
     path = agreed(lambda: Path(inputs["parent_checkpoint"]))
     assert path is not None
     parents = checkpoint_state(path)
-    load_checkpoint(path, model, optimizer)
+    load_checkpoint(path, model, optimizer, say)
     restored, reset, start = "weights, moments", "schedule, plan", recipe.versions[name].start
     if continues_parent(recipe, name):
         restored, reset = f"{restored}, place in the plan", "schedule"

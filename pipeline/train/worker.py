@@ -12,10 +12,11 @@ from pathlib import Path
 
 from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import PerdureError, Stopped
+from perdure.pipeline.integrity import export_hash, version_files, version_recipe
 from perdure.pipeline.lineage import kept_steps
-from perdure.pipeline.manifest import disk_errors, finish, hash_file, read_json, write_json
+from perdure.pipeline.manifest import disk_errors, finish, hash_file, hash_files, read_json, write_json
 from perdure.pipeline.plan import Plan, num_samples, num_steps, open_plan
-from perdure.pipeline.recipe import Recipe, load_recipe
+from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.shape import model_shape
 from perdure.pipeline.train import fence, process
 
@@ -53,7 +54,7 @@ def main(directory: Path, task: str) -> None:
 
     # Together first: on a machine that starts before the others, these files may be an earlier start's.
     device = initialise()
-    recipe, inputs = load_recipe(directory / "recipe.yaml"), read_json(directory / "inputs.json")
+    recipe, inputs = version_recipe(directory), read_json(directory / "inputs.json")
     version = recipe.versions[inputs["version"]]
     shape, vocab_size = model_shape(recipe), inputs["vocab_size"]
     data = {name: Path(path) for name, path in inputs["data"].items()}
@@ -100,7 +101,8 @@ def main(directory: Path, task: str) -> None:
         domains = measure("eval.json", num_steps(recipe, version))
         if dist.get_rank() == 0:
             with fence.held(directory, attempt):
-                finish(directory, {"measured": inputs["measured"]})
+                files = hash_files(directory, version_files(directory))
+                finish(directory, {"measured": inputs["measured"], "files": files})
         say(heldout_words({name: result["loss"] for name, result in domains.items()}))
         together.barrier()
         dist.destroy_process_group()
@@ -120,7 +122,7 @@ def main(directory: Path, task: str) -> None:
     recorder = None
     if dist.get_rank() == 0:
         run = open_run(recipe, inputs["version"], directory)
-        recorder = Recorder(directory, state["step"], dataset.plan.keys, number, run)
+        recorder = Recorder(directory, state["step"], dataset.plan.keys, number, run, state.get("metrics"))
     with process.stops_deferred():
         state = run_steps(
             directory, recipe, version, model, optimizer, dataset, state, device, recorder, writer, say
@@ -149,7 +151,7 @@ def main(directory: Path, task: str) -> None:
             recorder.chosen(state["step"], read_json(directory / "chosen.json"))
         recorder.evaluation(state["step"], domains)
         recorder.close()
-        weights_hash = huggingface.weights_hash(directory / "hf")
+        weights_hash = export_hash(directory)
         with fence.held(directory, attempt):
             cost = {"device": device_name, "lost_device_seconds": recorder.lost_device_seconds}
             _finish(directory, recipe, inputs, dataset.plan, state, weights_hash, domains, cost)
@@ -202,7 +204,8 @@ def _finish(
             **cost,
         },
     )
-    finish(directory, {"identity": inputs["identity"], "plan_hash": plan.hash})
+    files = hash_files(directory, version_files(directory))
+    finish(directory, {"identity": inputs["identity"], "plan_hash": plan.hash, "files": files})
 
 
 def _say(text: str) -> None:

@@ -22,6 +22,7 @@ from megatron.core.dist_checkpointing.strategies.async_utils import (
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import hash_file
 from perdure.pipeline.train import together
 
 BEGIN_SECONDS, BEGIN_ATTEMPTS = 20.0, 5
@@ -48,6 +49,7 @@ def fork(calls: AsyncCallsQueue, request: AsyncRequest, directory: Path) -> None
     Raises:
         PerdureError: If none begins.
     """
+    _results().hashes = {}
     if request.async_fn is None:  # this rank has nothing to write
         calls.schedule_async_request(request)
         return
@@ -72,6 +74,7 @@ def fork(calls: AsyncCallsQueue, request: AsyncRequest, directory: Path) -> None
 
 def write_here(request: AsyncRequest) -> None:
     """Writes in this process; all ranks wait for all."""
+    _results().hashes = {}
     request._replace(async_fn=partial(_written_by_all, request.async_fn)).execute_sync()
 
 
@@ -101,23 +104,40 @@ def _begin(begin: int, allowed: int, write: Callable, *arguments) -> None:
 
 
 class _Results:
-    """Megatron's queue of what its writers have done, in bytes: a manager imports torch to hold anything of torch's."""
+    """Megatron's queue of what its writers have done, in bytes: a manager imports torch to hold anything of torch's.
+
+    Attributes:
+        hashes: Of the files that were written last, as `hash_files`; known once Megatron has taken the result.
+    """
 
     def __init__(self, items: queue.Queue):
         self.items = items
+        self.hashes: dict[str, dict] = {}
 
-    def put(self, result: object) -> None:
-        self.items.put(pickle.dumps(result))
+    def put(self, result: object, hashes: dict[str, dict]) -> None:
+        self.items.put(pickle.dumps((result, hashes)))
 
     def get_nowait(self) -> object:
-        return pickle.loads(self.items.get_nowait())
+        result, self.hashes = pickle.loads(self.items.get_nowait())
+        return result
+
+
+def _results() -> _Results:
+    return filesystem_async._results_queue
+
+
+def written() -> dict[str, dict]:
+    """Size and SHA-256 by name of the files that this rank wrote of the checkpoint that is being committed."""
+    return _results().hashes
 
 
 @_disable_gc()
 def _write_files(
-    transforms: list, _multi_storage: bool, _rank: int, buckets: list, results: queue.Queue
+    transforms: list, _multi_storage: bool, _rank: int, buckets: list, results: _Results
 ) -> None:
     """Writes this rank's files by threads, as Megatron itself does from 0.17 on.
+
+    Each file is hashed by the thread that wrote it, as it is read back from the system's memory: training does not wait for it.
 
     Megatron 0.16 forks for every file, and waits forever for a fork that the system has killed. A killed writer that
     is one process leaves `results` empty, which all ranks hear of.
@@ -125,8 +145,9 @@ def _write_files(
     Args:
         transforms: Passed on to torch.
         buckets: Path, name and contents of every file.
-        results: Gets what torch says of every file, or the first error.
+        results: Gets what torch says of every file, or the first error; and hashes.
     """
+    hashes = {}
 
     def write(number: int) -> tuple[int, list | Exception]:
         outcome: queue.SimpleQueue = queue.SimpleQueue()
@@ -135,9 +156,12 @@ def _write_files(
         FileSystemWriterAsync.write_preloaded_data(
             transforms, number, buckets[number], outcome, tasks, use_fsync=True
         )
-        return outcome.get()
+        told, path = outcome.get(), Path(buckets[number][0])
+        if not isinstance(told[1], Exception):
+            hashes[path.name] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+        return told
 
     with ThreadPoolExecutor(len(buckets)) as pool:
         outcomes = dict(pool.map(write, range(len(buckets))))
     errors = [outcome for outcome in outcomes.values() if isinstance(outcome, Exception)]
-    results.put(errors[0] if errors else outcomes)
+    results.put(errors[0] if errors else outcomes, hashes)

@@ -11,7 +11,7 @@ from perdure.pipeline import run
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.inputs import recipe_identity
 from perdure.pipeline.manifest import finish, hash_of, read_json, write_json
-from tests.support import random_data, tiny_recipe
+from tests.support import random_data, tiny_recipe, write_export
 
 STEP = 32 * 8
 MIXTURE = {"sources": {"a": {}}, "max_repetition": 100}
@@ -39,10 +39,10 @@ def trained(tmp_path) -> Path:
     prepared(recipe, "v1")
     directory = tmp_path / "versions" / "v1"
     write_json(directory / "hf" / "config.json", {"vocab_size": 300, "model_type": "llama"})
-    record = {"weights_hash": "w", "steps": 6, "tokenizer_hash": "test", "lineage_tokens": 6 * STEP}
-    write_json(directory / "version.json", record)
+    record = {"weights_hash": write_export(directory), "steps": 6, "tokenizer_hash": "test"}
+    write_json(directory / "version.json", record | {"lineage_tokens": 6 * STEP})
     write_json(directory / "eval.json", {"measured": read_json(directory / "inputs.json")["measured"]})
-    finish(directory, {})
+    finish(directory, {"files": {}})  # tests edit them
     return tmp_path
 
 

@@ -92,7 +92,10 @@ def test_a_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
 
 def test_json_round_trip_keeps_order_and_reads_well(tmp_path):
     write_json(tmp_path / "x.json", {"z": 1, "a": "ü"})
-    assert (tmp_path / "x.json").read_text() == '{\n "z": 1,\n "a": "ü"\n}\n'
+    text = (tmp_path / "x.json").read_text()
+    assert text.startswith('{\n "z": 1,\n "a": "ü",\n "checksum": "perdure-sha256:') and text.endswith(
+        '"\n}\n'
+    )
     assert list(read_json(tmp_path / "x.json")) == ["z", "a"]
 
 

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
 
 import pytest
-from support import random_data, tiny_recipe
+from support import random_data, tiny_recipe, write_export
 
 from perdure.pipeline import run
 from perdure.pipeline.errors import PerdureError
@@ -25,7 +25,8 @@ def finished(tmp_path):
         inputs = version_inputs(recipe, "v1", data, [], [].append)
         write_json(directory / "inputs.json", inputs)
         write_json(directory / "eval.json", {"measured": inputs["measured"], "domains": {}})
-        finish(directory, {})
+        write_json(directory / "version.json", {"weights_hash": write_export(directory)})
+        finish(directory, {"files": {}})  # tests edit them
         yield directory, data
 
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from support import REF_NATS_PER_UNIT, tiny_recipe, write_data, write_scores, write_shard
 
+from perdure.pipeline.convert.huggingface import weights_hash
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.noise import keep_rates, measure, separation, table, token_kinds
 from perdure.pipeline.manifest import finish, write_json
@@ -100,6 +101,7 @@ def trained(out: Path, seed: int) -> None:
         "eos_id": 0,
     }
     write_json(directory / "inputs.json", inputs)
+    write_json(directory / "version.json", {"weights_hash": weights_hash(directory / "hf")})
     finish(directory, {})
 
 

@@ -208,9 +208,9 @@ def test_an_empty_run_still_reports(recipe):
 def test_a_domain_without_heldout_documents_is_a_gap(recipe, run):
     data = run(recipe, ["base", "reference"])
     for path in recipe.directory.glob("versions/*/eval*.json"):
-        evaluation = json.loads(path.read_text())
+        evaluation = read_json(path)
         del evaluation["domains"]["clean"]
-        path.write_text(json.dumps(evaluation))
+        write_json(path, evaluation)
     report = summarize(recipe, data)
     assert [row[:2] for row in report["loss_matrix"]][:3] == [[9.0, None], [4.5, None], [4.75, None]]
     assert report["acc"]["reference"] == -4.75
@@ -392,7 +392,7 @@ def test_whole_report_over_real_data(recipe, tmp_path, run):
     report = write_report(recipe, said.append)
     assert report["unmeasured"] == [] and report["loss_matrix"][4] == [5.5, 5.25, 4.375]
     assert report["data"] == before["data"]
-    assert json.loads((recipe.directory / "report.json").read_text()) == report
+    assert read_json(recipe.directory / "report.json") == report
     assert (recipe.directory / "report" / "index.html").read_text() == render_page(report)
     assert said[0] == loss_table(report)
     assert f"perdure export {recipe.directory} update --to " in said[-1]

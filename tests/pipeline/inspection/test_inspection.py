@@ -222,5 +222,8 @@ def test_the_sample_is_looked_for_in_one_group_of_rows_after_the_other(tmp_path,
 
 def test_examples_with_separators_of_lines_inside(tmp_path):
     row = {"id": "Title\u2028part", "text": "a\x85b"}
-    (tmp_path / "01_length.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    (tmp_path / "dropped").mkdir()
+    (tmp_path / "dropped" / "01_length.jsonl").write_text(
+        json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     assert gather._examples(tmp_path) == {"01_length": [row]}

@@ -19,6 +19,7 @@ from support import metrics, on_rank, prepare_version, read_json, start_ranks, t
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import hash_file, write_json
 from perdure.pipeline.train.pickles import refuse_code
 
 pytestmark = pytest.mark.slow
@@ -277,6 +278,7 @@ def test_a_planted_or_half_written_checkpoint_is_one_line(cut, tmp_path):
     version, mark = tmp_path / "version", tmp_path / "mark"
     shutil.copytree(cut, version)
     plant(version / "checkpoints" / "step_000005", ".metadata", mark)
+    (version / "checkpoints" / "step_000005" / "hashes.json").unlink()  # whoever plants code can do that, too
     (version / "checkpoints" / ".step_000010.7").mkdir()
     outcome = start_ranks(version, 1)
     assert outcome.returncode != 0 and not mark.exists()
@@ -321,3 +323,73 @@ def test_a_start_that_wakes_up_late_cannot_commit(tmp_path):
     assert {path for path in after if after[path] != before.get(path)} <= {
         path for path in after if path.parent.name == "tb" or ".step_" in str(path)
     }
+
+
+def cut_before(version, step):
+    """The version as it was before it reached a step."""
+    shutil.rmtree(version / "checkpoints" / f"step_{step:06d}")
+    for file in ("_SUCCESS", "version.json"):
+        (version / file).unlink()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_every_file_of_a_checkpoint_is_hashed_as_it_is_written_and_compared_by_one_rank(
+    tmp_path, asynchronous
+):
+    layout = {"data_parallel": 2, "distributed_optimizer": True}
+    changes = {"training__checkpoint_interval": 6, "training__async_checkpoint": asynchronous}
+    version = prepare_version(
+        tiny_recipe(tmp_path, parallel=layout, versions__v1__tokens=32 * 8 * 12, **changes)
+    )
+    assert start_ranks(version, 2).returncode == 0
+    checkpoint = version / "checkpoints" / "step_000006"
+    names = {path.name for path in checkpoint.iterdir()} - {"hashes.json", "_SUCCESS"}
+    recorded = read_json(checkpoint / "hashes.json")["files"]
+    assert recorded == {
+        name: {"bytes": (checkpoint / name).stat().st_size, "sha256": hash_file(checkpoint / name)}
+        for name in names
+    }
+    assert sum(name.endswith(".distcp") for name in names) >= 2
+    cut_before(version, 12)
+
+    file = max(checkpoint.glob("__1_*.distcp"), key=lambda path: path.stat().st_size)
+    content = file.read_bytes()
+    for damaged, said in (
+        (bytes([content[0]]) + bytes([content[1] ^ 1]) + content[2:], "damaged: SHA-256"),
+        (content[:-7], "truncated"),
+        (b"", "truncated: 0 of"),
+    ):
+        file.write_bytes(damaged)
+        outcome = start_ranks(version, 2)
+        assert outcome.returncode == 1 and "Traceback" not in outcome.stderr, outcome.stderr
+        assert f"error: {file}: {said}" in outcome.stderr
+        assert f"; delete {checkpoint} to go on from an earlier checkpoint" in outcome.stderr
+    file.write_bytes(content)
+
+    # One from before hashes were recorded is loaded, with a word on it; if it cannot be, that is one line, too.
+    (checkpoint / "hashes.json").rename(tmp_path / "hashes.json")
+    os.truncate(file, 100)
+    outcome = start_ranks(version, 2)
+    assert outcome.returncode == 1 and "Traceback" not in outcome.stderr, outcome.stderr
+    assert f"error: {checkpoint}: cannot be loaded" in outcome.stderr
+    file.write_bytes(content)
+    outcome = start_ranks(version, 2)
+    assert outcome.returncode == 0, outcome.stderr
+    assert (
+        "step_000006: written before hashes were recorded, so damage to it would not be seen"
+        in outcome.stdout
+    )
+
+
+def test_a_checkpoint_of_another_step_or_version_is_refused(tmp_path):
+    version = half_trained(tmp_path, {}, "fp32")
+    checkpoints = version / "checkpoints"
+    cut_before(version, 12)
+    (checkpoints / "step_000006").rename(checkpoints / "step_000009")
+    outcome = start_ranks(version, 1)
+    assert f"error: {checkpoints / 'step_000009'}: holds step 6; delete" in outcome.stderr
+    (checkpoints / "step_000009").rename(checkpoints / "step_000006")
+    inputs = read_json(version / "inputs.json")
+    write_json(version / "inputs.json", inputs | {"identity": inputs["identity"] | {"seed": 5}})
+    outcome = start_ranks(version, 1)
+    assert f"error: {checkpoints / 'step_000006'}: a checkpoint of another version; delete" in outcome.stderr

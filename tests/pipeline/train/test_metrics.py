@@ -1,6 +1,5 @@
 """What a run tells while it runs, and tells again after a restart."""
 
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from support import metrics, tiny_recipe, wandb_rows
 
 from perdure.pipeline.check import problems
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import read_json
 from perdure.pipeline.train.metrics import Recorder, model_flop_utilisation
 from perdure.pipeline.train.mirror import open_run
 from perdure.pipeline.train.step import Counts
@@ -66,7 +66,7 @@ def test_weights_and_biases_is_told_what_tensorboard_is(tmp_path, monkeypatch):
         time.sleep(1.1)  # directories are named by the second
     runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
     (name,) = {run.name.rpartition("-")[2] for run in runs}
-    assert len(runs) == 2 and json.loads((tmp_path / "wandb.json").read_text()) == {"id": name}
+    assert len(runs) == 2 and read_json(tmp_path / "wandb.json") == {"id": name}
     before, after = ({}, {})
     for rows, run in ((before, runs[0]), (after, runs[1])):
         for row in wandb_rows(run):

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.lineage import checkpoints
 from perdure.pipeline.log import diff, log
-from perdure.pipeline.manifest import write_json
+from perdure.pipeline.manifest import hash_file, write_json
 from perdure.pipeline.plan import consumed_by_version, locate, open_plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # the lineage is six trainings
@@ -210,6 +210,8 @@ def test_resumed_within_a_phase_equals_uninterrupted_and_keeps_the_schedule_it_b
     tree = yaml.safe_load((cut / "recipe.yaml").read_text())
     tree["versions"]["drift"]["schedule"]["max_lr"] = 0.5
     (cut / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    inputs = read_json(cut / "inputs.json")
+    write_json(cut / "inputs.json", inputs | {"recipe": hash_file(cut / "recipe.yaml")})
     outcome = start_ranks(cut, 1)
     assert outcome.returncode == 0, outcome.stderr
     assert "resume at step 5" in outcome.stdout
@@ -299,6 +301,8 @@ def test_a_parent_with_another_tokenizer_is_refused_with_both_hashes(lineage, tm
     shutil.copytree(lineage.directory, out)
     path = out / "versions" / "half" / "version.json"
     write_json(path, read_json(path) | {"tokenizer_hash": "0123456789"})
+    manifest = path.with_name("manifest.json")
+    write_json(manifest, read_json(manifest) | {"files": {}})
     shutil.rmtree(out / "versions" / "kept")
     with pytest.raises(PerdureError) as refused:
         run_versions(recipe_of(out), "kept")

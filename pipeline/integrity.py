@@ -1,0 +1,221 @@
+"""Whether an artefact's files are still those that it was finished with.
+
+A manifest has the SHA-256 of every file. It is compared before the files are used, once after any change of them: what they
+looked like then (inode, size, times) stands in the artefact's `.verified.json`, written first as the artefact is finished, so
+that nothing is read again at every start.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from perdure.pipeline.errors import PerdureError, RecipeError
+from perdure.pipeline.manifest import (
+    VERIFIED,
+    hash_file,
+    is_finished,
+    read_json,
+    remembered_hash,
+    remembered_hashes,
+)
+from perdure.pipeline.recipe import Recipe, load_recipe
+from perdure.pipeline.remedies import readable, remedy
+
+TELL_BYTES = 10_000_000_000
+"""Files that take some ten seconds to hash."""
+
+
+def damaged_files(
+    directory: Path,
+    files: dict[str, dict],
+    done: Callable[[str], None] = lambda name: None,
+    store: str | None = VERIFIED,
+) -> dict[str, str]:
+    """Compares an artefact's files with what was recorded of them.
+
+    Args:
+        directory: The artefact.
+        files: By path in it `sha256` and, if known, `bytes`.
+        done: Is told the name of each file that was hashed.
+        store: File in it that remembers what was compared; None compares all, and remembers nothing.
+
+    Returns:
+        What is wrong, by name, in words.
+    """
+    problems, looked_at = {}, {}
+    for name, entry in files.items():
+        path = directory / name
+        if problem := _unlike(path, entry):
+            problems[name] = problem
+        else:
+            looked_at[name] = ([path], lambda path=path: _hash(path))
+    found = remembered_hashes(store and directory / store, looked_at, done, _tell)
+    for name, digest in found.items():
+        if digest != files[name]["sha256"]:
+            problems[name] = f"damaged: SHA-256 {digest[:8]}, recorded {files[name]['sha256'][:8]}"
+    return problems
+
+
+def _tell(store: Path, size: int) -> None:
+    """Says that a start takes longer than it will again."""
+    if size >= TELL_BYTES:
+        words = f"{store.parent}: comparing {size / 1e9:,.0f} GB with their recorded hashes, once"
+        print(words, file=sys.stderr, flush=True)
+
+
+def _unlike(path: Path, entry: dict) -> str | None:
+    """What is wrong with a file before any of it is hashed."""
+    try:
+        if path.is_dir():
+            return "a directory stands in its place"
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if size != entry.get("bytes", size):
+        return f"{'truncated' if size < entry['bytes'] else 'longer'}: {size:,} of {entry['bytes']:,} bytes"
+    return None
+
+
+def _hash(path: Path) -> str:
+    try:
+        return hash_file(path)
+    except OSError as error:
+        raise readable(error, path) from error
+
+
+def require_whole(directory: Path, names: Iterable[str] | None = None) -> None:
+    """Raises if an artefact's files are not those that it was finished with.
+
+    Args:
+        directory: A finished artefact; of one from before hashes were recorded nothing is known.
+        names: Those that will be read; default: all.
+
+    Raises:
+        PerdureError: If one is missing, truncated or damaged, naming it and what to delete.
+    """
+    files = read_json(directory / "manifest.json").get("files", {})
+    wanted = files if names is None else {name: files[name] for name in names if name in files}
+    for name, problem in damaged_files(directory, wanted).items():
+        raise PerdureError(f"{directory / name}: {problem}; {remedy(directory / name)}")
+
+
+def is_whole(directory: Path) -> bool:
+    """Whether an artefact is finished; if so, its files are compared.
+
+    Raises:
+        PerdureError: As `require_whole`.
+    """
+    if not is_finished(directory):
+        return False
+    require_whole(directory)
+    return True
+
+
+def json_lines(path: Path, lines: Iterable[str | bytes]) -> list[dict]:
+    """Lines of a JSONL file, parsed; a last one without its end, which may be half written, is left out.
+
+    Raises:
+        PerdureError: If one holds something else.
+    """
+    try:
+        found = [json.loads(line) for line in lines if line[-1:] in ("\n", b"\n")]
+    except ValueError as error:
+        raise PerdureError(f"{path}: not readable as lines of JSON ({error}); {remedy(path)}") from None
+    if not all(isinstance(entry, dict) for entry in found):
+        raise PerdureError(f"{path}: should hold a JSON object a line; {remedy(path)}")
+    return found
+
+
+def metrics_lines(path: Path) -> list[dict]:
+    """The whole lines of a version's `metrics.jsonl`; none if it is not there.
+
+    Raises:
+        PerdureError: If it is damaged.
+    """
+    if not path.exists():
+        return []
+    found = json_lines(path, path.read_bytes().splitlines(keepends=True))
+    if not all(isinstance(entry.get("step"), int) for entry in found):
+        raise PerdureError(f"{path}: a line has no step; {remedy(path)}")
+    return found
+
+
+def version_recipe(directory: Path) -> Recipe:
+    """The recipe that a version's (or an evaluation's) ranks read.
+
+    Raises:
+        PerdureError: If it is not what `inputs.json` says that it was.
+    """
+    path = directory / "recipe.yaml"
+    inputs = directory / "inputs.json"
+    recorded = read_json(inputs).get("recipe") if inputs.exists() else None
+    if recorded and _hash(path) != recorded:
+        raise PerdureError(f"{path}: damaged: no longer what was prepared; {remedy(path)}")
+    try:
+        return load_recipe(path)
+    except RecipeError as error:
+        raise PerdureError(f"{path}: {error.problems[0]}; {remedy(path)}") from None
+
+
+VERSION_FILES = (
+    "recipe.yaml",
+    "inputs.json",
+    "version.json",
+    "metrics.jsonl",
+    "passage.json",
+    "chosen.json",
+    "eval*.json",
+    "eval_*.parquet",
+    "hf/*",
+)
+"""Files of a version that its manifest has hashes of; its plan and checkpoints have their own, and weights another one."""
+
+
+def version_files(directory: Path) -> list[str]:
+    """The files of a version that is about to be declared whole, by path in it."""
+    found = (path for pattern in VERSION_FILES for path in directory.glob(pattern) if path.is_file())
+    return [path.relative_to(directory).as_posix() for path in found if path.suffix != ".safetensors"]
+
+
+def export_hash(version: Path, remember: bool = True) -> str:
+    """Hash over the weights of a version's export, see `huggingface.weights_hash`; remembered as hashes of files are."""
+    from perdure.pipeline.convert.huggingface import INDEX, tensor_files, weights_hash
+
+    export = version / "hf"
+    if not remember:
+        return weights_hash(export)
+    files = sorted({*tensor_files(export).values(), *export.glob(INDEX)})
+    return remembered_hash(version / VERIFIED, "weights", files, lambda: weights_hash(export))
+
+
+def compare_weights(version: Path, remember: bool = True) -> None:
+    """Raises PerdureError if the weights of a finished version's export are not those that it was finished with."""
+    recorded = read_json(version / "version.json")["weights_hash"]
+    try:
+        found = export_hash(version, remember)
+    except PerdureError as error:
+        raise PerdureError(f"{str(error).partition(';')[0]}; {remedy(version)}") from None
+    except OSError as error:
+        raise readable(error, version / "hf") from error
+    if found != recorded:
+        raise PerdureError(
+            f"{version / 'hf'}: weights damaged or swapped: hash {found}, recorded {recorded}; {remedy(version)}"
+        )
+
+
+def export_of(version: Path) -> Path:
+    """A finished version's export, once its weights and files are found to be what was recorded.
+
+    Args:
+        version: The version's directory.
+
+    Raises:
+        PerdureError: If they are not, naming what to delete.
+    """
+    require_whole(version)
+    compare_weights(version)
+    return version / "hf"
