@@ -209,12 +209,12 @@ def _add_launch(verbs: Any, on_recipe: argparse.ArgumentParser, machine: argpars
         "directory", metavar="DIR", type=Path, help="the run's directory, such as runs/NAME"
     )
     directory.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    verbs.add_parser(
-        "verify",
-        parents=[directory],
-        help="compare everything in a directory (a run, a sweep, an artefact, an export) with the hashes that were recorded "
-        "as it was made; status 1 if anything is damaged",
+    text = "compare all files of a run, a sweep, an artefact or an export with the hashes recorded as they were made"
+    verify = verbs.add_parser(
+        "verify", help=text, description=f"{text[0].upper()}{text[1:]}. Exit status 1 if any is damaged."
     )
+    verify.add_argument("directory", metavar="DIR", type=Path, help="where to look, and below")
+    verify.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs.add_parser("status", parents=[directory, machine], help="where a run stands, from its files")
     logs = verbs.add_parser("logs", parents=[directory], help="what a launched run's jobs have printed")
     logs.add_argument("--version", metavar="NAME", help="of this version's jobs alone")
