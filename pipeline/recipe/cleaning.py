@@ -177,7 +177,8 @@ class Decontaminate(Section):
     """Evaluation files: JSON lines (`.jsonl`, `.ndjson`, `.json`, plain, `.gz` or `.zst`; every string in a line is looked for), or
     text files."""
     n_grams: Annotated[int, Field(ge=2)] = 13
-    """Words that must agree, after lower-casing and without punctuation. Shorter strings cannot be looked for."""
+    """Words that must agree, after lower-casing and without punctuation; of scripts without blanks as much text (docs/data.md).
+    Shorter strings cannot be looked for."""
 
 
 CleaningStep = Annotated[
