@@ -153,7 +153,7 @@ def _clean(
         name = f"{number:02d}_{step.type}"
         merge_examples(work / "examples" / name, work / "artefact" / "dropped" / f"{name}.jsonl")
         if isinstance(step, Decontaminate):
-            records[number]["evaluation"] = read_json(work / name / "index.json")
+            records[number]["evaluation"] = read_json(work / name / "index.json", list)
     return records
 
 

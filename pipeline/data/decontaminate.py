@@ -95,7 +95,7 @@ class NgramFilter(BaseFilter):
 
 @lru_cache(maxsize=2)
 def _load_index(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str], list[int]]:
-    names = [entry["file"] for entry in read_json(folder / "index.json")]
+    names = [entry["file"] for entry in read_json(folder / "index.json", list)]
     several = folder / "lengths.npy"
     lengths = np.load(several).tolist() if several.exists() else []
     return np.load(folder / "hashes.npy"), np.load(folder / "files.npy"), names, lengths
