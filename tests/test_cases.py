@@ -5,10 +5,11 @@ Each stands for a kind, and the kind has its own tests beside the code. A test h
 
 import gzip
 import json
-import os
 import random
 import re
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,11 +158,6 @@ def case(tmp_path, monkeypatch, capsys) -> Case:
     return made
 
 
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("shared")
-
-
 @pytest.fixture
 def tokenized(case) -> Case:
     """A case over 120 English documents in `in/a.jsonl`."""
@@ -253,7 +249,7 @@ def test_16_numbers_that_yaml_reads_in_its_own_way(tokenized, written, steps):
     if status:
         assert (status, "seq_length" in err and "Traceback" not in err) == (2, True)
     else:  # as people read it
-        assert steps is not None and f"{steps} steps" in out
+        assert steps is not None and re.search(rf"^ *{steps} steps,", out, re.MULTILINE)
 
 
 # ------------------------------------------------------------------------------- what is measured is what is held out
@@ -309,7 +305,7 @@ def test_24_an_everyday_phrase_is_no_contamination(case):
     question = "駅前の新しい店では毎年調べています。町の図書館は何時に開きますか"
     write_lines(case.directory / "eval.jsonl", [question])
     write_tokenizer(case.directory / "tok")
-    case.tree["sources"]["a"]["clean"] = [{"type": "decontaminate", "against": ["eval.jsonl"]}]
+    case.tree["sources"]["a"]["clean"] = [{"type": "decontaminate", "files": ["eval.jsonl"]}]
     assert "400 documents in, 400 out" in case.data()
 
 
@@ -375,11 +371,11 @@ def test_13_zstandard_with_a_long_window(case):
     write_lines(case.directory / "a.jsonl", [english(number) for number in range(120)])
     parameters = zstandard.ZstdCompressionParameters(window_log=31, enable_ldm=True)
     (case.directory / "in").mkdir()
-    with (case.directory / "in" / "a.jsonl.zst").open(
-        "wb"
-    ) as file:  # as a stream: no size that bounds the window
-        with zstandard.ZstdCompressor(compression_params=parameters).stream_writer(file) as writer:
-            writer.write((case.directory / "a.jsonl").read_bytes())
+    packer = zstandard.ZstdCompressor(
+        compression_params=parameters
+    ).compressobj()  # without a size, which bounds the window
+    packed = packer.compress((case.directory / "a.jsonl").read_bytes()) + packer.flush()
+    (case.directory / "in" / "a.jsonl.zst").write_bytes(packed)
     assert "120 documents in, 120 out" in case.data()
 
 
@@ -435,20 +431,19 @@ def test_23_one_mistake_of_a_probe_file_once_and_all_kinds_at_once(tokenized):
     assert all(field in err for field in ("kind", "answer")) and "40" in err
 
 
-def test_26_files_follow_the_umask(tokenized):
-    for mask, directory in ((0o022, "open"), (0o077, "closed")):
-        before = os.umask(mask)
-        try:
-            assert tokenized.perdure("run", "--out", directory)[0] == 0
-        finally:
-            os.umask(before)
-        files = [path for path in (tokenized.directory / directory).rglob("*") if not path.is_symlink()]
-        wrong = [
-            path
-            for path in files
-            if stat.S_IMODE(path.stat().st_mode) != (0o777 if path.is_dir() else 0o666) & ~mask
-        ]
-        assert files and not wrong
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_26_files_follow_the_umask(tokenized, mask):
+    (tokenized.directory / "r.yaml").write_text(yaml.safe_dump(tokenized.tree))
+    command = [sys.executable, "-m", "perdure.pipeline.cli", "run", "r.yaml"]
+    done = subprocess.run(command, umask=mask, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {path: stat.S_IMODE(path.stat().st_mode) for path in (tokenized.directory / "out").rglob("*")}
+    wrong = {
+        str(path): oct(mode)
+        for path, mode in found.items()
+        if mode != (0o777 if path.is_dir() else 0o666) & ~mask
+    }
+    assert len(found) > 20 and not wrong
 
 
 def test_27_tasks_that_do_not_exist(tokenized):
