@@ -79,7 +79,8 @@ def _check_types(config: Config, family: Family) -> None:
         value = config.get(key, ...)
         if value is None and key not in NULLABLE | family.nullable:
             raise ValueError(f"{key} is null; should be {_names(types)}, or left out")
-        if value is not None and value is not ... and type(value) not in types:
+        fits = isinstance(value, types) and (not isinstance(value, bool) or bool in types)
+        if value is not None and value is not ... and not fits:
             raise ValueError(f"{key} is {value!r}; should be {_names(types)}")
     dtype = config.get("dtype") or config.get("torch_dtype")
     if isinstance(dtype, str) and dtype not in DTYPES:
