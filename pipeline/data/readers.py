@@ -9,10 +9,10 @@ import codecs
 import heapq
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
@@ -24,7 +24,15 @@ from datatrove.pipeline.readers.parquet import ParquetReader
 from perdure.pipeline import recipe
 from perdure.pipeline.data.inputs import Module, huggingface_on_disk, input_files, python_modules
 from perdure.pipeline.data.python import code_of, decode_source, docs_of
-from perdure.pipeline.data.rows import open_batches, open_lines
+from perdure.pipeline.data.rows import LONGEST, open_batches, open_lines
+from perdure.pipeline.data.values import (
+    INVALID,
+    as_json,
+    as_python,
+    parse_json,
+    text_buffer,
+    without_surrogates,
+)
 from perdure.pipeline.errors import PerdureError
 
 
@@ -53,7 +61,17 @@ class Counted(BaseReader):
     def get_document_from_dict(self, data: dict, source_file: str, id_in_file: int | str) -> Document | None:
         """A document with all other fields as metadata; None, and counted, if it has no text."""
         self.stat_update("in")
-        if not isinstance(text := data.pop(self.text_key, None), str):
+        text = data.pop(self.text_key, None)
+        if isinstance(text, pa.Buffer):
+            if text.size > LONGEST:
+                self.stat_update("dropped:cell_too_long")
+                return None
+            try:
+                text = str(memoryview(text), "utf-8")
+            except UnicodeDecodeError:
+                self.stat_update("dropped:invalid_utf8")
+                return None
+        if not isinstance(text, str):
             self.stat_update("dropped:no_text")
             return None
         identifier = data.pop(self.id_key, None)
@@ -63,8 +81,10 @@ class Counted(BaseReader):
         metadata |= {key: value for key, value in data.items() if not isinstance(value, bytes)}
         return Document(
             text=text,
-            id=f"{source_file}/{id_in_file}" if identifier in (None, "") else str(identifier),
-            metadata=orjson.loads(orjson.dumps(metadata, default=str, option=orjson.OPT_NON_STR_KEYS)),
+            id=f"{source_file}/{id_in_file}"
+            if identifier in (None, "")
+            else without_surrogates(str(identifier)),
+            metadata=as_json(metadata),
         )
 
     def unreadable(self, reason: str) -> None:
@@ -129,38 +149,50 @@ class JsonLines(Files, JsonlReader):
         super().__init__(folder)
         self.set_files(files, text_field, id_field)
 
+    longest: int | None = LONGEST
+    """Bytes above which a line is no document."""
+
     def read_file(self, filepath: str) -> Iterator[Document]:
         """Reads lines as bytes, each one judged for itself; blank lines are no documents.
 
         Raises:
-            PerdureError: If a compressed file is damaged or cut short, which other zstd readers pass over.
+            PerdureError: If a compressed file is damaged or cut short.
         """
-        for number, line in enumerate(open_lines(self.data_folder.resolve_paths(filepath))):
+        for number, line in enumerate(open_lines(self.data_folder.resolve_paths(filepath), self.longest)):
             if self.is_mine(number) and (document := self.parse(line, filepath, number)):
                 yield document
 
-    def parse(self, line: bytes, filepath: str, number: int) -> Document | None:
+    def parse(self, line: bytes | None, filepath: str, number: int) -> Document | None:
         """A line's document, or None."""
-        if number == 0:
-            line = line.removeprefix(codecs.BOM_UTF8)
+        if line is None:
+            self.unreadable("line_too_long")
+            return None
+        # Files with marks at their beginning may have been written one after the other.
+        line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             return None
         try:
-            data = orjson.loads(line)
-        except orjson.JSONDecodeError:
+            data = parse_json(line)
+        except (ValueError, RecursionError):
             self.unreadable("broken_json" if _is_utf8(line) else "invalid_utf8")
             return None
         if not isinstance(data, dict):
             self.unreadable("not_an_object")
             return None
+        if isinstance(text := data.get(self.text_key), str) and INVALID.search(text) and not _is_utf8(line):
+            self.unreadable("invalid_utf8")
+            return None
         if isinstance(data.get(self.id_key), float):
-            # As it stands: orjson would make a float of a whole number above 64 bits, one of many.
-            data[self.id_key] = json.loads(line, parse_int=str)[self.id_key]
+            # As it stands: a whole number above 64 bits is a float by now, one of many.
+            with suppress(ValueError, RecursionError):
+                data[self.id_key] = json.loads(line, parse_int=str)[self.id_key]
         return self.get_document_from_dict(data, filepath, number)
 
 
 class CleanedDocuments(JsonLines):
     """Reads back what each task wrote: task k reads `k.jsonl.zst`, which is missing if it had no documents."""
+
+    longest = None
 
     def __init__(self, folder: str):
         super().__init__(folder, [])
@@ -178,7 +210,10 @@ class CleanedDocuments(JsonLines):
 
 
 class ParquetRows(Files, ParquetReader):
-    """datatrove's Parquet reader with invalid UTF-8 judged row by row; binary columns are no metadata."""
+    """datatrove's Parquet reader with every value judged for itself; texts may be of any string or binary type.
+
+    Binary columns are no metadata.
+    """
 
     def __init__(self, folder: str, files: list[str], text_field: str, id_field: str):
         super().__init__(folder)
@@ -189,28 +224,18 @@ class ParquetRows(Files, ParquetReader):
         row = 0
         with self.data_folder.open(filepath, "rb") as file:
             for batch in open_batches(file, self.data_folder.resolve_paths(filepath), self.batch_size):
-                mine = [place for place in range(len(batch)) if self.is_mine(row + place)]
-                columns = {
-                    name: column.cast(pa.large_binary()) if _is_string(column.type) else column
-                    for name, column in zip(
-                        batch.schema.names, batch.take(pa.array(mine, pa.int64())).columns
-                    )
-                }
-                for place, data in zip(mine, pa.table(columns).to_pylist(), strict=True):
-                    if document := self.parse(data, batch.schema, filepath, row + place):
+                columns = dict(zip(batch.schema.names, batch.columns))
+                for place in range(len(batch)):
+                    if self.is_mine(row + place) and (
+                        document := self.parse(columns, place, filepath, row + place)
+                    ):
                         yield document
                 row += len(batch)
 
-    def parse(self, data: dict[str, Any], schema: pa.Schema, filepath: str, row: int) -> Document | None:
-        """A row's document, or None."""
-        try:
-            for name, value in data.items():
-                if value is not None and _is_string(schema.field(name).type):
-                    data[name] = value.decode()
-        except UnicodeDecodeError:
-            self.unreadable("invalid_utf8")
-            return None
-        return self.get_document_from_dict(data, filepath, row)
+    def parse(self, columns: dict[str, pa.Array], place: int, filepath: str, row: int) -> Document | None:
+        """The document of a row, at some place of its batch; or None."""
+        values = {name: column[place] for name, column in columns.items()}
+        return self.get_document_from_dict(row_of(values, self.text_key), filepath, row)
 
 
 class TextFiles(Files):
@@ -228,6 +253,9 @@ class TextFiles(Files):
 
     def read_file(self, filepath: str) -> Iterator[Document]:
         """Reads a file whole."""
+        if self.data_folder.size(filepath) > LONGEST:
+            self.unreadable("file_too_long")
+            return
         content = self.data_folder.cat_file(filepath)
         if not _is_utf8(content):
             self.unreadable("invalid_utf8")
@@ -245,12 +273,45 @@ class HuggingFaceRows(Counted, HuggingFaceDatasetReader):
             options = {"name": reader.config, "split": reader.split}
             super().__init__(reader.path, options, text_key=reader.text_field)
 
+    def _get_dataset_shard(self, dst: Any, rank: int, world_size: int) -> Any:
+        """The task's rows, with every value judged for itself, unless some are to be decoded, as pictures are."""
+        shard = super()._get_dataset_shard(dst, rank, world_size)
+        from datasets.features.features import require_decoding
+
+        decoded = any(require_decoding(feature) for feature in shard.features.values())
+        return shard if decoded or not len(shard) else _Rows(shard, self.text_key)
+
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yields this task's rows."""
         try:
             yield from super().run(data, rank, world_size)
         except (OSError, ValueError) as error:  # datasets' own errors derive from these
             raise PerdureError(f"{self.dataset}: the dataset cannot be loaded: {error}") from error
+
+
+class _Rows:
+    """A dataset's rows in batches, as datatrove's reader asks for them."""
+
+    def __init__(self, rows: Any, text_field: str):
+        self.rows, self.text_field = rows.with_format("arrow"), text_field
+
+    def iter(self, size: int) -> Iterator[dict[str, list]]:
+        """Yields columns of up to so many rows."""
+        for table in self.rows.iter(size):
+            rows = [
+                row_of(dict(zip(table.column_names, values)), self.text_field)
+                for values in zip(*table.columns)
+            ]
+            yield {name: [row[name] for row in rows] for name in table.column_names}
+
+
+def row_of(values: dict[str, pa.Scalar], text_field: str) -> dict[str, Any]:
+    """A row of Arrow's values as Python's, but for the text, which is its bytes if it is a string or binary."""
+    found = {name: as_python(value) for name, value in values.items() if name != text_field}
+    if (text := values.get(text_field)) is not None:
+        buffer = text_buffer(text)
+        found[text_field] = as_python(text) if buffer is None else buffer
+    return found
 
 
 class PythonModules(Counted):
@@ -272,7 +333,7 @@ class PythonModules(Counted):
         """A module's document, or None."""
         try:
             text = (docs_of if self.docs else code_of)(decode_source(module.path.read_bytes()))
-        except (SyntaxError, ValueError, RecursionError):  # undecodable bytes are a ValueError
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # undecodable bytes are a ValueError
             self.unreadable("not_python")
             return None
         metadata = {"package": module.package, "version": module.version, "license": module.license}
@@ -286,7 +347,3 @@ def _is_utf8(content: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -1,31 +1,33 @@
-"""Lines and rows of files as they are on disk, compressed or not; a damaged file is named."""
+"""Lines and rows of files as they are on disk, compressed or not, in bounded memory; a damaged file is named."""
 
 import codecs
-import io
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perdure.pipeline import recipe
 from perdure.pipeline.data.inputs import input_files
+from perdure.pipeline.data.unpack import BUFFER, damage_named, open_plain
+from perdure.pipeline.data.values import parse_json
 from perdure.pipeline.errors import PerdureError
 
 LOOKED_AT, FIRST_LINES = 8, 100
 """Files, and lines of each, that are looked at before anything starts."""
-BUFFER = 1 << 20
-"""Bytes read at a time."""
+LONGEST = 1 << 26
+"""Bytes of the longest line, cell or text file that is read as a document: 64 MiB, ten times the longest novel."""
+BATCH = 1 << 26
+"""Bytes of rows that are read at a time, about."""
 
 
 def first_fields(reader: recipe.JsonlReader | recipe.ParquetReader) -> set[str] | None:
     """Names of the fields that the first documents of some files have; None if not one of their lines is an object.
 
     Raises:
-        PerdureError: If a file is damaged, or no Parquet.
+        PerdureError: If a file is damaged, no Parquet, or in UTF-16.
     """
     folder, files = input_files(reader)
     paths = [Path(folder, file) for file in files[:: max(1, len(files) // LOOKED_AT)]]
@@ -34,57 +36,74 @@ def first_fields(reader: recipe.JsonlReader | recipe.ParquetReader) -> set[str] 
     fields: set[str] = set()
     objects = others = 0
     for path in paths:
-        for line in islice(open_lines(str(path)), FIRST_LINES):
+        for number, line in enumerate(_first_lines(path)):
+            if number == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise PerdureError(f"{path}: UTF-16; should be UTF-8: convert it (iconv -f UTF-16 -t UTF-8)")
             try:
-                fields |= orjson.loads(line.removeprefix(codecs.BOM_UTF8)).keys()
+                fields |= parse_json(line.removeprefix(codecs.BOM_UTF8)).keys()
                 objects += 1
-            except (orjson.JSONDecodeError, AttributeError):
+            except (ValueError, RecursionError, AttributeError):
                 others += bool(line.strip())
     return None if others and not objects else fields
 
 
+def _first_lines(path: Path) -> Iterator[bytes]:
+    """The first lines of a file, up to one that is too long."""
+    for line in islice(open_lines(str(path), LONGEST, whole=False), FIRST_LINES):
+        if line is None:
+            return
+        yield line
+
+
 def _schema(path: Path) -> pa.Schema:
+    with path.open("rb") as file:
+        return _parquet(file, str(path)).schema_arrow
+
+
+def _parquet(file: BinaryIO, path: str) -> pq.ParquetFile:
     try:
-        return pq.read_schema(path)
-    except pa.ArrowInvalid as error:
+        return pq.ParquetFile(file, buffer_size=BUFFER)
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
         raise PerdureError(f"{path}: not Parquet ({error})") from None
 
 
 def open_batches(file: BinaryIO, path: str, size: int) -> Iterator[pa.RecordBatch]:
-    """Rows of a Parquet file.
+    """Rows of a Parquet file, `size` at a time, or fewer where they are long.
 
     Raises:
         PerdureError: If it is none, or damaged.
     """
+    parquet = _parquet(file, path)
     try:
-        parquet = pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise PerdureError(f"{path}: not Parquet ({error})") from None
-    try:
-        yield from parquet.iter_batches(batch_size=size)
+        for number in range(parquet.num_row_groups):
+            group = parquet.metadata.row_group(number)
+            longest = BATCH * group.num_rows // max(group.total_byte_size, 1)
+            yield from parquet.iter_batches(min(size, max(longest, 1)), row_groups=[number])
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "errno", None) is not None:
             raise
         raise PerdureError(f"{path}: damaged ({error}); restore the file or remove it") from None
 
 
-def open_lines(path: str) -> Iterator[bytes]:
-    """Lines of a plain, gzip or zstd file.
+def open_lines(path: str, longest: int | None = None, whole: bool = True) -> Iterator[bytes | None]:
+    """Lines of a file, plain or compressed, with their ends.
+
+    Args:
+        path: The file.
+        longest: Bytes above which a line is None instead; default: no bound.
+        whole: Whether to go on after such a line, which may be most of the file.
 
     Raises:
-        PerdureError: If a compressed file is damaged or cut short, which other zstd readers pass over.
+        PerdureError: If a compressed file is damaged or cut short.
     """
-    compression = {".gz": "gzip", ".zst": "zstd"}.get(Path(path).suffix)
-    with pa.input_stream(path, compression=compression) as stream:
-        lines = io.BufferedReader(stream, BUFFER)
-        while (line := _next_line(lines, path)) is not None:
-            yield line
-
-
-def _next_line(lines: Iterator[bytes], path: str) -> bytes | None:
-    try:
-        return next(lines, None)
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise PerdureError(f"{path}: damaged ({error}); restore the file or remove it") from None
+    limit = -1 if longest is None else longest + 1
+    with damage_named(path), open_plain(path) as lines:
+        while line := lines.readline(limit):
+            if longest is None or len(line.removesuffix(b"\n")) <= longest:
+                yield line
+                continue
+            yield None
+            while whole and line and not line.endswith(b"\n"):
+                line = lines.readline(BUFFER)
