@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.convert.files import model_tensors
+from perdure.pipeline.data.inputs import files_not_read
+from perdure.pipeline.data.overlap import same_files
 from perdure.pipeline.domains import parse, source_of
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.lineage import (
@@ -78,6 +80,7 @@ def preview(recipe: Recipe) -> dict[str, Any]:
         "recipe": recipe.name,
         "out": str(recipe.directory),
         "sources": [{"name": name} | source for name, source in sources.items()],
+        "same_files": same_files(recipe),
         "model": _model(recipe),
         "parallel": _layout(recipe),
         "memory_per_rank": memory_per_rank(recipe),
@@ -110,8 +113,16 @@ def _sources(recipe: Recipe, finished: dict[str, dict]) -> dict[str, dict]:
             "heldout_tokens": counts["heldout"]["tokens"] if counts else None,
             "in_parts": False,
             "repetitions": {},
+            "not_read": _not_read(source),
         }
     return found
+
+
+def _not_read(source: Source) -> str:
+    try:
+        return files_not_read(source.reader)
+    except PerdureError:
+        return ""  # the raw text is gone
 
 
 def _version(

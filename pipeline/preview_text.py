@@ -37,6 +37,11 @@ def print_preview(data: dict[str, Any]) -> None:
         console.print(
             "[dim]~ estimated from file sizes and a sample (4 bytes a token while there is no tokenizer); exact once the data stage has run[/]"
         )
+    for note in data["same_files"]:
+        console.print(note, markup=False)
+    for source in data["sources"]:
+        if source["not_read"]:
+            console.print(f"{source['name']}: {source['not_read']}", markup=False)
     estimated = {source["name"]: source["estimated"] for source in data["sources"]}
     for version in data["versions"]:
         _print_version(console, version, estimated)

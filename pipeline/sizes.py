@@ -4,7 +4,8 @@ from functools import lru_cache
 from math import ceil
 from pathlib import Path
 
-from perdure.pipeline.data.inputs import huggingface_on_disk, input_files, python_modules
+from perdure.pipeline.data.inputs import PACKED, huggingface_on_disk, input_files
+from perdure.pipeline.data.modules import python_modules
 from perdure.pipeline.domains import PLURALS, parse, source_of
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.estimate import tokens_per_byte
@@ -161,7 +162,7 @@ def estimated_tokens(recipe: Recipe, source: Source) -> int | None:
     if not files:
         return None
     unpacked = sum(
-        file.stat().st_size * (COMPRESSION if file.suffix in (".gz", ".zst", ".parquet") else 1)
+        file.stat().st_size * (COMPRESSION if file.suffix.lower() in (*PACKED[1:], ".parquet") else 1)
         for file in files
     )
     share = SHARE_OF_FILE.get(reader.type, 1.0)

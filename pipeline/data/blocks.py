@@ -8,17 +8,17 @@ from datatrove.pipeline.filters.c4_filters import C4QualityFilter
 from datatrove.pipeline.filters.fineweb_quality_filter import FineWebQualityFilter
 from datatrove.pipeline.filters.gopher_quality_filter import GopherQualityFilter
 from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetitionFilter
-from datatrove.pipeline.formatters.pii import PIIFormatter
 
 from perdure.pipeline import recipe
 from perdure.pipeline.data.c4 import C4LinesFilter
 from perdure.pipeline.data.counted import Block
 from perdure.pipeline.data.decontaminate import decontaminate
 from perdure.pipeline.data.dedup import exact_dedup, minhash_dedup, sentence_dedup
-from perdure.pipeline.data.inputs import ADDRESS, EMAIL, language_model
+from perdure.pipeline.data.inputs import language_model
 from perdure.pipeline.data.language import LanguageFilter
 from perdure.pipeline.data.languages import ENGLISH, splitter, stop_words, with_language
 from perdure.pipeline.data.splitters import LanguageSplitter
+from perdure.pipeline.data.personal import PersonalData
 
 
 def block(step: recipe.CleaningStep, folder: Path) -> Block:
@@ -48,9 +48,7 @@ def block(step: recipe.CleaningStep, folder: Path) -> Block:
         case recipe.FineWebQuality():
             return Block("fineweb_quality", FineWebQualityFilter(**options))
         case recipe.PersonalData():
-            # One of each kind: datatrove would take several in turn, so that equal texts would become different ones.
-            fixed = {"email_replacement": EMAIL, "ip_replacement": ADDRESS}
-            return Block("pii", PIIFormatter(**options, **fixed))
+            return Block("pii", PersonalData(**options))
         case recipe.ExactDedup():
             return exact_dedup(folder)
         case recipe.MinhashDedup():

@@ -9,20 +9,30 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.logging import logger
 
 from perdure.pipeline.data.normalise import count_words, normalise, text_hash
+from perdure.pipeline.data.time_limit import TooSlow, within_limit
 from perdure.pipeline.manifest import write_atomic
 
 EXAMPLES = 5
 """Dropped documents shown per step and reason: those with the lowest hashes, whatever the number of tasks or workers."""
 EXAMPLE_CHARS = 1000
 """Characters shown of each."""
-SHORTENED = "shortened"
+SHORTENED, TOO_SLOW = "shortened", "too_slow"
+JUDGING: dict[str, tuple[Callable[..., str], Callable[..., Any]]] = {
+    "filter": (lambda document: document.text, lambda document: (False, TOO_SLOW)),
+    "format": (lambda text: text, lambda text: ""),
+    "remove_dup_sentences": (lambda document, _: document.text, lambda document, _: ("", document.text)),
+}
+"""Methods in which datatrove's steps look at one document: where its text is, and what they return to drop it."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +68,16 @@ class Counted(PipelineStep):
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yields what the step lets pass; leaves examples of the rest in `<examples>/<rank>.jsonl`."""
+        for method, (text_of, instead) in JUDGING.items():
+            if judge := getattr(self.step, method, None):
+                setattr(self.step, method, partial(self.judge, judge, text_of, instead))
         for document in self.step.run(self.feed(data), rank, world_size):
             inside, self.inside = self.inside, None
             assert inside is not None and inside.document is document
             if document.text is not inside.text:
                 document.text = normalise(document.text)
                 if not document.text:
-                    self.drop(inside, self.reason)
+                    self.drop(inside, inside.reason or self.reason)
                     continue
             left = count_words(document.text)
             if left != inside.words:
@@ -74,6 +87,16 @@ class Counted(PipelineStep):
             yield document
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for rows in self.found.values() for row in rows]
         write_atomic(self.examples / f"{rank:05d}.jsonl", "".join(lines))
+
+    def judge(self, call: Callable, text_of: Callable, instead: Callable, *arguments: Any) -> Any:
+        """Has the step judge a document; one that takes too long is named in the task's log and dropped."""
+        try:
+            return within_limit(call, len(text_of(*arguments)), *arguments)
+        except TooSlow:
+            assert self.inside is not None
+            self.inside.reason = TOO_SLOW
+            logger.warning(f"{self.name}: document {self.inside.document.id} takes too long, and is dropped")
+            return instead(*arguments)
 
     def feed(self, data: DocumentsPipeline) -> Iterator[Document]:
         """Hands the step one document after the other."""
@@ -115,7 +138,8 @@ class Counted(PipelineStep):
     def write(self, document: Document, rank: int = 0) -> None:
         """Where datatrove would write a document that it drops: remembers the reason."""
         if self.inside is not None:
-            self.inside.reason = document.metadata.pop("filter_reason", None)
+            reason = document.metadata.pop("filter_reason", None)
+            self.inside.reason = self.inside.reason or reason
 
 
 @dataclass

@@ -36,6 +36,7 @@ from perdure.pipeline.data.counted import Block
 from perdure.pipeline.data.files import fits
 from perdure.pipeline.data.normalise import Words
 from perdure.pipeline.data.splitters import LanguageSplitter
+from perdure.pipeline.data.time_limit import TooSlow, within_limit
 
 MINHASH = MinhashConfig(
     n_grams=5,
@@ -127,9 +128,15 @@ class SpanSignature(SentenceDedupSignature):
     """datatrove's signature step, numbering sentences as its filter does (by spans), in as many bits as there are."""
 
     def get_hashes(self, doc: Document, doc_idx: int) -> list[tuple[int, int, int]]:
-        """Hashes of a document's runs of sentences: (hash, document, first sentence)."""
+        """Hashes of a document's runs of sentences: (hash, document, first sentence); none if finding them takes too long."""
+        try:
+            spans = within_limit(
+                lambda text: list(self.tokenizer.span_tokenize(text)), len(doc.text), doc.text
+            )
+        except TooSlow:
+            return []
         begin, sentences = 0, []
-        for _, end in self.tokenizer.span_tokenize(doc.text):
+        for _, end in spans:
             sentences.append(simplify_text(doc.text[begin:end], self.config.norm_config))
             begin = end
         runs = [" ".join(run) for run in ngrams(sentences[:MAX_SENTENCES], self.config.n_sentences)]

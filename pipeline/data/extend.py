@@ -26,6 +26,8 @@ FIRST = 0x10000
 """Code point that stands for token 0 while merges are learnt; the million from here on hold no space or surrogate."""
 COVERAGE = 0.9995
 """Share of the characters that a vocabulary with byte fallback should hold (sentencepiece's default)."""
+LONGEST_RUN = 1024
+"""Tokens of a run; learning takes quadratic time in it."""
 BATCH = 256
 """Documents that are tokenised together."""
 
@@ -115,7 +117,7 @@ def _segments(tokenizer: "Tokenizer", texts: Texts) -> Counter[str]:
         for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
             run, last = "", None
             for index, word in zip(encoding.ids, encoding.word_ids):
-                if word != last or index in opening or index in excluded:
+                if word != last or index in opening or index in excluded or len(run) == LONGEST_RUN:
                     counts[run] += 1
                     run, last = "", word
                 if index not in excluded:

@@ -1,4 +1,4 @@
-"""The files below a directory, through symbolic links."""
+"""The files below a directory, through symbolic links; hidden files and editors' copies only where they are asked for."""
 
 import os
 from collections import deque
@@ -7,8 +7,13 @@ from pathlib import Path, PurePosixPath
 
 from perdure.pipeline.errors import PerdureError
 
+COPIES = [".*", "*~", "#*#", "*.swp", "*.swo", "Thumbs.db", "desktop.ini", "__MACOSX", "_temporary"]
+"""Names of what is hidden (`.ipynb_checkpoints`, `._a`, `.DS_Store`), of editors' copies, and of what systems leave behind."""
+NAMED = 3
+"""Files that a message names."""
 
-def files_below(root: Path, globs: list[str]) -> list[str]:
+
+def files_below(root: Path, globs: list[str], any_case: bool = False) -> list[str]:
     """Names, relative to a directory, of all files below it that fit a glob, sorted.
 
     Links to files and directories are followed, which `Path.glob` of some Python versions does not. What several paths
@@ -16,14 +21,17 @@ def files_below(root: Path, globs: list[str]) -> list[str]:
 
     Args:
         root: A directory.
-        globs: Patterns of relative names, `**` for any number of directories.
+        globs: Patterns of relative names, `**` for any number of directories. As in a shell, hidden names, and here other
+            `COPIES` as well, fit only what is written so.
+        any_case: Whether names fit in upper case, too.
 
     Raises:
         PerdureError: If a directory cannot be read, or a link leads nowhere, where a pattern may look; hidden links may, unless
-            they fit, and editors' locks (`.#name`).
+            they fit.
     """
-    patterns = [PurePosixPath(glob).parts for glob in globs]
+    patterns = _patterns(globs)
     deep = any("**" in pattern for pattern in patterns)
+    copies = any(is_copy(part) for pattern in patterns for part in pattern)
     depth = max(len(pattern) for pattern in patterns)
     directories, links = deque([""]), deque[str]()
     seen: set[str] = set()
@@ -33,11 +41,11 @@ def files_below(root: Path, globs: list[str]) -> list[str]:
         name = directories.popleft() if directories else links.popleft()
         real = os.path.realpath(root / name)
         if os.path.isfile(real):
-            if fits(name, patterns):
+            if fits(name.lower() if any_case else name, patterns):
                 found.setdefault(real, name)
         elif not os.path.exists(real):
-            base = os.path.basename(name)
-            if not base.startswith(".#") and (fits(name, patterns) or (deep and not base.startswith("."))):
+            copy = any(map(is_copy, name.split("/")))
+            if fits(name.lower() if any_case else name, patterns) or (deep and not copy):
                 raise PerdureError(
                     f"{root / name}: a link to {real}, which does not exist; mend or remove the link"
                 )
@@ -48,23 +56,72 @@ def files_below(root: Path, globs: list[str]) -> list[str]:
                 if entry.is_symlink():
                     links.append(path)
                 elif entry.is_dir():
-                    directories.append(path)
-                elif entry.is_file() and fits(path, patterns):
+                    if not is_copy(entry.name) or copies:
+                        directories.append(path)
+                elif entry.is_file() and fits(path.lower() if any_case else path, patterns):
                     found[os.path.join(real, entry.name)] = path
     return sorted(found.values())
 
 
-def fits(name: str, patterns: list[tuple[str, ...]]) -> bool:
-    """Whether a relative name fits any of some globs, given by their parts."""
-    return any(_fits(tuple(name.split("/")), pattern) for pattern in patterns)
+def _patterns(globs: list[str]) -> list[tuple[str, ...]]:
+    return [PurePosixPath(glob).parts for glob in globs]
 
 
-def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+def is_copy(name: str) -> bool:
+    """Whether a name without directories is one of `COPIES`."""
+    return any(fnmatchcase(name, copy) for copy in COPIES)
+
+
+def fits(name: str, patterns: list[tuple[str, ...]], copies: bool = False) -> bool:
+    """Whether a relative name fits any of some globs, given by their parts; hidden ones and copies too if `copies`."""
+    return any(_fits(tuple(name.split("/")), pattern, copies) for pattern in patterns)
+
+
+def _fits(parts: tuple[str, ...], pattern: tuple[str, ...], copies: bool) -> bool:
     if not pattern or not parts:
         return not parts and not pattern
     if pattern[0] == "**":
-        return any(_fits(parts[skipped:], pattern[1:]) for skipped in range(len(parts)))
-    return fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+        return _fits(parts, pattern[1:], copies) or (
+            (copies or not is_copy(parts[0])) and _fits(parts[1:], pattern, copies)
+        )
+    allowed = copies or not is_copy(parts[0]) or is_copy(pattern[0])
+    return allowed and fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:], copies)
+
+
+def not_read(root: Path, globs: list[str], any_case: bool, files: list[str]) -> str:
+    """What to say of files below a directory that `files_below` passes over; empty if there are none.
+
+    Args:
+        root: The directory.
+        globs: As for `files_below`.
+        any_case: The same.
+        files: What it returned.
+    """
+    patterns, known = _patterns(globs), set(files)
+    read: set[str] = set()
+    others, copies = [], []
+    for directory, _, names in os.walk(root):
+        for name in names:
+            path = os.path.relpath(os.path.join(directory, name), root)
+            if path in known:
+                continue
+            read = read or {os.path.realpath(root / name) for name in files}
+            if os.path.realpath(root / path) in read:  # by another name
+                continue
+            if not any(map(is_copy, path.split(os.sep))):
+                others.append(path)
+            elif fits(path.lower() if any_case else path, patterns, copies=True):
+                copies.append(path)
+    found = [listed(others, "named otherwise")] * bool(others) + [
+        listed(copies, "hidden or left by editors")
+    ] * bool(copies)
+    return f"not read: {'; '.join(found)}" if found else ""
+
+
+def listed(names: list[str], kind: str) -> str:
+    """Some files as a message names them: how many, of what kind, and a few names."""
+    more = ", ..." * (len(names) > NAMED)
+    return f"{len(names):,} file{'s' * (len(names) > 1)} {kind} ({', '.join(sorted(names)[:NAMED])}{more})"
 
 
 def _entries(directory: str) -> list[os.DirEntry]:

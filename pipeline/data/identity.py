@@ -6,11 +6,16 @@ from perdure.pipeline.data.contents import edited, record_path
 from perdure.pipeline.data.inputs import cleaning_inputs, fingerprint, label_inputs, read_files
 from perdure.pipeline.data.tokenizer import tokenizer_inputs as tokenizer_facts
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import hash_of
+from perdure.pipeline.manifest import hash_of, read_json
 from perdure.pipeline.recipe import Recipe
 
 FORMAT = 3
 """Version of what the stage writes; a change in its meaning makes new directories."""
+
+READING = 2
+"""Version of what readers make of lines and rows; manifests hold it."""
+READ_OTHERWISE = {"jsonl": {"broken_json", "invalid_utf8"}, "parquet": {"invalid_utf8"}}
+"""By reader: reasons for which version 1 dropped documents that this one may keep."""
 
 
 def place(out: Path, name: str, inputs: dict) -> Path:
@@ -40,7 +45,25 @@ def clean_inputs(recipe: Recipe) -> dict[str, dict]:
         record = record_path(recipe.directory, place(recipe.directory, f"clean/{name}", inputs))
         if record.exists() and (files := read_files(source.reader)) and (changed := edited(record, *files)):
             inputs["fingerprint"] = described | {"edited": changed}
+        if _read_otherwise(recipe, name, place(recipe.directory, f"clean/{name}", inputs)):
+            inputs["reading"] = READING
     return found
+
+
+def _read_otherwise(recipe: Recipe, name: str, cleaned: Path) -> bool:
+    """Whether a source that stands here lost documents that its reader keeps by now; all others are as good as new."""
+    reasons = READ_OTHERWISE.get(recipe.sources[name].reader.type, set())
+    if not reasons:
+        return False
+    data = map(read_json, recipe.directory.glob(f"data/{name}@*/manifest.json"))
+    made = [manifest for manifest in data if manifest.get("clean") == cleaned.name]
+    if (cleaned / "manifest.json").exists():
+        made.append(read_json(cleaned / "manifest.json"))
+    return any(
+        manifest.get("reading", 1) < READING
+        and not reasons.isdisjoint(manifest["counts"]["steps"][0]["dropped"])
+        for manifest in made
+    )
 
 
 def tokenizer_inputs(recipe: Recipe, clean: dict[str, dict]) -> dict:

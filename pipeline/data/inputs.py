@@ -2,42 +2,28 @@
 
 import hashlib
 import importlib.util
-import os
 import re
-import sysconfig
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 
 from perdure.pipeline import recipe
-from perdure.pipeline.data.files import files_below
+from perdure.pipeline.data.files import files_below, not_read
 from perdure.pipeline.data.languages import ENGLISH, splits_otherwise, splitter, with_language
+from perdure.pipeline.data.modules import python_modules
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_file, hash_of, read_json
 
 EDGE = 64 * 1024
 """Bytes of a file's beginning and of its end that enter its fingerprint."""
-STDLIB = "stdlib"
 LABEL = "__label__"
 """What precedes the labels of a fastText model."""
 EMAIL, ADDRESS = "email@example.com", "22.214.171.124"
 """What the step `pii` puts where it finds an e-mail or IP address: the first of datatrove's, of FineWeb's making."""
+PACKED = ("", ".gz", ".zst", ".zstd", ".xz", ".bz2", ".lz4")
+"""Endings of files by how they are compressed, if they are."""
 SAMPLES = ("labelled", "target", "positive")
 """Fields of topics and subsets that name a file of texts."""
-TEST_DIRECTORIES = {"test", "tests", "idle_test"}
-SKIPPED_DIRECTORIES = TEST_DIRECTORIES | {"__pycache__", "site-packages", "dist-packages", "lib-dynload"}
-
-
-@dataclass(frozen=True)
-class Module:
-    """One module of an installed package: dotted name, file, and its package's name, version and licence."""
-
-    name: str
-    path: Path
-    package: str
-    version: str | None
-    license: str | None
 
 
 def fingerprint(reader: recipe.Reader) -> dict[str, str | int]:
@@ -102,17 +88,37 @@ def input_files(
         return str(path.parent), [path.name]
     if not path.is_dir():
         raise PerdureError(f"{path}: no such file or directory; correct the reader's `path`")
+    globs, any_case = _globs(reader)
+    files = files_below(path, globs, any_case)
+    if not files:
+        there = not_read(path, globs, any_case, files)
+        wanted = " or ".join(globs[: len(globs) // len(PACKED) or 1]) + ", compressed or not" * (
+            len(globs) > 2
+        )
+        raise PerdureError(
+            f"{path}: no file fits {wanted}; correct the reader's `path`{f' ({there})' if there else ''}"
+        )
+    return str(path), files
+
+
+def _globs(reader: recipe.JsonlReader | recipe.ParquetReader | recipe.TextReader) -> tuple[list[str], bool]:
+    """Patterns of the names that a reader reads in a directory, and whether in upper case, too."""
     match reader:
         case recipe.JsonlReader():
-            globs = ["**/*.jsonl", "**/*.jsonl.gz", "**/*.jsonl.zst"]
+            return [f"**/*{ending}{packed}" for packed in PACKED for ending in (".jsonl", ".ndjson")], True
         case recipe.ParquetReader():
-            globs = ["**/*.parquet"]
+            return ["**/*.parquet"], True
         case recipe.TextReader():
-            globs = [reader.glob]
-    files = files_below(path, globs)
-    if not files:
-        raise PerdureError(f"{path}: no file fits {' or '.join(globs)}; correct the reader's `path`")
-    return str(path), files
+            return [reader.glob], False
+
+
+def files_not_read(reader: recipe.Reader) -> str:
+    """What to say of files in a reader's directory that it passes over; empty if there are none, or no directory."""
+    if not isinstance(reader, recipe.JsonlReader | recipe.ParquetReader | recipe.TextReader):
+        return ""
+    if not reader.path.is_dir():
+        return ""
+    return not_read(reader.path, *_globs(reader), input_files(reader)[1])
 
 
 def huggingface_on_disk(reader: recipe.HuggingFaceReader) -> Path | None:
@@ -233,7 +239,7 @@ def label_inputs(section: recipe.Topics | recipe.Subset) -> dict:
 def is_json_lines(path: Path) -> bool:
     """Whether a small file of texts has JSON on every line, by its name; any other is plain text."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    last = [suffix for suffix in suffixes if suffix not in (".gz", ".zst")][-1:]
+    last = [suffix for suffix in suffixes if suffix not in PACKED][-1:]
     return ".jsonl" in suffixes or last in ([".json"], [".ndjson"])
 
 
@@ -256,71 +262,6 @@ def _by_amount(path: Path, content: str) -> bool:
         return any(compared_by_amount(text) for text in evaluation_texts(path))
     except PerdureError:  # `check` names it, and nothing can be made with it
         return False
-
-
-def python_modules(packages: list[str]) -> list[Module]:
-    """All modules of installed packages, in the order of `packages` and then by name, test directories left out.
-
-    Raises:
-        PerdureError: If a package is not installed.
-    """
-    found: list[Module] = []
-    for package in packages:
-        version, license = _distribution(package)
-        for name, path in _files(package):
-            found.append(Module(name, path, package, version, license))
-    return found
-
-
-@lru_cache
-def _files(package: str) -> list[tuple[str, Path]]:
-    """Names and files of a package's modules; a lookup of the top-level name alone imports nothing."""
-    if package == STDLIB:
-        return _walk(Path(sysconfig.get_path("stdlib")), "")
-    top, *rest = package.split(".")
-    spec = importlib.util.find_spec(top)
-    if spec is None or not (spec.submodule_search_locations or spec.origin):
-        raise PerdureError(f"{package}: no such package is installed; correct `packages` or install it")
-    if not spec.submodule_search_locations:
-        path = Path(str(spec.origin))
-        return [(package, path)] if path.suffix == ".py" else []
-    for location in spec.submodule_search_locations:
-        folder = Path(location).joinpath(*rest)
-        if folder.is_dir():
-            return _walk(folder, f"{package}.")
-        if folder.with_suffix(".py").is_file():
-            return [(package, folder.with_suffix(".py"))]
-    raise PerdureError(f"{package}: {top} is installed, but has no such part; correct `packages`")
-
-
-def _walk(folder: Path, prefix: str) -> list[tuple[str, Path]]:
-    modules = []
-    for directory, folders, files in os.walk(folder):
-        folders[:] = set(folders) - SKIPPED_DIRECTORIES
-        for file in files:
-            if file.endswith(".py"):
-                path = Path(directory, file)
-                parts = path.relative_to(folder).with_suffix("").parts
-                parts = parts[:-1] if parts[-1] == "__init__" else parts
-                modules.append(((prefix + ".".join(parts)).rstrip("."), path))
-    return sorted(modules)
-
-
-@lru_cache
-def _distribution(package: str) -> tuple[str | None, str | None]:
-    """Version and licence of the distribution that a package came with, as far as they are known."""
-    if package == STDLIB:
-        return sysconfig.get_python_version(), "PSF-2.0"
-    top = package.split(".")[0]
-    try:
-        found = metadata.metadata(top)
-    except metadata.PackageNotFoundError:
-        names = metadata.packages_distributions().get(top)
-        if not names:
-            return None, None
-        found = metadata.metadata(names[0])
-    license = [found[key] for key in ("License-Expression", "License") if key in found]
-    return found["Version"], license[0].splitlines()[0] if license and license[0] else None
 
 
 def edges(path: Path) -> str:

@@ -17,15 +17,44 @@ WORD = re.compile(
     "[^\\s\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]+"
 )
 
+MOST_MARKS = 256
+"""Combining marks in a row that are kept; the Stream-Safe Text Format of Unicode allows 30."""
+
 
 def normalise(text: str) -> str:
     """Brings a text into the one form in which it is compared, hashed and trained on.
 
-    Line ends become `\\n`; control characters (all but tab), byte-order marks and lone surrogates go; Unicode NFC;
-    blanks at line ends go, and so do blank lines before and blanks after the text. Idempotent.
+    Line ends become `\\n`; control characters (all but tab), byte-order marks and lone surrogates go; of combining marks
+    after each other all but the first `MOST_MARKS`; Unicode NFC; blanks at line ends go, and so do blank lines before and
+    blanks after the text. Idempotent.
     """
-    text = unicodedata.normalize("NFC", UNWANTED.sub("", LINE_ENDS.sub("\n", text)))
+    text = UNWANTED.sub("", LINE_ENDS.sub("\n", text))
+    if not text.isascii():
+        # Again after it, since a few marks become two.
+        text = without_heaps(unicodedata.normalize("NFC", without_heaps(text)))
     return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
+
+
+def without_heaps(text: str) -> str:
+    """Cuts runs of combining marks that no script has; NFC would sort each in quadratic time (UAX #15, section 13)."""
+    marks, heap = _combining_marks()
+    half = MOST_MARKS // 2
+    for place in range(0, len(text), MOST_MARKS):
+        # A run that is longer covers such a place, and as much as half of itself before or after it.
+        if text[place] in marks and (
+            marks.issuperset(text[place : place + half])
+            or marks.issuperset(text[max(place - half, 0) : place])
+        ):
+            return heap.sub(lambda run: run[0][:MOST_MARKS], text)
+    return text
+
+
+@lru_cache
+def _combining_marks() -> tuple[frozenset[str], re.Pattern[str]]:
+    """All characters that NFC sorts, and an expression of more in a row than are kept."""
+    found = {chr(code) for code in range(0x300, 0x20000) if unicodedata.combining(chr(code))}
+    found |= set("\u0f73\u0f75\u0f81")  # two such characters each
+    return frozenset(found), re.compile(f"[{''.join(sorted(found))}]{{{MOST_MARKS + 1},}}")
 
 
 def text_hash(text: str) -> int:
@@ -46,7 +75,7 @@ def split_words(text: str) -> list[str]:
 @lru_cache(maxsize=2)  # every step of a pipeline asks for the same text in turn
 def count_words(text: str) -> int:
     """Number of words of a text."""
-    return len(split_words(text))
+    return len(text.split()) if text.isascii() else sum(1 for _ in WORD.finditer(text))
 
 
 class Normaliser(PipelineStep):

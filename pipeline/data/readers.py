@@ -22,7 +22,8 @@ from datatrove.pipeline.readers.jsonl import JsonlReader
 from datatrove.pipeline.readers.parquet import ParquetReader
 
 from perdure.pipeline import recipe
-from perdure.pipeline.data.inputs import Module, huggingface_on_disk, input_files, python_modules
+from perdure.pipeline.data.inputs import huggingface_on_disk, input_files
+from perdure.pipeline.data.modules import Module, python_modules
 from perdure.pipeline.data.python import code_of, decode_source, docs_of
 from perdure.pipeline.data.rows import LONGEST, open_batches, open_lines
 from perdure.pipeline.data.values import (

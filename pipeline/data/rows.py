@@ -19,6 +19,8 @@ LOOKED_AT, FIRST_LINES = 8, 100
 """Files, and lines of each, that are looked at before anything starts."""
 LONGEST = 1 << 26
 """Bytes of the longest line, cell or text file that is read as a document: 64 MiB, ten times the longest novel."""
+INDEX = 5
+"""Bytes of a number of Parquet that stands for a string, at most."""
 BATCH = 1 << 26
 """Bytes of rows that are read at a time, about."""
 
@@ -62,11 +64,32 @@ def _schema(path: Path) -> pa.Schema:
 
 def _parquet(file: BinaryIO, path: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(file, buffer_size=BUFFER)
+        parquet = pq.ParquetFile(file, buffer_size=BUFFER)
+        return pq.ParquetFile(file, buffer_size=BUFFER, read_dictionary=_dictionaries(parquet))
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "errno", None) is not None:
             raise
         raise PerdureError(f"{path}: not Parquet ({error})") from None
+
+
+def _dictionaries(parquet: pq.ParquetFile) -> list[str]:
+    """Columns of strings that stay dictionaries of them.
+
+    Where all rows are numbers, a few bytes may stand for the same long string a million times. And those that were
+    dictionaries when they were written would be looked at for UTF-8 as a whole.
+    """
+    metadata, schema = parquet.metadata, parquet.schema_arrow
+    found = {field.name for field in schema if pa.types.is_dictionary(field.type)}
+    for number in range(metadata.num_row_groups):
+        for place in range(metadata.num_columns):
+            column = metadata.row_group(number).column(place)
+            if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page:
+                numbers = column.total_compressed_size - (
+                    column.data_page_offset - column.dictionary_page_offset
+                )
+                if column.path_in_schema in schema.names and numbers <= INDEX * column.num_values:
+                    found.add(column.path_in_schema)
+    return sorted(found)
 
 
 def open_batches(file: BinaryIO, path: str, size: int) -> Iterator[pa.RecordBatch]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.pipeline.data import identity
+from perdure.pipeline.data.inputs import files_not_read
+from perdure.pipeline.data.overlap import same_files
 from perdure.pipeline.data.tokenizer import build_tokenizer
 from perdure.pipeline.drops import drops_lines, heavy_drops
 from perdure.pipeline.integrity import is_whole, require_whole
@@ -148,6 +150,8 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
     out, tasks, clean = recipe.directory, recipe.data.tasks, identity.clean_inputs(recipe)
     tokenizer = identity.tokenizer_inputs(recipe, clean)
     command = typed_command()
+    for note in same_files(recipe):
+        report(note)
     cleaned = {name: identity.place(out, f"clean/{name}", inputs) for name, inputs in clean.items()}
     labelled: dict[str, Path] = {}
     for name, source in recipe.sources.items():
@@ -155,6 +159,7 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
             from perdure.pipeline.data.clean import clean_source
 
             facts = {"source": name, "hash": hash_of(clean[name]), "inputs": clean[name], "command": command}
+            facts["reading"] = identity.READING
             report(f"cleaning {name}")
             clean_source(out, cleaned[name], name, source, tasks, execute(), facts)
         topics = recipe.sources[name].topics
@@ -218,6 +223,7 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
                 "heldout_fraction": heldout,
                 "inputs": clean[name],
                 "clean": cleaned[name].name,
+                "reading": read_json(cleaned[name] / "manifest.json").get("reading", 1),
                 "topics": labelled[name].name if name in labelled else None,
                 "subset": subset.name if subset else None,
                 "counts": read_json(cleaned[name] / "manifest.json")["counts"],
@@ -230,7 +236,7 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
                 out, final, name, cleaned[name], directory, *labels, *fractions, tasks, execute(), manifest
             )
         counts = read_json(final / "manifest.json")["counts"]
-        report(_summary(name, counts))
+        report("; ".join(filter(None, [_summary(name, counts), files_not_read(recipe.sources[name].reader)])))
         for line in drops_lines(name, heavy_drops(counts, cleaned[name] / "dropped")):
             report(line)
     return found

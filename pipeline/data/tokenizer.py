@@ -33,6 +33,8 @@ COPIED = (
 )
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 """Of these files, the ones that do not list the vocabulary."""
+LONGEST_WORD = 1024
+"""Bytes of a word from which a tokenizer is trained whole; longer ones are cut."""
 SAMPLE = 200
 """Documents on which a converted tokenizer is compared with its original."""
 
@@ -196,7 +198,9 @@ def train(vocab_size: int, texts: Iterator[str]) -> "Tokenizer":
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    # Learning takes quadratic time in the length of a word, and a run of one character is one. One character is one byte here.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.FixedLength(LONGEST_WORD)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -205,6 +209,7 @@ def train(vocab_size: int, texts: Iterator[str]) -> "Tokenizer":
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.pre_tokenizer = words
     return tokenizer
 
 

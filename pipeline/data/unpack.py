@@ -38,7 +38,7 @@ def open_plain(path: str) -> BinaryIO:
     Errors of damaged files are to be turned into one line by `damage_named`.
     """
     opener = OPENERS.get(suffix_of(path))
-    return io.BufferedReader(opener(path), BUFFER) if opener else open(path, "rb", BUFFER)  # noqa: SIM115
+    return io.BufferedReader(opener(path), BUFFER) if opener else open(path, "rb", BUFFER)
 
 
 @contextmanager

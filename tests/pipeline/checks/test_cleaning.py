@@ -102,7 +102,7 @@ NOTHING = "no string in it has 13 words (n_grams): nothing could be looked for, 
         (
             "cut.jsonl.gz",
             gzip.compress(b'{"a": "b"}\n', mtime=0)[:-9],
-            "damaged (Truncated compressed stream)",
+            "damaged (Compressed file ended before the end-of-stream marker was reached)",
         ),
         ("folder", None, "a directory; should be a file"),
     ],

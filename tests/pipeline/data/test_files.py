@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from perdure.pipeline.data import files
 from perdure.pipeline.data.files import files_below, fits
-from perdure.pipeline.data.inputs import fingerprint, huggingface_on_disk, input_files
+from perdure.pipeline.data.inputs import files_not_read, fingerprint, huggingface_on_disk, input_files
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.recipe import HuggingFaceReader, JsonlReader, TextReader
 
@@ -42,7 +42,7 @@ def test_what_two_paths_lead_to_is_read_once_and_loops_end(corpus):
     assert found(corpus) == before == ["a.jsonl", "deep/b.jsonl"]
 
 
-@pytest.mark.parametrize("name", ["b.jsonl", ".hidden.jsonl", "part2"])
+@pytest.mark.parametrize("name", ["b.jsonl", "part2"])
 def test_a_link_that_leads_nowhere_is_named(corpus, name):
     (corpus / name).symlink_to(corpus.parent / "unmounted")
     with pytest.raises(PerdureError, match=rf"corpus/{name}: a link to .*unmounted, which does not exist"):
@@ -68,7 +68,7 @@ def test_nothing_stands_in_the_way_where_no_pattern_looks(corpus, monkeypatch):
     assert all("lost+found" not in directory for directory in looked)
 
 
-def test_globs_mean_what_they_mean_to_pathlib(tmp_path):
+def test_globs_mean_what_they_mean_to_pathlib_but_for_hidden_files(tmp_path):
     names = ["a.txt", "b.md", ".c.txt", "x/a.txt", "x/y/a.txt", "x/y/z/b.md", "[1].txt"]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -85,10 +85,77 @@ def test_globs_mean_what_they_mean_to_pathlib(tmp_path):
         "[ab].*",
     ):
         expected = sorted(
-            path.relative_to(tmp_path).as_posix() for path in tmp_path.glob(glob) if path.is_file()
+            path.relative_to(tmp_path).as_posix()
+            for path in tmp_path.glob(glob)
+            if path.is_file() and path.name != ".c.txt"
         )
         assert files_below(tmp_path, [glob]) == expected, glob
     assert not fits("a.txt", [("**", "b.txt")])
+
+
+COPIES = [
+    ".ipynb_checkpoints/a-checkpoint.jsonl",
+    "._a.jsonl",
+    ".hidden/deep/x.jsonl",
+    "#a.jsonl#",
+    "__MACOSX/._a.jsonl",
+    "__MACOSX/a.jsonl",
+    "_temporary/0/part.jsonl",
+    "deep/.b.jsonl",
+]
+OTHERS = ["b.json.gz", "README.md", "deep/c.csv", "archive.tar.gz", "d.parquet"]
+READ = ["e.JSONL", "f.ndjson", "g.jsonl.xz", "h.jsonl.BZ2", "i.NDJSON.lz4", "j.jsonl.zstd", "deep/k.jsonl.gz"]
+
+
+def test_what_lies_beside_a_corpus_is_read_or_named(corpus):
+    for name in COPIES + OTHERS + READ + ["Thumbs.db", "a.jsonl~", ".a.jsonl.swp", ".DS_Store"]:
+        (corpus / name).parent.mkdir(parents=True, exist_ok=True)
+        (corpus / name).write_text(name)
+    (corpus / "0.jsonl").symlink_to(corpus / "a.jsonl")  # read by its own name
+    assert found(corpus) == sorted(["a.jsonl", "deep/b.jsonl", *READ])
+    said = files_not_read(JsonlReader(type="jsonl", path=corpus))
+    others, copies = said.split("; ")
+    assert others == "not read: 5 files named otherwise (README.md, archive.tar.gz, b.json.gz, ...)"
+    # Of hidden files and copies, those that would be read by another name.
+    assert (
+        copies
+        == "7 files hidden or left by editors (._a.jsonl, .hidden/deep/x.jsonl, .ipynb_checkpoints/a-checkpoint.jsonl, ...)"
+    )
+    assert files_not_read(JsonlReader(type="jsonl", path=corpus / "a.jsonl")) == ""
+
+
+@pytest.mark.parametrize(
+    ("glob", "expected"),
+    [
+        ("**/*", ["a.txt", "deep/b.txt"]),
+        (".notes/*", [".notes/c.txt"]),
+        ("**/.*.txt", [".d.txt"]),
+        ("*~", ["a.txt~"]),
+        (".notes/.deeper/e.txt", [".notes/.deeper/e.txt"]),
+    ],
+)
+def test_hidden_files_and_copies_are_read_where_a_glob_says_so(tmp_path, glob, expected):
+    for name in [
+        "a.txt",
+        "deep/b.txt",
+        ".notes/c.txt",
+        ".d.txt",
+        "a.txt~",
+        ".notes/.deeper/e.txt",
+        ".git/HEAD",
+    ]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert files_below(tmp_path, [glob]) == expected
+
+
+def test_a_directory_without_fitting_files_says_what_it_holds(tmp_path):
+    for number in range(4):
+        (tmp_path / f"c4-train.{number:05d}.json.gz").touch()
+    with pytest.raises(
+        PerdureError, match=r"not read: 4 files named otherwise \(c4-train.00000.json.gz, .*\.\.\.\)"
+    ):
+        found(tmp_path)
 
 
 @pytest.mark.parametrize("glob", ["", ".", "/data/*.txt", "../*.txt", "x/**.txt"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.pipeline.data.inputs import python_modules
+from perdure.pipeline.data.modules import python_modules
 from perdure.pipeline.data.python import code_of, decode_source, docs_of
 
 SOURCE = '''"""About the module.

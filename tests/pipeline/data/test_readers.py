@@ -119,7 +119,9 @@ def test_a_task_opens_one_of_few_files(tmp_path, monkeypatch):
     for number, lines in enumerate((90, 30)):
         (tmp_path / f"{number}.jsonl").write_text('{"text": "x"}\n' * lines)
     opened = []
-    monkeypatch.setattr(readers, "open_lines", lambda path, *longest: opened.append(path[-7:]) or open_lines(path, *longest))
+    monkeypatch.setattr(
+        readers, "open_lines", lambda path, *longest: opened.append(path[-7:]) or open_lines(path, *longest)
+    )
     documents, _ = read({"type": "jsonl", "path": str(tmp_path)}, tasks=4)
     assert opened == ["0.jsonl"] * 3 + ["1.jsonl"] and len({document.id for document in documents}) == 120
 

@@ -358,3 +358,31 @@ def small_disk(tmp_path):
 
 def _trained_on(name: str) -> dict:
     return {"type": "train", "vocab_size": 400, "sources": [name]}
+
+
+def test_sources_that_lost_what_is_read_by_now_are_made_anew_and_others_kept(make_recipe, texts, tmp_path):
+    recipe = make_recipe({"whole": texts, "lost": texts})
+    path = recipe.sources["lost"].reader.path
+    path.write_text('{"text": "half \\\\ud83d of an emoji"}\n' + path.read_text())
+    found = run_data(recipe, **quiet)
+    assert counts(found["lost"])["documents"] == {"in": 61, "dropped": {}, "out": 61}
+    assert finished_data(recipe) == found and run_data(recipe, **quiet) == found
+    # As the version before left it, which dropped the line.
+    for directory in (*recipe.directory.glob("clean/*"), *recipe.directory.glob("data/*")):
+        manifest = read_json(directory / "manifest.json")
+        del manifest["reading"]
+        if "lost" in directory.name:
+            manifest["counts"]["steps"][0]["dropped"]["broken_json"] = {"documents": 1, "words": 0}
+        (directory / "manifest.json").write_text(json.dumps(manifest))
+    again = finished_data(recipe)
+    assert again["lost"] is None and again["whole"] is None  # the tokenizer has learnt from both
+    recipe = make_recipe(
+        {"whole": texts, "lost": texts}, tokenizer={"type": "train", "vocab_size": 400, "sources": ["whole"]}
+    )
+    path.write_text('{"text": "half \\\\ud83d of an emoji"}\n' + path.read_text())
+    cleaned = identity.clean_inputs(recipe)
+    assert "reading" not in cleaned["whole"] and cleaned["lost"]["reading"] == identity.READING
+    made = run_data(recipe, **quiet)
+    assert finished_data(recipe) == made and counts(made["lost"])["documents"]["out"] == 61
+    shutil.rmtree(next(recipe.directory.glob("clean/lost@*")))
+    assert "reading" in identity.clean_inputs(recipe)["lost"]  # its shards tell the same
