@@ -113,16 +113,9 @@ def _sources(recipe: Recipe, finished: dict[str, dict]) -> dict[str, dict]:
             "heldout_tokens": counts["heldout"]["tokens"] if counts else None,
             "in_parts": False,
             "repetitions": {},
-            "not_read": _not_read(source),
+            "not_read": files_not_read(source.reader),
         }
     return found
-
-
-def _not_read(source: Source) -> str:
-    try:
-        return files_not_read(source.reader)
-    except PerdureError:
-        return ""  # the raw text is gone
 
 
 def _version(

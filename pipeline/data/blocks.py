@@ -17,8 +17,8 @@ from perdure.pipeline.data.dedup import exact_dedup, minhash_dedup, sentence_ded
 from perdure.pipeline.data.inputs import language_model
 from perdure.pipeline.data.language import LanguageFilter
 from perdure.pipeline.data.languages import ENGLISH, splitter, stop_words, with_language
-from perdure.pipeline.data.splitters import LanguageSplitter
 from perdure.pipeline.data.personal import PersonalData
+from perdure.pipeline.data.splitters import LanguageSplitter
 
 
 def block(step: recipe.CleaningStep, folder: Path) -> Block:

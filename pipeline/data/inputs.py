@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import re
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -114,11 +115,13 @@ def _globs(reader: recipe.JsonlReader | recipe.ParquetReader | recipe.TextReader
 
 def files_not_read(reader: recipe.Reader) -> str:
     """What to say of files in a reader's directory that it passes over; empty if there are none, or no directory."""
-    if not isinstance(reader, recipe.JsonlReader | recipe.ParquetReader | recipe.TextReader):
-        return ""
-    if not reader.path.is_dir():
-        return ""
-    return not_read(reader.path, *_globs(reader), input_files(reader)[1])
+    if (
+        isinstance(reader, recipe.JsonlReader | recipe.ParquetReader | recipe.TextReader)
+        and reader.path.is_dir()
+    ):
+        with suppress(PerdureError):  # the raw text is gone
+            return not_read(reader.path, *_globs(reader), input_files(reader)[1])
+    return ""
 
 
 def huggingface_on_disk(reader: recipe.HuggingFaceReader) -> Path | None:

@@ -12,12 +12,13 @@ from perdure.pipeline.recipe.section import Positive, Section
 
 
 class JsonlReader(Section):
-    """JSON lines, plain, `.gz` or `.zst`, one document a line."""
+    """JSON lines, plain or compressed (gzip, zstd, xz, bzip2, LZ4), one document a line."""
 
     type: Literal["jsonl"]
     path: Path
-    """A file, or a directory that is searched recursively, through symbolic links, for `*.jsonl`, `*.jsonl.gz` and
-    `*.jsonl.zst`; what several links lead to is read once."""
+    """A file, or a directory that is searched recursively, through symbolic links, for `*.jsonl` and `*.ndjson`, plain, `.gz`,
+    `.zst`, `.xz`, `.bz2` or `.lz4`, in any case; what several links lead to is read once, hidden files and editors' copies are
+    not."""
     text_field: str = "text"
     """The key that holds the text."""
     id_field: str = "id"
@@ -30,7 +31,7 @@ class ParquetReader(Section):
     type: Literal["parquet"]
     path: Path
     """A file, or a directory that is searched recursively, through symbolic links, for `*.parquet`; what several links
-    lead to is read once."""
+    lead to is read once, hidden files and editors' copies are not."""
     text_field: str = "text"
     """The column that holds the text."""
     id_field: str = "id"
@@ -44,7 +45,8 @@ class TextReader(Section):
     path: Path
     """A file or a directory."""
     glob: str = "**/*.txt"
-    """Which files of the directory to read, relative to it; `**` stands for any number of directories."""
+    """Which files of the directory to read, relative to it; `**` stands for any number of directories. Hidden files and
+    editors' copies fit only what begins or ends as they do, such as `.*`."""
 
     @field_validator("glob")
     @classmethod

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from perdure.pipeline.data import readers
 from perdure.pipeline.data.normalise import Normaliser
-from perdure.pipeline.data.readers import reader_step, share
+from perdure.pipeline.data.readers import reader_step
+from perdure.pipeline.data.reading import share
 from perdure.pipeline.data.rows import open_lines
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.recipe import Source
