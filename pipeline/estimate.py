@@ -1,13 +1,12 @@
 """Tokens to a byte of a source's files, from a sample and the tokenizer: scripts and formats differ too much for one number."""
 
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 
 import orjson
 
 from perdure.pipeline.data.inputs import input_files
-from perdure.pipeline.data.rows import open_lines
+from perdure.pipeline.data.rows import first_lines
 from perdure.pipeline.recipe import JsonlReader, Reader, TextReader
 
 FILES, LINES, LINE_BYTES = 4, 25, 1 << 14
@@ -29,7 +28,7 @@ def tokens_per_byte(reader: Reader, tokenizer: Path) -> float | None:
         lines = [
             line
             for file in chosen
-            for line in islice(open_lines(str(Path(folder, file))), LINES)
+            for line in first_lines(Path(folder, file), LINES)
             if len(line) <= LINE_BYTES
         ]
         texts = [_text(reader, line) for line in lines]

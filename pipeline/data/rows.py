@@ -38,7 +38,7 @@ def first_fields(reader: recipe.JsonlReader | recipe.ParquetReader) -> set[str] 
     fields: set[str] = set()
     objects = others = 0
     for path in paths:
-        for number, line in enumerate(_first_lines(path)):
+        for number, line in enumerate(first_lines(path, FIRST_LINES)):
             if number == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                 raise PerdureError(f"{path}: UTF-16; should be UTF-8: convert it (iconv -f UTF-16 -t UTF-8)")
             try:
@@ -49,9 +49,9 @@ def first_fields(reader: recipe.JsonlReader | recipe.ParquetReader) -> set[str] 
     return None if others and not objects else fields
 
 
-def _first_lines(path: Path) -> Iterator[bytes]:
-    """The first lines of a file, up to one that is too long."""
-    for line in islice(open_lines(str(path), LONGEST, whole=False), FIRST_LINES):
+def first_lines(path: Path, count: int) -> Iterator[bytes]:
+    """The first lines of a file, so many, up to one that is too long to be a document."""
+    for line in islice(open_lines(str(path), LONGEST, whole=False), count):
         if line is None:
             return
         yield line
