@@ -13,6 +13,7 @@ from perdure.pipeline.integrity import json_lines, version_recipe
 from perdure.pipeline.manifest import is_finished, read_json
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import Recipe, load_recipe
+from perdure.pipeline.recorded import recorded
 
 TAIL = 1 << 16
 """Bytes of a metrics file's end that surely hold its last line."""
@@ -40,7 +41,7 @@ def status(directory: Path) -> dict[str, Any]:
     Raises:
         PerdureError: If there is no run.
     """
-    recipe = _recipe(directory)
+    recipe = _recipe(directory).model_copy(update={"out": directory})
     sources = [
         {
             "name": name,
@@ -56,10 +57,8 @@ def status(directory: Path) -> dict[str, Any]:
         "sources": sources,
         "work": _work(directory),
         "versions": [
-            _version(
-                directory / "versions" / name, recipe, name, None if running is None else name in running
-            )
-            for name in recipe.versions
+            _version(directory / "versions" / name, made, name, None if running is None else name in running)
+            for name, made in recorded(recipe).items()
         ],
         "jobs": jobs,
     }

@@ -88,11 +88,17 @@ def version_inputs(
 
 def recipe_identity(recipe: Recipe, name: str) -> dict:
     """What the recipe alone says of a version's identity; the rest of it follows from data and models."""
+    found = deciding_fields(recipe, name)
+    return found | {"model": found["model"] | {"shape": asdict(model_shape(recipe))}}
+
+
+def deciding_fields(recipe: Recipe, name: str) -> dict:
+    """The fields of a recipe that decide a version; reads no model, which may be gone."""
     version = recipe.versions[name]
     dumped = version.model_dump(mode="json", exclude={"keep"})
     return {
         "seed": recipe.seed,
-        "model": recipe.model.model_dump(mode="json") | {"shape": asdict(model_shape(recipe))},
+        "model": recipe.model.model_dump(mode="json"),
         "training": recipe.training.model_dump(exclude=not_deciding(recipe)),
         "version": _deciding(dumped),
         "order_of_sources": order_of_sources(version.mixture),

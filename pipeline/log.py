@@ -18,27 +18,39 @@ from perdure.pipeline.lineage import (
     checkpoints,
     history,
     parent_of,
-    resolved_schedule,
     version_directory,
 )
 from perdure.pipeline.manifest import differences, is_finished, read_json
 from perdure.pipeline.plan import Plan, num_steps, open_plan
 from perdure.pipeline.recipe import Branch, Recipe, merge, read_tree
+from perdure.pipeline.recorded import as_recorded, made_schedule, recorded
 from perdure.pipeline.train.schedule import learning_rate, phase_of
 
 
 def log(recipe: Recipe) -> dict[str, Any]:
-    """The tree of versions as it stands: JSON-serialisable, what is not there yet null."""
-    return {"name": recipe.name, "versions": [_version(recipe, name) for name in recipe.versions]}
+    """The tree of versions as it stands: JSON-serialisable, what is not there yet null.
+
+    Of a version that has begun, all of it is from its own records; the recipe speaks of what waits.
+    """
+    on, recipes = _measured_on(recipe), recorded(recipe)
+    return {"name": recipe.name, "versions": [_version(made, name, on) for name, made in recipes.items()]}
 
 
-def _version(recipe: Recipe, name: str) -> dict[str, Any]:
+def _measured_on(recipe: Recipe) -> dict[str, Any] | None:
+    """What a run measures on; None before a version is finished: texts of a run that has only begun may be anywhere."""
+    whole = as_recorded(recipe)
+    if not any(is_finished(version_directory(whole, name)) for name in whole.versions):
+        return None
+    return measured_on(whole, run_data_directories(whole))
+
+
+def _version(recipe: Recipe, name: str, on: dict[str, Any] | None) -> dict[str, Any]:
     version, directory = recipe.versions[name], version_directory(recipe, name)
     step_tokens = recipe.training.global_batch_size * recipe.training.seq_length
     steps, planned, schedule = (
         _steps_done(directory),
         num_steps(recipe, version),
-        resolved_schedule(recipe, name),
+        made_schedule(recipe, name),
     )
     before = sum(
         tokens_at(version_directory(recipe, ancestor), count, step_tokens)
@@ -48,8 +60,7 @@ def _version(recipe: Recipe, name: str) -> dict[str, Any]:
     measured = None
     if is_finished(directory):
         require_whole(directory)
-        # Texts of a run that has only begun may be anywhere.
-        measured = evaluation(directory, measured_on(recipe, run_data_directories(recipe)))
+        measured = on and evaluation(directory, on)
     return {
         "id": name,
         "parent": parent_of(version),
@@ -113,9 +124,12 @@ def diff(recipe: Recipe, left: str, right: str) -> dict[str, Any]:
         their difference, null where one is not measured.
     """
     names = (left, right)
-    logs = [_version(recipe, name) for name in names]
-    fields = [recipe.versions[name].model_dump(mode="json", exclude={"schedule", "keep"}) for name in names]
-    schedules = [resolved_schedule(recipe, name).model_dump(mode="json") for name in names]
+    on, recipes = _measured_on(recipe), recorded(recipe)
+    logs = [_version(recipes[name], name, on) for name in names]
+    fields = [
+        recipes[name].versions[name].model_dump(mode="json", exclude={"schedule", "keep"}) for name in names
+    ]
+    schedules = [made_schedule(recipes[name], name).model_dump(mode="json") for name in names]
     inputs = [version_directory(recipe, name) / "inputs.json" for name in names]
     data = [
         {"hash": read_json(path)["identity"]["data"] if path.exists() else None, "tokens": entry["sources"]}
@@ -133,7 +147,7 @@ def diff(recipe: Recipe, left: str, right: str) -> dict[str, Any]:
                 right: after,
                 "difference": None if None in (before, after) else after - before,
             }
-            for domain in measured_domains(recipe)
+            for domain in measured_domains(as_recorded(recipe))
             for before, after in [(losses[0].get(domain), losses[1].get(domain))]
         },
     }

@@ -6,6 +6,8 @@ LEVEL = 0.95
 """Of the intervals: from percentile 2.5 to 97.5."""
 RESAMPLES = 1000
 """Drawn for every interval."""
+FEWEST = 6
+"""Documents, or probes, from which on an interval can leave out chance: of 5 that all agree, a sign test gives p = 2^-4 = 6%."""
 CHUNK = 1 << 24
 """Counts held at a time."""
 
@@ -36,6 +38,11 @@ def resampled(sums: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):
             found.append(np.einsum("rd,md->mr", counts, np.where(sizes > 0, sums, 0.0)) / total)
     return np.concatenate(found, axis=1)
+
+
+def decided(bounds: list[float] | None, items: int, chance: float = 0.0) -> bool:
+    """Whether an interval over so many items leaves out what chance alone would give; False without an interval."""
+    return bounds is not None and items >= FEWEST and not bounds[0] <= chance <= bounds[1]
 
 
 def interval(values: np.ndarray) -> list[float] | None:

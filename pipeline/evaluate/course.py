@@ -5,16 +5,16 @@ from pathlib import Path
 
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.evaluate.words import replay_findings
-from perdure.pipeline.lineage import resolved_schedule
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.mixture import read_share, trained_fraction, trained_share
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import Recipe, Replay, Version
+from perdure.pipeline.recorded import made_schedule
 from perdure.pipeline.train.schedule import phase_of
 
 
-def add_course(report: dict, recipe: Recipe) -> None:
-    """Adds to a report what follows from its own numbers and from the recipe, so that its page needs nothing else.
+def add_course(report: dict, recipes: dict[str, Recipe]) -> None:
+    """Adds to a report what follows from its own numbers and the recipe of each version, so that its page needs nothing else.
 
     - `findings`: what replay bought, in words.
     - `cost`: hours of all versions, by kind of device.
@@ -28,6 +28,7 @@ def add_course(report: dict, recipe: Recipe) -> None:
     report["perplexity_matrix"] = [[_perplexity(loss) for loss in row] for row in report["loss_matrix"]]
     for version in report["versions"]:
         name = version["id"]
+        recipe = recipes[name]
         directory = recipe.directory / "versions" / name
         step_tokens = recipe.training.global_batch_size * recipe.training.seq_length
         curve = report["curves"].get(name)
@@ -122,7 +123,7 @@ def _command(directory: Path) -> str | None:
 
 def _phases(recipe: Recipe, name: str, step_tokens: int) -> list[dict]:
     """The phases of a version's schedule in order, each with what came before it."""
-    schedule, steps = resolved_schedule(recipe, name), num_steps(recipe, recipe.versions[name])
+    schedule, steps = made_schedule(recipe, name), num_steps(recipe, recipe.versions[name])
     found: list[dict] = []
     for step in range(1, steps + 1):
         phase = phase_of(schedule, step, steps)

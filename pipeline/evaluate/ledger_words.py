@@ -45,13 +45,12 @@ def _answers(report: dict) -> list[str]:
         changed = probes["change"].get(version["id"], {}).get("parent", {})
         for file, kinds in (probes["scores"][row] or {}).items():
             parts = [
-                f"{kind} {entry['correct']} of {entry['items']}{_movement(changed.get(file, {}).get(kind))}"
+                f"{kind} {entry['correct']} of {entry['items']}{_guessed(entry)}{_movement(changed.get(file, {}).get(kind))}"
                 for kind, entry in kinds.items()
             ]
             lines.append(f"{version['id']}: {file}: {', '.join(parts)}{_leaked(report, file)}")
         if (fuar := probes["fuar"].get(version["id"], {}).get("parent")) is not None:
-            value = "" if fuar["value"] is None else f"{fuar['value']:.2f}, "
-            lines.append(f"{version['id']}: FUAR {value}{fuar['words']}")
+            lines.append(f"{version['id']}: {fuar_words(fuar)}")
     return lines
 
 
@@ -64,7 +63,26 @@ def _leaked(report: dict, file: str) -> str:
 def _movement(change: dict | None) -> str:
     if change is None:
         return ""
-    return f" ({100 * change['change']:+.1f} points: {change['gained']} gained, {change['lost']} lost)"
+    chance = ", within chance" if change.get("within_chance") else ""
+    return f" ({100 * change['change']:+.1f} points: {change['gained']} gained, {change['lost']} lost{chance})"
+
+
+def _guessed(entry: dict) -> str:
+    """Whether an accuracy may be that of guessing, and how often the old answer was chosen."""
+    chance = f", guessing gives {entry['chance']:.0%}" if entry.get("within_chance") else ""
+    old = f", old answer {entry['old']:.0%}" if entry.get("old") is not None else ""
+    return chance + old
+
+
+def fuar_words(fuar: dict) -> str:
+    """FUAR with its interval, whether it is more than chance, and what its formula leaves out."""
+    words = "no gain, so no FUAR"
+    if fuar["value"] is not None:
+        low, high = ("unbounded" if end is None else f"{end:.2f}" for end in fuar.get("interval") or (None, None))
+        span = f" ({low} to {high})" if fuar.get("interval") else ""
+        words = f"FUAR {fuar['value']:.2f}{span}, {'within chance' if fuar.get('within_chance') else fuar['words']}"
+    left = [f"{kind} {100 * change:+.1f} points" for kind, change in fuar.get("uncounted", {}).items()]
+    return f"{words}; taken for 0: {', '.join(left)}" if left else words
 
 
 def _unmeasured(report: dict) -> list[str]:

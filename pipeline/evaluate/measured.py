@@ -16,7 +16,6 @@ from perdure.pipeline.evaluate.harness import harness_results
 from perdure.pipeline.evaluate.ledger import Ancestry, by_label, intervals, read_documents
 from perdure.pipeline.evaluate.paths import Path, losses_along
 from perdure.pipeline.evaluate.record import initial_evaluation
-from perdure.pipeline.lineage import ancestors
 from perdure.pipeline.manifest import hash_of, read_json
 from perdure.pipeline.recipe import Recipe
 
@@ -34,7 +33,7 @@ def measured(
     """The keys of `report.json` that docs/evaluation.md lists.
 
     Args:
-        recipe: The run.
+        recipe: The run, see `recorded.as_recorded`.
         losses: float64 [rows, domains], NaN where nothing was measured.
         evaluations: Per row, what `eval.json` holds.
         steps: By version its lines of `metrics.jsonl`, by step.
@@ -196,7 +195,7 @@ def _min_acc(
 
     `min_acc_unmeasured` names those of them that were not measured on the way, of which only the end counts.
     """
-    along = [*ancestors(recipe, version), (version, sys.maxsize)]
+    along = list(zip(path.members, [*path.steps, sys.maxsize]))
     points = {member: _points(recipe, member, steps[member], on) for member, _ in along}
     worst, unmeasured = [], set[str]()
     for source, row in zip(recipe.sources, path.learned):
@@ -236,21 +235,29 @@ def _probes(
     asked = next((found for found in reversed(answers) if found), None)
     if asked is None:
         return None
-    changes = {
+    pairs = {
         name: {
-            base: probe_scores.changes(before, after, recipe.seed)
+            base: (before, after)
             for base, row in (("parent", path.parent), ("initial", 0))
             if row is not None and (before := answers[row]) is not None
         }
         for name, path in paths.items()
         if (after := answers[path.row]) is not None
     }
+    changes = {
+        name: {base: probe_scores.changes(*pair, recipe.seed) for base, pair in by_base.items()}
+        for name, by_base in pairs.items()
+    }
     return {
         "files": probe_scores.counts(asked),
         "scores": [found and probe_scores.accuracies(found, recipe.seed) for found in answers],
         "change": changes,
         "fuar": {
-            name: {base: probe_scores.fuar(found) for base, found in by_base.items()}
-            for name, by_base in changes.items()
+            name: {
+                base: probe_scores.fuar(changes[name][base])
+                | probe_scores.fuar_interval(*pair, recipe.seed)
+                for base, pair in by_base.items()
+            }
+            for name, by_base in pairs.items()
         },
     }

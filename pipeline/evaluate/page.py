@@ -1,6 +1,7 @@
 """The report as one HTML file: opens offline, prints, follows light and dark; a pure function of `report.json`."""
 
 from perdure.pipeline.evaluate.figures import SERIES_COLOURS, Line, histogram, line_chart
+from perdure.pipeline.evaluate.ledger_words import fuar_words
 from perdure.pipeline.evaluate.words import (
     cost_words,
     duration_words,
@@ -43,6 +44,7 @@ def render_page(report: dict, version: str | None = None) -> str:
         "layout": layout_words,
         "duration": duration_words,
         "hours": hours_words,
+        "fuar": fuar_words,
         "loss": "{:.3f}".format,
         "perplexity": "{:,.4g}".format,
     }

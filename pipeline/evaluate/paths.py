@@ -20,6 +20,7 @@ class Path:
     Attributes:
         row: The version's row in the loss matrix; row 0 is the initial model.
         members: The versions on its path: its ancestors, the oldest first, and itself.
+        steps: Of each of its ancestors, those that lead to the next version.
         rows: Row 0, then that of each member. None is an ancestor that was left before its end: no row is what it was then.
         left_at: The step of its parent after which it left, if that is before the parent's end; else None.
         learned: Per source when it joined the path, see `metrics.learned_at`.
@@ -27,6 +28,7 @@ class Path:
 
     row: int
     members: list[str]
+    steps: list[int]
     rows: list[int | None]
     left_at: int | None
     learned: list[int | None]
@@ -37,32 +39,43 @@ class Path:
         return self.rows[-2]
 
 
-def paths(recipe: Recipe) -> dict[str, Path]:
-    """The path of every version of a recipe."""
-    numbers = {name: row for row, name in enumerate(recipe.versions, start=1)}
-    known: dict[str, set[str]] = {name: set() for name in numbers}
-    if isinstance(recipe.model, HuggingFaceModel):
-        known = {name: set(recipe.sources) for name in numbers}
-        for name in numbers:
-            for ancestor, _ in ancestors(recipe, name):
-                known[ancestor] -= set(_new_sources(recipe, name))
+def paths(sources: list[str], recipes: dict[str, Recipe]) -> dict[str, Path]:
+    """The path of every version.
+
+    Args:
+        sources: The columns of `Path.learned`.
+        recipes: By version the recipe that it was made by, see `perdure.pipeline.recorded`.
+    """
+    numbers = {name: row for row, name in enumerate(recipes, start=1)}
+    known: dict[str, set[str]] = {
+        name: set(sources) if isinstance(recipe.model, HuggingFaceModel) else set()
+        for name, recipe in recipes.items()
+    }
+    for name, recipe in recipes.items():
+        for ancestor, _ in ancestors(recipe, name):
+            known[ancestor] -= set(_new_sources(recipe, name))
     found = {}
     for name, row in numbers.items():
-        before = ancestors(recipe, name)
+        before = ancestors(recipes[name], name)
         left = {
-            member: steps for member, steps in before if steps < num_steps(recipe, recipe.versions[member])
+            member: steps
+            for member, steps in before
+            if steps < num_steps(recipes[member], recipes[member].versions[member])
         }
         along = [*(member for member, _ in before), name]
         new = [
-            _sources_until(recipe, member, left[member]) if member in left else _new_sources(recipe, member)
+            _sources_until(recipes[member], member, left[member])
+            if member in left
+            else _new_sources(recipes[member], member)
             for member in along
         ]
         found[name] = Path(
             row,
             along,
+            [steps for _, steps in before],
             [0, *(None if member in left else numbers[member] for member in along)],
             left.get(before[-1][0]) if before else None,
-            metrics.learned_at(list(recipe.sources), new, known[name]),
+            metrics.learned_at(sources, new, known[name]),
         )
     return found
 

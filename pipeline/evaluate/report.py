@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
 from perdure.pipeline.evaluate.board import write_board
 from perdure.pipeline.evaluate.ledger_words import ledger_words
 from perdure.pipeline.evaluate.page import render_page
@@ -47,7 +49,7 @@ def _next_commands(recipe: Recipe, report: dict, recipe_path: Path | str) -> str
     finished = [version["id"] for version in report["versions"] if version["status"] == "finished"]
     commands = {}
     if finished:
-        name, purpose = _exported(recipe, finished)
+        name, purpose = _exported(report, finished)
         commands[f"perdure export {recipe.directory} {name} --to {recipe.name}-{name}"] = purpose
     if report["curves"]:
         commands[f"tensorboard --logdir {recipe.directory}"] = "look at every step"
@@ -62,9 +64,9 @@ def _next_commands(recipe: Recipe, report: dict, recipe_path: Path | str) -> str
     return "\n".join([*lines, *(f"  {command}  # {purpose}" for command, purpose in commands.items())])
 
 
-def _exported(recipe: Recipe, finished: list[str]) -> tuple[str, str]:
+def _exported(report: dict, finished: list[str]) -> tuple[str, str]:
     """The version offered for export, and which one that is: the last of the recipe, but for controls without replay."""
-    controls = replay_controls(recipe.model_dump(mode="json")["versions"])
+    controls = replay_controls(yaml.safe_load(report["recipe"])["versions"])
     name = next((name for name in reversed(finished) if name not in controls), finished[-1])
     passed = finished[finished.index(name) + 1 :]
     but = f" but for {', '.join(passed)} (without replay)" if passed else ""

@@ -21,13 +21,15 @@ from perdure.pipeline.evaluate.record import (
     run_data_directories,
     unmeasured,
 )
+from perdure.pipeline.inputs import deciding_fields
 from perdure.pipeline.integrity import metrics_lines, require_whole
-from perdure.pipeline.lineage import expected_mixture, parent_of, resolved_schedule, version_directory
+from perdure.pipeline.lineage import expected_mixture, parent_of, version_directory
 from perdure.pipeline.log import mixture_phases, source_ledger
-from perdure.pipeline.manifest import finite, is_finished, read_json, write_json
+from perdure.pipeline.manifest import differences, finite, is_finished, read_json, write_json
 from perdure.pipeline.mixture import is_replayed, members, mixture_shares, trained_fraction
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recorded import as_recorded, made_schedule, recorded
 
 CURVE_POINTS = 160
 """Longest training curve; longer ones are averaged over this many stretches of equal length."""
@@ -57,6 +59,8 @@ def build_report(recipe: Recipe) -> dict:
           `evaluate/metrics.py`; every version has them, along its own path from the initial model.
         - `measured`: what identifies the held-out text and probes that all of this was measured on, see
           `evaluate/record.py`; `unmeasured`: finished versions that were not measured on these, and have no losses here.
+        - `edited`: versions that have begun and of which the recipe says something else now, and what differs. All that is said of
+          a version that has begun is from its own records, see `perdure.pipeline.recorded`; the recipe speaks of what waits.
         - What the ledger adds (intervals, paired changes, topics, stability gap, probes, contamination, harness): see
           docs/evaluation.md.
         - `consumed`: tokens per version and mixture key (`replay/<source>` for replay).
@@ -68,12 +72,12 @@ def build_report(recipe: Recipe) -> dict:
         - `curves`, `passages`, `chosen`: training curves, the coloured passage, and what selection took of the last
           samples (see `train/passage.py`), by version.
         - What follows from these, see `evaluate/course.py`: `findings`, `perplexity_matrix`, and more in the above.
-        - `commands`, `recipe`: what was typed, and the whole recipe in YAML.
+        - `commands`, `recipe`: what was typed, and the whole recipe in YAML, as it was when its versions were made.
 
     Raises:
         PerdureError: If an artefact is broken.
     """
-    report = summarize(recipe, run_data_directories(recipe))
+    report = summarize(recipe, run_data_directories(as_recorded(recipe)))
     write_json(recipe.directory / "report.json", report)
     write_json(recipe.directory / "lineage.json", _lineage(recipe, report))
     return report
@@ -81,6 +85,7 @@ def build_report(recipe: Recipe) -> dict:
 
 def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
     """`build_report` without writing; `data` maps each source to its finished directory or None."""
+    today, recipe, recipes = recipe, as_recorded(recipe), recorded(recipe)
     records = {name: _optional(recipe, name, "version.json") for name in recipe.versions}
     on = measured_on(recipe, data)
     places = {name: evaluation_directory(version_directory(recipe, name), on) for name in recipe.versions}
@@ -98,13 +103,13 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
     }
     steps = {name: _steps(recipe.directory / "versions" / name / "metrics.jsonl") for name in recipe.versions}
     curves = {name: _curve(lines) for name, lines in steps.items()}
-    along = paths(recipe)
+    along = paths(list(recipe.sources), recipes)
     starts = {name: start_losses(recipe, name, steps[name], on) for name in recipe.versions}
     before = bases(along, losses, starts)
     report = {
         "name": recipe.name,
         "versions": [
-            _version(recipe, name, records[name], evaluations[name], curves[name])
+            _version(recipes[name], name, records[name], evaluations[name], curves[name])
             | {"left_at_step": along[name].left_at}
             | {"replay": replay_shares(recipe.versions[name], records[name], steps[name])}
             | {"change": dict(zip(domains, losses[along[name].row] - before[name]))}
@@ -117,11 +122,17 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
         **measured(recipe, losses, [initial, *evaluations.values()], steps, along, starts, on, places),
         "measured": on,
         "unmeasured": unmeasured(recipe, on),
+        "edited": {
+            name: edits
+            for name, made in recipes.items()
+            if name in today.versions
+            and (edits := differences(deciding_fields(made, name), deciding_fields(today, name)))
+        },
         "consumed": {name: record["consumed"] for name, record in records.items() if record},
         "selection": {
             name: record["selection_counts"]
             for name, record in records.items()
-            if record and recipe.versions[name].selection
+            if record and recipes[name].versions[name].selection
         },
         "data": {
             source: manifest and {"tokenizer_hash": manifest["tokenizer_hash"], **manifest["counts"]}
@@ -142,7 +153,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
         "recipe": recipe_yaml(recipe),
     }
     report = finite(report)
-    add_course(report, recipe)
+    add_course(report, recipes)
     return report
 
 
@@ -224,7 +235,7 @@ def _version(
         "tokens": tokens,
         "steps": steps,
         "planned_steps": num_steps(recipe, version),
-        "schedule": resolved_schedule(recipe, name).model_dump(mode="json") | {"type": version.schedule.type},
+        "schedule": made_schedule(recipe, name).model_dump(mode="json") | {"type": version.schedule.type},
         "selection": version.selection and version.selection.model_dump(mode="json"),
         "selected_fraction": fraction,
         **{key: record[key] if record else None for key in copied},

@@ -15,6 +15,7 @@ from perdure.pipeline.manifest import is_finished, read_json
 from perdure.pipeline.parts import describe
 from perdure.pipeline.preview import mixtures
 from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recorded import as_recorded
 from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT, open_shard
 from perdure.pipeline.token_texts import token_texts
 
@@ -60,11 +61,12 @@ def of_directory(directory: Path) -> dict:
 
 
 def _mixtures_of(directory: Path, counts: dict[str, dict]) -> list[dict]:
-    """Mixtures of the recipe that the newest version of a run's directory was prepared with; its raw text may be gone."""
+    """Mixtures as versions were made with, and of those that wait as the newest of them was prepared; raw text may be gone."""
     recipes = sorted(directory.glob("versions/*/recipe.yaml"), key=lambda path: path.stat().st_mtime)
     if not recipes:
         return []
-    return mixtures(version_recipe(recipes[-1].parent).model_copy(update={"out": directory}), counts)
+    newest = version_recipe(recipes[-1].parent).model_copy(update={"out": directory})
+    return mixtures(as_recorded(newest), counts)
 
 
 def inspect(name: str, out: Path, data: dict[str, Path | None]) -> dict:

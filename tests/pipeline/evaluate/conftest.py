@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.record import measured_on
 from perdure.pipeline.evaluate.summary import summarize
+from perdure.pipeline.inputs import deciding_fields
 from perdure.pipeline.manifest import finish, write_json
 from perdure.pipeline.mixture import is_replayed, mixture_shares, trained_fraction
 from perdure.pipeline.plan import num_steps
@@ -145,7 +147,10 @@ def _write_version(recipe: Recipe, name: str, index: int, odd_tokens: bool, on: 
         write_json(directory / "passage.json", _passage(odd_tokens))
         write_json(directory / "chosen.json", _chosen())
     command = "perdure run data_recipes/made-up.yaml --set seed=7"
-    write_json(directory / "inputs.json", {"command": command, "measured": on})
+    content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    (directory / "recipe.yaml").write_text(content)
+    identity = deciding_fields(recipe, name)
+    write_json(directory / "inputs.json", {"command": command, "measured": on, "identity": identity})
     write_json(
         directory / "version.json",
         {

@@ -218,7 +218,7 @@ def test_findings_in_words(recipe, run):
         "update: while it trained, the loss on prose rose by 0.500, most after 2k tokens, and is not back.",
         "update: while it trained, the loss on code rose by 0.250, most after 2k tokens, and is back after 41k.",
         "update: facts.jsonl: invariant 3 of 4 (-25.0 points: 0 gained, 1 lost), new 1 of 2; 1 of 6 items leaked",
-        "update: FUAR no gain",
+        "update: no gain, so no FUAR",
         "No intervals for reference, control: measured before documents were kept apart. `perdure eval` measures "
         "finished versions again.",
     ]

@@ -1,12 +1,15 @@
 """Knowledge probes: what is a probe, and what their scores say."""
 
 import json
+import math
 
+import numpy as np
 import pytest
 
 from perdure.pipeline.check import problems
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate import probe_scores
+from perdure.pipeline.evaluate.ledger_words import fuar_words
 from perdure.pipeline.evaluate.probes import parse_probes, probe_files
 from perdure.pipeline.recipe import Recipe
 
@@ -131,6 +134,7 @@ def test_changes_are_paired_and_counted():
         "value": 0.25,
         "lost": 0.25,
         "gained": 1.0,
+        "uncounted": {},
         "words": "more learned",
     }
 
@@ -138,20 +142,104 @@ def test_changes_are_paired_and_counted():
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
-        ({"invariant": "11", "new": "00"}, {"invariant": "00", "new": "00"}, [None, 1.0, 0.0, "no gain"]),
-        ({"invariant": "11", "new": "00"}, {"invariant": "00", "new": "11"}, [1.0, 1.0, 1.0, "break-even"]),
-        ({"invariant": "01", "new": "00"}, {"invariant": "11", "new": "10"}, [0.0, 0.0, 0.5, "more learned"]),
+        ({"invariant": "11", "new": "00"}, {"invariant": "00", "new": "00"}, [None, 1.0, 0.0, {}, "no gain"]),
+        ({"invariant": "11", "new": "00"}, {"invariant": "00", "new": "11"}, [1.0, 1.0, 1.0, {}, "break-even"]),
+        (
+            {"invariant": "01", "new": "00"},
+            {"invariant": "11", "new": "10"},
+            [0.0, 0.0, 0.5, {"invariant": 0.5}, "more learned"],
+        ),
         # What the new facts lose is no gain, and does not take from that of the updated ones.
         (
             {"invariant": "11", "updated": "00", "new": "11"},
             {"invariant": "00", "updated": "10", "new": "00"},
-            [2.0, 1.0, 0.5, "more forgotten"],
+            [2.0, 1.0, 0.5, {"new": -1.0}, "more forgotten"],
         ),
     ],
 )
 def test_fuar(before, after, expected):
     found = probe_scores.fuar(probe_scores.changes(answers(**before), answers(**after), seed=1))
     assert list(found.values()) == expected
+
+
+FIXED = ({"invariant": "1" * 8, "new": "0" * 8}, {"invariant": "0" * 8, "new": "1" * 8})
+LOST = ({"invariant": "1" * 8, "new": "0" * 8}, {"invariant": "0" * 8, "new": "0" * 8})
+NOTHING = ({"invariant": "1" * 8, "new": "0" * 8}, {"invariant": "1" * 8, "new": "0" * 8})
+KEPT = ({"invariant": "1" * 8, "new": "0" * 8}, {"invariant": "1" * 8, "new": "1" * 8})
+FEW = ({"invariant": "1" * 5, "new": "0" * 8}, {"invariant": "1" * 5, "new": "1" * 8})
+ONE = ({"invariant": "1", "new": "0" * 8}, {"invariant": "1", "new": "1" * 8})
+
+
+@pytest.mark.parametrize(
+    ("pair", "expected"),
+    [
+        (FIXED, ([1.0, 1.0], True)),  # break-even, whatever is drawn
+        (LOST, ([None, None], False)),  # nothing is gained, whatever is drawn: unbounded
+        (NOTHING, ([0.0, None], True)),  # any ratio
+        (KEPT, ([0.0, 0.0], False)),  # all gained for nothing
+        (FEW, ([0.0, 0.0], True)),  # five that agree are too few
+        (ONE, (None, True)),
+    ],
+)
+def test_the_interval_of_fuar_where_the_draws_do_not_matter(pair, expected):
+    found = probe_scores.fuar_interval(*(answers(**kinds) for kinds in pair), seed=1)
+    assert (found["interval"], found["within_chance"]) == expected
+
+
+def test_the_interval_of_fuar_is_a_paired_bootstrap_of_each_kind():
+    """Against loops: every kind is drawn by itself, and an item brings both of its answers."""
+    before = answers(invariant="1" * 9 + "0", updated="0" * 6 + "11", new="0" * 7)
+    after = answers(invariant="1" * 5 + "00001", updated="110000" + "10", new="1000000")
+    drop = [0] * 5 + [1] * 4 + [-1]
+    updated, new = [1, 1, 0, 0, 0, 0, 0, -1], [1, 0, 0, 0, 0, 0, 0]
+    draws = {}
+    for number, values in enumerate((drop, updated, new)):
+        random = np.random.default_rng([7 + number, len(values)])
+        draws[number] = [
+            np.mean([values[i] for i in random.integers(len(values), size=len(values))]) for _ in range(1000)
+        ]
+    lows, highs = [], []
+    for lost, one, other in zip(*draws.values()):
+        gained = max(0, one) + max(0, other)
+        lost = max(0, lost)
+        lows.append(lost / gained if gained else math.inf if lost else 0)
+        highs.append(lost / gained if gained else math.inf)
+    low, high = sorted(lows)[24], sorted(highs)[975]  # of 1000: ranks 0.025 x 999 and 0.975 x 999, outwards
+    found = probe_scores.fuar_interval(before, after, seed=7)
+    assert found["interval"] == pytest.approx([low, None if math.isinf(high) else high])
+    assert found["within_chance"]
+
+
+def test_guessing_and_what_is_no_more_than_that():
+    found = probe_scores.accuracies(answers(invariant="1" * 9, updated="111oooooo", new="11"), seed=1)
+    kinds = found["facts.jsonl"]
+    assert {kind: entry["chance"] for kind, entry in kinds.items()} == dict.fromkeys(kinds, 1 / 3)
+    assert {kind: entry["within_chance"] for kind, entry in kinds.items()} == {
+        "invariant": False,
+        "updated": True,
+        "new": True,  # too few to tell
+    }
+    halves = [row | {"scores": row["scores"][: 2 + number % 2]} for number, row in enumerate(answers(new="11"))]
+    assert probe_scores.accuracies(halves, seed=1)["facts.jsonl"]["new"]["chance"] == (1 / 2 + 1 / 3) / 2
+
+
+def test_a_change_within_chance_is_said():
+    before, after = answers(invariant="1" * 8, new="0" * 8), answers(invariant="01111111", new="1" * 8)
+    found = probe_scores.changes(before, after, seed=1)["facts.jsonl"]
+    assert (found["invariant"]["within_chance"], found["new"]["within_chance"]) == (True, False)
+    few = probe_scores.changes(answers(new="0" * 5), answers(new="1" * 5), seed=1)["facts.jsonl"]["new"]
+    assert few["interval"] == [1.0, 1.0] and few["within_chance"]
+
+
+def test_fuar_in_words():
+    fuar = {"value": 0.5, "words": "more learned", "uncounted": {"new": -0.125}}
+    span = {"interval": [0.25, None], "within_chance": True}
+    assert fuar_words(fuar | span) == (
+        "FUAR 0.50 (0.25 to unbounded), within chance; taken for 0: new -12.5 points"
+    )
+    sure = {"interval": [0.25, 0.75], "within_chance": False, "uncounted": {}}
+    assert fuar_words(fuar | sure) == "FUAR 0.50 (0.25 to 0.75), more learned"
+    assert fuar_words(fuar | {"value": None, "words": "no gain", "uncounted": {}} | span) == "no gain, so no FUAR"
 
 
 def test_only_items_that_both_were_asked_are_compared():

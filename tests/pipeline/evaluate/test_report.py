@@ -160,9 +160,9 @@ def test_curves_are_averages_of_stretches(recipe, run):
 
 
 def test_a_pretrained_model_knows_what_no_descendant_brings_in(recipe, run):
-    data = run(recipe, ALL)
     tree = recipe.model_dump() | {"model": {"type": "huggingface", "path": "x"}}
-    report = summarize(type(recipe).model_validate(tree), data)
+    pretrained = type(recipe).model_validate(tree)
+    report = summarize(pretrained, run(pretrained, ALL))
     # `clean` is new in `reference`, beside the path base -> update; but `reference` descends from `base`, as `update` does.
     assert report["acc"]["update"] == -(4.625 + 4.375 + 4.5) / 3
     assert report["forgetting"]["base"] == {"mean": None, "domains": {}}
@@ -170,7 +170,9 @@ def test_a_pretrained_model_knows_what_no_descendant_brings_in(recipe, run):
     del tree["versions"]["reference"]
     for name in ("update", "control"):
         tree["versions"][name]["selection"] = None
-    report = summarize(type(recipe).model_validate(tree), data)
+    tree["out"] = recipe.directory.parent / "other"
+    pretrained = type(recipe).model_validate(tree)
+    report = summarize(pretrained, run(pretrained, list(tree["versions"])))
     assert report["acc"]["update"] == -(4.625 + 4.375 + 4.5) / 3
     assert report["forgetting"]["base"]["domains"] == {"clean": 0.0}
     assert report["bwt"]["update"] == ((4.5 - 4.625) + (9.0 - 4.375)) / 2

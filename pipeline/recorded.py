@@ -1,0 +1,130 @@
+"""The recipe by which each version was made, as its directory has it: what a recipe says today may be something else."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from perdure.pipeline.domains import source_of
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.lineage import ancestors, checkpoints, resolved_schedule, version_directory
+from perdure.pipeline.manifest import read_json
+from perdure.pipeline.mixture import members
+from perdure.pipeline.recipe import Recipe, Schedule
+
+DECIDING = ("seed", "model", "training")
+"""Sections of a recipe that decide all of its versions."""
+
+
+def recorded(recipe: Recipe) -> dict[str, Recipe]:
+    """By version the recipe that it was made by.
+
+    Of a version that has begun, that is the one in its directory, under today's directory; of one that waits, `as_recorded`.
+
+    Args:
+        recipe: Today's recipe.
+
+    Returns:
+        The versions of `as_recorded`, in its order.
+
+    Raises:
+        PerdureError: If a recorded recipe cannot be read.
+    """
+    begun = _begun(recipe)
+    whole = _whole(recipe, begun)
+    return {name: begun.get(name, whole) for name in whole.versions}
+
+
+def as_recorded(recipe: Recipe) -> Recipe:
+    """Today's recipe with every version that has begun, and what decides it, as it was made.
+
+    An ancestor that today's recipe does not name any more stands before its first descendant; so does a source that a version was
+    made of. Where versions were made under different seeds, models or training settings, those of the last one stand in it.
+
+    Raises:
+        PerdureError: If a recorded recipe cannot be read.
+    """
+    return _whole(recipe, _begun(recipe))
+
+
+def recorded_recipe(directory: Path) -> Recipe | None:
+    """The recipe that a version's directory has; None if the version has not begun.
+
+    Raises:
+        PerdureError: If it cannot be read.
+    """
+    path = directory / "recipe.yaml"
+    return read_recorded(path) if path.exists() and (directory / "inputs.json").exists() else None
+
+
+def read_recorded(path: Path) -> Recipe:
+    """Reads a recipe that was written whole beside what was made by it.
+
+    Raises:
+        PerdureError: If it is damaged.
+    """
+    try:
+        return _parsed(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        raise PerdureError(
+            f"{path}: not the recipe that this was made by ({' '.join(str(error).split())}); restore it, or delete "
+            f"{path.parent} to make it anew"
+        ) from None
+
+
+def made_schedule(recipe: Recipe, name: str) -> Schedule:
+    """A version's schedule with all that followed from its ancestors when it began; foreseen if it has not.
+
+    Args:
+        recipe: The one by which it was made, see `recorded`.
+        name: The version.
+    """
+    directory = version_directory(recipe, name)
+    states = [path / "state.json" for path in checkpoints(directory).values()][-1:]
+    for path in (directory / "version.json", *states):
+        if path.exists() and (schedule := read_json(path).get("schedule")):
+            return TypeAdapter(Schedule).validate_python(schedule)
+    return resolved_schedule(recipe, name)
+
+
+@lru_cache(maxsize=32)
+def _parsed(text: str) -> Recipe:
+    """Versions of one run mostly have one recipe."""
+    return Recipe.model_validate(yaml.safe_load(text))
+
+
+def _begun(recipe: Recipe) -> dict[str, Recipe]:
+    """By version that has begun the recipe in its directory; also by the ancestors that today's recipe does not name."""
+    found: dict[str, Recipe] = {}
+    waiting = list(recipe.versions)
+    for name in waiting:
+        made = recorded_recipe(version_directory(recipe, name))
+        if made is not None and name in made.versions:
+            found[name] = made.model_copy(update={"out": recipe.directory})
+            for ancestor, _ in ancestors(made, name):
+                if ancestor not in waiting:
+                    waiting.append(ancestor)
+                    found[ancestor] = found[name]  # until its own is found: its directory may be gone
+    return found
+
+
+def _whole(recipe: Recipe, begun: dict[str, Recipe]) -> Recipe:
+    if not begun:
+        return recipe
+    versions, sources = {}, dict(recipe.sources)
+    for name in recipe.versions:
+        made = begun.get(name, recipe)
+        if name in begun:
+            for ancestor, _ in ancestors(made, name):
+                if ancestor not in recipe.versions:
+                    versions.setdefault(ancestor, begun[ancestor].versions[ancestor])
+        versions[name] = made.versions[name]
+    for name, made in begun.items():
+        for domain, _ in members(made.versions[name].mixture).values():
+            source = source_of(domain)
+            if source in made.sources:
+                sources.setdefault(source, made.sources[source])
+    last = next(begun[name] for name in reversed(versions) if name in begun)
+    deciding = {section: getattr(last, section) for section in DECIDING}
+    return recipe.model_copy(update=deciding | {"versions": versions, "sources": sources})
