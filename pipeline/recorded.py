@@ -66,7 +66,7 @@ def read_recorded(path: Path) -> Recipe:
     """
     try:
         return _parsed(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError, TypeError, KeyError, AttributeError) as error:
         raise PerdureError(
             f"{path}: not the recipe that this was made by ({' '.join(str(error).split())}); restore it, or delete "
             f"{path.parent} to make it anew"
@@ -90,8 +90,12 @@ def made_schedule(recipe: Recipe, name: str) -> Schedule:
 
 @lru_cache(maxsize=32)
 def _parsed(text: str) -> Recipe:
-    """Versions of one run mostly have one recipe."""
-    return Recipe.model_validate(yaml.safe_load(text))
+    """The recipe of a text; versions of one run mostly have the same. A replay's share was of the tokens read before it said so."""
+    tree = yaml.safe_load(text)
+    for version in tree.get("versions", {}).values() if isinstance(tree, dict) else ():
+        if replay := version["mixture"].get("replay"):
+            replay.setdefault("share_of", "read")
+    return Recipe.model_validate(tree)
 
 
 def _begun(recipe: Recipe) -> dict[str, Recipe]:

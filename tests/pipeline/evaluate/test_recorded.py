@@ -141,6 +141,8 @@ def _write_version(recipe: Recipe, name: str, number: int, data: dict, on: dict)
     write_json(
         directory / "version.json",
         {
+            "selection": version.selection and version.selection.model_dump(),
+            "mixture": version.mixture.model_dump(),
             "steps": steps,
             "tokens": steps * STEP,
             "lineage_tokens": steps * STEP,
@@ -200,6 +202,8 @@ FITTING = {
     "selection": [{"k": 0.25, "score": "random"}],
     "order": ["shuffled", "easy_to_hard"],
     "moments": ["reset"],
+    "share_of": ["read"],
+    "groups": [[["a"], ["b"]], {"all": ["a", "b"]}],
     "cooldown_shape": ["inverse_sqrt"],
     "decay_shape": ["exponential"],
     "decay_ends": [[0.5, 1.0]],
@@ -417,9 +421,15 @@ def test_runs_whose_records_are_older_still_report(run, tmp_path):
     recipe = recipe.model_copy(update={"out": tmp_path / "run"})
     for path in (tmp_path / "run").glob("versions/*/recipe.yaml"):
         tree = yaml.safe_load(path.read_text())
+        for version in tree["versions"].values():
+            if replay := version["mixture"]["replay"]:
+                del replay["share_of"]
         del tree["logging"], tree["cluster"], tree["evaluation"]["contamination"]
         path.write_text(yaml.safe_dump(tree))
-    assert summarize(recipe, data)["versions"][1]["schedule"]["type"] == "autoregressive"
+    older = summarize(recipe, data)["versions"][1]
+    assert older["schedule"]["type"] == "autoregressive"
+    # Before there was `share_of`, a share was that of the tokens read, with selection, too.
+    assert [member["share"] for member in older["mixture"]] == [0.75, 0.25]
     for path in (tmp_path / "run").glob("versions/*/recipe.yaml"):
         path.unlink()
     assert as_recorded(recipe) is recipe
