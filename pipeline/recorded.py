@@ -3,15 +3,14 @@
 from functools import lru_cache
 from pathlib import Path
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from perdure.pipeline.domains import source_of
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.integrity import version_recipe
 from perdure.pipeline.lineage import ancestors, checkpoints, resolved_schedule, version_directory
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.mixture import members
-from perdure.pipeline.recipe import Recipe, Schedule
+from perdure.pipeline.recipe import Recipe, Schedule, Version
 
 DECIDING = ("seed", "model", "training")
 """Sections of a recipe that decide all of its versions."""
@@ -54,23 +53,27 @@ def recorded_recipe(directory: Path) -> Recipe | None:
     Raises:
         PerdureError: If it cannot be read.
     """
-    path = directory / "recipe.yaml"
-    return read_recorded(path) if path.exists() and (directory / "inputs.json").exists() else None
+    paths = directory / "recipe.yaml", directory / "inputs.json"
+    if not all(path.exists() for path in paths):
+        return None
+    return _read(directory, tuple((path.stat().st_mtime_ns, path.stat().st_size) for path in paths))
 
 
-def read_recorded(path: Path) -> Recipe:
-    """Reads a recipe that was written whole beside what was made by it.
+@lru_cache(maxsize=256)
+def _read(directory: Path, _state: tuple) -> Recipe:
+    recipe = version_recipe(directory)
+    if "share_of" in (directory / "recipe.yaml").read_text(encoding="utf-8"):
+        return recipe
+    # All fields are written out: before there was this one, the share of replay was that of the tokens read.
+    versions = {name: _share_of_read(version) for name, version in recipe.versions.items()}
+    return recipe.model_copy(update={"versions": versions})
 
-    Raises:
-        PerdureError: If it is damaged.
-    """
-    try:
-        return _parsed(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError, TypeError, KeyError, AttributeError) as error:
-        raise PerdureError(
-            f"{path}: not the recipe that this was made by ({' '.join(str(error).split())}); restore it, or delete "
-            f"{path.parent} to make it anew"
-        ) from None
+
+def _share_of_read(version: Version) -> Version:
+    if (replay := version.mixture.replay) is None:
+        return version
+    replay = replay.model_copy(update={"share_of": "read"})
+    return version.model_copy(update={"mixture": version.mixture.model_copy(update={"replay": replay})})
 
 
 def made_schedule(recipe: Recipe, name: str) -> Schedule:
@@ -86,16 +89,6 @@ def made_schedule(recipe: Recipe, name: str) -> Schedule:
         if path.exists() and (schedule := read_json(path).get("schedule")):
             return TypeAdapter(Schedule).validate_python(schedule)
     return resolved_schedule(recipe, name)
-
-
-@lru_cache(maxsize=32)
-def _parsed(text: str) -> Recipe:
-    """The recipe of a text; versions of one run mostly have the same. A replay's share was of the tokens read before it said so."""
-    tree = yaml.safe_load(text)
-    for version in tree.get("versions", {}).values() if isinstance(tree, dict) else ():
-        if replay := version["mixture"].get("replay"):
-            replay.setdefault("share_of", "read")
-    return Recipe.model_validate(tree)
 
 
 def _begun(recipe: Recipe) -> dict[str, Recipe]:

@@ -64,7 +64,9 @@ def _movement(change: dict | None) -> str:
     if change is None:
         return ""
     chance = ", within chance" if change.get("within_chance") else ""
-    return f" ({100 * change['change']:+.1f} points: {change['gained']} gained, {change['lost']} lost{chance})"
+    return (
+        f" ({100 * change['change']:+.1f} points: {change['gained']} gained, {change['lost']} lost{chance})"
+    )
 
 
 def _guessed(entry: dict) -> str:
@@ -78,7 +80,9 @@ def fuar_words(fuar: dict) -> str:
     """FUAR with its interval, whether it is more than chance, and what its formula leaves out."""
     words = "no gain, so no FUAR"
     if fuar["value"] is not None:
-        low, high = ("unbounded" if end is None else f"{end:.2f}" for end in fuar.get("interval") or (None, None))
+        low, high = (
+            "unbounded" if end is None else f"{end:.2f}" for end in fuar.get("interval") or (None, None)
+        )
         span = f" ({low} to {high})" if fuar.get("interval") else ""
         words = f"FUAR {fuar['value']:.2f}{span}, {'within chance' if fuar.get('within_chance') else fuar['words']}"
     left = [f"{kind} {100 * change:+.1f} points" for kind, change in fuar.get("uncounted", {}).items()]

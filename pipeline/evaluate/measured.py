@@ -254,8 +254,7 @@ def _probes(
         "change": changes,
         "fuar": {
             name: {
-                base: probe_scores.fuar(changes[name][base])
-                | probe_scores.fuar_interval(*pair, recipe.seed)
+                base: probe_scores.fuar(changes[name][base]) | probe_scores.fuar_interval(*pair, recipe.seed)
                 for base, pair in by_base.items()
             }
             for name, by_base in pairs.items()

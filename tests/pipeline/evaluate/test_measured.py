@@ -50,7 +50,9 @@ def test_min_acc_holds_the_measurement_at_which_a_domain_was_learned(tmp_path):
     steps, on = measurements(recipe, curves, ends)
 
     def found(name):
-        return _min_acc(recipe, name, steps, paths(list(recipe.sources), recorded(recipe))[name], on)["min_acc"]
+        return _min_acc(recipe, name, steps, paths(list(recipe.sources), recorded(recipe))[name], on)[
+            "min_acc"
+        ]
 
     assert found("two") == -6  # a, as `one` left it: 6, 4, 3
     assert found("three") == -(6 + 4) / 2  # b, as `two` left it: 4, 3, 2

@@ -143,7 +143,11 @@ def test_changes_are_paired_and_counted():
     ("before", "after", "expected"),
     [
         ({"invariant": "11", "new": "00"}, {"invariant": "00", "new": "00"}, [None, 1.0, 0.0, {}, "no gain"]),
-        ({"invariant": "11", "new": "00"}, {"invariant": "00", "new": "11"}, [1.0, 1.0, 1.0, {}, "break-even"]),
+        (
+            {"invariant": "11", "new": "00"},
+            {"invariant": "00", "new": "11"},
+            [1.0, 1.0, 1.0, {}, "break-even"],
+        ),
         (
             {"invariant": "01", "new": "00"},
             {"invariant": "11", "new": "10"},
@@ -219,7 +223,9 @@ def test_guessing_and_what_is_no_more_than_that():
         "updated": True,
         "new": True,  # too few to tell
     }
-    halves = [row | {"scores": row["scores"][: 2 + number % 2]} for number, row in enumerate(answers(new="11"))]
+    halves = [
+        row | {"scores": row["scores"][: 2 + number % 2]} for number, row in enumerate(answers(new="11"))
+    ]
     assert probe_scores.accuracies(halves, seed=1)["facts.jsonl"]["new"]["chance"] == (1 / 2 + 1 / 3) / 2
 
 
@@ -239,7 +245,10 @@ def test_fuar_in_words():
     )
     sure = {"interval": [0.25, 0.75], "within_chance": False, "uncounted": {}}
     assert fuar_words(fuar | sure) == "FUAR 0.50 (0.25 to 0.75), more learned"
-    assert fuar_words(fuar | {"value": None, "words": "no gain", "uncounted": {}} | span) == "no gain, so no FUAR"
+    assert (
+        fuar_words(fuar | {"value": None, "words": "no gain", "uncounted": {}} | span)
+        == "no gain, so no FUAR"
+    )
 
 
 def test_only_items_that_both_were_asked_are_compared():

@@ -214,7 +214,14 @@ FITTING = {
 }
 FIELDS: set[str] = set()
 """All that were edited."""
-UNTRIED = ("cluster.", "logging.", "sources.a.topics", "sources.a.subset", "sources.b.topics", "sources.b.subset")
+UNTRIED = (
+    "cluster.",
+    "logging.",
+    "sources.a.topics",
+    "sources.a.subset",
+    "sources.b.topics",
+    "sources.b.subset",
+)
 """Whole sections that say nothing of a version; what fits there would have to be made up."""
 
 
@@ -248,8 +255,14 @@ def _choices(tree: dict, path: tuple) -> list:
     near = [2 * node, node / 2] if isinstance(node, int | float) and not isinstance(node, bool) else []
     if isinstance(node, float) and 0 < node < 1:
         near = [node / 2, (1 + node) / 2]
-    texts = [name for name in ("shuffle", "given", "excess", "global", "keep", "linear", "bf16", "fp32")]
-    return [*FITTING.get(path[-1], []), *near, *ANYWHERE, *texts, *([[*node, "x"]] if isinstance(node, list) else [])]
+    texts = ["given", "excess", "global", "keep", "linear", "bf16", "fp32"]
+    return [
+        *FITTING.get(path[-1], []),
+        *near,
+        *ANYWHERE,
+        *texts,
+        *([[*node, "x"]] if isinstance(node, list) else []),
+    ]
 
 
 TOGETHER = ("sources", "data", "scoring", "parallel", "logging", "cluster", "model", "training")
@@ -303,7 +316,7 @@ def edits(recipe: Recipe) -> dict[str, Recipe]:
 def of_version(report: dict, name: str) -> dict:
     """All that a report says of a version, but its losses."""
     row = next(number for number, version in enumerate(report["versions"]) if version["id"] == name)
-    version = {key: value for key, value in report["versions"][row].items()}
+    version = dict(report["versions"][row])
     for key in ("evaluation", "change"):
         del version[key]
     keyed = ("consumed", "selection", "curves", "passages", "chosen")
@@ -400,7 +413,7 @@ def test_what_differs_is_named(run):
 
 def test_versions_made_under_different_settings_each_have_their_own(run, tmp_path):
     """Two first models, trained one by one, the second after an edit of the batch size."""
-    versions = {name: VERSIONS["base"] for name in ("small", "large")}
+    versions = dict.fromkeys(("small", "large"), VERSIONS["base"])
     recipe = tiny_recipe(tmp_path, versions=versions)
     data = _data(recipe)
     other = tiny_recipe(tmp_path, versions=versions, training__global_batch_size=16)
@@ -426,6 +439,7 @@ def test_runs_whose_records_are_older_still_report(run, tmp_path):
                 del replay["share_of"]
         del tree["logging"], tree["cluster"], tree["evaluation"]["contamination"]
         path.write_text(yaml.safe_dump(tree))
+        write_json(path.parent / "manifest.json", {})  # nor were there hashes of a version's files
     older = summarize(recipe, data)["versions"][1]
     assert older["schedule"]["type"] == "autoregressive"
     # Before there was `share_of`, a share was that of the tokens read, with selection, too.
@@ -443,7 +457,7 @@ def test_a_damaged_record_is_one_line(run, tmp_path):
     path = tmp_path / "run" / "versions" / "next" / "recipe.yaml"
     for content in (b"name: [", b"\xff\xfe\x00", b"- a list", path.read_bytes()[:400]):
         path.write_bytes(content)
-        with pytest.raises(PerdureError, match="next/recipe.yaml: not the recipe") as caught:
+        with pytest.raises(PerdureError, match=r"next/recipe\.yaml") as caught:
             summarize(recipe, data)
         assert "\n" not in str(caught.value)
 
@@ -455,6 +469,7 @@ def test_the_schedule_is_the_one_that_the_version_began_with(run, tmp_path):
     path = tmp_path / "run" / "versions" / "side" / "version.json"
     schedule = {"type": "decay", "max_lr": 0.25, "min_lr": 0.125, "shape": "linear"}
     write_json(path, read_json(path) | {"schedule": schedule})
+    finish(path.parent, {})
     side = next(version for version in summarize(recipe, data)["versions"] if version["id"] == "side")
     assert side["schedule"] == schedule
     assert np.isclose(log(recipe)["versions"][3]["learning_rate"], 0.125)
