@@ -252,7 +252,7 @@ def _recipe_options() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="change a field, as in training.seq_length=512; repeatable",
+        help="change a field, as in training.seq_length=512 (a mapping is merged; KEY:=VALUE replaces it); repeatable",
     )
     options.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return options

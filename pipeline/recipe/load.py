@@ -17,7 +17,7 @@ from perdure.pipeline.recipe.literals import read_yaml, within
 from perdure.pipeline.recipe.root import Recipe
 from perdure.pipeline.recipe.section import Section
 
-OVERRIDE = re.compile(r"^((?:--[a-z-]+=)?cluster(?:\.[^=]*)?)=.*", re.DOTALL)
+OVERRIDE = re.compile(r"^((?:--[a-z-]+=)?cluster(?:[.:][^=]*)?)=.*", re.DOTALL)
 """A change of a cluster's fields, as `--set` takes it."""
 
 
@@ -28,7 +28,7 @@ def load_recipe(
 
     Args:
         path: YAML file; its `extends:` (a path relative to it) is merged in below it.
-        overrides: `a.b=value` strings, the value in YAML, applied last.
+        overrides: `a.b=value` strings, the value in YAML, applied last; mappings are merged, and replaced by `a.b:=value`.
         out: Replaces the recipe's `out`.
 
     Raises:
@@ -128,8 +128,11 @@ def _ordered(mapping: dict, named: dict) -> dict:
 
 def _apply_override(tree: dict, override: str, source: str) -> dict:
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise RecipeError(source, [Problem("--set", shown(override), "should read path.to.field=value")])
+    whole = key.endswith(":")
+    key = key.removesuffix(":")
+    if not equals or not all(key.split(".")):
+        remedy = "should read path.to.field=value, or path.to.field:=value to replace a mapping"
+        raise RecipeError(source, [Problem("--set", shown(override), remedy)])
     try:
         value, misread = read_yaml(text)
     except yaml.YAMLError:
@@ -137,11 +140,23 @@ def _apply_override(tree: dict, override: str, source: str) -> dict:
     if misread:
         raise RecipeError(source, [within(key, problem) for problem in misread])
     section, *names = key.split(".")
-    known = tree.get(section)
-    if section in ("sources", "versions") and len(names) > 1 and names[0] not in (known or {}):
-        remedy = f"no such {section.removesuffix('s')}{near(names[0], known or {})}"
+    known = tree.get(section) if isinstance(tree.get(section), dict) else {}
+    if section in ("sources", "versions") and len(names) > 1 and names[0] not in known:
+        remedy = f"no such {section.removesuffix('s')}{near(names[0], known)}"
         raise RecipeError(source, [Problem(key, value, remedy)])
-    return with_field(tree, key, value)
+    return _replaced(tree, names=[section, *names], value=value) if whole else with_field(tree, key, value)
+
+
+def _replaced(node: Any, names: list[str], value: Any) -> Any:
+    """A tree with another value in one place, whatever stands there."""
+    if not names:
+        return value
+    name, *rest = names
+    if isinstance(node, list) and name.isdigit() and int(name) < len(node):
+        number = int(name)
+        return [*node[:number], _replaced(node[number], rest, value), *node[number + 1 :]]
+    known = node if isinstance(node, dict) else {}
+    return known | {name: _replaced(known.get(name), rest, value)}
 
 
 def shown(argument: str) -> str:

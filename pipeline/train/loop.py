@@ -51,6 +51,7 @@ def run_steps(
     weight_decay = training.weight_decay if version.weight_decay is None else version.weight_decay
     kept = kept_steps(recipe, inputs["version"])
     first_step, started, (_, number_of_devices) = state["step"], time.monotonic(), devices()
+    seconds_before, recent = state["seconds"], []  # tokens and seconds of the steps since the last line
     # Checkpoints did not always count them; those that did not count tokens count padding up to here.
     read = consumed_between(dataset.plan, dataset.plan.first_sample, first_step * training.global_batch_size)
     consumed = {key: samples * training.seq_length for key, samples in read.items()}
@@ -143,8 +144,11 @@ def run_steps(
                 heldout,
                 hash_of(inputs["measured"])[:8],
             )
+            recent.append((sum(counts.tokens), seconds))
             if step % training.log_interval == 0 or step == steps:
-                say(console_line(line, steps, started, first_step))
+                besides = time.monotonic() - started - (state["seconds"] - seconds_before)
+                say(console_line(line, steps, recent, besides / (step - first_step)))
+                recent = []
         checkpoints.poll()
         scheduled = step % training.checkpoint_interval == 0
         if scheduled or step == steps or step in kept:

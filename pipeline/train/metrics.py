@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.words import duration_words
 from perdure.pipeline.integrity import metrics_lines
 from perdure.pipeline.manifest import finite, read_json, write_atomic, write_json
 from perdure.pipeline.mixture import is_replayed
@@ -223,10 +223,17 @@ def competing(sources: tuple[str, ...], counts: Counts) -> tuple[float, float]:
     return sum(counts.tokens[number] for number in fresh), sum(counts.loss[number] for number in fresh)
 
 
-def console_line(line: dict, total_steps: int, started: float, first_step: int) -> str:
-    """One readable line of progress with the time that is left."""
-    done = line["step"] - first_step
-    left = (total_steps - line["step"]) * (time.monotonic() - started) / done
+def console_line(line: dict, total_steps: int, recent: list[tuple[float, float]], overhead: float) -> str:
+    """One readable line of progress, with the time that is left.
+
+    Args:
+        line: The last step's, see `Recorder.step`.
+        total_steps: Steps of the version.
+        recent: Tokens and seconds of each step since the last line: speed, MFU and the time left are theirs.
+        overhead: Seconds a step that measuring and saving took since the start.
+    """
+    tokens, seconds = map(sum, zip(*recent))
+    pace = seconds / len(recent)
     parts = [
         f"step {line['step']:>{len(str(total_steps))}}/{total_steps}",
         f"loss {line['loss']:.4f}",
@@ -235,12 +242,10 @@ def console_line(line: dict, total_steps: int, started: float, first_step: int) 
     ]
     if line["loss_selected"] is not None:
         parts.append(f"selected {line['selected_fraction']:.0%}")
-    parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
+    parts.append(f"{tokens / seconds:,.0f} tokens/s")
     if line["mfu"] is not None:
-        parts.append(f"MFU {line['mfu']:.0%}")
-    minutes, seconds = divmod(round(left), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts.append(f"ETA {hours}:{minutes:02d}:{seconds:02d}" if hours else f"ETA {minutes}:{seconds:02d}")
+        parts.append(f"MFU {line['mfu'] * recent[-1][1] / pace:.0%}")  # all steps compute the same
+    parts.append(f"ETA {duration_words((total_steps - line['step']) * (pace + overhead))}")
     return "  ".join(parts)
 
 

@@ -158,6 +158,8 @@ def test_the_command_line_is_recorded_without_values_of_the_cluster(monkeypatch)
     assert shown("cluster.environment.TOKEN=a=b") == "cluster.environment.TOKEN=..."
     assert shown("--set=cluster.setup=export A=1\nexport B=2") == "--set=cluster.setup=..."
     assert shown("cluster={environment: {A: b}}") == "cluster=..."
+    assert shown("cluster:={environment: {A: b}}") == "cluster:=..."
+    assert shown("--set=cluster.environment:={TOKEN: a}") == "--set=cluster.environment:=..."
     assert shown("training.seq_length=128") == "training.seq_length=128"
     monkeypatch.setattr(sys, "argv", ["perdure", "run", "my recipe.yaml", "--set", "cluster.setup=secret"])
     assert typed_command() == "perdure run 'my recipe.yaml' --set cluster.setup=..."

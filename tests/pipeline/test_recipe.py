@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.recipe import Recipe, json_schema, load_recipe
@@ -94,6 +96,73 @@ def test_an_override_with_another_type_replaces_the_section(tmp_path, tree):
     schedule = "{type: infinite, max_lr: 1, constant_lr: .5, min_lr: .1}"
     recipe = load_recipe(write(tmp_path / "r.yaml", tree), [f"versions.v1.schedule={schedule}"])
     assert recipe.versions["v1"].schedule.type == "infinite"
+
+
+def test_an_override_with_a_colon_replaces_what_stands_there(tmp_path, tree):
+    tree["versions"]["v1"]["mixture"]["sources"] = {"a": {"weight": 3}, "b": {"order": "given"}}
+    path = write(tmp_path / "r.yaml", tree)
+    sources = load_recipe(path, ["versions.v1.mixture.sources:={a: {}}"]).versions["v1"].mixture.sources
+    assert list(sources) == ["a"] and sources["a"].weight == 1.0
+    merged = load_recipe(path, ["versions.v1.mixture.sources={a: {}}"]).versions["v1"].mixture.sources
+    assert list(merged) == ["a", "b"] and merged["a"].weight == 3
+
+
+NAMES = st.sampled_from(["a", "b", "c", "sources", "0", "1"])
+TREES = st.recursive(
+    st.sampled_from([0, 1, "", "x", None, True]),
+    lambda inner: st.dictionaries(NAMES, inner, max_size=3) | st.lists(inner, max_size=2),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60)
+@given(
+    tree=st.dictionaries(NAMES, TREES, max_size=3), names=st.lists(NAMES, min_size=1, max_size=3), value=TREES
+)
+def test_what_was_replaced_is_the_value_and_all_else_stays(tmp_path_factory, tree, names, value):
+    def at(node, names):
+        for name in names:
+            known = isinstance(node, list) and name.isdigit() and int(name) < len(node)
+            node = node[int(name)] if known else node.get(name) if isinstance(node, dict) else None
+        return node
+
+    def without(node, names):
+        """The tree with a mark in the place, and with what is a mapping there now as one that was there before."""
+        name, *rest = names
+        if isinstance(node, list) and name.isdigit() and int(name) < len(node):
+            return [
+                without(n, rest) if rest and i == int(name) else "mark" if i == int(name) else n
+                for i, n in enumerate(node)
+            ]
+        node = node if isinstance(node, dict) else {}
+        return node | {name: without(node.get(name), rest) if rest else "mark"}
+
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(json.dumps(tree))
+    sources = tree["sources"] if isinstance(tree.get("sources"), dict) else {}
+    if names[0] == "sources" and len(names) > 2 and names[1] not in sources:
+        assert refused(path, f"{'.'.join(names)}:=1")[0].remedy.startswith("no such source")
+        return
+    found = read_tree(path, [f"{'.'.join(names)}:={json.dumps(value)}"])
+    assert at(found, names) == value
+    assert without(found, names) == without(tree, names)
+    assert list(found) == list(without(tree, names))  # the order of sources means something
+
+
+@pytest.mark.parametrize("override", [":=1", "=1", "a", "a.:=1", "a..b:=1", "a..b=1", ".a=1", "a.=1"])
+def test_an_override_without_a_field_says_how_it_reads(tmp_path, tree, override):
+    (problem,) = refused(write(tmp_path / "r.yaml", tree), override)
+    assert problem.path == "--set" and problem.value == override
+    assert problem.remedy == "should read path.to.field=value, or path.to.field:=value to replace a mapping"
+
+
+def test_what_replaces_is_checked_like_the_rest(tmp_path, tree):
+    path = write(tmp_path / "r.yaml", tree)
+    missing = {problem.path for problem in refused(path, "training:={seq_length: 64}")}
+    assert "training.global_batch_size" in missing and "training.seq_length" not in missing
+    (problem,) = refused(path, "versions.v2.mixture:={}")
+    assert problem.remedy.startswith("no such version")
+    assert "quotes" in refused(path, "name:=2024-01-01")[0].remedy
 
 
 def test_extends_merges_mappings_and_chains(tmp_path, tree):

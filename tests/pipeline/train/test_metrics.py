@@ -13,7 +13,7 @@ from support import metrics, tiny_recipe, wandb_rows
 from perdure.pipeline.check import problems
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
-from perdure.pipeline.train.metrics import Recorder, model_flop_utilisation
+from perdure.pipeline.train.metrics import Recorder, console_line, model_flop_utilisation
 from perdure.pipeline.train.mirror import open_run
 from perdure.pipeline.train.step import Counts
 
@@ -145,3 +145,15 @@ def test_utilisation_is_unknown_on_other_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "another")
     assert model_flop_utilisation(1000.0, 1e9, 1, "bf16") is None
+
+
+def test_a_console_line_is_about_the_steps_since_the_last_one():
+    """However slow the first steps were; what measuring and saving took a step is part of the time that is left."""
+    line = {"step": 40, "loss": 2.0, "lr": 1e-3, "grad_norm": 1.0, "loss_selected": None, "mfu": None}
+    assert console_line(line, 100, [(1000, 2.0), (800, 1.0)], 0.0) == (
+        "step  40/100  loss 2.0000  lr 1.00e-03  grad 1.00  600 tokens/s  ETA 1:30"
+    )
+    assert console_line(line, 100, [(1000, 2.0), (800, 1.0)], 4.5).endswith("600 tokens/s  ETA 6:00")
+    assert console_line(line | {"step": 100}, 100, [(10, 1.0)], 4.5).endswith("  10 tokens/s  ETA 0:00")
+    # Utilisation of the last step, which took a second, over the mean of both.
+    assert "MFU 40%" in console_line(line | {"mfu": 0.6}, 100, [(900, 2.0), (900, 1.0)], 0.0)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -138,6 +139,20 @@ def test_k_of_one_is_the_plain_loss_bit_for_bit(tmp_path):
         == read_json(selective / "version.json")["weights_hash"]
     )
     assert [line["loss"] for line in metrics(plain)] == [line["loss"] for line in metrics(selective)]
+
+
+def test_lines_on_the_console_are_about_the_steps_since_the_last(whole):
+    directory, stdout = whole
+    lines = [{"step": 0, "tokens": 0}, *metrics(directory)]
+    told = re.findall(r"^step +(\d+)/20 .* ([\d,]+) tokens/s  ETA (\d+):(\d\d)$", stdout, re.MULTILINE)
+    assert [int(step) for step, *_ in told] == [5, 10, 15, 20]
+    for step, rate, minutes, seconds in told:
+        since = list(pairwise(lines))[int(step) - 5 : int(step)]
+        took = sum((line["tokens"] - before["tokens"]) / line["tokens_per_second"] for before, line in since)
+        tokens = since[-1][1]["tokens"] - since[0][0]["tokens"]
+        assert int(rate.replace(",", "")) == round(tokens / took)
+        assert int(minutes) * 60 + int(seconds) >= (20 - int(step)) * took / 5 - 1
+    assert told[-1][2:] == ("0", "00")
 
 
 def test_exported_logits_equal_the_trainers(whole):
