@@ -23,8 +23,8 @@ class Size:
     ranks_per_node: int
 
 
-LOG_OPTIONS = ("--open-mode=append", "--output=/dev/null")
-"""Scripts write their logs themselves: sbatch would expand `%` in the path, and truncate it on a requeue."""
+PLAIN_PATH = re.compile(r"[\w/.,:@+=%-]+")
+"""Paths that stand in a script's options as they are: sbatch has quoting rules of its own there."""
 UNSAFE = r"[^A-Za-z0-9_.@-]"
 """What a job's name should not hold."""
 
@@ -101,8 +101,10 @@ def render(job: Job, recipe: Recipe, size: Size, directory: Path, python: str) -
     """
     cluster, file = recipe.cluster, script_file(recipe, job)
     container = _container(cluster)
-    log = shlex.quote(str(log_file(recipe, job)))
-    header = _header(f"{recipe.name}: {job.name}", file, _options(job, recipe, size), log, directory, cluster)
+    log, options = log_file(recipe, job), _options(job, recipe, size)
+    options += log_options(log.parent, log.name)
+    quoted = shlex.quote(str(log))
+    header = _header(f"{recipe.name}: {job.name}", file, options, quoted, directory, cluster)
     python = shlex.quote(python)
     if job.ranks:
         assert job.version is not None
@@ -144,10 +146,10 @@ def array_script(
     options = [f"--job-name=perdure-{recipe.name}-{name}"]
     options += ["--nodes=1", "--ntasks=1", "--cpus-per-task=1", "--requeue"]
     options += [f"--gpus-per-node={gpus}"] if gpus else []
-    options += [*_asked(cluster, gpus=bool(gpus)), *executor.options, *LOG_OPTIONS]
-    log = (
-        shlex.quote(str(file.parent / "logs" / "slurm_")) + '"${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID.log"'
-    )
+    options += [*_asked(cluster, gpus=bool(gpus)), *executor.options]
+    logs = file.parent / "logs"
+    options += log_options(logs, "slurm_", "%A_%a.log")
+    log = shlex.quote(str(logs / "slurm_")) + '"${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID.log"'
     header = _header(f"{recipe.name}: {name}", file, options, log, directory or Path.cwd(), cluster)
     python, container = interpreter(cluster), _container(cluster)
     # Without a step of its own a task starts sooner; containers need one.
@@ -167,6 +169,20 @@ def _header(title: str, file: Path, options: list[str], log: str, directory: Pat
         directory=shlex.quote(str(directory)),
         environment=shell_environment(cluster),
     )
+
+
+def log_options(folder: Path, name: str, pattern: str = "") -> list[str]:
+    """Options with which sbatch writes a job's log, too: what comes before the script's first line that does.
+
+    Args:
+        folder: Where the log stands. Where sbatch might read its path otherwise, Slurm's default is left: `slurm-<job>.out`
+            in the directory of the submission.
+        name: The log's name, or its beginning.
+        pattern: The rest of it, in which sbatch replaces `%A` and the like.
+    """
+    path = str(folder / name)
+    log = [f"--output={path.replace('%', '%%')}{pattern}"] if PLAIN_PATH.fullmatch(path) else []
+    return ["--open-mode=append", *log]  # a requeue would truncate it
 
 
 def script_file(recipe: Recipe, job: Job) -> Path:
@@ -198,7 +214,7 @@ def _options(job: Job, recipe: Recipe, size: Size) -> list[str]:
     options += _asked(cluster, job.gpus)
     if cpus is not None:
         options.append(f"--cpus-per-task={cpus}")
-    return [*options, *slurm.options, *LOG_OPTIONS]
+    return [*options, *slurm.options]
 
 
 def _asked(cluster: Cluster, gpus: bool) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import slurm_cluster
 import yaml
 
 from perdure.launch.attempt import attempts, newest_step
+from perdure.launch.slurm import log_options
 from perdure.launch.status import status
 from perdure.pipeline.data.score import score_source
 from perdure.pipeline.data.stage import run_data
@@ -110,6 +112,19 @@ def test_a_chain_ends_with_a_version_and_a_report(undisturbed):
     assert (out / "report" / "index.html").exists()
     recorded = read_json(out / "versions" / "base" / "version.json")
     assert recorded["parallel"]["data_parallel"] == 2
+
+
+def test_what_comes_before_a_script_opens_its_log_is_in_it(cluster, tmp_path):
+    folder, script = tmp_path / "50%j", tmp_path / "early.sbatch"
+    folder.mkdir()
+    options = [f"#SBATCH {option}" for option in log_options(folder, "early.log")]
+    late = f"exec >> {shlex.quote(str(folder / 'early.log'))} 2>&1"
+    script.write_text("\n".join(["#!/bin/bash", *options, "no_such_command", late, "echo late", ""]))
+    done = cluster.on(slurm_cluster.CONTROLLER, "sbatch", "--parsable", str(script), cwd=tmp_path)
+    cluster.wait([done.stdout.strip()], 60)
+    early, late = (folder / "early.log").read_text().splitlines()
+    assert "no_such_command: command not found" in early and late == "late"
+    assert not list(tmp_path.glob("slurm-*"))
 
 
 def contents(directory: Path) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from support import tiny_recipe
 
 from perdure.launch.chain import Job, jobs
 from perdure.launch.launch import fitted, hours
-from perdure.launch.slurm import Size, array_script, render
+from perdure.launch.slurm import Size, array_script, log_options, render
 from perdure.pipeline.errors import RecipeError
 from perdure.pipeline.recipe import Recipe, SlurmArrays
 from perdure.pipeline.recipe.cluster import Cluster
@@ -77,7 +77,7 @@ def test_a_training_script(tmp_path):
         "--time=1-00:00:00",
         "--exclusive",
         "--open-mode=append",
-        "--output=/dev/null",
+        f"--output={tmp_path}/versions/v/launch/train-v.log",
     }
     lines = text.splitlines()
     assert lines[
@@ -143,6 +143,23 @@ def test_a_shell_takes_every_value_literally(tmp_path, value, image, mount, plac
     assert list(version.glob("launch/*")) == [version / "launch" / "train-v.log"]
 
 
+@given(folder=NASTY)
+def test_sbatch_is_told_of_the_log_where_it_reads_the_path_as_it_is(folder):
+    """In a script's options, blanks, quotes, backslashes and `#` mean something to sbatch; `%` does anywhere."""
+    options = log_options(Path("/x", folder), "slurm_", "%A.log")
+    path = str(Path("/x", folder, "slurm_"))
+    plain = path.isprintable() and not set(path) & set(" \t\"'\\#$`;&|<>(){}[]*?!~^")
+    assert options[0] == "--open-mode=append" and all("\n" not in option for option in options)
+    for option in options[1:]:
+        assert plain and option == f"--output={path.replace('%', '%%')}%A.log"
+
+
+def test_a_log_is_told_to_sbatch_wherever_paths_are_plain():
+    assert log_options(Path("/a/50%j_x@1"), "train-v.log")[1:] == ["--output=/a/50%%j_x@1/train-v.log"]
+    assert log_options(Path("/läufe/日本"), "train-v.log")[1:] == ["--output=/läufe/日本/train-v.log"]
+    assert log_options(Path("/my runs"), "train-v.log") == ["--open-mode=append"]
+
+
 ARRAYS = {"type": "slurm", "options": ["--mem-per-cpu=8G"]}
 
 
@@ -164,7 +181,7 @@ def test_an_array_asks_for_what_one_task_needs(tmp_path, scoring, partition):
         *("--nodes=1", "--ntasks=1", "--cpus-per-task=1", "--requeue"),
         *(("--gpus-per-node=1",) if scoring else ()),
         *(f"--partition={partition}", "--time=4:00:00", "--mem-per-cpu=8G"),
-        *("--open-mode=append", "--output=/dev/null"),
+        *("--open-mode=append", f"--output={tmp_path}/logs/slurm_%A_%a.log"),
     }
     assert text.splitlines()[-1] == f"exec {sys.executable} -m m f"  # no step of its own
 
