@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from perdure.pipeline.domains import source_of
-from perdure.pipeline.evaluate.words import replay_findings
+from perdure.pipeline.evaluate.siblings import findings
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.mixture import read_share, trained_fraction, trained_share
 from perdure.pipeline.plan import num_steps
@@ -16,14 +16,14 @@ from perdure.pipeline.train.schedule import phase_of
 def add_course(report: dict, recipes: dict[str, Recipe]) -> None:
     """Adds to a report what follows from its own numbers and the recipe of each version, so that its page needs nothing else.
 
-    - `findings`: what replay bought, in words.
+    - `findings`: what `siblings` say, in words.
     - `cost`: hours of all versions, by kind of device.
     - `perplexity_matrix`: exp of the losses.
     - per version `command` (what first prepared it), `ranks`, `mfu` (mean), `schedule_phases` (`phase`, `after_step`,
       `after_tokens`), and in `mixture` and `phases` `after_tokens`, tokens `consumed`, `consumed_share` of all, `epochs`.
     - in `selection` and `chosen.topics` the `share` selected; in `passages` the `excess` of each token, and how many are `selected_count`.
     """
-    report["findings"] = replay_findings(report)
+    report["findings"] = findings(report)
     report["cost"] = _cost(report["versions"])
     report["perplexity_matrix"] = [[_perplexity(loss) for loss in row] for row in report["loss_matrix"]]
     for version in report["versions"]:

@@ -1,6 +1,7 @@
 """What the documents' own sums say beyond their totals: intervals, paired changes, and losses by topic and language."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,12 @@ def read_documents(paths: list[Path], domains: list[str]) -> dict[str, Documents
 
 
 def intervals(
-    documents: dict[str, Documents], versions: dict[str, Ancestry], counting: list[str], rows: int, seed: int
+    documents: dict[str, Documents],
+    versions: dict[str, Ancestry],
+    counting: list[str],
+    rows: int,
+    seed: int,
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """Bootstrap intervals of every loss and, in pairs, of every change.
 
@@ -87,10 +93,11 @@ def intervals(
         counting: Domains of the macro-average.
         rows: Of the loss matrix.
         seed: Decides the draws.
+        pairs: Versions to compare with each other.
 
     Returns:
-        `level`, `resamples`, `seed`, `loss`, `macro`, `change`, `from_initial`, `forgetting`, `macro_change`, as
-        docs/evaluation.md says.
+        `level`, `resamples`, `seed`, `documents`, `loss`, `macro`, `change`, `from_initial`, `forgetting`, `macro_change`, as
+        docs/evaluation.md says, and `pairs`: per pair, by domain, the interval of the first one's loss minus the second one's.
     """
     drawn = {
         domain: resampled(entry.losses, entry.tokens, seed + number)
@@ -111,6 +118,8 @@ def intervals(
         "level": LEVEL,
         "resamples": RESAMPLES,
         "seed": seed,
+        "documents": {domain: len(entry.tokens) for domain, entry in documents.items()},
+        "pairs": [changes(versions[one].row, versions[other].row) for one, other in pairs],
         "loss": [{domain: interval(values[row]) for domain, values in drawn.items()} for row in range(rows)],
         "macro": [interval(values) for values in macro],
         "change": {name: changes(at.row, at.parent) for name, at in versions.items()},

@@ -26,7 +26,8 @@ def _gaps(report: dict) -> list[str]:
     lines = []
     for version, gap in report["stability_gap"].items():
         for domain, found in gap["domains"].items():
-            if (found["depth"] or 0) > 0:
+            # What was never shown is no loss of knowledge, whichever way it moves.
+            if (found["depth"] or 0) > 0 and domain in report["shown"][version]:
                 back = found["recovery_tokens"]
                 end = "is not back" if back is None else f"is back after {tokens_words(back)}"
                 lines.append(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pyarrow import parquet
 
-from perdure.pipeline.domains import measured_domains
+from perdure.pipeline.domains import measured_domains, source_of
 from perdure.pipeline.evaluate import metrics, probe_scores
 from perdure.pipeline.evaluate.contamination import contamination
 from perdure.pipeline.evaluate.documents import table_name
@@ -16,8 +16,10 @@ from perdure.pipeline.evaluate.harness import harness_results
 from perdure.pipeline.evaluate.ledger import Ancestry, by_label, intervals, read_documents
 from perdure.pipeline.evaluate.paths import Path, losses_along
 from perdure.pipeline.evaluate.record import initial_evaluation
+from perdure.pipeline.evaluate.siblings import compared, pairs
 from perdure.pipeline.manifest import hash_of, read_json
 from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recorded import recorded
 
 
 def measured(
@@ -55,7 +57,20 @@ def measured(
         name: Ancestry(path.row, path.parent, _best(losses_along(path, losses, starts), path, sources))
         for name, path in known.items()
     }
+    found = [pair for pair in pairs(recorded(recipe)) if {pair.version, pair.against} <= set(known)]
+    spans = intervals(
+        documents,
+        ancestry,
+        counting,
+        len(losses),
+        recipe.seed,
+        [(pair.version, pair.against) for pair in found],
+    )
+    shown = {name: _shown(domains, sources, path) for name, path in paths.items()}
+    by_version = {name: losses[path.row] for name, path in known.items()}
     return {
+        "shown": shown,
+        "siblings": compared(found, domains, by_version, spans.pop("pairs"), spans["documents"], shown),
         "bits_per_byte_matrix": bits,
         "macro": {
             "domains": counting,
@@ -65,8 +80,7 @@ def measured(
         "from_initial": {
             name: dict(zip(domains, losses[path.row] - losses[0])) for name, path in known.items()
         },
-        "intervals": intervals(documents, ancestry, counting, len(losses), recipe.seed)
-        | {"missing": _missing(places, on, rows)},
+        "intervals": spans | {"missing": _missing(places, on, rows)},
         "labels": by_label(documents, recipe.seed),
         "stability_gap": {
             name: gap
@@ -77,6 +91,12 @@ def measured(
         "contamination": contamination(recipe),
         "harness": harness_results(recipe),
     }
+
+
+def _shown(domains: list[str], sources: list[str], path: Path) -> list[str]:
+    """The domains of sources that a version or one before it trained on, or that the initial model is taken to know."""
+    learned = {source for source, row in zip(sources, path.learned) if row is not None}
+    return [domain for domain in domains if source_of(domain) in learned]
 
 
 def _column(domains: list[str], evaluation: dict | None, key: str) -> list[float]:

@@ -1,5 +1,6 @@
 """The report as one HTML file: opens offline, prints, follows light and dark; a pure function of `report.json`."""
 
+from perdure.pipeline.evaluate.bootstrap import decided
 from perdure.pipeline.evaluate.figures import SERIES_COLOURS, Line, histogram, line_chart
 from perdure.pipeline.evaluate.ledger_words import fuar_words
 from perdure.pipeline.evaluate.words import (
@@ -75,6 +76,7 @@ def render_page(report: dict, version: str | None = None) -> str:
         colour={domain: i % SERIES_COLOURS for i, domain in enumerate(report["domains"])},
         cost=cost_words(report) if "cost" in report and version is None else [],
         shade=_shade,
+        judge=lambda name, domain: _judge(report, name, domain),
         heat=_heat,
     )
 
@@ -102,11 +104,23 @@ def _tree(versions: list[dict], parent: str | None) -> list[tuple[dict, list]]:
 # ------------------------------------------------------------------------------------------- colours
 
 
-def _shade(change: float | None) -> str:
+def _judge(report: dict, name: str, domain: str) -> str:
+    """What a change of a loss is worth: `better`, `worse`, `unchanged`, or why it says nothing."""
+    change = next(version for version in report["versions"] if version["id"] == name)["change"][domain]
+    intervals = report.get("intervals") or {"change": {}}
+    bounds = intervals["change"].get(name, {}).get(domain)
+    if domain not in report["shown"][name]:
+        return "not shown"
+    if bounds and not decided(bounds, intervals["documents"][domain]):
+        return "within the noise"
+    return "" if change is None else verdict(change)
+
+
+def _shade(change: float | None, judged: str) -> str:
     """Background of a cell: blue for a lower loss, orange for a higher one, stronger for larger changes."""
-    if change is None or verdict(change) == "unchanged":
+    if change is None or judged not in ("better", "worse"):
         return "transparent"
-    return _tint(f"--{verdict(change)}", abs(change) / (abs(change) + 0.5))
+    return _tint(f"--{judged}", abs(change) / (abs(change) + 0.5))
 
 
 def _heat(excess: float | None) -> str:

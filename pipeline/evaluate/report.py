@@ -8,8 +8,9 @@ import yaml
 from perdure.pipeline.evaluate.board import write_board
 from perdure.pipeline.evaluate.ledger_words import ledger_words
 from perdure.pipeline.evaluate.page import render_page
+from perdure.pipeline.evaluate.siblings import replay_controls
 from perdure.pipeline.evaluate.summary import build_report
-from perdure.pipeline.evaluate.words import cost_words, loss_table, replay_controls
+from perdure.pipeline.evaluate.words import cost_words, loss_table
 from perdure.pipeline.manifest import write_atomic
 from perdure.pipeline.recipe import Recipe
 

@@ -1,7 +1,5 @@
 """A report's numbers in words: what the console and the page both say."""
 
-import yaml
-
 UNCHANGED = 0.005
 """Changes below this many nats per token are called none."""
 TABLE_DOMAINS = 5
@@ -77,67 +75,6 @@ def verdict(change: float) -> str:
     if abs(change) < UNCHANGED:
         return "unchanged"
     return "better" if change < 0 else "worse"
-
-
-def replay_findings(report: dict) -> list[str]:
-    """What replay bought, and what it cost: a text per pair of versions whose recipes differ in replay alone."""
-    measured = [version for version in report["versions"] if version["evaluation"]]
-    replayed = {
-        version["id"]: {member["source"] for member in version["mixture"] if member["replay"]}
-        for version in measured
-    }
-    recipes = yaml.safe_load(report["recipe"])["versions"]
-    rest = {version["id"]: _all_but_replay(recipes[version["id"]]) for version in measured}
-    found = [
-        _finding(kept, lost, domain)
-        for kept in measured
-        for lost in measured
-        if not replayed[lost["id"]] and rest[kept["id"]] == rest[lost["id"]]
-        for domain in report["domains"]
-        if domain in replayed[kept["id"]]
-    ]
-    return [finding for finding in found if finding]
-
-
-def replay_controls(versions: dict[str, dict]) -> list[str]:
-    """Versions of a recipe that show what replay is worth: without it, and like another one in all else."""
-    rest = {name: _all_but_replay(version) for name, version in versions.items()}
-    with_replay = [name for name, version in versions.items() if version["mixture"]["replay"]]
-    return [
-        name
-        for name in versions
-        if name not in with_replay and any(rest[name] == rest[other] for other in with_replay)
-    ]
-
-
-def _all_but_replay(version: dict) -> dict:
-    """What of a version's recipe decides its training, but replay; the order of its domains too, where it has one."""
-    mixture = version["mixture"]
-    order = mixture["domain_order"] and list(mixture["sources"])
-    return version | {"mixture": mixture | {"replay": None}, "order": order, "keep": None}
-
-
-def _finding(kept: dict, lost: dict, domain: str) -> str | None:
-    with_it, without = kept["change"][domain], lost["change"][domain]
-    if with_it is None or without is None:
-        return None
-    text = (
-        f"With replay ({kept['id']}), the loss on {domain} {_movement(with_it)} nats per token; "
-        f"without it ({lost['id']}), it {_movement(without)}."
-    )
-    if without > UNCHANGED and with_it < without:
-        text += f" Replay avoided {share_words(1 - max(with_it, 0) / without)} of the forgetting."
-    for source in [member["source"] for member in kept["mixture"] if not member["replay"]]:
-        gains = kept["change"][source], lost["change"][source]
-        if None not in gains:
-            text += (
-                f" On {source}, the loss {_movement(gains[0])} with replay and {_movement(gains[1])} without."
-            )
-    return text
-
-
-def _movement(change: float) -> str:
-    return f"{'rose' if change > 0 else 'fell'} by {abs(change):.3f}"
 
 
 def loss_table(report: dict) -> str:
