@@ -102,7 +102,7 @@ class Case:
         self.directory, self.capsys = directory, capsys
         self.tree = {
             "name": "case",
-            "out": "out",
+            "out": str(directory / "out"),
             "sources": {"a": {"reader": {"type": "jsonl", "path": "in"}, "clean": [], "heldout_fraction": 0.05}},
             "data": {"tasks": 1, "workers": 1},
             "tokenizer": {"type": "huggingface", "path": "tok"},
@@ -207,7 +207,8 @@ def test_15_an_index_of_files_that_are_gone(with_model):
     names = load_file(case.directory / "model" / "model.safetensors")
     index = {"metadata": {}, "weight_map": dict.fromkeys(names, "model-00001-of-00005.safetensors")}
     (case.directory / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert case.perdure("import", "model")[0] == 0
+    status, _, err = case.perdure("import", "model")
+    assert status == 0, err
     assert largest_difference(case) < 1e-5
 
 
@@ -412,7 +413,8 @@ def test_17_no_separator_is_found_by_check(case):
 
 
 def test_19_a_file_added_after_training_is_said_by_check(tokenized):
-    assert tokenized.perdure("run")[0] == 0
+    status, _, err = tokenized.perdure("run")
+    assert status == 0, err
     write_lines(tokenized.directory / "in" / "b.jsonl", [english(number) for number in range(500, 520)])
     status, out, err = tokenized.perdure("check")
     assert status == 2 and "versions.v" in err, out
