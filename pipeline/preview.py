@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.convert.files import model_tensors
+from perdure.pipeline.data.directory import tokenizer_warnings
 from perdure.pipeline.data.inputs import files_not_read
 from perdure.pipeline.data.overlap import same_files
 from perdure.pipeline.domains import parse, source_of
@@ -85,6 +86,7 @@ def preview(recipe: Recipe) -> dict[str, Any]:
         "parallel": _layout(recipe),
         "memory_per_rank": memory_per_rank(recipe),
         "versions": versions,
+        "warnings": tokenizer_warnings(recipe.tokenizer),
         "total": {
             "steps": sum(v["steps"] for v in versions),
             "tokens": sum(v["tokens"] for v in versions),

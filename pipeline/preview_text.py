@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
@@ -52,6 +53,8 @@ def print_preview(data: dict[str, Any]) -> None:
     total = data["total"]
     to_do = f"; {total['steps_to_do']:,} steps to do" if total["steps_to_do"] < total["steps"] else ""
     console.print(f"{total['steps']:,} steps, a budget of {total['tokens']:,} tokens{to_do}")
+    for line in data["warnings"]:
+        console.print(f"WARNING: {escape(line)}")
     if "branches" in total:
         console.print(
             f"{total['branches']} branches with their main path cost {total['branches_cost']:.3g} of the "

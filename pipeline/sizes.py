@@ -4,6 +4,7 @@ from functools import lru_cache
 from math import ceil
 from pathlib import Path
 
+from perdure.pipeline.data.directory import read_tokenizer
 from perdure.pipeline.data.inputs import PACKED, huggingface_on_disk, input_files
 from perdure.pipeline.data.modules import python_modules
 from perdure.pipeline.domains import PLURALS, parse, source_of
@@ -124,9 +125,7 @@ def _file_vocab_size(path: Path) -> int | None:
         return None
     try:
         if path.suffix == ".json":
-            from tokenizers import Tokenizer
-
-            return Tokenizer.from_file(str(path)).get_vocab_size()
+            return max(read_tokenizer(path).get_vocab(with_added_tokens=True).values()) + 1
         from sentencepiece import SentencePieceProcessor
 
         return SentencePieceProcessor(model_file=str(path)).vocab_size()

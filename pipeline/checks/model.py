@@ -5,6 +5,8 @@ from pathlib import Path
 
 from perdure.pipeline.checks.hints import missing, near
 from perdure.pipeline.convert.files import model_tensors
+from perdure.pipeline.data.directory import problem
+from perdure.pipeline.data.sentencepiece import unusable
 from perdure.pipeline.errors import PerdureError, Problem
 from perdure.pipeline.manifest import hash_file
 from perdure.pipeline.recipe import (
@@ -45,13 +47,13 @@ def tokenizer(recipe: Recipe) -> Problems:
             yield Problem(
                 "tokenizer.path", str(tokenizer.path), "should be a directory with `tokenizer.json`"
             )
-        elif vocab_size(recipe) is None:
-            yield Problem("tokenizer.path", str(tokenizer.path), "its `tokenizer.json` cannot be read")
+        elif found := problem(tokenizer):
+            yield found
     elif isinstance(tokenizer, SentencePieceTokenizer):
         if not tokenizer.path.is_file():
             yield missing("tokenizer.path", tokenizer.path, "file")
-        elif vocab_size(recipe) is None:
-            yield Problem("tokenizer.path", str(tokenizer.path), "is no sentencepiece model")
+        elif reason := unusable(tokenizer.path):
+            yield Problem("tokenizer.path", str(tokenizer.path), reason)
 
 
 def model(recipe: Recipe) -> Problems:

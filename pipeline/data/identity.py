@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from perdure.pipeline.data.contents import edited, record_path
+from perdure.pipeline.data.coverage import NOTHING_LEFT
 from perdure.pipeline.data.inputs import cleaning_inputs, fingerprint, label_inputs, read_files
 from perdure.pipeline.data.tokenizer import tokenizer_inputs as tokenizer_facts
 from perdure.pipeline.errors import PerdureError
@@ -85,11 +86,19 @@ def data_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict) 
         "eos_id": facts["eos_id"],
         "parse_special_tokens": facts["parse_special_tokens"],
     }
+    inputs |= _as_loaded(facts)
     if recipe.sources[name].topics is not None:
         inputs["topics"] = part_inputs(recipe, name, "topics", clean)
     if recipe.sources[name].subset is not None:
         inputs["subset"] = subset_inputs(recipe, name, clean, facts)
     return inputs
+
+
+def _as_loaded(facts: dict) -> dict:
+    """What the tokens depend on where `tokenizer.json` alone does not decide them, or not all characters have one."""
+    loaded = facts.get("loaded") or {}
+    found = {"loaded": loaded["sha256"]} if loaded.get("sha256") else {}
+    return found | ({"nothing_left": NOTHING_LEFT} if loaded.get("loses_characters") else {})
 
 
 def part_inputs(recipe: Recipe, name: str, part: str, clean: dict[str, dict]) -> dict:
@@ -103,12 +112,13 @@ def part_inputs(recipe: Recipe, name: str, part: str, clean: dict[str, dict]) ->
 
 def subset_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict) -> dict:
     """Everything that a source's subset depends on."""
-    return part_inputs(recipe, name, "subset", clean) | {
+    inputs = {
         "tokenizer_hash": facts["tokenizer_hash"],
         "parse_special_tokens": facts["parse_special_tokens"],
         "reserved_fraction": reserved_fraction(recipe),
         "seed": recipe.seed,
     }
+    return part_inputs(recipe, name, "subset", clean) | inputs | _as_loaded(facts)
 
 
 def reserved_fraction(recipe: Recipe) -> float:

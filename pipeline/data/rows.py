@@ -130,3 +130,16 @@ def open_lines(path: str, longest: int | None = None, whole: bool = True) -> Ite
             yield None
             while whole and line and not line.endswith(b"\n"):
                 line = lines.readline(BUFFER)
+
+
+def merge_tables(parts: list[Path], merged: Path) -> None:
+    """Concatenates Parquet files and removes them; once `merged` exists they are not looked at again."""
+    if not merged.exists():
+        temporary = merged.with_suffix(".tmp")
+        with pq.ParquetWriter(temporary, pq.read_schema(parts[0])) as writer:
+            for part in parts:
+                for batch in pq.ParquetFile(part).iter_batches():
+                    writer.write_batch(batch)
+        temporary.replace(merged)
+    for part in parts:
+        part.unlink(missing_ok=True)

@@ -121,8 +121,9 @@ def _score(
     execute: "Execute",
 ) -> None:
     from perdure.pipeline.data.executor import building
+    from perdure.pipeline.data.rows import merge_tables
     from perdure.pipeline.data.scorer import Scorer
-    from perdure.pipeline.data.shard import merge_tables, shard_files
+    from perdure.pipeline.data.shard import shard_files
 
     out, tasks = data_dir.parent.parent, data["tasks"]
     with building(out, final) as work:

@@ -25,24 +25,16 @@ def convert(path: Path) -> tuple["Tokenizer", str]:
     Raises:
         PerdureError: If it is no sentencepiece model, has no end-of-sequence piece, or is neither unigram nor BPE.
     """
-    from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2
     from tokenizers import AddedToken, Tokenizer, decoders, models
 
-    proto = getattr(sentencepiece_model_pb2, "ModelProto")()  # noqa: B009 - made at run time, unknown to mypy
-    try:
-        proto.ParseFromString(path.read_bytes())
-    except DecodeError:
-        raise PerdureError(f"tokenizer.path = {path}: not a sentencepiece model") from None
+    if reason := unusable(path):
+        raise PerdureError(f"tokenizer.path = {path}: {reason}")
+    proto = _read(path)
     spec = proto.trainer_spec
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
-    if not 0 <= spec.eos_id < len(pieces):
-        raise PerdureError(
-            f"tokenizer.path = {path}: the model has no end-of-sequence piece to separate documents"
-        )
     if spec.model_type == UNIGRAM:
         model: Any = models.Unigram(pieces, spec.unk_id, spec.byte_fallback)
-    elif spec.model_type == BPE:
+    else:
         vocabulary = {piece: index for index, (piece, _) in enumerate(pieces)}
         model = models.BPE(
             vocabulary,
@@ -51,8 +43,6 @@ def convert(path: Path) -> tuple["Tokenizer", str]:
             fuse_unk=True,
             byte_fallback=spec.byte_fallback,
         )
-    else:
-        raise PerdureError(f"tokenizer.path = {path}: only unigram and BPE models can be converted")
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = _normalizer(proto.normalizer_spec)
     if spec.model_type == UNIGRAM:
@@ -65,6 +55,28 @@ def convert(path: Path) -> tuple["Tokenizer", str]:
         if piece.type in (CONTROL, USER_DEFINED):
             tokenizer.add_tokens([AddedToken(piece.piece, normalized=False, special=piece.type == CONTROL)])
     return tokenizer, pieces[spec.eos_id][0]
+
+
+def unusable(path: Path) -> str | None:
+    """Why a file cannot be converted; None if it can."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        proto = _read(path)
+    except DecodeError:
+        return "not a sentencepiece model"
+    spec = proto.trainer_spec
+    if not 0 <= spec.eos_id < len(proto.pieces):
+        return "the model has no end-of-sequence piece to separate documents"
+    return None if spec.model_type in (UNIGRAM, BPE) else "only unigram and BPE models can be converted"
+
+
+def _read(path: Path) -> Any:
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = getattr(sentencepiece_model_pb2, "ModelProto")()  # noqa: B009 - made at run time, unknown to mypy
+    proto.ParseFromString(path.read_bytes())
+    return proto
 
 
 def verify(tokenizer: "Tokenizer", path: Path, texts: list[str]) -> None:

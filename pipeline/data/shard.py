@@ -2,8 +2,9 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,18 +12,23 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
 
+from perdure.pipeline.data.compared import Sample, compare, read_samples
 from perdure.pipeline.data.counted import step_counts, total
+from perdure.pipeline.data.coverage import NOTHING_LEFT, count_visible, gaps
 from perdure.pipeline.data.executor import Execute, building
 from perdure.pipeline.data.normalise import count_words, is_heldout, text_hash
 from perdure.pipeline.data.readers import CleanedDocuments
+from perdure.pipeline.data.rows import merge_tables
 from perdure.pipeline.data.tokenizer import LoadedTokenizer, load_tokenizer
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import finish, hash_files
+from perdure.pipeline.manifest import finish, hash_files, read_json
 
 UINT16_VOCAB = 65500
 """Vocabularies below this size are stored in two bytes a token, as Megatron does, others in four."""
 BATCH_CHARS = 1 << 20
 """Characters tokenised at a time; a longer document is a batch of its own."""
+WITHOUT_TOKENS = "without_tokens"
+"""Why a document is dropped of whose characters hardly any has a token."""
 PREFIXES = {"train": "{:05d}", "heldout": "heldout.{:05d}"}
 """File name of a task's shard, by split."""
 DOCUMENTS = pa.schema(
@@ -71,7 +77,8 @@ class ShardWriter(PipelineStep):
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
         """Writes `<rank>.{bin,idx}`, `heldout.<rank>.{bin,idx}` and `docs.<rank>.parquet`."""
-        tokenizer = load_tokenizer(self.tokenizer)
+        tokenizer, sample = load_tokenizer(self.tokenizer), Sample()
+        uncovered = gaps(tokenizer.tokenizer) if tokenizer.loses_characters else None
         size = 2 if tokenizer.vocab_size < UINT16_VOCAB else 4
         shards = {
             split: MegatronTokenizedFile(str(self.directory), prefix.format(rank), token_size=size)
@@ -82,18 +89,27 @@ class ShardWriter(PipelineStep):
         with pq.ParquetWriter(self.directory / f"docs.{rank:05d}.parquet", DOCUMENTS) as table:
             for batch in batches(data):
                 rows = []
-                for document, tokens in zip(
-                    batch, encode(tokenizer, [doc.text for doc in batch]), strict=True
+                batch_texts = [document.text for document in batch]
+                missing = uncovered.missing(batch_texts) if uncovered else [0] * len(batch)
+                for document, tokens, lost in zip(
+                    batch, encode(tokenizer, batch_texts), missing, strict=True
                 ):
                     digest = text_hash(document.text)
                     topic, take = next(topics, None), next(taken, True)
                     split = self.split_of(digest)
-                    if split is None or not (take or split == "heldout"):
-                        reason = "heldout_elsewhere" if split is None else "not_in_subset"
+                    reason = None
+                    if split is None:
+                        reason = "heldout_elsewhere"
+                    elif not (take or split == "heldout"):
+                        reason = "not_in_subset"
+                    elif uncovered:
+                        reason = self.judge(document, lost, sample)
+                    if split is None or reason is not None:
                         self.stat_update(reason)
                         self.stat_update(f"{reason}:words", value=count_words(document.text))
                         self.stat_update(f"{reason}:tokens", value=len(tokens))
                         continue
+                    sample.add(document, digest, tokens)
                     self.stat_update("separators", value=tokens.count(tokenizer.eos_id) - 1)
                     num_bytes = len(document.text.encode())
                     language = document.metadata.get("language")
@@ -122,6 +138,23 @@ class ShardWriter(PipelineStep):
                 table.write_table(pa.Table.from_pylist(rows, DOCUMENTS))
         for shard in shards.values():
             shard.close()
+        sample.write(samples(self.directory) / f"{rank:05d}.json")
+
+    def judge(self, document: Document, lost: int, sample: Sample) -> str | None:
+        """Counts the characters of a document that have no token; why it is dropped, if it is."""
+        visible = count_visible(document.text)
+        self.stat_update("visible", value=visible)
+        if not lost:
+            return None
+        self.stat_update("lost")
+        self.stat_update("lost:characters", value=lost)
+        sample.lost(document, lost / visible)
+        return WITHOUT_TOKENS if lost >= NOTHING_LEFT * visible else None
+
+
+def samples(artefact: Path) -> Path:
+    """Where tasks leave what is compared, beside the artefact that is being built."""
+    return artefact.parent / "samples"
 
 
 def write_shards(
@@ -136,6 +169,7 @@ def write_shards(
     reserved_fraction: float,
     tasks: int,
     execute: Execute,
+    exported: Callable[[], Any],
     manifest: dict,
 ) -> None:
     """Tokenises one source.
@@ -152,12 +186,15 @@ def write_shards(
         reserved_fraction: Largest such share of any source; what another source would hold out is dropped here.
         tasks: Number of parts, the same as in `clean`.
         execute: Runs the tasks.
+        exported: Loads the tokenizer as AutoTokenizer does from an export.
         manifest: What the artefact depends on; `counts` and `files` are added. `counts.tokens` is what was tokenised:
             the documents that the cleaning left, separators included. `counts.separators_inside` are those that stand
-            in texts, as far as the tokenizer takes their spelling for them.
+            in texts, as far as the tokenizer takes their spelling for them. Of a tokenizer that loses characters,
+            `counts.without_tokens` has the `characters` that have no token, `of` how many, in how many `documents`, and
+            as `example` the document that lost the largest share.
 
     Raises:
-        PerdureError: If a split has no document.
+        PerdureError: If a split has no document, or AutoTokenizer gives other tokens for a document.
     """
     with building(out, final) as work:
         artefact = work / "artefact"
@@ -166,17 +203,28 @@ def write_shards(
             ShardWriter(artefact, tokenizer, topics, subset, heldout_fraction, reserved_fraction),
         ]
         *_, counts = execute(steps, tasks, work / "tokenise")
+        facts = read_json(tokenizer / "manifest.json")
+        compared, worst = read_samples(samples(artefact))
+        compare(compared, exported(), facts["parse_special_tokens"], f"sources.{name}")
         steps = list(manifest["counts"]["steps"])
         steps.append(_record("split", steps[-1]["out"], "heldout_elsewhere", counts))
         if subset is not None:
             steps.append(_record("subset", steps[-1]["out"], "not_in_subset", counts))
+        loses = (facts.get("loaded") or {}).get("loses_characters")
+        if loses:
+            steps.append(_record("tokens", steps[-1]["out"], WITHOUT_TOKENS, counts))
         documents, words = total(steps, "documents"), total(steps, "words")
         assert documents["out"] == counts["train_documents"] + counts["heldout_documents"]
         for split, remedy in (("heldout", "raise"), ("train", "lower")):
             if not counts[f"{split}_documents"]:
+                remedy = f"{remedy} sources.{name}.heldout_fraction = {heldout_fraction}, or give it more documents"
+                if (gone := counts[WITHOUT_TOKENS]) and worst:
+                    remedy = (
+                        f"the tokenizer has no tokens for the characters of {gone:,} others, such as {worst['id']} "
+                        f"({worst['text']!r}); choose one with bytes in its vocabulary"
+                    )
                 raise PerdureError(
-                    f"sources.{name}: none of its {documents['out']} documents falls into the {split} split; {remedy} "
-                    f"sources.{name}.heldout_fraction = {heldout_fraction}, or give it more documents"
+                    f"sources.{name}: none of its {documents['out']} documents falls into the {split} split; {remedy}"
                 )
         splits = {
             "train": {key: counts[f"train_{key}"] for key in ("documents", "tokens")},
@@ -190,12 +238,15 @@ def write_shards(
         kept = sum(split["tokens"] for split in splits.values())
         dropped = {
             reason: count
-            for reason in ("heldout_elsewhere", "not_in_subset")
+            for reason in ("heldout_elsewhere", "not_in_subset", WITHOUT_TOKENS)
             if (count := counts[f"{reason}:tokens"])
         }
         tokens = {"in": kept + sum(dropped.values()), "dropped": dropped, "out": kept}
         counted = {"documents": documents, "words": words, "tokens": tokens, "steps": steps} | splits | labels
         counted["separators_inside"] = counts["separators"]
+        if loses:
+            lost = {"characters": counts["lost:characters"], "of": counts["visible"]}
+            counted[WITHOUT_TOKENS] = lost | {"documents": counts["lost"], "example": worst}
         finish(artefact, manifest | {"counts": counted, "files": files})
 
 
@@ -229,19 +280,6 @@ def _by_label(counts: Counter, kind: str) -> dict:
 def _column(directory: Path | None, rank: int, column: str) -> list:
     """A column that stands beside the documents of a task; empty if there is none."""
     return [] if directory is None else pq.read_table(directory / f"{rank:05d}.parquet")[column].to_pylist()
-
-
-def merge_tables(parts: list[Path], merged: Path) -> None:
-    """Concatenates Parquet files and removes them; once `merged` exists they are not looked at again."""
-    if not merged.exists():
-        temporary = merged.with_suffix(".tmp")
-        with pq.ParquetWriter(temporary, pq.read_schema(parts[0])) as writer:
-            for part in parts:
-                for batch in pq.ParquetFile(part).iter_batches():
-                    writer.write_batch(batch)
-        temporary.replace(merged)
-    for part in parts:
-        part.unlink(missing_ok=True)
 
 
 def batches(documents: DocumentsPipeline) -> Iterator[list[Document]]:

@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.pipeline.data import identity
+from perdure.pipeline.data.auto import as_loaded, load_as_exported, model_config
 from perdure.pipeline.data.inputs import files_not_read
 from perdure.pipeline.data.overlap import same_files
 from perdure.pipeline.data.tokenizer import build_tokenizer
 from perdure.pipeline.drops import drops_lines, heavy_drops
 from perdure.pipeline.integrity import is_whole, require_whole
 from perdure.pipeline.manifest import disk_errors, hash_of, is_finished, read_json, refuse_link
-from perdure.pipeline.recipe import Recipe, typed_command
+from perdure.pipeline.recipe import ExtendedTokenizer, HuggingFaceTokenizer, Recipe, typed_command
 
 if TYPE_CHECKING:
     from perdure.pipeline.data.executor import Execute
+
+MUCH = 0.001
+"""Share of characters without tokens from which on the console warns."""
 
 
 def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str, Path]:
@@ -154,6 +158,15 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
         report(note)
     cleaned = {name: identity.place(out, f"clean/{name}", inputs) for name, inputs in clean.items()}
     labelled: dict[str, Path] = {}
+    config = model_config(recipe.model)
+    place = identity.place(out, "tokenizer", tokenizer)
+    given = identity.reserved_fraction(recipe), tokenizer, tasks, execute
+    if not is_finished(place):
+        match recipe.tokenizer:  # what can fail without documents does so before they are cleaned
+            case HuggingFaceTokenizer():
+                as_loaded(build_tokenizer(recipe.tokenizer, place, {}, *given), config)
+            case ExtendedTokenizer():
+                load_as_exported(recipe.tokenizer.path, config)
     for name, source in recipe.sources.items():
         if not is_finished(cleaned[name]):
             from perdure.pipeline.data.clean import clean_source
@@ -174,16 +187,9 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
                 require_whole(cleaned[name])
                 label_topics(out, labelled[name], name, topics, cleaned[name], tasks, execute(), facts)
             report(_topics_summary(name, read_json(labelled[name] / "manifest.json")))
-    directory = build_tokenizer(
-        recipe.tokenizer,
-        identity.place(out, "tokenizer", tokenizer),
-        cleaned,
-        identity.reserved_fraction(recipe),
-        tokenizer,
-        tasks,
-        execute,
-    )
-    facts = read_json(directory / "manifest.json")
+    directory = build_tokenizer(recipe.tokenizer, place, cleaned, *given)
+    facts = as_loaded(directory, config)
+    exported = cache(lambda: load_as_exported(directory, config))
     learnt = ""
     if (sample := facts["sample"]) is not None:
         learnt = f", learnt from {sample['words']:,} of {sample['of_words']:,} words (tokenizer.sample_words)"
@@ -232,13 +238,14 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
             report(f"tokenising {name}")
             labels = labelled.get(name), subset
             fractions = heldout, identity.reserved_fraction(recipe)
-            write_shards(
-                out, final, name, cleaned[name], directory, *labels, *fractions, tasks, execute(), manifest
-            )
+            how = tasks, execute(), exported
+            write_shards(out, final, name, cleaned[name], directory, *labels, *fractions, *how, manifest)
         counts = read_json(final / "manifest.json")["counts"]
         report("; ".join(filter(None, [_summary(name, counts), files_not_read(recipe.sources[name].reader)])))
         for line in drops_lines(name, heavy_drops(counts, cleaned[name] / "dropped")):
             report(line)
+        if lost := _lost(name, counts):
+            report(lost)
     return found
 
 
@@ -264,6 +271,19 @@ def _topics_summary(name: str, manifest: dict) -> str:
     ]
     right = f", right on {manifest['accuracy']:.1%} of labelled texts" if "accuracy" in manifest else ""
     return f"{name}: {len(found)} topics{right}: " + ", ".join(found)
+
+
+def _lost(name: str, counts: dict) -> str:
+    """What to say of characters that the tokenizer has no token for; loudly, if they are many."""
+    lost = counts.get("without_tokens")
+    if not lost or not lost["characters"]:
+        return ""
+    share, example = lost["characters"] / lost["of"], lost["example"]
+    return (
+        f"{'WARNING: ' if share >= MUCH else ''}{name}: the tokenizer has no token for {lost['characters']:,} of "
+        f"{lost['of']:,} characters ({share:.2%}) in {lost['documents']:,} documents; most in {example['id']} "
+        f"({example['share']:.0%} of {example['text']!r})"
+    )
 
 
 def _summary(name: str, counts: dict) -> str:

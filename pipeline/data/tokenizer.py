@@ -1,7 +1,6 @@
 """The run's one tokenizer: copied from a model, extended, converted from sentencepiece, or trained; always a Hugging Face
 directory with a `tokenizer.json`, which both the tokenizers library and transformers' `AutoTokenizer` load."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.pipeline import recipe
+from perdure.pipeline.data.auto import LOADED
+from perdure.pipeline.data.directory import COPIED, SETTINGS, copy_files
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.integrity import is_whole, require_whole
 from perdure.pipeline.manifest import finish, hash_file, read_json, write_json
@@ -21,18 +22,6 @@ if TYPE_CHECKING:
 
 SEPARATOR = "<|endoftext|>"
 """Separates documents where the tokenizer is trained here."""
-COPIED = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "tokenizer.model",
-)
-SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-"""Of these files, the ones that do not list the vocabulary."""
 LONGEST_WORD = 1024
 """Bytes of a word from which a tokenizer is trained whole; longer ones are cut."""
 SAMPLE = 200
@@ -48,25 +37,30 @@ class LoadedTokenizer:
         eos_id: Id of the separator that ends every document.
         vocab_size: One more than the largest id.
         hash: SHA-256 of `tokenizer.json`.
+        loses_characters: Whether it has no token for some characters.
     """
 
     tokenizer: "Tokenizer"
     eos_id: int
     vocab_size: int
     hash: str
+    loses_characters: bool
 
 
 def load_tokenizer(directory: Path) -> LoadedTokenizer:
-    """Loads a tokenizer that `build_tokenizer` wrote."""
+    """Loads a tokenizer that `build_tokenizer` wrote, as AutoTokenizer loads it from an export (`data/auto.py`)."""
     from tokenizers import Tokenizer
 
     facts = read_json(directory / "manifest.json")
-    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    loaded = facts.get("loaded") or {"sha256": None, "loses_characters": False}
+    tokenizer = Tokenizer.from_file(str(directory / (LOADED if loaded["sha256"] else "tokenizer.json")))
     # What a model's own calls cut or pad to must not touch documents.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = not facts["parse_special_tokens"]
-    return LoadedTokenizer(tokenizer, facts["eos_id"], facts["vocab_size"], facts["tokenizer_hash"])
+    return LoadedTokenizer(
+        tokenizer, facts["eos_id"], facts["vocab_size"], facts["tokenizer_hash"], loaded["loses_characters"]
+    )
 
 
 def parses_special_tokens(spec: recipe.Tokenizer) -> bool:
@@ -218,7 +212,7 @@ def _copy(spec: recipe.HuggingFaceTokenizer, directory: Path) -> tuple["Tokenize
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(spec.path / "tokenizer.json"))
-    return tokenizer, _copy_files(spec, COPIED, tokenizer, directory)
+    return tokenizer, copy_files(spec, COPIED, directory)
 
 
 def _extend(
@@ -232,42 +226,13 @@ def _extend(
     path = spec.path / "tokenizer.json"
     base = Tokenizer.from_file(str(path))
     base.encode_special_tokens = not spec.parse_special_tokens
-    eos = _copy_files(spec, SETTINGS, base, directory)
+    eos = copy_files(spec, SETTINGS, directory)
     tokenizer, pieces = extend(base, spec.num_tokens, texts, path)
     tokenizer.save(str(directory / "tokenizer.json"))
     first = max(base.get_vocab(with_added_tokens=True).values()) + 1
     facts = {"base_tokenizer_hash": hash_file(path), "base_vocab_size": first, "pieces": pieces}
     write_json(directory / "extension.json", facts)
     return tokenizer, eos
-
-
-def _copy_files(
-    spec: recipe.HuggingFaceTokenizer | recipe.ExtendedTokenizer,
-    names: tuple[str, ...],
-    tokenizer: "Tokenizer",
-    directory: Path,
-) -> str:
-    """Copies files beside `tokenizer.json`; returns the separator, which they name if the recipe does not."""
-    for name in names:
-        if (spec.path / name).is_file():
-            shutil.copyfile(spec.path / name, directory / name)
-    config_path = directory / "tokenizer_config.json"
-    config = (
-        read_json(config_path) if config_path.is_file() else {"tokenizer_class": "PreTrainedTokenizerFast"}
-    )
-    own = config.get("eos_token")
-    own = own["content"] if isinstance(own, dict) else own
-    eos = spec.eos_token or own
-    if eos is None or tokenizer.token_to_id(eos) is None:
-        raise PerdureError(
-            f"tokenizer.eos_token = {spec.eos_token!r}: {spec.path} "
-            + ("names no end-of-sequence token" if eos is None else f"has no token {eos!r}")
-            + "; set it to a token of its vocabulary that should separate documents"
-        )
-    if eos != own or not config_path.is_file():
-        _write_json(config_path, config | {"eos_token": eos})
-        (directory / "special_tokens_map.json").unlink(missing_ok=True)
-    return eos
 
 
 def _save(tokenizer: "Tokenizer", eos: str, directory: Path) -> None:
@@ -278,11 +243,7 @@ def _save(tokenizer: "Tokenizer", eos: str, directory: Path) -> None:
         "clean_up_tokenization_spaces": False,
         "model_max_length": 1_000_000_000,
     }
-    _write_json(directory / "tokenizer_config.json", config)
-
-
-def _write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(directory / "tokenizer_config.json", config)
 
 
 def _texts(directory: Path) -> Iterator[str]:

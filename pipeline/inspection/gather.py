@@ -200,9 +200,9 @@ def _losses(scores: Path, shard: int, start: int, count: int) -> list[float | No
 
 
 def _tokenizer(out: Path, wanted: str):
-    from tokenizers import Tokenizer
+    from perdure.pipeline.data.tokenizer import load_tokenizer
 
     for directory in sorted(out.glob("tokenizer@*")):
         if is_finished(directory) and read_json(directory / "manifest.json")["tokenizer_hash"] == wanted:
-            return Tokenizer.from_file(str(directory / "tokenizer.json"))
+            return load_tokenizer(directory).tokenizer
     return None

@@ -38,6 +38,8 @@ def print_inspection(found: dict) -> None:
             f"out: {train['documents']:,} documents, {train['tokens']:,} tokens to train on; "
             f"{heldout['documents']:,} documents, {heldout['tokens']:,} tokens held out"
         )
+        if lost := counts.get("without_tokens"):
+            console.print(Text(_without_tokens(lost)))
         _print_labels(console, source)
         _print_examples(console, source["examples"])
         for scores in source["scores"]:
@@ -59,6 +61,14 @@ def _steps(counts: dict) -> Iterable[tuple[str, ...]]:
             head = "", "", ""
     out = counts["steps"][-1]["out"]
     yield ("out", f"{out['documents']:,}", f"{out['words']:,}", "", "", "")
+
+
+def _without_tokens(lost: dict) -> str:
+    """What the tokenizer has no tokens for."""
+    found = f"without tokens: {lost['characters']:,} of {lost['of']:,} characters, in {lost['documents']:,} documents"
+    if example := lost["example"]:
+        found += f"; most in {example['id']} ({example['share']:.0%}): {example['text']}"
+    return found
 
 
 def _print_labels(console: Console, source: dict) -> None:

@@ -527,11 +527,11 @@ def test_a_reference_with_another_tokenizer_is_refused_with_both_hashes(llama, t
         directory.mkdir(exist_ok=True)
         Tokenizer(models.WordLevel({word: 0}, unk_token=word)).save(str(directory / "tokenizer.json"))
     overrides = [
-        f"tokenizer={{type: huggingface, path: {llama}}}",
+        f"tokenizer={{type: huggingface, path: {llama}, eos_token: a}}",
         f"versions.update.selection.reference={llama}",
     ]
     assert found(*overrides) == {}
-    overrides[0] = f"tokenizer={{type: huggingface, path: {tmp_path}/other}}"
+    overrides[0] = f"tokenizer={{type: huggingface, path: {tmp_path}/other, eos_token: b}}"
     value, remedy = found(*overrides)["versions.update.selection.reference"]
     assert value == str(llama)
     for directory in (llama, tmp_path / "other"):
