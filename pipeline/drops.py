@@ -1,10 +1,12 @@
-"""Cleaning steps that drop so much that somebody should look at what they drop."""
+"""Cleaning steps that drop so much that somebody should look at what they drop; characters without tokens."""
 
 import json
 from pathlib import Path
 
 SHARE = 0.2
 """Of the documents or words that a step takes in; what it drops beyond that is told."""
+MUCH = 0.001
+"""Share of characters without tokens from which on the console warns."""
 EXCERPTS, EXCERPT_CHARS = 2, 80
 
 
@@ -42,6 +44,19 @@ def drops_lines(source: str, heavy: list[dict]) -> list[str]:
         + "".join(f"; {excerpt['id']}: {excerpt['text']!r}" for excerpt in step["excerpts"])
         for step in heavy
     ]
+
+
+def lost_line(name: str, counts: dict) -> str:
+    """What to say of characters that the tokenizer has no token for; loudly, if they are many."""
+    lost = counts.get("without_tokens")
+    if not lost or not lost["characters"]:
+        return ""
+    share, example = lost["characters"] / lost["of"], lost["example"]
+    return (
+        f"{'WARNING: ' if share >= MUCH else ''}{name}: the tokenizer has no token for {lost['characters']:,} of "
+        f"{lost['of']:,} characters ({share:.2%}) in {lost['documents']:,} documents; most in {example['id']} "
+        f"({example['share']:.0%} of {example['text']!r})"
+    )
 
 
 def _excerpts(path: Path, reason: str) -> list[dict[str, str]]:

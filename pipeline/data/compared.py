@@ -12,6 +12,8 @@ from datatrove.data import Document
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json, write_atomic
 
+SAMPLES = "samples"
+"""Directory, beside the artefact that is being built, where tasks leave them."""
 DOCUMENTS = 64
 """Most documents of a source that are compared: those with the lowest hashes, whatever the number of tasks."""
 CHARS = 200_000

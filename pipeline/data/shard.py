@@ -12,7 +12,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
 
-from perdure.pipeline.data.compared import Sample, compare, read_samples
+from perdure.pipeline.data.compared import SAMPLES, Sample, compare, read_samples
 from perdure.pipeline.data.counted import step_counts, total
 from perdure.pipeline.data.coverage import NOTHING_LEFT, count_visible, gaps
 from perdure.pipeline.data.executor import Execute, building
@@ -138,7 +138,7 @@ class ShardWriter(PipelineStep):
                 table.write_table(pa.Table.from_pylist(rows, DOCUMENTS))
         for shard in shards.values():
             shard.close()
-        sample.write(samples(self.directory) / f"{rank:05d}.json")
+        sample.write(self.directory.parent / SAMPLES / f"{rank:05d}.json")
 
     def judge(self, document: Document, lost: int, sample: Sample) -> str | None:
         """Counts the characters of a document that have no token; why it is dropped, if it is."""
@@ -150,11 +150,6 @@ class ShardWriter(PipelineStep):
         self.stat_update("lost:characters", value=lost)
         sample.lost(document, lost / visible)
         return WITHOUT_TOKENS if lost >= NOTHING_LEFT * visible else None
-
-
-def samples(artefact: Path) -> Path:
-    """Where tasks leave what is compared, beside the artefact that is being built."""
-    return artefact.parent / "samples"
 
 
 def write_shards(
@@ -204,7 +199,7 @@ def write_shards(
         ]
         *_, counts = execute(steps, tasks, work / "tokenise")
         facts = read_json(tokenizer / "manifest.json")
-        compared, worst = read_samples(samples(artefact))
+        compared, worst = read_samples(work / SAMPLES)
         compare(compared, exported(), facts["parse_special_tokens"], f"sources.{name}")
         steps = list(manifest["counts"]["steps"])
         steps.append(_record("split", steps[-1]["out"], "heldout_elsewhere", counts))

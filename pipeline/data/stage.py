@@ -16,16 +16,13 @@ from perdure.pipeline.data.auto import as_loaded, load_as_exported, model_config
 from perdure.pipeline.data.inputs import files_not_read
 from perdure.pipeline.data.overlap import same_files
 from perdure.pipeline.data.tokenizer import build_tokenizer
-from perdure.pipeline.drops import drops_lines, heavy_drops
+from perdure.pipeline.drops import drops_lines, heavy_drops, lost_line
 from perdure.pipeline.integrity import is_whole, require_whole
 from perdure.pipeline.manifest import disk_errors, hash_of, is_finished, read_json, refuse_link
 from perdure.pipeline.recipe import ExtendedTokenizer, HuggingFaceTokenizer, Recipe, typed_command
 
 if TYPE_CHECKING:
     from perdure.pipeline.data.executor import Execute
-
-MUCH = 0.001
-"""Share of characters without tokens from which on the console warns."""
 
 
 def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str, Path]:
@@ -244,7 +241,7 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
         report("; ".join(filter(None, [_summary(name, counts), files_not_read(recipe.sources[name].reader)])))
         for line in drops_lines(name, heavy_drops(counts, cleaned[name] / "dropped")):
             report(line)
-        if lost := _lost(name, counts):
+        if lost := lost_line(name, counts):
             report(lost)
     return found
 
@@ -271,19 +268,6 @@ def _topics_summary(name: str, manifest: dict) -> str:
     ]
     right = f", right on {manifest['accuracy']:.1%} of labelled texts" if "accuracy" in manifest else ""
     return f"{name}: {len(found)} topics{right}: " + ", ".join(found)
-
-
-def _lost(name: str, counts: dict) -> str:
-    """What to say of characters that the tokenizer has no token for; loudly, if they are many."""
-    lost = counts.get("without_tokens")
-    if not lost or not lost["characters"]:
-        return ""
-    share, example = lost["characters"] / lost["of"], lost["example"]
-    return (
-        f"{'WARNING: ' if share >= MUCH else ''}{name}: the tokenizer has no token for {lost['characters']:,} of "
-        f"{lost['of']:,} characters ({share:.2%}) in {lost['documents']:,} documents; most in {example['id']} "
-        f"({example['share']:.0%} of {example['text']!r})"
-    )
 
 
 def _summary(name: str, counts: dict) -> str:
