@@ -1,5 +1,6 @@
 """What a Hugging Face tokenizer's directory says, as far as its files tell it without transformers."""
 
+import json
 import shutil
 from functools import lru_cache
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.pipeline import recipe
 from perdure.pipeline.errors import PerdureError, Problem
-from perdure.pipeline.manifest import read_json, write_json
+from perdure.pipeline.manifest import write_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -141,7 +142,10 @@ def _content(token: Any) -> str | None:
 def _object(path: Path, default: dict) -> dict:
     if not path.is_file():
         return default
-    value = read_json(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PerdureError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(value, dict):
         raise PerdureError(f"{path}: should be a JSON object")
     return value
