@@ -70,6 +70,7 @@ def measured(report) -> dict:
     return whole | {
         "intervals": {
             **{"level": 0.95, "resamples": 1000, "seed": 1234},
+            "documents": {"prose": 101, "code": 101},
             "change": {"update": {"prose": [0.101, 0.149], "code": [-1.612, -1.387]}},
         },
         "labels": {

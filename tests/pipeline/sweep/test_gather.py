@@ -124,6 +124,7 @@ def test_one_runs_mistake_does_not_hide_the_others(tmp_path, monkeypatch):
         (directory / "versions").mkdir()
     plan = Plan("test", Sweep(recipe="test.yaml"), {}, tmp_path, runs)
     for run, places in version_places(plan).items():
+        places["v1"].mkdir(parents=True, exist_ok=True)
         finish(places["v1"], {})
         (tmp_path / "runs" / run / "versions" / "v1").symlink_to(places["v1"])
     own = {"measured": measured_on(runs[0].recipe, {}), "unmeasured": []}
