@@ -3,16 +3,19 @@
 import importlib.util
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 
-from perdure.pipeline.checks.hints import missing
+from perdure.pipeline.checks.hints import missing, near
 from perdure.pipeline.errors import Problem
-from perdure.pipeline.evaluate.probes import parse_probes
+from perdure.pipeline.evaluate.harness import task_names
+from perdure.pipeline.evaluate.probes import Mistake, parse_probes
 from perdure.pipeline.recipe import Recipe
 
 Problems = Iterator[Problem]
 
 MOST = 20
-"""Bad items of one file that are named."""
+"""Kinds of mistakes of one file that are named."""
 
 
 def probes(recipe: Recipe) -> Problems:
@@ -25,15 +28,24 @@ def probes(recipe: Recipe) -> Problems:
             continue
         if names[path.name] > 1:
             yield Problem(where, str(path), "another file of probes has the same name; rename one")
-        bad = [item for item in parse_probes(path) if isinstance(item, str)]
-        for complaint in bad[:MOST]:
-            yield Problem(where, str(path), complaint)
-        if len(bad) > MOST:
-            yield Problem(where, str(path), f"and {len(bad) - MOST} more items like these")
+        yield from _bad_items(where, path)
+
+
+def _bad_items(where: str, path: Path) -> Problems:
+    """Every kind of mistake of a file's items once, with the number of lines that have it."""
+    kinds: dict[str, list[Mistake]] = {}
+    for item in parse_probes(path):
+        for mistake in item if isinstance(item, list) else ():
+            kinds.setdefault(mistake.kind, []).append(mistake)
+    for found in islice(kinds.values(), MOST):
+        several = f"{len(found)} lines, the first one is " if len(found) > 1 else ""
+        yield Problem(where, str(path), f"{several}{found[0]}")
+    if len(kinds) > MOST:
+        yield Problem(where, str(path), f"and {len(kinds) - MOST} more kinds of mistakes")
 
 
 def harness(recipe: Recipe) -> Problems:
-    """The package and the directory of tasks."""
+    """The package, and a directory with all tasks."""
     section = recipe.evaluation.harness
     if section is None:
         return
@@ -41,6 +53,14 @@ def harness(recipe: Recipe) -> Problems:
         yield Problem("evaluation.harness", None, "needs lm-evaluation-harness: install `perdure[harness]`")
     if not section.include_path.is_dir():
         yield missing("evaluation.harness.include_path", section.include_path, "directory")
+        return
+    known = task_names(section.include_path)
+    for number, task in enumerate(section.tasks):
+        if task not in known and not Path(task).expanduser().is_file():
+            remedy = (
+                f"no such task or group in {section.include_path}{near(task, known) or ', which has none'}"
+            )
+            yield Problem(f"evaluation.harness.tasks.{number}", task, remedy)
 
 
 def wandb(recipe: Recipe) -> Problems:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from perdure.pipeline.data.tokenizer import parses_special_tokens
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.integrity import export_of
@@ -48,6 +50,47 @@ def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
         say(f"version {name}: lm-evaluation-harness, {', '.join(harness.tasks)}")
         found = _results(directory, harness.include_path, harness.tasks, parse)
         write_json(path, {"identity": identity} | found)
+
+
+def task_names(include_path: Path) -> set[str]:
+    """Names of tasks, groups and tags that the YAML files below a directory define, as the harness finds them.
+
+    It is read here, since the harness's own index takes a second to import. Files that cannot be read define nothing.
+    """
+    found: set[str] = set()
+    for path in include_path.glob("**/*.yaml"):
+        try:
+            fields = _task_file(path, set())
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
+            continue
+        # A group's `task` is the list of what is in it.
+        named = fields.get("group") if "group" in fields and "class" not in fields else fields.get("task")
+        tags = fields.get("tag") if "group" not in fields else None
+        found |= {
+            name for name in (named, *(tags if isinstance(tags, list) else [tags])) if isinstance(name, str)
+        }
+    return found
+
+
+class _TaskLoader(yaml.SafeLoader):
+    """Reads what tasks write as `!function utils.clean` as nothing."""
+
+
+_TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
+
+
+def _task_file(path: Path, seen: set[Path]) -> dict[str, Any]:
+    """Fields of a task's file, those of the files that it includes below its own."""
+    if (place := path.resolve()) in seen:
+        raise ValueError("it includes itself")
+    own = yaml.load(path.read_bytes(), _TaskLoader)
+    if not isinstance(own, dict):
+        raise ValueError("no mapping")
+    includes = own.pop("include", [])
+    below: dict[str, Any] = {}
+    for name in includes if isinstance(includes, list) else [includes]:
+        below |= _task_file(place.parent / str(name), seen | {place})
+    return below | own
 
 
 def tasks_hash(harness: Harness) -> str:

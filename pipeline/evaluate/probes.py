@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +18,8 @@ Kind = Literal["invariant", "updated", "new"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 BLANK = "___"
 """Where a choice goes in a cloze question; in others it follows after a blank."""
+ANSWERS = ("answer", "old_answer")
+"""Fields that hold the text of a choice."""
 
 
 class Probe(BaseModel):
@@ -46,6 +48,24 @@ class Probe(BaseModel):
 
 
 @dataclass(frozen=True)
+class Mistake:
+    """Why an item is no probe.
+
+    Attributes:
+        line: Its line, from 1; None for the whole file.
+        kind: The same for the same mistake of other items.
+        text: What is wrong, in words.
+    """
+
+    line: int | None
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text if self.line is None else f"line {self.line}: {self.text}"
+
+
+@dataclass(frozen=True)
 class ProbeFile:
     """A file of probes, by name; the names of a recipe's files differ."""
 
@@ -63,8 +83,8 @@ def probe_files(paths: Iterable[Path]) -> list[ProbeFile]:
     for path in paths:
         probes = []
         for item in parse_probes(path):
-            if isinstance(item, str):
-                raise PerdureError(f"{path}: {item}")
+            if isinstance(item, list):
+                raise PerdureError(f"{path}: {item[0]}")
             probes.append(item)
         found.append(ProbeFile(path.name, probes))
     return found
@@ -83,8 +103,8 @@ def probe_hashes(paths: Sequence[Path]) -> dict[str, str]:
     return {path.name: hash_file(path) for path in paths}
 
 
-def parse_probes(path: Path) -> Iterator[Probe | str]:
-    """The probes of a JSONL file and, in place of items that are none, what is wrong with them, with the line."""
+def parse_probes(path: Path) -> Iterator[Probe | list[Mistake]]:
+    """The probes of a JSONL file and, in place of items that are none, all that is wrong with them."""
     lines: dict[str, int] = {}
     empty = True
     with path.open("rb") as file:
@@ -92,46 +112,68 @@ def parse_probes(path: Path) -> Iterator[Probe | str]:
             if not line.strip():
                 continue
             empty = False
-            probe = _parse(line)
-            if isinstance(probe, Probe) and probe.id in lines:
-                probe = f"id {probe.id!r} stands in line {lines[probe.id]} already; ids should differ"
-            if isinstance(probe, Probe):
-                lines[probe.id] = number
-                yield probe
+            item, found = _parse(line)
+            name = item.get("id") if isinstance(item, dict) else None
+            if isinstance(name, str) and lines.setdefault(name, number) != number:
+                found["id twice"] = f"id {name!r} stands in line {lines[name]} already; ids should differ"
+            if found:
+                yield [Mistake(number, kind, text) for kind, text in found.items()]
             else:
-                yield f"line {number}: {probe}"
+                yield Probe.model_validate(item)
     if empty:
-        yield "holds no probe; should have one a line"
+        yield [Mistake(None, "empty", "holds no probe; should have one a line")]
 
 
-def _parse(line: bytes) -> Probe | str:
+def _parse(line: bytes) -> tuple[Any, dict[str, str]]:
+    """What a line holds, and its mistakes by kind."""
     try:
-        probe = Probe.model_validate(json.loads(line))
+        item = json.loads(line)
     except UnicodeDecodeError:
-        return "not UTF-8"
-    except json.JSONDecodeError as error:
-        return f"not JSON ({error})"
+        return None, {"UTF-8": "not UTF-8"}
+    except (ValueError, RecursionError) as error:
+        return None, {"JSON": f"not JSON ({error})"}
+    if not isinstance(item, dict):
+        return item, {"object": "should be an object with id, kind, question, choices and answer"}
+    try:
+        Probe.model_validate(item)
+        found = {}
     except ValidationError as error:
-        return _complaint(error)
-    if len(set(probe.choices)) < len(probe.choices):
-        return "two choices are equal; they should differ"
-    for field, value in (("answer", probe.answer), ("old_answer", probe.old_answer)):
-        if value is not None and value not in probe.choices:
-            return f"{field} {value!r} is not among the choices {probe.choices}"
-    if probe.old_answer == probe.answer:
-        return f"old_answer {probe.answer!r} is the answer; it should be another choice"
-    if probe.question.count(BLANK) > 1:
-        return f"the question has {probe.question.count(BLANK)} blanks `{BLANK}`; it should have one at most"
-    return probe
+        found = dict(_of_type(detail, item) for detail in error.errors())
+    return item, found | dict(_of_sense(item))
 
 
-def _complaint(error: ValidationError) -> str:
-    detail = error.errors()[0]
+def _of_type(detail: Any, item: dict) -> tuple[str, str]:
+    """Kind and words of one of pydantic's error entries."""
     place, kind = ".".join(map(str, detail["loc"])), detail["type"]
-    if not place:
-        return "should be an object with id, kind, question, choices and answer"
+    field, value = detail["loc"][0], detail["input"]
     if kind == "missing":
-        return f"{place} is missing"
+        return f"{place} {kind}", f"{place} is missing"
     if kind == "extra_forbidden":
-        return f"unknown key `{place}`; there is {', '.join(Probe.model_fields)}"
-    return f"{place} = {detail['input']!r}: {detail['msg'].replace('Input should', 'should')}"
+        return f"{place} {kind}", f"unknown key `{place}`; there is {', '.join(Probe.model_fields)}"
+    remedy, choices = detail["msg"].replace("Input should", "should"), item.get("choices")
+    if (
+        field in ANSWERS
+        and isinstance(value, int)
+        and isinstance(choices, list)
+        and 0 <= value < len(choices)
+    ):
+        remedy = f"should be the text of a choice, such as {choices[value]!r}, not its number"
+    return f"{field} {kind}", f"{place} = {value!r}: {remedy}"
+
+
+def _of_sense(item: dict) -> Iterator[tuple[str, str]]:
+    """Kinds and words of mistakes that types cannot tell, as far as types are right."""
+    choices, answer, question = item.get("choices"), item.get("answer"), item.get("question")
+    if isinstance(choices, list) and all(isinstance(choice, str) for choice in choices):
+        if len(set(choices)) < len(choices):
+            yield "equal choices", "two choices are equal; they should differ"
+        for field in ANSWERS:
+            if isinstance(value := item.get(field), str) and value not in choices:
+                yield f"{field} no choice", f"{field} {value!r} is not among the choices {choices}"
+    if isinstance(answer, str) and item.get("old_answer") == answer:
+        yield "old answer", f"old_answer {answer!r} is the answer; it should be another choice"
+    if isinstance(question, str) and question.count(BLANK) > 1:
+        yield (
+            "blanks",
+            f"the question has {question.count(BLANK)} blanks `{BLANK}`; it should have one at most",
+        )

@@ -51,12 +51,34 @@ def test_good_items_are_read_and_all_bad_ones_named(tmp_path):
     old = ITEM | {"id": "b", "old_answer": "Ann", "date": "2024-05"}
     path = write(tmp_path / "facts.jsonl", ITEM, {"id": "c"}, old, ITEM)
     found = list(parse_probes(path))
-    assert [isinstance(item, str) for item in found] == [False, True, False, True]
+    assert [isinstance(item, list) for item in found] == [False, True, False, True]
     assert (found[2].answer, found[2].old_answer, found[2].date) == ("Ben", "Ann", "2024-05")
-    assert list(parse_probes(write(tmp_path / "none.jsonl", ""))) == [
-        "holds no probe; should have one a line"
+    assert [str(mistake) for mistake in found[1]] == [
+        f"line 2: {field} is missing" for field in ("kind", "question", "choices", "answer")
     ]
-    assert list(parse_probes(write(tmp_path / "bad.jsonl", "{}"))) == ["line 1: id is missing"]
+    (none,) = parse_probes(write(tmp_path / "none.jsonl", ""))
+    assert [str(mistake) for mistake in none] == ["holds no probe; should have one a line"]
+
+
+def test_every_kind_of_mistake_is_told_once_with_its_number_of_lines(tmp_path, recipe):
+    """As many benchmarks have them: numbers as ids, and the place of the answer instead of the answer."""
+    rows = [
+        {"id": n, "kind": "old", "question": "Who?", "choices": [f"{n}", f"{n + 1}"], "answer": 1}
+        for n in range(40)
+    ]
+    rows += [ITEM | {"id": "x", "choices": ["Ben", "Ben"], "old_answer": "Eve"}, ITEM, ITEM]
+    path = write(tmp_path / "facts.jsonl", *rows)
+    tree = recipe.model_dump(mode="json") | {"evaluation": {"probes": [str(path)]}}
+    where = f"evaluation.probes.0 = '{path}': "
+    found = [str(problem) for problem in problems(Recipe.model_validate(tree))]
+    assert [line.removeprefix(where) for line in found if line.startswith(where)] == [
+        "40 lines, the first one is line 1: id = 0: should be a valid string",
+        "40 lines, the first one is line 1: kind = 'old': should be 'invariant', 'updated' or 'new'",
+        "40 lines, the first one is line 1: answer = 1: should be the text of a choice, such as '1', not its number",
+        "line 41: two choices are equal; they should differ",
+        "line 41: old_answer 'Eve' is not among the choices ['Ben', 'Ben']",
+        "line 43: id 'a' stands in line 42 already; ids should differ",
+    ]
 
 
 def test_check_names_files_and_lines(tmp_path, recipe):
