@@ -1,6 +1,7 @@
 """Preflight: everything that types cannot judge about a recipe, found at once, before anything starts."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from perdure.pipeline.checks import (
     versions,
 )
 from perdure.pipeline.errors import PerdureError, Problem, RecipeError
-from perdure.pipeline.lenient import BrokenField, lenient_recipe
+from perdure.pipeline.lenient import BROKEN, BrokenField, lenient_recipe
 from perdure.pipeline.recipe import (
     HuggingFaceModel,
     Recipe,
@@ -135,7 +136,7 @@ def problems(recipe: Recipe, with_data: bool = True) -> list[Problem]:
         recipe: A recipe, or one from `lenient_recipe`, of which checks that need a broken part are passed over.
         with_data: Whether to ask finished data, too; not of a recipe with broken parts.
     """
-    found: list[Problem] = []
+    recipe, found = _parents(recipe)
     for check in _checks(recipe):
         try:
             for problem in check():
@@ -145,6 +146,23 @@ def problems(recipe: Recipe, with_data: bool = True) -> list[Problem]:
     if with_data and not any(problem.path.startswith(("versions.", "tokenizer.")) for problem in found):
         found += mixtures.against_data(recipe)
     return found
+
+
+def _parents(recipe: Recipe) -> tuple[Recipe, list[Problem]]:
+    """Mistakes in what versions start from, and a recipe in which these starts are broken parts.
+
+    So whatever follows a version's ancestors stops there, instead of going in a circle.
+    """
+    if not isinstance(recipe.versions, dict):
+        return recipe, []
+    found: list[Problem] = []
+    broken = {}
+    for name, version in recipe.versions.items():
+        with suppress(BrokenField):
+            if wrong := list(versions.parent(recipe, name, version)):
+                found += wrong
+                broken[name] = version.model_copy(update={"start": BROKEN})
+    return recipe.model_copy(update={"versions": recipe.versions | broken}) if broken else recipe, found
 
 
 def _checks(recipe: Recipe) -> list[Callable[[], Iterator[Problem]]]:

@@ -22,6 +22,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
+    from perdure.pipeline.changed import changed_data
     from perdure.pipeline.check import load_checked, load_on_paper
     from perdure.pipeline.errors import Problem, RecipeError
     from perdure.pipeline.inputs import edited_versions
@@ -36,7 +37,8 @@ def _check(options: argparse.Namespace) -> None:
             )
         else:
             recipe = load_checked(options.recipe, options.set, options.out, options.site)
-            if other := edited_versions(recipe, recipe.versions):
+            other = changed_data(recipe, recipe.versions) | edited_versions(recipe, recipe.versions)
+            if other:
                 places = {name: str(version_directory(recipe, name)) for name in other}
                 edits = [Problem(f"versions.{name}", places[name], what) for name, what in other.items()]
                 raise RecipeError(str(options.recipe), edits)

@@ -101,4 +101,5 @@ def _same_tokenizer(recipe: Recipe, where: str, directory: Path) -> Problems:
         yield Problem(where, str(directory), remedy)
 
 
-CHECKS = (parent, branch_step, kept, reference)
+CHECKS = (branch_step, kept, reference)
+"""All but `parent`, without which none of these can be made."""

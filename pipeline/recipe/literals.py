@@ -4,7 +4,8 @@
 """
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,10 @@ RESOLVER = yaml.resolver.Resolver()
 UNTAGGED = "should stand without a tag (`!`), or in quotes if it is text"
 PLAIN = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
 """Integers that YAML reads as people do."""
+MAX_DEPTH, MAX_NODES = 50, 1_000_000
+"""Most levels and values of a recipe, what aliases stand for included; those of today have 10 and some hundred."""
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""Characters that no file's name or text can have."""
 
 
 def read_yaml(text: str) -> tuple[Any, list[Problem]]:
@@ -28,7 +33,7 @@ def read_yaml(text: str) -> tuple[Any, list[Problem]]:
         Its value, and its literals that YAML reads otherwise than they look; the value is None if there are any.
 
     Raises:
-        yaml.YAMLError: If it is not YAML, or a key stands twice.
+        yaml.YAMLError: If it is not YAML, a key stands twice, or it is nested too deeply or too large.
     """
     loader = _UniqueKeyLoader(text)
     try:
@@ -45,18 +50,58 @@ def within(field: str, problem: Problem) -> Problem:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML would let the second of two equal keys win silently; one beside a merge (`<<: *anchor`) may win."""
+    """YAML would let the second of two equal keys win silently; one beside a merge (`<<: *anchor`) may win.
+
+    A few lines of aliases of aliases can stand for more values than memory holds, so what they stand for is counted.
+    """
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self._depth = 0
+        self._sizes: dict[int, tuple[int, int]] = {}
+        """By node, the nodes that it stands for, and how deep they are nested."""
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        event = self.peek_event()
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _too_large(f"nested more than {MAX_DEPTH} deep", event)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if isinstance(event, yaml.AliasEvent):
+            if id(node) not in self._sizes:
+                raise _too_large(f"the alias *{event.anchor} stands in what it stands for", event)
+            return node
+        parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in parts for part in pair]
+        sizes = [self._sizes[id(part)] for part in parts]
+        size, depth = 1 + sum(size for size, _ in sizes), 1 + max((depth for _, depth in sizes), default=0)
+        if size > MAX_NODES or depth > MAX_DEPTH:
+            what = (
+                f"more than {MAX_NODES:,} values"
+                if size > MAX_NODES
+                else f"nested more than {MAX_DEPTH} deep"
+            )
+            raise _too_large(f"{what}, with what aliases stand for", event)
+        self._sizes[id(node)] = size, depth
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
         written = [key for key, _ in node.value if key.tag != f"{PREFIX}merge"]
         keys = [self.construct_object(key, deep=True) for key in written]
-        for key in keys:
-            if keys.count(key) > 1:
+        # Others are refused as keys.
+        for key, times in Counter(key for key in keys if isinstance(key, Hashable)).items():
+            if times > 1:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} stands twice", node.start_mark
                 )
         # Depth first: a merge writes into the mapping that it takes from, which must have been through here by then.
         return super().construct_mapping(node, deep=True)
+
+
+def _too_large(what: str, event: Any) -> yaml.YAMLError:
+    return yaml.composer.ComposerError(None, None, what, event.start_mark)
 
 
 def _misread(node: yaml.Node, path: tuple[str, ...], seen: set[int]) -> Iterator[Problem]:
@@ -68,6 +113,8 @@ def _misread(node: yaml.Node, path: tuple[str, ...], seen: set[int]) -> Iterator
     if isinstance(node, yaml.ScalarNode):
         written = kind == "str" or node.tag == RESOLVER.resolve(yaml.ScalarNode, node.value, (True, False))
         remedy = _remedy(kind, node.value) if written and kind in SCALARS else UNTAGGED
+        if NO_TEXT.search(node.value):
+            remedy = "should be text, without zeros and lone surrogates"
         if remedy:
             yield Problem(".".join(path), node.value, remedy)
     elif kind not in ("seq", "map"):
@@ -81,6 +128,12 @@ def _misread(node: yaml.Node, path: tuple[str, ...], seen: set[int]) -> Iterator
                 yield from _misread(value, path, seen)
                 continue
             name = key.value if isinstance(key, yaml.ScalarNode) else "?"
+            if NO_TEXT.search(name):
+                yield Problem(
+                    ".".join((*path, ascii(name))),
+                    None,
+                    "a name should be text, without zeros and lone surrogates",
+                )
             if key.tag != f"{PREFIX}str":
                 remedy = f"a name is text, which YAML does not read here: write '{name}' in quotes"
                 yield Problem(".".join((*path, name)), None, remedy)
