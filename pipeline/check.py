@@ -10,6 +10,7 @@ from perdure.pipeline.checks import (
     evaluation,
     mixtures,
     model,
+    names,
     schedules,
     scoring,
     sources,
@@ -27,6 +28,9 @@ from perdure.pipeline.recipe import (
 )
 from perdure.pipeline.shape import model_shape
 from perdure.pipeline.sizes import embedding_rows
+
+MOST = 1_000
+"""Mistakes of sense after which no more are looked for."""
 
 
 def load_checked(
@@ -138,11 +142,16 @@ def problems(recipe: Recipe, with_data: bool = True) -> list[Problem]:
     """
     recipe, found = _parents(recipe)
     for check in _checks(recipe):
+        if len(found) >= MOST:
+            break
         try:
             for problem in check():
                 found.append(problem)
         except BrokenField:
             continue  # its own mistake is listed already
+        except OSError as error:  # a directory without permission, a disk that fails
+            remedy = f"cannot be read: {error.strerror}"
+            found.append(Problem("files", str(error.filename), remedy, absent=True))
     if with_data and not any(problem.path.startswith(("versions.", "tokenizer.")) for problem in found):
         found += mixtures.against_data(recipe)
     return found
@@ -172,6 +181,7 @@ def _checks(recipe: Recipe) -> list[Callable[[], Iterator[Problem]]]:
         for check in (
             *(
                 sources.output,
+                sources.nested,
                 sources.tasks,
                 sources.open_files,
                 sources.executor,
@@ -180,6 +190,7 @@ def _checks(recipe: Recipe) -> list[Callable[[], Iterator[Problem]]]:
             ),
             *model.CHECKS,
             *evaluation.CHECKS,
+            *names.CHECKS,
         )
     ]
     if isinstance(recipe.sources, dict):

@@ -17,6 +17,8 @@ class Stopped(Exception):
 HIDDEN = ("cluster.environment", "cluster.setup")
 """Fields whose values may be secret: neither files nor the console show them."""
 ELLIPSIS = "..."
+MAX_SHOWN, MAX_LISTED = 400, 200
+"""Letters of a value, and mistakes of a recipe, that the console shows."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,13 @@ class Problem:
             object.__setattr__(self, "value", ELLIPSIS)
 
     def __str__(self) -> str:
-        shown = self.value if self.value == ELLIPSIS else repr(self.value)
-        return f"{self.path} = {shown}: {self.remedy}"
+        shown = self.value if self.value == ELLIPSIS else _short(repr(self.value))
+        return f"{_short(self.path)} = {shown}: {self.remedy}"
+
+
+def _short(text: str) -> str:
+    """A text for one line of the console: its beginning and its end if it is long."""
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN // 2]} ... {text[-MAX_SHOWN // 2 :]}"
 
 
 class RecipeError(PerdureError):
@@ -53,4 +60,7 @@ class RecipeError(PerdureError):
         self.source = source
         self.problems = problems
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__("\n".join([f"{source}: {count}", *(f"  {problem}" for problem in problems)]))
+        lines = [f"  {problem}" for problem in problems[:MAX_LISTED]]
+        if len(problems) > MAX_LISTED:
+            lines.append(f"  and {len(problems) - MAX_LISTED:,} more")
+        super().__init__("\n".join([f"{source}: {count}", *lines]))

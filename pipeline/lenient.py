@@ -54,7 +54,10 @@ def _construct(annotation: Any, value: Any) -> Any:
     if section is None or not isinstance(value, dict):
         return BROKEN
     return section.model_construct(
-        **{name: _construct_field(field, name, value) for name, field in section.model_fields.items()}
+        **{
+            name: _validated(section, name, _construct_field(field, name, value))
+            for name, field in section.model_fields.items()
+        }
     )
 
 
@@ -63,6 +66,19 @@ def _construct_field(field: FieldInfo, name: str, tree: dict) -> Any:
         return BROKEN if field.is_required() else field.get_default(call_default_factory=True)
     annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
     return _construct(annotation, tree[name])
+
+
+def _validated(section: type[Section], name: str, value: Any) -> Any:
+    """What a section's own validators make of a field's value."""
+    for validator in section.__pydantic_decorators__.field_validators.values():
+        if value is not BROKEN and {"*", name} & set(validator.info.fields):
+            try:
+                value = getattr(section, validator.cls_var_name)(value)
+            except BrokenField:  # a part of it is
+                continue
+            except ValueError:
+                return BROKEN
+    return value
 
 
 def _section(annotation: Any, value: Any) -> type[Section] | None:

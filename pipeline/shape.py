@@ -1,7 +1,7 @@
 """The shape of a model, from the recipe or from a Hugging Face `config.json` (no import of torch)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perdure.pipeline.convert.config import read_config
@@ -196,7 +196,11 @@ def tensor_sizes(shape: Shape, vocab_size: int) -> dict[str, tuple[int, ...]]:
 
 def num_parameters(shape: Shape, vocab: int) -> int:
     """Parameters of a model whose embedding has `vocab` rows (padded or not: the caller's choice)."""
-    return sum(math.prod(size) for size in tensor_sizes(shape, vocab).values())
+    none, one = (
+        sum(math.prod(size) for size in tensor_sizes(replace(shape, num_layers=layers), vocab).values())
+        for layers in (0, 1)
+    )
+    return none + shape.num_layers * (one - none)
 
 
 def flops_per_token(shape: Shape, vocab_size: int, seq_length: int) -> float:

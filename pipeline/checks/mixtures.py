@@ -26,6 +26,8 @@ from perdure.pipeline.recipe import DecaySchedule, MixtureSource, Recipe, Versio
 from perdure.pipeline.sizes import available_tokens, domain_tokens, finished_sources, possible_topics
 
 Problems = Iterator[Problem]
+MOST_RATES = 1_000_000
+"""Steps whose learning rates are looked through for the one at which a switch comes."""
 
 
 def known_sources(recipe: Recipe, name: str, version: Version) -> Problems:
@@ -65,10 +67,33 @@ def replay(recipe: Recipe, name: str, version: Version) -> Problems:
         yield Problem(f"{where}.from_parents", True, "an `init` version has no parents; name `sources`")
     elif not old.from_parents and not old.sources:
         yield Problem(f"{where}.sources", None, "required, or `from_parents: true`")
+    yield from _nothing_old(recipe, name, version)
     if old.order == "given" and not old.from_parents:
         yield Problem(
             f"{where}.order", "given", "has no use without `from_parents`; each of `sources` has its own"
         )
+
+
+def _nothing_old(recipe: Recipe, name: str, version: Version) -> Problems:
+    """Replay of what is new: no ancestor trained on it, and the version itself reads it as new data."""
+    if (old := version.mixture.replay) is None:
+        return
+    lineage: list[Version] = []
+    while (above := parent_of(lineage[-1] if lineage else version)) is not None:
+        lineage.append(recipe.versions[above])
+    before = {domain for ancestor in lineage for domain in _new_domains(ancestor)}
+    own = _new_domains(version)
+    for domain in old.sources:
+        fresh = [other for other in own if overlap(domain, other)]
+        if fresh and not any(overlap(domain, other) for other in before):
+            remedy = f"is the new data itself (`{fresh[0]}`), which no version before trained on; name old data, or leave it out"
+            yield Problem(f"versions.{name}.mixture.replay.sources.{domain}", domain, remedy)
+
+
+def _new_domains(version: Version) -> list[str]:
+    """Domains that a version reads as new data, at any time."""
+    later = [domain for switch in version.mixture.switches for domain in switch.sources]
+    return [*version.mixture.sources, *later]
 
 
 def _known(recipe: Recipe, where: str, named: dict) -> Problems:
@@ -178,7 +203,13 @@ def switches(recipe: Recipe, name: str, version: Version) -> Problems:
     )
     if not (whole and rate_known and mixture.switches) or _reads_on(recipe, name):
         return
-    steps, total = switch_steps(recipe, name), num_steps(recipe, version)
+    total = num_steps(recipe, version)
+    if total > MOST_RATES and any(switch.at_lr is not None for switch in mixture.switches):
+        yield Problem(
+            where, None, f"`at_lr` is for versions of up to {MOST_RATES:,} steps; use `at` or `at_tokens`"
+        )
+        return
+    steps = switch_steps(recipe, name)
     for number, (before, step) in enumerate(pairwise([0, *steps])):
         if step >= total:
             late = "the learning rate never falls so far" if mixture.switches[number].at_lr else "too late"

@@ -29,6 +29,7 @@ from perdure.pipeline.shape import (
 from perdure.pipeline.sizes import embedding_rows, vocab_size
 
 Problems = Iterator[Problem]
+MOST_RANKS = 1_000_000
 
 
 def tokenizer(recipe: Recipe) -> Problems:
@@ -202,6 +203,12 @@ def sliding_window(recipe: Recipe) -> Problems:
         yield Problem("training.seq_length", length, remedy)
 
 
+def ranks(recipe: Recipe) -> Problems:
+    """No more ranks than any machine has."""
+    if (size := recipe.parallel.world_size) > MOST_RANKS:
+        yield Problem("parallel", size, f"should be at most {MOST_RANKS:,} ranks (tensor x pipeline x data)")
+
+
 def batch(recipe: Recipe) -> Problems:
     """Whole micro-batches on every replica."""
     micro, data, batch = (
@@ -235,6 +242,7 @@ CHECKS = (
     vocabulary,
     pipeline,
     sliding_window,
+    ranks,
     batch,
     adam,
 )

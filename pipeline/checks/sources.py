@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perdure.pipeline.checks.hints import missing, near, near_package
+from perdure.pipeline.data.inputs import reads_below
 from perdure.pipeline.data.stage import other_tasks
 from perdure.pipeline.errors import PerdureError, Problem
 from perdure.pipeline.open_files import allow_open_files, files_needed
@@ -23,6 +24,8 @@ from perdure.pipeline.recipe import (
 from perdure.pipeline.sizes import document_files
 
 Problems = Iterator[Problem]
+OWN = tuple((name,) for name in "clean contents data leaks logs report subset topics versions work".split())
+"""Directories of a run, by their parts."""
 
 
 def source(name: str, source: Source) -> Problems:
@@ -116,3 +119,18 @@ def output(recipe: Recipe) -> Problems:
     elif not os.access(existing, os.W_OK | os.X_OK):
         remedy = f"no permission to write in {existing}; choose another --out"
         yield Problem("out", str(recipe.directory), remedy, absent=True)
+
+
+def nested(recipe: Recipe) -> Problems:
+    """Sources and an output directory beside each other: what a run writes is not read as text, nor text swept as its own."""
+    for name, source in recipe.sources.items():
+        path = getattr(source.reader, "path", None)
+        if not isinstance(path, Path):
+            continue
+        if reads_below(source.reader, recipe.directory):
+            remedy = f"should not lie in {path}: source `{name}` would read what is written there; choose another --out"
+            yield Problem("out", str(recipe.directory), remedy)
+        place, out = path.resolve(), recipe.directory.resolve()
+        if place.is_relative_to(out) and place.relative_to(out).parts[:1] in OWN:
+            remedy = f"should lie outside of {recipe.directory}, where a run keeps, replaces and removes files of its own"
+            yield Problem(f"sources.{name}.reader.path", str(path), remedy)

@@ -12,6 +12,7 @@ from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import Branch, HuggingFaceTokenizer, Recipe, Version
 
 Problems = Iterator[Problem]
+MOST_STEPS = 1_000_000_000
 
 
 def earlier(recipe: Recipe, name: str) -> list[str]:
@@ -47,6 +48,13 @@ def branch_step(recipe: Recipe, name: str, version: Version) -> Problems:
         yield Problem(where, start.step, f"should be at most {steps}, the steps of `{start.parent}`")
     elif not is_finished(version_directory(recipe, name)) and (reason := missing_checkpoint(recipe, start)):
         yield Problem(where, start.step, reason)
+
+
+def length(recipe: Recipe, name: str, version: Version) -> Problems:
+    """No more steps than anybody takes."""
+    if (steps := num_steps(recipe, version)) > MOST_STEPS:
+        remedy = f"would be {steps:,} steps; should be at most {MOST_STEPS:,} (tokens, or a larger global_batch_size)"
+        yield Problem(f"versions.{name}.tokens", version.tokens, remedy)
 
 
 def kept(recipe: Recipe, name: str, version: Version) -> Problems:
@@ -101,5 +109,5 @@ def _same_tokenizer(recipe: Recipe, where: str, directory: Path) -> Problems:
         yield Problem(where, str(directory), remedy)
 
 
-CHECKS = (branch_step, kept, reference)
+CHECKS = (branch_step, length, kept, reference)
 """All but `parent`, without which none of these can be made."""

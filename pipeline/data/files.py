@@ -63,6 +63,20 @@ def files_below(root: Path, globs: list[str], any_case: bool = False) -> list[st
     return sorted(found.values())
 
 
+def reaches(directory: tuple[str, ...], globs: list[str]) -> bool:
+    """Whether a file in a directory, given by the parts of its relative name, can fit a glob, as `files_below` looks."""
+    patterns = _patterns(globs)
+    copies = any(is_copy(part) for pattern in patterns for part in pattern)
+    hidden = any(map(is_copy, directory)) and not copies
+    return not hidden and any(_reaches(directory, pattern) for pattern in patterns)
+
+
+def _reaches(directory: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    if not (directory and pattern) or pattern[0] == "**":
+        return bool(pattern)
+    return fnmatchcase(directory[0], pattern[0]) and _reaches(directory[1:], pattern[1:])
+
+
 def _patterns(globs: list[str]) -> list[tuple[str, ...]]:
     return [PurePosixPath(glob).parts for glob in globs]
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from perdure.pipeline import recipe
-from perdure.pipeline.data.files import files_below, not_read
+from perdure.pipeline.data.files import files_below, not_read, reaches
 from perdure.pipeline.data.languages import ENGLISH, splits_otherwise, splitter, with_language
 from perdure.pipeline.data.modules import python_modules
 from perdure.pipeline.errors import PerdureError
@@ -122,6 +122,15 @@ def files_not_read(reader: recipe.Reader) -> str:
         with suppress(PerdureError):  # the raw text is gone
             return not_read(reader.path, *_globs(reader), input_files(reader)[1])
     return ""
+
+
+def reads_below(reader: recipe.Reader, directory: Path) -> bool:
+    """Whether a reader would read files of a directory that is, or will be, inside its own."""
+    if not isinstance(reader, recipe.JsonlReader | recipe.ParquetReader | recipe.TextReader):
+        return False
+    root, place = reader.path.resolve(), directory.resolve()
+    inside = root.is_dir() and place.is_relative_to(root)
+    return inside and reaches(place.relative_to(root).parts, _globs(reader)[0])
 
 
 def huggingface_on_disk(reader: recipe.HuggingFaceReader) -> Path | None:

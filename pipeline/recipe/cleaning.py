@@ -176,7 +176,7 @@ class Decontaminate(Section):
     files: Annotated[list[Path], Field(min_length=1)]
     """Evaluation files: JSON lines (`.jsonl`, `.ndjson`, `.json`, plain, `.gz` or `.zst`; every string in a line is looked for), or
     text files."""
-    n_grams: Annotated[int, Field(ge=2)] = 13
+    n_grams: Annotated[int, Field(ge=2, le=10_000)] = 13
     """Words that must agree, after lower-casing and without punctuation; of scripts without blanks as much text (docs/data.md).
     Shorter strings cannot be looked for."""
 

@@ -133,16 +133,16 @@ class Gpu(Section):
     """What `perdure check --nodes` reckons with. The defaults are an H100 with 400 Gb/s of network and an assumed MFU;
     set them to what your machines have and your runs have shown."""
 
-    memory_gib: Annotated[float, Field(gt=0)] = 79.6
+    memory_gib: Annotated[float, Field(ge=1e-3, le=1e9)] = 79.6
     """Memory of a GPU, as `nvidia-smi` counts it."""
-    peak_tflops: Annotated[float, Field(gt=0)] = 989.0
+    peak_tflops: Annotated[float, Field(ge=1e-6, le=1e9)] = 989.0
     """Dense peak in the precision of training."""
-    mfu: Annotated[float, Field(gt=0, le=1)] = 0.4
+    mfu: Annotated[float, Field(ge=1e-6, le=1)] = 0.4
     """Share of the peak that forward and backward passes reach, the pipeline's bubble and the reduction of gradients left
     out. The trainer logs what the whole step reaches."""
-    network_gb_per_second: Annotated[float, Field(gt=0)] = 50.0
+    network_gb_per_second: Annotated[float, Field(ge=1e-6, le=1e9)] = 50.0
     """What a GPU sends to other nodes, in 10^9 bytes."""
-    price_per_hour: Annotated[float, Field(gt=0)] | None = None
+    price_per_hour: Annotated[float, Field(gt=0, le=1e9)] | None = None
     """Price of a GPU hour, in any currency; None: no cost is told."""
 
 
@@ -167,11 +167,11 @@ class Cluster(Section):
     such as `WANDB_API_KEY: null`."""
     network_interface: Word | None = None
     """Interface that ranks talk over (`NCCL_SOCKET_IFNAME`, `GLOO_SOCKET_IFNAME`); default: the libraries' choice."""
-    timeout_seconds: Annotated[int, Field(ge=10)] = 600
+    timeout_seconds: Annotated[int, Field(ge=10, le=10**8)] = 600
     """Time that ranks wait for one another in a collective before they give up, as those that a cut link isolates."""
-    grace_seconds: Annotated[int, Field(ge=60)] = 300
+    grace_seconds: Annotated[int, Field(ge=60, le=10**8)] = 300
     """Time before the limit at which ranks are told to save; Slurm looks every 30 s only."""
-    max_restarts: Annotated[int, Field(ge=0)] = 20
+    max_restarts: Annotated[int, Field(ge=0, le=10**6)] = 20
     """Times that a job is queued again before it is given up."""
     max_restarts_without_progress: Positive = 3
     """Attempts in a row that may end without a new checkpoint; then the job is given up."""

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from perdure.pipeline.recipe.cleaning import CleaningStep, ExactDedup, MinhashDedup
 from perdure.pipeline.recipe.cluster import Option
 from perdure.pipeline.recipe.labels import Subset, Topics
-from perdure.pipeline.recipe.section import Positive, Section
+from perdure.pipeline.recipe.section import Positive, Section, Size
 
 
 class JsonlReader(Section):
@@ -146,9 +146,9 @@ Executor = Annotated[LocalWorkers | SlurmArrays | RayTasks, Field(discriminator=
 class DataStage(Section):
     """How the data stage runs, and the scoring of documents."""
 
-    tasks: Positive = 2
+    tasks: Annotated[Positive, Field(le=1_000_000)] = 2
     """Parts that each source is split into; every part writes one shard. It cannot change between runs."""
-    workers: Positive = 2
+    workers: Annotated[Positive, Field(le=65_536)] = 2
     """Tasks that are worked on at the same time: processes of this machine, jobs of an array, or tasks in Ray."""
     executor: Executor = LocalWorkers(type="local")
     """Where tasks run; `type` names it. It does not change what they write."""
@@ -180,7 +180,7 @@ class TrainedTokenizer(Section):
     """A byte-level BPE tokenizer trained on the recipe's own sources, held-out documents excluded."""
 
     type: Literal["train"]
-    vocab_size: Annotated[int, Field(ge=300)]
+    vocab_size: Annotated[Size, Field(ge=300)]
     """Number of tokens, the separator `<|endoftext|>` included."""
     sources: Annotated[list[str], Field(min_length=1)]
     """Names of the sources to train on."""
@@ -199,7 +199,7 @@ class ExtendedTokenizer(Section):
     type: Literal["extend"]
     path: Path
     """A directory with the `tokenizer.json` to extend: byte-level BPE, or a converted sentencepiece BPE."""
-    num_tokens: Positive
+    num_tokens: Size
     """Tokens to add."""
     sources: Annotated[list[str], Field(min_length=1)]
     """Names of the sources to learn them from, held-out documents excluded."""

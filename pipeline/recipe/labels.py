@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from perdure.pipeline.recipe.section import Fraction, Positive, Section
+from perdure.pipeline.recipe.section import Fraction, Positive, Section, Size
 
 
 class MetadataTopics(Section):
@@ -32,7 +32,7 @@ class ClusterTopics(Section):
     """Topics are found: k-means over TF-IDF of words; their most telling words are shown."""
 
     type: Literal["cluster"]
-    num_clusters: Annotated[int, Field(ge=2)]
+    num_clusters: Annotated[int, Field(ge=2, le=100_000)]
     """Number of topics, named `cluster-00` and so on."""
 
 
@@ -48,7 +48,7 @@ class DsirSubset(Section):
     """JSON lines with `text`, or a text file with one document a line: a sample of the text wanted."""
     tokens: Positive
     """Training tokens to take; held-out documents stay as they are."""
-    num_buckets: Positive = 10_000
+    num_buckets: Size = 10_000
     """Buckets that n-grams are hashed to."""
 
 

@@ -5,13 +5,15 @@ import json
 import re
 import shlex
 import sys
+from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from perdure.pipeline.checks.hints import near
+from perdure.pipeline.checks.hints import LONGEST, near
 from perdure.pipeline.errors import ELLIPSIS, Problem, RecipeError
 from perdure.pipeline.recipe.literals import read_yaml, within
 from perdure.pipeline.recipe.root import Recipe
@@ -19,6 +21,12 @@ from perdure.pipeline.recipe.section import Section
 
 OVERRIDE = re.compile(r"^((?:--[a-z-]+=)?cluster(?:[.:][^=]*)?)=.*", re.DOTALL)
 """A change of a cluster's fields, as `--set` takes it."""
+WRITTEN = re.compile(r"([0-9]{1,18}(?:,[0-9]{3}){0,6}(?:\.[0-9]{1,18})?) *([kKmMbBgGtT%]?)")
+"""Numbers as people write them: `1B`, `1.5 M`, `100,000`, `10%`."""
+UNITS = {"": 0, "k": 3, "m": 6, "b": 9, "g": 9, "t": 12}
+"""Powers of ten by unit."""
+MAX_BYTES = 4 << 20
+"""Most bytes of a recipe's file: what is larger is text that was named by mistake, and would take minutes to parse."""
 
 
 def load_recipe(
@@ -82,7 +90,12 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict:
     if path.resolve() in seen:
         raise RecipeError(str(path), [Problem("extends", str(path), "a recipe cannot extend itself")])
     try:
-        tree, misread = read_yaml(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            remedy = f"should be a recipe; this file has more than {MAX_BYTES >> 20} MiB"
+            raise RecipeError(str(path), [Problem("recipe", str(path), remedy)])
+        tree, misread = read_yaml(content.decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise RecipeError(str(path), [Problem("recipe", str(path), f"cannot be read: {reason}")]) from None
@@ -211,7 +224,7 @@ def _problem(detail: Any, tree: dict) -> Problem:
         return Problem(name, None, "required, but missing")
     if kind == "extra_forbidden":
         others = [field for field in _field_names() if field != path[-1]]  # it is a field, but not here
-        match = difflib.get_close_matches(path[-1], others, n=1)
+        match = difflib.get_close_matches(path[-1][:LONGEST], others, n=1)
         return Problem(name, value, f"unknown field{f'; did you mean `{match[0]}`?' if match else ''}")
     if kind == "union_tag_invalid":
         return Problem(
@@ -224,9 +237,26 @@ def _problem(detail: Any, tree: dict) -> Problem:
     if kind == "too_short":
         return Problem(name, value, "should not be empty")
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    return Problem(name, value, message[0].lower() + message[1:])
+    message = message.replace("String should have", "should have")
+    return Problem(name, value, message[0].lower() + message[1:] + meant(detail, value))
 
 
+def meant(detail: Any, value: Any) -> str:
+    """A hint for the end of a remedy: the number that a percentage, or a number with a unit or commas, stands for."""
+    number: Any = None
+    if detail["type"] in ("less_than", "less_than_equal") and 1 in detail["ctx"].values():
+        number = value / 100 if isinstance(value, int | float) and 1 < value <= 100 else None
+    elif isinstance(value, str) and (match := WRITTEN.fullmatch(value.strip())):
+        digits, unit = match[1].replace(",", ""), match[2].lower()
+        if detail["type"] in ("int_parsing", "int_type") and unit != "%":
+            exact = Decimal(digits) * 10 ** UNITS[unit]
+            number = f"{int(exact):_}" if exact == int(exact) else None
+        elif detail["type"] in ("float_parsing", "float_type"):
+            number = float(Decimal(digits) / 100 if unit == "%" else Decimal(digits) * 10 ** UNITS[unit])
+    return "" if number is None else f"; did you mean {number}?"
+
+
+@cache
 def _field_names() -> list[str]:
     sections = [Section]
     for section in sections:

@@ -22,7 +22,7 @@ class Recipe(Section):
     """Name of the run."""
     out: Path | None = None
     """Where everything is written; default `runs/<name>`. `--out` overrides it."""
-    seed: int = 1234
+    seed: Annotated[int, Field(ge=0, le=10**18)] = 1234
     """Seed of weights, orders and splits."""
     sources: Annotated[dict[Name, Source], Field(min_length=1)]
     """The domains of text, by name. Each is also an evaluation domain."""

@@ -4,14 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from perdure.pipeline.recipe.section import Fraction, Section
+from perdure.pipeline.recipe.section import Fraction, Section, Single
 
 
 class ConstantSchedule(Section):
     """Linear warmup from 0, then a constant: a main path that versions branch off from (path switching)."""
 
     type: Literal["constant"]
-    max_lr: Annotated[float, Field(gt=0)]
+    max_lr: Single
     """The constant learning rate."""
     warmup: Fraction = 0.01
     """Share of steps that warm up; 0 starts at the maximum."""
@@ -21,7 +21,7 @@ class CosineSchedule(Section):
     """Linear warmup from 0, then cosine decay to the end of the budget (rewarm and re-decay on an update)."""
 
     type: Literal["cosine"]
-    max_lr: Annotated[float, Field(gt=0)]
+    max_lr: Single
     """Peak learning rate."""
     min_lr: Annotated[float, Field(ge=0)]
     """Learning rate at the last step."""
@@ -33,11 +33,11 @@ class InfiniteSchedule(Section):
     """Warmup, cooldown to a constant that can go on forever, exponential annealing (Ibrahim et al. 2024)."""
 
     type: Literal["infinite"]
-    max_lr: Annotated[float, Field(gt=0)]
+    max_lr: Single
     """Peak learning rate, reached after warmup."""
-    constant_lr: Annotated[float, Field(gt=0)]
+    constant_lr: Single
     """Learning rate of the constant phase."""
-    min_lr: Annotated[float, Field(gt=0)]
+    min_lr: Single
     """Learning rate at the end of annealing."""
     warmup: Fraction = 0.01
     """Share of steps that warm up."""
@@ -47,7 +47,7 @@ class InfiniteSchedule(Section):
     """Share of steps, counted after warmup, at which annealing begins; 1 never anneals."""
     cooldown_shape: Literal["cosine", "inverse_sqrt"] = "cosine"
     """Form of the cooldown."""
-    inverse_sqrt_alpha: Annotated[float, Field(gt=0)] = 10.0
+    inverse_sqrt_alpha: Annotated[float, Field(ge=1e-6, le=1e30)] = 10.0
     """The `a` of the inverse-sqrt cooldown h(x) = 1/sqrt(1 + a x) - 1."""
 
 
@@ -58,7 +58,7 @@ class WSDSchedule(Section):
     """Warmup, stable, decay (MiniCPM, arXiv 2404.06395); with several ends WSD-S (Wen et al., arXiv 2410.05192)."""
 
     type: Literal["wsd"]
-    max_lr: Annotated[float, Field(gt=0)]
+    max_lr: Single
     """Learning rate of the stable phase."""
     min_lr: Annotated[float, Field(ge=0)]
     """Learning rate at the end of each decay; above 0 for `exponential` and `inverse`."""
@@ -80,7 +80,7 @@ class DecaySchedule(Section):
     """
 
     type: Literal["decay"]
-    max_lr: Annotated[float, Field(gt=0)] | None = None
+    max_lr: Single | None = None
     """Where it starts; default: the learning rate that the parent had where this version starts."""
     min_lr: Annotated[float, Field(ge=0)] | None = None
     """Where it ends; default: a hundredth of where it starts. Above 0 for `exponential` and `inverse`."""
@@ -96,7 +96,7 @@ class AutoregressiveSchedule(Section):
     """
 
     type: Literal["autoregressive"]
-    max_lr: Annotated[float, Field(gt=0)]
+    max_lr: Single
     """Peak of a version without ancestors."""
     min_lr: Annotated[float, Field(ge=0)]
     """Learning rate at the last step of every version."""

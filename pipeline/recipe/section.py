@@ -32,11 +32,31 @@ def _without_truth(value: Any) -> Any:
     return object() if isinstance(value, bool) else value
 
 
+def _nameable(name: str) -> str:
+    longest = max(map(len, os.fsencode(name).split(b"/")))
+    if longest > MAX_NAME:
+        raise ValueError(
+            f"should be names of at most {MAX_NAME} bytes, has one of {longest}: file systems hold no more"
+        )
+    if len(name) >= MAX_PATH:
+        raise ValueError(f"should be a path of at most {MAX_PATH} bytes: systems take no more")
+    return name
+
+
+MAX_NAME, MAX_PATH = 255, 4096
+"""Bytes of a file's name and of a path that Linux takes."""
 MAX_DIGITS = 30
 """Digits of a whole number in a recipe; text such as `1e999999999` would take all memory."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0), BeforeValidator(_whole)]
-ModelName = Annotated[str, AfterValidator(os.path.expanduser)]
+Positive = Annotated[int, Field(gt=0, le=10**18), BeforeValidator(_whole)]
+"""Whole numbers that 64 bits hold, and their sums."""
+Size = Annotated[Positive, Field(le=1 << 24)]
+"""Widths, lengths and numbers of samples; the largest vocabularies and contexts have a million."""
+Single = Annotated[float, Field(gt=0, le=1e30)]
+"""Numbers that stay apart from 0 and infinity in single precision, in which ranks compute."""
+Epsilon = Annotated[float, Field(ge=1e-30, le=1)]
+"""What is added to keep divisors from 0; in single precision, too."""
+ModelName = Annotated[str, AfterValidator(os.path.expanduser), AfterValidator(_nameable)]
 """A version's name, or a directory."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
@@ -64,7 +84,9 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _at_home(cls, value: Any) -> Any:
-        """Paths that begin with `~`, which no shell has seen; libraries below would take them this way or that."""
+        """Paths that begin with `~`, which no shell has seen (libraries would take them this way or that) and can be opened."""
         if isinstance(value, list | tuple):
             return type(value)(cls._at_home(entry) for entry in value)
-        return value.expanduser() if isinstance(value, Path) and value.parts[:1] == ("~",) else value
+        if not isinstance(value, Path):
+            return value
+        return Path(_nameable(str(value.expanduser() if value.parts[:1] == ("~",) else value)))

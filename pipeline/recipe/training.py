@@ -5,49 +5,49 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from perdure.pipeline.recipe.section import Fraction, Positive, Section
+from perdure.pipeline.recipe.section import Epsilon, Fraction, Positive, Section, Single, Size
 
 
 class LlamaModel(Section):
     """A Llama-family transformer with random weights: RMSNorm, RoPE, SwiGLU, grouped-query attention."""
 
     type: Literal["llama"]
-    num_layers: Positive
+    num_layers: Annotated[Positive, Field(le=10_000)]
     """Number of transformer layers."""
-    hidden_size: Positive
+    hidden_size: Size
     """Width of the residual stream."""
-    ffn_hidden_size: Positive
+    ffn_hidden_size: Size
     """Width of the SwiGLU block."""
-    num_attention_heads: Positive
+    num_attention_heads: Size
     """Number of query heads."""
-    num_query_groups: Positive
+    num_query_groups: Size
     """Number of key-value heads (grouped-query attention); equal to `num_attention_heads` for plain attention."""
     tie_embeddings: bool = True
     """Share the input embedding and the output projection."""
-    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    rope_theta: Single = 10_000.0
     """Base of the rotary position embedding."""
-    norm_epsilon: Annotated[float, Field(gt=0)] = 1e-5
+    norm_epsilon: Epsilon = 1e-5
     """Epsilon of RMSNorm."""
-    init_std: Annotated[float, Field(gt=0)] = 0.02
+    init_std: Single = 0.02
     """Standard deviation of the initial weights; output projections are scaled by 1/sqrt(2 num_layers)."""
 
 
 class StatedShape(Section):
     """A model's sizes, as its `config.json` has them (the names there in brackets)."""
 
-    num_layers: Positive
+    num_layers: Annotated[Positive, Field(le=10_000)]
     """Transformer layers (`num_hidden_layers`)."""
-    hidden_size: Positive
+    hidden_size: Size
     """Width of the residual stream."""
-    ffn_hidden_size: Positive
+    ffn_hidden_size: Size
     """Width of the SwiGLU block (`intermediate_size`)."""
-    num_attention_heads: Positive
+    num_attention_heads: Size
     """Query heads."""
-    num_query_groups: Positive
+    num_query_groups: Size
     """Key-value heads (`num_key_value_heads`)."""
-    head_dim: Positive | None = None
+    head_dim: Size | None = None
     """Width of one head; default: `hidden_size` / `num_attention_heads`."""
-    vocab_size: Positive
+    vocab_size: Size
     """Rows of the embedding."""
     tie_embeddings: bool = False
     """Whether input embedding and output projection are one matrix (`tie_word_embeddings`)."""
@@ -63,17 +63,18 @@ class HuggingFaceModel(Section):
     """What is in its `config.json`, for `perdure check --nodes` on a machine that does not have the directory."""
 
 
+Ranks = Annotated[Positive, Field(le=65_536)]
 Model = Annotated[LlamaModel | HuggingFaceModel, Field(discriminator="type")]
 
 
 class Parallel(Section):
     """How training is spread over ranks; world size = tensor x pipeline x data."""
 
-    tensor_parallel: Positive = 1
+    tensor_parallel: Ranks = 1
     """Ranks that share every matrix; divides heads, query groups and the FFN."""
-    pipeline_parallel: Positive = 1
+    pipeline_parallel: Ranks = 1
     """Ranks that share the layers; divides `num_layers`."""
-    data_parallel: Positive = 1
+    data_parallel: Ranks = 1
     """Replicas that share the batch."""
     sequence_parallel: bool = False
     """Split what stands between the matrices (norms, residuals) along the sequence over the tensor-parallel ranks, to
@@ -104,7 +105,7 @@ class Guard(Section):
     """At a loss above `spike_factor` times the median of the last `spike_window` steps."""
     spike_factor: Annotated[float, Field(gt=1)] = 2.0
     """How far above the median a loss is a spike."""
-    spike_window: Positive = 50
+    spike_window: Size = 50
     """Steps whose losses are compared with; before as many have been accepted, none is a spike."""
     max_skips: Positive = 10
     """Steps of one version that may be skipped or rolled back from; one more stops the run."""
@@ -113,11 +114,11 @@ class Guard(Section):
 class Training(Section):
     """What all versions share; a change starts a new experiment."""
 
-    seq_length: Positive
+    seq_length: Size
     """Tokens per sample; documents are packed, separated by the end-of-sequence token."""
-    micro_batch_size: Positive = 1
+    micro_batch_size: Size = 1
     """Samples per forward pass and rank."""
-    global_batch_size: Positive
+    global_batch_size: Size
     """Samples per optimizer step, over all ranks; gradient accumulation follows from it."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the forward and backward pass; bf16 keeps fp32 master weights and gradients."""
@@ -127,18 +128,18 @@ class Training(Section):
     """How the loss is computed; all agree to rounding. `triton`: fused kernels, on GPUs. `chunked`: plain torch, a
     block of the vocabulary at a time. `torch`: all logits in memory. `auto`: `triton` on GPUs; on CPUs `torch` while the
     logits are few, else `chunked`."""
-    z_loss: Annotated[float, Field(ge=0)] = 0.0
+    z_loss: Annotated[float, Field(ge=0, le=1e30)] = 0.0
     """Coefficient of log^2 Z, added to every trained token's loss to keep logits from drifting (PaLM: 1e-4); reported
     losses leave it out."""
     adam_beta1: Fraction = 0.9
     """AdamW's first-moment decay."""
     adam_beta2: Fraction = 0.95
     """AdamW's second-moment decay."""
-    adam_eps: Annotated[float, Field(gt=0)] = 1e-8
+    adam_eps: Epsilon = 1e-8
     """AdamW's epsilon."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0, le=1e30)] = 0.1
     """Decoupled weight decay; norms and biases are exempt."""
-    clip_grad: Annotated[float, Field(ge=0)] = 1.0
+    clip_grad: Annotated[float, Field(ge=0, le=1e30)] = 1.0
     """Maximum global gradient norm; 0 turns clipping off."""
     checkpoint_interval: Positive = 500
     """Steps between checkpoints."""

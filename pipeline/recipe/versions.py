@@ -219,7 +219,7 @@ class Version(Section):
     """The learning rate over its steps."""
     selection: Selection | None = None
     """Selective-token loss; without it every token counts."""
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0, le=1e30)] | None = None
     """AdamW's decay in this version; default: `training.weight_decay`, in a branch its parent's."""
     keep: tuple[Positive, ...] = ()
     """Steps whose checkpoints are kept for good, to branch off from later; those that a `branch` of this recipe

@@ -3,6 +3,7 @@
 import random
 import re
 from fractions import Fraction
+from time import process_time
 
 import pytest
 import yaml
@@ -96,8 +97,49 @@ def test_names_are_text(key):
 
 
 def test_all_are_found_at_once_also_behind_anchors_and_merges():
-    text = "base: &b {a: 010, list: [1, on]}\nover: {<<: *b, c: 0x10}\nsame: *b\nround: &r [*r]"
+    text = "base: &b {a: 010, list: [1, on]}\nover: {<<: *b, c: 0x10}\nsame: *b"
     assert [problem.path for problem in read_yaml(text)[1]] == ["base.a", "base.list.1", "over.c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("[" * 10_000, "nested more than 50 deep"),
+        ("a: " + "[" * 10_000 + "]" * 10_000, "nested more than 50 deep"),
+        ("\n".join(" " * depth + "a:" for depth in range(500)), "nested more than 50 deep"),
+        (
+            "a0: &a0 [x]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40)),
+            "more than 1,000,000 values",
+        ),
+        (
+            "a0: &a0 [x]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 5_000)),
+            "nested more than 50",
+        ),
+        ("a: &a [*a]", "stands in what it stands for"),
+        ("a: &a {b: {c: *a}}", "stands in what it stands for"),
+        ("a: &a {<<: *a}", "stands in what it stands for"),
+    ],
+)
+def test_what_stands_for_more_than_memory_holds_is_refused_at_once(text, remedy):
+    before = process_time()
+    with pytest.raises(yaml.YAMLError, match=remedy):
+        read_yaml(text)
+    assert process_time() - before < 5
+
+
+def test_aliases_that_are_few_stand_for_what_they_name():
+    assert read_yaml("a: &a [1]\nb: [*a, *a]\nc: {<<: &d {e: *a}}\nf: *d")[0] == {
+        "a": [1],
+        "b": [[1], [1]],
+        "c": {"e": [1]},
+        "f": {"e": [1]},
+    }
+
+
+@pytest.mark.parametrize("text", ['a: "\\ud800"', 'a: [{b: "x\\0"}]', '{"a\\0": 1}', '"\\ud800"'])
+def test_characters_that_are_no_text_are_refused(text):
+    _, (problem,) = read_yaml(text)
+    assert "without zeros and lone surrogates" in problem.remedy
 
 
 LITERALS = [
@@ -174,13 +216,13 @@ def test_an_integer_field_is_the_plain_decimal_number_or_refused():
     taken = 0
     given = {"seq_length": 8, "global_batch_size": 8}
     for literal in LITERALS + made:
-        found = as_field(Training, "seq_length", literal, given)
+        found = as_field(Training, "checkpoint_interval", literal, given)
         if found is not None:
             taken += 1
             assert type(found) is int
             assert found == plain(literal), literal
     assert taken > 150
-    assert as_field(Training, "seq_length", "'9007199254740993'", given) == 9007199254740993
+    assert as_field(Training, "checkpoint_interval", "'9007199254740993'", given) == 9007199254740993
 
 
 def test_true_is_no_number():
