@@ -8,6 +8,8 @@ SHARE = 0.2
 MUCH = 0.001
 """Share of characters without tokens from which on the console warns."""
 EXCERPTS, EXCERPT_CHARS = 2, 80
+WHERE = "where"
+"""The reason of documents that the reader's `where` leaves out: as many as it says, so that nobody need be told."""
 
 
 def heavy_drops(counts: dict, dropped: Path) -> list[dict]:
@@ -22,14 +24,13 @@ def heavy_drops(counts: dict, dropped: Path) -> list[dict]:
     """
     found = []
     for step in counts["steps"]:
-        lost = {
-            unit: sum(entry[unit] for entry in step["dropped"].values()) for unit in ("documents", "words")
-        }
+        dropped_by = {reason: entry for reason, entry in step["dropped"].items() if reason != WHERE}
+        lost = {unit: sum(entry[unit] for entry in dropped_by.values()) for unit in ("documents", "words")}
         shares = {unit: count / step["in"][unit] for unit, count in lost.items() if count}
         unit = max(shares, key=lambda unit: (shares[unit] > SHARE, unit == "documents"), default="documents")
         if not shares or shares[unit] <= SHARE:
             continue
-        entries = sorted(step["dropped"].items(), key=lambda entry: -entry[1][unit])
+        entries = sorted(dropped_by.items(), key=lambda entry: -entry[1][unit])
         reasons = ", ".join(f"{entry[unit]:,} {reason}" for reason, entry in entries if entry[unit])
         says = f"{step['step']} dropped {lost[unit]:,} of {step['in'][unit]:,} {unit} ({shares[unit]:.0%}): {reasons}"
         excerpts = _excerpts(dropped / f"{step['step']}.jsonl", entries[0][0])

@@ -149,11 +149,14 @@ def document_files(reader: Reader) -> list[Path]:
 
 
 def estimated_tokens(recipe: Recipe, source: Source) -> int | None:
-    """Tokens of a source that is not tokenised yet, from the sizes of its files; None if they are not on this machine.
+    """Tokens of a source that is not tokenised yet, from the sizes of its files; None if they are not on this machine, or if
+    nobody knows how much of them `where` leaves.
 
     A sample tells how many bytes a token has, if the tokenizer is there already; else `BYTES_PER_TOKEN` is assumed.
     """
     reader = source.reader
+    if getattr(reader, "where", None):
+        return None
     try:
         files = document_files(reader)
     except PerdureError:

@@ -46,11 +46,11 @@ def source(name: str, source: Source) -> Problems:
     elif reason := _reason(reader):
         yield Problem(f"{where}.path", str(reader.path), reason.removeprefix(f"{reader.path}: "))
     elif isinstance(reader, JsonlReader | ParquetReader):
-        yield from _text_field(where, reader)
+        yield from _fields(where, reader)
 
 
-def _text_field(where: str, reader: JsonlReader | ParquetReader) -> Problems:
-    """The field with the text, among those that the first documents of some files have."""
+def _fields(where: str, reader: JsonlReader | ParquetReader) -> Problems:
+    """The field with the text, and those of `where`, among those that the first documents of some files have."""
     from perdure.pipeline.data.rows import first_fields
 
     try:
@@ -63,6 +63,9 @@ def _text_field(where: str, reader: JsonlReader | ParquetReader) -> Problems:
     elif fields and reader.text_field not in fields:
         remedy = f"no document has this field{near(reader.text_field, fields)}"
         yield Problem(f"{where}.text_field", reader.text_field, remedy)
+    if fields and "metadata" not in fields:  # which has fields of its own
+        for name in sorted(reader.where.keys() - fields):
+            yield Problem(f"{where}.where", name, f"no document has this field{near(name, fields)}")
 
 
 def _reason(reader: Reader) -> str | None:

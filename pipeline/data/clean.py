@@ -67,7 +67,7 @@ def clean_source(
             reasons = ", ".join(f"{count} {reason}" for reason, count in dropped if count)
             raise PerdureError(
                 f"sources.{name}: no document left of {counts['documents']['in']} "
-                f"({reasons or 'the source is empty'}); look at its reader, `text_field` and `clean`"
+                f"({reasons or 'the source is empty'}); look at its reader (`text_field`, `where`) and `clean`"
             )
         artefact = work / "artefact"
         written = [*artefact.glob("*.jsonl.zst"), *artefact.glob("dropped/*.jsonl")]

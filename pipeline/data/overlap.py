@@ -19,6 +19,7 @@ from perdure.pipeline.recipe import (
     Reader,
     Recipe,
 )
+from perdure.pipeline.recipe.where import disjoint
 
 
 def same_files(recipe: Recipe) -> list[str]:
@@ -27,7 +28,8 @@ def same_files(recipe: Recipe) -> list[str]:
     Files look alike that have one size, and the same first and last 64 KiB.
 
     Returns:
-        A line for every two such sources, and for every source whose own files are copies of each other.
+        A line for every two such sources, unless they take different documents by `where`, and for every source whose own files
+        are copies of each other.
     """
     readers = {name: source.reader for name, source in recipe.sources.items()}
     by_size: dict[tuple[str, int], list[tuple[str, str, Path]]] = defaultdict(list)
@@ -52,7 +54,12 @@ def same_files(recipe: Recipe) -> list[str]:
     for first, second in combinations(readers, 2):
         if isinstance(hub := readers[first], HuggingFaceReader) and hub == readers[second]:
             shared[first, second].add(hub.path)
-    return [_note(first, second, sorted(labels)) for (first, second), labels in shared.items()]
+    wheres = {name: getattr(reader, "where", {}) for name, reader in readers.items()}
+    return [
+        _note(first, second, sorted(labels))
+        for (first, second), labels in shared.items()
+        if not disjoint(wheres[first], wheres[second])
+    ]
 
 
 def _note(first: str, second: str, labels: list[str]) -> str:

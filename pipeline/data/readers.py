@@ -35,6 +35,13 @@ def reader_step(reader: recipe.Reader) -> PipelineStep:
     Raises:
         PerdureError: If its input does not exist.
     """
+    step = _step(reader)
+    if isinstance(reader, recipe.RowsReader):
+        step.where = reader.where
+    return step
+
+
+def _step(reader: recipe.Reader) -> Counted:
     match reader:
         case recipe.JsonlReader():
             return JsonLines(*input_files(reader), reader.text_field, reader.id_field)

@@ -6,6 +6,7 @@ documents.
 """
 
 import heapq
+from types import MappingProxyType
 
 import pyarrow as pa
 from datatrove.data import Document, DocumentsPipeline
@@ -13,13 +14,18 @@ from datatrove.pipeline.readers.base import BaseDiskReader, BaseReader
 
 from perdure.pipeline.data.rows import LONGEST
 from perdure.pipeline.data.values import as_json, without_surrogates
+from perdure.pipeline.drops import WHERE
+from perdure.pipeline.recipe.where import Where
 
 
 class Counted(BaseReader):
     """Makes documents of mappings; counts them, and what is wrong with them."""
 
+    where: Where = MappingProxyType({})
+    """Documents that are taken."""
+
     def get_document_from_dict(self, data: dict, source_file: str, id_in_file: int | str) -> Document | None:
-        """A document with all other fields as metadata; None, and counted, if it has no text."""
+        """A document with all other fields as metadata; None, and counted, if it has no text or is not wanted."""
         self.stat_update("in")
         text = data.pop(self.text_key, None)
         if isinstance(text, pa.Buffer):
@@ -39,17 +45,33 @@ class Counted(BaseReader):
         if not isinstance(metadata, dict):
             metadata = {} if metadata is None else {"metadata": metadata}
         metadata |= {key: value for key, value in data.items() if not isinstance(value, bytes)}
+        metadata = as_json(metadata)
+        if reason := refusal(self.where, metadata):
+            self.stat_update(f"dropped:{reason}")
+            return None
         return Document(
             text=text,
             id=f"{source_file}/{id_in_file}"
             if identifier in (None, "")
             else without_surrogates(str(identifier)),
-            metadata=as_json(metadata),
+            metadata=metadata,
         )
 
     def unreadable(self, reason: str) -> None:
         """Counts a document of which nothing can be made."""
         self.stat_update("in", f"dropped:{reason}")
+
+
+def refusal(where: Where, metadata: dict) -> str | None:
+    """Why a document with these fields is not taken; None if it is."""
+    for field, condition in where.items():
+        if (value := metadata.get(field)) is None:
+            return "where_missing"
+        if (holds := condition.holds(value)) is None:
+            return "where_unreadable"
+        if not holds:
+            return WHERE
+    return None
 
 
 class Files(Counted, BaseDiskReader):

@@ -3,15 +3,34 @@
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from perdure.pipeline.recipe.cleaning import CleaningStep, ExactDedup, MinhashDedup
 from perdure.pipeline.recipe.cluster import Option
 from perdure.pipeline.recipe.labels import Subset, Topics
 from perdure.pipeline.recipe.section import Positive, Section, Size
+from perdure.pipeline.recipe.where import Condition
 
 
-class JsonlReader(Section):
+class RowsReader(Section):
+    """Readers of documents that have fields besides their text."""
+
+    where: dict[str, Condition] = Field(default={}, exclude_if=lambda where: not where)
+    """Which documents are taken: what should stand in their fields, those of a mapping `metadata` included. All others are
+    counted as dropped: `where`, `where_missing` (the field is missing or null), `where_unreadable` (no date, or no number,
+    where there is a range of them). Default: all."""
+
+    @model_validator(mode="after")
+    def _of_other_fields(self) -> "RowsReader":
+        for field in (getattr(self, name, None) for name in ("text_field", "id_field")):
+            if field in self.where:
+                raise ValueError(
+                    f"`where` should name other fields than `{field}`, which is the text or the id"
+                )
+        return self
+
+
+class JsonlReader(RowsReader):
     """JSON lines, plain or compressed (gzip, zstd, xz, bzip2, LZ4), one document a line."""
 
     type: Literal["jsonl"]
@@ -25,7 +44,7 @@ class JsonlReader(Section):
     """The key that holds the document's id; documents without one get `<file>/<line>`."""
 
 
-class ParquetReader(Section):
+class ParquetReader(RowsReader):
     """Parquet files, one document a row."""
 
     type: Literal["parquet"]
@@ -60,7 +79,7 @@ class TextReader(Section):
         return glob
 
 
-class HuggingFaceReader(Section):
+class HuggingFaceReader(RowsReader):
     """A Hugging Face dataset: a directory written by `save_to_disk`, or the name of one on the hub."""
 
     type: Literal["huggingface"]

@@ -3,7 +3,7 @@
 import os
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     AfterValidator,
@@ -78,7 +78,11 @@ class Section(BaseModel):
         """Keeps pydantic from taking `true` for 1: no type but bool takes a bare object."""
         if not isinstance(tree, dict):
             return tree
-        flags = {name for name, field in cls.model_fields.items() if field.annotation is bool}
+        flags = {
+            name
+            for name, field in cls.model_fields.items()
+            if field.annotation is bool or bool in get_args(field.annotation)
+        }
         return {key: value if key in flags else _without_truth(value) for key, value in tree.items()}
 
     @field_validator("*")
