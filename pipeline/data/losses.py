@@ -5,7 +5,7 @@ sample's start. Documents longer than the context are cut into windows that shar
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,7 +49,12 @@ class Head(NamedTuple):
     softcap: float | None
 
 
-def token_losses(model: Any, windows: Sequence[Window], batch_tokens: int | None = None) -> list[np.ndarray]:
+def token_losses(
+    model: Any,
+    windows: Sequence[Window],
+    batch_tokens: int | None = None,
+    scored: Callable[[int], None] = lambda tokens: None,
+) -> list[np.ndarray]:
     """Losses and entropies of a causal language model on many windows, batched by length.
 
     Args:
@@ -57,6 +62,7 @@ def token_losses(model: Any, windows: Sequence[Window], batch_tokens: int | None
         windows: Of any sizes.
         batch_tokens: Tokens of a forward pass, padding included; default `BATCH_TOKENS`. A longer window is a batch of
             its own.
+        scored: Is told how many tokens each forward pass has scored.
 
     Returns:
         float32 [2, n - skip] per window, in nats: -log p(labels[t] | inputs[..t]), and the entropy of
@@ -85,6 +91,7 @@ def token_losses(model: Any, windows: Sequence[Window], batch_tokens: int | None
             ends = np.cumsum([len(windows[index].inputs) - windows[index].skip for index in batch])
             for index, part in zip(batch, np.split(values, ends[:-1], axis=1), strict=True):
                 found[index] = part
+            scored(values.shape[1])
     return found
 
 
@@ -110,11 +117,16 @@ def document_windows(tokens: np.ndarray, eos_id: int, context: int, overlap: int
 
 
 def score_documents(
-    model: Any, documents: list[np.ndarray], eos_id: int, context: int, overlap: int
+    model: Any,
+    documents: list[np.ndarray],
+    eos_id: int,
+    context: int,
+    overlap: int,
+    scored: Callable[[int], None] = lambda tokens: None,
 ) -> Iterator[np.ndarray]:
-    """Losses and entropies, float32 [2, num_tokens], of each document, in nats."""
+    """Losses and entropies, float32 [2, num_tokens], of each document, in nats; `scored` as for `token_losses`."""
     windows = [document_windows(tokens, eos_id, context, overlap) for tokens in documents]
-    found = iter(token_losses(model, [window for pieces in windows for window in pieces]))
+    found = iter(token_losses(model, [window for pieces in windows for window in pieces], scored=scored))
     for pieces in windows:
         yield np.concatenate([next(found) for _ in pieces], axis=1)
 

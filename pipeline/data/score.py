@@ -4,12 +4,15 @@ The losses are what RHO-1 (arXiv 2404.07965) subtracts from the trainee's loss, 
 perplexity by which documents are ordered; the entropies serve its variants without a clean corpus (section 4.2).
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.words import duration_words, tokens_words
 from perdure.pipeline.integrity import is_whole
 from perdure.pipeline.manifest import (
     differences,
@@ -25,6 +28,8 @@ from perdure.pipeline.manifest import (
 if TYPE_CHECKING:
     from perdure.pipeline.data.executor import Execute
 
+PAUSE, LONGEST_PAUSE, SHARE = 10.0, 300.0, 0.1
+"""Seconds between two lines on what is scored, at least and at most, and their share of the time so far."""
 FORMAT = 2
 """Version of what is written; a change in its meaning makes new directories."""
 
@@ -91,7 +96,7 @@ def score_source(
         threads = max(1, torch.get_num_threads() // workers)
         elsewhere = local(workers, scoring=True)
     with disk_errors(data_dir), elsewhere as execute:
-        _score(data_dir, final, model_dir, data, inputs, threads, execute)
+        _score(data_dir, final, model_dir, data, inputs, threads, execute, say)
     return final
 
 
@@ -119,10 +124,11 @@ def _score(
     inputs: dict,
     threads: int | None,
     execute: "Execute",
+    say: Callable[[str], None],
 ) -> None:
     from perdure.pipeline.data.executor import building
     from perdure.pipeline.data.rows import merge_tables
-    from perdure.pipeline.data.scorer import Scorer
+    from perdure.pipeline.data.scorer import PROGRESS, Scorer
     from perdure.pipeline.data.shard import shard_files
 
     out, tasks = data_dir.parent.parent, data["tasks"]
@@ -130,7 +136,8 @@ def _score(
         artefact = work / "artefact"
         precision, windows = inputs["precision"], (inputs["context"], inputs["overlap"])
         step = Scorer(data_dir, artefact, model_dir, data["eos_id"], windows, precision, threads)
-        (counts,) = execute([step], tasks, work / "score")
+        with _telling(work / PROGRESS, data["source"], data["counts"]["train"]["tokens"], say):
+            (counts,) = execute([step], tasks, work / "score")
         assert counts["tokens"] == data["counts"]["train"]["tokens"]
         merge_tables(
             [artefact / f"docs.{task:05d}.parquet" for task in range(tasks)], artefact / "docs.parquet"
@@ -139,6 +146,52 @@ def _score(
         totals = {key: counts[key] for key in ("documents", "tokens", "clipped", "missing")}
         manifest = inputs | {"source": data["source"], "tokenizer_hash": data["tokenizer_hash"]}
         finish(artefact, manifest | {"counts": totals, "files": files})
+
+
+@contextmanager
+def _telling(folder: Path, source: str, total: int, say: Callable[[str], None]) -> Iterator[None]:
+    """Tells meanwhile, whenever some more is scored, how much is and how long the rest will take.
+
+    Args:
+        folder: Where tasks write how many tokens they have scored.
+        source: The source's name.
+        total: Its tokens.
+        say: Receives the lines: one in `PAUSE` seconds at first, and fewer as time goes on.
+    """
+    ended, begun, done_before = threading.Event(), time.monotonic(), _scored(folder)
+
+    def tell() -> None:
+        last, done_last = begun, done_before
+        pause = PAUSE
+        while not ended.wait(pause):
+            now, done = time.monotonic(), _scored(folder)
+            if done > done_last:
+                say(_line(source, done, total, (done - done_last) / (now - last)))
+                last, done_last = now, done
+            pause = min(max(PAUSE, SHARE * (now - begun)), LONGEST_PAUSE)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _scored(folder: Path) -> int:
+    """Tokens that all tasks have scored by now, earlier runs included."""
+    try:
+        return sum(int(file.read_text()) for file in folder.glob("[0-9]*"))
+    except OSError:  # NFS may lose a file that is replaced while it is read; the next look sees the new one
+        return 0
+
+
+def _line(source: str, done: int, total: int, rate: float) -> str:
+    return (
+        f"scoring {source}: {tokens_words(done)} of {tokens_words(total)} tokens ({done / total:.0%}), {rate:,.0f} tokens/s, "
+        f"ETA {duration_words((total - done) / rate)}"
+    )
 
 
 def _check_origin(final: Path, inputs: dict) -> None:

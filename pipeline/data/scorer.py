@@ -5,6 +5,7 @@ Batches are made inside a block, so the bytes do not depend on where it was kill
 """
 
 import io
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,6 +35,8 @@ SCORES = pa.schema(
     }
 )
 """Columns of the scores' `docs.parquet`, in the order of the shards; means in nats, NaN if no value is finite."""
+PROGRESS, TOLD_SECONDS = "progress", 2.0
+"""Folder beside the artefact with a file a shard, which says how many of its tokens are scored, and how often it does."""
 SIDECARS = ("ref", "ent")
 """Losses and entropies, as rows of a block and as suffixes of files."""
 
@@ -66,6 +69,11 @@ class Scorer(PipelineStep):
         shard = open_shard(self.data_dir / PREFIXES["train"].format(rank))
         blocks = _blocks(shard)
         files = [self.directory.parent / "blocks" / f"{rank:05d}.{first:09d}.npz" for first, _ in blocks]
+        sizes = [int(shard.lengths[first:last].sum(dtype=np.int64)) for first, last in blocks]
+        self.done = sum(size for size, file in zip(sizes, files, strict=True) if file.exists())
+        self.progress = self.directory.parent / PROGRESS / f"{rank:05d}"
+        self.told = -TOLD_SECONDS
+        self._tell(0)
         for (first, last), file in zip(blocks, files, strict=True):
             if not file.exists():
                 self._score(shard, first, last, file)
@@ -93,6 +101,13 @@ class Scorer(PipelineStep):
         for file in files:
             file.unlink()
 
+    def _tell(self, tokens: int) -> None:
+        """Counts tokens that were scored, and writes the sum down from time to time, and at the end."""
+        self.done += tokens
+        if time.monotonic() - self.told >= TOLD_SECONDS or not tokens:
+            write_atomic(self.progress, f"{self.done}\n")
+            self.told = time.monotonic()
+
     def _score(self, shard: Shard, first: int, last: int, file: Path) -> None:
         """Writes a block: `units`, uint16 [2, tokens], and `means`, float64 [documents, 2]; see `SIDECARS`."""
         import torch
@@ -109,9 +124,10 @@ class Scorer(PipelineStep):
             for start, length in zip(starts, shard.lengths[first:last].tolist(), strict=True)
         ]
         units, means = [], []
-        for scores in score_documents(model, documents, self.eos_id, *self.windows):
+        for scores in score_documents(model, documents, self.eos_id, *self.windows, self._tell):
             units.append(to_units(scores))
             means.append([finite_mean(row) for row in scores])
+        self._tell(0)
         content = io.BytesIO()
         np.savez(content, units=np.concatenate(units, axis=1), means=np.array(means))
         write_atomic(file, content.getvalue())

@@ -1,7 +1,10 @@
+import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,6 +23,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from perdure.pipeline.data import score as score_module
+from perdure.pipeline.data import scorer as scorer_module
 from perdure.pipeline.data.losses import (
     Window,
     document_windows,
@@ -32,7 +37,7 @@ from perdure.pipeline.data.score import score_source
 from perdure.pipeline.data.scorer import Scorer
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import hash_directory, read_json
+from perdure.pipeline.manifest import hash_directory, read_json, write_atomic
 from perdure.pipeline.shards import open_shard
 
 VOCAB = 500
@@ -219,10 +224,75 @@ def test_a_killed_scorer_goes_on_inside_its_shard_to_the_same_bytes(llama, news,
     assert not blocks()
 
 
+def test_a_scorer_writes_down_how_much_is_scored_of_what_a_kill_left_too(llama, news, tmp_path, monkeypatch):
+    monkeypatch.setattr(scorer_module, "BLOCK_TOKENS", 64)
+    monkeypatch.setattr(scorer_module, "TOLD_SECONDS", 0.0)
+    told = []
+
+    def write(path, content):
+        if path.parent.name == "progress":
+            told.append(int(content))
+        write_atomic(path, content)
+
+    monkeypatch.setattr(scorer_module, "write_atomic", write)
+    total = int(open_shard(news / "00000").lengths.sum())
+    eos = read_json(news / "manifest.json")["eos_id"]
+
+    def run():
+        told.clear()
+        Scorer(news, tmp_path / "artefact", llama[1], eos, (8, 2), "fp32", threads=1).run(None, 0, 2)
+        assert told == sorted(told) and told[-1] == total
+        assert (tmp_path / "progress" / "00000").read_text() == f"{total}\n"
+        return told[0]
+
+    monkeypatch.setattr(Path, "unlink", lambda path: None)  # blocks stay, as if it was killed before the end
+    assert run() == 0
+    blocks = sorted((tmp_path / "blocks").iterdir())
+    lost = sum(np.load(block)["units"].shape[1] for block in blocks[2:4])
+    for block in blocks[2:4]:
+        os.unlink(block)
+    assert run() == total - lost
+
+
+def test_lines_tell_what_is_scored_whoever_scores(tmp_path, monkeypatch):
+    monkeypatch.setattr(score_module, "PAUSE", 0.01)
+    folder, said = tmp_path / "progress", []
+    write_atomic(folder / "00001", "500000\n")  # of a run that was killed
+    clock = [0.0]
+    monkeypatch.setattr(score_module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(score_module, "SHARE", 0.0)
+
+    def wait_for(lines):
+        end = time.perf_counter() + 60
+        while len(said) < lines:
+            assert time.perf_counter() < end
+            time.sleep(0.005)
+
+    with score_module._telling(folder, "web", 2_000_000, said.append):
+        clock[0] = 40.0
+        write_atomic(folder / "00000", "100000\n")
+        wait_for(1)
+        clock[0] = 50.0
+        write_atomic(folder / "00001", "900000\n")
+        wait_for(2)
+    assert said == [
+        "scoring web: 600k of 2M tokens (30%), 2,500 tokens/s, ETA 9:20",
+        "scoring web: 1M of 2M tokens (50%), 40,000 tokens/s, ETA 0:25",
+    ]
+    assert not [thread for thread in threading.enumerate() if "tell" in thread.name]
+
+
 def test_stored_scores_do_not_depend_on_the_batch_size(llama):
     rng = np.random.default_rng(0)
     windows = [Window(*rng.integers(0, VOCAB, (2, length))) for length in rng.integers(1, 60, 40)]
-    one, many = (token_losses(llama[0], windows, batch_tokens) for batch_tokens in (1, 4096))
+    told: list[list[int]] = [[], []]
+    one, many = (
+        token_losses(llama[0], windows, batch_tokens, told[number].append)
+        for number, batch_tokens in enumerate((1, 4096))
+    )
+    assert len(told[0]) == 40 and {sum(counts) for counts in told} == {
+        sum(len(window.labels) for window in windows)
+    }
     difference = np.concatenate(one, axis=1) - np.concatenate(many, axis=1)
     assert np.abs(difference).max() < 5e-4  # half of what is stored
 
