@@ -34,7 +34,7 @@ def compare(places: list[Path]) -> dict[str, Any]:
         `bits_per_byte` by domain, `acc`, `bwt`, `forgetting`, and of its report `status`, `tokens`, `lineage_tokens`,
         `tokens_per_second`, `seconds`, `device`, `device_hours` (of GPUs or CPU cores), `mfu`, `selected_fraction`;
         `measure`, which of `losses` and `bits_per_byte` can be compared (if the latter, `acc`, `bwt`, `forgetting` and `change`
-        cannot); `best`, the lowest of it by domain; `notes`, lines on what makes rows incomparable.
+        cannot); `best`, the lowest of it by domain, null where texts differ; `notes`, lines on what makes rows incomparable.
 
     Raises:
         PerdureError: If a directory is none of a run with a report, or there is nothing to compare.
@@ -70,7 +70,12 @@ def compare(places: list[Path]) -> dict[str, Any]:
         "domains": domains,
         "rows": rows,
         "measure": measure,
-        "best": {domain: _lowest([row[measure].get(domain) for row in rows]) for domain in domains},
+        "best": {
+            domain: None
+            if _differ(measured.get(domain, {}))
+            else _lowest([row[measure].get(domain) for row in rows])
+            for domain in domains
+        },
         "notes": _notes(tokenizers, measured),
     }
 
@@ -99,6 +104,11 @@ def _lowest(losses: list[float | None]) -> float | None:
     return min((loss for loss in losses if loss is not None), default=None)
 
 
+def _differ(kinds: dict[tuple, str]) -> bool:
+    """Whether a domain was measured on different texts: their numbers of documents or bytes differ."""
+    return len({(documents, count) for documents, _, count in kinds}) > 1
+
+
 def _notes(tokenizers: dict[str, str], measured: dict[str, dict[tuple, str]]) -> list[str]:
     notes = []
     if len(tokenizers) > 1:
@@ -108,9 +118,11 @@ def _notes(tokenizers: dict[str, str], measured: dict[str, dict[tuple, str]]) ->
             f"({', '.join(f'{run}: {key[:8]}' for key, run in tokenizers.items())})."
         )
     for domain, kinds in measured.items():
-        if len({(documents, count) for documents, _, count in kinds}) > 1:
+        if _differ(kinds):
             texts = ", ".join(f"{documents:,} documents in {run}" for (documents, *_), run in kinds.items())
-            notes.append(f"{domain} was measured on different held-out text: {texts}.")
+            notes.append(
+                f"{domain} was measured on different held-out text: {texts}; none is called the lowest."
+            )
     return notes
 
 

@@ -39,7 +39,7 @@ def test_all_versions_of_a_run_or_one(runs, report):
     assert update["change"]["code"] == -1.5 and update["bwt"] == -0.125 and update["forgetting"] == 0.125
     # Their tokenizers differ, so that losses per token cannot be compared.
     assert found["measure"] == "bits_per_byte"
-    assert found["best"] == {"prose": 4.625 / 2.77, "clean": 4.375 / 2.77, "code": 4.5 / 2.77}
+    assert found["best"] == {"prose": None, "clean": 4.375 / 2.77, "code": 4.5 / 2.77}
     assert compare([runs / "first"])["best"] == {"prose": 4.5, "clean": 4.0, "code": 4.375}
     assert len(compare([runs / "first"])["rows"]) == 4
     assert compare([runs / "first"])["notes"] == []
@@ -51,7 +51,7 @@ def test_what_cannot_be_compared_is_said(runs):
     assert "ACC, BWT and forgetting, which are per token, are left out" in tokenizers
     assert documents == (
         f"prose was measured on different held-out text: 101 documents in {runs / 'first'}, "
-        f"7 documents in {runs / 'second'}."
+        f"7 documents in {runs / 'second'}; none is called the lowest."
     )
 
 
@@ -64,7 +64,10 @@ def test_the_table_and_the_page(runs, capsys, monkeypatch):
     assert lines[2].split()[2:6] == ["prose", "clean", "code", "tokens"]  # nothing per token
     assert lines[6].split() == ["first", "update", "1.670", "1.579", "1.625", *numbers]
     assert lines[8].split()[:3] == ["second", "base", "3.249"]
-    assert lines[4].split()[2] == "1.625*"
+    # Of `prose`, measured on different documents, none is the lowest.
+    assert lines[4].split()[2:5] == ["1.625", "1.534", "2.166"] and lines[8].split()[2] == "3.249"
+    stars = [[cell.endswith("*") for cell in line.split()[2:5]] for line in lines[4:9]]
+    assert [sum(column) for column in zip(*stars)] == [0, 1, 1]
     assert cli.main(["compare", "first"]) == 0
     alone = capsys.readouterr().out.splitlines()
     assert alone[6].split() == [
@@ -77,6 +80,7 @@ def test_the_table_and_the_page(runs, capsys, monkeypatch):
     assert page == render_compare(compare([runs / "first", runs / "second"]).copy()).replace(
         str(runs) + "/", ""
     )
+    assert page.count('class="best"') == 2  # of `clean` and `code`
     assert "http" not in page and page.count("<tr>") == 6
     assert "nats per token" not in page and "<br>nats per token" in render_compare(compare([runs / "first"]))
     assert cli.main(["compare", "first", "--json"]) == 0
