@@ -224,7 +224,7 @@ def _prepare(
                 return None, inputs
             before, reason = found["measured"], "documents were not kept apart yet"
             if before != now:
-                same = all(before.get(key) == now[key] for key in ("max_tokens", "data"))
+                same = all(before.get(key) == now.get(key) for key in ("max_tokens", "data", "sampled"))
                 reason = "other probes" if same else "other held-out documents"
             say(f"version {name}: finished; {reason}, so it is measured again")
             return later_directory(directory, now), inputs

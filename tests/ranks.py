@@ -39,6 +39,28 @@ def checkpoint_logits(directory: str, tokens: list) -> list:
         return (hidden.transpose(0, 1) @ model.shared_embedding_or_output_weight().t()).tolist()
 
 
+def heldout_losses(directory: str, budgets: list) -> list:
+    """Held-out losses of a model that predicts something, over budgets of tokens: by each the summaries and documents of `a`."""
+    from perdure.pipeline.train.evaluate import evaluate
+
+    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
+    device = initialise()
+    model = build_model(recipe, inputs["vocab_size"], None, device)
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.25)
+    found = []
+    for budget in budgets:
+        own = recipe.model_copy(
+            update={"evaluation": recipe.evaluation.model_copy(update={"max_tokens": budget})}
+        )
+        data = {"a": Path(inputs["data"]["a"])}
+        domain = evaluate(model, own, ["a"], data, device)["a"]
+        found.append((domain.summary, domain.documents.to_pydict()))
+    return found
+
+
 def copy_checkpoint(directory: str, target: str) -> None:
     """Loads a version's last checkpoint under the layout of another one, and saves it there."""
     from perdure.pipeline.train import fence

@@ -196,12 +196,44 @@ def random_tensor(name: str, shape: tuple[int, ...], seed: int, std: float, laye
     return numbers * (std / math.sqrt(2 * layers) if part in ("o_proj", "down_proj") else std)
 
 
-def bootstrap(losses: np.ndarray, tokens: np.ndarray, seed: int) -> list[float]:
-    """The interval of a mean loss over documents."""
-    n = len(tokens)
-    random = np.random.default_rng([seed, n])
-    ratios = []
-    for _ in range(1000):
-        drawn = random.integers(n, size=n)
-        ratios.append(losses[drawn].sum() / tokens[drawn].sum())
-    return np.quantile(ratios, [0.025, 0.975]).tolist()
+def bootstrap(losses: np.ndarray, tokens: np.ndarray, seed: int, strata: list[int]) -> list[float]:
+    """The interval of a mean loss over documents, in strata that are numbered in the order of their names."""
+    random = np.random.default_rng([seed, len(tokens)])
+    groups = sorted(
+        ([i for i, own in enumerate(strata) if own == name] for name in sorted(set(strata))), key=len
+    )
+    small = [group for group in groups if len(group) < 5]
+    together, groups = [i for group in small for i in group], groups[len(small) :]
+    while 0 < len(together) < 5 and groups:
+        together += groups.pop(0)
+    means = np.zeros(1000)
+    for group in ([together] if together else []) + groups:
+        m = len(group)
+        times = random.multinomial(max(1, m - 1), np.full(m, 1 / m), 1000)
+        share = tokens[group].sum() / tokens.sum()
+        means += share * (times * losses[group]).sum(1) / (times * tokens[group]).sum(1)
+    return np.quantile(means, [0.025, 0.975]).tolist()
+
+
+def heldout_sample(documents: list[tuple[int, int, int]], budget: int) -> list[tuple[int, int, int]]:
+    """Pieces (hash, begin, stop) of documents (tokens, hash, stratum) that are measured, one by one."""
+    placed = []
+    for stratum in {own for _, _, own in documents}:
+        pieces = []
+        for n, h, own in documents:
+            if own == stratum:
+                m = -(-n // max(1, budget // 20))
+                pieces += [(draw(0, h ^ draw(1, j)), h, j * n // m, (j + 1) * n // m) for j in range(m)]
+        pieces.sort()
+        whole, before = sum(stop - begin for _, _, begin, stop in pieces), 0
+        for _, h, begin, stop in pieces:
+            middle = (before + (stop - begin) / 2) / whole
+            placed.append(((middle - draw(2, pieces[0][0]) / 2**64) % 1, stratum, h, begin, stop))
+            before += stop - begin
+    taken, left = [], budget
+    for _, _, h, begin, stop in sorted(placed):
+        left -= stop - begin
+        if left < 0 and taken:
+            break
+        taken.append((h, begin, stop))
+    return sorted(taken)

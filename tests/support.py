@@ -1,6 +1,7 @@
 """Small real artefacts for tests of the trainer: shards, sidecars and prepared versions."""
 
 import atexit
+import hashlib
 import json
 import os
 import subprocess
@@ -61,6 +62,7 @@ def write_data(
                     "id": f"{split}/{task}/{number}",
                     "num_tokens": len(document),
                     "num_bytes": 4 * len(document),
+                    "hash": hashlib.sha256(document.tobytes()).hexdigest()[:16],
                     "topic": None,
                     "language": None,
                 }

@@ -1,4 +1,7 @@
-"""Bootstrap over documents: how far the choice of documents decides a loss (Efron and Tibshirani 1993, chapter 13)."""
+"""Bootstrap over documents: how far the choice of documents decides a loss (Efron and Tibshirani 1993, chapter 13).
+
+In each stratum one document fewer is drawn than it has, which makes variances unbiased in small ones (Rao and Wu 1988).
+"""
 
 import numpy as np
 
@@ -8,35 +11,56 @@ RESAMPLES = 1000
 """Drawn for every interval."""
 FEWEST = 6
 """Documents, or probes, from which on an interval can leave out chance: of 5 that all agree, a sign test gives p = 2^-4 = 6%."""
+SMALLEST = 5
+"""Documents of a stratum that are drawn among themselves: fewer tell too little of how they differ."""
 CHUNK = 1 << 24
 """Counts held at a time."""
 
 
-def resampled(sums: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
+def resampled(sums: np.ndarray, sizes: np.ndarray, seed: int, strata: np.ndarray | None = None) -> np.ndarray:
     """Means over documents that are drawn with replacement: what they cost together over their joint size.
 
-    The draws follow from the seed and the number of documents, so that models measured on the same documents can be
-    compared in pairs, resample by resample.
+    The draws follow from the seed and the numbers of documents, so that models measured on the same documents can be
+    compared in pairs, resample by resample. A stratum keeps its share of the size, as the sample of held-out text does.
 
     Args:
         sums: float64 [models, documents], such as losses in nats; NaN where a model was not measured.
-        sizes: float64 [documents], such as tokens; 0 leaves a document out.
+        sizes: float64 [documents], such as tokens, above 0.
         seed: Decides the draws.
+        strata: int64 [documents], number of each one's stratum; None is one stratum.
 
     Returns:
-        float64 [models, RESAMPLES]; NaN where nothing of any size was drawn.
+        float64 [models, RESAMPLES].
     """
-    documents = len(sizes)
-    random, found = np.random.default_rng([seed, documents]), []
-    rows = max(1, CHUNK // max(documents, 1))
+    random = np.random.default_rng([seed, len(sizes)])
+    found = np.zeros((len(sums), RESAMPLES))
+    for members in _groups(np.zeros(len(sizes), np.int64) if strata is None else strata):
+        share = sizes[members].sum() / sizes.sum()
+        found += share * _means(np.ascontiguousarray(sums[:, members]), sizes[members], random)
+    return found
+
+
+def _groups(strata: np.ndarray) -> list[np.ndarray]:
+    """The documents of each stratum; those of fewer than `SMALLEST` are one together, with the next larger one if need be."""
+    _, numbers, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    groups = [np.flatnonzero(numbers == number) for number in np.argsort(counts, kind="stable")]
+    together = [np.empty(0, np.int64)]
+    while groups and (len(groups[0]) < SMALLEST or 0 < len(together[0]) < SMALLEST):
+        together = [np.concatenate([*together, groups.pop(0)])]
+    return [members for members in together + groups if len(members)]
+
+
+def _means(sums: np.ndarray, sizes: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Means over draws from one stratum, float64 [models, RESAMPLES]."""
+    documents, found = len(sizes), []
+    rows = max(1, CHUNK // documents)
     for start in range(0, RESAMPLES, rows):
-        counts = np.empty((min(rows, RESAMPLES - start), documents))
-        for row in counts:
-            row[:] = np.bincount(random.integers(documents, size=documents), minlength=documents)
+        counts = random.multinomial(
+            max(1, documents - 1), np.full(documents, 1 / documents), min(rows, RESAMPLES - start)
+        ).astype(float)
         # einsum without BLAS: its sums do not depend on the number of threads.
         total = np.einsum("rd,d->r", counts, sizes)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found.append(np.einsum("rd,md->mr", counts, np.where(sizes > 0, sums, 0.0)) / total)
+        found.append(np.einsum("rd,md->mr", counts, sums) / total)
     return np.concatenate(found, axis=1)
 
 

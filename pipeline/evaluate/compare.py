@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.units import BITS, NATS, WORDS, in_unit
 from perdure.pipeline.evaluate.words import duration_words, hours_words, signed, tokens_words
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.pages import render
@@ -30,11 +31,13 @@ def compare(places: list[Path]) -> dict[str, Any]:
 
     Returns:
         JSON-serialisable, null where something is not measured: `domains`; `rows`, per version `run`, `version`,
-        `parent`, `losses` and `change` (against the version it started from) by domain in nats per token,
-        `bits_per_byte` by domain, `acc`, `bwt`, `forgetting`, and of its report `status`, `tokens`, `lineage_tokens`,
+        `parent`, `losses` and `change` (against the version it started from) by domain, `acc`, `bwt` and `forgetting` in nats
+        per token, `bits_per_byte` by domain, `in_bits_per_byte` (`change`, `acc`, `bwt`, `forgetting`), and of its report
+        `status`, `tokens`, `lineage_tokens`,
         `tokens_per_second`, `seconds`, `device`, `device_hours` (of GPUs or CPU cores), `mfu`, `selected_fraction`;
-        `measure`, which of `losses` and `bits_per_byte` can be compared (if the latter, `acc`, `bwt`, `forgetting` and `change`
-        cannot); `best`, the lowest of it by domain, null where texts differ; `notes`, lines on what makes rows incomparable.
+        `measure`, which of `losses` and `bits_per_byte` is shown: the latter wherever tokenizers differ, or domains' tokens
+        hold unlike amounts of text; `best`, the lowest of it by domain, null where texts differ; `notes`, lines on what makes
+        rows incomparable.
 
     Raises:
         PerdureError: If a directory is none of a run with a report, or there is nothing to compare.
@@ -42,6 +45,7 @@ def compare(places: list[Path]) -> dict[str, Any]:
     rows: list[dict] = []
     tokenizers: dict[str, str] = {}
     measured: dict[str, dict[tuple, str]] = {}
+    units: set[str | None] = set()
     for place in places:
         run, name = (place.parent.parent, place.name) if place.parent.name == "versions" else (place, None)
         if not (run / "report.json").exists():
@@ -54,6 +58,7 @@ def compare(places: list[Path]) -> dict[str, Any]:
         if name is not None and name not in known:
             raise PerdureError(f"{place}: {run} has no version {name}; it has {', '.join(known)}")
         rows += [_row(report, str(run), version) for version in known.values() if _wanted(version, name)]
+        units.add(report.get("unit"))
         tokenizers |= {data["tokenizer_hash"]: str(run) for data in report["data"].values() if data}
         for version in known.values():
             if _wanted(version, name):
@@ -65,7 +70,7 @@ def compare(places: list[Path]) -> dict[str, Any]:
             f"{', '.join(map(str, places))}: no version there is finished and measured; `perdure run RECIPE` does both"
         )
     domains = list(dict.fromkeys(domain for row in rows for domain in row["losses"]))
-    measure = "bits_per_byte" if len(tokenizers) > 1 else "losses"
+    measure = "bits_per_byte" if len(tokenizers) > 1 or BITS in units else "losses"
     return {
         "domains": domains,
         "rows": rows,
@@ -92,11 +97,20 @@ def _row(report: dict, run: str, version: dict) -> dict[str, Any]:
         "version": name,
         "parent": version["parent"],
         "losses": {domain: found["loss"] for domain, found in evaluation.items()},
-        "change": version["change"],
         "bits_per_byte": {domain: found["bits_per_byte"] for domain, found in evaluation.items()},
-        **{key: report[key].get(name) for key in ("acc", "bwt")},
-        "forgetting": report["forgetting"].get(name, {}).get("mean"),
+        **_changes(report, version, NATS),
+        "in_bits_per_byte": _changes(report, version, BITS),
         **{key: version.get(key) for key in COPIED},
+    }
+
+
+def _changes(report: dict, version: dict, unit: str) -> dict[str, Any]:
+    """A version's `change` by domain, `acc`, `bwt` and mean `forgetting` in a unit, null in what an earlier release left out."""
+    name, metrics = version["id"], report if unit == NATS else report.get("in_bits_per_byte", {})
+    return {
+        "change": in_unit(report, unit)["change"][name],
+        **{key: metrics.get(key, {}).get(name) for key in ("acc", "bwt")},
+        "forgetting": metrics.get("forgetting", {}).get(name, {}).get("mean"),
     }
 
 
@@ -113,8 +127,7 @@ def _notes(tokenizers: dict[str, str], measured: dict[str, dict[tuple, str]]) ->
     notes = []
     if len(tokenizers) > 1:
         notes.append(
-            "The runs have different tokenizers, so that losses per token have different meanings: these are bits per byte, "
-            "and ACC, BWT and forgetting, which are per token, are left out "
+            "The runs have different tokenizers, so that losses per token have different meanings: these are bits per byte "
             f"({', '.join(f'{run}: {key[:8]}' for key, run in tokenizers.items())})."
         )
     for domain, kinds in measured.items():
@@ -129,19 +142,18 @@ def _notes(tokenizers: dict[str, str], measured: dict[str, dict[tuple, str]]) ->
 def compare_table(found: dict[str, Any]) -> str:
     """What was gathered as plain text; the lowest loss of a domain has a star."""
     head = [cell for domain in found["domains"] for cell in (domain, "")]
-    per_token = {}
-    if found["measure"] == "losses":
-        per_token = {"ACC": "acc", "BWT": "bwt", "forgetting": "forgetting"}
-    cells = [["run", "version", *head, *per_token, *"tokens tokens/s MFU time".split(), "GPU or core h"]]
+    metrics = {"ACC": "acc", "BWT": "bwt", "forgetting": "forgetting"}
+    cells = [["run", "version", *head, *metrics, *"tokens tokens/s MFU time".split(), "GPU or core h"]]
     for row in found["rows"]:
         line = [row["run"], row["version"]]
+        changes = row if found["measure"] == "losses" else row["in_bits_per_byte"]
         for domain in found["domains"]:
             loss = row[found["measure"]].get(domain)
-            change = row["change"].get(domain) if found["measure"] == "losses" else None
+            change = changes["change"].get(domain)
             star = "*" if loss is not None and loss == found["best"][domain] else " "
             line.append("-" if loss is None else f"{loss:.3f}{star}")
             line.append("" if change is None else f"({change:+.3f})")
-        line += ["-" if row[key] is None else f"{row[key]:+.3f}" for key in per_token.values()]
+        line += ["-" if changes[key] is None else f"{changes[key]:+.3f}" for key in metrics.values()]
         line.append(tokens_words(row["tokens"]))
         line.append("-" if row["tokens_per_second"] is None else f"{row['tokens_per_second']:,.0f}")
         line.append("-" if row["mfu"] is None else f"{row['mfu']:.1%}")
@@ -156,9 +168,10 @@ def compare_table(found: dict[str, Any]) -> str:
         ).rstrip()
         for line in cells
     ]
-    what = "loss, nats per token (change against the version it started from)"
-    what = what if found["measure"] == "losses" else "text, bits per byte"
-    title = f"Held-out {what}; * is the lowest of its column"
+    unit = WORDS[NATS if found["measure"] == "losses" else BITS]
+    title = (
+        f"Held-out loss, {unit} (change against the version it started from); * is the lowest of its column"
+    )
     notes = [f"note: {note}" for note in found["notes"]]
     return "\n".join(
         [title, "", lines[0], "-" * max(map(len, lines)), *lines[1:], *([""] if notes else []), *notes]

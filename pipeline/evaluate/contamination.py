@@ -16,8 +16,9 @@ import numpy as np
 from pyarrow import parquet
 
 from perdure.pipeline.domains import measured_domains, source_of
-from perdure.pipeline.evaluate.documents import count_measured, heldout_documents
+from perdure.pipeline.evaluate.documents import heldout
 from perdure.pipeline.evaluate.probes import probe_files, probe_hashes
+from perdure.pipeline.evaluate.record import measured_on
 from perdure.pipeline.evaluate.words import tokens_words
 from perdure.pipeline.manifest import hash_file, hash_of, read_json, write_json
 from perdure.pipeline.planning import data_hash
@@ -81,7 +82,7 @@ def look_for_leaks(
     from perdure.pipeline.data import ngrams
 
     known = read_json(path) if path.exists() else None
-    if known and _domains_named(recipe, known["identity"]) != identity:
+    if known and _as_now(recipe, known["identity"]) != identity:
         known = None
     if known and BY_AMOUNT in known:
         return
@@ -103,16 +104,21 @@ def look_for_leaks(
         say("\n".join(lines))
 
 
-def contamination(recipe: Recipe) -> dict | None:
-    """What was found, as docs/evaluation.md says; None if it was not looked for, or for other texts or settings."""
+def contamination(recipe: Recipe, on: dict[str, Any]) -> dict | None:
+    """What was found, as docs/evaluation.md says; None if it was not looked for, or for other texts or settings.
+
+    Args:
+        recipe: The run.
+        on: What it measures on, see `evaluate/record.py`.
+    """
     path, settings = recipe.directory / "contamination.json", recipe.evaluation.contamination
     if settings is None or not path.exists():
         return None
     found = read_json(path)
     found.pop(BY_AMOUNT, None)
-    identity = _domains_named(recipe, found.pop("identity"))
-    now = settings.n_grams, recipe.evaluation.max_tokens, measured_domains(recipe)
-    if now != (identity["n_grams"], identity["max_tokens"], identity["domains"]):
+    identity = _as_now(recipe, found.pop("identity"))
+    now = settings.n_grams, on["max_tokens"], measured_domains(recipe), on.get("sampled")
+    if now != tuple(identity[key] for key in ("n_grams", "max_tokens", "domains", "sampled")):
         return None
     # A file that is gone was asked about as it was.
     probes = {path.name: hash_file(path) for path in recipe.evaluation.probes if path.is_file()}
@@ -141,18 +147,20 @@ def contamination_words(report: dict) -> list[str]:
 def _identity(recipe: Recipe, data: dict[str, Path]) -> dict:
     """What the answer depends on."""
     assert recipe.evaluation.contamination is not None
+    on = measured_on(recipe, data)
     return {
         "n_grams": recipe.evaluation.contamination.n_grams,
-        "max_tokens": recipe.evaluation.max_tokens,
+        "max_tokens": on["max_tokens"],
+        "sampled": on.get("sampled"),
         "domains": measured_domains(recipe),
         "probes": probe_hashes(recipe.evaluation.probes),
         "data": hash_of({source: data_hash(directory) for source, directory in data.items()}),
     }
 
 
-def _domains_named(recipe: Recipe, identity: dict) -> dict:
-    """An identity as it is today: once, parts of sources were not looked at, and it did not name the domains."""
-    return {"domains": list(recipe.sources)} | identity
+def _as_now(recipe: Recipe, identity: dict) -> dict:
+    """An identity as it is today: once, it named no domains, as parts of sources were not looked at, and no sample."""
+    return {"domains": list(recipe.sources), "sampled": None} | identity
 
 
 # -------------------------------------------------------------------------------- what is looked for
@@ -174,11 +182,8 @@ def _passages(recipe: Recipe, data: dict[str, Path], tokenizer: Path, n_grams: i
 
 
 def _measured_places(recipe: Recipe, directory: Path, domain: str) -> "list[Place]":
-    """The held-out documents that a domain is measured on."""
-    _, table = heldout_documents(directory, domain)
-    if not len(table):
-        return []
-    measured = table.slice(0, count_measured(np.cumsum(table["num_tokens"]), recipe.evaluation.max_tokens))
+    """The held-out documents that a domain is measured on, in part at least."""
+    measured = heldout(directory, domain, recipe.evaluation.max_tokens).documents
     return list(zip(measured["shard"].to_pylist(), measured["sequence"].to_pylist(), strict=True))
 
 

@@ -1,6 +1,7 @@
 """Held-out documents: which of them a domain is measured on, and what each cost a model (`eval_documents.parquet`)."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from perdure.pipeline.domains import parse
-from perdure.pipeline.manifest import write_atomic
+from perdure.pipeline.domains import PLURALS, parse
+from perdure.pipeline.evaluate.sampling import draw
+from perdure.pipeline.manifest import read_json, write_atomic
 
+LABELS = tuple(PLURALS)
+"""Kinds of labels of documents; those that have all alike are a stratum."""
 DOCUMENTS = pa.schema(
     {
         "domain": pa.string(),
@@ -20,47 +24,99 @@ DOCUMENTS = pa.schema(
         "language": pa.string(),
         "loss": pa.float64(),
         "separator_loss": pa.float64(),
+        "heldout_tokens": pa.int64(),
     }
 )
-"""Columns, a row a document in the order of its domain. `loss` is the sum over its `tokens` in nats; of it,
-`separator_loss` is that of the end-of-sequence token, which `bytes` does not count."""
+"""Columns, a row a document in the order of its domain. `loss` is the sum over its measured `tokens` in nats; of it,
+`separator_loss` is that of the end-of-sequence token, which `bytes` does not count. A document that was cut has more
+`heldout_tokens` than `tokens`."""
 
 
-def heldout_documents(data: Path, domain: str) -> tuple[np.ndarray, pa.Table]:
-    """A domain's held-out documents, in the order in which they were read.
+@dataclass(frozen=True)
+class Heldout:
+    """What a domain is measured on.
+
+    Attributes:
+        documents: A table, a row a document that is measured, in part at least: its `number` over all shards, `shard`,
+            `sequence` (place in the shard), `num_tokens`, `topic`, `language`; of what is measured of it `tokens` and
+            `bytes` (of the text, in proportion to its tokens if it is cut).
+        rows: int64 [pieces], the document of each piece that is measured.
+        begins: int64 [pieces], where it begins in the document's tokens.
+        stops: int64 [pieces], where it stops.
+        all_documents: How many documents are held out.
+        all_tokens: Their tokens.
+    """
+
+    documents: pa.Table
+    rows: np.ndarray
+    begins: np.ndarray
+    stops: np.ndarray
+    all_documents: int
+    all_tokens: int
+
+
+def heldout(data: Path, domain: str, max_tokens: int) -> Heldout:
+    """A domain's held-out documents: all in the order in which they were read, or a sample of them (`sampling.py`).
 
     Args:
         data: Its source's directory of shards.
         domain: Its name; labels choose among the source's documents.
-
-    Returns:
-        Their numbers, int64 [documents], counted over all shards, and a table of their `shard`, `sequence` (place in the
-        shard), `num_tokens`, `num_bytes` (of the text), `topic` and `language`.
+        max_tokens: How many tokens are measured at most.
     """
+    table = _labelled(data, domain)
+    tokens = table["num_tokens"].to_numpy().astype(np.int64)
+    rows, begins, stops = np.arange(len(table)), np.zeros_like(tokens), tokens
+    if tokens.sum() > max_tokens:
+        hashes = np.frombuffer(bytes.fromhex("".join(table["hash"].to_pylist())), ">u8").astype(np.uint64)
+        drawn, begins, stops = draw(tokens, hashes, strata(table), max_tokens)
+        first = np.append(True, drawn[1:] != drawn[:-1])  # pieces of one document stand together
+        table, rows = table.take(drawn[first]), np.cumsum(first) - 1
+    whole = table["num_tokens"].to_numpy().astype(np.int64)
+    measured = np.bincount(rows, stops - begins, len(table)).astype(np.int64)
+    # The separator has no bytes.
+    separators = np.bincount(rows, stops == whole[rows], len(table)).astype(np.int64)
+    shares = (measured - separators) / np.maximum(whole - 1, 1)
+    sizes = np.where(measured == whole, table["num_bytes"], np.rint(shares * table["num_bytes"].to_numpy()))
+    columns = {"tokens": measured, "bytes": sizes.astype(np.int64)}
+    for name, column in columns.items():
+        table = table.append_column(name, pa.array(column))
+    return Heldout(table, rows, begins, stops, len(tokens), int(tokens.sum()))
+
+
+def is_sampled(data: Path, domain: str, max_tokens: int) -> bool:
+    """Whether a domain has more held-out tokens than are measured, so that a sample stands for all."""
+    if read_json(data / "manifest.json")["counts"]["heldout"]["tokens"] <= max_tokens:
+        return False
+    return (
+        not parse(domain).labels or int(_labelled(data, domain)["num_tokens"].to_numpy().sum()) > max_tokens
+    )
+
+
+def _labelled(data: Path, domain: str) -> pa.Table:
+    """The held-out documents that have a domain's labels."""
     table = _heldout_table(data, (data / "docs.parquet").stat().st_mtime_ns)
     fits = np.ones(len(table), bool)
     for kind, label in parse(domain).labels.items():
         fits &= np.array(table[kind].to_pylist(), object) == label
-    return np.flatnonzero(fits), table.filter(fits)
+    return table.filter(fits)
 
 
 @cache
 def _heldout_table(data: Path, _written: int) -> pa.Table:
     """Read once: `docs.parquet` has all documents, and this is asked for at every measurement."""
-    columns = ["shard", "sequence", "num_tokens", "num_bytes", "topic", "language"]
+    columns = ["shard", "sequence", "num_tokens", "num_bytes", "hash", *LABELS]
     rows = [("split", "==", "heldout")]
     table = parquet.read_table(data / "docs.parquet", columns=columns, filters=rows)
-    return table.sort_by([("shard", "ascending"), ("sequence", "ascending")])
+    table = table.sort_by([("shard", "ascending"), ("sequence", "ascending")])
+    return table.append_column("number", pa.array(np.arange(len(table))))
 
 
-def count_measured(ends: np.ndarray, max_tokens: int) -> int:
-    """How many of a domain's documents are measured: whole ones up to a budget, at least one.
-
-    Args:
-        ends: Where each ends in the stream, int64 [documents], at least one.
-        max_tokens: The budget.
-    """
-    return max(1, int(np.searchsorted(ends, max_tokens, side="right")))
+def strata(table: pa.Table) -> np.ndarray:
+    """The number of each document's topic and language, int64 [documents], counted in the order of their names."""
+    columns = (table[kind].to_pylist() for kind in LABELS)
+    names = [tuple("" if label is None else f"={label}" for label in labels) for labels in zip(*columns)]
+    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+    return np.array([numbers[name] for name in names], np.int64)
 
 
 def table_name(evaluation: str, what: str) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 from pyarrow import parquet
 
 from perdure.pipeline.evaluate.bootstrap import LEVEL, RESAMPLES, interval, resampled
-
-LABELS = ("topic", "language")
+from perdure.pipeline.evaluate.documents import LABELS, strata
+from perdure.pipeline.evaluate.units import bits_per_nat
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,19 @@ class Documents:
         bytes: float64 [documents].
         labels: By kind, the label of every document or None.
         losses: float64 [rows, documents], summed nats; NaN for models that were not measured on these documents.
+        strata: int64 [documents], the number of each one's topic and language.
     """
 
     tokens: np.ndarray
     bytes: np.ndarray
     labels: dict[str, list[str | None]]
     losses: np.ndarray
+    strata: np.ndarray
+
+    @property
+    def bits_per_nat(self) -> float:
+        """What makes bits per byte of nats per token."""
+        return float(bits_per_nat(self.bytes.sum() / self.tokens.sum()))
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ def read_documents(paths: list[Path], domains: list[str]) -> dict[str, Documents
                     for table in own
                 ]
             ),
+            strata(reference),
         )
     return found
 
@@ -96,17 +104,19 @@ def intervals(
         pairs: Versions to compare with each other.
 
     Returns:
-        `level`, `resamples`, `seed`, `documents`, `loss`, `macro`, `change`, `from_initial`, `forgetting`, `macro_change`, as
-        docs/evaluation.md says, and `pairs`: per pair, by domain, the interval of the first one's loss minus the second one's.
+        `level`, `resamples`, `seed`, `documents`, `loss`, `macro`, `change`, `from_initial`, `forgetting`, `macro_change`, the
+        last and `macro` in bits per byte, as docs/evaluation.md says, and `pairs`: per pair, by domain, the interval of the first one's loss minus the second one's.
     """
     drawn = {
-        domain: resampled(entry.losses, entry.tokens, seed + number)
+        domain: resampled(entry.losses, entry.tokens, seed + number, entry.strata)
         for number, (domain, entry) in enumerate(documents.items())
         if len(entry.tokens) > 1
     }
     nothing = np.full((rows, RESAMPLES), math.nan)
     known = bool(counting) and all(domain in drawn for domain in counting)
     macro = np.mean([drawn[domain] for domain in counting], axis=0) if known else nothing
+    bits = [drawn[name] * documents[name].bits_per_nat for name in counting] if known else [nothing]
+    macro_bits = np.mean(bits, axis=0)
 
     def change(values: np.ndarray, row: int, base: int | None) -> list[float] | None:
         return None if base is None else interval(values[row] - values[base])
@@ -122,6 +132,7 @@ def intervals(
         "pairs": [changes(versions[one].row, versions[other].row) for one, other in pairs],
         "loss": [{domain: interval(values[row]) for domain, values in drawn.items()} for row in range(rows)],
         "macro": [interval(values) for values in macro],
+        "macro_bits_per_byte": [interval(values) for values in macro_bits],
         "change": {name: changes(at.row, at.parent) for name, at in versions.items()},
         "from_initial": {name: changes(at.row, 0) for name, at in versions.items()},
         "forgetting": {
@@ -133,6 +144,9 @@ def intervals(
             for name, at in versions.items()
         },
         "macro_change": {name: change(macro, at.row, at.parent) for name, at in versions.items()},
+        "macro_change_bits_per_byte": {
+            name: change(macro_bits, at.row, at.parent) for name, at in versions.items()
+        },
     }
 
 
@@ -156,7 +170,7 @@ def by_label(documents: dict[str, Documents], seed: int) -> dict[str, dict[str, 
 def _label(entry: Documents, members: np.ndarray, seed: int) -> dict[str, Any]:
     tokens, size = entry.tokens[members].sum(), entry.bytes[members].sum()
     sums = entry.losses[:, members].sum(1)
-    drawn = resampled(entry.losses, np.where(members, entry.tokens, 0.0), seed)
+    drawn = resampled(entry.losses[:, members], entry.tokens[members], seed, entry.strata[members])
     several = members.sum() > 1
     return {
         "documents": int(members.sum()),

@@ -88,7 +88,7 @@ def measured(
             if (gap := _stability_gap(recipe, name, steps, path, on)) is not None
         },
         "probes": _probes(recipe, paths, places, on),
-        "contamination": contamination(recipe),
+        "contamination": contamination(recipe, on),
         "harness": harness_results(recipe),
     }
 
@@ -195,7 +195,12 @@ def _points(
     own = (None, hash_of(then)[:8])
     if any(entry.get("heldout_on") not in own for entry in steps.values()):
         return []  # begun on other text: no curve from the version's start
-    same = {domain for domain, text in on["data"].items() if then["data"].get(domain) == text}
+    rules, rules_then = on.get("sampled", {}), then.get("sampled", {})
+    same = {
+        domain
+        for domain, text in on["data"].items()
+        if then["data"].get(domain) == text and rules_then.get(domain) == rules.get(domain)
+    }
     return [
         (step, tokens, {domain: _number(losses[domain]) for domain in losses if domain in same})
         for step, tokens, losses in points

@@ -3,9 +3,11 @@
 from perdure.pipeline.evaluate.bootstrap import decided
 from perdure.pipeline.evaluate.figures import SERIES_COLOURS, Line, histogram, line_chart
 from perdure.pipeline.evaluate.ledger_words import fuar_words
+from perdure.pipeline.evaluate.units import BITS, NATS, WORDS, in_unit
 from perdure.pipeline.evaluate.words import (
     cost_words,
     duration_words,
+    heldout_text,
     hours_words,
     layout_words,
     mixture_words,
@@ -53,6 +55,8 @@ def render_page(report: dict, version: str | None = None) -> str:
     path = _path(report["versions"], version)
     shown = [entry for entry in path if version in (None, entry["id"])]
     names = [entry["id"] for entry in shown]
+    unit = report.get("unit", NATS)
+    own, other = in_unit(report, unit), in_unit(report, BITS if unit == NATS else NATS)
     gaps = {name: gap for name, gap in (report.get("stability_gap") or {}).items() if name in names}
     return render(
         "page.html",
@@ -64,8 +68,15 @@ def render_page(report: dict, version: str | None = None) -> str:
         known=[entry["id"] for entry in path],
         row_of=row_of,
         in_matrix=[(entry["id"], row_of[entry["id"]]) for entry in path],
-        rows={entry["id"]: report["loss_matrix"][row_of[entry["id"]]] for entry in path},
-        best=[_best(column) for column in zip(*report["loss_matrix"])],
+        unit=WORDS[unit],
+        other_unit=WORDS[BITS if unit == NATS else NATS],
+        matrix=own["loss_matrix"],
+        other=other["loss_matrix"],
+        change=own["change"],
+        ranges=own["intervals"],
+        metrics=report if unit == NATS else report["in_bits_per_byte"],
+        best=[_best(column) for column in zip(*own["loss_matrix"])],
+        texts=[heldout_text(*text) for text in report.get("heldout", {}).items()],
         ledger={key: report.get(key) for key in LEDGER}
         | {"intervals": report.get("intervals") or {"change": {}}},
         gaps={name: gap | {"chart": _gap_chart(report, name, gap)} for name, gap in gaps.items()},

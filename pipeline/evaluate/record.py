@@ -5,11 +5,13 @@ later on other held-out text or probes stands in `eval@<hash8>/` below it, so th
 text, do not overwrite each other's numbers, and none of them reads another's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.domains import measured_domains, source_of
+from perdure.pipeline.evaluate.documents import is_sampled
+from perdure.pipeline.evaluate.sampling import RULE
 from perdure.pipeline.lineage import version_directory
 from perdure.pipeline.manifest import hash_file, hash_of, is_finished, read_json, write_json
 from perdure.pipeline.planning import data_hash
@@ -24,16 +26,27 @@ def measured_on(recipe: Recipe, data: dict[str, Path | None] | dict[str, Path]) 
         data: Per source its finished data directory, or None.
 
     Returns:
-        `max_tokens`; `data`: a hash by domain, None where there is no data yet; `probes`, if there are any: a hash by file, None
-        for one that is gone.
+        `max_tokens`; `data`: a hash by domain, None where there is no data yet; `sampled`, if any domain has more than
+        `max_tokens`: by such a domain the rule of its sample; `probes`, if there are any: a hash by file, None for one that is
+        gone.
     """
+    domains, asked = measured_domains(recipe), recipe.evaluation.max_tokens
     hashes = {source: path and data_hash(path) for source, path in data.items()}
+    sampled = sampled_domains(data, domains, asked)
     probes = {path.name: hash_file(path) if path.is_file() else None for path in recipe.evaluation.probes}
     return {
-        "max_tokens": recipe.evaluation.max_tokens,
-        "data": {domain: hashes.get(source_of(domain)) for domain in measured_domains(recipe)},
+        "max_tokens": asked,
+        "data": {domain: hashes.get(source_of(domain)) for domain in domains},
+        # All of a text is measured alike under every rule.
+        **({"sampled": dict.fromkeys(sampled, RULE)} if sampled else {}),
         **({"probes": probes} if probes else {}),
     }
+
+
+def sampled_domains(data: Mapping[str, Path | None], domains: Iterable[str], max_tokens: int) -> list[str]:
+    """The domains of which a sample is measured, since they hold more than `max_tokens` out; those without data are none."""
+    places = {domain: data.get(source_of(domain)) for domain in domains}
+    return [domain for domain, place in places.items() if place and is_sampled(place, domain, max_tokens)]
 
 
 def evaluation_directory(version: Path, on: dict[str, Any]) -> Path:
@@ -61,8 +74,12 @@ def evaluation(version: Path, on: dict[str, Any]) -> dict[str, Any] | None:
 
 def initial_evaluation(places: Iterable[Path], on: dict[str, Any]) -> Path | None:
     """The first of versions' `eval_initial.json` on just this; all that start at random start from the same model."""
+    # Once, it did not say what it was measured on; of text that was sampled, it was another sample.
+    unsaid = None if "sampled" in on else on
     found = (place / "eval_initial.json" for place in places)
-    return next((path for path in found if path.exists() and read_json(path).get("measured", on) == on), None)
+    return next(
+        (path for path in found if path.exists() and read_json(path).get("measured", unsaid) == on), None
+    )
 
 
 def unmeasured(recipe: Recipe, on: dict[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from perdure.pipeline.evaluate.record import (
     run_data_directories,
     unmeasured,
 )
+from perdure.pipeline.evaluate.units import bits_per_nat, bytes_per_token, changes_in_bits, default_unit
 from perdure.pipeline.inputs import deciding_fields
 from perdure.pipeline.integrity import metrics_lines, require_whole
 from perdure.pipeline.lineage import expected_mixture, parent_of, version_directory
@@ -57,6 +58,9 @@ def build_report(recipe: Recipe) -> dict:
           row i + 1: version i); `initial` (its evaluation).
         - `acc`, `bwt`, `fwt`, `fwt_gem` by version; `forgetting` by version: `mean` and by domain. See
           `evaluate/metrics.py`; every version has them, along its own path from the initial model.
+        - `heldout`: by domain what all of it was measured on: `documents`, `tokens`, `bytes`; of `heldout_documents` and
+          `heldout_tokens` in all; `cut_documents`, of which pieces are measured. `bytes_per_token` by domain; `unit`, in which
+          losses are shown; `in_bits_per_byte`: `acc` to `forgetting`, `change` and `change_intervals` in that unit.
         - `measured`: what identifies the held-out text and probes that all of this was measured on, see
           `evaluate/record.py`; `unmeasured`: finished versions that were not measured on these, and have no losses here.
         - `edited`: versions that have begun and of which the recipe says something else now, and what differs. All that is said of
@@ -106,6 +110,9 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
     along = paths(list(recipe.sources), recipes)
     starts = {name: start_losses(recipe, name, steps[name], on) for name in recipe.versions}
     before = bases(along, losses, starts)
+    found = [initial, *evaluations.values()]
+    sizes = bytes_per_token(domains, found)
+    factors = bits_per_nat(sizes)
     report = {
         "name": recipe.name,
         "versions": [
@@ -119,7 +126,16 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
         "loss_matrix": losses,
         "initial": initial and initial["domains"],
         **path_metrics(along, list(recipe.sources), losses, starts),
-        **measured(recipe, losses, [initial, *evaluations.values()], steps, along, starts, on, places),
+        "heldout": _heldout(domains, found),
+        "bytes_per_token": dict(zip(domains, sizes)),
+        "unit": default_unit(sizes),
+        "in_bits_per_byte": path_metrics(
+            along,
+            list(recipe.sources),
+            losses * factors,
+            {name: own * factors for name, own in starts.items()},
+        ),
+        **measured(recipe, losses, found, steps, along, starts, on, places),
         "measured": on,
         "unmeasured": unmeasured(recipe, on),
         "edited": {
@@ -153,8 +169,17 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
         "recipe": recipe_yaml(recipe),
     }
     report = finite(report)
+    report["in_bits_per_byte"] |= changes_in_bits(report)
     add_course(report, recipes)
     return report
+
+
+def _heldout(domains: list[str], evaluations: list[dict | None]) -> dict[str, dict[str, int | None]]:
+    """What was measured of what is held out, by domain; all models are measured on the same text."""
+    keys = ("documents", "tokens", "bytes", "heldout_documents", "heldout_tokens", "cut_documents")
+    measured = [entry["domains"] for entry in reversed(evaluations) if entry]
+    texts = {domain: [own[domain] for own in measured if domain in own] for domain in domains}
+    return {domain: {key: own[0].get(key) for key in keys} for domain, own in texts.items() if own}
 
 
 def recipe_yaml(recipe: Recipe) -> str:

@@ -1,7 +1,9 @@
 """A report's numbers in words: what the console and the page both say."""
 
+from perdure.pipeline.evaluate.units import BITS, WORDS, in_unit
+
 UNCHANGED = 0.005
-"""Changes below this many nats per token are called none."""
+"""Changes below this many nats per token, or bits per byte, are called none."""
 TABLE_DOMAINS = 5
 """Domains side by side in a table on the console."""
 
@@ -39,7 +41,7 @@ def cost_words(report: dict) -> list[str]:
 
 
 def signed(change: float) -> str:
-    """A change in nats per token with its sign, as in `+0.071`."""
+    """A change with its sign, as in `+0.071`."""
     return f"{change:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -77,25 +79,51 @@ def verdict(change: float) -> str:
     return "better" if change < 0 else "worse"
 
 
+def heldout_text(name: str, text: dict) -> str:
+    """What of a domain's held-out text is measured, as in `web 24 of 150 documents, 4.87k of 24.1k tokens, 2 in pieces`."""
+    parts = []
+    for unit, words in (("documents", "{:,}".format), ("tokens", tokens_words)):
+        count, total = text[unit], text.get(f"heldout_{unit}")
+        of = f" of {words(total)}" if total is not None and text["tokens"] < text["heldout_tokens"] else ""
+        parts.append(f"{words(count)}{of} {unit}")
+    cut = text.get("cut_documents")
+    return f"{name} {', '.join(parts)}" + (f", {cut:,} in pieces" if cut else "")
+
+
 def loss_table(report: dict) -> str:
     """Held-out loss by version and domain, the change against the parent beside it, in plain text.
 
-    More than `TABLE_DOMAINS` domains make several tables below one another.
+    Once in the report's unit, once in the other. More than `TABLE_DOMAINS` domains make several tables below one another.
     """
-    title = "Held-out loss, nats per token (change against the version it started from; lower is better)"
+    units = sorted(WORDS, key=lambda unit: unit != report["unit"])
     starts = range(0, len(report["domains"]), TABLE_DOMAINS)
-    return "\n\n".join([title, *(_table(report, slice(start, start + TABLE_DOMAINS)) for start in starts)])
+    parts = []
+    for unit in units:
+        parts.append(
+            f"Held-out loss, {WORDS[unit]} (change against the version it started from; lower is better)"
+        )
+        parts += [_table(report, slice(start, start + TABLE_DOMAINS), unit) for start in starts]
+    if report["heldout"]:
+        texts = [f"  {heldout_text(name, text)}" for name, text in report["heldout"].items()]
+        parts.append("\n".join(["Measured on, of what is held out:", *texts]))
+    return "\n\n".join(parts)
 
 
-def _table(report: dict, part: slice) -> str:
-    domains = report["domains"][part]
-    rows = [["version", "from", *(cell for domain in domains for cell in (domain, ""))]]
-    models = [{"id": "initial model", "parent": "", "change": dict.fromkeys(domains)}, *report["versions"]]
-    for model, losses in zip(models, report["loss_matrix"], strict=True):
+def _table(report: dict, part: slice, unit: str) -> str:
+    domains, shown = report["domains"][part], in_unit(report, unit)
+    # A mean over domains is one of bits per byte: tokens of one hold more text than those of another.
+    means = report["macro"]["bits_per_byte"] if unit == BITS and len(report["macro"]["domains"]) > 1 else None
+    rows = [
+        ["version", "from", *(cell for domain in domains for cell in (domain, "")), *["mean"][: bool(means)]]
+    ]
+    models = [{"id": "initial model", "parent": ""}, *report["versions"]]
+    for row, (model, losses) in enumerate(zip(models, shown["loss_matrix"], strict=True)):
         cells = [model["id"], origin_words(model)]
         for domain, loss in zip(domains, losses[part]):
-            change = model["change"][domain]
+            change = shown["change"].get(model["id"], {}).get(domain)
             cells += ["-" if loss is None else f"{loss:.3f}", "" if change is None else f"({change:+.3f})"]
+        if means:
+            cells.append("-" if means[row] is None else f"{means[row]:.3f}")
         rows.append(cells)
     widths = [max(map(len, column)) for column in zip(*rows)]
     names = [f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}" for row in rows]

@@ -29,7 +29,8 @@ class Evaluation(Section):
     """How versions are measured: every source's held-out documents, probes, and other tools' tasks."""
 
     max_tokens: Positive = 100_000
-    """Held-out tokens per source, from its first documents; all versions see the same ones."""
+    """Held-out tokens per domain that are measured: all that it has, or a sample by hash of so many; all versions see the same
+    ones."""
     interval: Positive | None = None
     """Steps between measurements of the held-out documents while training, the start included, which show the stability
     gap; the default measures after training only."""

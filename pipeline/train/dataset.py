@@ -5,17 +5,16 @@ Every rank reads for itself; what it reads follows from the sample index alone, 
 
 import mmap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.evaluate.documents import heldout_documents
+from perdure.pipeline.evaluate.documents import Heldout
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.plan import Plan, locate, open_order, open_plan
@@ -30,14 +29,15 @@ class Stream:
     """One source in training order.
 
     Attributes:
-        documents: int64 [documents], document numbers in order, counted over all shards.
-        ends: int64 [documents], where each ends in the stream.
+        documents: int64 [entries], document numbers in order, counted over all shards; an entry is a document or a part of one.
+        ends: int64 [entries], where each ends in the stream.
         shard_starts: int64 [shards], number of each shard's first document.
         shards: Tokens.
         sidecars: Per shard, what the score subtracts the largest of, in milli-nats, aligned with it; empty without a
             reference.
         eos_id: Stands before the first document.
         smoothing: Neighbours to either side that the sidecars are averaged over.
+        tails: int64 [entries], tokens of its document behind each entry; None if entries are whole documents.
     """
 
     documents: np.ndarray
@@ -47,6 +47,7 @@ class Stream:
     sidecars: list[tuple[Shard, ...]]
     eos_id: int
     smoothing: int = 0
+    tails: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,33 @@ def _read_no_further(stream: Stream) -> None:
             array._mmap.madvise(mmap.MADV_RANDOM)
 
 
-def open_heldout(data: Path, domain: str) -> tuple[Stream, pa.Table]:
-    """A domain's held-out documents as a stream, empty if no document has its labels, and `heldout_documents`' table."""
-    numbers, table = heldout_documents(data, domain)
-    ends = np.cumsum(table["num_tokens"].to_numpy().astype(np.int64))
-    return _stream(data, None, numbers, ends, prefix="heldout."), table
+def open_heldout(data: Path, held: Heldout, lead: int) -> tuple[Stream, np.ndarray]:
+    """What is measured of a domain as a stream, with what has to stand around pieces of documents.
+
+    A piece that does not begin its document comes after as much of it as a sample holds, so that it has the context that it
+    would have if all were measured; one that does not end it comes before the document's separator, as any other text does.
+
+    Args:
+        data: The source's directory of shards.
+        held: What is measured, at least one document.
+        lead: Tokens that a sample holds.
+
+    Returns:
+        The stream, and int64 [its entries]: the row of `held.documents` that each counts for, -1 for what is read but not
+        measured.
+    """
+    numbers, whole = (held.documents[name].to_numpy() for name in ("number", "num_tokens"))
+    whole = whole.astype(np.int64)[held.rows]
+    before = np.stack([np.maximum(held.begins - lead, 0), held.begins], 1)
+    after = np.stack([np.where(held.stops < whole, whole - 1, whole), whole], 1)
+    # Three entries a piece, of which the first and the last may be empty.
+    parts = np.stack([before, np.stack([held.begins, held.stops], 1), after], 1).reshape(-1, 2)
+    rows = np.stack([np.full_like(held.rows, -1), held.rows, np.full_like(held.rows, -1)], 1).flatten()
+    there = parts[:, 1] > parts[:, 0]
+    parts, rows = parts[there], rows[there]
+    documents, tails = numbers[held.rows].repeat(3)[there], whole.repeat(3)[there] - parts[:, 1]
+    stream = _stream(data, None, documents, np.cumsum(parts[:, 1] - parts[:, 0]), prefix="heldout.")
+    return replace(stream, tails=tails), rows
 
 
 def _stream(
@@ -159,20 +182,21 @@ def _spans(stream: Stream, position: int, last: int) -> list[_Span]:
     documents = []
     while end < last:
         document, end = int(stream.documents[place]), int(stream.ends[place])
+        tail = 0 if stream.tails is None else int(stream.tails[place])
         task = int(np.searchsorted(stream.shard_starts, document, side="right")) - 1
         number = document - int(stream.shard_starts[task])
         for array in (stream.shards[task].pointers, stream.shards[task].lengths):
             ask(array, number, number + 1)
-        documents.append((task, number, end))
+        documents.append((task, number, end, tail))
         place += 1
     spans = []
-    for task, number, end in documents:
+    for task, number, end, tail in documents:
         shard = stream.shards[task]
         start = shard.start(number)
         whole = start, start + int(shard.lengths[number])
         stop = min(end, last)
-        # The document's end in its shard, less what is left of it after `stop` and before `position`.
-        finish = whole[1] - (end - stop)
+        # The document's end in its shard, less what is left of it after `stop`.
+        finish = whole[1] - tail - (end - stop)
         spans.append(_Span(position, task, finish - (stop - position), finish, whole))
         for part in (shard, *(stream.sidecars[task] if stream.sidecars else ())):
             ask(part.values, spans[-1].begin, finish)

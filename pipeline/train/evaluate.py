@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import megatron.core.parallel_state as mpu
@@ -11,9 +11,9 @@ import pyarrow as pa
 import torch
 
 from perdure.pipeline.domains import source_of
-from perdure.pipeline.evaluate.documents import DOCUMENTS, count_measured
+from perdure.pipeline.evaluate.documents import DOCUMENTS, heldout
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.train.dataset import Batch, collate, open_heldout, read_sample
+from perdure.pipeline.train.dataset import Batch, Stream, collate, open_heldout, read_sample
 from perdure.pipeline.train.step import add_up, run_batches
 
 
@@ -23,7 +23,8 @@ class Domain:
 
     Attributes:
         summary: `loss` (mean nats per token), `tokens`, `documents`, `bytes`, `bits_per_byte`, and `text_bits_per_byte`,
-            which leaves the end-of-sequence tokens out.
+            which leaves the end-of-sequence tokens out; `heldout_tokens` and `heldout_documents`, all that is held out,
+            measured or not; `cut_documents`, of which a part is measured.
         documents: The sums of every document, see `perdure.pipeline.evaluate.documents`.
     """
 
@@ -74,71 +75,73 @@ def summaries(domains: dict[str, Domain]) -> dict[str, dict]:
 def _domain(
     model: torch.nn.Module, recipe: Recipe, name: str, directory: Path, device: torch.device
 ) -> Domain | None:
-    stream, held = open_heldout(directory, name)
-    if not len(stream.ends):
+    held = heldout(directory, name, recipe.evaluation.max_tokens)
+    documents = held.documents
+    if not len(documents):
         return None
-    # Whole documents, so that their bytes are known.
-    documents = count_measured(stream.ends, recipe.evaluation.max_tokens)
-    tokens = int(stream.ends[documents - 1])
     seq_length, micro, ranks = (
         recipe.training.seq_length,
         recipe.training.micro_batch_size,
         recipe.parallel.data_parallel,
     )
-    num_microbatches = -(-tokens // (seq_length * micro * ranks))
-    ends = torch.from_numpy(stream.ends[:documents]).to(device)
-    sums = torch.zeros(2, documents, dtype=torch.float64, device=device)
+    stream, rows = open_heldout(directory, held, seq_length)
+    num_microbatches = -(-int(stream.ends[-1]) // (seq_length * micro * ranks))
+    assert stream.tails is not None
+    ends, row, tails = (torch.from_numpy(array).to(device) for array in (stream.ends, rows, stream.tails))
+    sums = torch.zeros(2, len(documents), dtype=torch.float64, device=device)
+
+    def entries(indices: range) -> tuple[torch.Tensor, torch.Tensor]:
+        """Places in the stream of some samples' labels, and their entries there, int64 [samples, sequence]."""
+        places = torch.arange(indices.start * seq_length, indices.stop * seq_length, device=device)
+        places = places.view(-1, seq_length)
+        return places, torch.searchsorted(ends, places, right=True).clamp(max=len(ends) - 1)
 
     def batches() -> Iterator[tuple[range, Batch]]:
         for number in range(num_microbatches):
             start = (number * ranks + mpu.get_data_parallel_rank()) * micro
             indices = range(start, start + micro)
-            samples = [_masked_sample(stream, index, seq_length, tokens) for index in indices]
-            yield indices, collate(samples, [0] * micro, [False] * micro, device)
+            samples = [_sample(stream, index, seq_length) for index in indices]
+            batch = collate(samples, [0] * micro, [False] * micro, device)
+            yield indices, replace(batch, valid=batch.valid & (row[entries(indices)[1]] >= 0))
 
     def observe(indices: range, nll: torch.Tensor, batch: Batch) -> None:
-        places = torch.arange(indices.start * seq_length, indices.stop * seq_length, device=device)
-        places = places[batch.valid.flatten()]
+        places, entry = (found[batch.valid] for found in entries(indices))
         losses = nll[batch.valid].double()
-        document = torch.searchsorted(ends, places, right=True)
-        sums[0].index_add_(0, document, losses)
-        separators = places == ends[document] - 1
-        sums[1].index_add_(0, document[separators], losses[separators])
+        sums[0].index_add_(0, row[entry], losses)
+        separators = places == ends[entry] - 1 + tails[entry]
+        sums[1].index_add_(0, row[entry][separators], losses[separators])
 
     counts = run_batches(
         model, batches(), num_microbatches, recipe, stream.eos_id, 1, forward_only=True, observe=observe
     )
+    tokens, num_bytes = (int(documents[name].to_numpy().sum()) for name in ("tokens", "bytes"))
     assert counts.tokens[0] == tokens
     add_up(sums)
     loss, separator_loss = sums.cpu().numpy()
-    held = held.slice(0, documents)
-    num_bytes = int(held["num_bytes"].to_numpy().sum())
     summary = {
         "loss": counts.loss[0] / tokens,
         "tokens": tokens,
-        "documents": documents,
+        "documents": len(documents),
         "bytes": num_bytes,
         "bits_per_byte": counts.loss[0] / math.log(2) / num_bytes,
         "text_bits_per_byte": float((loss - separator_loss).sum()) / math.log(2) / num_bytes,
+        "heldout_tokens": held.all_tokens,
+        "heldout_documents": held.all_documents,
+        "cut_documents": int((documents["tokens"].to_numpy() < documents["num_tokens"].to_numpy()).sum()),
     }
     columns = {
-        "domain": [name] * documents,
-        "tokens": held["num_tokens"],
-        "bytes": held["num_bytes"],
-        "topic": held["topic"],
-        "language": held["language"],
+        "domain": [name] * len(documents),
+        **{key: documents[key] for key in ("tokens", "bytes", "topic", "language")},
         "loss": loss,
         "separator_loss": separator_loss,
+        "heldout_tokens": documents["num_tokens"],
     }
     return Domain(summary, pa.table(columns).cast(DOCUMENTS))
 
 
-def _masked_sample(
-    stream, index: int, seq_length: int, num_tokens: int
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """A held-out sample whose labels beyond the first `num_tokens` of the stream do not count."""
-    if index * seq_length >= num_tokens:
+def _sample(stream: Stream, index: int, seq_length: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """A sample of held-out text; one behind the stream's end is empty."""
+    if index * seq_length >= stream.ends[-1]:
         empty = np.full(seq_length + 1, stream.eos_id, np.int64)
         return empty, np.zeros(seq_length, np.int32), 0
-    tokens, reference, num_valid = read_sample(stream, index, seq_length)
-    return tokens, reference, min(num_valid, num_tokens - index * seq_length)
+    return read_sample(stream, index, seq_length)

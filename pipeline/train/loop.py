@@ -23,7 +23,7 @@ from perdure.pipeline.train.checkpoint import (
     load_checkpoint,
 )
 from perdure.pipeline.train.device import devices
-from perdure.pipeline.train.evaluate import evaluate
+from perdure.pipeline.train.evaluate import evaluate, summaries
 from perdure.pipeline.train.guard import Trouble, agree, assess, remember, rolls_back
 from perdure.pipeline.train.metrics import competing, console_line, heldout_words, model_flop_utilisation
 from perdure.pipeline.train.optimizer import set_learning_rate
@@ -85,7 +85,7 @@ def run_steps(
             if measured is None or agree(process.requested()):
                 leave(agree(process.requested()))
             heldout = {name: domain.summary["loss"] for name, domain in measured.items()}
-            say(f"step {step - 1}: {heldout_words(heldout)}")
+            say(f"step {step - 1}: {heldout_words(summaries(measured))}")
         dataset, state = reweight(dataset, state, recipe, version, model, data, device, say)
         first_sample = dataset.plan.first_sample + (step - 1) * training.global_batch_size
         if recorder and (shares := shares_from(dataset.plan, first_sample)):
@@ -201,8 +201,8 @@ def _pass_over(
         )
     skipped, first = state["skipped"], step - 1
     # What was consumed stays consumed: the plan's phases are not rolled back.
-    kept = ("seconds", "device_seconds", "phases", "ratios", "perplexity", "consumed")
-    later = {key: state[key] for key in kept}
+    kept = ("seconds", "device_seconds", "phases", "ratios", "perplexity", "perplexity_on", "consumed")
+    later = {key: state[key] for key in kept if key in state}
     if action == "rollback":
         target = agreed(lambda: last_scheduled(checkpoints.directory))
         assert target is not None

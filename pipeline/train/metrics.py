@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.evaluate.words import duration_words
+from perdure.pipeline.evaluate.words import duration_words, heldout_text
 from perdure.pipeline.integrity import metrics_lines
 from perdure.pipeline.manifest import finite, read_json, write_atomic, write_json
 from perdure.pipeline.mixture import is_replayed
@@ -249,10 +249,10 @@ def console_line(line: dict, total_steps: int, recent: list[tuple[float, float]]
     return "  ".join(parts)
 
 
-def heldout_words(losses: dict[str, float]) -> str:
-    """Held-out losses by domain, for the console."""
-    return "held-out loss (nats per token): " + "  ".join(
-        f"{name} {loss:.4f}" for name, loss in losses.items()
+def heldout_words(domains: dict[str, dict]) -> str:
+    """Held-out losses by domain and what they were measured on, for the console, from `summaries` of an evaluation."""
+    return "held-out loss (nats per token): " + "; ".join(
+        f"{result['loss']:.4f} on {heldout_text(name, result)}" for name, result in domains.items()
     )
 
 

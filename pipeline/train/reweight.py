@@ -12,6 +12,8 @@ import torch.distributed as dist
 
 from perdure.pipeline.consumption import taken
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.record import sampled_domains
+from perdure.pipeline.evaluate.sampling import RULE
 from perdure.pipeline.mixture import MAX_BLOCK, is_replayed, moving_groups, reweighted, rounded_shares
 from perdure.pipeline.plan import Plan, phase_entry, with_phases
 from perdure.pipeline.recipe import Mixture, Recipe, Version
@@ -38,7 +40,8 @@ def reweight(
     was repeated `max_repetition` times by now is held at `floor` from here on, and `say` is told once.
 
     Returns:
-        The dataset, its plan extended, and the state, with `perplexity` and `ratios` by source and `phases` updated.
+        The dataset, its plan extended, and the state, with `perplexity` (and by what rule its text was sampled, `perplexity_on`)
+        and `ratios` by source and `phases` updated.
     """
     rule = version.mixture.reweight
     if rule is None:
@@ -46,14 +49,18 @@ def reweight(
     plan, batch = dataset.plan, recipe.training.global_batch_size
     first_sample = plan.first_sample + state["step"] * batch
     interval = -(-rule.interval // (batch * recipe.training.seq_length))
-    before = state["perplexity"]
-    if before is not None and (first_sample // batch) % interval:
+    if state["perplexity"] is not None and (first_sample // batch) % interval:
         return dataset, state
-    after = _perplexity(recipe, version, model, data, device)
+    tokens = rule.max_tokens or recipe.evaluation.max_tokens
+    on = RULE if sampled_domains(data, version.mixture.sources, tokens) else None
+    # A checkpoint of an earlier release may have that of another sample.
+    before = state["perplexity"] if state.get("perplexity_on") == on else None
+    after = _perplexity(recipe, tokens, version, model, data, device)
+    state = state | {"perplexity": after, "perplexity_on": on}
     if before is None:
         weights = {source: member.weight for source, member in version.mixture.sources.items()}
         ratios = {source: weight / sum(weights.values()) for source, weight in weights.items()}
-        return dataset, state | {"perplexity": after, "ratios": ratios}
+        return dataset, state | {"ratios": state["ratios"] or ratios}
     held = exhausted(plan, first_sample, version.mixture)
     ratios = moved(state["ratios"], before, after, version.mixture, held)
     share_out = group_shares if rule.groups else _shares
@@ -70,7 +77,6 @@ def reweight(
                 f"{'its group' if rule.groups else 'the new data'}"
             )
     return replace(dataset, plan=with_phases(plan, [entry])), state | {
-        "perplexity": after,
         "ratios": ratios,
         "phases": [*state["phases"], entry],
     }
@@ -115,14 +121,17 @@ def exhausted(plan: Plan, first_sample: int, mixture: Mixture) -> list[str]:
 
 
 def _perplexity(
-    recipe: Recipe, version: Version, model: torch.nn.Module, data: dict[str, Path], device: torch.device
+    recipe: Recipe,
+    tokens: int,
+    version: Version,
+    model: torch.nn.Module,
+    data: dict[str, Path],
+    device: torch.device,
 ) -> dict[str, float]:
-    """Held-out perplexity per new domain, the same on every rank."""
-    assert version.mixture.reweight is not None
-    if tokens := version.mixture.reweight.max_tokens:
-        recipe = recipe.model_copy(
-            update={"evaluation": recipe.evaluation.model_copy(update={"max_tokens": tokens})}
-        )
+    """Held-out perplexity per new domain over so many tokens at most, the same on every rank."""
+    recipe = recipe.model_copy(
+        update={"evaluation": recipe.evaluation.model_copy(update={"max_tokens": tokens})}
+    )
     measured = evaluate(model, recipe, version.mixture.sources, data, device)
     assert measured is not None
     if missing := version.mixture.sources.keys() - measured.keys():

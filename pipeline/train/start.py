@@ -63,7 +63,7 @@ def begin(
     restored, reset, start = "weights, moments", "schedule, plan", recipe.versions[name].start
     if continues_parent(recipe, name):
         restored, reset = f"{restored}, place in the plan", "schedule"
-        state |= {key: parents[key] for key in ("ratios", "perplexity")}
+        state |= {key: parents.get(key) for key in ("ratios", "perplexity", "perplexity_on")}
     origin = (
         f"branch of {start.parent} at step {start.step}"
         if isinstance(start, Branch)
@@ -95,6 +95,7 @@ def _fresh_state(recipe: Recipe, name: str) -> dict:
         "phases": [],
         "ratios": None,
         "perplexity": None,
+        "perplexity_on": None,
     }
 
 

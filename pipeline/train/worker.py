@@ -103,7 +103,7 @@ def main(directory: Path, task: str) -> None:
             with fence.held(directory, attempt):
                 files = hash_files(directory, version_files(directory))
                 finish(directory, {"measured": inputs["measured"], "files": files})
-        say(heldout_words({name: result["loss"] for name, result in domains.items()}))
+        say(heldout_words(domains))
         together.barrier()
         dist.destroy_process_group()
         return
@@ -155,7 +155,7 @@ def main(directory: Path, task: str) -> None:
         with fence.held(directory, attempt):
             cost = {"device": device_name, "lost_device_seconds": recorder.lost_device_seconds}
             _finish(directory, recipe, inputs, dataset.plan, state, weights_hash, domains, cost)
-        say(heldout_words({name: result["loss"] for name, result in domains.items()}))
+        say(heldout_words(domains))
     together.barrier()  # rank 0 has read the whole export
     dist.destroy_process_group()
 

@@ -6,6 +6,7 @@ import pytest
 from perdure.pipeline.consumption import ledger
 from perdure.pipeline.domain_order import jensen_shannon, random_order, similarity_order, token_frequencies
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.documents import heldout
 from perdure.pipeline.plan import consumed_by_version, locate, open_order, order_files
 from perdure.pipeline.planning import build_plan
 from perdure.pipeline.train.dataset import open_dataset, open_heldout, read_sample
@@ -183,10 +184,11 @@ def test_another_subset_is_another_stream(tmp_path, data):
 
 def test_held_out_text_of_a_topic_is_that_of_its_documents(data):
     for number, topic in enumerate(TOPICS):
-        stream, documents = open_heldout(data["a"], f"a/{topic}")
+        held = heldout(data["a"], f"a/{topic}", 10_000)
+        documents, (stream, _) = held.documents, open_heldout(data["a"], held, SEQ)
         expected = [7 + place + 1 for place in range(5) if place % 2 == number and number < 2]
         assert np.diff(stream.ends, prepend=0).tolist() == expected
-        assert documents["num_bytes"].to_pylist() == [4 * length for length in expected]
+        assert documents["bytes"].to_pylist() == [4 * length for length in expected]
         if expected:
             tokens, _, valid = read_sample(stream, 0, SEQ)
             assert {token // 10_000 for token in tokens[1 : valid + 1].tolist() if token != EOS} == {number}

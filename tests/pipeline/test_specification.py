@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from perdure.kernels import select_tokens
 from perdure.pipeline import mixture, order, plan, shards
 from perdure.pipeline.data.normalise import is_heldout, text_hash
+from perdure.pipeline.evaluate import sampling
 from perdure.pipeline.evaluate.bootstrap import interval, resampled
 from perdure.pipeline.planning import build_plan
 from perdure.pipeline.recipe import CosineSchedule, Mixture, Selection
@@ -168,12 +169,34 @@ def test_rates(steps, warmup):
             )
 
 
-def test_intervals():
-    random = np.random.default_rng(3)
-    tokens = random.integers(1, 90, 37).astype(float)
-    losses = tokens * random.uniform(1, 4, 37)
-    found = interval(resampled(losses[None], tokens, 1234 + 2)[0])
-    assert found == pytest.approx(page.bootstrap(losses, tokens, 1234 + 2), rel=1e-12)
+@pytest.mark.parametrize("sizes", [(37,), (20, 3, 9, 5), (2, 1, 6), (3,)])
+def test_intervals(sizes):
+    random, n = np.random.default_rng(3), sum(sizes)
+    tokens = random.integers(1, 90, n).astype(float)
+    losses = tokens * random.uniform(1, 4, n)
+    strata = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    found = interval(resampled(losses[None], tokens, 1234 + 2, strata)[0])
+    assert found == pytest.approx(page.bootstrap(losses, tokens, 1234 + 2, strata.tolist()), rel=1e-12)
+
+
+@pytest.mark.parametrize("budget", [30, 500, 3000])
+def test_samples_of_held_out_text(budget):
+    random = np.random.default_rng(budget)
+    tokens, strata = random.integers(1, 300, 60), random.integers(3, size=60)
+    hashes = random.integers(0, 2**64, 60, dtype=np.uint64)
+    documents = list(zip(tokens.tolist(), hashes.tolist(), strata.tolist()))
+    expected = page.heldout_sample(documents, budget)
+    found = [
+        (int(hashes[document]), int(begin), int(stop))
+        for document, begin, stop in zip(*sampling.draw(tokens, hashes, strata, budget))
+    ]
+    joined: list[tuple[int, int, int]] = []
+    for h, begin, stop in expected:
+        if joined and joined[-1][0] == h and joined[-1][2] == begin:
+            joined[-1] = (h, joined[-1][1], stop)
+        else:
+            joined.append((h, begin, stop))
+    assert found == joined
 
 
 def test_constants_of_the_page_are_those_of_its_implementation():

@@ -50,11 +50,32 @@ def test_what_was_not_measured_has_no_interval(losses):
     assert interval(found[0]) is not None and interval(found[1]) is None
 
 
-def test_documents_without_size_do_not_count():
-    tokens, sums = np.array([2.0, 0.0, 4.0]), np.array([[2.0, math.nan, 4.0]])
-    drawn = resampled(sums, tokens, seed=1)[0]
-    assert set(drawn[~np.isnan(drawn)]) == {1.0}
-    assert interval(drawn) == [1.0, 1.0]
+def test_strata_keep_their_shares_and_small_ones_are_drawn_together():
+    """Two languages, each of documents that cost alike: nothing is left to chance, though the languages differ."""
+    tokens = np.array([10.0] * 6 + [30.0] * 6)
+    strata = np.repeat([0, 1], 6)
+    sums = tokens * np.repeat([2.0, 5.0], 6)
+    assert set(resampled(sums[None], tokens, 1, strata)[0].round(12)) == {(2 + 3 * 5) / 4}
+    # Without strata the languages' shares vary, as they do if too few documents tell how they differ.
+    for unknown in (None, np.arange(12)):
+        low, high = interval(resampled(sums[None], tokens, 1, unknown)[0])
+        assert low < 4 and high > 4.5
+    # The four of one language are drawn with the six of the next larger stratum, and not with the largest.
+    strata = np.array([0] * 4 + [1] * 6 + [2] * 20)
+    tokens, sums = np.ones(30), np.array([1.0] * 4 + [2.0] * 6 + [9.0] * 20)
+    drawn = resampled(sums[None], tokens, 1, strata)[0]
+    assert (
+        drawn.min() >= (10 * 1 + 20 * 9) / 30 and drawn.max() <= (10 * 2 + 20 * 9) / 30 and drawn.std() > 0.01
+    )
+
+
+@pytest.mark.parametrize("documents", [2, 5, 50])
+def test_the_variance_is_unbiased_in_small_strata(documents):
+    """Of equally long documents, the mean over many samples of the resamples' variance is that of the samples' means."""
+    random = np.random.default_rng(0)
+    samples = random.normal(0, 1, (400, documents))
+    drawn = resampled(samples, np.ones(documents), seed=1)
+    assert drawn.var(axis=1).mean() == pytest.approx(1 / documents, rel=0.15)
 
 
 def test_chunks_of_many_documents_are_drawn_alike(losses, monkeypatch):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import pytest
 
@@ -45,10 +46,23 @@ def test_all_versions_of_a_run_or_one(runs, report):
     assert compare([runs / "first"])["notes"] == []
 
 
+def test_languages_are_compared_in_bits_per_byte(runs):
+    path = runs / "first" / "report.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"unit": "bits_per_byte"}))
+    found = compare([runs / "first"])
+    assert found["measure"] == "bits_per_byte" and found["notes"] == []
+    (path := runs / "second" / "report.json").write_text(
+        json.dumps(
+            {k: v for k, v in json.loads(path.read_text()).items() if k not in ("unit", "in_bits_per_byte")}
+        )
+    )
+    assert compare([runs / "second"])["rows"][0]["in_bits_per_byte"]["acc"] is None  # of an earlier release
+
+
 def test_what_cannot_be_compared_is_said(runs):
     tokenizers, documents = compare([runs / "first", runs / "second"])["notes"]
     assert tokenizers.startswith("The runs have different tokenizers") and "beefbeef" in tokenizers
-    assert "ACC, BWT and forgetting, which are per token, are left out" in tokenizers
+    assert "these are bits per byte" in tokenizers
     assert documents == (
         f"prose was measured on different held-out text: 101 documents in {runs / 'first'}, "
         f"7 documents in {runs / 'second'}; none is called the lowest."
@@ -60,9 +74,13 @@ def test_the_table_and_the_page(runs, capsys, monkeypatch):
     assert cli.main(["compare", "first", "second", "--html", "all.html"]) == 0
     lines = capsys.readouterr().out.splitlines()
     per_token, numbers = ["-4.562", "-0.125", "+0.125"], ["803k", "7,422", "41.5%", "2:42", "-"]
-    assert lines[0].startswith("Held-out text, bits per byte;")
-    assert lines[2].split()[2:6] == ["prose", "clean", "code", "tokens"]  # nothing per token
-    assert lines[6].split() == ["first", "update", "1.670", "1.579", "1.625", *numbers]
+    assert lines[0].startswith("Held-out loss, bits per byte (")
+    assert lines[2].split()[2:8] == ["prose", "clean", "code", "ACC", "BWT", "forgetting"]
+    in_bits = [f"{nats / math.log(2) / 4:+.3f}" for nats in (0.125, 0.125, -1.5, -4.5625, -0.125, 0.125)]
+    losses = [
+        cell for pair in zip(["1.670", "1.579", "1.625"], in_bits) for cell in (pair[0], f"({pair[1]})")
+    ]
+    assert lines[6].split() == ["first", "update", *losses, *in_bits[3:], *numbers]
     assert lines[8].split()[:3] == ["second", "base", "3.249"]
     # Of `prose`, measured on different documents, none is the lowest.
     assert lines[4].split()[2:5] == ["1.625", "1.534", "2.166"] and lines[8].split()[2] == "3.249"
@@ -101,6 +119,7 @@ def test_a_place_that_is_no_run_is_named(runs, place, reason):
 
 def test_an_unmeasured_version_can_be_asked_for(runs):
     report = json.loads((runs / "second" / "report.json").read_text())
+    report["in_bits_per_byte"] = {}
     report["versions"][0] |= {
         "evaluation": None,
         "change": {},
@@ -115,5 +134,6 @@ def test_an_unmeasured_version_can_be_asked_for(runs):
     ):
         compare([runs / "second"])
     found = compare([runs / "second" / "versions" / "base", runs / "first"])
-    assert compare_table(found).splitlines()[4].split()[2:6] == ["-", "-", "-", "1.2M"]
+    cells = compare_table(found).splitlines()[4].split()
+    assert cells[2:5] == ["-", "-", "-"] and "1.2M" in cells
     assert found["rows"][0]["losses"] == {}

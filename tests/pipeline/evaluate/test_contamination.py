@@ -12,7 +12,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from perdure.pipeline.data import executor, leaks
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate import contamination
-from perdure.pipeline.manifest import finish, read_json
+from perdure.pipeline.evaluate.documents import heldout as measured_part
+from perdure.pipeline.evaluate.record import measured_on
+from perdure.pipeline.manifest import finish, read_json, write_json
 
 WORDS = [f"{first}{last}" for first in "bcdfghjklm" for last in ("ato", "elu", "imo", "ora", "uno", "aze")]
 PLANTED = "the quiet harbour of northport opened its third lighthouse in the spring of that year"
@@ -45,6 +47,11 @@ def documents(seed, *planted):
     return [np.array([*(VOCABULARY.index(word) for word in text.split()), 0], np.uint16) for text in texts]
 
 
+def found_for(recipe, data):
+    """What the report says, measured on this data."""
+    return contamination.contamination(recipe, measured_on(recipe, data))
+
+
 @pytest.fixture
 def corpus(tmp_path):
     """Source a with the planted passage in its second shard and half of it in its first; source b with a near duplicate."""
@@ -71,7 +78,7 @@ def corpus(tmp_path):
 def test_a_planted_passage_is_found_and_named_and_a_clean_one_is_not(corpus):
     said = []
     contamination.look_for_leaks(*corpus, said.append)
-    found = contamination.contamination(corpus[0])
+    found = found_for(corpus[0], corpus[1])
     assert found["n_grams"] == 13 and found["min_words"] == 8
     probes = found["probes"]["facts.jsonl"]
     assert {key: probes[key] for key in ("items", "too_short", "leaked", "share")} == {
@@ -119,10 +126,18 @@ def test_what_was_looked_for_is_not_looked_for_again(corpus, monkeypatch):
 
 def test_only_documents_that_are_measured_are_looked_for(corpus):
     recipe, data, tokenizer = corpus
-    few = tiny_recipe(recipe.directory, evaluation__max_tokens=90)
+    few = tiny_recipe(recipe.directory, evaluation__max_tokens=3)
     contamination.look_for_leaks(few, data, tokenizer, [].append)
-    assert contamination.contamination(few)["heldout"]["a"]["items"] == 2
-    assert contamination.contamination(recipe) is None  # another question has no answer yet
+    assert 1 <= found_for(few, data)["heldout"]["a"]["items"] <= 3
+    assert found_for(recipe, data) is None  # another question has no answer yet
+    # Nor has another sample of as many tokens: that of an earlier release.
+    path = recipe.directory / "contamination.json"
+    old = read_json(path)
+    del old["identity"]["sampled"]
+    write_json(path, old)
+    assert found_for(few, data) is None
+    contamination.look_for_leaks(few, data, tokenizer, [].append)
+    assert found_for(few, data) is not None
 
 
 def test_it_can_be_switched_off(corpus):
@@ -130,7 +145,7 @@ def test_it_can_be_switched_off(corpus):
     off = tiny_recipe(recipe.directory, evaluation__contamination=None)
     contamination.look_for_leaks(off, data, tokenizer, [].append)
     assert not (recipe.directory / "contamination.json").exists()
-    assert contamination.contamination(off) is None
+    assert found_for(off, data) is None
 
 
 def test_a_missing_file_of_probes_is_one_line(corpus):
@@ -192,7 +207,7 @@ def test_probes_that_are_added_are_all_that_is_looked_for(corpus, searched):
         file.write(json.dumps(added) + "\n")
     contamination.look_for_leaks(recipe, data, tokenizer, [].append)
     assert searched == [("a", 0, 1), ("a", 1, 1), ("b", 0, 1)]
-    found = contamination.contamination(recipe)["probes"]["facts.jsonl"]
+    found = found_for(recipe, data)["probes"]["facts.jsonl"]
     assert [(entry["item"], entry["document"]) for entry in found["found"]] == [
         ("leaked", "train/1/20"),
         ("short", "train/1/21"),
@@ -202,14 +217,14 @@ def test_probes_that_are_added_are_all_that_is_looked_for(corpus, searched):
     searched.clear()
     recipe.evaluation.probes[0].write_text(json.dumps(added) + "\n")
     contamination.look_for_leaks(recipe, data, tokenizer, [].append)
-    assert contamination.contamination(recipe)["probes"]["facts.jsonl"]["leaked"] == 1
+    assert found_for(recipe, data)["probes"]["facts.jsonl"]["leaked"] == 1
     other = write_data(recipe.directory / "data/c", [documents(5)], documents(8)[:4], len(VOCABULARY))
     contamination.look_for_leaks(recipe, data | {"b": other}, tokenizer, [].append)
     assert [(source, rank) for source, rank, _ in searched] == [("c", 0)]
 
 
 def test_all_documents_that_a_part_is_measured_on_are_looked_for(tmp_path, corpus):
-    """Those of a topic stand behind the tokens that the whole source is measured on."""
+    """Those of a topic, all of them, and those of the sample of the whole source."""
     recipe, data, tokenizer = corpus
     heldout = documents(7)[:6]
     near = np.concatenate([heldout[5][3:30], documents(9)[0]])
@@ -225,11 +240,12 @@ def test_all_documents_that_a_part_is_measured_on_are_looked_for(tmp_path, corpu
     mixture = {"sources": {"b": {}}, "replay": {"share": 0.1, "sources": {"a/science": {}, "a/none": {}}}}
     recipe = tiny_recipe(tmp_path, evaluation__max_tokens=125, versions__v1__mixture=mixture)
     contamination.look_for_leaks(recipe, data, tokenizer, [].append)
-    found = contamination.contamination(recipe)["heldout"]
+    found = found_for(recipe, data)["heldout"]
+    of_a, of_b = (measured_part(data[name], name, 125).documents for name in "ab")
     assert {domain: (entry["items"], entry["leaked"]) for domain, entry in found.items()} == {
-        "a": (3, 0),
+        "a": (len(of_a), int(5 in of_a["sequence"].to_pylist())),
         "a/science": (3, 1),
-        "b": (3, 0),
+        "b": (len(of_b), 0),
     }
     assert found["a/science"]["found"][0]["item"] == "heldout/0/5"
     # An answer from before parts were looked at is none for a recipe with parts.
@@ -237,8 +253,8 @@ def test_all_documents_that_a_part_is_measured_on_are_looked_for(tmp_path, corpu
     old = read_json(path)
     del old["identity"]["domains"]
     path.write_text(json.dumps(old))
-    assert contamination.contamination(recipe) is None
-    assert contamination.contamination(tiny_recipe(tmp_path, evaluation__max_tokens=125)) is not None
+    assert found_for(recipe, data) is None
+    assert found_for(tiny_recipe(tmp_path, evaluation__max_tokens=125), data) is not None
 
 
 def test_large_sources_are_searched_where_the_data_stage_runs(corpus, monkeypatch):

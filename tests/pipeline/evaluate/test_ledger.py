@@ -29,6 +29,7 @@ def table(domain, losses, tokens, topics=None, languages=None):
             "language": pa.array(languages or [None] * len(tokens), pa.string()),
             "loss": np.multiply(losses, tokens),
             "separator_loss": np.zeros(len(tokens)),
+            "heldout_tokens": tokens,
         }
     ).cast(DOCUMENTS)
 

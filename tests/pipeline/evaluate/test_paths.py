@@ -169,6 +169,7 @@ def early(recipe, run):
             documents = {
                 "domain": ["prose"] * 2, "tokens": [10, 30], "bytes": [20, 60], "topic": [None] * 2,
                 "language": [None] * 2, "loss": [10 * nats, 30 * nats], "separator_loss": [0.0] * 2,
+                "heldout_tokens": [10, 30],
             }  # fmt: skip
             write_tables(directory / f"{place}_documents.parquet", [pa.table(documents).cast(DOCUMENTS)])
             scores = [-1.0, -2.0] if name == "base" else [-2.0, -1.0]
@@ -203,7 +204,7 @@ def test_a_branch_is_not_compared_with_what_its_parent_became_later(early):
     page = render_page(report, "reference")
     assert "From base at step 100" in page
     assert "It left base before its end; what it started from was not measured, so that there are no" in page
-    (line,) = (line for line in loss_table(report).splitlines() if line.startswith("reference "))
+    line, _ = (line for line in loss_table(report).splitlines() if line.startswith("reference "))
     assert line.split() == ["reference", "base", "at", "step", "100", "4.750", "4.000", "6.250"]
 
 

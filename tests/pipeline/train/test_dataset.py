@@ -8,6 +8,7 @@ import torch
 from support import EOS, prepare_version, random_documents, tiny_recipe, write_data, write_scores
 
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.documents import heldout
 from perdure.pipeline.plan import locate
 from perdure.pipeline.shards import REF_MISSING
 from perdure.pipeline.train.dataset import open_dataset, open_heldout, read_batch, read_sample
@@ -88,15 +89,53 @@ def test_a_sidecar_of_another_tokenizer_is_refused_naming_both_hashes(tmp_path):
         open_dataset(plan, data, scores)
 
 
+def read_whole(stream) -> np.ndarray:
+    size = int(stream.ends[-1])
+    tokens, _, valid = read_sample(stream, 0, size + 3)
+    assert valid == size
+    return tokens[1 : size + 1]
+
+
 def test_heldout_documents_come_in_the_order_they_were_read(tmp_path):
-    heldout = random_documents(1, 5, 100)
-    data = write_data(tmp_path / "data", [random_documents(0, 4, 100), []], heldout, 100)
-    stream, documents = open_heldout(data, "data")
-    assert documents["num_bytes"].to_pylist() == [4 * len(document) for document in heldout]
-    whole = np.concatenate(heldout)
-    tokens, _, valid = read_sample(stream, 0, len(whole) + 3)
-    assert valid == len(whole)
-    np.testing.assert_array_equal(tokens[1 : valid + 1], whole)
+    documents = random_documents(1, 5, 100)
+    data = write_data(tmp_path / "data", [random_documents(0, 4, 100), []], documents, 100)
+    held = heldout(data, "data", 10_000)
+    stream, rows = open_heldout(data, held, 8)
+    assert held.documents["bytes"].to_pylist() == [4 * len(document) for document in documents]
+    assert rows.tolist() == [0, 1, 2, 3, 4] and held.all_documents == 5
+    np.testing.assert_array_equal(read_whole(stream), np.concatenate(documents))
+
+
+def test_a_piece_of_a_document_stands_where_it_would_in_all_of_it(tmp_path):
+    """Behind as much of its document as a sample holds, before the separator; neither is measured."""
+    long = np.append(np.arange(1, 400), EOS).astype(np.uint16)
+    others = [np.full(4, 500 + number, np.uint16) for number in range(30)]
+    for name, documents in (("one", [long, *others]), ("other", [*others[::-1], long])):
+        data = write_data(tmp_path / name, [random_documents(0, 4, 100), []], documents, 600)
+        held = heldout(data, name, 130)
+        stream, rows = open_heldout(data, held, 8)
+        tokens = read_whole(stream)
+        (row,) = np.flatnonzero(held.documents["num_tokens"].to_numpy() == 400)
+        parts, expected = np.split(tokens, stream.ends[:-1]), []
+        for place, begin, stop in zip(held.rows, held.begins, held.stops):
+            if place != row:
+                expected.append((place, None))
+                continue
+            parts_of_it = [(-1, long[max(begin - 8, 0) : begin]), (row, long[begin:stop])]
+            parts_of_it += [(-1, long[-1:])] if stop < 400 else []
+            expected += [(number, part.tolist()) for number, part in parts_of_it if len(part)]
+        found = [
+            (number, part.tolist() if number in (row, -1) else None) for number, part in zip(rows, parts)
+        ]
+        assert found == expected
+        # The same text in the same order, wherever it stands in the file.
+        if name == "one":
+            first, of = tokens, (held.documents["tokens"].to_pylist(), held.all_documents, held.all_tokens)
+    np.testing.assert_array_equal(tokens, first)
+    assert of == (held.documents["tokens"].to_pylist(), 31, 520)
+    measured, size = held.documents["tokens"][row].as_py(), held.documents["bytes"][row].as_py()
+    ends = int(held.stops[held.rows == row].max() == 400)
+    assert 0 < measured <= 130 and size == round(1600 * (measured - ends) / 399)
 
 
 def test_a_sample_reads_its_own_pages_alone(tmp_path):
