@@ -26,6 +26,7 @@ from perdure.pipeline.recipe import (
     structural_problems,
     with_field,
 )
+from perdure.pipeline.remembered import remembering
 from perdure.pipeline.shape import model_shape
 from perdure.pipeline.sizes import embedding_rows
 
@@ -140,6 +141,11 @@ def problems(recipe: Recipe, with_data: bool = True) -> list[Problem]:
         recipe: A recipe, or one from `lenient_recipe`, of which checks that need a broken part are passed over.
         with_data: Whether to ask finished data, too; not of a recipe with broken parts.
     """
+    with remembering():
+        return _problems(recipe, with_data)
+
+
+def _problems(recipe: Recipe, with_data: bool) -> list[Problem]:
     recipe, found = _parents(recipe)
     for check in _checks(recipe):
         if len(found) >= MOST:

@@ -22,12 +22,8 @@ from perdure.pipeline.mixture import (
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.plan import num_steps, open_plan
 from perdure.pipeline.recipe import Branch, Init, Mixture, MixtureSource, Recipe, Schedule, Switch, Version
+from perdure.pipeline.remembered import parent_of, remembered
 from perdure.pipeline.train.schedule import learning_rate, resolve
-
-
-def parent_of(version: Version) -> str | None:
-    """The version that another starts from; None for the initial model."""
-    return None if isinstance(version.start, Init) else version.start.parent
 
 
 def models_needed(version: Version) -> list[str]:
@@ -40,29 +36,37 @@ def models_needed(version: Version) -> list[str]:
     return list(dict.fromkeys(model for model in models if model and "/" not in model))
 
 
+def _steps_taken(recipe: Recipe, name: str) -> int:
+    """Steps of its parent that lead to a version that has one."""
+    start = recipe.versions[name].start
+    assert not isinstance(start, Init)
+    return start.step if isinstance(start, Branch) else num_steps(recipe, recipe.versions[start.parent])
+
+
+@remembered
 def ancestors(recipe: Recipe, name: str) -> list[tuple[str, int]]:
     """Every ancestor of a version, the oldest first, with the steps of it that lead to the version."""
-    version = recipe.versions[name]
-    parent = parent_of(version)
+    parent = parent_of(recipe.versions[name])
     if parent is None:
         return []
-    steps = (
-        version.start.step
-        if isinstance(version.start, Branch)
-        else num_steps(recipe, recipe.versions[parent])
-    )
-    return [*ancestors(recipe, parent), (parent, steps)]
+    return [*ancestors(recipe, parent), (parent, _steps_taken(recipe, name))]
 
 
+@remembered
+def steps_before(recipe: Recipe, name: str) -> int:
+    """Steps of all ancestors that lead to a version."""
+    parent = parent_of(recipe.versions[name])
+    return 0 if parent is None else steps_before(recipe, parent) + _steps_taken(recipe, name)
+
+
+@remembered
 def resolved_schedule(recipe: Recipe, name: str) -> Schedule:
     """A version's schedule with everything that follows from its ancestors filled in, for `learning_rate`."""
-    version, before, parents_rate = recipe.versions[name], ancestors(recipe, name), None
-    if before:
-        parent, steps = before[-1]
+    version, parents_rate = recipe.versions[name], None
+    if (parent := parent_of(version)) is not None:
         length = num_steps(recipe, recipe.versions[parent])
-        parents_rate = learning_rate(resolved_schedule(recipe, parent), steps, length)
-    steps_before = sum(steps for _, steps in before)
-    return resolve(version.schedule, steps_before, num_steps(recipe, version), parents_rate)
+        parents_rate = learning_rate(resolved_schedule(recipe, parent), _steps_taken(recipe, name), length)
+    return resolve(version.schedule, steps_before(recipe, name), num_steps(recipe, version), parents_rate)
 
 
 def kept_steps(recipe: Recipe, name: str) -> set[int]:
@@ -105,6 +109,7 @@ def continues_parent(recipe: Recipe, name: str) -> bool:
     return same_mixture(version, recipe.versions[version.start.parent])
 
 
+@remembered
 def plan_owner(recipe: Recipe, name: str) -> tuple[str, int]:
     """The version whose plan a version reads, itself or one that it reads on in, and the steps of that before its own."""
     start = recipe.versions[name].start
@@ -114,6 +119,7 @@ def plan_owner(recipe: Recipe, name: str) -> tuple[str, int]:
     return owner, steps + start.step
 
 
+@remembered
 def planned_phases(recipe: Recipe, name: str) -> list[tuple[int, dict[str, Fraction]]]:
     """The phases of a version's mixture, as far as they are planned: the step after which each begins, and its shares.
 
@@ -139,6 +145,7 @@ def planned_phases(recipe: Recipe, name: str) -> list[tuple[int, dict[str, Fract
     return [(first, alone_shares(mixture, domain, k)) for domain, first in zip(order, firsts)]
 
 
+@remembered
 def domain_sequence(recipe: Recipe, name: str) -> list[str] | None:
     """The order of a version's domains that come one after another; None if only data will tell, and no plan has it yet."""
     mixture, start = recipe.versions[name].mixture, recipe.versions[name].start
@@ -155,14 +162,15 @@ def domain_sequence(recipe: Recipe, name: str) -> list[str] | None:
     return found if sorted(found) == sorted(domains) else None
 
 
+@remembered
 def is_foreseen(recipe: Recipe, name: str) -> bool:
     """Whether what a version and its ancestors take is known before plans are: not if one of them is left on the way whose
     domains come one after another in an order that follows from data.
     """
-    return all(
-        steps == num_steps(recipe, recipe.versions[ancestor]) or domain_sequence(recipe, ancestor) is not None
-        for ancestor, steps in ancestors(recipe, name)
-    )
+    if (parent := parent_of(recipe.versions[name])) is None:
+        return True
+    whole = _steps_taken(recipe, name) == num_steps(recipe, recipe.versions[parent])
+    return (whole or domain_sequence(recipe, parent) is not None) and is_foreseen(recipe, parent)
 
 
 def planned_samples(recipe: Recipe, name: str, steps: int | None = None) -> dict[str, Fraction]:
@@ -184,26 +192,36 @@ def planned_samples(recipe: Recipe, name: str, steps: int | None = None) -> dict
     return found
 
 
+@remembered
 def consumed_before(recipe: Recipe, name: str) -> dict[str, Fraction]:
     """Samples that the ancestors of a version will have taken, by place in the mixture, as `planned_samples`."""
-    found: dict[str, Fraction] = {}
-    for ancestor, steps in ancestors(recipe, name):
-        for key, samples in planned_samples(recipe, ancestor, steps).items():
-            found[key] = found.get(key, Fraction(0)) + samples
+    if (parent := parent_of(recipe.versions[name])) is None:
+        return {}
+    found = dict(consumed_before(recipe, parent))
+    for key, samples in planned_samples(recipe, parent, _steps_taken(recipe, name)).items():
+        found[key] = found.get(key, Fraction(0)) + samples
+    return found
+
+
+@remembered
+def _streams_consumed(recipe: Recipe, name: str) -> dict[tuple, Fraction]:
+    """`consumed_before` by place in the mixture and `stream_settings`."""
+    if (parent := parent_of(recipe.versions[name])) is None:
+        return {}
+    found, mixture = dict(_streams_consumed(recipe, parent)), expected_mixture(recipe, parent)
+    samples = planned_samples(recipe, parent, _steps_taken(recipe, name))
+    for key, (_, member) in members(mixture).items():
+        stream = key, stream_settings(mixture, member)
+        found[stream] = found.get(stream, Fraction(0)) + samples[key]
     return found
 
 
 def streams_before(recipe: Recipe, name: str) -> dict[str, Fraction]:
     """`consumed_before` of the streams that the version goes on in: the same place, order and documents."""
-    mixture, found = expected_mixture(recipe, name), dict.fromkeys(consumed_before(recipe, name), Fraction(0))
+    mixture, consumed = expected_mixture(recipe, name), _streams_consumed(recipe, name)
     own = {key: stream_settings(mixture, member) for key, (_, member) in members(mixture).items()}
-    for ancestor, steps in ancestors(recipe, name):
-        theirs = expected_mixture(recipe, ancestor)
-        samples = planned_samples(recipe, ancestor, steps)
-        for key, (_, member) in members(theirs).items():
-            if own.get(key) == stream_settings(theirs, member):
-                found[key] += samples[key]
-    return found
+    taken = {key: consumed.get((key, settings), Fraction(0)) for key, settings in own.items()}
+    return {key: taken.get(key, Fraction(0)) for key in consumed_before(recipe, name)}
 
 
 def stream_settings(mixture: Mixture, member: MixtureSource) -> tuple:
@@ -213,6 +231,7 @@ def stream_settings(mixture: Mixture, member: MixtureSource) -> tuple:
     return *settings, mixture.perplexity_model if judged else None
 
 
+@remembered
 def expected_mixture(recipe: Recipe, name: str) -> Mixture:
     """A version's mixture; what `replay.from_parents` will find is foreseen from the ancestors' plans."""
     mixture, start = recipe.versions[name].mixture, recipe.versions[name].start

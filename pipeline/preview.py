@@ -17,6 +17,7 @@ from perdure.pipeline.lineage import (
     planned_phases,
     planned_samples,
     resolved_schedule,
+    steps_before,
     streams_before,
     version_directory,
 )
@@ -41,6 +42,7 @@ from perdure.pipeline.recipe import (
     Source,
     Version,
 )
+from perdure.pipeline.remembered import remembering
 from perdure.pipeline.shape import (
     config_vocab_size,
     model_shape,
@@ -65,6 +67,11 @@ CURVE_POINTS = 60
 
 def preview(recipe: Recipe) -> dict[str, Any]:
     """Everything that can be told before a run: JSON-serialisable, tokens and samples as counts, shares in [0, 1]."""
+    with remembering():
+        return _preview(recipe)
+
+
+def _preview(recipe: Recipe) -> dict[str, Any]:
     counts = finished_sources(recipe)
     sources = _sources(recipe, counts)
     versions = [_version(recipe, name, version, sources, counts) for name, version in recipe.versions.items()]
@@ -137,7 +144,7 @@ def _version(
         "steps": steps,
         "samples": samples,
         "tokens": samples * recipe.training.seq_length,
-        "lineage_tokens": (steps + sum(count for _, count in ancestors(recipe, name))) * batch_tokens,
+        "lineage_tokens": (steps + steps_before(recipe, name)) * batch_tokens,
         "schedule": schedule.model_dump() | {"type": version.schedule.type},
         "learning_rate": [[step, learning_rate(schedule, step, steps)] for step in points],
         "selection": version.selection.model_dump() if version.selection else None,

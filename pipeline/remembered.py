@@ -1,0 +1,53 @@
+"""Answers to questions about versions that follow from their ancestors, kept while somebody asks."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import TypeVar
+
+from perdure.pipeline.recipe import Init, Recipe, Version
+
+Answer = TypeVar("Answer")
+_answers: ContextVar[dict | None] = ContextVar("_answers", default=None)
+"""What was told of versions so far, while somebody asks; None while nobody does, since plans on disk change some of it."""
+
+
+@contextmanager
+def remembering() -> Iterator[dict]:
+    """Keeps what is asked of versions while it lasts, so that a lineage of a thousand is gone through once."""
+    if (known := _answers.get()) is not None:
+        yield known
+        return
+    known = {}
+    token = _answers.set(known)
+    try:
+        yield known
+    finally:
+        _answers.reset(token)
+
+
+def parent_of(version: Version) -> str | None:
+    """The version that another starts from; None for the initial model."""
+    return None if isinstance(version.start, Init) else version.start.parent
+
+
+def remembered(function: Callable[[Recipe, str], Answer]) -> Callable[[Recipe, str], Answer]:
+    """A function of a version that asks itself of the parent: the oldest ancestor is asked first, so that nothing recurs deeply.
+
+    What it returns is shared, and not to be changed.
+    """
+
+    @wraps(function)
+    def ask(recipe: Recipe, name: str) -> Answer:
+        with remembering() as known:
+            known[id(recipe)] = recipe  # which keeps its id from others
+            missing, version = [], name
+            while version is not None and (function, id(recipe), version) not in known:
+                missing.append(version)
+                version = parent_of(recipe.versions[version])
+            for version in reversed(missing):
+                known[function, id(recipe), version] = function(recipe, version)
+            return known[function, id(recipe), name]
+
+    return ask
