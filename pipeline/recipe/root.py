@@ -58,7 +58,8 @@ class Recipe(Section):
         for name, version in versions.items():
             start = version.get("start") if isinstance(version, dict) else None
             if isinstance(start, dict) and start.get("type") == "branch":
-                parent = whole.get(start.get("parent"))
+                named = start.get("parent")
+                parent = whole.get(named) if isinstance(named, str) else None
                 if isinstance(parent, dict):
                     keys = ("mixture", "selection", "weight_decay")
                     inherited = {key: parent[key] for key in keys if key in parent}
