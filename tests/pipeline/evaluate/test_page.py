@@ -14,6 +14,7 @@ from perdure.pipeline.evaluate.figures import Line, line_chart
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.summary import summarize
 from perdure.pipeline.recipe import Recipe
+from tests.pipeline.evaluate.conftest import make_recipe, write_run
 
 
 class Page(HTMLParser):
@@ -131,3 +132,34 @@ def test_page_renders_in_a_browser(report, page, tmp_path):
     assert {url for url in requested if not url.startswith(("file:", "data:"))} == {
         "http://example.invalid/x.png"
     }
+
+
+HEADING = re.compile(r"<h([23])[^>]*>(.*?)</h\1>", re.DOTALL)
+SHOWN = re.compile(r"<(table|figure|svg|pre|details|article|ul|li|div)\b|class=\"(finding|legend)\"")
+"""What shows something; text alone says what there would be to see."""
+
+
+def empty_headings(page: str) -> list[str]:
+    """Headings of sections in which nothing is shown, of parts of them without any word, and those without a word themselves."""
+    found = re.findall(r"<th[^>]*>\s*</th>", page)
+    for section in re.findall(r"<section>(.*?)</section>", page, re.DOTALL):
+        heads = list(HEADING.finditer(section))
+        for head, following in zip(heads, [*heads[1:], None], strict=True):
+            end = following.start() if following and head[1] == "3" else len(section)
+            content = section[head.end() : end]
+            words = re.sub(r"<[^>]*>", "", content).strip()
+            if not words or (head[1] == "2" and not SHOWN.search(content)):
+                found.append(head[2])
+    return found
+
+
+def test_no_heading_stands_over_nothing_however_far_the_run_is(tmp_path):
+    recipe = make_recipe(tmp_path / "all")
+    names = list(recipe.versions)
+    for done in range(len(names) + 1):
+        recipe = make_recipe(tmp_path / str(done))
+        report = summarize(recipe, write_run(recipe, names[:done]))
+        for version in (None, *names):
+            assert empty_headings(render_page(report, version)) == [], (done, version)
+    broken = "<section><h2>A</h2><p>Words.</p></section><section><h2>B</h2><h3>c</h3></section>"
+    assert empty_headings(broken + "<th></th>") == ["<th></th>", "A", "B", "c"]

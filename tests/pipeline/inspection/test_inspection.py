@@ -1,6 +1,8 @@
 """`perdure data inspect`: numbers are those of the artefacts, in the terminal, as JSON and as a page."""
 
+import copy
 import json
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -129,6 +131,17 @@ def test_the_tables_show_steps_examples_topics_and_scores(run, capsys):
     assert any(line.startswith("01_length too_short s: <b>short & bad</b>") for line in lines)
     assert any(line.startswith("even ") for line in lines)
     assert any(line.startswith("perplexity under ref") for line in lines)
+
+
+def test_every_column_has_a_heading_with_and_without_topics(run):
+    found = gather.of_recipe(run[2])
+    plain = copy.deepcopy(found)
+    scores = [scores for source in plain["sources"] for scores in source["scores"]]
+    assert scores and all(entry["topics"] for entry in scores)
+    for entry in scores:
+        entry["topics"] = {}
+    for page in (render_inspection(found), render_inspection(plain)):
+        assert not re.search(r"<th[^>]*>\s*</th>", page)
 
 
 def test_the_page_is_whole_and_escapes_text(run):
