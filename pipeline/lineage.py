@@ -22,6 +22,7 @@ from perdure.pipeline.mixture import (
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.plan import num_steps, open_plan
 from perdure.pipeline.recipe import Branch, Init, Mixture, MixtureSource, Recipe, Schedule, Switch, Version
+from perdure.pipeline.remedies import remedy
 from perdure.pipeline.remembered import parent_of, remembered
 from perdure.pipeline.train.schedule import learning_rate, resolve
 
@@ -294,6 +295,8 @@ def history(recipe: Recipe, name: str) -> list[Ancestor]:
     batch, found = recipe.training.global_batch_size, []
     for ancestor, steps in reversed(ancestors(recipe, name)):
         directory = version_directory(recipe, ancestor)
+        if is_finished(directory) and not is_finished(directory / "plan"):
+            raise PerdureError(f"{directory / 'plan'}: not whole; {remedy(directory / 'plan')}")
         if not is_finished(directory / "plan"):
             raise PerdureError(
                 f"version {name}: its ancestor {ancestor} has no plan in {directory}; `perdure run` trains all in order"

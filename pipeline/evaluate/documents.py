@@ -10,8 +10,10 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from perdure.pipeline.domains import PLURALS, parse
+from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.sampling import draw
-from perdure.pipeline.manifest import read_json, write_atomic
+from perdure.pipeline.manifest import hash_file, read_json, write_atomic
+from perdure.pipeline.remedies import remedy
 
 LABELS = tuple(PLURALS)
 """Kinds of labels of documents; those that have all alike are a stratum."""
@@ -122,6 +124,22 @@ def strata(table: pa.Table) -> np.ndarray:
 def table_name(evaluation: str, what: str) -> str:
     """The name of a table beside an evaluation: `eval.json` and `documents` give `eval_documents.parquet`."""
     return f"{Path(evaluation).stem}_{what}.parquet"
+
+
+def require_tables(evaluation: Path) -> None:
+    """Raises if the tables beside an evaluation are not those that were made with it.
+
+    Args:
+        evaluation: Its JSON file, which may be absent, or from before it recorded their hashes.
+
+    Raises:
+        PerdureError: If a table is missing or damaged, naming it and what to delete.
+    """
+    recorded = read_json(evaluation).get("tables", {}) if evaluation.exists() else {}
+    for name, digest in recorded.items():
+        table = evaluation.with_name(name)
+        if not table.is_file() or hash_file(table) != digest:
+            raise PerdureError(f"{table}: missing or damaged; {remedy(table)}")
 
 
 def write_tables(path: Path, tables: Iterable[pa.Table]) -> None:

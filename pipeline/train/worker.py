@@ -40,7 +40,7 @@ def main(directory: Path, task: str) -> None:
 
     from perdure.pipeline.convert import huggingface, weights
     from perdure.pipeline.convert.export import export
-    from perdure.pipeline.evaluate.documents import table_name, write_tables
+    from perdure.pipeline.evaluate.documents import require_tables, table_name, write_tables
     from perdure.pipeline.train import checkpoint, evaluate, together
     from perdure.pipeline.train.dataset import open_dataset
     from perdure.pipeline.train.device import devices, initialise
@@ -84,13 +84,19 @@ def main(directory: Path, task: str) -> None:
                 "domains": evaluate.summaries(domains),
             }
             with fence.held(directory, attempt):
-                tables = [domain.documents for domain in domains.values()]
-                write_tables(directory / table_name(file, "documents"), tables)
+                tables = {"documents": [domain.documents for domain in domains.values()]}
                 if answers is None:
                     (directory / table_name(file, "probes")).unlink(missing_ok=True)
                 else:
-                    write_tables(directory / table_name(file, "probes"), [answers])
-                write_json(directory / file, content)  # last: it says what the tables were made of
+                    tables["probes"] = [answers]
+                for what, rows in tables.items():
+                    write_tables(directory / table_name(file, what), rows)
+                # Last: it says what the tables were made of.
+                names = [table_name(file, what) for what in tables]
+                write_json(
+                    directory / file,
+                    content | {"tables": {name: hash_file(directory / name) for name in names}},
+                )
         return evaluate.summaries(domains)
 
     if task == "evaluate":
@@ -108,6 +114,8 @@ def main(directory: Path, task: str) -> None:
         dist.destroy_process_group()
         return
 
+    if dist.get_rank() == 0:
+        require_tables(directory / "eval_initial.json")  # nothing would make it again
     scores = {name: Path(path) for name, path in inputs["scores"].items()}
     kept = kept_steps(recipe, inputs["version"])
     writer = checkpoint.Checkpoints(directory, attempt, recipe.training.async_checkpoint, kept)

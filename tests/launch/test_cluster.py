@@ -22,7 +22,7 @@ from perdure.launch.slurm import log_options
 from perdure.launch.status import status
 from perdure.pipeline.data.score import score_source
 from perdure.pipeline.data.stage import run_data
-from perdure.pipeline.manifest import is_finished, read_json
+from perdure.pipeline.manifest import VERIFIED, is_finished, read_json
 from perdure.pipeline.recipe import load_recipe
 
 ABSENT = slurm_cluster.missing()
@@ -68,6 +68,11 @@ TREE = {
         "timeout_seconds": 20,
     },
 }
+
+
+HANDED_OVER = {"OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH}
+HANDED_OVER["PERDURE_SETUP"] = f"export OMP_NUM_THREADS=1 PYTHONPATH={shlex.quote(PYTHONPATH)}"
+"""What jobs get that are submitted by hand, or by a command that reads the recipe as it was launched: no file holds it."""
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +133,9 @@ def test_what_comes_before_a_script_opens_its_log_is_in_it(cluster, tmp_path):
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """Files by name; manifests without the command line, and nothing of the report's search for leaks."""
-    command = re.compile(rb'"command": ".*"')
-    files = (path for path in directory.rglob("*") if path.is_file() and "leaks" not in path.parts)
+    """Files by name; manifests without the command line and the checksum over it, and nothing of the report's search for leaks."""
+    command = re.compile(rb'"(command|checksum)": ".*"')
+    files = (path for path in directory.rglob("*") if path.is_file() and "leaks" not in path.parts and path.name != VERIFIED)
     return {str(path.relative_to(directory)): command.sub(b"", path.read_bytes()) for path in files}
 
 
@@ -166,7 +171,8 @@ def test_only_the_tasks_that_failed_are_done_again(cluster, undisturbed, tmp_pat
     (tmp_path / "hold").touch()
     recipe = undisturbed[1] / "launch" / "recipe.yaml"
     command = [sys.executable, failing.__file__, str(recipe), str(tmp_path)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": cluster.environment}
+    handed = cluster.environment | HANDED_OVER
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": handed}
     with subprocess.Popen(cluster.command(slurm_cluster.CONTROLLER, *command), **pipes) as killed:
         submitted = re.fullmatch(r"work.step: 4 of 4 tasks are Slurm job (\d+)\n", killed.stdout.readline())
         killed.kill()  # its array goes on
@@ -184,7 +190,7 @@ def test_only_the_tasks_that_failed_are_done_again(cluster, undisturbed, tmp_pat
     )
     assert "this text is in no language" in log.read_text()
     (tmp_path / "broken").unlink()
-    again = cluster.on(slurm_cluster.CONTROLLER, *command)
+    again = cluster.on(slurm_cluster.CONTROLLER, *command, env=handed)
     assert again.returncode == 0 and again.stdout.endswith("\n10\n"), again
     assert sorted((tmp_path / "ran").read_text().split()) == list("011223")
 
@@ -204,9 +210,9 @@ def begin_again(cluster, undisturbed, tmp_path) -> tuple[str, Path]:
     shutil.copytree(out / "versions" / "base" / "plan", version / "plan")
     script = (out / "versions" / "base" / "launch" / "train-base.sbatch").read_text()
     (version / "launch" / "train.sbatch").write_text(script.replace(str(out), str(fresh)))
-    done = cluster.on(
-        slurm_cluster.CONTROLLER, "sbatch", "--parsable", str(version / "launch" / "train.sbatch"), cwd=folder
-    )
+    command = ["sbatch", "--parsable", str(version / "launch" / "train.sbatch")]
+    handed = cluster.environment | HANDED_OVER
+    done = cluster.on(slurm_cluster.CONTROLLER, *command, cwd=folder, env=handed)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip(), version
 

@@ -1,0 +1,42 @@
+"""Tables of measured documents stay those that their evaluation was made with."""
+
+import pyarrow as pa
+import pytest
+
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.evaluate.documents import require_tables, table_name, write_tables
+from perdure.pipeline.manifest import hash_file, write_json
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    """An evaluation with its table, and a neighbour's table."""
+    path = tmp_path / "eval_initial.json"
+    tables = {}
+    for file in (path.name, "eval.json"):
+        name = table_name(file, "documents")
+        write_tables(tmp_path / name, [pa.table({"loss": [float(len(file))]})])
+        tables[name] = hash_file(tmp_path / name)
+    name = table_name(path.name, "documents")
+    write_json(path, {"domains": {}, "tables": {name: tables[name]}})
+    return path
+
+
+def test_whole_tables_pass_and_absent_evaluations_too(evaluation, tmp_path):
+    require_tables(evaluation)
+    require_tables(tmp_path / "eval_absent.json")
+    write_json(tmp_path / "eval_old.json", {"domains": {}})  # from before hashes were recorded
+    require_tables(tmp_path / "eval_old.json")
+
+
+@pytest.mark.parametrize("damage", ["swapped", "missing", "truncated"])
+def test_another_table_is_named_with_what_to_delete(evaluation, damage):
+    table = evaluation.with_name("eval_initial_documents.parquet")
+    if damage == "swapped":
+        table.write_bytes(evaluation.with_name("eval_documents.parquet").read_bytes())
+    elif damage == "missing":
+        table.unlink()
+    else:
+        table.write_bytes(table.read_bytes()[:-1])
+    with pytest.raises(PerdureError, match=r"eval_initial_documents\.parquet: missing or damaged; .*delete"):
+        require_tables(evaluation)
