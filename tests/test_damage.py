@@ -151,13 +151,13 @@ def loop(path, rng, others):
 
 def remove_key(path, rng, others):
     tree = json.loads(path.read_text())
-    tree.pop(rng.choice([key for key in tree if key != "checksum"]))
+    tree.pop(rng.choice([key for key in tree if key != "checksum"] or [*tree]))
     path.write_text(json.dumps(tree))
 
 
 def change_type(path, rng, others):
     tree = json.loads(path.read_text())
-    key = rng.choice([key for key in tree if key != "checksum"])
+    key = rng.choice([key for key in tree if key != "checksum"] or [*tree])
     tree[key] = {"list": 1} if isinstance(tree[key], list) else [tree[key]]
     path.write_text(json.dumps(tree))
 

@@ -135,7 +135,11 @@ def test_what_comes_before_a_script_opens_its_log_is_in_it(cluster, tmp_path):
 def contents(directory: Path) -> dict[str, bytes]:
     """Files by name; manifests without the command line and the checksum over it, and nothing of the report's search for leaks."""
     command = re.compile(rb'"(command|checksum)": ".*"')
-    files = (path for path in directory.rglob("*") if path.is_file() and "leaks" not in path.parts and path.name != VERIFIED)
+    files = (
+        path
+        for path in directory.rglob("*")
+        if path.is_file() and "leaks" not in path.parts and path.name != VERIFIED
+    )
     return {str(path.relative_to(directory)): command.sub(b"", path.read_bytes()) for path in files}
 
 
