@@ -15,6 +15,8 @@ from perdure.pipeline.parts import describe
 
 PLOT_HEIGHT = 6
 """Lines of the learning-rate curve."""
+MAX_NOTES = 20
+"""Pairs of sources that share text, of those that are named."""
 LISTED_RANKS = 16
 """Most ranks whose places are listed one by one."""
 
@@ -38,8 +40,10 @@ def print_preview(data: dict[str, Any]) -> None:
         console.print(
             "[dim]~ estimated from file sizes and a sample (4 bytes a token while there is no tokenizer); exact once the data stage has run[/]"
         )
-    for note in data["same_files"]:
+    for note in data["same_files"][:MAX_NOTES]:
         console.print(note, markup=False)
+    if (more := len(data["same_files"]) - MAX_NOTES) > 0:
+        console.print(f"and {more:,} more sources that share text; --json names all")
     for source in data["sources"]:
         if source["not_read"]:
             console.print(f"{source['name']}: {source['not_read']}", markup=False)

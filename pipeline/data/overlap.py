@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import combinations
+from itertools import combinations, islice, repeat
 from pathlib import Path
 
 from perdure.pipeline.data.files import listed
@@ -20,6 +20,9 @@ from perdure.pipeline.recipe import (
     Recipe,
 )
 from perdure.pipeline.recipe.where import disjoint
+
+PAIRED = 20
+"""Sources with the same text that are named two by two."""
 
 
 def same_files(recipe: Recipe) -> list[str]:
@@ -46,13 +49,20 @@ def same_files(recipe: Recipe) -> list[str]:
         for name, label, path in files:
             alike[edges(path)][name].append(label)
         for labels in alike.values():
-            for first, second in combinations(labels, 2):
+            # Of many sources with one text, each is named beside the first alone.
+            beside = (
+                combinations(labels, 2)
+                if len(labels) <= PAIRED
+                else zip(repeat(next(iter(labels))), islice(labels, 1, None))
+            )
+            for first, second in beside:
                 shared[first, second].update(labels[first])
             for name in labels:
                 if len(labels[name]) > 1 and isinstance(readers[name], IN_ROWS):
                     shared[name, name].update(labels[name][1:])
-    for first, second in combinations(readers, 2):
-        if isinstance(hub := readers[first], HuggingFaceReader) and hub == readers[second]:
+    hubs = [(name, reader) for name, reader in readers.items() if isinstance(reader, HuggingFaceReader)]
+    for (first, hub), (second, other) in combinations(hubs, 2):
+        if hub == other:
             shared[first, second].add(hub.path)
     wheres = {name: getattr(reader, "where", {}) for name, reader in readers.items()}
     return [

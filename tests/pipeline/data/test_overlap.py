@@ -6,7 +6,7 @@ import shutil
 import datasets
 import pytest
 
-from perdure.pipeline.data.overlap import same_files
+from perdure.pipeline.data.overlap import PAIRED, same_files
 from tests.pipeline.data.conftest import random_text, write_jsonl
 
 
@@ -85,3 +85,16 @@ def test_datasets(make_recipe, tmp_path):
     (note,) = same_files(make_recipe({"one": hub, "two": hub}))
     assert "1 file of each (someone/corpus)" in note
     assert same_files(make_recipe({"one": hub, "two": hub | {"config": "de"}})) == []
+
+
+def test_many_sources_with_one_text_are_named_beside_the_first(tmp_path):
+    from tests.support import tiny_recipe
+
+    for number in range(PAIRED + 5):
+        (tmp_path / f"{number}.txt").write_text("the same text")
+    sources = {
+        f"s{number}": {"reader": {"type": "text", "path": str(tmp_path / f"{number}.txt")}}
+        for number in range(PAIRED + 5)
+    }
+    notes = same_files(tiny_recipe(tmp_path / "out", sources=sources))
+    assert len(notes) == PAIRED + 4 and all("s0" in note for note in notes)
