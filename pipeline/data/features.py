@@ -1,12 +1,15 @@
 """Texts as features for scikit-learn, and small files of texts to learn from."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import regex
+
 from perdure.pipeline.data.inputs import is_json_lines
+from perdure.pipeline.data.ngrams import WITHOUT_BLANKS
 from perdure.pipeline.data.normalise import WORD, is_heldout, normalise, text_hash
 from perdure.pipeline.data.readers import CleanedDocuments
 from perdure.pipeline.data.texts import ARRAY, json_lines, plain_lines
@@ -19,19 +22,61 @@ SAMPLE = 20_000
 HASHED_FEATURES = 1 << 18
 """Buckets of the classifiers' n-grams."""
 NO_LETTERS = re.compile(r"[\W\d_]+")
-PUNCTUATION = re.compile(r"([^\w\s]+)")
+PUNCTUATION = re.compile(r"[^\w\s]+")
+# Vowel signs, tones, points: of the letter before, as Python's `\w` does not say. Variation selectors change no word.
+_MARKS = regex.compile(
+    r"(?V1)[[\p{Mn}\p{Mc}]--\p{Variation_Selector}][[\p{Mn}\p{Mc}\u200c\u200d]--\p{Variation_Selector}]*"
+)
+_JOINERS = re.compile("[\u200c\u200d]")
+_RUNS = regex.compile(rf"(?:[{WITHOUT_BLANKS}]\p{{M}}*)+|[^\s{WITHOUT_BLANKS}]+")
+_CHARACTERS = regex.compile(rf"[{WITHOUT_BLANKS}]\p{{M}}*")
+# Single letters of Arabic and Hebrew are what points leave of a word.
+_CUT = regex.compile(rf"[{WITHOUT_BLANKS}\p{{InSC=Consonant}}]|^[\p{{Arabic}}\p{{Hebrew}}]$")
+_HAN = regex.compile(r"\p{Han}")
 
 
 def letters(text: str) -> list[str]:
-    """Lower-case words without punctuation and digits, of two letters or more where words have several."""
-    words = WORD.findall(NO_LETTERS.sub(" ", text.lower()))
-    return [word for word in words if len(word) > 1 or not word.isascii()]
+    """Lower-case words without punctuation and digits, of two letters or more where words have several.
+
+    Of runs without blanks (Chinese, Japanese, Thai and so on) they are pairs of neighbouring characters, each with its marks,
+    as in Lucene's CJK analyzer; a Han character that stands alone is a word, too.
+    """
+    text = _replaced(NO_LETTERS, lambda _: " ", text.lower())
+    if text.isascii():
+        return [word for word in text.split() if len(word) > 1]
+    words = []
+    for run in _RUNS.findall(text):
+        characters = _CHARACTERS.findall(run)
+        if len(characters) > 1:
+            words += [first + second for first, second in pairwise(characters)]
+        elif _HAN.match(run) or (not characters and (len(run) > 1 or not run.isascii())):
+            words.append(run)
+    return words
 
 
 def uni_and_bigrams(text: str) -> list[str]:
     """Lower-case words and runs of punctuation, and pairs of neighbours."""
-    words = WORD.findall(PUNCTUATION.sub(r" \1 ", text.lower()))
+    words = WORD.findall(_replaced(PUNCTUATION, lambda run: f" {run} ", text.lower()))
     return words + [f"{first} {second}" for first, second in pairwise(words)]
+
+
+def cut_in_version_0_1(word: str) -> bool:
+    """Whether a telling word of a cluster of version 0.1 says that its text was cut at marks or into characters."""
+    return _CUT.search(word) is not None
+
+
+def _replaced(pattern: re.Pattern[str], by: Callable[[str], str], text: str) -> str:
+    """Replaces what a pattern finds, but for marks that belong to the letter before, whose joiners go."""
+
+    def replace(found: re.Match[str]) -> str:
+        run, start = found[0], found.start()
+        marks = _MARKS.match(run) if start and text[start - 1].isalpha() else None
+        if not marks:
+            return by(run)
+        rest = run[marks.end() :]
+        return _JOINERS.sub("", marks[0]) + (by(rest) if rest else "")
+
+    return pattern.sub(replace, text)
 
 
 def start_of(text: str) -> list[str]:

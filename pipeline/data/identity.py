@@ -1,10 +1,12 @@
 """What each artefact of the data stage depends on, and so where it stands."""
 
+from itertools import chain
 from pathlib import Path
 
 from perdure.pipeline.data.contents import edited, record_path
 from perdure.pipeline.data.coverage import NOTHING_LEFT
 from perdure.pipeline.data.inputs import cleaning_inputs, fingerprint, label_inputs, read_files
+from perdure.pipeline.data.languages import has_other_words
 from perdure.pipeline.data.tokenizer import tokenizer_inputs as tokenizer_facts
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_of, read_json
@@ -17,6 +19,9 @@ READING = 2
 """Version of what readers make of lines and rows; manifests hold it."""
 READ_OTHERWISE = {"jsonl": {"broken_json", "invalid_utf8"}, "parquet": {"invalid_utf8"}}
 """By reader: reasons for which version 1 dropped documents that this one may keep."""
+
+WORDS = 2
+"""Version of what words of a text are to topics and subsets (`features`); manifests of topics hold it."""
 
 
 def place(out: Path, name: str, inputs: dict) -> Path:
@@ -107,7 +112,28 @@ def part_inputs(recipe: Recipe, name: str, part: str, clean: dict[str, dict]) ->
         inputs = label_inputs(getattr(recipe.sources[name], part))
     except PerdureError as error:
         raise PerdureError(f"sources.{name}.{part}: {error}") from None
-    return {"format": FORMAT, "clean": hash_of(clean[name]), part: inputs}
+    found = {"format": FORMAT, "clean": hash_of(clean[name]), part: inputs}
+    return found | ({"words": WORDS} if _other_words(recipe, name, part, found) else {})
+
+
+def _other_words(recipe: Recipe, name: str, part: str, inputs: dict) -> bool:
+    """Whether version 0.1 took other words from a source: by the languages that its `clean` names, or by clusters that stand here."""
+    section = getattr(recipe.sources[name], part)
+    if section.type == "metadata":
+        return False
+    pairs = section.type == "cluster"
+    for step in recipe.sources[name].clean:
+        codes = step.keep or [] if step.type == "language" else [getattr(step, "language", "")]
+        if any(has_other_words(code, pairs) for code in codes):
+            return True
+    if place(recipe.directory, f"{part}/{name}", inputs | {"words": WORDS}).exists():
+        return True  # made anew once, whatever became of the first
+    manifest = place(recipe.directory, f"{part}/{name}", inputs) / "manifest.json"
+    if not pairs or not manifest.exists() or (made := read_json(manifest)).get("words", 1) >= WORDS:
+        return False
+    from perdure.pipeline.data.features import cut_in_version_0_1
+
+    return any(map(cut_in_version_0_1, chain.from_iterable(made["top_words"].values())))
 
 
 def subset_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict) -> dict:

@@ -18,6 +18,12 @@ ALIASES = {"bh": "bho", "tl": "fil", "tgl": "fil"}
 SCRIPTS = {"Hans": "Hani", "Hant": "Hani", "Hira": "Jpan", "Kana": "Jpan", "Kore": "Hang"}
 """Scripts (ISO 15924) that the table has by another name."""
 WITHOUT_BLANKS = {"Hani", "Jpan", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"}
+WITH_MARKS = frozenset(
+    "Arab Beng Deva Gujr Guru Hebr Kali Knda Limb Mlym Mong Mtei Nkoo Orya Sinh Syrc Taml Telu Thaa Tibt".split()
+)
+"""Scripts with blanks or dots between words, and vowel signs or points, at which version 0.1 cut words in `features`."""
+DOTTED_I = {"az", "aze", "azj", "crh", "tr", "tur"}
+"""Codes of languages with a capital dotted I; in lower case, that is an i and a mark."""
 ENGLISH = {"en", "eng", "en_Latn", "eng_Latn"}
 """Codes of the language that the published rules were made for."""
 SPACY = frozenset(
@@ -132,6 +138,20 @@ def splits_otherwise(code: str) -> bool:
                 theirs[f"{own}_{row['script']}"] = theirs[own] = row
     own, row = splitter(code), theirs.get(code)
     return own is not None and (row is None or (row["type"], row["tok_code"]) != (own.kind, own.language))
+
+
+def has_other_words(code: str, pairs: bool) -> bool:
+    """Whether text of a language has other words in `features` than in version 0.1.
+
+    Args:
+        code: As in a recipe; nothing is known of one that no table has.
+        pairs: Whether those of scripts without blanks are pairs of characters (`letters`), too.
+    """
+    found = splitter(code)
+    if found is None:
+        return False
+    known = found.script in WITH_MARKS or (pairs and found.script in WITHOUT_BLANKS)
+    return known or code.partition("_")[0] in DOTTED_I
 
 
 @lru_cache

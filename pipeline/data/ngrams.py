@@ -26,7 +26,9 @@ _HAN = r"\p{Han}\p{Yi}\p{Tangut}\p{Nushu}"
 # Line_Break=SA: what Unicode breaks by dictionaries, as Thai, Lao, Khmer, Burmese. Katakana's long vowel is of no script.
 _KANA = r"\p{Hiragana}\p{Katakana}\p{Bopomofo}\u30fc\uff70\uff9e\uff9f"
 _OTHERS = rf"{_KANA}\p{{Line_Break=SA}}\p{{Tibetan}}\p{{Javanese}}\p{{Balinese}}"
-_WORDS = regex.compile(rf"[{_HAN}{_OTHERS}]\p{{M}}*|[^\s{_HAN}{_OTHERS}]+")
+WITHOUT_BLANKS = _HAN + _OTHERS
+"""Characters of scripts without blanks between words, for a set of an expression of `regex`."""
+_WORDS = regex.compile(rf"[{WITHOUT_BLANKS}]\p{{M}}*|[^\s{WITHOUT_BLANKS}]+")
 _SIZES = [
     (regex.compile(f"[{part}]"), size) for part, size in ((_HAN, HAN), (_KANA, KANA), (_OTHERS, LETTER))
 ]
@@ -38,7 +40,7 @@ _ACCENTS = regex.compile(rf"(?V1){_ACCENT}+")
 # What datatrove's list of punctuation lacks; it is for scripts with the punctuation of Latin, whose results stay.
 _MARK = r"[[\p{P}\u200b\u2060]--[\u0000-\u036f\u2000-\u200a\u200c-\u205f\u2061-\u206f]]"
 _PUNCTUATION = regex.compile(rf"(?V1){_MARK}")
-_BY_AMOUNT = regex.compile(rf"(?V1)[{_HAN}{_OTHERS}]|[\p{{Mn}}--{_ACCENT}]|{_MARK}")
+_BY_AMOUNT = regex.compile(rf"(?V1)[{WITHOUT_BLANKS}]|[\p{{Mn}}--{_ACCENT}]|{_MARK}")
 _WITH_MARKS = TextNormConfig(norm_unicode_diacritics=False)
 
 

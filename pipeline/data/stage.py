@@ -180,7 +180,7 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
                 from perdure.pipeline.data.topics import label_topics
 
                 report(f"labelling {name} with topics")
-                facts = {"source": name, "inputs": inputs, "command": command}
+                facts = {"source": name, "inputs": inputs, "command": command, "words": identity.WORDS}
                 require_whole(cleaned[name])
                 label_topics(out, labelled[name], name, topics, cleaned[name], tasks, execute(), facts)
             report(_topics_summary(name, read_json(labelled[name] / "manifest.json")))

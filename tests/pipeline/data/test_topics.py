@@ -6,6 +6,7 @@ import random
 import pyarrow.parquet as pq
 import pytest
 
+from perdure.pipeline.data.identity import WORDS as WORDS_VERSION
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
@@ -126,6 +127,7 @@ def test_clusters_are_the_subjects_and_show_their_words(make, tmp_path):
     assert all(len(clusters) == 1 for clusters in by_subject.values())
     assert len(set.union(*by_subject.values())) == 3
     manifest = read_json(next((tmp_path / "out" / "topics").glob("news@*")) / "manifest.json")
+    assert manifest["words"] == WORDS_VERSION
     for subject, (cluster,) in by_subject.items():
         assert set(manifest["top_words"][cluster]) <= set(SUBJECTS[subject])
         assert any(f"{cluster} 20 ({', '.join(manifest['top_words'][cluster])})" in line for line in lines)

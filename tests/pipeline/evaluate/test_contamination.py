@@ -6,8 +6,10 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from every_script import contaminated
+from languages import LANGUAGES
 from support import tiny_recipe, write_data
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from perdure.pipeline.data import executor, leaks
 from perdure.pipeline.errors import PerdureError
@@ -107,6 +109,42 @@ def test_a_planted_passage_is_found_and_named_and_a_clean_one_is_not(corpus):
         "contamination: 2 of 5 items of facts.jsonl share 13 words with training data; first leaked in a "
         "(train/1/20)\ncontamination: 1 of 5 held-out documents of a share 13 words with training data; first "
         "heldout/0/2 in b (train/0/20)"
+    ]
+
+
+@pytest.mark.parametrize("language", LANGUAGES.values(), ids=LANGUAGES)
+def test_in_every_script_planted_text_is_found_and_everyday_phrases_are_not(tmp_path, language):
+    evaluation, unrelated, planted = contaminated(language)
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    alphabet = ["<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    every_byte = Tokenizer(models.BPE({token: number for number, token in enumerate(alphabet)}, []))
+    every_byte.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    every_byte.decoder = decoders.ByteLevel()
+    every_byte.save(str(tokenizer / "tokenizer.json"))
+    facts = {"eos_id": 0, "vocab_size": len(alphabet), "tokenizer_hash": "test"}
+    finish(tokenizer, facts | {"parse_special_tokens": False})
+
+    def found_in(name, texts):
+        """Of ten held-out documents, which is found in which of the training documents of another source."""
+        tokens = [
+            [np.array([*every_byte.encode(text).ids, 0], np.uint16) for text in part]
+            for part in (evaluation[:10], unrelated[20:50], texts)
+        ]
+        folder, size = tmp_path / name, len(alphabet)
+        data = {
+            "a": write_data(folder / "data/a", [tokens[1]], tokens[0], size),
+            "b": write_data(folder / "data/b", [tokens[2]], [], size),
+        }
+        recipe = tiny_recipe(folder, evaluation__max_tokens=1_000_000)
+        contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+        found = found_for(recipe, data)["heldout"]["a"]
+        assert (found["items"], found["too_short"]) == (10, 0)
+        return [(entry["item"], entry["source"], entry["document"]) for entry in found["found"]]
+
+    assert found_in("unrelated", unrelated[:10]) == []
+    assert found_in("planted", planted[:10]) == [
+        (f"heldout/0/{number}", "b", f"train/0/{number}") for number in range(10)
     ]
 
 
