@@ -83,6 +83,8 @@ def _validated(section: type[Section], name: str, value: Any) -> Any:
 
 def _section(annotation: Any, value: Any) -> type[Section] | None:
     """The section that a mapping is meant to be: of several, the one whose `type` it names."""
+    if get_origin(annotation) in (tuple, list):  # a mapping in the place of a list of them
+        return None
     options = [
         option
         for option in (get_args(annotation) or (annotation,))

@@ -212,3 +212,8 @@ def test_a_directory_that_cannot_be_read_is_a_problem(tmp_path, monkeypatch):
     monkeypatch.setattr("os.listdir", refuse)
     value, remedy = found(f"sources.code.reader={{type: text, path: {tmp_path}/gone}}")["files"]
     assert (value, remedy) == (str(tmp_path), "cannot be read: Permission denied")
+
+
+def test_one_mapping_in_the_place_of_a_list_of_them():
+    field = "versions.update.mixture.switches"
+    assert "should be a valid tuple" in found(f"{field}={{at: 0.5, sources: {{code: {{}}}}}}")[field][1]
