@@ -214,15 +214,23 @@ def _start(recipe: Recipe, name: str, tokenizer_hash: str) -> tuple[Path | None,
             )
         return None, record["weights_hash"], directory / "checkpoints" / f"step_{record['steps']:06d}"
     if isinstance(recipe.model, HuggingFaceModel):
-        from perdure.pipeline.convert.files import INDEX, model_tensors, weight_files
-        from perdure.pipeline.convert.huggingface import weights_hash
-
-        path = recipe.model.path
-        model_tensors(path, tensor_sizes(model_shape(recipe), config_vocab_size(path)))
-        files = sorted({*weight_files(path), *path.glob(INDEX)})
-        store = recipe.directory / "hashes.json"
-        return path, remembered_hash(store, f"weights of {path}", files, lambda: weights_hash(path)), None
+        return recipe.model.path, initial_weights_hash(recipe, recipe.model.path), None
     return None, None, None
+
+
+def initial_weights_hash(recipe: Recipe, path: Path) -> str:
+    """What identifies the weights of the Hugging Face model that a run starts from; remembered in its `hashes.json`.
+
+    Raises:
+        PerdureError: If a tensor is missing or of another size.
+    """
+    from perdure.pipeline.convert.files import INDEX, model_tensors, weight_files
+    from perdure.pipeline.convert.huggingface import weights_hash
+
+    model_tensors(path, tensor_sizes(model_shape(recipe), config_vocab_size(path)))
+    files = sorted({*weight_files(path), *path.glob(INDEX)})
+    store = recipe.directory / "hashes.json"
+    return remembered_hash(store, f"weights of {path}", files, lambda: weights_hash(path))
 
 
 def _same_tokenizer(name: str, parent: str, theirs: str, ours: str) -> None:

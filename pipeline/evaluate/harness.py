@@ -1,4 +1,4 @@
-"""lm-evaluation-harness on a version's export, without the internet: tasks and their texts are files of this machine.
+"""lm-evaluation-harness on the initial model and on exports, without the internet: tasks and texts are files of this machine.
 
 `python -m perdure.pipeline.evaluate.harness MODEL INCLUDE_PATH RESULT special|text TASK...` runs it in a process of its
 own, because the libraries below it read as they are imported that there is no internet.
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -17,14 +18,24 @@ import yaml
 from perdure.pipeline.data.tokenizer import parses_special_tokens
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.integrity import export_of
-from perdure.pipeline.manifest import hash_directory, hash_of, is_finished, read_json, write_json
-from perdure.pipeline.recipe import Harness, Recipe
+from perdure.pipeline.lineage import version_directory
+from perdure.pipeline.manifest import (
+    hash_directory,
+    hash_of,
+    is_finished,
+    read_json,
+    write_atomic,
+    write_json,
+)
+from perdure.pipeline.recipe import Harness, HuggingFaceModel, Recipe
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
-    """Writes `harness.json` of every finished version that has none of the same tasks.
+    """Runs the tasks on the initial model and on every finished version of which there are no results of the same tasks.
+
+    They are written as `harness/initial@<hash8>.json` and each version's `harness.json`. A random initial model has none.
 
     Raises:
         PerdureError: If the harness is not installed, or a task cannot be run.
@@ -36,20 +47,92 @@ def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
         raise PerdureError("evaluation.harness: lm-evaluation-harness is missing; install `perdure[harness]`")
     if not harness.include_path.is_dir():
         raise PerdureError(f"evaluation.harness.include_path = {harness.include_path}: no such directory")
-    tasks = tasks_hash(harness)
+    tasks, parse = tasks_hash(harness), parses_special_tokens(recipe.tokenizer)
+    words = f"lm-evaluation-harness, {', '.join(harness.tasks)}"
+    for name, (path, model) in initial_records(recipe).items():
+        identity = {"tasks": tasks} | model
+        if _is_there(path, identity):
+            continue
+        if (reason := _changed(recipe, name, model["weights_hash"])) is not None:
+            say(f"initial model: no {words}: {reason}")
+            continue
+        say(f"initial model: {words}")
+        with TemporaryDirectory() as folder:
+            _link_as_export(recipe, Path(folder))
+            _run(path, identity, Path(folder), harness)
     for name in recipe.versions:
-        directory = recipe.directory / "versions" / name
+        directory = version_directory(recipe, name)
         if not is_finished(directory):
             continue
         weights = read_json(directory / "version.json")["weights_hash"]
-        parse = parses_special_tokens(recipe.tokenizer)
         identity = {"tasks": tasks, "weights_hash": weights, "parse_special_tokens": parse}
         path = directory / "harness.json"
-        if path.exists() and read_json(path)["identity"] == identity:
+        if not _is_there(path, identity):
+            say(f"version {name}: {words}")
+            _run(path, identity, export_of(directory), harness)
+
+
+def initial_records(recipe: Recipe) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Where the results of initial models stand, and what identifies these models, by finished version that starts at one.
+
+    All of it is from the versions' own records, so that a report needs no model. A random start has none, nor has
+    a recipe that does not ask for the harness.
+    """
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    if recipe.evaluation.harness is None:
+        return found
+    for name, version in recipe.versions.items():
+        directory = version_directory(recipe, name)
+        if version.start.type != "init" or not is_finished(directory):
             continue
-        say(f"version {name}: lm-evaluation-harness, {', '.join(harness.tasks)}")
-        found = _results(directory, harness.include_path, harness.tasks, parse)
-        write_json(path, {"identity": identity} | found)
+        made_from = read_json(directory / "inputs.json")["identity"]
+        if (weights := made_from.get("initial_weights")) is None:
+            continue
+        model = {
+            "weights_hash": weights,
+            "shape": hash_of(made_from["model"].get("shape"))[:16],
+            "tokenizer_hash": made_from["tokenizer_hash"],
+            "parse_special_tokens": parses_special_tokens(recipe.tokenizer),
+        }
+        found[name] = (recipe.directory / "harness" / f"initial@{hash_of(model)[:8]}.json", model)
+    return found
+
+
+def _is_there(path: Path, identity: dict[str, Any]) -> bool:
+    return path.exists() and read_json(path)["identity"] == identity
+
+
+def _changed(recipe: Recipe, name: str, weights: str) -> str | None:
+    """Why the recipe's model is not the one that a version started from; None if it is."""
+    from perdure.pipeline.inputs import initial_weights_hash
+
+    if not isinstance(recipe.model, HuggingFaceModel):
+        return f"version {name} started from a model that the recipe does not name any more"
+    try:
+        found = initial_weights_hash(recipe, recipe.model.path)
+    except PerdureError as error:
+        return str(error)
+    if found != weights:
+        return f"{recipe.model.path}: not the weights that version {name} started from"
+    return None
+
+
+def _link_as_export(recipe: Recipe, folder: Path) -> None:
+    """Links the initial model's files and the run's tokenizer into a folder, as an export has both.
+
+    Where the run's tokenizer extends the model's, which has no rows for the new tokens, the model's own goes along.
+    """
+    from perdure.pipeline.convert.vocabulary import extension_between
+    from perdure.pipeline.data.directory import COPIED
+    from perdure.pipeline.data.stage import tokenizer_directory
+
+    model, tokenizer = recipe.model.path, tokenizer_directory(recipe)
+    files = {file.name: file for file in model.iterdir() if file.is_file() and not file.name.startswith(".")}
+    if extension_between(model, tokenizer) is None:
+        files = {name: file for name, file in files.items() if name not in COPIED}
+        files |= {name: file for name in COPIED if (file := tokenizer / name).is_file()}
+    for name, file in files.items():
+        (folder / name).symlink_to(file.resolve())
 
 
 def task_names(include_path: Path) -> set[str]:
@@ -98,46 +181,25 @@ def tasks_hash(harness: Harness) -> str:
     return hash_of([hash_directory(harness.include_path, hidden=False), harness.tasks])[:16]
 
 
-def harness_results(recipe: Recipe) -> dict[str, Any] | None:
-    """Results of the tasks that the recipe asks for, by version; where the tasks are gone, those of the last ones."""
-    harness = recipe.evaluation.harness
-    if harness is None:
-        return None
-    asked = tasks_hash(harness) if harness.include_path.is_dir() else None
-    paths = {name: recipe.directory / "versions" / name / "harness.json" for name in recipe.versions}
-    found = {name: read_json(path) for name, path in paths.items() if path.exists()}
-    return {
-        name: record["tasks"]
-        for name, record in found.items()
-        if asked in (None, record["identity"]["tasks"])
-    } or None
+def _run(path: Path, identity: dict[str, Any], model: Path, harness: Harness) -> None:
+    """Writes the results of a model's tasks, and what identifies them."""
+    parse = "special" if identity["parse_special_tokens"] else "text"
+    found = _results(model, harness, parse, path.with_suffix(".log"))
+    write_json(path, {"identity": identity} | found)
 
 
-def _results(
-    directory: Path, include_path: Path, tasks: list[str], parse_special_tokens: bool
-) -> dict[str, Any]:
-    result = directory / "harness.tmp.json"
-    command = [
-        sys.executable,
-        "-m",
-        "perdure.pipeline.evaluate.harness",
-        export_of(directory),
-        include_path,
-        result,
-        "special" if parse_special_tokens else "text",
-    ]
-    done = subprocess.run(
-        [*map(str, command), *tasks], env=os.environ | OFFLINE, capture_output=True, text=True
-    )
-    if done.returncode:
-        log = directory / "harness.log"
-        log.write_text(done.stdout + done.stderr)
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        reason = lines[-1] if lines else f"exit status {done.returncode}"
-        raise PerdureError(f"evaluation.harness: {', '.join(tasks)}: {reason} (all of it: {log})")
-    found = read_json(result)
-    result.unlink()
-    return found
+def _results(model: Path, harness: Harness, parse: str, log: Path) -> dict[str, Any]:
+    with TemporaryDirectory() as folder:
+        result = Path(folder) / "harness.json"
+        command = [sys.executable, "-m", "perdure.pipeline.evaluate.harness"]
+        command += [str(model), str(harness.include_path), str(result), parse, *harness.tasks]
+        done = subprocess.run(command, env=os.environ | OFFLINE, capture_output=True, text=True)
+        if done.returncode == 0:
+            return read_json(result)
+    write_atomic(log, done.stdout + done.stderr)
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    reason = lines[-1] if lines else f"exit status {done.returncode}"
+    raise PerdureError(f"evaluation.harness: {', '.join(harness.tasks)}: {reason} (all of it: {log})")
 
 
 def evaluate_export(

@@ -12,7 +12,7 @@ from perdure.pipeline.domains import measured_domains, source_of
 from perdure.pipeline.evaluate import metrics, probe_scores
 from perdure.pipeline.evaluate.contamination import contamination
 from perdure.pipeline.evaluate.documents import table_name
-from perdure.pipeline.evaluate.harness import harness_results
+from perdure.pipeline.evaluate.harness_scores import harness_scores
 from perdure.pipeline.evaluate.ledger import Ancestry, by_label, intervals, read_documents
 from perdure.pipeline.evaluate.paths import Path, losses_along
 from perdure.pipeline.evaluate.record import initial_evaluation
@@ -89,7 +89,7 @@ def measured(
         },
         "probes": _probes(recipe, paths, places, on),
         "contamination": contamination(recipe, on),
-        "harness": harness_results(recipe),
+        **harness_scores(recipe, paths),
     }
 
 

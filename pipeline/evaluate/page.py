@@ -2,6 +2,7 @@
 
 from perdure.pipeline.evaluate.bootstrap import decided
 from perdure.pipeline.evaluate.figures import SERIES_COLOURS, Line, histogram, line_chart
+from perdure.pipeline.evaluate.harness_scores import harness_rows
 from perdure.pipeline.evaluate.ledger_words import fuar_words
 from perdure.pipeline.evaluate.units import BITS, NATS, WORDS, in_unit
 from perdure.pipeline.evaluate.words import (
@@ -19,7 +20,7 @@ from perdure.pipeline.evaluate.words import (
 )
 from perdure.pipeline.pages import render
 
-LEDGER = ("macro", "labels", "probes", "contamination", "harness")
+LEDGER = ("macro", "labels", "probes", "contamination", "harness_initial")
 """Keys of a report that are null, or not there, where nothing was measured: see docs/evaluation.md."""
 _MARKED = 8
 """Most changes of the mixture that are named in a chart."""
@@ -79,6 +80,7 @@ def render_page(report: dict, version: str | None = None) -> str:
         texts=[heldout_text(*text) for text in report.get("heldout", {}).items()],
         ledger={key: report.get(key) for key in LEDGER}
         | {"intervals": report.get("intervals") or {"change": {}}},
+        scores=harness_rows(report, [entry["id"] for entry in path]),
         gaps={name: gap | {"chart": _gap_chart(report, name, gap)} for name, gap in gaps.items()},
         tree=_tree(path, None),
         charts={entry["id"]: _charts(report, entry) for entry in shown if entry["id"] in report["curves"]},

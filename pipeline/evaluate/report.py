@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from perdure.pipeline.evaluate.board import write_board
+from perdure.pipeline.evaluate.harness_scores import harness_words
 from perdure.pipeline.evaluate.ledger_words import ledger_words
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.siblings import replay_controls
@@ -39,7 +40,8 @@ def write_report(
             write_atomic(page.parent / f"{version['id']}.html", render_page(report, version["id"]))
     write_board(report, recipe.directory / "report" / "tb")
     say(loss_table(report))
-    for finding in ("", *report["findings"], *ledger_words(report), *cost_words(report), ""):
+    words = [*report["findings"], *ledger_words(report), *harness_words(report), *cost_words(report)]
+    for finding in ("", *words, ""):
         say(finding)
     say(_next_commands(recipe, report, recipe_path))
     return report

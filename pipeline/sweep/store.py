@@ -1,6 +1,7 @@
 """Where a sweep's runs stand, and what they share.
 
     <out>/contents, clean, topics, subset, data, tokenizer@<hash8>   made once; their names hold what they depend on
+    <out>/harness/initial@<hash8>.json                     what lm-evaluation-harness says of the model that all start from
     <out>/versions/<version>@<hash8>/                      every version of every run, each made once
     <out>/runs/<run>/                                      a run's directory, as of any recipe; of the above it has links
 
@@ -124,6 +125,9 @@ def link(plan: Plan, run: Run, places: dict[str, Path]) -> None:
     """
     out = run.recipe.directory
     targets = {out / name: plan.directory / name for name in SHARED}
+    harness = out / "harness"
+    if run.recipe.evaluation.harness and (harness.is_symlink() or not harness.exists()):
+        targets[harness] = plan.directory / "harness"
     targets |= {version_directory(run.recipe, name): place for name, place in places.items()}
     _link(out, targets, whole=False)
     # Its name depends on what `contents` says.

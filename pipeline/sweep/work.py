@@ -8,6 +8,7 @@ from perdure.launch.local import ABOVE
 from perdure.pipeline.checks.mixtures import against_data
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.errors import PerdureError, RecipeError
+from perdure.pipeline.evaluate.harness import initial_records
 from perdure.pipeline.evaluate.record import data_sections
 from perdure.pipeline.evaluate.report import write_report
 from perdure.pipeline.lineage import version_directory
@@ -86,6 +87,7 @@ def _reported(run: Run) -> bool:
     """Whether nothing that is measured after the report is newer than it."""
     report = run.recipe.directory / "report.json"
     later = [version_directory(run.recipe, name) / "harness.json" for name in run.recipe.versions]
+    later += [path for path, _ in initial_records(run.recipe).values()]
     later.append(run.recipe.directory / "contamination.json")
     return all(path.stat().st_mtime <= report.stat().st_mtime for path in later if path.exists())
 

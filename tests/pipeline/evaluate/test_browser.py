@@ -109,6 +109,8 @@ def measured(report) -> dict:
             "heldout": {"prose": leaks},
         },
         "harness": {"update": {"local": {"acc": 0.625, "acc_stderr": 0.0214}}},
+        "harness_initial": {"tasks": {"local": {"acc": 0.5, "acc_stderr": 0.0214}}, "note": None},
+        "harness_change": {"update": {"local": {"acc": {"change": 0.125, "stderr": 0.0303}}}},
     }
 
 

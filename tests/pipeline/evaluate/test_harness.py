@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from perdure.pipeline.cli import main
 from perdure.pipeline.data.normalise import is_heldout, text_hash
-from perdure.pipeline.evaluate.harness import harness_results
+from perdure.pipeline.evaluate.harness_scores import harness_scores
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.recipe import load_recipe
 
@@ -170,21 +170,46 @@ def test_an_unknown_task_is_one_line(run, capsys):
 
 
 def test_a_report_shows_results_of_the_tasks_that_the_recipe_asks_for(run):
+    def shown(recipe):
+        return harness_scores(recipe, {})["harness"]
+
     recipe = load_recipe(run[0].parent / "recipe.yaml", out=run[0])
-    assert harness_results(recipe)["v1"].keys() == {"held_out"}
+    assert shown(recipe)["v1"].keys() == {"held_out"}
     tasks = recipe.evaluation.harness.include_path
     for left in ("__pycache__/utils.cpython-311.pyc", ".held.yaml.swp"):
         write_lines(tasks / left, [])
-    assert harness_results(recipe)["v1"].keys() == {"held_out"}
+    assert shown(recipe)["v1"].keys() == {"held_out"}
     (tasks / "more.yaml").write_text("task: more\n")
-    assert harness_results(recipe) is None  # not of these tasks
+    assert shown(recipe) is None  # not of these tasks
     (tasks / "more.yaml").unlink()
-    assert harness_results(recipe)["v1"].keys() == {"held_out"}
+    assert shown(recipe)["v1"].keys() == {"held_out"}
     tasks.rename(tasks.with_name("away"))
-    assert harness_results(recipe)["v1"].keys() == {"held_out"}
+    assert shown(recipe)["v1"].keys() == {"held_out"}
     tasks.with_name("away").rename(tasks)
     without = recipe.evaluation.model_copy(update={"harness": None})
-    assert harness_results(recipe.model_copy(update={"evaluation": without})) is None
+    assert shown(recipe.model_copy(update={"evaluation": without})) is None
+
+
+def test_the_initial_model_has_the_scores_of_its_weights(run, capsys):
+    """A run that starts from the export of the first: its initial model is the first one's version."""
+    out = run[0]
+    recipe = yaml.safe_load((out.parent / "recipe.yaml").read_text())
+    model = {"type": "huggingface", "path": str(out / "versions/v1/hf")}
+    recipe |= {"name": "update", "model": model, "tokenizer": model}
+    recipe["evaluation"] |= {"probes": [], "contamination": None}
+    recipe["versions"]["v1"]["tokens"] = 2 * 1024
+    path, second = out.parent / "update.yaml", out.parent / "second"
+    path.write_text(yaml.safe_dump(recipe))
+    assert main(["run", str(path), "--out", str(second)]) == 0
+    report = read_json(second / "report.json")
+    old = read_json(out / "versions/v1/harness.json")["tasks"]["held_out"]
+    new = report["harness"]["v1"]["held_out"]
+    assert report["harness_initial"]["tasks"]["held_out"] == old
+    change = report["harness_change"]["v1"]["held_out"]["bits_per_byte"]
+    assert change["change"] == new["bits_per_byte"] - old["bits_per_byte"] != 0
+    said = capsys.readouterr().out
+    assert "initial model: lm-evaluation-harness, held_out" in said
+    assert "lm-evaluation-harness: initial model: held_out: " in said
 
 
 def test_without_the_package_check_says_what_to_install(run, capsys, monkeypatch):
