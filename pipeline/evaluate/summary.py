@@ -21,7 +21,13 @@ from perdure.pipeline.evaluate.record import (
     run_data_directories,
     unmeasured,
 )
-from perdure.pipeline.evaluate.units import bits_per_nat, bytes_per_token, changes_in_bits, default_unit
+from perdure.pipeline.evaluate.units import (
+    bits_per_nat,
+    bytes_per_token,
+    changes_in_bits,
+    default_unit,
+    measured_text,
+)
 from perdure.pipeline.inputs import deciding_fields
 from perdure.pipeline.integrity import metrics_lines, require_whole
 from perdure.pipeline.lineage import expected_mixture, parent_of, version_directory
@@ -126,7 +132,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
         "loss_matrix": losses,
         "initial": initial and initial["domains"],
         **path_metrics(along, list(recipe.sources), losses, starts),
-        "heldout": _heldout(domains, found),
+        "heldout": measured_text(domains, found),
         "bytes_per_token": dict(zip(domains, sizes)),
         "unit": default_unit(sizes),
         "in_bits_per_byte": path_metrics(
@@ -172,14 +178,6 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
     report["in_bits_per_byte"] |= changes_in_bits(report)
     add_course(report, recipes)
     return report
-
-
-def _heldout(domains: list[str], evaluations: list[dict | None]) -> dict[str, dict[str, int | None]]:
-    """What was measured of what is held out, by domain; all models are measured on the same text."""
-    keys = ("documents", "tokens", "bytes", "heldout_documents", "heldout_tokens", "cut_documents")
-    measured = [entry["domains"] for entry in reversed(evaluations) if entry]
-    texts = {domain: [own[domain] for own in measured if domain in own] for domain in domains}
-    return {domain: {key: own[0].get(key) for key in keys} for domain, own in texts.items() if own}
 
 
 def recipe_yaml(recipe: Recipe) -> str:

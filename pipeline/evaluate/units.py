@@ -1,4 +1,4 @@
-"""Held-out losses in bits per byte of text, which mean the same under every tokenizer and in every language."""
+"""What losses were measured on, and losses in bits per byte of it, which mean the same under every tokenizer and in every language."""
 
 import math
 from typing import Any
@@ -12,10 +12,18 @@ ALIKE = 1.1
 
 
 def bytes_per_token(domains: list[str], evaluations: list[dict | None]) -> np.ndarray:
-    """Bytes of measured text a token, float64 [domains], NaN where nothing was measured; all models read the same text."""
-    found = [entry["domains"] for entry in evaluations if entry]
-    texts = [next((own[domain] for own in found if domain in own), None) for domain in domains]
-    return np.array([text["bytes"] / text["tokens"] if text else math.nan for text in texts])
+    """Bytes of measured text a token, float64 [domains], NaN where nothing was measured."""
+    texts = measured_text(domains, evaluations)
+    found = [texts.get(domain, {"bytes": math.nan, "tokens": 1}) for domain in domains]
+    return np.array([text["bytes"] / text["tokens"] for text in found])
+
+
+def measured_text(domains: list[str], evaluations: list[dict | None]) -> dict[str, dict[str, int | None]]:
+    """What was measured of what is held out, by domain; all models are measured on the same text."""
+    keys = ("documents", "tokens", "bytes", "heldout_documents", "heldout_tokens", "cut_documents")
+    measured = [entry["domains"] for entry in reversed(evaluations) if entry]
+    texts = {domain: [own[domain] for own in measured if domain in own] for domain in domains}
+    return {domain: {key: own[0].get(key) for key in keys} for domain, own in texts.items() if own}
 
 
 def bits_per_nat(bytes_a_token: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ from support import random_data, tiny_recipe, write_export
 
 from perdure.pipeline import run
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.evaluate.record import later_directory, measured_on
+from perdure.pipeline.evaluate.record import evaluation, initial_evaluation, later_directory, measured_on
+from perdure.pipeline.evaluate.sampling import RULE
 from perdure.pipeline.inputs import version_inputs
 from perdure.pipeline.locks import lock
 from perdure.pipeline.manifest import finish, read_json, write_json
@@ -84,6 +85,24 @@ def test_other_probes_and_budgets_are_measured(finished, tmp_path):
             read_json(place / "inputs.json")["measured"] != read_json(finished[0] / "inputs.json")["measured"]
         )
         assert (finished[0] / "inputs.json").read_bytes() == own
+
+
+def test_the_first_documents_of_a_text_are_no_sample_of_it(finished):
+    """An earlier release measured those: such numbers are not shown, and what is larger than the budget is measured again."""
+    directory, data = finished
+    on = measured_on(tiny_recipe(directory.parents[1]), data)
+    assert "sampled" not in on  # all of it fits: measured as ever
+    few = measured_on(tiny_recipe(directory.parents[1], evaluation__max_tokens=100), data)
+    assert few["sampled"] == {"a": RULE, "b": RULE}
+    earlier = {key: value for key, value in few.items() if key != "sampled"}
+    for file in ("inputs.json", "eval.json"):
+        write_json(directory / file, read_json(directory / file) | {"measured": earlier})
+    assert evaluation(directory, earlier) is not None and evaluation(directory, few) is None
+    (directory / "eval_initial.json").write_text("{}")  # before it said what it was measured on
+    assert initial_evaluation([directory], on) is not None and initial_evaluation([directory], few) is None
+    place = later(finished, evaluation__max_tokens=100)
+    again = "finished; other held-out documents, so it is measured again"
+    assert started(finished, evaluation__max_tokens=100) == ([(place, 1, "evaluate")], again)
 
 
 def test_who_measures_at_the_moment_keeps_the_inputs_of_its_ranks(finished):

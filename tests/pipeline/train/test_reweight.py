@@ -269,3 +269,17 @@ def test_a_source_repeated_often_enough_gives_to_its_own_group(grouped):
     assert held["held"] == ["a"]  # `c` was repeated too, but is its whole group
     assert held["ratios"]["a"] == pytest.approx(0.4 * 0.01) and held["ratios"]["c"] == pytest.approx(0.6)
     assert len(said) == 1 and said[0].endswith("its share is held at 1.00% of its group")
+
+
+def test_perplexities_of_another_sample_are_not_compared(recipe):
+    """A checkpoint of an earlier release has that of a text's first documents: it is measured anew, and shares stay until then."""
+    state = trained(recipe, planned(), FRESH, stop=2 * INTERVAL)[1]
+    phases = state["phases"]
+    with patch.object(module, "sampled_domains", return_value=["a"]):
+        _, after = trained(recipe, planned(), state, stop=3 * INTERVAL)
+        assert after["phases"] == phases and after["ratios"] == state["ratios"]
+        assert (
+            after["perplexity"] == {"a": 10.0 + 2 * INTERVAL, "b": 10.0}
+            and after["perplexity_on"] == module.RULE
+        )
+        assert len(trained(recipe, planned(), after, stop=3 * INTERVAL + 1)[1]["phases"]) == len(phases) + 1
