@@ -50,7 +50,7 @@ def damaged_files(
             problems[name] = problem
         else:
             looked_at[name] = ([path], lambda path=path: _hash(path))
-    found = remembered_hashes(store and directory / store, looked_at, done, _tell)
+    found = remembered_hashes(directory / store if store else None, looked_at, done, _tell)
     for name, digest in found.items():
         if digest != files[name]["sha256"]:
             problems[name] = f"damaged: SHA-256 {digest[:8]}, recorded {files[name]['sha256'][:8]}"

@@ -242,7 +242,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         return found
 
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=named)
+        value: Any = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=named)
     except FileNotFoundError:
         place = "" if artefact_of(path) is None else f"; {remedy(path)}"
         raise PerdureError(f"{path}: missing{place}") from None
@@ -251,14 +251,14 @@ def read_json(path: Path, kind: type = dict) -> Any:
     except (ValueError, RecursionError) as error:
         raise PerdureError(f"{path}: not readable as JSON ({error}); {remedy(path)}") from None
     if not isinstance(value, kind):
-        raise PerdureError(f"{path}: should hold a JSON {_JSON_NAMES[kind]}; {remedy(path)}")
-    has_checksum = isinstance(value, dict) and str(value.get(CHECKSUM)).startswith(SCHEME)
-    if has_checksum and value.pop(CHECKSUM) != _checksum(path, value):
+        raise PerdureError(
+            f"{path}: should hold a JSON {'array' if kind is list else 'object'}; {remedy(path)}"
+        )
+    if not isinstance(value, dict) or not str(value.get(CHECKSUM)).startswith(SCHEME):
+        return value
+    if value.pop(CHECKSUM) != _checksum(path, value):
         raise PerdureError(f"{path}: damaged: it no longer fits its own checksum; {remedy(path)}")
     return value
-
-
-_JSON_NAMES = {dict: "object", list: "array"}
 
 
 def finish(directory: Path, manifest: dict) -> None:

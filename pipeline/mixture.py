@@ -139,7 +139,8 @@ def reweighted(
         alpha: Strength.
         weights: w_i by topic; 1 where a topic is not named.
         floor: Smallest share; what it takes is taken from the others in proportion.
-        held: Topics that get the smallest share, whatever their perplexity; not all of them.
+        held: Topics that get the smallest share, whatever their perplexity. If they are all of `ratios`, none does: somebody
+            has to give the samples.
 
     Returns:
         New shares, summing to 1: r_i f_i / sum(r f), f_i = 1 + alpha d_i w_i, d_i = (p_i - p_i') / max |p - p'|.
@@ -147,6 +148,7 @@ def reweighted(
     Source:
         Llama-3-SynE (arXiv 2407.18743), section 3.2.
     """
+    held = () if set(held) >= ratios.keys() else held
     change = {topic: after[topic] - before[topic] for topic in ratios}
     largest = max(map(abs, change.values()))
     if largest == 0:

@@ -128,7 +128,11 @@ def config_shape(directory: Path) -> Shape:
         family=config["model_type"],
         qkv_bias=family.qkv_bias,
         qk_norm=family.qk_norm,
-        rope_scaling=Llama3Scaling(*map(float, llama3[:3]), int(llama3[3])) if llama3 else None,
+        rope_scaling=Llama3Scaling(
+            float(llama3[0]), float(llama3[1]), float(llama3[2]), original_length=int(llama3[3])
+        )
+        if llama3
+        else None,
         sliding_window=config["window"],
     )
 

@@ -168,7 +168,8 @@ def estimated_tokens(recipe: Recipe, source: Source) -> int | None:
         for file in files
     )
     share = SHARE_OF_FILE.get(reader.type, 1.0)
-    known = isinstance(recipe.tokenizer, HuggingFaceTokenizer | ExtendedTokenizer)
-    rate = tokens_per_byte(reader, recipe.tokenizer.path / "tokenizer.json") if known else None
+    tokenizer, rate = recipe.tokenizer, None
+    if isinstance(tokenizer, HuggingFaceTokenizer | ExtendedTokenizer):
+        rate = tokens_per_byte(reader, tokenizer.path / "tokenizer.json")
     tokens = int(unpacked * (rate or share / BYTES_PER_TOKEN))
     return min(tokens, source.subset.tokens) if source.subset else tokens

@@ -67,6 +67,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         if self._depth > MAX_DEPTH:
             raise _too_large(f"nested more than {MAX_DEPTH} deep", event)
         node = super().compose_node(parent, index)
+        assert node is not None
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent):
             if id(node) not in self._sizes:
@@ -157,8 +158,8 @@ def _remedy(kind: str, text: str) -> str | None:
 
 def _readings(text: str) -> str:
     """Decimal numbers that an integer may mean: as it looks, if it looks decimal, and as YAML 1.1 reads it."""
-    sign, digits = re.fullmatch(r"([-+]?)(.*)", text.replace("_", "")).groups()
-    sign = sign.removeprefix("+")
+    digits = text.replace("_", "").lstrip("+")
+    sign, digits = ("-", digits[1:]) if digits.startswith("-") else ("", digits)
     if ":" in digits:
         total = 0
         for part in digits.split(":"):

@@ -153,7 +153,8 @@ def _apply_override(tree: dict, override: str, source: str) -> dict:
     if misread:
         raise RecipeError(source, [within(key, problem) for problem in misread])
     section, *names = key.split(".")
-    known = tree.get(section) if isinstance(tree.get(section), dict) else {}
+    found = tree.get(section)
+    known = found if isinstance(found, dict) else {}
     if section in ("sources", "versions") and len(names) > 1 and names[0] not in known:
         remedy = f"no such {section.removesuffix('s')}{near(names[0], known)}"
         raise RecipeError(source, [Problem(key, value, remedy)])

@@ -178,3 +178,10 @@ def test_shares_stay_shares_and_above_the_floor(topics, alpha, floor):
     assert sum(rounded.values()) == 1
     for name in names:
         assert abs(rounded[name] - found[name]) < 2e-4
+
+
+def test_a_group_of_which_all_are_held_goes_on_by_perplexity():
+    before, after = {"a": 10.0, "b": 10.0}, {"a": 11.0, "b": 10.0}
+    free = reweighted({"a": 0.5, "b": 0.5}, before, after, 0.5, {}, floor=0.0)
+    assert reweighted({"a": 0.5, "b": 0.5}, before, after, 0.5, {}, 0.0, held=["a", "b"]) == free
+    assert reweighted({"a": 1.0}, before, after, 0.5, {}, 0.0, held=["a"]) == {"a": 1.0}
