@@ -136,9 +136,13 @@ def metrics_lines(path: Path) -> list[dict]:
     Raises:
         PerdureError: If it is damaged.
     """
-    if not path.exists():
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
         return []
-    found = json_lines(path, path.read_bytes().splitlines(keepends=True))
+    except OSError as error:
+        raise readable(error, path) from error
+    found = json_lines(path, lines)
     if not all(isinstance(entry.get("step"), int) for entry in found):
         raise PerdureError(f"{path}: a line has no step; {remedy(path)}")
     return found

@@ -182,6 +182,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if path.is_dir():
+            raise PerdureError(f"{path}: a directory stands in the file's place; {remedy(path)}")
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

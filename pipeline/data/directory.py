@@ -115,7 +115,7 @@ def lacks_characters(tokenizer: "Tokenizer") -> str | None:
 
 def tokenizer_warnings(spec: recipe.Tokenizer) -> list[str]:
     """What is no mistake of a checked recipe's tokenizer, but should be known."""
-    if not isinstance(spec, Spec):
+    if not isinstance(spec, Spec) or not (spec.path / "tokenizer.json").is_file():
         return []
     reason = lacks_characters(read_tokenizer(spec.path / "tokenizer.json"))
     return [f"tokenizer.path = {spec.path}: {reason}"] if reason else []

@@ -4,20 +4,24 @@ import json
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from perdure.pipeline.check import load_checked, problems
 from perdure.pipeline.checks import mixtures
-from perdure.pipeline.errors import RecipeError
+from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.manifest import hash_file, read_json
 from perdure.pipeline.memory import memory_per_rank
 from perdure.pipeline.preview import moves_across, preview
 from perdure.pipeline.preview_text import plot, print_preview
 from perdure.pipeline.recipe import Mixture, load_recipe
 from perdure.pipeline.run import _data
+from perdure.pipeline.shape import config_shape, config_vocab_size, tensor_sizes
 from perdure.pipeline.sizes import finished_sources
 from tests.support import tiny_recipe
 
@@ -41,9 +45,15 @@ def found(*overrides: str, out: Path | None = None) -> dict[str, tuple]:
     return {}
 
 
+LLAMA3 = {
+    **{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    **{"original_max_position_embeddings": 8192, "rope_theta": 5000.0},
+}
+
+
 @pytest.fixture
 def llama(tmp_path) -> Path:
-    """The outside of a small Hugging Face model: config, and a file in the place of weights."""
+    """A small Hugging Face model: config, and weights that are 0."""
     directory = tmp_path / "llama"
     directory.mkdir()
     config = {
@@ -56,9 +66,17 @@ def llama(tmp_path) -> Path:
         "vocab_size": 5000,
         "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
     }
-    (directory / "config.json").write_text(json.dumps(config))
-    (directory / "model.safetensors").touch()
+    write_model(directory, config)
     return directory
+
+
+def write_model(directory: Path, config: dict) -> None:
+    """A config, and a tensor of zeros for whatever it asks for; no weights if it asks for nothing sensible."""
+    (directory / "config.json").write_text(json.dumps(config))
+    with suppress(PerdureError):
+        sizes = tensor_sizes(config_shape(directory), config_vocab_size(directory))
+        zeros = {name: np.zeros(size, np.float16) for name, size in sizes.items()}
+        save_file(zeros, directory / "model.safetensors")
 
 
 def test_the_template_has_no_problems():
@@ -465,18 +483,17 @@ def test_a_hugging_face_model_is_accepted_and_its_shape_is_used(llama):
     [
         ({"model_type": "gpt2"}, "model_type is 'gpt2'; should be llama or mistral or qwen2 or qwen3"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rotary scaling 'yarn'"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, "factor is missing"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "factor of the rotary embedding is None"),
+        ({"rope_parameters": LLAMA3 | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5"),
         ({"quantization_config": {"bits": 4}}, "the weights are quantised"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear"}}, "rotary scaling 'linear'"),
         ({"attention_bias": True}, "attention_bias is True"),
-        ({"hidden_size": None}, "not the config of a llama model"),
+        ({"hidden_size": None}, "hidden_size is null; should be a whole number"),
         ({"vocab_size": 4000}, "(4,000 tokens) is smaller than the tokenizer's (4,096)"),
     ],
 )
 def test_a_model_that_cannot_be_used_is_refused(llama, changes, remedy):
-    config = json.loads((llama / "config.json").read_text()) | changes
-    (llama / "config.json").write_text(json.dumps(config))
+    write_model(llama, json.loads((llama / "config.json").read_text()) | changes)
     assert remedy in found(f"model={{type: huggingface, path: {llama}}}")["model.path"][1]
     reference = f"versions.update.selection.reference={llama}"
     assert remedy in found(reference)["versions.update.selection.reference"][1]
@@ -490,10 +507,14 @@ def test_samples_must_fit_into_a_sliding_window(llama):
         ({"model_type": "mistral"}, 4096),
         ({"model_type": "mistral", "sliding_window": None}, None),
         ({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": False}, None),
-        ({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True}, 64),
+        ({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True}, None),  # from layer 28 on
+        (
+            {"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True, "max_window_layers": 0},
+            64,
+        ),
         ({"model_type": "qwen3", "sliding_window": 64}, None),
     ):
-        (llama / "config.json").write_text(json.dumps(config | changes))
+        write_model(llama, config | changes)
         for length in (window or 8192, (window or 8192) + 1):
             problem = found(model, f"training.seq_length={length}").get("training.seq_length")
             assert (problem is not None) == (window is not None and length > window), (changes, length)

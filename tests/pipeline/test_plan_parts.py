@@ -7,6 +7,7 @@ from perdure.pipeline.consumption import ledger
 from perdure.pipeline.domain_order import jensen_shannon, random_order, similarity_order, token_frequencies
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.documents import heldout
+from perdure.pipeline.manifest import finish
 from perdure.pipeline.plan import consumed_by_version, locate, open_order, order_files
 from perdure.pipeline.planning import build_plan
 from perdure.pipeline.train.dataset import open_dataset, open_heldout, read_sample
@@ -126,7 +127,7 @@ def write_rows(directory, rows):
         "perplexity": rows,
     }
     parquet.write_table(pa.table(columns), directory / "docs.parquet")
-    (directory / "_SUCCESS").touch()
+    finish(directory, {})
 
 
 def rows_of(directory) -> list[float]:

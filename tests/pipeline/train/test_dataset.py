@@ -9,6 +9,7 @@ from support import EOS, prepare_version, random_documents, tiny_recipe, write_d
 
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.documents import heldout
+from perdure.pipeline.manifest import read_json, write_json
 from perdure.pipeline.plan import locate
 from perdure.pipeline.shards import REF_MISSING
 from perdure.pipeline.train.dataset import open_dataset, open_heldout, read_batch, read_sample
@@ -84,7 +85,7 @@ def test_a_sidecar_of_another_tokenizer_is_refused_naming_both_hashes(tmp_path):
     data = {name: tmp_path / "data" / name for name in ("a", "b")}
     scores = {name: path / "scores" / "test" for name, path in data.items()}
     manifest = scores["b"] / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"tokenizer_hash": "test"', '"tokenizer_hash": "other"'))
+    write_json(manifest, read_json(manifest) | {"tokenizer_hash": "other"})
     with pytest.raises(PerdureError, match=r"made with tokenizer_hash other, but .* has test"):
         open_dataset(plan, data, scores)
 
