@@ -269,6 +269,7 @@ def finish(directory: Path, manifest: dict) -> None:
     `versions` of the packages that made it are added to the manifest, and `files` (sizes and SHA-256) unless it has them:
     of all that stand in the directory itself.
     """
+    directory.mkdir(parents=True, exist_ok=True)
     files = {} if "files" in manifest else {"files": hash_files(directory)}
     write_json(directory / "manifest.json", manifest | files | {"versions": package_versions()})
     write_atomic(directory / SUCCESS, "")

@@ -22,7 +22,7 @@ from perdure.launch.slurm import log_options
 from perdure.launch.status import status
 from perdure.pipeline.data.score import score_source
 from perdure.pipeline.data.stage import run_data
-from perdure.pipeline.manifest import VERIFIED, is_finished, read_json
+from perdure.pipeline.manifest import VERIFIED, hash_file, is_finished, read_json, write_json
 from perdure.pipeline.recipe import load_recipe
 
 ABSENT = slurm_cluster.missing()
@@ -208,9 +208,14 @@ def begin_again(cluster, undisturbed, tmp_path) -> tuple[str, Path]:
             shutil.copytree(part, fresh / part.name)
     version = fresh / "versions" / "base"
     (version / "launch").mkdir(parents=True)
-    for name in ("recipe.yaml", "inputs.json"):
-        text = (out / "versions" / "base" / name).read_text()
-        (version / name).write_text(text.replace(str(out), str(fresh)))
+    here = {
+        name: (out / "versions" / "base" / name).read_text().replace(str(out), str(fresh))
+        for name in ("recipe.yaml", "inputs.json")
+    }
+    (version / "recipe.yaml").write_text(here["recipe.yaml"])
+    inputs = json.loads(here["inputs.json"]) | {"recipe": hash_file(version / "recipe.yaml")}
+    del inputs["checksum"]  # of what was prepared elsewhere
+    write_json(version / "inputs.json", inputs)
     shutil.copytree(out / "versions" / "base" / "plan", version / "plan")
     script = (out / "versions" / "base" / "launch" / "train-base.sbatch").read_text()
     (version / "launch" / "train.sbatch").write_text(script.replace(str(out), str(fresh)))

@@ -10,7 +10,7 @@ from perdure.pipeline.data.identity import clean_inputs, place
 from perdure.pipeline.data.inputs import read_files
 from perdure.pipeline.data.readers import CleanedDocuments
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import hash_file
+from perdure.pipeline.manifest import hash_file, read_json, write_json
 from perdure.pipeline.recipe import Source
 from tests.pipeline.data.conftest import random_text, write_jsonl
 from tests.pipeline.data.test_clean import InProcess
@@ -87,7 +87,7 @@ def test_without_a_record_nothing_was_read(tmp_path):
 
 def test_a_file_that_two_tasks_hashed_is_in_no_record(recipe, tmp_path):
     parts = recipe.directory / "parts"
-    (parts / "00002.json").write_text((parts / "00001.json").read_text())
+    write_json(parts / "00002.json", read_json(parts / "00001.json"))
     with pytest.raises(AssertionError):
         merge_records(parts, tmp_path / "record.json")
 
