@@ -16,9 +16,13 @@ def recipe(tmp_path):
     """The tiny recipe as a file, over text that exists."""
     tree = tiny_recipe(tmp_path).model_dump(mode="json", exclude_defaults=True, exclude={"out"})
     for source in tree["sources"].values():
-        source["reader"]["path"] = str(tmp_path)
-    (tmp_path / "text.txt").write_text("text")
-    tree["versions"]["v1"]["mixture"]["replay"] = {"share": 0.1, "sources": {"a": {}}}
+        source["reader"]["path"] = str(tmp_path / "text")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "text.txt").write_text("text")
+    tree["versions"]["v1"]["mixture"] |= {
+        "sources": {"b": {}},
+        "replay": {"share": 0.1, "sources": {"a": {}}},
+    }
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
@@ -85,7 +89,8 @@ def test_members_of_lists_and_whole_sections(recipe):
 
 
 def test_names_tell_fields_of_the_same_name_apart(recipe):
-    over = ["versions.v1.mixture.sources.a.weight=1,2", "versions.v1.mixture.sources.b.weight=3"]
+    mixture = "versions.v1.mixture"
+    over = [f"{mixture}.replay.sources.a.weight=1,2", f"{mixture}.sources.b.weight=3"]
     assert names(load_sweep(recipe, over)) == ["a.weight=1,b.weight=3", "a.weight=2,b.weight=3"]
 
 
@@ -100,7 +105,7 @@ def test_all_mistakes_at_once_a_line_each(recipe):
     ]
     assert problems(recipe, f"{SHARE}=0.1,1.5,-1", "training.seq_lenght=8,16", seeds=(1, 2)) == [
         "training.seq_lenght = 8: unknown field; did you mean `seq_length`?",
-        f"{SHARE} = 1.5: should be less than 1",
+        f"{SHARE} = 1.5: should be less than 1; did you mean 0.015?",
         f"{SHARE} = -1: should be greater than or equal to 0",
     ]
     assert problems(recipe, f"{SHARE}=0,0.0,0.1,0.10") == [
