@@ -43,7 +43,7 @@ def remembered(function: Callable[[Recipe, str], Answer]) -> Callable[[Recipe, s
         with remembering() as known:
             known[id(recipe)] = recipe  # which keeps its id from others
             missing, version = [], name
-            while version is not None and (function, id(recipe), version) not in known:
+            while version in recipe.versions and (function, id(recipe), version) not in known:
                 missing.append(version)
                 version = parent_of(recipe.versions[version])
             for version in reversed(missing):
