@@ -1,4 +1,5 @@
-"""Slurm: a chain of batch scripts, readable and runnable by hand (`sbatch FILE`).
+"""Slurm: a chain of batch scripts, readable and runnable by hand (`sbatch FILE`, with `PERDURE_SETUP` exported where the recipe
+has an environment or a setup).
 
 What the recipe and the site say reaches the shell quoted, or is refused by the types of `recipe/cluster.py`.
 """
