@@ -49,7 +49,9 @@ def verify(directory: Path, say: Say) -> None:
         PerdureError: If there is nothing to verify, or something is damaged.
     """
     if not directory.is_dir():
-        raise PerdureError(f"{directory}: no such directory; give one that `perdure run` or `export` wrote to")
+        raise PerdureError(
+            f"{directory}: no such directory; give one that `perdure run` or `export` wrote to"
+        )
     if directory.name == "hf" and directory.parent.parent.name == "versions":
         directory = directory.parent  # its hashes stand there
     begun, found = time.monotonic(), list(artefacts(directory))

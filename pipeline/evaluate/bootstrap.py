@@ -69,6 +69,13 @@ def decided(bounds: list[float] | None, items: int, chance: float = 0.0) -> bool
     return bounds is not None and items >= FEWEST and not bounds[0] <= chance <= bounds[1]
 
 
+def doubt(bounds: list[float], documents: int) -> str:
+    """Why a change with an interval over so many documents says nothing, in words; empty if it does say something."""
+    if decided(bounds, documents):
+        return ""
+    return "too few documents" if decided(bounds, FEWEST) else "within the noise"
+
+
 def interval(values: np.ndarray) -> list[float] | None:
     """The percentile interval [low, high] of resampled values; None if any model of them was not measured."""
     values = values[~np.isnan(values)]

@@ -1,6 +1,6 @@
 """The report as one HTML file: opens offline, prints, follows light and dark; a pure function of `report.json`."""
 
-from perdure.pipeline.evaluate.bootstrap import decided
+from perdure.pipeline.evaluate.bootstrap import doubt
 from perdure.pipeline.evaluate.figures import SERIES_COLOURS, Line, histogram, line_chart
 from perdure.pipeline.evaluate.harness_scores import harness_rows
 from perdure.pipeline.evaluate.ledger_words import fuar_words
@@ -124,8 +124,8 @@ def _judge(report: dict, name: str, domain: str) -> str:
     bounds = intervals["change"].get(name, {}).get(domain)
     if domain not in report["shown"][name]:
         return "not shown"
-    if bounds and not decided(bounds, intervals["documents"][domain]):
-        return "within the noise"
+    if bounds and (reason := doubt(bounds, intervals["documents"][domain])):
+        return reason
     return "" if change is None else verdict(change)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from perdure.pipeline.domains import source_of
-from perdure.pipeline.evaluate.bootstrap import decided
+from perdure.pipeline.evaluate.bootstrap import decided, doubt
 from perdure.pipeline.evaluate.words import share_words, signed
 from perdure.pipeline.recipe import Recipe
 
@@ -160,16 +160,16 @@ def findings(report: dict) -> list[str]:
 def _sentence(report: dict, pair: dict) -> str:
     told = {domain: entry for domain, entry in pair["domains"].items() if entry["shown"]}
     claims = [_claim(domain, entry) for domain, entry in told.items() if not entry["within_noise"]]
-    noise = [
-        f"{domain} ({_span(entry['interval'])})"
-        for domain, entry in told.items()
-        if entry["within_noise"] and entry["interval"]
-    ]
+    doubts: dict[str, list[str]] = {}
+    for domain, entry in told.items():
+        if entry["within_noise"] and entry["interval"]:
+            reason = doubt(entry["interval"], entry["documents"] or 0)
+            doubts.setdefault(reason, []).append(f"{domain} ({_span(entry['interval'])})")
     open_ = [
         f"{domain} ({signed(entry['difference'])})" for domain, entry in told.items() if not entry["interval"]
     ]
     parts = [", ".join(claims)] if claims else []
-    parts += [f"within the noise: {', '.join(noise)}"] if noise else []
+    parts += [f"{reason}: {', '.join(found)}" for reason, found in doubts.items()]
     parts += [f"without an interval, so that nothing follows: {', '.join(open_)}"] if open_ else []
     how = "without it" if pair["plain"] else "with another"
     head = f"{NAMES[pair['by']]} ({pair['version']}; {how}: {pair['against']})"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from perdure.pipeline.evaluate.bootstrap import RESAMPLES, interval, resampled
+from perdure.pipeline.evaluate.bootstrap import RESAMPLES, doubt, interval, resampled
 
 DOCUMENTS = 400
 
@@ -83,3 +83,16 @@ def test_chunks_of_many_documents_are_drawn_alike(losses, monkeypatch):
     whole = resampled(sums[None], tokens, seed=1)
     monkeypatch.setattr("perdure.pipeline.evaluate.bootstrap.CHUNK", 7 * DOCUMENTS)
     np.testing.assert_array_equal(whole, resampled(sums[None], tokens, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "documents", "said"),
+    [
+        ([-1.6, -1.0], 6, ""),
+        ([-1.6, -1.0], 5, "too few documents"),
+        ([-1.6, 0.1], 5, "within the noise"),
+        ([-1.6, 0.1], 60, "within the noise"),
+    ],
+)
+def test_why_a_change_says_nothing(bounds, documents, said):
+    assert doubt(bounds, documents) == said
