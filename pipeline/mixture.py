@@ -163,6 +163,9 @@ def reweighted(
 def _floored(ratios: dict[str, float], floor: float, low: set[str]) -> dict[str, float]:
     while True:
         free = sum(ratio for topic, ratio in ratios.items() if topic not in low)
+        if free == 0:  # those that are left had nothing: in proportion to what they had says nothing
+            ratios = {topic: ratio if topic in low else 1.0 for topic, ratio in ratios.items()}
+            continue
         scale = (1 - floor * len(low)) / free
         found = {topic for topic, ratio in ratios.items() if topic not in low and ratio * scale < floor}
         if not found:

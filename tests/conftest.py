@@ -21,7 +21,8 @@ if not torch.cuda.is_available():
 executor.PRELOAD += [*executor.PRELOAD_SCORING, "sklearn.feature_extraction.text", "sklearn.linear_model"]
 
 settings.register_profile("perdure", max_examples=50, deadline=None, derandomize=True)
-settings.load_profile("perdure")
+settings.register_profile("explore", max_examples=300, deadline=None, database=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "perdure"))
 
 
 LONGEST = ("test_cluster", "test_run", "test_checkpoint", "test_process", "test_restart", "test_versions")

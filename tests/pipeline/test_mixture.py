@@ -185,3 +185,6 @@ def test_a_group_of_which_all_are_held_goes_on_by_perplexity():
     free = reweighted({"a": 0.5, "b": 0.5}, before, after, 0.5, {}, floor=0.0)
     assert reweighted({"a": 0.5, "b": 0.5}, before, after, 0.5, {}, 0.0, held=["a", "b"]) == free
     assert reweighted({"a": 1.0}, before, after, 0.5, {}, 0.0, held=["a"]) == {"a": 1.0}
+    gone = {"a": 0.0, "b": 0.0, "c": 1.0}
+    ones = dict.fromkeys(gone, 1.0)
+    assert reweighted(gone, ones, ones, 0.5, {}, 0.0, held=["c"]) == {"a": 0.5, "b": 0.5, "c": 0.0}

@@ -72,6 +72,8 @@ def test_codes_of_several_languages_mean_the_one_that_the_table_marks():
 def test_splitters_are_as_in_version_0_1_where_it_took_the_right_row():
     for code in ("eng", "de", "fra", "rus", "cmn", "jpn", "yue", "tha", "ell", "fin", "heb"):
         assert not splits_otherwise(code)
+        if splitter(code).missing():
+            continue
         theirs = load_word_tokenizer(code)
         assert (type(theirs).__name__, theirs.language or "") == (
             splitter(code).kind,
