@@ -130,8 +130,12 @@ def json_lines(path: Path, lines: Iterable[str | bytes]) -> list[dict]:
     return found
 
 
+FORGOTTEN = b"{}\n"
+"""What a person leaves in `metrics.jsonl` to go on without the steps that it told of: no damage looks like it."""
+
+
 def metrics_lines(path: Path) -> list[dict]:
-    """The whole lines of a version's `metrics.jsonl`; none if it is not there.
+    """The whole lines of a version's `metrics.jsonl`; none if it is not there or `FORGOTTEN`.
 
     Raises:
         PerdureError: If it is damaged.
@@ -142,7 +146,7 @@ def metrics_lines(path: Path) -> list[dict]:
         return []
     except OSError as error:
         raise readable(error, path) from error
-    found = json_lines(path, lines)
+    found = [] if lines == [FORGOTTEN] else json_lines(path, lines)
     if not all(isinstance(entry.get("step"), int) for entry in found):
         raise PerdureError(f"{path}: a line has no step; {remedy(path)}")
     return found

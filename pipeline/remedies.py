@@ -32,7 +32,7 @@ def remedy(path: Path) -> str:
     if artefact.parent.name != "versions":
         return f"delete {artefact} and run again"
     if path.name == "metrics.jsonl" and not (artefact / SUCCESS).exists():
-        return f"copy it again, or delete {path} to go on without the steps that it tells of"
+        return f"copy it again, or `echo '{{}}' > {path}` to go on without the steps that it tells of"
     if path.name in ("metrics.jsonl", "eval_initial.json") or path.name.startswith("eval_initial_"):
         return f"copy it again, or delete {artefact} to train it anew"
     done = artefact / SUCCESS

@@ -204,6 +204,13 @@ def commit(out: Path, file: Path, kind, seed: int) -> bool:
     return not path.is_file() or path.read_bytes() != before
 
 
+def remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+
+
 def judge(base: Path, recipe: Path, scene: str, file: Path, kind, seed: int, expected: dict) -> str:
     """What became of one damage: `refused`, `made again`, `harmless`, or what is wrong."""
     out = base / "out"
@@ -239,15 +246,17 @@ def judge(base: Path, recipe: Path, scene: str, file: Path, kind, seed: int, exp
     for _ in range(5):  # as often as something is named
         if status == 0:
             break
+        if again := re.search(r"(\S+): .*copy it again, or `echo", errors):
+            place = Path(again[1])
+            remove(place)
+            shutil.copyfile(base / scene / place.relative_to(out), place)
+            status, said, errors = call("run", recipe, "--out", out)
+            continue
         named = re.search(r"delete (\S+)(?: and (\S+) and run again)?", errors)
         if not named:
             return f"unreadable: no remedy: {errors}"
         for path in filter(None, named.groups()):
-            place = Path(path.rstrip(",;:"))
-            if place.is_dir() and not place.is_symlink():
-                shutil.rmtree(place)
-            else:
-                place.unlink(missing_ok=True)
+            remove(Path(path.rstrip(",;:")))
         status, said, errors = call("run", recipe, "--out", out)
     if status:
         return f"unreadable: the remedy does not help: {errors}"

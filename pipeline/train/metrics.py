@@ -8,7 +8,7 @@ from typing import Any
 
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.words import duration_words, heldout_text
-from perdure.pipeline.integrity import metrics_lines
+from perdure.pipeline.integrity import FORGOTTEN, metrics_lines
 from perdure.pipeline.manifest import finite, read_json, write_atomic, write_json
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.remedies import remedy
@@ -59,10 +59,9 @@ class Recorder:
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         kept = b"".join(line for line, entry in zip(lines, entries) if entry["step"] <= first_step)
         self.told = hashlib.sha256(kept)
-        if told is not None and path.exists() and self.told.hexdigest() != told:
-            raise PerdureError(
-                f"{path}: damaged: up to step {first_step} not what it was when that was saved; {remedy(path)}"
-            )
+        if told not in (None, self.told.hexdigest()) and lines != [FORGOTTEN]:
+            reason = f"damaged: up to step {first_step} not what it was when that was saved"
+            raise PerdureError(f"{path}: {reason if path.exists() else 'missing'}; {remedy(path)}")
         self.lost_device_seconds = read_json(lost)["device_seconds"] if lost.exists() else 0.0
         if dropped := [entry for entry in entries if entry["step"] > first_step]:
             before = max((entry["tokens"] for entry in entries if entry["step"] <= first_step), default=0)

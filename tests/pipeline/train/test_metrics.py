@@ -53,6 +53,34 @@ def test_steps_that_a_kill_lost_count_in_the_cost(tmp_path):
     recorder.close()
 
 
+def test_lines_that_a_checkpoint_knows_of_are_not_lost_in_silence(tmp_path):
+    version = tmp_path / "versions" / "v1"
+    version.mkdir(parents=True)
+    recorder, path = Recorder(version, 0, ("a", "replay/b")), version / "metrics.jsonl"
+    for step in range(1, 4):
+        record(recorder, step)
+    recorder.close()
+    told, whole = recorder.told.hexdigest(), path.read_bytes()
+    for damage in (b"", whole[:-1], whole.replace(b"5.0", b"6.0"), b'{"step": 1}\n', None):
+        path.unlink(missing_ok=True)
+        if damage is not None:
+            path.write_bytes(damage)
+        reason = "missing" if damage is None else "damaged: up to step 3"
+        with pytest.raises(
+            PerdureError, match=rf"metrics.jsonl: {reason}.*copy it again, or `echo '\{{\}}' >"
+        ):
+            Recorder(version, 3, ("a", "replay/b"), told=told)
+        path.write_bytes(whole)
+    Recorder(version, 3, ("a", "replay/b"), told=told).close()
+    assert path.read_bytes() == whole
+    subprocess.run(f"echo '{{}}' > {path}", shell=True, check=True)
+    recorder = Recorder(version, 3, ("a", "replay/b"), told=told)
+    record(recorder, 4)
+    recorder.close()
+    assert [line["step"] for line in metrics(version)] == [4]
+    Recorder(version, 4, ("a", "replay/b"), told=recorder.told.hexdigest()).close()
+
+
 def test_weights_and_biases_is_told_what_tensorboard_is(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     recipe = tiny_recipe(tmp_path, logging=OFFLINE)
