@@ -4,8 +4,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from perdure.launch.slurm import Size, shell_environment
+from perdure.pipeline.data.slurm_scripts import shell_environment
 from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe.cluster import JobSize
 
 SCRIPT = """\
 #!/bin/bash
@@ -21,7 +22,7 @@ exec {python} -m perdure.launch.node --recipe {recipe_file} --go-on
 """
 
 
-def render(recipe: Recipe, recipe_file: Path, size: Size, directory: Path) -> str:
+def render(recipe: Recipe, recipe_file: Path, size: JobSize, directory: Path) -> str:
     """The script.
 
     Args:

@@ -8,12 +8,12 @@ failure policy, so there at most single pods start again.
 from typing import Any
 
 from perdure.launch.chain import Job
-from perdure.launch.slurm import Size
 from perdure.launch.texts import yaml_text
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.manifest import hash_of
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.recipe.cluster import HANDED_OVER
+from perdure.pipeline.recipe.cluster import JobSize
+from perdure.pipeline.slurm import HANDED_OVER
 
 PORT = 29400
 """Where the first pod of a training stage is met by the others."""
@@ -26,7 +26,7 @@ STAGE = 20
 """Letters of a stage's name at most."""
 
 
-def render(chain: list[Job], recipe: Recipe, size: Size, directory: str, values: bool = False) -> str:
+def render(chain: list[Job], recipe: Recipe, size: JobSize, directory: str, values: bool = False) -> str:
     """The manifest, YAML for `kubectl create -f`.
 
     What `cluster.environment` and `cluster.setup` hold reaches pods through a Secret.
@@ -87,7 +87,7 @@ def problems(recipe: Recipe) -> list[Problem]:
     return found
 
 
-def jobset(chain: list[Job], recipe: Recipe, size: Size, directory: str) -> dict[str, Any]:
+def jobset(chain: list[Job], recipe: Recipe, size: JobSize, directory: str) -> dict[str, Any]:
     """One ReplicatedJob a stage, each created when the one before is complete."""
     name = run_name(recipe, size, STAGE)
     stages: list[dict[str, Any]] = []
@@ -126,7 +126,7 @@ def jobset(chain: list[Job], recipe: Recipe, size: Size, directory: str) -> dict
     }
 
 
-def trainjob(chain: list[Job], recipe: Recipe, size: Size, directory: str) -> dict[str, Any]:
+def trainjob(chain: list[Job], recipe: Recipe, size: JobSize, directory: str) -> dict[str, Any]:
     """Pods of one size that work through all stages; the runtime says where the first one is."""
     cluster = recipe.cluster
     (file,) = {job.command[1] for job in chain if job.name == "data"}
@@ -161,7 +161,7 @@ def trainjob(chain: list[Job], recipe: Recipe, size: Size, directory: str) -> di
     }
 
 
-def run_name(recipe: Recipe, size: Size, stage: int) -> str:
+def run_name(recipe: Recipe, size: JobSize, stage: int) -> str:
     """The name of a JobSet or TrainJob, cut where pods' names would grow too long; what is cut stays unique by its hash.
 
     Args:

@@ -11,15 +11,17 @@ import yaml
 from perdure.launch import here, kubernetes, queue, sky, slurm
 from perdure.launch.chain import Job, jobs
 from perdure.pipeline.check import filling
+from perdure.pipeline.data.slurm_scripts import interpreter
 from perdure.pipeline.errors import PerdureError, Problem, RecipeError
 from perdure.pipeline.manifest import disk_errors, write_atomic, write_json
 from perdure.pipeline.recipe import Recipe, SlurmArrays, read_tree
-from perdure.pipeline.recipe.cluster import HANDED_OVER
+from perdure.pipeline.recipe.cluster import JobSize
+from perdure.pipeline.slurm import HANDED_OVER
 
 Say = Callable[[str], None]
 
 
-def fitted(path: Path, overrides: list[str], out: Path | None, site: Path | None, size: slurm.Size) -> Recipe:
+def fitted(path: Path, overrides: list[str], out: Path | None, site: Path | None, size: JobSize) -> Recipe:
     """The recipe with as many data-parallel replicas as fill the nodes, `out` absolute, free of mistakes.
 
     Raises:
@@ -32,7 +34,7 @@ def fitted(path: Path, overrides: list[str], out: Path | None, site: Path | None
     return recipe.model_copy(update={"out": recipe.directory.resolve()})
 
 
-def misfits(recipe: Recipe, to: str, size: slurm.Size, after: str | None) -> list[Problem]:
+def misfits(recipe: Recipe, to: str, size: JobSize, after: str | None) -> list[Problem]:
     """What a recipe or the command line asks for that cannot be had there."""
     found = []
     if to == "local" and size.nodes > 1:
@@ -58,7 +60,7 @@ def recipe_file(recipe: Recipe) -> Path:
 
 
 def texts(
-    recipe: Recipe, to: str, size: slurm.Size, directory: Path, values: bool = False
+    recipe: Recipe, to: str, size: JobSize, directory: Path, values: bool = False
 ) -> list[tuple[Path, str]]:
     """What is handed to the scheduler: files and their texts.
 
@@ -81,7 +83,7 @@ def texts(
     return [(recipe.directory / "launch" / f"{to}.yaml", text)]
 
 
-def launch(recipe: Recipe, to: str, size: slurm.Size, directory: Path, after: str | None, say: Say) -> None:
+def launch(recipe: Recipe, to: str, size: JobSize, directory: Path, after: str | None, say: Say) -> None:
     """Writes the texts, and submits them where that is one command away. On this machine it becomes the run itself.
 
     Args:
@@ -183,9 +185,9 @@ def _submit(
 
 
 def _scripts(
-    recipe: Recipe, size: slurm.Size, directory: Path, live: dict[str, str]
+    recipe: Recipe, size: JobSize, directory: Path, live: dict[str, str]
 ) -> list[tuple[Job, Path, str]]:
-    python = slurm.interpreter(recipe.cluster)
+    python = interpreter(recipe.cluster)
     return [
         (job, *slurm.render(job, recipe, size, directory, python))
         for job in jobs(recipe, recipe_file(recipe), size.ranks_per_node, live)

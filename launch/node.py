@@ -15,11 +15,11 @@ from itertools import count
 from pathlib import Path
 
 from perdure.launch import attempt
-from perdure.launch.local import Node, handing_on, start
 from perdure.pipeline.errors import PerdureError, Stopped
-from perdure.pipeline.integrity import version_recipe
 from perdure.pipeline.manifest import is_finished
 from perdure.pipeline.recipe import Recipe, load_recipe
+from perdure.pipeline.recorded import version_recipe
+from perdure.pipeline.train.ranks import Node, handing_on, start
 
 PORT = 29400
 """Where the first machine is met by the others, if the scheduler names no port."""

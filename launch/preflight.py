@@ -18,10 +18,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from perdure.pipeline.checks.open_files import files_needed
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.locks import lock
 from perdure.pipeline.manifest import hash_file, read_json
-from perdure.pipeline.open_files import allow_open_files, files_needed
+from perdure.pipeline.open_files import allow_open_files
 from perdure.pipeline.recipe import Recipe, load_recipe
 from perdure.pipeline.shape import model_shape, num_parameters
 

@@ -3,14 +3,14 @@
 import shlex
 from typing import Any
 
-from perdure.launch.slurm import Size
 from perdure.launch.texts import yaml_text
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.recipe.cluster import HANDED_OVER
+from perdure.pipeline.recipe.cluster import JobSize
+from perdure.pipeline.slurm import HANDED_OVER
 
 
-def render(recipe: Recipe, recipe_file: str, size: Size, directory: str, values: bool = False) -> str:
+def render(recipe: Recipe, recipe_file: str, size: JobSize, directory: str, values: bool = False) -> str:
     """The task, YAML for `sky jobs launch`.
 
     What `cluster.environment` and `cluster.setup` hold reaches machines as a secret.

@@ -9,10 +9,11 @@ import yaml
 from perdure.launch import queue, slurm
 from perdure.launch.chain import Job, jobs
 from perdure.launch.launch import misfits, recipe_file, recipe_text
+from perdure.pipeline.data.slurm_scripts import interpreter
 from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.evaluate.record import data_sections, text_sections
 from perdure.pipeline.manifest import hash_of, write_atomic, write_json
-from perdure.pipeline.recipe.cluster import without_values
+from perdure.pipeline.recipe.cluster import JobSize, without_values
 from perdure.pipeline.run import alone
 from perdure.pipeline.sweep.spec import Plan, Run
 from perdure.pipeline.sweep.store import link, version_places, with_kept_steps
@@ -21,7 +22,7 @@ from perdure.pipeline.sweep.work import at, is_whole
 Say = Callable[[str], None]
 
 
-def submit_sweep(plan: Plan, size: slurm.Size, directory: Path, after: str | None, say: Say) -> None:
+def submit_sweep(plan: Plan, size: JobSize, directory: Path, after: str | None, say: Say) -> None:
     """Submits the runs that are not whole, and a job that writes the table when all have ended.
 
     Args:
@@ -49,7 +50,7 @@ def submit_sweep(plan: Plan, size: slurm.Size, directory: Path, after: str | Non
                 write_atomic(recipe_file(run.recipe), recipe_text(run.recipe))
         chain, names = sweep_jobs(plan, todo, places, size.ranks_per_node)
         table = Job("sweep", _table_command(plan), after=tuple(job.name for _, job, _ in chain), anyhow=True)
-        python = slurm.interpreter(root.cluster)
+        python = interpreter(root.cluster)
         scripts = []
         for run, unique, job in [*chain, (None, table, table)]:
             recipe = run.recipe if run else root

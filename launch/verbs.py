@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from perdure.launch.slurm import Size
 from perdure.pipeline.console import Say, print_json, visible_line
+from perdure.pipeline.recipe.cluster import JobSize
 
 
 def launch(options: argparse.Namespace, say: Say) -> None:
@@ -25,10 +25,10 @@ def launch(options: argparse.Namespace, say: Say) -> None:
         submit(recipe, options.to, size, Path.cwd(), options.after, say)
 
 
-def size_of(options: argparse.Namespace) -> Size:
+def size_of(options: argparse.Namespace) -> JobSize:
     """What the command line says of a training job's size."""
     ranks = options.ranks_per_node or options.gpus_per_node or 1
-    return Size(options.nodes, options.gpus_per_node, ranks)
+    return JobSize(options.nodes, options.gpus_per_node, ranks)
 
 
 def status(options: argparse.Namespace) -> None:

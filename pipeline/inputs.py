@@ -9,12 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from perdure.pipeline.consumption import Ancestor, tokens_at
+from perdure.pipeline.convert.exports import export_of, initial_weights_hash
 from perdure.pipeline.convert.vocabulary import extension_between
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.probes import probe_hashes
 from perdure.pipeline.evaluate.record import measured_on
-from perdure.pipeline.integrity import export_of
+from perdure.pipeline.identity import deciding, deciding_fields
 from perdure.pipeline.lineage import (
     checkpoints,
     history_of_plan,
@@ -23,13 +24,13 @@ from perdure.pipeline.lineage import (
     parent_of,
     version_directory,
 )
-from perdure.pipeline.manifest import differences, hash_of, is_finished, read_json, remembered_hash
-from perdure.pipeline.mixture import is_replayed, members, order_of_sources, without_idle
+from perdure.pipeline.manifest import differences, hash_of, is_finished, read_json
+from perdure.pipeline.mixture import is_replayed, members, order_of_sources
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.planning import data_hash, with_pools
-from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update, Version, typed_command
+from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update, typed_command
 from perdure.pipeline.remedies import remedy
-from perdure.pipeline.shape import config_vocab_size, model_shape, tensor_sizes
+from perdure.pipeline.shape import config_vocab_size, model_shape
 
 Say = Callable[[str], None]
 SHARE_OF_TRAINED = "version.mixture.replay.share_of: None -> 'trained'"
@@ -92,20 +93,6 @@ def recipe_identity(recipe: Recipe, name: str) -> dict:
     return found | {"model": found["model"] | {"shape": asdict(model_shape(recipe))}}
 
 
-def deciding_fields(recipe: Recipe, name: str) -> dict:
-    """The fields of a recipe that decide a version; reads no model, which may be gone."""
-    version = recipe.versions[name]
-    dumped = version.model_dump(mode="json", exclude={"keep"})
-    return {
-        "seed": recipe.seed,
-        "model": recipe.model.model_dump(mode="json"),
-        "training": recipe.training.model_dump(exclude=not_deciding(recipe)),
-        "version": _deciding(dumped),
-        "order_of_sources": order_of_sources(version.mixture),
-        "reweight_tokens": reweight_tokens(recipe, version),
-    }
-
-
 def refuse_edited(recipe: Recipe, names: Iterable[str]) -> None:
     """Compares what versions, and all versions that they build on, were made from with what the recipe says of them now.
 
@@ -161,28 +148,7 @@ def _edited(recipe: Recipe, name: str, identity: dict) -> str | None:
 def _as_now(recorded: dict) -> dict:
     """An identity as `recipe_identity` says it now; older ones tell the order of sources by their keys alone."""
     order = order_of_sources(Mixture.model_construct(**recorded["version"]["mixture"]))
-    return {"order_of_sources": order} | recorded | {"version": _deciding(recorded["version"])}
-
-
-def _deciding(version: dict) -> dict:
-    """A version as dumped, without what does not decide its result: `max_repetition` decides nothing but which shares may rise."""
-    mixture = version["mixture"]
-    if not mixture.get("reweight"):
-        mixture = {key: value for key, value in mixture.items() if key != "max_repetition"}
-    return without_idle(version | {"mixture": mixture})
-
-
-def reweight_tokens(recipe: Recipe, version: Version) -> int | None:
-    """Held-out tokens per domain whose perplexity the version's shares follow; None if they follow none."""
-    rule = version.mixture.reweight
-    return None if rule is None else rule.max_tokens or recipe.evaluation.max_tokens
-
-
-def not_deciding(recipe: Recipe) -> set[str]:
-    """Fields of `training` that do not change a version's weights, or by rounding only."""
-    guard = recipe.training.guard
-    fields = {"log_interval", "async_checkpoint", "loss_implementation"}
-    return fields if "rollback" in (guard.on_nan, guard.on_spike) else fields | {"checkpoint_interval"}
+    return {"order_of_sources": order} | recorded | {"version": deciding(recorded["version"])}
 
 
 def _start(recipe: Recipe, name: str, tokenizer_hash: str) -> tuple[Path | None, str | None, Path | None]:
@@ -216,21 +182,6 @@ def _start(recipe: Recipe, name: str, tokenizer_hash: str) -> tuple[Path | None,
     if isinstance(recipe.model, HuggingFaceModel):
         return recipe.model.path, initial_weights_hash(recipe, recipe.model.path), None
     return None, None, None
-
-
-def initial_weights_hash(recipe: Recipe, path: Path) -> str:
-    """What identifies the weights of the Hugging Face model that a run starts from; remembered in its `hashes.json`.
-
-    Raises:
-        PerdureError: If a tensor is missing or of another size.
-    """
-    from perdure.pipeline.convert.files import INDEX, model_tensors, weight_files
-    from perdure.pipeline.convert.huggingface import weights_hash
-
-    model_tensors(path, tensor_sizes(model_shape(recipe), config_vocab_size(path)))
-    files = sorted({*weight_files(path), *path.glob(INDEX)})
-    store = recipe.directory / "hashes.json"
-    return remembered_hash(store, f"weights of {path}", files, lambda: weights_hash(path))
 
 
 def _same_tokenizer(name: str, parent: str, theirs: str, ours: str) -> None:
@@ -284,7 +235,7 @@ def _scores(
     recipe: Recipe, model: str, sources: list[str], data: dict[str, Path], say: Say
 ) -> dict[str, Path]:
     """Score directories of some sources by a model, named as in the recipe."""
-    from perdure.pipeline.data.executor import elsewhere
+    from perdure.pipeline.data.backends import elsewhere
     from perdure.pipeline.data.score import score_source
 
     directory = Path(model) if "/" in model else _finished_export(recipe, model)

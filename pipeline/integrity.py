@@ -10,16 +10,14 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from perdure.pipeline.errors import PerdureError, RecipeError
+from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import (
     VERIFIED,
     hash_file,
     is_finished,
     read_json,
-    remembered_hash,
     remembered_hashes,
 )
-from perdure.pipeline.recipe import Recipe, load_recipe
 from perdure.pipeline.remedies import readable, remedy
 
 TELL_BYTES = 10_000_000_000
@@ -49,7 +47,7 @@ def damaged_files(
         if problem := _unlike(path, entry):
             problems[name] = problem
         else:
-            looked_at[name] = ([path], lambda path=path: _hash(path))
+            looked_at[name] = ([path], lambda path=path: hash_of_file(path))
     found = remembered_hashes(directory / store if store else None, looked_at, done, _tell)
     for name, digest in found.items():
         if digest != files[name]["sha256"]:
@@ -80,7 +78,8 @@ def _unlike(path: Path, entry: dict) -> str | None:
     return None
 
 
-def _hash(path: Path) -> str:
+def hash_of_file(path: Path) -> str:
+    """`manifest.hash_file`, its errors in one line."""
     try:
         return hash_file(path)
     except OSError as error:
@@ -150,80 +149,3 @@ def metrics_lines(path: Path) -> list[dict]:
     if not all(isinstance(entry.get("step"), int) for entry in found):
         raise PerdureError(f"{path}: a line has no step; {remedy(path)}")
     return found
-
-
-def version_recipe(directory: Path) -> Recipe:
-    """The recipe that a version's (or an evaluation's) ranks read.
-
-    Raises:
-        PerdureError: If it is not what `inputs.json` says that it was.
-    """
-    path = directory / "recipe.yaml"
-    inputs = directory / "inputs.json"
-    recorded = read_json(inputs).get("recipe") if inputs.exists() else None
-    if recorded and _hash(path) != recorded:
-        raise PerdureError(f"{path}: damaged: no longer what was prepared; {remedy(path)}")
-    try:
-        return load_recipe(path)
-    except RecipeError as error:
-        raise PerdureError(f"{path}: {error.problems[0]}; {remedy(path)}") from None
-
-
-VERSION_FILES = (
-    "recipe.yaml",
-    "inputs.json",
-    "version.json",
-    "metrics.jsonl",
-    "passage.json",
-    "chosen.json",
-    "eval*.json",
-    "eval_*.parquet",
-    "hf/*",
-)
-"""Files of a version that its manifest has hashes of; its plan and checkpoints have their own, and weights another one."""
-
-
-def version_files(directory: Path) -> list[str]:
-    """The files of a version that is about to be declared whole, by path in it."""
-    found = (path for pattern in VERSION_FILES for path in directory.glob(pattern) if path.is_file())
-    return [path.relative_to(directory).as_posix() for path in found if path.suffix != ".safetensors"]
-
-
-def export_hash(version: Path, remember: bool = True) -> str:
-    """Hash over the weights of a version's export, see `huggingface.weights_hash`; remembered as hashes of files are."""
-    from perdure.pipeline.convert.huggingface import INDEX, tensor_files, weights_hash
-
-    export = version / "hf"
-    if not remember:
-        return weights_hash(export)
-    files = sorted({*tensor_files(export).values(), *export.glob(INDEX)})
-    return remembered_hash(version / VERIFIED, "weights", files, lambda: weights_hash(export))
-
-
-def compare_weights(version: Path, remember: bool = True) -> None:
-    """Raises PerdureError if the weights of a finished version's export are not those that it was finished with."""
-    recorded = read_json(version / "version.json")["weights_hash"]
-    try:
-        found = export_hash(version, remember)
-    except PerdureError as error:
-        raise PerdureError(f"{str(error).partition(';')[0]}; {remedy(version)}") from None
-    except OSError as error:
-        raise readable(error, version / "hf") from error
-    if found != recorded:
-        raise PerdureError(
-            f"{version / 'hf'}: weights damaged or swapped: hash {found}, recorded {recorded}; {remedy(version)}"
-        )
-
-
-def export_of(version: Path) -> Path:
-    """A finished version's export, once its weights and files are found to be what was recorded.
-
-    Args:
-        version: The version's directory.
-
-    Raises:
-        PerdureError: If they are not, naming what to delete.
-    """
-    require_whole(version)
-    compare_weights(version)
-    return version / "hf"

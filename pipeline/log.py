@@ -7,21 +7,20 @@ from typing import Any
 import yaml
 
 from perdure.pipeline.check import tree_problems
-from perdure.pipeline.consumption import ledger, tokens_at
+from perdure.pipeline.consumption import tokens_at
 from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.evaluate.record import evaluation, measured_on, run_data_directories
-from perdure.pipeline.integrity import metrics_lines, require_whole
+from perdure.pipeline.history import mixture_phases, source_ledger, steps_done
+from perdure.pipeline.integrity import require_whole
 from perdure.pipeline.lineage import (
     ancestors,
-    appended_phases,
     checkpoints,
-    history,
     parent_of,
     version_directory,
 )
 from perdure.pipeline.manifest import differences, is_finished, read_json
-from perdure.pipeline.plan import Plan, num_steps, open_plan
+from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import Branch, Recipe, merge, read_tree
 from perdure.pipeline.recorded import as_recorded, made_schedule, recorded
 from perdure.pipeline.train.schedule import learning_rate, phase_of
@@ -48,7 +47,7 @@ def _version(recipe: Recipe, name: str, on: dict[str, Any] | None) -> dict[str, 
     version, directory = recipe.versions[name], version_directory(recipe, name)
     step_tokens = recipe.training.global_batch_size * recipe.training.seq_length
     steps, planned, schedule = (
-        _steps_done(directory),
+        steps_done(directory),
         num_steps(recipe, version),
         made_schedule(recipe, name),
     )
@@ -79,41 +78,6 @@ def _version(recipe: Recipe, name: str, on: dict[str, Any] | None) -> dict[str, 
         "sources": source_ledger(recipe, name),
         "evaluation": measured and {domain: entry["loss"] for domain, entry in measured["domains"].items()},
     }
-
-
-def _steps_done(directory: Path) -> int:
-    """Steps that `metrics.jsonl` tells of; its last line may be half written."""
-    lines = metrics_lines(directory / "metrics.jsonl")
-    return lines[-1]["step"] if lines else 0
-
-
-def mixture_phases(recipe: Recipe, name: str) -> list[dict] | None:
-    """A version's mixture over time: after which step which shares hold, and why; None before it was planned."""
-    if (plan := _plan(recipe, name)) is None:
-        return None
-    batch, found = recipe.training.global_batch_size, []
-    for phase, entry in zip(plan.phases, plan.description["phases"]):
-        until = phase.first_sample + phase.num_samples
-        if until > plan.first_sample:
-            after = max(0, phase.first_sample - plan.first_sample) // batch
-            shares = {key: count / len(phase.pattern) for key, count in zip(plan.keys, phase.counts)}
-            found.append({"after_step": after, "reason": entry["reason"], "shares": shares})
-    return found
-
-
-def source_ledger(recipe: Recipe, name: str) -> dict[str, dict[str, int]] | None:
-    """Tokens consumed and remaining per domain along a version's path, see `consumption.ledger`; None before its plan."""
-    if (plan := _plan(recipe, name)) is None:
-        return None
-    end = plan.first_sample + _steps_done(version_directory(recipe, name)) * recipe.training.global_batch_size
-    return ledger([(plan, end), *history(recipe, name)])
-
-
-def _plan(recipe: Recipe, name: str) -> Plan | None:
-    directory = version_directory(recipe, name)
-    if not is_finished(directory / "plan"):
-        return None
-    return open_plan(directory / "plan", appended=appended_phases(directory))
 
 
 def diff(recipe: Recipe, left: str, right: str) -> dict[str, Any]:

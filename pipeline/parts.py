@@ -18,8 +18,9 @@ from perdure.pipeline.domains import PLURALS, parse
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.integrity import is_whole
 from perdure.pipeline.manifest import finish, hash_of, read_json
-from perdure.pipeline.order import ROWS, join, new_array, perplexities, shard_lengths, sort_keys
+from perdure.pipeline.order import perplexities, shard_lengths
 from perdure.pipeline.recipe import LowestPerplexity
+from perdure.pipeline.sorting import ROWS, join, new_array, sort_keys
 
 FORMAT = 1
 """Version of what is written; a change in its meaning makes new directories."""

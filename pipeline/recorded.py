@@ -6,11 +6,13 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from perdure.pipeline.domains import source_of
-from perdure.pipeline.integrity import version_recipe
+from perdure.pipeline.errors import PerdureError, RecipeError
+from perdure.pipeline.integrity import hash_of_file
 from perdure.pipeline.lineage import ancestors, checkpoints, resolved_schedule, version_directory
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.mixture import members
-from perdure.pipeline.recipe import Recipe, Schedule, Version
+from perdure.pipeline.recipe import Recipe, Schedule, Version, load_recipe
+from perdure.pipeline.remedies import remedy
 
 DECIDING = ("seed", "model", "training")
 """Sections of a recipe that decide all of its versions."""
@@ -125,3 +127,20 @@ def _whole(recipe: Recipe, begun: dict[str, Recipe]) -> Recipe:
     last = next(begun[name] for name in reversed(versions) if name in begun)
     deciding = {section: getattr(last, section) for section in DECIDING}
     return recipe.model_copy(update=deciding | {"versions": versions, "sources": sources})
+
+
+def version_recipe(directory: Path) -> Recipe:
+    """The recipe that a version's (or an evaluation's) ranks read.
+
+    Raises:
+        PerdureError: If it is not what `inputs.json` says that it was.
+    """
+    path = directory / "recipe.yaml"
+    inputs = directory / "inputs.json"
+    recorded = read_json(inputs).get("recipe") if inputs.exists() else None
+    if recorded and hash_of_file(path) != recorded:
+        raise PerdureError(f"{path}: damaged: no longer what was prepared; {remedy(path)}")
+    try:
+        return load_recipe(path)
+    except RecipeError as error:
+        raise PerdureError(f"{path}: {error.problems[0]}; {remedy(path)}") from None

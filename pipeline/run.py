@@ -9,11 +9,11 @@ from pathlib import Path
 import yaml
 
 from perdure.pipeline.checks.mixtures import against_data
+from perdure.pipeline.convert.exports import export_of
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.evaluate.record import evaluation_directory, later_directory, record_data
 from perdure.pipeline.inputs import refuse_edited, refuse_other, version_inputs
-from perdure.pipeline.integrity import export_of
 from perdure.pipeline.lineage import history, version_directory
 from perdure.pipeline.locks import lock, open_lock
 from perdure.pipeline.manifest import (
@@ -169,11 +169,11 @@ def _data(recipe: Recipe, recipe_path: Path, say: Say) -> dict[str, Path]:
 
 
 def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False) -> None:
-    from perdure.launch import local
+    from perdure.pipeline.train import ranks
 
     directory, inputs = _prepare(recipe, name, data, say, documents)
     if directory == version_directory(recipe, name):
-        local.start(directory, recipe.parallel.world_size)
+        ranks.start(directory, recipe.parallel.world_size)
     elif directory:
         with disk_errors(directory):
             directory.mkdir(exist_ok=True)
@@ -181,7 +181,7 @@ def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documen
                 _wait_for(file.fileno(), directory, "another run of a sweep measures the same", say)
                 if not is_finished(directory):
                     _write_inputs(directory, recipe, inputs)
-                    local.start(directory, recipe.parallel.world_size, "evaluate")
+                    ranks.start(directory, recipe.parallel.world_size, "evaluate")
 
 
 def _wait_for(file: int, path: Path, who: str, say: Say) -> None:

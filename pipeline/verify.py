@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from perdure.pipeline.convert.exports import compare_weights
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.integrity import compare_weights, damaged_files
+from perdure.pipeline.integrity import damaged_files
 from perdure.pipeline.manifest import HASHES, read_json
 from perdure.pipeline.remedies import SUCCESS, artefact_of, remedy
 

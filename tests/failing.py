@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datatrove.pipeline.base import PipelineStep
 
-from perdure.pipeline.data.executor import elsewhere
+from perdure.pipeline.data.backends import elsewhere
 from perdure.pipeline.data.scorer import Scorer
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.recipe import load_recipe

@@ -17,11 +17,11 @@ import pyarrow as pa
 import yaml
 from pyarrow import parquet
 
-from perdure.launch.local import WORKER, Node, _environments, _free_port
 from perdure.pipeline.manifest import finish, hash_file, read_json, write_json
 from perdure.pipeline.planning import build_plan
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.shards import REF_NATS_PER_UNIT
+from perdure.pipeline.train.ranks import WORKER, Node, _environments, _free_port
 
 EOS = 0
 
@@ -222,7 +222,7 @@ def run_versions(recipe: Recipe, *names: str) -> list[str]:
     said: list[str] = []
     with (
         patch("perdure.pipeline.data.stage.tokenizer_directory", return_value=tokenizer),
-        patch("perdure.launch.local.start", start),
+        patch("perdure.pipeline.train.ranks.start", start),
     ):
         for name in names or recipe.versions:
             _version(recipe, name, data, said.append)
@@ -309,7 +309,7 @@ def fork_ranks(run: str, arguments: list[str], environments: list[dict]) -> subp
 def start_ranks(
     directory: Path, world_size: int, task: str = "train", **environment: str
 ) -> subprocess.CompletedProcess:
-    """Trains a prepared version to its end in real processes, as `launch.local` starts them."""
+    """Trains a prepared version to its end in real processes, as `train.ranks` starts them."""
     with patch.dict(os.environ, {"OMP_NUM_THREADS": "1"} | environment):
         return fork_ranks(WORKER, [str(directory), task], _environments(world_size, Node()))
 

@@ -154,7 +154,7 @@ def case(tmp_path, monkeypatch, capsys) -> Case:
         outcome = start_ranks(directory, world_size, task)
         assert outcome.returncode == 0, outcome.stderr
 
-    monkeypatch.setattr("perdure.launch.local.start", start)
+    monkeypatch.setattr("perdure.pipeline.train.ranks.start", start)
     return made
 
 

@@ -31,7 +31,7 @@ PASSED_OVER = ("logs", "tb", "report", "work", ".lock", "fence", "lock")
 
 
 def start(directory: Path, world_size: int, task: str = "train") -> None:
-    """`launch.local.start`, by forks of a server that has imported everything."""
+    """`train.ranks.start`, by forks of a server that has imported everything."""
     done = start_ranks(directory, world_size, task)
     sys.stderr.write(done.stderr)
     if done.returncode:
@@ -42,7 +42,7 @@ def call(*arguments: object) -> tuple[int, str, str]:
     """Exit status, stdout and stderr of a command, in this process."""
     words, out, err = [*map(str, arguments)], io.StringIO(), io.StringIO()
     with (
-        patch("perdure.launch.local.start", start),
+        patch("perdure.pipeline.train.ranks.start", start),
         patch.object(sys, "argv", ["perdure", *words]),
         redirect_stdout(out),
         redirect_stderr(err),

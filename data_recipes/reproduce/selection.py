@@ -6,9 +6,9 @@ python data_recipes/reproduce/selection.py runs/selection
 import statistics
 from pathlib import Path
 
+from perdure.data_recipes.reproduce.noise import CLEAN, measure
 from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
 from perdure.pipeline.evaluate.figures import Line, line_chart
-from perdure.pipeline.evaluate.noise import CLEAN, measure
 from perdure.pipeline.recipe import load_recipe
 
 SOURCE, YARDSTICK, CONTROL = "noisy", "clean", "plain"

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perdure.pipeline.checks.hints import missing
-from perdure.pipeline.data.inputs import SAMPLES, language_model, languages
 from perdure.pipeline.data.languages import splitter
+from perdure.pipeline.data.step_inputs import SAMPLES, language_model, languages
 from perdure.pipeline.errors import PerdureError, Problem
 from perdure.pipeline.recipe import Decontaminate, GopherQuality, LanguageIdentification, Length, Source
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perdure.pipeline.checks.hints import missing, near, near_package
+from perdure.pipeline.checks.open_files import files_needed
 from perdure.pipeline.data.inputs import reads_below
 from perdure.pipeline.data.stage import other_tasks
 from perdure.pipeline.errors import PerdureError, Problem
-from perdure.pipeline.open_files import allow_open_files, files_needed
+from perdure.pipeline.open_files import allow_open_files
 from perdure.pipeline.recipe import (
     HuggingFaceReader,
     JsonlReader,

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from perdure.pipeline.convert.huggingface import MAX_SHARD_BYTES, join_shards, write_shards
 from perdure.pipeline.convert.separator import end_tokens, special_tokens
 from perdure.pipeline.convert.weights import stage_tensors
-from perdure.pipeline.data.auto import LOADED
 from perdure.pipeline.manifest import SUCCESS, read_json, write_json
 from perdure.pipeline.shape import Shape
+from perdure.pipeline.tokenizers import LOADED
 from perdure.pipeline.train import together
 
 OURS = ("manifest.json", SUCCESS, "extension.json", LOADED)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import yaml
 
+from perdure.pipeline.convert.exports import export_of
 from perdure.pipeline.convert.files import listed, model_tensors
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.integrity import export_of, version_recipe
 from perdure.pipeline.lineage import checkpoints
 from perdure.pipeline.manifest import (
     HASHES,
@@ -22,6 +22,7 @@ from perdure.pipeline.manifest import (
     read_json,
     write_json,
 )
+from perdure.pipeline.recorded import version_recipe
 from perdure.pipeline.shape import (
     Shape,
     config_shape,

@@ -19,12 +19,11 @@ from perdure.pipeline.data.coverage import loses_characters, sample_characters
 from perdure.pipeline.data.directory import COPIED, random_cuts
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_file, read_json, write_atomic, write_json
+from perdure.pipeline.tokenizers import LOADED
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-LOADED = "tokenizer_as_loaded.json"
-"""What AutoTokenizer makes of the directory, where it is not what `tokenizer.json` says."""
 READ = ("model_type", "model_name", "tokenizer_class", "transformers_version")
 """Entries of a model's `config.json` that AutoTokenizer looks at."""
 

@@ -14,11 +14,11 @@ from perdure.pipeline.data.c4 import C4LinesFilter
 from perdure.pipeline.data.counted import Block
 from perdure.pipeline.data.decontaminate import decontaminate
 from perdure.pipeline.data.dedup import exact_dedup, minhash_dedup, sentence_dedup
-from perdure.pipeline.data.inputs import language_model
 from perdure.pipeline.data.language import LanguageFilter
 from perdure.pipeline.data.languages import ENGLISH, splitter, stop_words, with_language
 from perdure.pipeline.data.personal import PersonalData
 from perdure.pipeline.data.splitters import LanguageSplitter
+from perdure.pipeline.data.step_inputs import language_model
 
 
 def block(step: recipe.CleaningStep, folder: Path) -> Block:

@@ -83,7 +83,7 @@ def _begin(work: Path, name: str, folder: Path, files: list[str]) -> None:
             unknown = f" (it had Slurm job {jobs[-1]}, of which this machine, without Slurm, knows nothing)"
             jobs = []
         for job in jobs:
-            from perdure.pipeline.data.slurm import in_queue
+            from perdure.pipeline.slurm import in_queue
 
             if in_queue(job):
                 raise PerdureError(

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from multiprocessing.sharedctypes import Synchronized
@@ -32,7 +32,6 @@ from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.locks import open_lock
 from perdure.pipeline.manifest import refuse_link, write_atomic
 from perdure.pipeline.open_files import allow_open_files
-from perdure.pipeline.recipe import RayTasks, Recipe, SlurmArrays
 
 TASKS = "tasks"
 """File of a pipeline's directory that says how many tasks it has."""
@@ -162,29 +161,6 @@ def local(workers: int, scoring: bool) -> Iterator[Execute]:
 def on(pool: ProcessPoolExecutor) -> Execute:
     """Runs tasks in a pool."""
     return lambda steps, tasks, directory: LocalExecutor(steps, tasks, pool, directory).run()
-
-
-def elsewhere(
-    recipe: Recipe, scoring: bool, say: Callable[[str], None]
-) -> AbstractContextManager[Execute] | None:
-    """Where the recipe's tasks run, if not on this machine.
-
-    Args:
-        recipe: The recipe.
-        scoring: Whether the tasks score documents, which takes GPUs.
-        say: Receives lines for the console.
-    """
-    match recipe.data.executor:
-        case SlurmArrays():
-            from perdure.pipeline.data.slurm import arrays
-
-            return arrays(recipe, scoring, say)
-        case RayTasks() as ray:
-            from perdure.pipeline.data.on_ray import cluster
-
-            return cluster(ray, recipe.data.workers, recipe.cluster.values, scoring)
-        case _:
-            return None
 
 
 @contextmanager

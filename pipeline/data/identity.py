@@ -5,8 +5,9 @@ from pathlib import Path
 
 from perdure.pipeline.data.contents import edited, record_path
 from perdure.pipeline.data.coverage import NOTHING_LEFT
-from perdure.pipeline.data.inputs import cleaning_inputs, fingerprint, label_inputs, read_files
+from perdure.pipeline.data.inputs import fingerprint, read_files
 from perdure.pipeline.data.languages import has_other_words
+from perdure.pipeline.data.step_inputs import cleaning_inputs, label_inputs
 from perdure.pipeline.data.tokenizer import tokenizer_inputs as tokenizer_facts
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_of, read_json

@@ -10,7 +10,7 @@ from typing import Any
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
-from perdure.pipeline.data.inputs import LABEL
+from perdure.pipeline.data.step_inputs import LABEL
 
 
 class LanguageFilter(BaseFilter):

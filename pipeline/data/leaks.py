@@ -19,10 +19,10 @@ from datatrove.pipeline.base import PipelineStep
 from perdure.pipeline.data.executor import Execute, building
 from perdure.pipeline.data.ngrams import joined_hashes, simple_words, word_hashes, word_sizes
 from perdure.pipeline.data.shard import PREFIXES
-from perdure.pipeline.data.tokenizer import load_tokenizer
 from perdure.pipeline.integrity import require_whole
 from perdure.pipeline.manifest import finish, hash_of, is_finished, read_json, write_atomic
 from perdure.pipeline.shards import Shard, open_shard
+from perdure.pipeline.tokenizers import load_tokenizer
 
 FORMAT = 1
 """Version of what is written; a change in its meaning makes new directories."""

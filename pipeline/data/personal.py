@@ -5,7 +5,7 @@ from string import ascii_letters, digits
 
 from datatrove.pipeline.formatters.pii import PIIFormatter
 
-from perdure.pipeline.data.inputs import ADDRESS, EMAIL
+from perdure.pipeline.data.step_inputs import ADDRESS, EMAIL
 
 LOCAL = frozenset(ascii_letters + digits + "!#$%&'*+/=?^_`{|}~-")
 """What the part of an e-mail address before the `@` consists of, but for single dots."""

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perdure.pipeline.console import duration_words, tokens_words
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.evaluate.words import duration_words, tokens_words
 from perdure.pipeline.integrity import is_whole
 from perdure.pipeline.manifest import (
     differences,
@@ -57,7 +57,7 @@ def score_source(
         overlap: Tokens that consecutive windows of a longer document share, see `losses.document_windows`.
         workers: Processes on CPU; with CUDA there is one for each device.
         precision: `fp32` or `bf16`, of the model's weights and activations.
-        elsewhere: What runs the tasks in the place of `workers`, see `executor.elsewhere`.
+        elsewhere: What runs the tasks in the place of `workers`, see `backends.elsewhere`.
         hashes: Remembers the model's hash, see `manifest.remembered_hash`.
         say: Receives a line for the console when there is something to do.
 

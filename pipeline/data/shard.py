@@ -19,9 +19,9 @@ from perdure.pipeline.data.executor import Execute, building
 from perdure.pipeline.data.normalise import count_words, is_heldout, text_hash
 from perdure.pipeline.data.readers import CleanedDocuments
 from perdure.pipeline.data.rows import merge_tables
-from perdure.pipeline.data.tokenizer import LoadedTokenizer, load_tokenizer
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import finish, hash_files, read_json
+from perdure.pipeline.tokenizers import LoadedTokenizer, load_tokenizer
 
 UINT16_VOCAB = 65500
 """Vocabularies below this size are stored in two bytes a token, as Megatron does, others in four."""

@@ -8,8 +8,6 @@ when the queue has forgotten their job before.
 `python -m perdure.pipeline.data.slurm FILE` is one job of an array.
 """
 
-import os
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -21,12 +19,11 @@ import dill
 from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
-from perdure.launch.queue import sbatch
-from perdure.launch.slurm import array_script
 from perdure.pipeline.data.executor import JOB, Execute, Tasks
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.data.slurm_scripts import array_script
 from perdure.pipeline.manifest import read_json, write_atomic, write_json
 from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.slurm import in_queue, max_array_size, sbatch
 
 EXECUTOR, RANKS = "executor.pik", "ranks_to_run.json"
 """Files of a pipeline's directory: the pickle, and the ranks of its newest array."""
@@ -35,13 +32,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 SETTLING = 3.0
 """Seconds after which a network file system shows marks that another machine wrote."""
 MODULE = "perdure.pipeline.data.slurm"
-MAX_ARRAY_SIZE = 1001
-"""Slurm's default of the jobs that an array may have."""
 
 
 @contextmanager
 def arrays(recipe: Recipe, scoring: bool, say: Callable[[str], None]) -> Iterator[Execute]:
-    """Runs tasks as jobs of Slurm arrays; arguments as for `executor.elsewhere`."""
+    """Runs tasks as jobs of Slurm arrays; arguments as for `backends.elsewhere`."""
 
     def execute(steps: list[PipelineStep], tasks: int, directory: Path) -> list[Counter]:
         executor = SlurmExecutor(steps, tasks, recipe, scoring, directory.absolute())
@@ -109,31 +104,6 @@ class SlurmExecutor(Tasks, SlurmPipelineExecutor):
             read_json(self.directory / JOB)["tasks_per_job"],
         )
         return self.directory / "logs" / f"slurm_{job}_{ranks.index(rank) // size}.log"
-
-
-def in_queue(job: str) -> bool:
-    """Whether any task of an array may still be worked on. While the controller does not answer, none has ended."""
-    answer = _ask("squeue", "--noheader", f"--user={os.getuid()}", "--format=%F")
-    return answer is None or job in answer.split()
-
-
-def max_array_size() -> int:
-    """Jobs that an array may have."""
-    lines = (_ask("scontrol", "show", "config") or "").splitlines()
-    sizes = [line.split("=")[1] for line in lines if line.startswith("MaxArraySize")]
-    return int(sizes[0]) if sizes else MAX_ARRAY_SIZE
-
-
-def _ask(*command: str) -> str | None:
-    """What one of Slurm's commands prints, or None if it fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise PerdureError(
-            f"data.executor: {command[0]}: not found; run this on a node that submits to Slurm, or choose executor "
-            "{type: local}"
-        ) from None
-    return None if done.returncode else done.stdout
 
 
 def main(file: str) -> None:

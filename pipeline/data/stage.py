@@ -44,7 +44,8 @@ def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str,
         @cache
         def execute() -> "Execute":
             """What runs tasks, started when the first artefact is missing."""
-            from perdure.pipeline.data.executor import elsewhere, local
+            from perdure.pipeline.data.backends import elsewhere
+            from perdure.pipeline.data.executor import local
 
             there = elsewhere(recipe, scoring=False, say=report)
             return stack.enter_context(there or local(recipe.data.workers, _scores(recipe)))

@@ -21,10 +21,10 @@ from perdure.pipeline.data.features import classifier, read_rows, sample_texts
 from perdure.pipeline.data.normalise import is_heldout, text_hash
 from perdure.pipeline.data.readers import CleanedDocuments
 from perdure.pipeline.data.shard import batches, encode
-from perdure.pipeline.data.tokenizer import load_tokenizer
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import finish, hash_files
-from perdure.pipeline.order import ROWS, new_array, sort_keys
+from perdure.pipeline.sorting import ROWS, new_array, sort_keys
+from perdure.pipeline.tokenizers import load_tokenizer
 
 
 def choose_subset(

@@ -3,13 +3,11 @@ directory with a `tokenizer.json`, which both the tokenizers library and transfo
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.pipeline import recipe
-from perdure.pipeline.data.auto import LOADED
 from perdure.pipeline.data.directory import COPIED, SETTINGS, copy_files
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.integrity import is_whole, require_whole
@@ -26,41 +24,6 @@ LONGEST_WORD = 1024
 """Bytes of a word from which a tokenizer is trained whole; longer ones are cut."""
 SAMPLE = 200
 """Documents on which a converted tokenizer is compared with its original."""
-
-
-@dataclass(frozen=True)
-class LoadedTokenizer:
-    """A tokenizer as the pipeline uses it.
-
-    Attributes:
-        tokenizer: The fast tokenizer.
-        eos_id: Id of the separator that ends every document.
-        vocab_size: One more than the largest id.
-        hash: SHA-256 of `tokenizer.json`.
-        loses_characters: Whether it has no token for some characters.
-    """
-
-    tokenizer: "Tokenizer"
-    eos_id: int
-    vocab_size: int
-    hash: str
-    loses_characters: bool
-
-
-def load_tokenizer(directory: Path) -> LoadedTokenizer:
-    """Loads a tokenizer that `build_tokenizer` wrote, as AutoTokenizer loads it from an export (`data/auto.py`)."""
-    from tokenizers import Tokenizer
-
-    facts = read_json(directory / "manifest.json")
-    loaded = facts.get("loaded") or {"sha256": None, "loses_characters": False}
-    tokenizer = Tokenizer.from_file(str(directory / (LOADED if loaded["sha256"] else "tokenizer.json")))
-    # What a model's own calls cut or pad to must not touch documents.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = not facts["parse_special_tokens"]
-    return LoadedTokenizer(
-        tokenizer, facts["eos_id"], facts["vocab_size"], facts["tokenizer_hash"], loaded["loses_characters"]
-    )
 
 
 def parses_special_tokens(spec: recipe.Tokenizer) -> bool:

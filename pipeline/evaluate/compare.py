@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from perdure.pipeline.console import duration_words, tokens_words
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.units import BITS, NATS, WORDS, in_unit
-from perdure.pipeline.evaluate.words import duration_words, hours_words, signed, tokens_words
+from perdure.pipeline.evaluate.words import hours_words, signed
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.pages import render
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pyarrow import parquet
 
+from perdure.pipeline.console import tokens_words
 from perdure.pipeline.domains import measured_domains, source_of
 from perdure.pipeline.evaluate.documents import heldout
 from perdure.pipeline.evaluate.probes import probe_files, probe_hashes
 from perdure.pipeline.evaluate.record import measured_on
-from perdure.pipeline.evaluate.words import tokens_words
 from perdure.pipeline.manifest import hash_file, hash_of, read_json, write_json
 from perdure.pipeline.planning import data_hash
 from perdure.pipeline.recipe import Recipe
@@ -223,7 +223,8 @@ def _search(
     recipe: Recipe, data: dict[str, Path], tokenizer: Path, grams: "Grams", say: Callable[[str], None]
 ) -> "dict[str, Places]":
     """By source, the first training document with each of the n-grams."""
-    from perdure.pipeline.data.executor import elsewhere, local
+    from perdure.pipeline.data.backends import elsewhere
+    from perdure.pipeline.data.executor import local
     from perdure.pipeline.data.leaks import here, search_source
 
     with ExitStack() as stack:

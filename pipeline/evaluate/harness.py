@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
+from perdure.pipeline.convert.exports import export_of
 from perdure.pipeline.data.tokenizer import parses_special_tokens
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.integrity import export_of
 from perdure.pipeline.lineage import version_directory
 from perdure.pipeline.manifest import (
     hash_directory,
@@ -104,7 +104,7 @@ def _is_there(path: Path, identity: dict[str, Any]) -> bool:
 
 def _changed(recipe: Recipe, name: str, weights: str) -> str | None:
     """Why the recipe's model is not the one that a version started from; None if it is."""
-    from perdure.pipeline.inputs import initial_weights_hash
+    from perdure.pipeline.convert.exports import initial_weights_hash
 
     if not isinstance(recipe.model, HuggingFaceModel):
         return f"version {name} started from a model that the recipe does not name any more"

@@ -1,6 +1,6 @@
 """What the ledger says beyond the table of losses, in words for the console."""
 
-from perdure.pipeline.evaluate.words import tokens_words
+from perdure.pipeline.console import tokens_words
 
 
 def ledger_words(report: dict) -> list[str]:

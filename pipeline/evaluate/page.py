@@ -1,5 +1,6 @@
 """The report as one HTML file: opens offline, prints, follows light and dark; a pure function of `report.json`."""
 
+from perdure.pipeline.console import duration_words, tokens_words
 from perdure.pipeline.evaluate.bootstrap import doubt
 from perdure.pipeline.evaluate.figures import SERIES_COLOURS, Line, histogram, line_chart
 from perdure.pipeline.evaluate.harness_scores import harness_rows
@@ -7,7 +8,6 @@ from perdure.pipeline.evaluate.ledger_words import fuar_words
 from perdure.pipeline.evaluate.units import BITS, NATS, WORDS, in_unit
 from perdure.pipeline.evaluate.words import (
     cost_words,
-    duration_words,
     heldout_text,
     hours_words,
     layout_words,
@@ -15,7 +15,6 @@ from perdure.pipeline.evaluate.words import (
     origin_words,
     share_words,
     signed,
-    tokens_words,
     verdict,
 )
 from perdure.pipeline.pages import render

@@ -28,10 +28,10 @@ from perdure.pipeline.evaluate.units import (
     default_unit,
     measured_text,
 )
-from perdure.pipeline.inputs import deciding_fields
+from perdure.pipeline.history import mixture_phases, source_ledger
+from perdure.pipeline.identity import deciding_fields
 from perdure.pipeline.integrity import metrics_lines, require_whole
 from perdure.pipeline.lineage import expected_mixture, parent_of, version_directory
-from perdure.pipeline.log import mixture_phases, source_ledger
 from perdure.pipeline.manifest import differences, finite, is_finished, read_json, write_json
 from perdure.pipeline.mixture import is_replayed, members, mixture_shares, trained_fraction
 from perdure.pipeline.plan import num_steps

@@ -1,26 +1,12 @@
 """A report's numbers in words: what the console and the page both say."""
 
+from perdure.pipeline.console import tokens_words
 from perdure.pipeline.evaluate.units import BITS, WORDS, in_unit
 
 UNCHANGED = 0.005
 """Changes below this many nats per token, or bits per byte, are called none."""
 TABLE_DOMAINS = 5
 """Domains side by side in a table on the console."""
-
-
-def tokens_words(count: int) -> str:
-    """A token count with three significant digits: 950, 12.3k, 1.25M, 3B."""
-    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= size * 0.9995:
-            return f"{count / size:.3g}{unit}"
-    return str(count)
-
-
-def duration_words(seconds: float) -> str:
-    """Minutes and seconds, or hours before them, as in `2:42` and `1:02:42`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def hours_words(hours: float, device: str | None) -> str:

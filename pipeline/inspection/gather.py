@@ -10,12 +10,12 @@ import pyarrow.parquet as parquet
 from perdure.pipeline.drops import heavy_drops
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.inspection.perplexities import distribution
-from perdure.pipeline.integrity import json_lines, require_whole, version_recipe
+from perdure.pipeline.integrity import json_lines, require_whole
 from perdure.pipeline.manifest import is_finished, read_json
 from perdure.pipeline.parts import describe
 from perdure.pipeline.preview import mixtures
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.recorded import as_recorded
+from perdure.pipeline.recorded import as_recorded, version_recipe
 from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT, open_shard
 from perdure.pipeline.token_texts import token_texts
 
@@ -200,7 +200,7 @@ def _losses(scores: Path, shard: int, start: int, count: int) -> list[float | No
 
 
 def _tokenizer(out: Path, wanted: str):
-    from perdure.pipeline.data.tokenizer import load_tokenizer
+    from perdure.pipeline.tokenizers import load_tokenizer
 
     for directory in sorted(out.glob("tokenizer@*")):
         if is_finished(directory) and read_json(directory / "manifest.json")["tokenizer_hash"] == wanted:

@@ -1,8 +1,9 @@
 """What was gathered as one HTML file: opens offline, prints, follows light and dark."""
 
+from perdure.pipeline.console import tokens_words
 from perdure.pipeline.evaluate.figures import SERIES_COLOURS
 from perdure.pipeline.evaluate.page import visible
-from perdure.pipeline.evaluate.words import share_words, tokens_words
+from perdure.pipeline.evaluate.words import share_words
 from perdure.pipeline.pages import render
 
 STRONGEST = 60

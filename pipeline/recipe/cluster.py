@@ -9,14 +9,13 @@ place, and jobs get them handed over by their own environment, as shell in `PERD
 
 import os
 import shlex
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_serializer
 
 from perdure.pipeline.recipe.section import Positive, Section
-
-HANDED_OVER = "PERDURE_SETUP"
-"""Variable in which jobs find what their recipe does not hold."""
+from perdure.pipeline.slurm import HANDED_OVER
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@+&|*=/\[\]()-]+$")]
 Option = Annotated[str, Field(pattern=r"^--[a-z][a-z-]*(=[A-Za-z0-9_.,:@+&|*=/\[\]()-]+)?$")]
@@ -215,3 +214,12 @@ class Cluster(Section):
             return os.environ.get(HANDED_OVER, "")
         lines = [f"export {name}={shlex.quote(value)}" for name, value in self.values.items()]
         return "".join(f"{line}\n" for line in [*lines, *self.setup.splitlines()])
+
+
+@dataclass(frozen=True)
+class JobSize:
+    """What a training job occupies: nodes, GPUs of each (0 on a cluster of CPUs), ranks on each."""
+
+    nodes: int
+    gpus_per_node: int
+    ranks_per_node: int

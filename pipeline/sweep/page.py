@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from perdure.pipeline.evaluate.words import signed, tokens_words
+from perdure.pipeline.console import tokens_words
+from perdure.pipeline.evaluate.words import signed
 from perdure.pipeline.pages import render
 from perdure.pipeline.sweep.charts import shown
 from perdure.pipeline.sweep.table import fuar_words, gap_domains, gap_of, probe_kinds, recovery_words

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field
 
-from perdure.launch.slurm import Size
 from perdure.pipeline.check import filling, tree_problems
 from perdure.pipeline.checks.hints import near
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.manifest import hash_of
 from perdure.pipeline.recipe import Name, Recipe, Section, read_tree, structural_problems, with_field
+from perdure.pipeline.recipe.cluster import JobSize
 from perdure.pipeline.recipe.literals import read_yaml, within
 
 PLAIN = re.compile(r"[A-Za-z0-9._+-]{1,32}")
@@ -83,7 +83,7 @@ def load_sweep(
     overrides: list[str] | tuple[str, ...] = (),
     out: Path | None = None,
     site: Path | None = None,
-    size: Size | None = None,
+    size: JobSize | None = None,
     checked: bool = True,
 ) -> Plan:
     """Reads a sweep, or makes one of a recipe.
@@ -144,7 +144,7 @@ def _values(over: list[str] | tuple[str, ...]) -> tuple[dict[str, list], list[Pr
 
 
 def _runs(
-    sweep: Sweep, base: dict, directory: Path, size: Size | None, checked: bool
+    sweep: Sweep, base: dict, directory: Path, size: JobSize | None, checked: bool
 ) -> tuple[list[Run], list[Problem]]:
     """The runs, or what is wrong with them; a mistake that all of them have stands there once."""
     found = list(_field_problems(sweep, base))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from perdure.pipeline.data.stage import tokenizer_directory
 from perdure.pipeline.domains import source_of
-from perdure.pipeline.inputs import not_deciding, reweight_tokens
+from perdure.pipeline.identity import not_deciding, reweight_tokens
 from perdure.pipeline.lineage import kept_steps, models_needed, version_directory
 from perdure.pipeline.manifest import hash_of
 from perdure.pipeline.mixture import members, order_of_sources, without_idle

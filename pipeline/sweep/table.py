@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from perdure.pipeline.evaluate.words import duration_words, tokens_words
+from perdure.pipeline.console import duration_words, tokens_words
 from perdure.pipeline.manifest import is_finished
 from perdure.pipeline.sweep.spec import Plan
 from perdure.pipeline.sweep.store import version_places

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from perdure.launch.local import ABOVE
 from perdure.pipeline.checks.mixtures import against_data
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.errors import PerdureError, RecipeError
@@ -19,6 +18,7 @@ from perdure.pipeline.sweep.gather import own_report
 from perdure.pipeline.sweep.results import write_results
 from perdure.pipeline.sweep.spec import Plan, Run
 from perdure.pipeline.sweep.store import link, version_places, with_kept_steps
+from perdure.pipeline.train.ranks import ABOVE
 
 Say = Callable[[str], None]
 

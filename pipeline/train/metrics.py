@@ -6,8 +6,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from perdure.pipeline.console import duration_words
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.evaluate.words import duration_words, heldout_text
+from perdure.pipeline.evaluate.words import heldout_text
 from perdure.pipeline.integrity import FORGOTTEN, metrics_lines
 from perdure.pipeline.manifest import finite, read_json, write_atomic, write_json
 from perdure.pipeline.mixture import is_replayed

@@ -23,9 +23,9 @@ from perdure.pipeline.convert.weights import mark_tensor_parallel
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.recipe import Recipe, Selection, Training
 from perdure.pipeline.shape import model_shape, padded_vocab_size
+from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT
 from perdure.pipeline.train.device import timeout
 from perdure.pipeline.train.layers import GatedMLP, RecomputedLayer, block_spec, install_weight_gradient
-from perdure.pipeline.train.selection import reference_nats
 
 
 class OutputLayer(ColumnParallelLinear):
@@ -242,3 +242,8 @@ def _require_triton(device: torch.device) -> None:
             "training.loss_implementation: triton needs a GPU; set it to auto, or, to try it on a CPU, slowly, set the "
             "environment variable TRITON_INTERPRET=1"
         )
+
+
+def reference_nats(units: Tensor) -> Tensor:
+    """What scores subtract, stored in milli-nats, as float32 nats; NaN where there is nothing."""
+    return (units * REF_NATS_PER_UNIT).masked_fill(units == REF_MISSING, torch.nan)

@@ -19,8 +19,7 @@ from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT
 from perdure.pipeline.token_texts import token_texts
 from perdure.pipeline.train.dataset import Batch, Dataset, Stream, read_batch
-from perdure.pipeline.train.model import unwrap
-from perdure.pipeline.train.selection import reference_nats
+from perdure.pipeline.train.model import reference_nats, unwrap
 from perdure.pipeline.train.step import token_losses
 
 COUNTED_TOKENS = 32_768

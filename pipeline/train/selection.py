@@ -9,16 +9,11 @@ from torch import Tensor
 
 from perdure.kernels import excess_loss, excess_threshold, select_tokens
 from perdure.pipeline.recipe import Selection
-from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT
 from perdure.pipeline.train.dataset import Batch
+from perdure.pipeline.train.model import reference_nats
 
 Losses = list[tuple[Tensor, Batch]]
 """Losses of this rank's micro-batches, float32 [batch, sequence] in nats, and what they are of, in order."""
-
-
-def reference_nats(units: Tensor) -> Tensor:
-    """What scores subtract, stored in milli-nats, as float32 nats; NaN where there is nothing."""
-    return (units * REF_NATS_PER_UNIT).masked_fill(units == REF_MISSING, torch.nan)
 
 
 def select_batch(losses: Losses, selection: Selection) -> list[Tensor]:

@@ -10,13 +10,14 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+from perdure.pipeline.convert.exports import export_hash, version_files
 from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import PerdureError, Stopped
-from perdure.pipeline.integrity import export_hash, version_files, version_recipe
 from perdure.pipeline.lineage import kept_steps
 from perdure.pipeline.manifest import disk_errors, finish, hash_file, hash_files, read_json, write_json
 from perdure.pipeline.plan import Plan, num_samples, num_steps, open_plan
 from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recorded import version_recipe
 from perdure.pipeline.shape import model_shape
 from perdure.pipeline.train import fence, process
 

@@ -18,9 +18,9 @@ import slurm_cluster
 import yaml
 
 from perdure.launch.attempt import attempts, newest_step
-from perdure.launch.slurm import log_options
 from perdure.launch.status import status
 from perdure.pipeline.data.score import score_source
+from perdure.pipeline.data.slurm_scripts import log_options
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.manifest import VERIFIED, hash_file, is_finished, read_json, write_json
 from perdure.pipeline.recipe import load_recipe
@@ -145,7 +145,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 SCORE = """
 from pathlib import Path
-from perdure.pipeline.data.executor import elsewhere
+from perdure.pipeline.data.backends import elsewhere
 from perdure.pipeline.data.score import score_source
 from perdure.pipeline.recipe import load_recipe
 recipe, data, model = map(Path, __import__("sys").argv[1:])

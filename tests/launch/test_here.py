@@ -17,14 +17,13 @@ from support import tiny_recipe
 from perdure.launch.attempt import attempts, newest_step
 from perdure.launch.here import render
 from perdure.launch.launch import misfits
-from perdure.launch.slurm import Size
 from perdure.launch.status import status
 from perdure.pipeline.cli import main
 from perdure.pipeline.recipe import SlurmArrays
-from perdure.pipeline.recipe.cluster import Cluster
+from perdure.pipeline.recipe.cluster import Cluster, JobSize
 
 STEPS = 80
-ONE = Size(nodes=1, gpus_per_node=0, ranks_per_node=1)
+ONE = JobSize(nodes=1, gpus_per_node=0, ranks_per_node=1)
 RECORD = """#!/bin/sh
 printf '%s\\0' "$PWD" "$VALUE" "${CUDA_VISIBLE_DEVICES-unset}" "$PERDURE_RANKS_PER_NODE" "$@" > "$RECORD"
 echo said
@@ -47,7 +46,7 @@ def test_a_shell_takes_every_value_literally(tmp_path, monkeypatch, value, place
     recipe = tiny_recipe(out).model_copy(update={"out": out, "cluster": cluster})
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", str(python))
-        text = render(recipe, out / "launch" / "recipe.yaml", Size(1, gpus, 2), out)
+        text = render(recipe, out / "launch" / "recipe.yaml", JobSize(1, gpus, 2), out)
     assert "ib0" not in text
     environment = {name: text for name, text in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     record = {"RECORD": str(tmp_path / "record"), "PERDURE_SETUP": cluster.handed_over}
@@ -64,17 +63,19 @@ def test_a_shell_takes_every_value_literally(tmp_path, monkeypatch, value, place
 def test_what_cannot_be_had_is_refused(tmp_path):
     recipe = tiny_recipe(tmp_path)
 
-    def refused(to: str, size: Size = ONE, after: str | None = None, recipe=recipe) -> list[str]:
+    def refused(to: str, size: JobSize = ONE, after: str | None = None, recipe=recipe) -> list[str]:
         return [str(problem) for problem in misfits(recipe, to, size, after)]
 
-    assert refused("local") == refused("slurm", Size(2, 8, 8), "17") == refused("k8s", Size(2, 8, 8)) == []
-    assert refused("local", Size(2, 0, 1)) == [
+    assert (
+        refused("local") == refused("slurm", JobSize(2, 8, 8), "17") == refused("k8s", JobSize(2, 8, 8)) == []
+    )
+    assert refused("local", JobSize(2, 0, 1)) == [
         "--nodes = 2: should be 1 with --to local, which is this machine"
     ]
-    assert refused("local", Size(1, 999, 999))[0].startswith("--gpus-per-node = 999: this machine has ")
+    assert refused("local", JobSize(1, 999, 999))[0].startswith("--gpus-per-node = 999: this machine has ")
     for to in ("slurm", "k8s", "sky"):
-        assert refused(to, Size(2, 8, 4)) == refused(to, Size(2, 0, 16)) == []
-        assert refused(to, Size(2, 8, 16)) == [
+        assert refused(to, JobSize(2, 8, 4)) == refused(to, JobSize(2, 0, 16)) == []
+        assert refused(to, JobSize(2, 8, 16)) == [
             "--ranks-per-node = 16: should be at most --gpus-per-node (8): each rank has a GPU of its own"
         ]
     assert refused("sky", after="17") == ["--after = '17': is an id of Slurm; use it with --to slurm"]

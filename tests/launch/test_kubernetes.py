@@ -16,12 +16,11 @@ from support import tiny_recipe
 
 from perdure.launch.chain import jobs
 from perdure.launch.kubernetes import literal, render
-from perdure.launch.slurm import Size
 from perdure.pipeline.errors import RecipeError
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.recipe.cluster import Cluster
+from perdure.pipeline.recipe.cluster import Cluster, JobSize
 
-SIZE = Size(nodes=2, gpus_per_node=8, ranks_per_node=8)
+SIZE = JobSize(nodes=2, gpus_per_node=8, ranks_per_node=8)
 FULL = {
     "container": {"image": "registry.example/perdure:1"},
     "environment": {"NCCL_DEBUG": "WARN"},

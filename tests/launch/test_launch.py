@@ -3,12 +3,11 @@
 import pytest
 
 from perdure.launch.launch import fitted, launch
-from perdure.launch.slurm import Size
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
-from perdure.pipeline.recipe.cluster import Cluster
+from perdure.pipeline.recipe.cluster import Cluster, JobSize
 
-SIZE = Size(1, 0, 1)
+SIZE = JobSize(1, 0, 1)
 JOBS = ["data", "prepare-base", "train-base", "prepare-other", "train-other", "report"]
 
 

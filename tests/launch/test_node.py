@@ -8,10 +8,10 @@ import sys
 import pytest
 from support import prepare_version, start_ranks, tiny_recipe
 
-from perdure.launch.local import Node
 from perdure.launch.node import PORT, main, this_node
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
+from perdure.pipeline.train.ranks import Node
 
 
 def test_every_scheduler_is_understood():

@@ -11,6 +11,7 @@ import pytest
 from perdure.launch import queue
 from perdure.launch.chain import Job
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.slurm import sbatch
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_sbatch_sees_the_users_defaults_but_not_the_size_of_a_job_around_it(tmp_
         monkeypatch.setenv(name, value)
     script = tmp_path / "job.sbatch"
     script.write_text("#!/bin/bash\n# A job.\n#SBATCH --partition=cpu\n#SBATCH --nodes=1\necho\n")
-    assert queue.sbatch(script, "data", ["--dependency=afterok:5"]) == "7"
+    assert sbatch(script, "data", ["--dependency=afterok:5"]) == "7"
     arguments, environment = json.loads((tmp_path / "seen").read_text())
     # What the recipe says stands on the command line, which alone overrules SBATCH_PARTITION; of two, the last one holds.
     ours = ["--dependency=afterok:5", str(script)]

@@ -10,11 +10,10 @@ import pytest
 import yaml
 
 from perdure.launch.launch import fitted
-from perdure.launch.slurm import Size
 from perdure.pipeline import cli
 from perdure.pipeline.data.slurm import SlurmExecutor
 from perdure.pipeline.recipe import load_recipe
-from perdure.pipeline.recipe.cluster import Cluster
+from perdure.pipeline.recipe.cluster import Cluster, JobSize
 from perdure.pipeline.recipe.load import shown, typed_command
 from tests.support import start_ranks
 
@@ -103,7 +102,7 @@ def test_a_run_and_its_report_write_no_secret(planted, tmp_path, monkeypatch, ca
         outcome = start_ranks(directory, world_size, task)
         assert outcome.returncode == 0, outcome.stderr
 
-    monkeypatch.setattr("perdure.launch.local.start", start)
+    monkeypatch.setattr("perdure.pipeline.train.ranks.start", start)
     planted = [*planted[:3], *planted[5:]]  # without the site file, which only launches read
     for verb in ("run", "report", "check", "data", "eval"):
         assert cli.main([verb, *planted]) == 0
@@ -115,7 +114,7 @@ def test_a_run_and_its_report_write_no_secret(planted, tmp_path, monkeypatch, ca
 
 
 def test_in_a_job_the_recipe_has_what_was_handed_over(planted, tmp_path, monkeypatch):
-    recipe = fitted(Path(planted[0]), [planted[2]], tmp_path / "out", Path(planted[4]), Size(1, 0, 1))
+    recipe = fitted(Path(planted[0]), [planted[2]], tmp_path / "out", Path(planted[4]), JobSize(1, 0, 1))
     handed = recipe.cluster.handed_over
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     in_job = load_recipe(tmp_path / "job.yaml").cluster
@@ -129,7 +128,7 @@ def test_in_a_job_the_recipe_has_what_was_handed_over(planted, tmp_path, monkeyp
 
 
 def test_no_pickle_holds_a_secret(planted, tmp_path):
-    recipe = fitted(Path(planted[0]), [planted[2]], tmp_path / "out", Path(planted[4]), Size(1, 0, 1))
+    recipe = fitted(Path(planted[0]), [planted[2]], tmp_path / "out", Path(planted[4]), JobSize(1, 0, 1))
     executor = SlurmExecutor([], 1, recipe, False, tmp_path / "data")
     for pickled in (pickle.dumps(recipe), pickle.dumps(executor)):
         assert not any(secret.encode() in pickled for secret in SECRETS)

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from support import tiny_recipe
 
 from perdure.launch.sky import render
-from perdure.launch.slurm import Size
 from perdure.pipeline.errors import RecipeError
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.recipe.cluster import Cluster
+from perdure.pipeline.recipe.cluster import Cluster, JobSize
 
-SIZE = Size(nodes=2, gpus_per_node=8, ranks_per_node=8)
+SIZE = JobSize(nodes=2, gpus_per_node=8, ranks_per_node=8)
 RECORD = """#!{python} -IS
 import json, os, sys
 with open({file!r}, "w") as file:

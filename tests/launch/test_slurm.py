@@ -14,10 +14,11 @@ from support import tiny_recipe
 
 from perdure.launch.chain import Job, jobs
 from perdure.launch.launch import fitted, hours
-from perdure.launch.slurm import Size, array_script, log_options, render
+from perdure.launch.slurm import render
+from perdure.pipeline.data.slurm_scripts import array_script, log_options
 from perdure.pipeline.errors import RecipeError
 from perdure.pipeline.recipe import Recipe, SlurmArrays
-from perdure.pipeline.recipe.cluster import Cluster
+from perdure.pipeline.recipe.cluster import Cluster, JobSize
 
 TRAIN = Job("train-v", version="v", gpus=True)
 DUMP = """#!{python} -IS
@@ -62,7 +63,7 @@ def test_a_training_script(tmp_path):
         network_interface="ib0",
         grace_seconds=240,
     )
-    file, text = render(TRAIN, recipe, Size(4, 8, 8), Path("/home/me"), "python")
+    file, text = render(TRAIN, recipe, JobSize(4, 8, 8), Path("/home/me"), "python")
     assert file == tmp_path / "versions" / "v" / "launch" / "train-v.sbatch"
     options = {line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")}
     assert options == {
@@ -96,7 +97,7 @@ def test_a_training_script(tmp_path):
 
 def test_jobs_of_one_node_are_not_tried_again_and_have_a_core_for_every_worker(tmp_path):
     recipe = launched(tmp_path, slurm={"partition": "gpu", "cpu_partition": "cpu", "cpus_per_task": 12})
-    _, text = render(Job("data", ("data", "my recipe.yaml")), recipe, Size(4, 8, 8), Path("/"), "python")
+    _, text = render(Job("data", ("data", "my recipe.yaml")), recipe, JobSize(4, 8, 8), Path("/"), "python")
     lines = text.splitlines()
     assert "#SBATCH --partition=cpu" in lines and "#SBATCH --no-requeue" in lines
     assert f"#SBATCH --cpus-per-task={recipe.data.workers}" in lines
@@ -118,7 +119,7 @@ def test_a_shell_takes_every_value_literally(tmp_path, value, image, mount, plac
     version = directory / "versions" / "v"
     (version / "launch").mkdir(parents=True, exist_ok=True)
     recipe = launched(directory, environment={"VALUE": value}, container={"image": image, "mounts": [mount]})
-    _, text = render(TRAIN, recipe, Size(2, 0, 1), directory, "/opt/my python")
+    _, text = render(TRAIN, recipe, JobSize(2, 0, 1), directory, "/opt/my python")
     statuses = [("scontrol", 0)]
     handed = {"PERDURE_SETUP": recipe.cluster.handed_over}
     status, *calls = commands(text, tmp_path, handed, statuses)
@@ -207,7 +208,7 @@ def test_a_job_that_waits_for_arrays_goes_back_into_the_queue_before_its_time_is
     recipe = with_arrays(launched(tmp_path, slurm={"partition": "gpu", "cpu_partition": "cpu"}))
     (tmp_path / "launch").mkdir()
     job = Job("data", ("data", "my recipe.yaml"), coordinates=True)
-    text = render(job, recipe, Size(4, 8, 8), tmp_path, "python")[1]
+    text = render(job, recipe, JobSize(4, 8, 8), tmp_path, "python")[1]
     lines = text.splitlines()
     assert "#SBATCH --signal=B:USR1@300" in lines and "#SBATCH --requeue" in lines
     assert "#SBATCH --cpus-per-task=1" in lines and "#SBATCH --partition=cpu" in lines
@@ -221,7 +222,7 @@ def test_a_job_that_waits_for_arrays_goes_back_into_the_queue_before_its_time_is
 
 def test_a_version_that_is_not_whole_goes_back_into_the_queue(tmp_path):
     (tmp_path / "versions" / "v" / "launch").mkdir(parents=True)
-    text = render(TRAIN, launched(tmp_path), Size(2, 0, 1), tmp_path, "python")[1]
+    text = render(TRAIN, launched(tmp_path), JobSize(2, 0, 1), tmp_path, "python")[1]
     # Let the attempt begin, and find the version not whole at its end.
     end = 'attempt end "$VERSION"\n'
     assert end in text
@@ -254,21 +255,21 @@ def test_what_cannot_be_quoted_is_refused(cluster):
 
 
 def test_data_parallel_follows_from_the_nodes(tmp_path, recipe_file):
-    recipe = fitted(recipe_file, ["parallel.tensor_parallel=2"], tmp_path / "o", None, Size(2, 4, 4))
+    recipe = fitted(recipe_file, ["parallel.tensor_parallel=2"], tmp_path / "o", None, JobSize(2, 4, 4))
     assert recipe.parallel.data_parallel == 4 and recipe.directory.is_absolute()
     with pytest.raises(RecipeError, match="should divide the 9 ranks of 3 nodes x 3"):
-        fitted(recipe_file, ["parallel.tensor_parallel=2"], tmp_path / "o", None, Size(3, 3, 3))
+        fitted(recipe_file, ["parallel.tensor_parallel=2"], tmp_path / "o", None, JobSize(3, 3, 3))
 
 
 def test_the_recipe_overrules_the_site(tmp_path, recipe_file):
     site = tmp_path / "site.yaml"
     site.write_text("slurm: {partition: big, account: team}\nnetwork_interface: ib0\n")
-    recipe = fitted(recipe_file, ["cluster.slurm.partition=small"], tmp_path / "o", site, Size(1, 0, 1))
+    recipe = fitted(recipe_file, ["cluster.slurm.partition=small"], tmp_path / "o", site, JobSize(1, 0, 1))
     assert recipe.cluster.slurm.partition == "small"
     assert recipe.cluster.slurm.account == "team" and recipe.cluster.network_interface == "ib0"
     site.write_text("slurm: {partitoin: big}\n")
     with pytest.raises(RecipeError, match=r"cluster.slurm.partitoin.*did you mean `partition`"):
-        fitted(recipe_file, [], tmp_path / "o", site, Size(1, 0, 1))
+        fitted(recipe_file, [], tmp_path / "o", site, JobSize(1, 0, 1))
 
 
 def test_a_time_limit_without_quotes_is_told_to_take_them(tmp_path, recipe_file):
@@ -286,10 +287,10 @@ def test_a_time_limit_without_quotes_is_told_to_take_them(tmp_path, recipe_file)
     ):
         site.write_text(f"slurm: {{time_limit: {text}}}\n")
         with pytest.raises(RecipeError) as refused:
-            fitted(recipe_file, [], tmp_path / "o", site, Size(1, 0, 1))
+            fitted(recipe_file, [], tmp_path / "o", site, JobSize(1, 0, 1))
         assert [str(found) for found in refused.value.problems] == [problem]
     site.write_text('slurm: {time_limit: "24:00:00"}\n')
-    recipe = fitted(recipe_file, [], tmp_path / "o", site, Size(1, 0, 1))
+    recipe = fitted(recipe_file, [], tmp_path / "o", site, JobSize(1, 0, 1))
     assert recipe.cluster.slurm.time_limit == "24:00:00"
 
 
@@ -323,9 +324,9 @@ def test_a_path_cannot_leave_the_comment_that_names_it(tmp_path, recipe_file):
 
 
 def test_every_job_has_a_script_that_bash_can_read(tmp_path, recipe_file):
-    recipe = fitted(recipe_file, [], tmp_path / "o", None, Size(1, 0, 1))
+    recipe = fitted(recipe_file, [], tmp_path / "o", None, JobSize(1, 0, 1))
     for job in jobs(recipe, recipe_file):
-        text = render(job, recipe, Size(1, 0, 1), tmp_path, "python")[1]
+        text = render(job, recipe, JobSize(1, 0, 1), tmp_path, "python")[1]
         assert subprocess.run(["bash", "-n"], input=text.encode()).returncode == 0
 
 

@@ -9,8 +9,8 @@ import yaml
 from support import tiny_recipe
 
 from perdure.launch.status import lines, status
+from perdure.pipeline.console import duration_words
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.evaluate.words import duration_words
 from perdure.pipeline.manifest import finish, write_json
 from perdure.pipeline.recipe import load_recipe
 from perdure.pipeline.run import alone

@@ -2,13 +2,13 @@
 
 import pytest
 
-from perdure.launch.slurm import Size
 from perdure.launch.sweep import submit_sweep
 from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.manifest import read_json
+from perdure.pipeline.recipe.cluster import JobSize
 from perdure.pipeline.sweep.spec import Plan, load_sweep
 
-SIZE = Size(1, 0, 1)
+SIZE = JobSize(1, 0, 1)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_sweep_is_refused_while_its_jobs_run(plan, queue, tmp_path):
         submit_sweep(plan, SIZE, tmp_path, None, print)
     assert (tmp_path / "submitted").read_text() == submitted
     with pytest.raises(RecipeError, match="--ranks-per-node = 16: should be at most --gpus-per-node"):
-        submit_sweep(plan, Size(1, 8, 16), tmp_path, None, print)
+        submit_sweep(plan, JobSize(1, 8, 16), tmp_path, None, print)
     queue({})
     submit_sweep(plan, SIZE, tmp_path, None, print)
     assert len((tmp_path / "submitted").read_text().splitlines()) == 2 * len(submitted.splitlines())

@@ -87,7 +87,7 @@ def test_what_is_accepted_runs(tried, monkeypatch, capsys):
         assert outcome.returncode == 0, outcome.stderr
 
     monkeypatch.chdir(directory)
-    monkeypatch.setattr("perdure.launch.local.start", start)
+    monkeypatch.setattr("perdure.pipeline.train.ranks.start", start)
     chosen = [(seed, path) for seed, _, path, outcome in found if small(path, outcome)]
     assert len(chosen) >= RUNS
     finished = 0

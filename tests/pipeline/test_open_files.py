@@ -7,7 +7,8 @@ import pytest
 from support import random_documents, tiny_recipe, write_data
 
 from perdure.pipeline.checks import sources
-from perdure.pipeline.open_files import allow_open_files, files_needed
+from perdure.pipeline.checks.open_files import files_needed
+from perdure.pipeline.open_files import allow_open_files
 from perdure.pipeline.planning import build_plan
 from perdure.pipeline.shards import open_shard
 

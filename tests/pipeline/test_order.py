@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from perdure.pipeline.order import Order, count_documents, mix, sort_keys, write_order
+from perdure.pipeline.order import Order, count_documents, mix, write_order
+from perdure.pipeline.sorting import sort_keys
 from tests.support import write_data
 
 LENGTHS = [

@@ -13,12 +13,13 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from perdure.pipeline.convert.export import OURS
-from perdure.pipeline.data.auto import LOADED, as_loaded
+from perdure.pipeline.data.auto import as_loaded
 from perdure.pipeline.data.shard import encode
-from perdure.pipeline.data.tokenizer import build_tokenizer, load_tokenizer, tokenizer_inputs
+from perdure.pipeline.data.tokenizer import build_tokenizer, tokenizer_inputs
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.recipe import HuggingFaceTokenizer
+from perdure.pipeline.tokenizers import LOADED, load_tokenizer
 
 CONFIGURATIONS = 280
 EOS = "<|end|>"

@@ -4,7 +4,6 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from perdure.pipeline.data.auto import LOADED
 from perdure.pipeline.data.coverage import gaps, loses_characters, sample_characters
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.data.tokenizer import train
@@ -12,6 +11,7 @@ from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.inspection.gather import inspect
 from perdure.pipeline.inspection.text import print_inspection
 from perdure.pipeline.manifest import read_json, write_json
+from perdure.pipeline.tokenizers import LOADED
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz▁"
 

@@ -14,7 +14,8 @@ from support import number_of_worker
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from perdure.pipeline.data import scorer
-from perdure.pipeline.data.executor import LocalExecutor, building, elsewhere, worker_pool
+from perdure.pipeline.data.backends import elsewhere
+from perdure.pipeline.data.executor import LocalExecutor, building, worker_pool
 from perdure.pipeline.data.readers import JsonLines
 from perdure.pipeline.data.score import score_source
 from perdure.pipeline.data.stage import run_data

@@ -10,10 +10,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import AutoTokenizer
 
 from perdure.pipeline.data.extend import extend
-from perdure.pipeline.data.tokenizer import build_tokenizer, load_tokenizer, tokenizer_inputs, train
+from perdure.pipeline.data.tokenizer import build_tokenizer, tokenizer_inputs, train
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import finish, hash_file, read_json
 from perdure.pipeline.recipe import ExtendedTokenizer
+from perdure.pipeline.tokenizers import load_tokenizer
 
 
 def prose(seed: int, alphabet: str, count: int = 120) -> list[str]:

@@ -15,9 +15,9 @@ from languages import LANGUAGES
 
 from perdure.pipeline import recipe
 from perdure.pipeline.data.c4 import C4LinesFilter
-from perdure.pipeline.data.inputs import cleaning_inputs, language_model, languages
 from perdure.pipeline.data.languages import PACKAGES, SPACY, splits_otherwise, splitter, stop_words
 from perdure.pipeline.data.splitters import LanguageSplitter
+from perdure.pipeline.data.step_inputs import cleaning_inputs, language_model, languages
 
 
 def splits(language: str, text: str) -> list[str]:

@@ -4,8 +4,8 @@ from datatrove.pipeline.formatters.pii import PIIFormatter
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from perdure.pipeline.data.inputs import ADDRESS, EMAIL
 from perdure.pipeline.data.personal import PersonalData
+from perdure.pipeline.data.step_inputs import ADDRESS, EMAIL
 
 PIECES = [
     "a",

@@ -20,11 +20,11 @@ from perdure.pipeline.data.dedup import BoundedSignature, Folder
 from perdure.pipeline.data.executor import TASKS
 from perdure.pipeline.data.normalise import Words, is_heldout, text_hash
 from perdure.pipeline.data.stage import finished_data, run_data
-from perdure.pipeline.data.tokenizer import load_tokenizer
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_directory, hash_of, read_json
 from perdure.pipeline.run import make_data
 from perdure.pipeline.shards import open_shard
+from perdure.pipeline.tokenizers import load_tokenizer
 
 quiet = {"report": lambda line: None}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perdure.pipeline.data.features import read_rows
-from perdure.pipeline.data.inputs import cleaning_inputs, label_inputs
+from perdure.pipeline.data.step_inputs import cleaning_inputs, label_inputs
 from perdure.pipeline.data.texts import evaluation_texts
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_file

@@ -13,10 +13,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from perdure.pipeline.data.normalise import text_hash
 from perdure.pipeline.data.shard import encode
 from perdure.pipeline.data.stage import run_data
-from perdure.pipeline.data.tokenizer import build_tokenizer, load_tokenizer, tokenizer_inputs, train
+from perdure.pipeline.data.tokenizer import build_tokenizer, tokenizer_inputs, train
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import finish, hash_file, read_json
 from perdure.pipeline.recipe import HuggingFaceTokenizer, Recipe, SentencePieceTokenizer, TrainedTokenizer
+from perdure.pipeline.tokenizers import load_tokenizer
 
 SAMPLES = [
     "Plain words, and 12345 numbers.",

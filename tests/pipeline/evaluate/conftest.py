@@ -16,7 +16,7 @@ import yaml
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.record import measured_on
 from perdure.pipeline.evaluate.summary import summarize
-from perdure.pipeline.inputs import deciding_fields
+from perdure.pipeline.identity import deciding_fields
 from perdure.pipeline.manifest import finish, write_json
 from perdure.pipeline.mixture import is_replayed, mixture_shares, trained_fraction
 from perdure.pipeline.plan import num_steps

@@ -42,7 +42,7 @@ def started(finished, documents=False, **changes):
     """Measures it, but for the ranks themselves; returns what they were told to do where, and the words before."""
     directory, data = finished
     said, starts = [], []
-    with patch("perdure.launch.local.start", lambda *arguments: starts.append(arguments)):
+    with patch("perdure.pipeline.train.ranks.start", lambda *arguments: starts.append(arguments)):
         run._version(tiny_recipe(directory.parents[1], **changes), "v1", data, said.append, documents)
     return starts, said[0].removeprefix("version v1: ")
 

@@ -11,7 +11,7 @@ from languages import LANGUAGES
 from support import tiny_recipe, write_data
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from perdure.pipeline.data import executor, leaks
+from perdure.pipeline.data import backends, leaks
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate import contamination
 from perdure.pipeline.evaluate.documents import heldout as measured_part
@@ -304,7 +304,7 @@ def test_large_sources_are_searched_where_the_data_stage_runs(corpus, monkeypatc
         return leaks.here(steps, tasks, directory)
 
     monkeypatch.setattr(contamination, "HANDED_ON", 1000)
-    monkeypatch.setattr(executor, "elsewhere", lambda *_, **__: nullcontext(execute))
+    monkeypatch.setattr(backends, "elsewhere", lambda *_, **__: nullcontext(execute))
     contamination.look_for_leaks(recipe, data, tokenizer, said.append)
     assert handed == [("a", 2, "search")]  # b is small
     assert said[0] == "looking for leaks in a: 1.73k tokens in 2 shards"

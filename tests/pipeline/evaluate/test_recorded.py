@@ -15,7 +15,7 @@ from perdure.launch.status import status
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.record import measured_on, record_data
 from perdure.pipeline.evaluate.summary import summarize
-from perdure.pipeline.inputs import deciding_fields
+from perdure.pipeline.identity import deciding_fields
 from perdure.pipeline.lineage import history, version_directory
 from perdure.pipeline.log import diff, log
 from perdure.pipeline.manifest import finish, read_json, write_json

@@ -4,8 +4,8 @@ import pytest
 import yaml
 from support import tiny_recipe
 
-from perdure.launch.slurm import Size
 from perdure.pipeline.errors import RecipeError
+from perdure.pipeline.recipe.cluster import JobSize
 from perdure.pipeline.sweep.spec import Plan, load_sweep
 
 RATE, SHARE = "versions.v1.schedule.max_lr", "versions.v1.mixture.replay.share"
@@ -138,10 +138,10 @@ def test_a_sweep_file_with_mistakes(recipe, tmp_path):
 
 
 def test_on_a_cluster_replicas_fill_the_nodes(recipe):
-    plan = load_sweep(recipe, [f"{RATE}=0.01"], size=Size(2, 0, 2))
+    plan = load_sweep(recipe, [f"{RATE}=0.01"], size=JobSize(2, 0, 2))
     assert plan.runs[0].recipe.parallel.data_parallel == 4
     assert plan.directory.is_absolute()
-    found = problems(recipe, "parallel.tensor_parallel=1,2", size=Size(3, 0, 1))
+    found = problems(recipe, "parallel.tensor_parallel=1,2", size=JobSize(3, 0, 1))
     assert found[1:] == [
         "tensor_parallel=2: parallel = 'tensor 2 x pipeline 1': should divide the 3 ranks of 3 nodes x 1"
     ]

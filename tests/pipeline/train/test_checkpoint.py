@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 def command(directory, ranks=1):
-    code = f"from pathlib import Path; from perdure.launch import local; local.start(Path({str(directory)!r}), {ranks})"
+    code = f"from pathlib import Path; from perdure.pipeline.train import ranks; ranks.start(Path({str(directory)!r}), {ranks})"
     return [sys.executable, "-c", code]
 
 

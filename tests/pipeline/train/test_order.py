@@ -49,7 +49,7 @@ def test_buckets_get_harder_along_what_two_ranks_consumed_over_a_resume(tmp_path
         versions__v1__selection={"k": 0.5, "score": "reference_loss", "reference": "/unused"},
     )
     directory = prepare_version(recipe, scored=True, ranked=scores)
-    code = f"from pathlib import Path; from perdure.launch import local; local.start(Path({str(directory)!r}), 2)"
+    code = f"from pathlib import Path; from perdure.pipeline.train import ranks; ranks.start(Path({str(directory)!r}), 2)"
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"})
     while not (directory / "checkpoints" / "step_000004").exists():
         assert process.poll() is None

@@ -42,8 +42,8 @@ def version_with_long_evaluation(out, ranks):
 def stopped(version, ranks, number, when):
     """Starts ranks, sends the starter a signal as soon as `when` holds, and returns what they said."""
     code = (
-        "import sys; from pathlib import Path; from perdure.launch import local; from perdure.pipeline.errors "
-        f"import Stopped\ntry: local.start(Path({str(version)!r}), {ranks})\nexcept Stopped: sys.exit({STOPPED})"
+        "import sys; from pathlib import Path; from perdure.pipeline.train import ranks; from perdure.pipeline.errors "
+        f"import Stopped\ntry: ranks.start(Path({str(version)!r}), {ranks})\nexcept Stopped: sys.exit({STOPPED})"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code],

@@ -67,7 +67,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, whole, la
         changes["versions__v1__selection"] = SELECTION | {"scope": "global_lagged"}
         expected = trained(tiny_recipe(tmp_path / "whole", **changes), scored=True)[0]
     cut = prepare_version(tiny_recipe(tmp_path / "cut", **changes), scored=True)
-    code = f"from pathlib import Path; from perdure.launch import local; local.start(Path({str(cut)!r}), {ranks})"
+    code = f"from pathlib import Path; from perdure.pipeline.train import ranks; ranks.start(Path({str(cut)!r}), {ranks})"
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
     )

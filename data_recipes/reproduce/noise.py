@@ -1,4 +1,4 @@
-"""What selection keeps of noise: `python -m perdure.pipeline.evaluate.noise RECIPE --version V`.
+"""What selection keeps of noise: `python -m perdure.data_recipes.reproduce.noise RECIPE --version V`.
 
 For corpora whose noise is known: documents with `metadata.noise`, a list of [start, end, kind] in characters. The selection
 is made anew with the finished model: its losses of the training documents, the stored scores of the reference (if the version
@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from perdure.pipeline.data.tokenizer import load_tokenizer
+from perdure.pipeline.convert.exports import export_of
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.integrity import export_of, version_recipe
 from perdure.pipeline.manifest import is_finished, read_json
 from perdure.pipeline.recipe import Recipe, Selection, load_recipe
 from perdure.pipeline.recipe.versions import SCORES
+from perdure.pipeline.recorded import version_recipe
 from perdure.pipeline.shards import Shard, open_shard
+from perdure.pipeline.tokenizers import load_tokenizer
 
 CLEAN = "clean"
 """The kind of tokens outside all spans."""
@@ -199,7 +200,9 @@ def _document(shard: Shard, number: int) -> np.ndarray:
 
 def main() -> int:
     """Prints the table, and writes `noise.<source>.json` (or `noise.<source>.<trainee>.json`) into the version's directory."""
-    parser = argparse.ArgumentParser(prog="python -m perdure.pipeline.evaluate.noise", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m perdure.data_recipes.reproduce.noise", description=__doc__
+    )
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--version", required=True, help="a finished version with a selection")
     parser.add_argument(
