@@ -8,10 +8,11 @@ from typing import Any
 
 import regex
 
+from perdure.pipeline.data.inputs import is_json_lines
 from perdure.pipeline.data.ngrams import WITHOUT_BLANKS
 from perdure.pipeline.data.normalise import WORD, is_heldout, normalise, text_hash
 from perdure.pipeline.data.readers import CleanedDocuments
-from perdure.pipeline.data.texts import ARRAY, is_json_lines, json_lines, plain_lines
+from perdure.pipeline.data.texts import ARRAY, json_lines, plain_lines
 from perdure.pipeline.errors import PerdureError
 
 CHARS = 10_000

@@ -168,3 +168,10 @@ def edges(path: Path) -> str:
         head = file.read(EDGE)
         file.seek(max(path.stat().st_size - EDGE, 0))
         return hashlib.sha256(head + file.read(EDGE)).hexdigest()
+
+
+def is_json_lines(path: Path) -> bool:
+    """Whether a small file of texts has JSON on every line, by its name; any other is plain text."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    last = [suffix for suffix in suffixes if suffix not in PACKED][-1:]
+    return ".jsonl" in suffixes or last in ([".json"], [".ndjson"])

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sysconfig
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -84,9 +85,15 @@ def _distribution(package: str) -> tuple[str | None, str | None]:
     try:
         found = metadata.metadata(top)
     except metadata.PackageNotFoundError:
-        names = metadata.packages_distributions().get(top)
+        names = _distributions().get(top)
         if not names:
             return None, None
         found = metadata.metadata(names[0])
     license = [found[key] for key in ("License-Expression", "License") if key in found]
     return found["Version"], license[0].splitlines()[0] if license and license[0] else None
+
+
+@lru_cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Distributions by top-level package; reading those of all that is installed takes a while."""
+    return metadata.packages_distributions()

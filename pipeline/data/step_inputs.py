@@ -7,9 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from perdure.pipeline import recipe
+from perdure.pipeline.data.inputs import is_json_lines
 from perdure.pipeline.data.languages import ENGLISH, splits_otherwise, splitter, with_language
-from perdure.pipeline.data.ngrams import compared_by_amount
-from perdure.pipeline.data.texts import evaluation_texts, is_json_lines
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_file
 
@@ -112,6 +111,9 @@ def _texts_in(path: Path) -> list[str]:
 @lru_cache
 def _by_amount(path: Path, content: str) -> bool:
     """Whether a file of evaluation texts (of this content) has any that version 0.1 compared otherwise."""
+    from perdure.pipeline.data.ngrams import compared_by_amount  # imports numpy
+    from perdure.pipeline.data.texts import evaluation_texts  # imports pyarrow
+
     try:
         return any(compared_by_amount(text) for text in evaluation_texts(path))
     except PerdureError:  # `check` names it, and nothing can be made with it

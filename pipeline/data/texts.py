@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from perdure.pipeline.data.inputs import PACKED
+from perdure.pipeline.data.inputs import is_json_lines
 from perdure.pipeline.data.rows import open_lines
 from perdure.pipeline.errors import PerdureError
 
@@ -94,10 +94,3 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _strings(part)
-
-
-def is_json_lines(path: Path) -> bool:
-    """Whether a small file of texts has JSON on every line, by its name; any other is plain text."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    last = [suffix for suffix in suffixes if suffix not in PACKED][-1:]
-    return ".jsonl" in suffixes or last in ([".json"], [".ndjson"])

@@ -3,10 +3,12 @@ import io
 import sysconfig
 import tokenize
 import warnings
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from perdure.pipeline.data import modules
 from perdure.pipeline.data.modules import python_modules
 from perdure.pipeline.data.python import code_of, decode_source, docs_of
 
@@ -143,3 +145,13 @@ def test_the_standard_library_is_found_without_its_tests():
 def _comments(source: str) -> list[str]:
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return [token.string for token in tokens if token.type == tokenize.COMMENT]
+
+
+def test_installed_distributions_are_read_once_for_all_packages(monkeypatch):
+    calls, read = [], metadata.packages_distributions
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: calls.append(1) or read())
+    for function in (modules._distribution, modules._distributions):
+        function.cache_clear()
+    found = python_modules(["yaml", "sklearn.svm", "_pytest"])  # none is the name of its distribution
+    assert {module.package for module in found if module.version} == {"yaml", "sklearn.svm", "_pytest"}
+    assert len(calls) == 1
