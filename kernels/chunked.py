@@ -1,15 +1,25 @@
 """The loss in plain torch, a block of the vocabulary at a time, on any device.
 
 Blocks of the *vocabulary*, not of tokens: the weight and its gradient are then read and written once, not once a block.
+
+Every operation over a block ends with its threads waiting for each other. Beside another busy program one of them has to wait
+for its turn on a core, so blocks are large, and the operations over them few. Sums go on adding up parts of a block: how
+many logits are held does not change a bit.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from perdure.kernels.parallel import add_matmul, matmul_fp32
 
-LOGIT_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Logits held at a time: what fits near a core's cache, or 256 MiB in fp32."""
+HELD = {"cpu": 1 << 24, "cuda": 1 << 26}
+"""Logits held at a time: 64 or 256 MiB in fp32."""
+ADDED = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Logits of a part, whose sums are added up: by its rounding, a part of the result."""
+COLUMNS = 128
+"""A part has a multiple of so many columns, but for the last one."""
 
 
 def statistics(
@@ -35,19 +45,24 @@ def statistics(
     """
     maximum = torch.full((len(rows),), -torch.inf, device=rows.device)
     total, target, moment = torch.zeros(3, len(rows), device=rows.device)
-    for begin, end in _blocks(len(rows), columns, rows.device):
-        logits = _logits(rows, weight[begin:end], softcap)
+    for begin, end, width, logits in _blocks(rows, weight, columns, softcap):
         own = (labels >= begin) & (labels < end)
         place = (labels - begin).clamp(0, end - begin - 1)[:, None]
         target += torch.where(own, logits.gather(1, place)[:, 0], 0.0)
-        higher = torch.maximum(maximum, logits.amax(1))
-        lowered = (maximum - higher).clamp_min(torch.finfo(torch.float32).min)
-        logits -= higher[:, None]
-        scale = lowered.exp()
+        parts = logits.view(len(rows), (end - begin) // width, width)
+        maxima = torch.maximum(maximum[:, None], parts.amax(2).cummax(1).values)
+        parts -= maxima[:, :, None]
+        exponentials = parts.exp() if entropy else parts.exp_()
+        totals = exponentials.sum(2)
         if entropy:
-            moment = scale * (moment + lowered * total) + (logits * logits.exp()).sum(1)
-        total = scale * total + logits.exp_().sum(1)
-        maximum = higher
+            moments = parts.mul_(exponentials).sum(2)
+        for part, higher in enumerate(maxima.unbind(1)):
+            lowered = (maximum - higher).clamp_min(torch.finfo(torch.float32).min)
+            scale = lowered.exp()
+            if entropy:
+                moment = scale * (moment + lowered * total) + moments[:, part]
+            total = scale * total + totals[:, part]
+            maximum = higher
     return torch.stack([maximum, total, target, moment])
 
 
@@ -80,9 +95,7 @@ def gradients(
         This rank's part of the gradient of `rows`, float32 [M, D].
     """
     grad_rows = torch.zeros(rows.shape, dtype=torch.float32, device=rows.device)
-    for begin, end in _blocks(len(rows), columns, rows.device):
-        block = weight[begin:end]
-        logits = _logits(rows, block, softcap)
+    for begin, end, width, logits in _blocks(rows, weight, columns, softcap):
         slope = 1 - (logits / softcap) ** 2 if softcap else None
         delta = logits.sub_(maximum[:, None]).sub_(log_total[:, None]).exp_()
         if scale is not None:
@@ -94,7 +107,8 @@ def gradients(
         if slope is not None:
             delta *= slope
         delta = delta.to(weight.dtype)
-        add_matmul(grad_rows, delta, block)
+        for first, part in zip(range(begin, end, width), delta.split(width, 1)):
+            add_matmul(grad_rows, part, weight[first : first + width])
         add_weight_gradient(grad_weight, accumulate, begin, end, delta, rows)
     clear_padding(grad_weight, accumulate, columns)
     return grad_rows
@@ -118,11 +132,23 @@ def clear_padding(grad_weight: Tensor, accumulate: bool, columns: int) -> None:
         grad_weight[columns:] = 0
 
 
-def _logits(rows: Tensor, block: Tensor, softcap: float | None) -> Tensor:
-    logits = matmul_fp32(rows, block.t())
-    return softcap * torch.tanh(logits / softcap) if softcap else logits
+def _blocks(
+    rows: Tensor, weight: Tensor, columns: int, softcap: float | None
+) -> Iterator[tuple[int, int, int, Tensor]]:
+    """A block's first and last column, how many of its columns are a part, and its logits, float32 [N, end - begin].
 
-
-def _blocks(tokens: int, columns: int, device: torch.device) -> list[tuple[int, int]]:
-    width = max(128, LOGIT_ELEMENTS[device.type] // max(tokens, 1) // 128 * 128)
-    return [(begin, min(begin + width, columns)) for begin in range(0, columns, width)]
+    A block is a whole number of parts. Its logits may be overwritten, as the next block's are written to the same memory.
+    """
+    tokens, device = max(len(rows), 1), rows.device.type
+    width = max(COLUMNS, ADDED[device] // tokens // COLUMNS * COLUMNS)
+    held = max(width, HELD[device] // tokens // width * width)
+    buffer = torch.empty(len(rows) * min(held, columns), dtype=torch.float32, device=rows.device)
+    begin, whole = 0, columns // width * width
+    while begin < columns:
+        end = min(begin + held, whole if begin < whole else columns)
+        logits = buffer[: len(rows) * (end - begin)].view(len(rows), end - begin)
+        matmul_fp32(rows, weight[begin:end].t(), out=logits)
+        if softcap:
+            logits.div_(softcap).tanh_().mul_(softcap)
+        yield begin, end, min(width, end - begin), logits
+        begin = end

@@ -77,11 +77,11 @@ def merge_ranks(stats: Tensor, tp_group: dist.ProcessGroup | None) -> Tensor:
     return stats if tp_group is None else merge(gather_ranks(stats, tp_group))
 
 
-def matmul_fp32(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b in float32, whatever the inputs' precision."""
-    if a.dtype == torch.float32:
-        return a @ b
-    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
+def matmul_fp32(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """a @ b in float32, whatever the inputs' precision; into `out`, if it is given."""
+    if a.dtype != torch.float32 and a.is_cuda:
+        return torch.mm(a, b, out_dtype=torch.float32, out=out)
+    return torch.mm(a.float(), b.float(), out=out)
 
 
 def add_matmul(total: Tensor, a: Tensor, b: Tensor) -> None:

@@ -16,7 +16,9 @@ each_impl = pytest.mark.parametrize("impl", IMPLS)
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks so small that even these problems have several."""
-    monkeypatch.setitem(chunked.LOGIT_ELEMENTS, "cpu", 1)
+    monkeypatch.setitem(chunked.ADDED, "cpu", 1)
+    monkeypatch.setitem(chunked.HELD, "cpu", 500)
+    monkeypatch.setattr(chunked, "COLUMNS", 8)
     monkeypatch.setattr(triton_loss, "GRADIENT_BYTES", 4096)
     monkeypatch.setattr(triton_loss, "PROGRAMS", 4)
 
