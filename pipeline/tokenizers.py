@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perdure.pipeline.integrity import require_whole
 from perdure.pipeline.manifest import read_json
 
 if TYPE_CHECKING:
@@ -34,12 +35,18 @@ class LoadedTokenizer:
 
 
 def load_tokenizer(directory: Path) -> LoadedTokenizer:
-    """Loads a tokenizer that `build_tokenizer` wrote, as AutoTokenizer loads it from an export (`data/auto.py`)."""
+    """Loads a tokenizer that `build_tokenizer` wrote, as AutoTokenizer loads it from an export (`data/auto.py`).
+
+    Raises:
+        PerdureError: If its file is not the one that was written.
+    """
     from tokenizers import Tokenizer
 
     facts = read_json(directory / "manifest.json")
     loaded = facts.get("loaded") or {"sha256": None, "loses_characters": False}
-    tokenizer = Tokenizer.from_file(str(directory / (LOADED if loaded["sha256"] else "tokenizer.json")))
+    file = LOADED if loaded["sha256"] else "tokenizer.json"
+    require_whole(directory, [file])
+    tokenizer = Tokenizer.from_file(str(directory / file))
     # What a model's own calls cut or pad to must not touch documents.
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -124,6 +124,15 @@ def test_a_hugging_face_tokenizer_is_copied_byte_for_byte(trained, tmp_path):
     ).read_bytes()
 
 
+@pytest.mark.parametrize("content", [b"[1]", b"", b"{}", None])
+def test_a_damaged_tokenizer_is_never_loaded(trained, tmp_path, content):
+    build(HuggingFaceTokenizer(type="huggingface", path=trained), tmp_path)
+    file = tmp_path / "built" / "tokenizer.json"
+    file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(PerdureError, match=r"tokenizer.json: (damaged|truncated|missing).*; delete "):
+        load_tokenizer(file.parent)
+
+
 def test_the_separator_can_be_chosen(trained, tmp_path):
     loaded = build(HuggingFaceTokenizer(type="huggingface", path=trained, eos_token="Ġ"), tmp_path)
     assert loaded.eos_id == loaded.tokenizer.token_to_id("Ġ") != 0
