@@ -15,6 +15,8 @@ from itertools import count
 from pathlib import Path
 
 from perdure.launch import attempt
+from perdure.pipeline.console import speaker
+from perdure.pipeline.cores import telling_when_crowded
 from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.manifest import is_finished
 from perdure.pipeline.recipe import Recipe, load_recipe
@@ -62,7 +64,8 @@ def run_version(directory: Path, recipe: Recipe, node: Node, ranks: int) -> None
         raise PerdureError(
             f"version {directory.name} needs {needed} ranks, but {node.count} machines x {ranks} are here; launch it again"
         )
-    start(directory, needed, node=node)
+    with telling_when_crowded(speaker(sys.stderr)):
+        start(directory, needed, node=node)
 
 
 def run_attempts(directory: Path, recipe: Recipe, node: Node, ranks: int) -> None:

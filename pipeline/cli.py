@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from perdure.pipeline.arguments import INSPECT, parser
+from perdure.pipeline.console import speaker
+from perdure.pipeline.cores import sleep_while_waiting, telling_when_crowded
 from perdure.pipeline.errors import Stopped
 from perdure.pipeline.open_files import allow_open_files
 from perdure.pipeline.verbs import VERBS
@@ -25,8 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments[:2] = [INSPECT]
     options = parser().parse_args(arguments)
     allow_open_files()
+    sleep_while_waiting()
     try:
-        VERBS[options.verb](options)
+        with telling_when_crowded(speaker(sys.stderr)):
+            VERBS[options.verb](options)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130

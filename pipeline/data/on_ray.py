@@ -18,6 +18,7 @@ from datatrove.executor.ray import RayPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
+from perdure.pipeline.cores import PASSIVE
 from perdure.pipeline.data.executor import Execute, Tasks
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.recipe import RayTasks
@@ -42,7 +43,9 @@ def cluster(where: RayTasks, workers: int, environment: dict[str, str], scoring:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # text stays here, and so does word of it
     logger.disable("datatrove.executor.ray")  # it warns of a file system that machines share; ours has to be
     gpus = where.score_gpus * scoring
-    variables = {"TOKENIZERS_PARALLELISM": "false"} | ({} if gpus else {"CUDA_VISIBLE_DEVICES": ""})
+    variables = {"TOKENIZERS_PARALLELISM": "false", **PASSIVE} | (
+        {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
+    )
     _listens(where.address or os.environ.get("RAY_ADDRESS", ""))
     try:
         ray.init(

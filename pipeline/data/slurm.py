@@ -19,6 +19,7 @@ import dill
 from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
+from perdure.pipeline.cores import sleep_while_waiting
 from perdure.pipeline.data.executor import JOB, Execute, Tasks
 from perdure.pipeline.data.slurm_scripts import array_script
 from perdure.pipeline.manifest import read_json, write_atomic, write_json
@@ -108,6 +109,7 @@ class SlurmExecutor(Tasks, SlurmPipelineExecutor):
 
 def main(file: str) -> None:
     """Does the tasks of one job of an array."""
+    sleep_while_waiting()
     with Path(file).open("rb") as stream:
         executor = dill.load(stream)
     SlurmPipelineExecutor.run(executor)

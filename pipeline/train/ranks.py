@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from perdure.pipeline.cores import number_of_cores
 from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.manifest import is_finished
 from perdure.pipeline.train.process import STOP_SIGNALS
@@ -95,8 +96,7 @@ def _start_rank(command: list[str], environment: dict[str, str]) -> subprocess.P
 def _environments(world_size: int, node: Node) -> list[dict[str, str]]:
     """What each rank of this machine inherits: torchrun's variables for several ranks, and the machine's settings."""
     common, here = dict(os.environ), world_size // node.count
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    common.setdefault("OMP_NUM_THREADS", str(max(1, cores // here)))
+    common.setdefault("OMP_NUM_THREADS", str(max(1, number_of_cores() // here)))
     if sys.platform == "linux" and node.count == 1:
         common.setdefault("GLOO_SOCKET_IFNAME", "lo")  # host names may resolve to nothing useful
     common["PYTHONSAFEPATH"] = "1"

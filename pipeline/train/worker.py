@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure.pipeline.convert.exports import export_hash, version_files
+from perdure.pipeline.cores import sleep_while_waiting
 from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import PerdureError, Stopped
 from perdure.pipeline.lineage import kept_steps
@@ -231,6 +232,7 @@ def _fail(message: str) -> None:
 
 
 if __name__ == "__main__":
+    sleep_while_waiting()
     process.start_rank()
     try:
         with disk_errors(Path(sys.argv[1])):
