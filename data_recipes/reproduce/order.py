@@ -7,7 +7,16 @@ import statistics
 from itertools import pairwise
 from pathlib import Path
 
-from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
+from perdure.data_recipes.reproduce.studies import (
+    directory,
+    edges,
+    in_units,
+    losses,
+    reports,
+    save,
+    table,
+    words,
+)
 from perdure.pipeline.evaluate.figures import Line, line_chart
 
 DOCUMENTS = {"shuffled": "random", "easy_to_hard": "easy to hard", "hard_to_easy": "hard to easy"}
@@ -71,9 +80,8 @@ def course(reports: list[dict], version: str) -> dict[str, list[float]]:
     return edges(list(zip(*curves, strict=True)))
 
 
-def main(sweep: Path) -> None:
-    """Prints the tables and writes the pictures."""
-    found = reports(sweep)
+def tables(found: list[dict], unit: str) -> None:
+    """Prints the tables of losses, in the reports' unit."""
     plain = [macro(report, "shuffled") for report in found]
 
     def ends(version: str) -> list[str]:
@@ -82,10 +90,10 @@ def main(sweep: Path) -> None:
         old = [losses(report, version)[OLD] for report in found]
         return [words(means), "" if version == "shuffled" else words(change, "{:+.3f}"), words(old)]
 
-    print("Documents by perplexity\n")
+    print(f"Documents by perplexity, {unit}\n")
     rows = [[name, *ends(version)] for version, name in DOCUMENTS.items()]
     print(table(["order", "new domains", "minus random", "old domain"], rows))
-    print("Domains one after another\n")
+    print(f"Domains one after another, {unit}\n")
     rows = []
     for version, name in DOMAINS.items():
         means = [] if version == "shuffled" else [by_turn(report, version) for report in found]
@@ -93,7 +101,7 @@ def main(sweep: Path) -> None:
         rows.append([name, *ends(version), *each])
     head = ["order", "new domains", "minus mixed", "old domain"]
     print(table([*head, "before its turn", "after its turn", "forgotten since"], rows))
-    print("By domain, in the end\n")
+    print(f"By domain, in the end, {unit}\n")
     domains = new_domains(found[0])
     arms = [*DOCUMENTS, *(version for version in DOMAINS if version not in DOCUMENTS)]
     rows = [
@@ -104,6 +112,14 @@ def main(sweep: Path) -> None:
         for version in ["base", *arms]
     ]
     print(table(["version", OLD, *domains], rows))
+
+
+def main(sweep: Path) -> None:
+    """Prints the tables and writes the pictures."""
+    both = in_units(reports(sweep))
+    for unit, found in both:
+        tables(found, unit)
+    unit, found = both[0]
     for report in found:
         for version in ("random_domains", "similar_domains"):
             print(f"{version}: {', '.join(domain for domain, _, _ in turns(report, version))}")
@@ -114,7 +130,7 @@ def main(sweep: Path) -> None:
             for number, (version, words_) in enumerate(arms.items())
         ]
         title = f"{name}: mean loss of the new domains while training"
-        save(sweep, name, line_chart(tokens, lines, "mean held-out loss, nats per token", title, points=True))
+        save(sweep, name, line_chart(tokens, lines, f"mean held-out loss, {unit}", title, points=True))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,18 @@ python data_recipes/reproduce/replay.py runs/replay
 import statistics
 from pathlib import Path
 
-from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
+from perdure.data_recipes.reproduce.studies import (
+    directory,
+    edges,
+    in_units,
+    losses,
+    reports,
+    save,
+    table,
+    words,
+)
 from perdure.pipeline.evaluate.figures import Line, line_chart
+from perdure.pipeline.evaluate.units import NATS, WORDS
 
 PUBLISHED = {
     0: (3.56, 1.11),
@@ -17,7 +27,7 @@ PUBLISHED = {
     25: (2.33, 1.16),
     50: (2.24, 1.22),
 }
-"""Old and new domain by percent of replay: Ibrahim et al. 2024, 405 million parameters, Pile -> German."""
+"""Old and new domain by percent of replay, nats per token: Ibrahim et al. 2024, 405 million parameters, Pile -> German."""
 
 
 def shares(report: dict) -> dict[float, str]:
@@ -32,9 +42,11 @@ def by_share(found: list[dict], domain: str) -> dict[float, list[float]]:
     return {share: [losses(report, name)[domain] for report in found] for share, name in arms.items()}
 
 
-def comparison(found: list[dict]) -> str:
-    """Losses and changes against no replay, beside the published ones."""
-    head = ["Replay", "English", "change", "German", "change", "published: old", "published: new"]
+def comparison(found: list[dict], unit: str) -> str:
+    """Losses and changes against no replay, in nats per token beside the published ones."""
+    published = PUBLISHED if unit == WORDS[NATS] else {}
+    head = ["Replay", "English", "change", "German", "change"]
+    head += ["published: old", "published: new"] if published else []
     columns = {domain: by_share(found, domain) for domain in ("english", "german")}
     rows = []
     for share in columns["english"]:
@@ -42,12 +54,12 @@ def comparison(found: list[dict]) -> str:
         for seeds in columns.values():
             change = statistics.fmean(seeds[share]) - statistics.fmean(seeds[0])
             row += [words(seeds[share]), f"{change:+.3f}" if share else ""]
-        rows.append([*row, *(f"{loss:.2f}" for loss in PUBLISHED.get(share, ()))])
+        rows.append([*row, *(f"{loss:.2f}" for loss in published.get(share, ()))])
         rows[-1] += [""] * (len(head) - len(rows[-1]))
     return table(head, rows)
 
 
-def chart(found: list[dict]) -> str:
+def chart(found: list[dict], unit: str) -> str:
     """Both losses over the share of replay."""
     lines = []
     for colour, (domain, label) in enumerate(
@@ -56,20 +68,23 @@ def chart(found: list[dict]) -> str:
         spread = edges(list(by_share(found, domain).values()))
         lines.append(Line(label, spread["values"], colour, low=spread["low"], high=spread["high"]))
     x = list(shares(found[0]))
-    title, label = "Loss by share of replay", "held-out loss (nats per token)"
+    title, label = "Loss by share of replay", f"held-out loss ({unit})"
     return line_chart(x, lines, label, title, xlabel="replay (% of tokens)", points=True)
 
 
 def main(sweep: Path) -> None:
     """Prints the tables and writes the picture."""
-    found = reports(sweep)
-    print(comparison(found))
-    before = {
-        domain: words([losses(report, "base")[domain] for report in found])
-        for domain in ("english", "german")
-    }
-    print(f"Before: English {before['english']}, German {before['german']}\n")
-    save(sweep, "replay", chart(found))
+    both = in_units(reports(sweep))
+    for unit, found in both:
+        print(f"Held-out loss, {unit}\n")
+        print(comparison(found, unit))
+        before = {
+            domain: words([losses(report, "base")[domain] for report in found])
+            for domain in ("english", "german")
+        }
+        print(f"Before: English {before['english']}, German {before['german']}\n")
+    unit, found = both[0]
+    save(sweep, "replay", chart(found, unit))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,16 @@ python data_recipes/reproduce/schedules.py runs/schedules
 
 from pathlib import Path
 
-from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
+from perdure.data_recipes.reproduce.studies import (
+    directory,
+    edges,
+    in_units,
+    losses,
+    reports,
+    save,
+    table,
+    words,
+)
 from perdure.pipeline.evaluate.figures import Line, line_chart
 from perdure.pipeline.train.schedule import path_switching_cost
 
@@ -13,6 +22,7 @@ ARMS = ("rewarm", "constant", "switched", "infinite", "annealed", "scratch")
 PATHS = {"switched": "constant", "annealed": "infinite"}
 """Arms whose versions are branches, and the main path that they leave."""
 VERSIONS = 5
+NAMES = ("first", *(f"update {number}" for number in range(1, VERSIONS)))
 TEXTS = {"german": ("German, the new text", 1), "english": ("English, the old text", 0)}
 """Domains, in words, and the first version that has read any of it."""
 
@@ -39,12 +49,11 @@ def cost(report: dict, arm: str) -> int:
     return total
 
 
-def main(sweep: Path) -> None:
-    """Prints the tables and writes the pictures."""
-    found = reports(sweep)
-    names = ["first", *(f"update {number}" for number in range(1, VERSIONS))]
+def tables(found: list[dict], unit: str) -> list[tuple[str, str, list[Line]]]:
+    """Prints the tables of losses, in the reports' unit; returns a domain, a title and curves for each picture."""
+    pictures = []
     for domain, (title, first) in TEXTS.items():
-        print(f"{title}\n")
+        print(f"{title}, {unit}\n")
         rows, lines = [], []
         for colour, arm in enumerate(ARMS):
             seeds = numbers(found, arm, domain, first)
@@ -58,15 +67,9 @@ def main(sweep: Path) -> None:
             }
             if measured:
                 lines.append(Line(arm, colour=colour, dashed=arm in PATHS.values(), **curve))
-        print(table(["arm", *names[first:]], rows))
-        words_ = f"Loss on {title}, by version"
-        axis = "held-out loss, nats per token"
-        save(
-            sweep,
-            f"schedules-{domain}",
-            line_chart(names[first:], lines, axis, words_, xlabel="version", points=True),
-        )
-    print("Less `rewarm`, seed by seed, after the last update\n")
+        print(table(["arm", *NAMES[first:]], rows))
+        pictures.append((domain, f"Loss on {title}, by version", lines))
+    print(f"Less `rewarm`, seed by seed, after the last update, {unit}\n")
     rows = []
     for arm in ARMS[1:]:
         less = []
@@ -77,6 +80,18 @@ def main(sweep: Path) -> None:
             )
         rows.append([f"`{arm}`", *less])
     print(table(["arm", *TEXTS], rows))
+    return pictures
+
+
+def main(sweep: Path) -> None:
+    """Prints the tables and writes the pictures."""
+    both = in_units(reports(sweep))
+    drawn = [tables(found, unit) for unit, found in both]
+    unit, found = both[0]
+    for domain, title, lines in drawn[0]:
+        names, axis = NAMES[TEXTS[domain][1] :], f"held-out loss, {unit}"
+        picture = line_chart(names, lines, axis, title, xlabel="version", points=True)
+        save(sweep, f"schedules-{domain}", picture)
     print("Cost\n")
     scratch = cost(found[0], "scratch")
     rows = [[f"`{arm}`", f"{cost(found[0], arm):,}", f"{cost(found[0], arm) / scratch:.3f}"] for arm in ARMS]

@@ -7,7 +7,16 @@ import statistics
 from pathlib import Path
 
 from perdure.data_recipes.reproduce.noise import CLEAN, measure
-from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
+from perdure.data_recipes.reproduce.studies import (
+    directory,
+    edges,
+    in_units,
+    losses,
+    reports,
+    save,
+    table,
+    words,
+)
 from perdure.pipeline.evaluate.figures import Line, line_chart
 from perdure.pipeline.recipe import load_recipe
 
@@ -63,7 +72,7 @@ def kept(each: list[dict[str, dict]]) -> str:
     return table(["chosen by", *kinds, "noise / clean", "AUC"], rows)
 
 
-def courses(found: list[dict]) -> str:
+def courses(found: list[dict], unit: str) -> str:
     """Loss on clean text while training."""
     lines = []
     for colour, arm in enumerate((CONTROL, *ARMS)):
@@ -71,7 +80,7 @@ def courses(found: list[dict]) -> str:
         spread = edges(list(zip(*(gap["loss"][YARDSTICK] for gap in gaps), strict=True)))
         lines.append(Line(arm, colour=colour, **spread))
     title = "Clean text, by what the noisy text is chosen by"
-    return line_chart(gaps[0]["tokens"], lines, "held-out loss, nats per token", title)
+    return line_chart(gaps[0]["tokens"], lines, f"held-out loss, {unit}", title)
 
 
 def kinds_kept(each: list[dict[str, dict]]) -> str:
@@ -89,10 +98,12 @@ def kinds_kept(each: list[dict[str, dict]]) -> str:
 
 def main(sweep: Path) -> None:
     """Prints the tables and writes the pictures."""
-    found = reports(sweep)
-    print("Loss on clean text in the end, nats per token\n")
-    print(gains(found))
-    save(sweep, "selection-clean", courses(found))
+    both = in_units(reports(sweep))
+    for unit, found in both:
+        print(f"Loss on clean text in the end, {unit}\n")
+        print(gains(found))
+    unit, found = both[0]
+    save(sweep, "selection-clean", courses(found, unit))
     each = [chosen(path.parent) for path in sorted(sweep.glob("runs/*/report.json"))]
     print(
         f"Shares of {TOKENS:,} training tokens that are selected, with the finished models unless it says otherwise\n"

@@ -6,7 +6,16 @@ python data_recipes/reproduce/slices.py runs/slices
 import statistics
 from pathlib import Path
 
-from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
+from perdure.data_recipes.reproduce.studies import (
+    directory,
+    edges,
+    in_units,
+    losses,
+    reports,
+    save,
+    table,
+    words,
+)
 from perdure.pipeline.evaluate.figures import Line, line_chart
 from perdure.pipeline.evaluate.probe_scores import fuar
 
@@ -120,8 +129,9 @@ def main(sweep: Path) -> None:
     print("Accuracy on the facts of each year, right after its update and in the end\n")
     head = [f"{year}, {when}" for year in YEARS[1:-1] for when in ("at once", "end")]
     print(table(["replay", "kind", *head, YEARS[-1]], by_year(found)))
-    print("Held-out loss by slice, nats per token\n")
-    print(table(["replay", *found[0]["domains"], "mean"], by_slice(found)))
+    for unit, own in in_units(found):
+        print(f"Held-out loss by slice, {unit}\n")
+        print(table(["replay", *own[0]["domains"], "mean"], by_slice(own)))
     for kind in ("invariant", "updated", "new"):
         save(sweep, f"slices-{kind}", picture(found, kind))
 

@@ -6,7 +6,16 @@ python data_recipes/reproduce/stability.py runs/stability
 import statistics
 from pathlib import Path
 
-from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
+from perdure.data_recipes.reproduce.studies import (
+    directory,
+    edges,
+    in_units,
+    losses,
+    reports,
+    save,
+    table,
+    words,
+)
 from perdure.pipeline.evaluate.figures import Line, line_chart
 
 OLD, NEW, TARGET = "general", "software", "handbooks"
@@ -57,14 +66,13 @@ def course(reports: list[dict], arm: str, domain: str, tokens: list[int]) -> dic
     }
 
 
-def main(sweep: Path) -> None:
-    """Prints the tables and writes the pictures."""
-    found = reports(sweep)
+def tables(found: list[dict], unit: str) -> None:
+    """Prints the tables, in the reports' unit."""
     for domain in PICTURES:
-        print(f"Stability gap on {domain}\n")
+        print(f"Stability gap on {domain}, {unit}\n")
         rows = [[f"`{arm}`", *gap(found, arm, domain)] for arm in GAP]
         print(table(["arm", "depth", "highest after tokens", "back after tokens", "end, less start"], rows))
-    print("In the end\n")
+    print(f"In the end, {unit}\n")
     tokens_of = {version["id"]: version["tokens"] for report in found for version in report["versions"]}
     rows = []
     for arm in ("base", "reference", *GAP):
@@ -79,6 +87,14 @@ def main(sweep: Path) -> None:
     print(
         table(["version", "tokens", *PICTURES, *(f"{domain}, less {CONTROL}" for domain in PICTURES)], rows)
     )
+
+
+def main(sweep: Path) -> None:
+    """Prints the tables and writes the pictures."""
+    both = in_units(reports(sweep))
+    for unit, found in both:
+        tables(found, unit)
+    unit, found = both[0]
     for domain, arms in PICTURES.items():
         gaps = [report["stability_gap"][arm] for arm in arms for report in having(found, arm)]
         tokens = sorted({place for gap_ in gaps for place in gap_["tokens"]})
@@ -87,7 +103,7 @@ def main(sweep: Path) -> None:
             for colour, arm in enumerate(arms)
         ]
         title = f"Loss on {domain} while training"
-        save(sweep, f"stability-{domain}", line_chart(tokens, lines, "held-out loss, nats per token", title))
+        save(sweep, f"stability-{domain}", line_chart(tokens, lines, f"held-out loss, {unit}", title))
 
 
 if __name__ == "__main__":

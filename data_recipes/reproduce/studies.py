@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perdure.pipeline.evaluate.figures import standalone
+from perdure.pipeline.evaluate.units import WORDS, common_unit, in_unit
 from perdure.pipeline.manifest import read_json
 
 
@@ -17,6 +18,16 @@ def reports(sweep: Path) -> list[dict]:
     return [read_json(path) for path in found]
 
 
+def in_units(found: list[dict]) -> list[tuple[str, list[dict]]]:
+    """The reports with losses and stability gaps in each unit, under its name: first the one to compare these runs in."""
+    units = sorted(WORDS, key=lambda unit: unit != common_unit(found))
+    keys = ("loss_matrix", "stability_gap")
+    return [
+        (WORDS[unit], [report | {key: in_unit(report, unit)[key] for key in keys} for report in found])
+        for unit in units
+    ]
+
+
 def directory(description: str | None) -> Path:
     """The sweep's directory, as typed."""
     raw = argparse.RawDescriptionHelpFormatter
@@ -26,7 +37,7 @@ def directory(description: str | None) -> Path:
 
 
 def losses(report: dict, version: str) -> dict[str, float]:
-    """Held-out loss of a finished version by domain, nats per token."""
+    """Held-out loss of a finished version by domain, in the report's unit; see `in_units`."""
     row = [entry["id"] for entry in report["versions"]].index(version) + 1
     return dict(zip(report["domains"], report["loss_matrix"][row], strict=True))
 

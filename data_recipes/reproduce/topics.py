@@ -6,7 +6,16 @@ python data_recipes/reproduce/topics.py runs/topics
 import statistics
 from pathlib import Path
 
-from perdure.data_recipes.reproduce.studies import directory, edges, losses, reports, save, table, words
+from perdure.data_recipes.reproduce.studies import (
+    directory,
+    edges,
+    in_units,
+    losses,
+    reports,
+    save,
+    table,
+    words,
+)
 from perdure.pipeline.evaluate.figures import Line, line_chart
 
 ARMS = ("fixed", "reweight_0_2", "reweight_0_9", "equal")
@@ -44,17 +53,16 @@ def summary(report: dict, version: str) -> dict[str, float]:
     }
 
 
-def main(sweep: Path) -> None:
-    """Prints the tables and writes the pictures."""
-    found = reports(sweep)
-    print("Over the topics, nats per token\n")
+def tables(found: list[dict], unit: str) -> None:
+    """Prints the tables, in the reports' unit."""
+    print(f"Over the topics, {unit}\n")
     keys = list(summary(found[0], "base"))
     rows = []
     for version in ("base", *ARMS):
         each = [summary(report, version) for report in found]
         rows.append([version, *(words([entry[key] for entry in each]) for key in keys)])
     print(table(["version", *keys], rows))
-    print("Minus `fixed`, seed by seed\n")
+    print(f"Minus `fixed`, seed by seed, {unit}\n")
     rows = []
     for version in ARMS[1:]:
         pairs = [(summary(report, version), summary(report, "fixed")) for report in found]
@@ -62,7 +70,7 @@ def main(sweep: Path) -> None:
             [version, *(words([one[key] - other[key] for one, other in pairs], "{:+.3f}") for key in keys)]
         )
     print(table(["version", *keys], rows))
-    print("By topic: loss, and the share of the tokens in the end\n")
+    print(f"By topic: loss, {unit}, and the share of the tokens in the end\n")
     rows = []
     for topic in topics(found[0]):
         row = [short(topic), words([losses(report, "base")[topic] for report in found])]
@@ -72,6 +80,14 @@ def main(sweep: Path) -> None:
         rows.append(row)
     head = [cell for version in ARMS for cell in (version, "share")]
     print(table(["topic", "base", *head], rows))
+
+
+def main(sweep: Path) -> None:
+    """Prints the tables and writes the pictures."""
+    both = in_units(reports(sweep))
+    for unit, found in both:
+        tables(found, unit)
+    found = both[0][1]
     for version in ARMS[1:3]:
         places = [place for place, _ in shares(found[0], version)]
         lines = []

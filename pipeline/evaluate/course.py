@@ -3,6 +3,8 @@
 import math
 from pathlib import Path
 
+import numpy as np
+
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.evaluate.siblings import findings
 from perdure.pipeline.manifest import read_json
@@ -11,6 +13,11 @@ from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import Recipe, Replay, Version
 from perdure.pipeline.recorded import made_schedule
 from perdure.pipeline.train.schedule import phase_of
+
+CURVE_POINTS = 160
+"""Longest training curve; longer ones are averaged over this many stretches of equal length."""
+
+CURVE_KEYS = ("loss", "loss_selected", "loss_unselected", "lr", "selected_fraction", "mfu")
 
 
 def add_course(report: dict, recipes: dict[str, Recipe]) -> None:
@@ -58,6 +65,25 @@ def add_course(report: dict, recipes: dict[str, Recipe]) -> None:
         pairs = zip(passage["loss"], passage["reference_loss"])
         passage["excess"] = [None if reference is None else loss - reference for loss, reference in pairs]
         passage["selected_count"] = sum(passage["selected"])
+
+
+def training_curve(steps: dict[int, dict]) -> dict | None:
+    """Training curves, averaged to at most `CURVE_POINTS` points; None before the first step."""
+    if not steps:
+        return None
+    entries = [steps[step] for step in sorted(steps)]
+    stretches = np.array_split(np.arange(len(entries)), min(CURVE_POINTS, len(entries)))
+    bins = [[entries[i] for i in stretch] for stretch in stretches]
+    sources = dict.fromkeys(source for entry in entries for source in entry["source_loss"])
+    return {
+        "step": [part[-1]["step"] for part in bins],
+        "tokens": [part[-1]["tokens"] for part in bins],
+        **{key: [_mean([entry[key] for entry in part]) for part in bins] for key in CURVE_KEYS},
+        "source_loss": {
+            source: [_mean([entry["source_loss"].get(source) for entry in part]) for part in bins]
+            for source in sources
+        },
+    }
 
 
 def replay_shares(version: Version, record: dict | None, steps: dict[int, dict]) -> dict | None:

@@ -1,6 +1,7 @@
 """What the ledger says beyond the table of losses, in words for the console."""
 
 from perdure.pipeline.console import tokens_words
+from perdure.pipeline.evaluate.units import NATS, WORDS, in_unit
 
 
 def ledger_words(report: dict) -> list[str]:
@@ -23,16 +24,16 @@ def _chance(report: dict) -> list[str]:
 
 
 def _gaps(report: dict) -> list[str]:
-    lines = []
-    for version, gap in report["stability_gap"].items():
+    lines, unit = [], report.get("unit", NATS)
+    for version, gap in in_unit(report, unit)["stability_gap"].items():
         for domain, found in gap["domains"].items():
             # What was never shown is no loss of knowledge, whichever way it moves.
             if (found["depth"] or 0) > 0 and domain in report["shown"][version]:
                 back = found["recovery_tokens"]
                 end = "is not back" if back is None else f"is back after {tokens_words(back)}"
                 lines.append(
-                    f"{version}: while it trained, the loss on {domain} rose by {found['depth']:.3f}, most after "
-                    f"{tokens_words(found['worst_tokens'])} tokens, and {end}."
+                    f"{version}: while it trained, the loss on {domain} rose by {found['depth']:.3f} {WORDS[unit]}, "
+                    f"most after {tokens_words(found['worst_tokens'])} tokens, and {end}."
                 )
     return lines
 

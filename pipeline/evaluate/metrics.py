@@ -8,7 +8,7 @@ Domains join a path at different times. `learned[i]` says when domain i did, see
 version that trained on it as new data, 0 if the initial model already knew it, None if it takes no part. With one
 new domain per version the formulas below are the published ones; with several, each domain is one term.
 
-Accuracies of the literature become A := -loss, so larger is better and every value is in nats per token. A term
+Accuracies of the literature become A := -loss, so larger is better; values are in the losses' unit. A term
 that needs an unmeasured loss is left out; a metric without any term is NaN.
 """
 
@@ -93,7 +93,7 @@ def forgetting(losses: np.ndarray, learned: Sequence[int | None]) -> np.ndarray:
     0 if the version itself is the best so far, so forgetting is never offset by gains elsewhere.
 
     Returns:
-        float64 [domains], nats per token; NaN for domains not learned before the version, and where it is not measured
+        float64 [domains]; NaN for domains not learned before the version, and where it is not measured
         what they were learned to: the best of what is left may be far above that.
 
     Source: Chaudhry et al. 2018 (arXiv 1801.10112), equation 3, with the version itself among the candidates.
@@ -121,7 +121,7 @@ def stability_gap(tokens: Sequence[int], losses: Sequence[float | None]) -> dict
 
     Args:
         tokens: Consumed by the version at every measurement; the first is its start.
-        losses: Measured there, nats per token; None or NaN where one was not finite, as right before a rollback. Such places
+        losses: Measured there; None or NaN where one was not finite, as right before a rollback. Such places
             are left out.
 
     Returns:

@@ -57,7 +57,7 @@ def render_page(report: dict, version: str | None = None) -> str:
     names = [entry["id"] for entry in shown]
     unit = report.get("unit", NATS)
     own, other = in_unit(report, unit), in_unit(report, BITS if unit == NATS else NATS)
-    gaps = {name: gap for name, gap in (report.get("stability_gap") or {}).items() if name in names}
+    gaps = {name: gap for name, gap in own["stability_gap"].items() if name in names}
     return render(
         "page.html",
         filters,
@@ -74,13 +74,15 @@ def render_page(report: dict, version: str | None = None) -> str:
         other=other["loss_matrix"],
         change=own["change"],
         ranges=own["intervals"],
-        metrics=report if unit == NATS else report["in_bits_per_byte"],
+        metrics=own,
         best=[_best(column) for column in zip(*own["loss_matrix"])],
         texts=[heldout_text(*text) for text in report.get("heldout", {}).items()],
         ledger={key: report.get(key) for key in LEDGER}
         | {"intervals": report.get("intervals") or {"change": {}}},
         scores=harness_rows(report, [entry["id"] for entry in path]),
-        gaps={name: gap | {"chart": _gap_chart(report, name, gap)} for name, gap in gaps.items()},
+        gaps={
+            name: gap | {"chart": _gap_chart(report, name, gap, WORDS[unit])} for name, gap in gaps.items()
+        },
         tree=_tree(path, None),
         charts={entry["id"]: _charts(report, entry) for entry in shown if entry["id"] in report["curves"]},
         chosen={name: _histogram(name, report["chosen"][name]) for name in names if name in report["chosen"]},
@@ -202,12 +204,12 @@ def _mixture_chart(version: dict, end: int, colours: dict[str, int]) -> str:
     )
 
 
-def _gap_chart(report: dict, name: str, gap: dict) -> str:
+def _gap_chart(report: dict, name: str, gap: dict, unit: str) -> str:
     """Held-out losses while a version trained."""
     colours = {domain: i for i, domain in enumerate(report["domains"])}
     lines = [Line(domain, losses, colours.get(domain, 0)) for domain, losses in gap["loss"].items()]
     return line_chart(
-        gap["tokens"], lines, "held-out loss (nats per token)", f"{name}: held-out loss while training"
+        gap["tokens"], lines, f"held-out loss ({unit})", f"{name}: held-out loss while training"
     )
 
 

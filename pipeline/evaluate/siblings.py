@@ -9,6 +9,7 @@ import numpy as np
 
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.evaluate.bootstrap import decided, doubt
+from perdure.pipeline.evaluate.units import WORDS, factors
 from perdure.pipeline.evaluate.words import share_words, signed
 from perdure.pipeline.recipe import Recipe
 
@@ -158,7 +159,12 @@ def findings(report: dict) -> list[str]:
 
 
 def _sentence(report: dict, pair: dict) -> str:
-    told = {domain: entry for domain, entry in pair["domains"].items() if entry["shown"]}
+    unit = report["unit"]
+    told = {
+        domain: _in_unit(entry, factor)
+        for domain, factor in factors(report, unit).items()
+        if factor is not None and (entry := pair["domains"].get(domain, {"shown": False}))["shown"]
+    }
     claims = [_claim(domain, entry) for domain, entry in told.items() if not entry["within_noise"]]
     doubts: dict[str, list[str]] = {}
     for domain, entry in told.items():
@@ -173,8 +179,13 @@ def _sentence(report: dict, pair: dict) -> str:
     parts += [f"without an interval, so that nothing follows: {', '.join(open_)}"] if open_ else []
     how = "without it" if pair["plain"] else "with another"
     head = f"{NAMES[pair['by']]} ({pair['version']}; {how}: {pair['against']})"
-    text = f"{head}, nats per token: {'; '.join(parts) or 'nothing measured that either was shown'}."
+    text = f"{head}, {WORDS[unit]}: {'; '.join(parts) or 'nothing measured that either was shown'}."
     return text + (_avoided(report, pair, told) if pair["by"] == "replay" and pair["plain"] else "")
+
+
+def _in_unit(entry: dict, factor: float) -> dict:
+    interval = entry["interval"] and [bound * factor for bound in entry["interval"]]
+    return entry | {"difference": entry["difference"] * factor, "interval": interval}
 
 
 def _claim(domain: str, entry: dict) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 import yaml
 
 from perdure.pipeline.domains import measured_domains
-from perdure.pipeline.evaluate.course import add_course, replay_shares
-from perdure.pipeline.evaluate.measured import measured, start_losses
+from perdure.pipeline.evaluate.course import add_course, replay_shares, training_curve
+from perdure.pipeline.evaluate.gaps import stability_gaps, start_losses
+from perdure.pipeline.evaluate.measured import measured
 from perdure.pipeline.evaluate.paths import bases, path_metrics, paths
 from perdure.pipeline.evaluate.record import (
     evaluation_directory,
@@ -37,11 +38,6 @@ from perdure.pipeline.mixture import is_replayed, members, mixture_shares, train
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recorded import as_recorded, made_schedule, recorded
-
-CURVE_POINTS = 160
-"""Longest training curve; longer ones are averaged over this many stretches of equal length."""
-
-CURVE_KEYS = ("loss", "loss_selected", "loss_unselected", "lr", "selected_fraction", "mfu")
 
 
 def build_report(recipe: Recipe) -> dict:
@@ -112,13 +108,13 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
         for source, directory in data.items()
     }
     steps = {name: _steps(recipe.directory / "versions" / name / "metrics.jsonl") for name in recipe.versions}
-    curves = {name: _curve(lines) for name, lines in steps.items()}
+    curves = {name: training_curve(lines) for name, lines in steps.items()}
     along = paths(list(recipe.sources), recipes)
     starts = {name: start_losses(recipe, name, steps[name], on) for name in recipe.versions}
     before = bases(along, losses, starts)
     found = [initial, *evaluations.values()]
     sizes = bytes_per_token(domains, found)
-    factors = bits_per_nat(sizes)
+    in_bits = bits_per_nat(sizes)
     report = {
         "name": recipe.name,
         "versions": [
@@ -138,10 +134,12 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
         "in_bits_per_byte": path_metrics(
             along,
             list(recipe.sources),
-            losses * factors,
-            {name: own * factors for name, own in starts.items()},
-        ),
-        **measured(recipe, losses, found, steps, along, starts, on, places),
+            losses * in_bits,
+            {name: own * in_bits for name, own in starts.items()},
+        )
+        | {"stability_gap": stability_gaps(recipe, steps, along, on, dict(zip(domains, in_bits)))},
+        **measured(recipe, losses, found, along, starts, on, places),
+        "stability_gap": stability_gaps(recipe, steps, along, on, dict.fromkeys(domains, 1.0)),
         "measured": on,
         "unmeasured": unmeasured(recipe, on),
         "edited": {
@@ -206,30 +204,6 @@ def _losses(domains: list[str], evaluation: dict | None) -> list[float]:
 def _steps(path: Path) -> dict[int, dict]:
     """The lines of a version's `metrics.jsonl` by step."""
     return {entry["step"]: entry for entry in metrics_lines(path)}
-
-
-def _curve(steps: dict[int, dict]) -> dict | None:
-    """Training curves, averaged to at most `CURVE_POINTS` points; None before the first step."""
-    if not steps:
-        return None
-    entries = [steps[step] for step in sorted(steps)]
-    stretches = np.array_split(np.arange(len(entries)), min(CURVE_POINTS, len(entries)))
-    bins = [[entries[i] for i in stretch] for stretch in stretches]
-    sources = dict.fromkeys(source for entry in entries for source in entry["source_loss"])
-    return {
-        "step": [part[-1]["step"] for part in bins],
-        "tokens": [part[-1]["tokens"] for part in bins],
-        **{key: [_average([entry[key] for entry in part]) for part in bins] for key in CURVE_KEYS},
-        "source_loss": {
-            source: [_average([entry["source_loss"].get(source) for entry in part]) for part in bins]
-            for source in sources
-        },
-    }
-
-
-def _average(values: list[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return sum(present) / len(present) if present else None
 
 
 # ------------------------------------------------------------------------------------------ gathering

@@ -1,6 +1,7 @@
 """What losses were measured on, and losses in bits per byte of it, which mean the same under every tokenizer and in every language."""
 
 import math
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -32,49 +33,89 @@ def bits_per_nat(bytes_a_token: np.ndarray) -> np.ndarray:
     return 1 / (math.log(2) * known)
 
 
-def default_unit(bytes_a_token: np.ndarray) -> str:
-    """`bits_per_byte` where domains' tokens hold unlike amounts of text, as in two languages; else `nats_per_token`."""
-    known = bytes_a_token[bytes_a_token > 0]
-    return BITS if len(known) and known.max() > ALIKE * known.min() else NATS
+def default_unit(bytes_a_token: Iterable[float | None], tokenizers: Collection[str] = ()) -> str:
+    """The unit that losses are shown in side by side: the one rule for reports, comparisons, sweeps and studies.
+
+    Args:
+        bytes_a_token: Of every domain, in every run; None or NaN where nothing was measured.
+        tokenizers: Hashes of all that were used.
+
+    Returns:
+        `bits_per_byte` under several tokenizers, or where domains' tokens hold unlike amounts of text, as in two languages; else
+        `nats_per_token`.
+    """
+    known = [size for size in bytes_a_token if size is not None and size > 0]
+    unlike = bool(known) and max(known) > ALIKE * min(known)
+    return BITS if unlike or len(set(tokenizers)) > 1 else NATS
+
+
+def common_unit(reports: Iterable[dict[str, Any]]) -> str:
+    """The unit that several runs' losses are shown in side by side; see `default_unit`."""
+    reports = list(reports)
+    sizes = [size for report in reports for size in (report.get("bytes_per_token") or {}).values()]
+    return default_unit(sizes, tokenizers(reports))
+
+
+def tokenizers(reports: Iterable[dict[str, Any]]) -> set[str]:
+    """The hashes of the tokenizers of several runs' data."""
+    found = (data for report in reports for data in (report.get("data") or {}).values())
+    return {data["tokenizer_hash"] for data in found if data}
+
+
+def factors(report: dict[str, Any], unit: str) -> dict[str, float | None]:
+    """By domain of a report, what makes losses in a unit of nats per token; None where it is not known."""
+    if unit == NATS:
+        return dict.fromkeys(report["domains"], 1.0)
+    sizes = report.get("bytes_per_token") or {}
+    return {
+        domain: 1 / (math.log(2) * size) if (size := sizes.get(domain)) else None
+        for domain in report["domains"]
+    }
+
+
+def times(value: float | None, factor: float | None) -> float | None:
+    """A loss in another unit; None where either is not known."""
+    return None if value is None or factor is None else value * factor
 
 
 def changes_in_bits(report: dict[str, Any]) -> dict[str, Any]:
     """By version each domain's `change`, and its interval in `change_intervals`, of a report in bits per byte."""
-    sizes, intervals = report["bytes_per_token"], report["intervals"]["change"]
-    factors = {domain: float(bits_per_nat(np.array(size, float))) for domain, size in sizes.items()}
+    own = factors(report, BITS)
     return {
-        "change": {version["id"]: _scaled(version["change"], factors) for version in report["versions"]},
+        "change": {
+            version["id"]: {
+                domain: times(change, own[domain]) for domain, change in version["change"].items()
+            }
+            for version in report["versions"]
+        },
         "change_intervals": {
             name: {
-                domain: bounds and [_times(bound, factors[domain]) for bound in bounds]
-                for domain, bounds in own.items()
+                domain: bounds and [times(bound, own[domain]) for bound in bounds]
+                for domain, bounds in found.items()
             }
-            for name, own in intervals.items()
+            for name, found in report["intervals"]["change"].items()
         },
     }
 
 
-def in_unit(report: dict[str, Any], unit: str) -> dict[str, Any]:
-    """A report's losses and changes in a unit: `loss_matrix`, and by version `change` and its `intervals`.
+PATH = ("acc", "bwt", "fwt", "fwt_gem", "forgetting")
+"""Metrics along each version's path."""
 
-    What an earlier release left out of it is None.
+
+def in_unit(report: dict[str, Any], unit: str) -> dict[str, Any]:
+    """A report's losses in a unit: `loss_matrix`, `PATH`, `stability_gap`, and by version `change` and its `intervals`.
+
+    What an earlier release left out of it is None, or empty.
     """
     if unit == NATS:
         changes = {version["id"]: version["change"] for version in report["versions"]}
         intervals = (report.get("intervals") or {"change": {}})["change"]
-        return {"loss_matrix": report["loss_matrix"], "change": changes, "intervals": intervals}
+        own = {"loss_matrix": report["loss_matrix"], "change": changes, "intervals": intervals}
+        return own | {key: report.get(key) or {} for key in (*PATH, "stability_gap")}
     found, nothing = report.get("in_bits_per_byte", {}), dict.fromkeys(report["domains"])
     unknown = [[None] * len(report["domains"]) for _ in report["loss_matrix"]]
     return {
         "loss_matrix": report.get("bits_per_byte_matrix", unknown),
         "change": found.get("change", {version["id"]: nothing for version in report["versions"]}),
         "intervals": found.get("change_intervals", {}),
-    }
-
-
-def _times(value: float | None, factor: float) -> float | None:
-    return None if value is None or math.isnan(factor) else value * factor
-
-
-def _scaled(values: dict[str, float | None], factors: dict[str, float]) -> dict[str, float | None]:
-    return {domain: _times(value, factors[domain]) for domain, value in values.items()}
+    } | {key: found.get(key) or {} for key in (*PATH, "stability_gap")}

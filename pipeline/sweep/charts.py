@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from perdure.pipeline.evaluate.figures import Line, line_chart
+from perdure.pipeline.evaluate.units import WORDS
 from perdure.pipeline.manifest import hash_of
+from perdure.pipeline.sweep.gather import row_in
 from perdure.pipeline.sweep.table import gap_domains, gap_of, probe_kinds
 
 UNITS = {
@@ -36,7 +38,7 @@ Measure = tuple[str, str, str, list[tuple[str, Callable[[dict], dict | None]]]]
 
 
 def charts(found: dict[str, Any]) -> list[dict[str, str]]:
-    """The plots of a sweep: of each version against the swept field, or of all versions side by side.
+    """The plots of a sweep, in its unit: of each version against the swept field, or of all versions side by side.
 
     Args:
         found: What `perdure.pipeline.sweep.gather.gather` returned.
@@ -44,6 +46,7 @@ def charts(found: dict[str, Any]) -> list[dict[str, str]]:
     Returns:
         Per plot its `name` (unique, fit for a file), `title` and inline `svg`.
     """
+    found = found | {"rows": [row_in(row, found["unit"]) for row in found["rows"]]}
     measures = _measures(found)
     if len(found["arms"]) > 1:
         rows = [row for row in found["rows"] if row["version"] in found["arms"]]
@@ -54,18 +57,18 @@ def charts(found: dict[str, Any]) -> list[dict[str, str]]:
 
 def _measures(found: dict[str, Any]) -> list[Measure]:
     domains = found["domains"]
-    kinds, gaps = probe_kinds(found), gap_domains(found)
+    kinds, gaps, unit = probe_kinds(found), gap_domains(found), WORDS[found["unit"]]
     return [
         (
             "loss",
             "held-out loss",
-            "held-out loss (nats per token)",
+            f"held-out loss ({unit})",
             [(domain, lambda row, domain=domain: row["losses"][domain]) for domain in domains],
         ),
         (
             "change",
             "change against the version it started from",
-            "change (nats per token)",
+            f"change ({unit})",
             [(domain, lambda row, domain=domain: row["change"][domain]) for domain in domains],
         ),
         (
@@ -86,7 +89,7 @@ def _measures(found: dict[str, Any]) -> list[Measure]:
         (
             "stability-gap",
             "stability gap",
-            "rise while training (nats per token)",
+            f"rise while training ({unit})",
             [
                 (domain or "mean", lambda row, domain=domain: (gap_of(row, domain) or {}).get("depth"))
                 for domain in gaps

@@ -9,6 +9,7 @@ from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate import metrics
 from perdure.pipeline.evaluate.record import measured_on, run_data_directories
+from perdure.pipeline.evaluate.units import BITS, NATS, common_unit, in_unit
 from perdure.pipeline.lineage import version_directory
 from perdure.pipeline.manifest import is_finished, read_json
 from perdure.pipeline.recipe import Recipe
@@ -18,7 +19,9 @@ from perdure.pipeline.sweep.store import version_keys, version_places
 COPIED = ("tokens", "lineage_tokens", "seconds", "tokens_per_second", "selected_fraction")
 BY_VERSION = ("acc", "bwt")
 OWN = "this recipe's held-out text and probes"
-MEASURED = ("losses", "change", *BY_VERSION, "forgetting", "stability_gap", "probes", "fuar", *COPIED)
+IN_A_UNIT = ("losses", "change", *BY_VERSION, "forgetting", "stability_gap")
+"""What is known of a version in nats per token, and again in bits per byte."""
+MEASURED = (*IN_A_UNIT, "in_bits_per_byte", "probes", "fuar", *COPIED)
 """What is known of a version, in a run and in a row."""
 
 
@@ -30,15 +33,17 @@ def gather(plan: Plan, failed: dict[str, str] | None = None) -> dict[str, Any]:
         failed: By name of runs that failed just now, why.
 
     Returns:
-        JSON-serialisable; losses are mean nats per held-out token, what is not measured is null:
+        JSON-serialisable; losses are mean nats per held-out token, and again in bits per byte, what is not measured is null:
 
-        - `name`, `recipe`, `over`, `variants`, `seeds`: what was asked for; `domains`; `compared`: the versions that
+        - `name`, `recipe`, `over`, `variants`, `seeds`: what was asked for; `domains`; `unit`, in which losses are shown
+          first, see `perdure.pipeline.evaluate.units`; `compared`: the versions that
           the swept fields decide, all of them if only seeds are swept; `arms`: those that are plotted side by side,
           empty where there is a field to plot against.
         - `runs`: per run its `name`, `setting`, `seed`, `status` (`whole`, `started`, `waiting`), `error` (what is
           wrong with it, null if nothing is known to be), `directory`, and `versions`: by name its `directory` in the sweep's, `status`, and of its report: `losses` and `change` (against
           the version that it started from) by domain; `acc`, `bwt`, `forgetting` (mean); `stability_gap`: `depth` and
           `recovery_tokens` (null if the loss never came back) of the `macro` mean and of `domains` learned before;
+          `in_bits_per_byte`: all of these in that unit;
           `probes`: accuracy by kind, over all files; `fuar`: `value` (null without a gain), `lost` and `gained` against
           `parent` and `initial`; `tokens`, `lineage_tokens`, `seconds`, `tokens_per_second`, `selected_fraction`.
         - `rows`: per setting and compared version its `runs` (names of those measured) of `planned` ones, and of each
@@ -47,7 +52,11 @@ def gather(plan: Plan, failed: dict[str, str] | None = None) -> dict[str, Any]:
     """
     places = version_places(plan)
     failed = failed or {}
-    runs = [_run(plan, run, places[run.name], failed.get(run.name)) for run in plan.runs]
+    runs, reports = [], []
+    for run in plan.runs:
+        found, report = _run(plan, run, places[run.name], failed.get(run.name))
+        runs.append(found)
+        reports += [report] if report else []
     compared = compared_versions(plan.runs)
     domains = list(dict.fromkeys(domain for run in plan.runs for domain in measured_domains(run.recipe)))
     rows = []
@@ -62,6 +71,7 @@ def gather(plan: Plan, failed: dict[str, str] | None = None) -> dict[str, Any]:
         "name": plan.name,
         **plan.sweep.model_dump(mode="json", exclude={"out"}),
         "domains": domains,
+        "unit": common_unit(reports),
         "compared": compared,
         "arms": [] if plan.runs[0].setting else _arms(plan.runs[0]),
         "runs": runs,
@@ -105,7 +115,10 @@ def own_report(recipe: Recipe) -> dict[str, Any] | None:
     return report if report.get("measured") == on else None
 
 
-def _run(plan: Plan, run: Run, places: dict, error: str | None) -> dict[str, Any]:
+def _run(
+    plan: Plan, run: Run, places: dict, error: str | None
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What `gather` says of a run, and its report, if that is of its recipe."""
     directory, report = run.recipe.directory, None
     # After an edit of the recipe, another version's directory may still be linked.
     linked = all(version_directory(run.recipe, name).resolve() == places[name].resolve() for name in places)
@@ -129,7 +142,7 @@ def _run(plan: Plan, run: Run, places: dict, error: str | None) -> dict[str, Any
         }
     states = [version["status"] for version in versions.values()]
     whole = report is not None and set(states) == {"finished"} and not report["unmeasured"]
-    return {
+    found = {
         "name": run.name,
         "setting": run.setting,
         "seed": run.seed,
@@ -138,23 +151,21 @@ def _run(plan: Plan, run: Run, places: dict, error: str | None) -> dict[str, Any
         "directory": str(directory.relative_to(plan.directory)),
         "versions": versions,
     }
+    return found, report
 
 
 def versions_measured(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What a report says of each version, by name: its `status`, and everything in `MEASURED`."""
     found = {}
     probes = report["probes"] or {"scores": [], "fuar": {}}
+    nats, bits = in_unit(report, NATS), in_unit(report, BITS)
     for row, version in enumerate(report["versions"], start=1):
         name = version["id"]
-        learned = report["forgetting"].get(name, {"mean": None, "domains": {}})
         answers = probes["scores"][row] if probes["scores"] else None
         found[name] = {
             "status": version["status"],
-            "losses": dict(zip(report["domains"], report["loss_matrix"][row])),
-            "change": version["change"],
-            **{key: report[key].get(name) for key in BY_VERSION},
-            "forgetting": learned["mean"],
-            "stability_gap": _gap(report["stability_gap"].get(name), list(learned["domains"])),
+            **_losses(report["domains"], nats, name, row),
+            "in_bits_per_byte": _losses(report["domains"], bits, name, row),
             "probes": answers and _by_kind(answers),
             "fuar": {
                 base: {key: ratio[key] for key in ("value", "lost", "gained")}
@@ -164,6 +175,18 @@ def versions_measured(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
             **{key: version[key] for key in COPIED},
         }
     return found
+
+
+def _losses(domains: list[str], own: dict[str, Any], name: str, row: int) -> dict[str, Any]:
+    """What is in `IN_A_UNIT` of a version, of a report in a unit."""
+    learned = own["forgetting"].get(name, {"mean": None, "domains": {}})
+    return {
+        "losses": dict(zip(domains, own["loss_matrix"][row])),
+        "change": own["change"][name],
+        **{key: own[key].get(name) for key in BY_VERSION},
+        "forgetting": learned["mean"],
+        "stability_gap": _gap(own["stability_gap"].get(name), list(learned["domains"])),
+    }
 
 
 def _gap(gap: dict | None, learned: list[str]) -> dict[str, Any] | None:
@@ -192,12 +215,20 @@ def _by_kind(answers: dict[str, dict[str, dict]]) -> dict[str, float]:
     return {kind: correct / items for kind, (correct, items) in counts.items()}
 
 
+def row_in(row: dict[str, Any], unit: str) -> dict[str, Any]:
+    """A row, or a run's version, whose losses are in a unit."""
+    return row if unit == NATS else row | (row["in_bits_per_byte"] or {"losses": {}})
+
+
 def _row(setting: dict, name: str, runs: list[dict], domains: list[str]) -> dict[str, Any]:
     measured = [run for run in runs if run["status"] == "whole" and name in run["versions"]]
     versions = [run["versions"][name] for run in measured]
     found = {key: over_runs([version[key] for version in versions]) for key in MEASURED}
+    bits = dict.fromkeys(IN_A_UNIT) | (found["in_bits_per_byte"] or {})
     for key in ("losses", "change"):
         found[key] = dict.fromkeys(domains) | (found[key] or {})
+        bits[key] = dict.fromkeys(domains) | (bits[key] or {})
+    found["in_bits_per_byte"] = bits
     return {
         "setting": setting,
         "version": name,

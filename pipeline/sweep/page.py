@@ -3,10 +3,12 @@
 from typing import Any
 
 from perdure.pipeline.console import tokens_words
+from perdure.pipeline.evaluate.units import WORDS
 from perdure.pipeline.evaluate.words import signed
 from perdure.pipeline.pages import render
 from perdure.pipeline.sweep.charts import shown
-from perdure.pipeline.sweep.table import fuar_words, gap_domains, gap_of, probe_kinds, recovery_words
+from perdure.pipeline.sweep.gather import row_in
+from perdure.pipeline.sweep.table import fuar_words, gap_domains, gap_of, probe_kinds, recovery_words, units
 
 
 def render_sweep(found: dict[str, Any], charts: list[dict[str, str]]) -> str:
@@ -21,12 +23,17 @@ def render_sweep(found: dict[str, Any], charts: list[dict[str, str]]) -> str:
     """
     filters = {"signed": signed, "tokens": tokens_words, "shown": shown}
     filters |= {"recovery": recovery_words, "fuar": fuar_words}
+    unit, other = units(found)
     return render(
         "sweep.html",
         filters,
         found=found,
         fields=list(dict.fromkeys(path for row in found["rows"] for path in row["setting"])),
         charts=charts,
+        unit=WORDS[unit],
+        other_unit=WORDS[other],
+        rows=[(row_in(row, unit), row_in(row, other)) for row in found["rows"]],
+        version_in=lambda version: row_in(version, unit),
         kinds=probe_kinds(found),
         gaps=gap_domains(found),
         gap_of=gap_of,

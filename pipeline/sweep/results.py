@@ -5,14 +5,18 @@ from collections.abc import Callable
 from typing import Any
 
 from perdure.pipeline.evaluate.figures import standalone
+from perdure.pipeline.evaluate.units import BITS, NATS
 from perdure.pipeline.manifest import hash_of, read_json, write_atomic, write_json
 from perdure.pipeline.sweep.charts import charts
-from perdure.pipeline.sweep.gather import gather
+from perdure.pipeline.sweep.gather import gather, row_in
 from perdure.pipeline.sweep.page import render_sweep
 from perdure.pipeline.sweep.spec import Plan
 from perdure.pipeline.sweep.table import setting_words, sweep_table
 
 Say = Callable[[str], None]
+
+BOARD = {"heldout_loss": NATS, "heldout_bits_per_byte": BITS}
+"""Metrics of TensorBoard's table; curves beside it are in nats per token."""
 
 
 def write_results(plan: Plan, say: Say, failed: dict[str, str] | None = None) -> dict:
@@ -52,7 +56,7 @@ def _write_plots(plan: Plan, drawn: list[dict[str, str]]) -> None:
 
 
 def _write_board(plan: Plan, found: dict[str, Any]) -> None:
-    """TensorBoard's hyper-parameter table: a row per whole run, whose metrics are its versions' held-out losses."""
+    """TensorBoard's hyper-parameter table: a row per whole run, whose metrics are its versions' held-out losses, in both units."""
     for run in found["runs"]:
         board = plan.directory / run["directory"] / "tb"
         done, state = board / "hparams.json", hash_of(run)
@@ -64,10 +68,11 @@ def _write_board(plan: Plan, found: dict[str, Any]) -> None:
         settings = {path: _scalar(value) for path, value in run["setting"].items()}
         settings |= {} if run["seed"] is None else {"seed": run["seed"]}
         metrics = {
-            f"heldout_loss/{name}/{domain}": loss
+            f"{kind}/{name}/{domain}": loss
+            for kind, unit in BOARD.items()
             for name in found["compared"]
             if name in run["versions"]
-            for domain, loss in run["versions"][name]["losses"].items()
+            for domain, loss in row_in(run["versions"][name], unit)["losses"].items()
             if loss is not None
         }
         shutil.rmtree(board, ignore_errors=True)

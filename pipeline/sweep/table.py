@@ -6,7 +6,9 @@ from typing import Any
 import yaml
 
 from perdure.pipeline.console import duration_words, tokens_words
+from perdure.pipeline.evaluate.units import WORDS
 from perdure.pipeline.manifest import is_finished
+from perdure.pipeline.sweep.gather import row_in
 from perdure.pipeline.sweep.spec import Plan
 from perdure.pipeline.sweep.store import version_places
 
@@ -53,15 +55,21 @@ def setting_words(setting: dict[str, Any]) -> str:
 
 
 def sweep_table(found: dict[str, Any]) -> str:
-    """The rows of a sweep: losses and cost; then probes and stability gaps, where there are any."""
-    tables = [_losses(found)]
+    """The rows of a sweep: losses in both units and cost; then probes and stability gaps, where there are any."""
+    unit, other = units(found)
+    tables = [_losses(found, unit), _in_other_unit(found, other)]
     if kinds := probe_kinds(found):
         tables.append(_probes(found, kinds))
     if domains := gap_domains(found):
-        tables.append(_gaps(found, domains))
+        tables.append(_gaps(found, domains, unit))
     broken = [f"{run['name']}: {run['error']}" for run in found["runs"] if run["error"]]
     parts = ["\n".join([title, "", *_lines(rows), ""]) for title, rows in tables]
     return "\n".join(["", *parts, *([*broken, ""] if broken else [])])
+
+
+def units(found: dict[str, Any]) -> list[str]:
+    """The unit that a sweep's losses are shown in first, and the other one."""
+    return sorted(WORDS, key=lambda unit: unit != found["unit"])
 
 
 def probe_kinds(found: dict[str, Any]) -> list[str]:
@@ -115,14 +123,11 @@ def fuar_words(ratio: dict | None) -> str:
     return "no gain" if ratio["value"] is None else spread_words(ratio["value"], ratio["gained"]["n"])
 
 
-def _losses(found: dict[str, Any]) -> tuple[str, list[list[str]]]:
+def _losses(found: dict[str, Any], unit: str) -> tuple[str, list[list[str]]]:
     head = [cell for domain in found["domains"] for cell in (domain, "")]
     rows = [[*_names(found, None), *head, "tokens", "of lineage", "tokens/s", "time"]]
     for row in found["rows"]:
-        cells = _names(found, row)
-        for domain in found["domains"]:
-            loss, change = row["losses"][domain], row["change"][domain]
-            cells += [spread_words(loss), f"({change['mean']:+.3f})" if change else ""]
+        cells = [*_names(found, row), *_loss_cells(found, row, unit)]
         cells += [_mean(row[key], tokens_words) for key in ("tokens", "lineage_tokens")]
         cells += [
             _mean(row["tokens_per_second"], "{:,}".format),
@@ -134,10 +139,24 @@ def _losses(found: dict[str, Any]) -> tuple[str, list[list[str]]]:
     several = len(found["compared"]) > 1
     what = "Held-out loss" + ("" if several else f" of {found['compared'][0]}")
     title = (
-        f"{found['name']}: {whole} of {len(found['runs'])} runs whole. {what}, nats per token{over_seeds} "
+        f"{found['name']}: {whole} of {len(found['runs'])} runs whole. {what}, {WORDS[unit]}{over_seeds} "
         "(change against the version it started from)"
     )
     return title, rows
+
+
+def _in_other_unit(found: dict[str, Any], unit: str) -> tuple[str, list[list[str]]]:
+    head = [cell for domain in found["domains"] for cell in (domain, "")]
+    rows = [[*_names(found, row), *_loss_cells(found, row, unit)] for row in found["rows"]]
+    return f"The same in {WORDS[unit]}", [[*_names(found, None), *head], *rows]
+
+
+def _loss_cells(found: dict[str, Any], row: dict[str, Any], unit: str) -> list[str]:
+    cells, shown = [], row_in(row, unit)
+    for domain in found["domains"]:
+        loss, change = shown["losses"][domain], shown["change"][domain]
+        cells += [spread_words(loss), f"({change['mean']:+.3f})" if change else ""]
+    return cells
 
 
 def _probes(found: dict[str, Any], kinds: list[str]) -> tuple[str, list[list[str]]]:
@@ -150,15 +169,15 @@ def _probes(found: dict[str, Any], kinds: list[str]) -> tuple[str, list[list[str
     return f"{title} and against the initial model", rows
 
 
-def _gaps(found: dict[str, Any], domains: list[str | None]) -> tuple[str, list[list[str]]]:
+def _gaps(found: dict[str, Any], domains: list[str | None], unit: str) -> tuple[str, list[list[str]]]:
     head = [cell for domain in domains for cell in (domain or "mean", "back after")]
     rows = [[*_names(found, None), *head]]
     for row in found["rows"]:
-        gaps = [gap_of(row, domain) for domain in domains]
+        gaps = [gap_of(row_in(row, unit), domain) for domain in domains]
         cells = [cell for gap in gaps for cell in (spread_words(gap and gap["depth"]), recovery_words(gap))]
         rows.append([*_names(found, row), *cells])
-    title = "Stability gap: the largest rise of the loss over its start while training, nats per token, and the tokens"
-    return f"{title} until it is back", rows
+    title = f"Stability gap: the largest rise of the loss over its start while training, {WORDS[unit]}, and the tokens until"
+    return f"{title} it is back", rows
 
 
 def _names(found: dict[str, Any], row: dict | None) -> list[str]:

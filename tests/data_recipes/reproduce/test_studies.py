@@ -86,8 +86,34 @@ def test_losses_by_the_share_of_replay_beside_the_published_ones():
         for seed in (0, 1)
     ]
     assert replay.shares(reports[0]) == {0: "replay_0", 0.5: "replay_0_5", 50: "replay_50"}
-    assert replay.comparison(reports).splitlines()[2:] == [
+    assert replay.comparison(reports, "nats per token").splitlines()[2:] == [
         "| 0% | 6.500 (0.707) |  | 5.000 (0.000) |  | 3.56 | 1.11 |",
         "| 0.5% | 6.000 (0.707) | -0.500 | 5.250 (0.000) | +0.250 |  |  |",
         "| 50% | 5.000 (0.000) | -1.500 | 6.000 (0.000) | +1.000 | 2.24 | 1.22 |",
     ]
+    # Published losses are per token: they do not stand beside bits per byte.
+    assert (
+        replay.comparison(reports, "bits per byte").splitlines()[-1]
+        == "| 50% | 5.000 (0.000) | -1.500 | 6.000 (0.000) | +1.000 |"
+    )
+
+
+def test_two_languages_come_in_bits_per_byte_first():
+    nats, bits = [[9.0, 9.0], [5.0, 8.0]], [[3.0, 4.0], [1.5, 3.5]]
+    report = {
+        **{"domains": ["english", "german"], "versions": [{"id": "base", "change": {}}], "loss_matrix": nats},
+        **{"bits_per_byte_matrix": bits, "stability_gap": {"base": "in nats"}, "kept": 1},
+        "in_bits_per_byte": {"change": {"base": {}}, "stability_gap": {"base": "in bits"}},
+        "bytes_per_token": {"english": 4.0, "german": 3.0},
+    }
+    (first, own), (second, other) = studies.in_units([report])
+    assert (first, second) == ("bits per byte", "nats per token")
+    assert studies.losses(own[0], "base") == {"english": 1.5, "german": 3.5} and own[0]["kept"] == 1
+    assert studies.losses(other[0], "base") == {"english": 5.0, "german": 8.0}
+    assert (own[0]["stability_gap"], other[0]["stability_gap"]) == ({"base": "in bits"}, {"base": "in nats"})
+    alike = report | {"bytes_per_token": {"english": 4.0, "german": 4.0}}
+    assert [unit for unit, _ in studies.in_units([alike])] == ["nats per token", "bits per byte"]
+    # Nor are runs of other tokenizers compared by tokens.
+    one, two = ({"data": {"english": {"tokenizer_hash": name}}} for name in "ab")
+    assert studies.in_units([alike | one, alike | two])[0][0] == "bits per byte"
+    assert studies.in_units([alike | one, alike | one])[0][0] == "nats per token"

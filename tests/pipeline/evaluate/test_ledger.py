@@ -185,7 +185,7 @@ def test_a_loss_that_was_not_finite_on_the_way_is_a_break_in_the_curve(recipe, r
     page, words = render_page(report), ledger_words(report)
     assert '<th scope="row">code</th><td colspan="4" class="muted">not measured at the start</td>' in page
     assert [line for line in words if line.startswith("update: while it trained")] == [
-        "update: while it trained, the loss on prose rose by 0.250, most after 410k tokens, and is back after 614k."
+        "update: while it trained, the loss on prose rose by 0.250 nats per token, most after 410k tokens, and is back after 614k."
     ]
     assert versions_measured(report)["update"]["stability_gap"] == {
         "macro": {"depth": None, "recovery_tokens": None},
@@ -216,8 +216,8 @@ def test_findings_in_words(recipe, run):
     wide["contamination"] = {"probes": {"facts.jsonl": {"items": 6, "leaked": 1}}}
     assert ledger_words(wide) == [
         "update: on prose the change may be chance: its 95% interval over documents holds 0.",
-        "update: while it trained, the loss on prose rose by 0.500, most after 2k tokens, and is not back.",
-        "update: while it trained, the loss on code rose by 0.250, most after 2k tokens, and is back after 41k.",
+        "update: while it trained, the loss on prose rose by 0.500 nats per token, most after 2k tokens, and is not back.",
+        "update: while it trained, the loss on code rose by 0.250 nats per token, most after 2k tokens, and is back after 41k.",
         "update: facts.jsonl: invariant 3 of 4 (-25.0 points: 0 gained, 1 lost), new 1 of 2; 1 of 6 items leaked",
         "update: no gain, so no FUAR",
         "No intervals for reference, control: measured before documents were kept apart. `perdure eval` measures "

@@ -2,12 +2,13 @@
 
 from support import tiny_recipe
 
-from perdure.pipeline.evaluate.measured import _min_acc
+from perdure.pipeline.evaluate.gaps import _min_acc
 from perdure.pipeline.evaluate.paths import paths
 from perdure.pipeline.manifest import write_json
 from perdure.pipeline.recorded import recorded
 
 STEP = 32 * 8
+PLAIN = {"a": 1.0, "b": 1.0}
 
 
 def version(parent, steps, /, *sources, **start):
@@ -50,7 +51,7 @@ def test_min_acc_holds_the_measurement_at_which_a_domain_was_learned(tmp_path):
     steps, on = measurements(recipe, curves, ends)
 
     def found(name):
-        return _min_acc(recipe, name, steps, paths(list(recipe.sources), recorded(recipe))[name], on)[
+        return _min_acc(recipe, name, steps, paths(list(recipe.sources), recorded(recipe))[name], on, PLAIN)[
             "min_acc"
         ]
 
@@ -83,7 +84,7 @@ def test_min_acc_is_over_all_versions_since_a_domain_was_learned(tmp_path):
     steps, on = measurements(recipe, curves, ends)
 
     def found(name):
-        answer = _min_acc(recipe, name, steps, paths(list(recipe.sources), recorded(recipe))[name], on)
+        answer = _min_acc(recipe, name, steps, paths(list(recipe.sources), recorded(recipe))[name], on, PLAIN)
         return answer["min_acc"], answer["min_acc_unmeasured"]
 
     assert found("two") == (-6, [])  # a alone was learned before

@@ -12,11 +12,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from perdure.pipeline.console import tokens_words
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.evaluate.board import write_board
+from perdure.pipeline.evaluate.course import CURVE_POINTS
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.record import measured_on, record_data
 from perdure.pipeline.evaluate.report import write_report
 from perdure.pipeline.evaluate.siblings import findings, pairs
-from perdure.pipeline.evaluate.summary import CURVE_POINTS, summarize
+from perdure.pipeline.evaluate.summary import summarize
 from perdure.pipeline.evaluate.words import layout_words, loss_table
 from perdure.pipeline.manifest import hash_of, read_json, write_json
 from perdure.pipeline.recipe import Recipe

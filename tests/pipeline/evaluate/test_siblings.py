@@ -10,7 +10,7 @@ import yaml
 from perdure.pipeline.evaluate.documents import DOCUMENTS, write_tables
 from perdure.pipeline.evaluate.ledger_words import ledger_words
 from perdure.pipeline.evaluate.page import render_page
-from perdure.pipeline.evaluate.siblings import pairs
+from perdure.pipeline.evaluate.siblings import findings, pairs
 from perdure.pipeline.evaluate.summary import summarize
 from perdure.pipeline.recipe import Recipe
 
@@ -114,6 +114,17 @@ def test_what_is_claimed_has_an_interval_that_leaves_out_0(with_documents):
         "Replay (update; without it: control), nats per token: prose ends 0.875 lower (\N{MINUS SIGN}0.875 to "
         f"\N{MINUS SIGN}0.875); within the noise: code ({low} to {high}). Replay avoided 87.5% of the forgetting on prose."
     ]
+
+
+def test_sentences_are_in_the_reports_unit(with_documents):
+    report = summarize(*with_documents)
+    sizes = {"prose": 4.0, "clean": 4.0, "code": 2.0}
+    (nats,) = findings(report)
+    (bits,) = findings(report | {"unit": "bits_per_byte", "bytes_per_token": sizes})
+    assert "nats per token: prose ends 0.875 lower" in nats
+    # 0.875 / (4 ln 2) = 0.316; the avoided share is a ratio.
+    assert "bits per byte: prose ends 0.316 lower (\N{MINUS SIGN}0.316 to \N{MINUS SIGN}0.316)" in bits
+    assert bits.endswith("Replay avoided 87.5% of the forgetting on prose.")
 
 
 def recipe_seed(report: dict) -> int:

@@ -21,6 +21,23 @@ def test_the_page_is_self_contained_and_has_axes(swept):
     assert "4.750" in page and "± 0.354" in page.replace("&plusmn;", "±")
 
 
+def test_plots_and_page_are_in_the_unit_of_the_sweep(seeded):
+    found = seeded | {"unit": "bits_per_byte"}
+    drawn = {chart["name"]: chart["svg"] for chart in charts(found)}
+    for name, label in (
+        ("loss", "held-out loss"),
+        ("change", "change"),
+        ("stability-gap", "rise while training"),
+    ):
+        assert f"{label} (bits per byte)" in drawn[f"all-{name}"]
+    assert not any("nats" in svg for svg in drawn.values())
+    page = render_sweep(found, charts(found))
+    row = page.partition("<td>replay_0</td>")[2].partition("</tr>")[0]
+    assert "1.219" in row and "4.875 nats per token" in row
+    run = page.partition('<th scope="row">seed=1</th>')[2].partition("</tr>")[0]
+    assert "1.0000" in run and "4.0000" not in run  # of `base`: 4 nats
+
+
 def test_names_on_the_axis_stand_in_the_order_given(swept):
     for row, variant in zip(swept["rows"], ("rho-1", "plain", "random")):
         row["setting"] = {"variant": variant}

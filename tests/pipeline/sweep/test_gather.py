@@ -25,7 +25,11 @@ def test_rows_are_means_and_deviations_over_seeds(swept):
     assert second["losses"]["prose"] == {"n": 1, "mean": 4.25, "sd": None, "min": 4.25, "max": 4.25}
     assert (second["runs"], second["planned"]) == (["share=0.25,seed=1"], 2)
     assert third["losses"] == {"prose": None, "code": None} and third["runs"] == []
-    assert {third[key] for key in MEASURED if key not in ("losses", "change")} == {None}
+    bits = third["in_bits_per_byte"]
+    assert bits["losses"] == {"prose": None, "code": None} and bits["acc"] is None
+    assert {third[key] for key in MEASURED if key not in ("losses", "change", "in_bits_per_byte")} == {None}
+    assert first["in_bits_per_byte"]["losses"]["prose"]["mean"] == 4.75 / 4
+    assert first["in_bits_per_byte"]["forgetting"]["mean"] == 0.75 / 4
 
 
 def test_numbers_that_not_every_run_has_say_how_many_do(seeded):
@@ -109,6 +113,39 @@ def test_what_is_taken_from_a_report():
     assert (plain["probes"], plain["fuar"], plain["stability_gap"]) == (None, None, None)
 
 
+def test_a_report_in_both_units():
+    own = report() | {
+        "bits_per_byte_matrix": [[2.0, 4.0], [1.0, 3.0], [1.125, 2.5]],
+        "in_bits_per_byte": {
+            "change": {"base": {"prose": -1.0}, "update": {"prose": 0.125}},
+            **{"acc": {"base": -2.0, "update": -1.8125}, "bwt": {"base": None, "update": -0.125}},
+            "forgetting": {"update": {"mean": 0.125, "domains": {"prose": 0.125}}},
+            "stability_gap": {
+                "update": {
+                    "tokens": [0, 20, 50],
+                    "macro": [2.0, 2.25, 2.5],
+                    "domains": {"prose": {"depth": 0.25, "recovery_tokens": None}},
+                }
+            },
+        },
+    }
+    found = versions_measured(own)["update"]
+    assert found["losses"] == {"prose": 4.5, "code": 5.0}
+    assert found["in_bits_per_byte"] == {
+        "losses": {"prose": 1.125, "code": 2.5},
+        **{"change": {"prose": 0.125}, "acc": -1.8125, "bwt": -0.125, "forgetting": 0.125},
+        "stability_gap": {
+            "macro": {"depth": 0.5, "recovery_tokens": None},
+            "domains": {"prose": {"depth": 0.25, "recovery_tokens": None}},
+        },
+    }
+    # An earlier release knew nothing of them.
+    assert versions_measured(report())["update"]["in_bits_per_byte"]["losses"] == {
+        "prose": None,
+        "code": None,
+    }
+
+
 def test_one_runs_mistake_does_not_hide_the_others(tmp_path, monkeypatch):
     def mistakes(recipe):
         assert recipe.directory == tmp_path  # where a sweep's data stands
@@ -131,7 +168,8 @@ def test_one_runs_mistake_does_not_hide_the_others(tmp_path, monkeypatch):
     update = report()["versions"][0] | {"id": "v1"}
     good = report() | {"versions": [update], "loss_matrix": [[8.0, 8.0], [4.0, 6.0]]} | own
     other = own["measured"] | {"max_tokens": 7}
-    write_json(tmp_path / "runs/a/report.json", good)
+    sizes = {"bytes_per_token": {"prose": 4.0, "code": 3.0}}
+    write_json(tmp_path / "runs/a/report.json", good | sizes)
     (tmp_path / "runs/b/report.json").write_text("{")
     write_json(tmp_path / "runs/c/report.json", good | {"measured": other})
     write_json(tmp_path / "runs/e/report.json", good | {"unmeasured": ["v1"]})
@@ -145,5 +183,6 @@ def test_one_runs_mistake_does_not_hide_the_others(tmp_path, monkeypatch):
     # Numbers of other text are not shown, not even as those of a run that is not whole.
     assert found["runs"][0]["versions"]["v1"]["losses"] == {"prose": 4.0, "code": 6.0}
     assert found["runs"][2]["versions"]["v1"]["losses"] == {}
+    assert found["unit"] == "bits_per_byte"  # a token of prose holds more than one of code
     table = sweep_table(found)
     assert "1 of 5 runs whole" in table and "\nd: a.b = 3: repeats too often\n" in table

@@ -141,12 +141,16 @@ def test_killed_twice_edited_and_failing_it_does_no_run_twice(folder):
     assert said.count(": whole, skipped") == sum(whole for _, whole in second.values()) - 1
     assert "small" not in said and "6 of 6 runs whole" in said
     table = [line.split() for line in said.splitlines() if line.startswith("share ")]
-    assert [line[:5] for line in table] == [["share", str(share), "1", "of", "1"] for share in [*SHARES, 0.9]]
+    rows = [["share", str(share), "1", "of", "1"] for share in [*SHARES, 0.9]]
+    assert [line[:5] for line in table] == rows * 2  # in nats per token, and in bits per byte
 
     board = EventAccumulator(str(out / "runs" / "share=0.9" / "tb"))
     board.Reload()
     (event,) = board.Scalars("heldout_loss/update/old")
     assert event.value == pytest.approx(found["rows"][-1]["losses"]["old"]["mean"])
+    (event,) = board.Scalars("heldout_bits_per_byte/update/old")
+    in_bits = found["rows"][-1]["in_bits_per_byte"]["losses"]["old"]["mean"]
+    assert event.value == pytest.approx(in_bits) and in_bits != found["rows"][-1]["losses"]["old"]["mean"]
     assert "_hparams_/session_start_info" in board.Tags()["scalars"] or board.summary_metadata
 
     # A value that diverges, and one that does not, on top of what is there.
