@@ -5,11 +5,11 @@ from math import ceil
 from pathlib import Path
 
 from perdure.pipeline.data.directory import read_tokenizer
-from perdure.pipeline.data.inputs import PACKED, huggingface_on_disk, input_files
+from perdure.pipeline.data.inputs import huggingface_on_disk, input_files
 from perdure.pipeline.data.modules import python_modules
 from perdure.pipeline.domains import PLURALS, parse, source_of
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.estimate import tokens_per_byte
+from perdure.pipeline.estimate import tokens_per_byte, unpacked_bytes
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.parts import finished_part
 from perdure.pipeline.recipe import (
@@ -31,8 +31,6 @@ from perdure.pipeline.shape import config_vocab_size
 
 BYTES_PER_TOKEN = 4
 """Of the estimate without a tokenizer: usual for English under a large vocabulary."""
-COMPRESSION = 4
-"""Of the estimate: how much longer compressed text is once unpacked."""
 SHARE_OF_FILE = {"python_docs": 0.2, "python_code": 0.7}
 """Of the estimate: how much of a Python file is docstrings, and how much is code without them."""
 
@@ -152,7 +150,8 @@ def estimated_tokens(recipe: Recipe, source: Source) -> int | None:
     """Tokens of a source that is not tokenised yet, from the sizes of its files; None if they are not on this machine, or if
     nobody knows how much of them `where` leaves.
 
-    A sample tells how many bytes a token has, if the tokenizer is there already; else `BYTES_PER_TOKEN` is assumed.
+    Samples tell what compressed files unpack to, and how many bytes a token has, if the tokenizer is there already; else
+    `BYTES_PER_TOKEN` is assumed.
     """
     reader = source.reader
     if getattr(reader, "where", None):
@@ -163,10 +162,7 @@ def estimated_tokens(recipe: Recipe, source: Source) -> int | None:
         files = []
     if not files:
         return None
-    unpacked = sum(
-        file.stat().st_size * (COMPRESSION if file.suffix.lower() in (*PACKED[1:], ".parquet") else 1)
-        for file in files
-    )
+    unpacked = unpacked_bytes(reader, files)
     share = SHARE_OF_FILE.get(reader.type, 1.0)
     tokenizer, rate = recipe.tokenizer, None
     if isinstance(tokenizer, HuggingFaceTokenizer | ExtendedTokenizer):

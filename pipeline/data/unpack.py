@@ -22,6 +22,8 @@ else:
 
 BUFFER = 1 << 20
 """Bytes read at a time."""
+PIECE = 1 << 13
+"""Unpacked bytes read at a time of a beginning: so many are lost where it stops."""
 WINDOW_LOG = zstd.DecompressionParameter.window_log_max.bounds()[1]
 """Binary logarithm of the longest window of zstd, in bytes (`zstd --ultra --long=31`)."""
 
@@ -62,8 +64,8 @@ class Unpacked(io.RawIOBase):
     The standard library's classes for bzip2 and xz pass over whatever else follows the first stream.
     """
 
-    def __init__(self, path: str, new: Callable[[], Any]):
-        self.file, self.new = open(path, "rb"), new  # noqa: SIM115
+    def __init__(self, path: str | BinaryIO, new: Callable[[], Any]):
+        self.file, self.new = open(path, "rb") if isinstance(path, str) else path, new  # noqa: SIM115
         self.stream, self.input = new(), b""
 
     def readable(self) -> bool:
@@ -99,13 +101,17 @@ class Unpacked(io.RawIOBase):
         super().close()
 
 
-def _zstd(path: str) -> Unpacked:
+def _gzip(path: str | BinaryIO) -> gzip.GzipFile:
+    return gzip.GzipFile(path) if isinstance(path, str) else gzip.GzipFile(fileobj=path)
+
+
+def _zstd(path: str | BinaryIO) -> Unpacked:
     options = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
     return Unpacked(path, lambda: zstd.ZstdDecompressor(options=options))
 
 
-OPENERS: dict[str | None, Callable[[str], Any]] = {
-    ".gz": gzip.GzipFile,
+OPENERS: dict[str | None, Callable[[str | BinaryIO], Any]] = {
+    ".gz": _gzip,
     ".zst": _zstd,
     ".zstd": _zstd,
     ".xz": lambda path: Unpacked(path, lzma.LZMADecompressor),
@@ -113,3 +119,28 @@ OPENERS: dict[str | None, Callable[[str], Any]] = {
     ".lz4": lambda path: pa.input_stream(path, compression="lz4"),
 }
 """Opens a compressed file, by its suffix."""
+
+
+def unpacked_beginning(path: Path, size: int, most: int) -> tuple[int, int]:
+    """How many bytes the beginning of a compressed file has, and how many they unpack to.
+
+    Args:
+        path: A file with one of the suffixes of `OPENERS`.
+        size: Compressed bytes to read at most.
+        most: Unpacked bytes to stop after.
+
+    Raises:
+        PerdureError: If it is damaged right from the start.
+    """
+    with path.open("rb") as file:
+        packed = file.read(size)
+    found = 0
+    try:
+        stream = OPENERS[suffix_of(path)](io.BytesIO(packed))
+        while found < most and (data := stream.read(PIECE)):
+            found += len(data)
+    except (EOFError, OSError, zlib.error, lzma.LZMAError, zstd.ZstdError) as error:
+        # The rest is missing by design; what it has unpacked to by then counts.
+        if not found:
+            raise PerdureError(f"{path}: damaged ({error}); restore the file or remove it") from None
+    return len(packed), found
