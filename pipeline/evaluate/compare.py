@@ -5,7 +5,9 @@ from typing import Any
 
 from perdure.pipeline.console import duration_words, tokens_words
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.evaluate.units import BITS, NATS, WORDS, in_unit
+from perdure.pipeline.evaluate.bootstrap import LEVEL, decided, doubt, interval
+from perdure.pipeline.evaluate.paired import Drawn, Measured, drawn_losses, read_measured
+from perdure.pipeline.evaluate.units import BITS, NATS, WORDS, common_unit, in_unit
 from perdure.pipeline.evaluate.words import hours_words, signed
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.pages import render
@@ -28,25 +30,27 @@ def compare(places: list[Path]) -> dict[str, Any]:
 
     Args:
         places: Directories of runs, of which all versions that were measured are taken, or of versions
-            (`RUN/versions/NAME`).
+            (`RUN/versions/NAME`). A version that is named twice counts where it is named first.
 
     Returns:
         JSON-serialisable, null where something is not measured: `domains`; `rows`, per version `run`, `version`,
         `parent`, `losses` and `change` (against the version it started from) by domain, `acc`, `bwt` and `forgetting` in nats
-        per token, `bits_per_byte` by domain, `in_bits_per_byte` (`change`, `acc`, `bwt`, `forgetting`), and of its report
+        per token, `bits_per_byte` by domain, `in_bits_per_byte` (`change`, `acc`, `bwt`, `forgetting`, `against_first`), by domain
+        `against_first`: the loss less that of the first row with a loss on it, see `_against`, and of its report
         `status`, `tokens`, `lineage_tokens`,
         `tokens_per_second`, `seconds`, `device`, `device_hours` (of GPUs or CPU cores), `mfu`, `selected_fraction`;
         `measure`, which of `losses` and `bits_per_byte` is shown: the latter wherever tokenizers differ, or domains' tokens
-        hold unlike amounts of text; `best`, the lowest of it by domain, null where texts differ; `notes`, lines on what makes
-        rows incomparable.
+        hold unlike amounts of text; `best`, the lowest of it by domain, null if the interval of its difference to any other does
+        not leave out 0, or if there is none; `level` of intervals; `notes`, lines on what makes rows incomparable.
 
     Raises:
         PerdureError: If a directory is none of a run with a report, or there is nothing to compare.
     """
     rows: list[dict] = []
+    models: list[Measured] = []
+    reports: dict[str, dict] = {}
     tokenizers: dict[str, str] = {}
     measured: dict[str, dict[tuple, str]] = {}
-    units: set[str | None] = set()
     for place in places:
         run, name = (place.parent.parent, place.name) if place.parent.name == "versions" else (place, None)
         if not (run / "report.json").exists():
@@ -58,11 +62,13 @@ def compare(places: list[Path]) -> dict[str, Any]:
         known = {version["id"]: version for version in report["versions"]}
         if name is not None and name not in known:
             raise PerdureError(f"{place}: {run} has no version {name}; it has {', '.join(known)}")
-        rows += [_row(report, str(run), version) for version in known.values() if _wanted(version, name)]
-        units.add(report.get("unit"))
+        reports[str(run)] = report
         tokenizers |= {data["tokenizer_hash"]: str(run) for data in report["data"].values() if data}
         for version in known.values():
             if _wanted(version, name):
+                if (str(run), version["id"]) not in {(row["run"], row["version"]) for row in rows}:
+                    rows.append(_row(report, str(run), version))
+                    models.append(read_measured(run, report, version["id"]))
                 for domain, found in (version["evaluation"] or {}).items():
                     key = found["documents"], found["tokens"], found["bytes"]
                     measured.setdefault(domain, {}).setdefault(key, str(run))
@@ -71,19 +77,64 @@ def compare(places: list[Path]) -> dict[str, Any]:
             f"{', '.join(map(str, places))}: no version there is finished and measured; `perdure run RECIPE` does both"
         )
     domains = list(dict.fromkeys(domain for row in rows for domain in row["losses"]))
-    measure = "bits_per_byte" if len(tokenizers) > 1 or BITS in units else "losses"
+    unit = common_unit(reports.values())
+    measure = "bits_per_byte" if unit == BITS else "losses"
+    best, why = {}, dict[tuple[str, str], list[str]]()
+    for domain in domains:
+        members = [number for number, row in enumerate(rows) if row[measure].get(domain) is not None]
+        drawn = drawn_losses([models[number] for number in members], domain)
+        best[domain] = _best([rows[number][measure][domain] for number in members], drawn, unit)
+        for place, number in enumerate(members[1:], start=1):
+            row, first = rows[number], rows[members[0]]
+            row["against_first"][domain] = _against(row, first, domain, place, drawn, NATS)
+            row["in_bits_per_byte"]["against_first"][domain] = _against(
+                row, first, domain, place, drawn, BITS
+            )
+            if drawn.why[place]:
+                reason = domain, drawn.why[place]
+                why.setdefault(reason, []).append(f"{row['run']}/{row['version']}")
     return {
         "domains": domains,
         "rows": rows,
         "measure": measure,
-        "best": {
-            domain: None
-            if _differ(measured.get(domain, {}))
-            else _lowest([row[measure].get(domain) for row in rows])
-            for domain in domains
-        },
-        "notes": _notes(tokenizers, measured),
+        "level": LEVEL,
+        "best": best,
+        "notes": [
+            *_notes(tokenizers, measured),
+            *(
+                f"{domain}: no interval for {', '.join(names)}: {reason}."
+                for (domain, reason), names in why.items()
+            ),
+        ],
     }
+
+
+def _against(
+    row: dict, first: dict, domain: str, place: int, drawn: Drawn, unit: str
+) -> dict[str, Any] | None:
+    """What a row's loss on a domain is less the first one's, in a unit, pairing documents; None without pairs in this unit.
+
+    `difference`, its `interval`, over how many `documents`, and `doubt`: `within the noise`, `too few documents`, or empty.
+    """
+    key = "losses" if unit == NATS else "bits_per_byte"
+    span = interval(drawn.values[unit][place] - drawn.values[unit][0])
+    if span is None:
+        return None
+    return {
+        "difference": row[key][domain] - first[key][domain],
+        "interval": span,
+        "documents": drawn.documents,
+        "doubt": doubt(span, drawn.documents),
+    }
+
+
+def _best(losses: list[float], drawn: Drawn, unit: str) -> float | None:
+    """The lowest of some models' losses, if it is lower than every other one by more than chance."""
+    lowest = min(losses)
+    winner, values = losses.index(lowest), drawn.values[unit]
+    others = [number for number, loss in enumerate(losses) if loss > lowest]
+    spans = [interval(values[number] - values[winner]) for number in others]
+    return lowest if spans and all(decided(span, drawn.documents) for span in spans) else None
 
 
 def _wanted(version: dict, name: str | None) -> bool:
@@ -100,7 +151,8 @@ def _row(report: dict, run: str, version: dict) -> dict[str, Any]:
         "losses": {domain: found["loss"] for domain, found in evaluation.items()},
         "bits_per_byte": {domain: found["bits_per_byte"] for domain, found in evaluation.items()},
         **_changes(report, version, NATS),
-        "in_bits_per_byte": _changes(report, version, BITS),
+        "against_first": {},
+        "in_bits_per_byte": _changes(report, version, BITS) | {"against_first": {}},
         **{key: version.get(key) for key in COPIED},
     }
 
@@ -113,10 +165,6 @@ def _changes(report: dict, version: dict, unit: str) -> dict[str, Any]:
         **{key: metrics.get(key, {}).get(name) for key in ("acc", "bwt")},
         "forgetting": metrics.get("forgetting", {}).get(name, {}).get("mean"),
     }
-
-
-def _lowest(losses: list[float | None]) -> float | None:
-    return min((loss for loss in losses if loss is not None), default=None)
 
 
 def _differ(kinds: dict[tuple, str]) -> bool:
@@ -161,6 +209,22 @@ def compare_table(found: dict[str, Any]) -> str:
         line.append("-" if row["seconds"] is None else duration_words(row["seconds"]))
         line.append("-" if row["device_hours"] is None else hours_words(row["device_hours"], row["device"]))
         cells.append(line)
+    unit = WORDS[NATS if found["measure"] == "losses" else BITS]
+    title = (
+        f"Held-out loss, {unit} (change against the version it started from); * is the lowest of its column, by an interval "
+        "that leaves out 0 against every other"
+    )
+    parts = [title, "", *_lines(cells)]
+    if len(found["rows"]) > 1:
+        paired = [["run", "version", *found["domains"]]]
+        paired += [[row["run"], row["version"], *_paired_cells(found, row)] for row in found["rows"]]
+        head = f"Less the first version with a loss on the domain, {unit}, and its {found['level']:.0%} interval over documents, in pairs"
+        parts += ["", head, "", *_lines(paired)]
+    notes = [f"note: {note}" for note in found["notes"]]
+    return "\n".join([*parts, *([""] if notes else []), *notes])
+
+
+def _lines(cells: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = [
         "  ".join(
@@ -169,14 +233,22 @@ def compare_table(found: dict[str, Any]) -> str:
         ).rstrip()
         for line in cells
     ]
-    unit = WORDS[NATS if found["measure"] == "losses" else BITS]
-    title = (
-        f"Held-out loss, {unit} (change against the version it started from); * is the lowest of its column"
-    )
-    notes = [f"note: {note}" for note in found["notes"]]
-    return "\n".join(
-        [title, "", lines[0], "-" * max(map(len, lines)), *lines[1:], *([""] if notes else []), *notes]
-    )
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def _paired_cells(found: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    """A row's differences to the first one, with intervals and what they say."""
+    own, cells = row if found["measure"] == "losses" else row["in_bits_per_byte"], []
+    for domain in found["domains"]:
+        entry = own["against_first"].get(domain)
+        if entry is None:
+            first = row[found["measure"]].get(domain) is not None and domain not in own["against_first"]
+            cells.append("first" if first else "-")
+            continue
+        low, high = entry["interval"]
+        doubted = f", {entry['doubt']}" if entry["doubt"] else ""
+        cells.append(f"{entry['difference']:+.3f} ({low:+.3f} to {high:+.3f}{doubted})")
+    return cells
 
 
 def render_compare(found: dict[str, Any]) -> str:

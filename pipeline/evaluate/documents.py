@@ -27,11 +27,13 @@ DOCUMENTS = pa.schema(
         "loss": pa.float64(),
         "separator_loss": pa.float64(),
         "heldout_tokens": pa.int64(),
+        "hash": pa.string(),
     }
 )
 """Columns, a row a document in the order of its domain. `loss` is the sum over its measured `tokens` in nats; of it,
 `separator_loss` is that of the end-of-sequence token, which `bytes` does not count. A document that was cut has more
-`heldout_tokens` than `tokens`."""
+`heldout_tokens` than `tokens`. `hash` is that of its text, by which documents of other runs are found again; tables of earlier
+releases have none."""
 
 
 @dataclass(frozen=True)

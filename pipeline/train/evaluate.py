@@ -135,6 +135,7 @@ def _domain(
         "loss": loss,
         "separator_loss": separator_loss,
         "heldout_tokens": documents["num_tokens"],
+        "hash": documents["hash"],
     }
     return Domain(summary, pa.table(columns).cast(DOCUMENTS))
 

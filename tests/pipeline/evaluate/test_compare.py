@@ -4,11 +4,14 @@ import copy
 import json
 import math
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from perdure.pipeline import cli
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate.compare import compare, compare_table, render_compare
+from perdure.pipeline.evaluate.documents import DOCUMENTS, write_tables
 
 
 @pytest.fixture
@@ -24,7 +27,28 @@ def runs(report, tmp_path):
     for name, content in (("first", report), ("second", other)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.json").write_text(json.dumps(content))
+    for version in report["versions"]:
+        losses = {domain: found["loss"] for domain, found in version["evaluation"].items()}
+        write_table(tmp_path / "first", version["id"], {name: [loss] * 6 for name, loss in losses.items()})
     return tmp_path
+
+
+def write_table(run, version: str, means: dict[str, list[float]], tokens=None, **columns) -> None:
+    """A version's documents, of which a token holds 4 bytes and costs so much on the mean, as its report is of."""
+    found = []
+    for domain, losses in means.items():
+        sizes = np.array(tokens or [100] * len(losses))
+        rows = {
+            **{"domain": [domain] * len(sizes), "tokens": sizes, "bytes": 4 * sizes},
+            **{"topic": [None] * len(sizes), "language": [None] * len(sizes), "loss": losses * sizes},
+            **{"separator_loss": 0.0 * sizes, "heldout_tokens": sizes, "hash": [None] * len(sizes)},
+        }
+        found.append(pa.table(rows | columns).cast(DOCUMENTS))
+    place = run / "versions" / version
+    place.mkdir(parents=True, exist_ok=True)
+    on = json.loads((run / "report.json").read_text())["measured"]
+    (place / "eval.json").write_text(json.dumps({"measured": on}))
+    write_tables(place / "eval_documents.parquet", found)
 
 
 def test_all_versions_of_a_run_or_one(runs, report):
@@ -40,15 +64,22 @@ def test_all_versions_of_a_run_or_one(runs, report):
     assert update["change"]["code"] == -1.5 and update["bwt"] == -0.125 and update["forgetting"] == 0.125
     # Their tokenizers differ, so that losses per token cannot be compared.
     assert found["measure"] == "bits_per_byte"
-    assert found["best"] == {"prose": None, "clean": 4.375 / 2.77, "code": 4.5 / 2.77}
+    assert found["best"] == {"prose": None, "clean": None, "code": None}  # none is lower than another one
+    joint = compare([runs / "first", runs / "second"])["best"]
+    assert joint == {"prose": None, "clean": 4.0 / 2.77, "code": 4.375 / 2.77}
     assert compare([runs / "first"])["best"] == {"prose": 4.5, "clean": 4.0, "code": 4.375}
     assert len(compare([runs / "first"])["rows"]) == 4
     assert compare([runs / "first"])["notes"] == []
+    # A version that is named first is what all others are compared with, once.
+    named = compare([runs / "first" / "versions" / "update", runs / "first"])["rows"]
+    assert [row["version"] for row in named] == ["update", "base", "reference", "control"]
+    assert named[0]["against_first"] == {} and named[1]["against_first"]["code"]["difference"] == 1.5
 
 
 def test_languages_are_compared_in_bits_per_byte(runs):
     path = runs / "first" / "report.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"unit": "bits_per_byte"}))
+    sizes = {"bytes_per_token": {"prose": 4.0, "clean": 4.0, "code": 3.0}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | sizes))
     found = compare([runs / "first"])
     assert found["measure"] == "bits_per_byte" and found["notes"] == []
     (path := runs / "second" / "report.json").write_text(
@@ -60,13 +91,123 @@ def test_languages_are_compared_in_bits_per_byte(runs):
 
 
 def test_what_cannot_be_compared_is_said(runs):
-    tokenizers, documents = compare([runs / "first", runs / "second"])["notes"]
+    tokenizers, documents, paired = compare([runs / "first", runs / "second"])["notes"]
     assert tokenizers.startswith("The runs have different tokenizers") and "beefbeef" in tokenizers
     assert "these are bits per byte" in tokenizers
     assert documents == (
         f"prose was measured on different held-out text: 101 documents in {runs / 'first'}, "
         f"7 documents in {runs / 'second'}; none is called the lowest."
     )
+    assert paired == (
+        f"prose: no interval for {runs / 'second'}/base: no losses by document beside its report; `perdure eval` keeps "
+        "them apart."
+    )
+
+
+SIZES = [10, 20, 30, 40, 50, 60, 70]
+LOSSES = {
+    "base": np.array([4.0, 4.5, 5.0, 4.25, 4.75, 4.5, 4.0]),
+    "update": np.array([4.5, 4.25, 5.25, 4.0, 4.5, 5.5, 4.5]),
+}
+
+
+def by_hand(sizes: list[int], seed: int, change: np.ndarray) -> list[float]:
+    """The interval of a mean over tokens or bytes, of what every document changes by in sum."""
+    random, count = np.random.default_rng([seed, len(sizes)]), len(sizes)
+    drawn = random.multinomial(count - 1, np.full(count, 1 / count), 1000)
+    means = [row @ change / (row @ np.array(sizes)) for row in drawn]
+    return pytest.approx(list(np.quantile(means, [0.025, 0.975])), abs=1e-12)
+
+
+def edited(run, **changes) -> dict:
+    report = json.loads((run / "report.json").read_text()) | changes
+    (run / "report.json").write_text(json.dumps(report))
+    return report
+
+
+def test_differences_have_paired_intervals_by_hand(runs):
+    run = runs / "first"
+    report = edited(run)
+    edited(run, intervals=report["intervals"] | {"seed": 11, "documents": {"clean": 7, "prose": 7}})
+    for version, losses in LOSSES.items():
+        write_table(run, version, {"prose": losses, "clean": LOSSES["base"]}, SIZES)
+    rows = compare([run / "versions" / name for name in LOSSES])["rows"]
+    prose, clean = (rows[1]["against_first"][name] for name in ("prose", "clean"))
+    # With the draws of the report's own intervals: its seed, and the number of the domain there.
+    expected = by_hand(SIZES, 11 + 1, (LOSSES["update"] - LOSSES["base"]) * SIZES)
+    assert prose["interval"] == expected and prose["interval"][0] < 0 < prose["interval"][1]
+    assert (prose["documents"], prose["doubt"]) == (7, "within the noise")
+    assert prose["difference"] == 0.125  # as measured
+    in_bits = rows[1]["in_bits_per_byte"]["against_first"]["prose"]["interval"]
+    assert in_bits == pytest.approx([bound / (4 * math.log(2)) for bound in prose["interval"]])
+    # The same measurement twice differs by nothing in every draw.
+    assert clean["interval"] == [0.0, 0.0] and clean["doubt"] == "within the noise"
+    assert "code" not in {name for name, entry in rows[1]["against_first"].items() if entry}
+
+
+def test_a_star_needs_an_interval_that_leaves_out_0_against_every_other(runs):
+    run = runs / "first"
+    assert compare([run])["best"]["clean"] == 4.0  # `reference`: all documents agree
+    better = {"reference": [4.0] * 6, "update": [4.375] * 6, "control": [5.25] * 6}
+    for version, losses in (better | {"base": [3.0, 5.5, 3.0, 5.5, 3.0, 5.5]}).items():
+        write_table(run, version, {"clean": losses})
+    found = compare([run])
+    assert found["best"]["clean"] is None  # 4.25 of `base` is higher by chance alone
+    line = next(line for line in compare_table(found).splitlines() if "4.000" in line)
+    assert "4.000*" not in line and "within the noise" in compare_table(found)
+    several = {"update": [4.375] * 5, "reference": [4.0] * 5}
+    for version, losses in several.items():
+        write_table(run, version, {"clean": losses})
+    found = compare([run / "versions" / name for name in several])
+    assert found["best"]["clean"] is None
+    assert found["rows"][1]["against_first"]["clean"]["doubt"] == "too few documents"
+
+
+def test_the_same_texts_under_another_tokenizer_are_pairs_in_bits_per_byte(runs):
+    names = [f"{number:016x}" for number in range(7)]
+    order = np.array([3, 0, 6, 1, 5, 2, 4])
+    for name in ("first", "second"):
+        report = edited(runs / name)
+        report["versions"][0]["evaluation"] = {"prose": report["initial"]["prose"]}
+        data = report["measured"] | {"data": {"prose": name}}
+        edited(
+            runs / name,
+            versions=report["versions"][:1],
+            measured=data,
+            intervals={"seed": 3, "documents": ["prose"]},
+        )
+    texts = {"hash": names, "bytes": [4 * size for size in SIZES]}
+    write_table(runs / "first", "base", {"prose": LOSSES["base"]}, SIZES, **texts)
+    shuffled = {key: [column[i] for i in order] for key, column in texts.items()}
+    halves = [SIZES[i] // 2 for i in order]  # each token holds twice as many bytes
+    write_table(runs / "second", "base", {"prose": 2 * LOSSES["update"][order]}, halves, **shuffled)
+    found = compare([runs / "first", runs / "second"])
+    assert found["measure"] == "bits_per_byte" and len(found["notes"]) == 1  # of the tokenizers
+    row = found["rows"][1]
+    change = (LOSSES["update"] - LOSSES["base"]) * SIZES / math.log(2)
+    expected = by_hand([4 * size for size in SIZES], 3, change)
+    assert row["in_bits_per_byte"]["against_first"]["prose"]["interval"] == expected
+    assert row["against_first"]["prose"] is None  # tokens of two kinds have no difference
+    for what, columns in {
+        "other text": {"hash": ["f" * 16, *shuffled["hash"][1:]]},
+        "pieces": {"heldout_tokens": [1000, *halves[1:]]},
+        "an earlier release": {"hash": [None] * 7},
+    }.items():
+        write_table(runs / "second", "base", {"prose": LOSSES["update"]}, halves, **(shuffled | columns))
+        found = compare([runs / "first", runs / "second"])
+        assert found["rows"][1]["in_bits_per_byte"]["against_first"]["prose"] is None, what
+        assert found["notes"][-1] == (
+            f"prose: no interval for {runs / 'second'}/base: measured on other documents, or on other pieces of them."
+        ), what
+        assert found["best"]["prose"] is None
+
+
+def test_a_damaged_table_is_named(runs):
+    place = runs / "first" / "versions" / "update"
+    on = json.loads((place / "eval.json").read_text())
+    (place / "eval.json").write_text(json.dumps(on | {"tables": {"eval_documents.parquet": "0" * 64}}))
+    with pytest.raises(PerdureError, match=r"eval_documents\.parquet: missing or damaged"):
+        compare([runs / "first"])
 
 
 def test_the_table_and_the_page(runs, capsys, monkeypatch):
@@ -93,13 +234,22 @@ def test_the_table_and_the_page(runs, capsys, monkeypatch):
         *per_token,
         *numbers,
     ]
-    assert sum(line.startswith("note: ") for line in lines) == 2
+    head = "Less the first version with a loss on the domain, bits per byte, and its 95% interval over documents, in pairs"
+    place = lines.index(head)
+    assert lines[place + 2].split() == ["run", "version", "prose", "clean", "code"]
+    assert lines[place + 4].split() == ["first", "base", *["first"] * 3]
+    update = [f"{nats / math.log(2) / 4:+.3f}" for nats in (0.125, 0.125, -1.5)]
+    cells = [f"{nats / 2.77:+.3f} ({bits} to {bits})" for nats, bits in zip((0.125, 0.125, -1.5), update)]
+    assert lines[place + 6].split() == ["first", "update", *" ".join(cells).split()]
+    assert lines[place + 8].split() == ["second", "base", "-", "-", "-"]
+    assert sum(line.startswith("note: ") for line in lines) == 3
     page = (runs / "all.html").read_text()
     assert page == render_compare(compare([runs / "first", runs / "second"]).copy()).replace(
         str(runs) + "/", ""
     )
     assert page.count('class="best"') == 2  # of `clean` and `code`
-    assert "http" not in page and page.count("<tr>") == 6
+    assert "http" not in page and page.count("<tr>") == 2 * 6
+    assert page.count('<span class="muted">first</span>') == 3 and "Less the first version" in page
     assert "nats per token" not in page and "<br>nats per token" in render_compare(compare([runs / "first"]))
     assert cli.main(["compare", "first", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["rows"]) == 4

@@ -30,6 +30,7 @@ def table(domain, losses, tokens, topics=None, languages=None):
             "loss": np.multiply(losses, tokens),
             "separator_loss": np.zeros(len(tokens)),
             "heldout_tokens": tokens,
+            "hash": pa.array([None] * len(tokens), pa.string()),
         }
     ).cast(DOCUMENTS)
 

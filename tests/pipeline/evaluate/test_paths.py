@@ -169,7 +169,7 @@ def early(recipe, run):
             documents = {
                 "domain": ["prose"] * 2, "tokens": [10, 30], "bytes": [20, 60], "topic": [None] * 2,
                 "language": [None] * 2, "loss": [10 * nats, 30 * nats], "separator_loss": [0.0] * 2,
-                "heldout_tokens": [10, 30],
+                "heldout_tokens": [10, 30], "hash": ["a", "b"],
             }  # fmt: skip
             write_tables(directory / f"{place}_documents.parquet", [pa.table(documents).cast(DOCUMENTS)])
             scores = [-1.0, -2.0] if name == "base" else [-2.0, -1.0]
