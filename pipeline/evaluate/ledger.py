@@ -85,8 +85,18 @@ def read_documents(paths: list[Path], domains: list[str]) -> dict[str, Documents
     return found
 
 
+def draws(documents: dict[str, Documents], seed: int) -> dict[str, np.ndarray]:
+    """Resampled losses of every domain with several documents, float64 [rows, RESAMPLES], nats per token."""
+    return {
+        domain: resampled(entry.losses, entry.tokens, seed + number, entry.strata)
+        for number, (domain, entry) in enumerate(documents.items())
+        if len(entry.tokens) > 1
+    }
+
+
 def intervals(
     documents: dict[str, Documents],
+    drawn: dict[str, np.ndarray],
     versions: dict[str, Ancestry],
     counting: list[str],
     rows: int,
@@ -97,21 +107,17 @@ def intervals(
 
     Args:
         documents: From `read_documents`.
+        drawn: From `draws`.
         versions: The versions that were measured.
         counting: Domains of the macro-average.
         rows: Of the loss matrix.
-        seed: Decides the draws.
+        seed: That of the draws.
         pairs: Versions to compare with each other.
 
     Returns:
         `level`, `resamples`, `seed`, `documents`, `loss`, `macro`, `change`, `from_initial`, `forgetting`, `macro_change`, the
         last and `macro` in bits per byte, as docs/evaluation.md says, and `pairs`: per pair, by domain, the interval of the first one's loss minus the second one's.
     """
-    drawn = {
-        domain: resampled(entry.losses, entry.tokens, seed + number, entry.strata)
-        for number, (domain, entry) in enumerate(documents.items())
-        if len(entry.tokens) > 1
-    }
     nothing = np.full((rows, RESAMPLES), math.nan)
     known = bool(counting) and all(domain in drawn for domain in counting)
     macro = np.mean([drawn[domain] for domain in counting], axis=0) if known else nothing

@@ -12,10 +12,11 @@ from perdure.pipeline.evaluate import metrics, probe_scores
 from perdure.pipeline.evaluate.contamination import contamination
 from perdure.pipeline.evaluate.documents import table_name
 from perdure.pipeline.evaluate.harness_scores import harness_scores
-from perdure.pipeline.evaluate.ledger import Ancestry, by_label, intervals, read_documents
+from perdure.pipeline.evaluate.ledger import Ancestry, by_label, draws, intervals, read_documents
 from perdure.pipeline.evaluate.paths import Path, losses_along
 from perdure.pipeline.evaluate.record import initial_evaluation
 from perdure.pipeline.evaluate.siblings import compared, pairs
+from perdure.pipeline.evaluate.spreads import metric_intervals
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recorded import recorded
 
@@ -54,14 +55,19 @@ def measured(
         for name, path in known.items()
     }
     found = [pair for pair in pairs(recorded(recipe)) if {pair.version, pair.against} <= set(known)]
+    drawn = draws(documents, recipe.seed)
     spans = intervals(
         documents,
+        drawn,
         ancestry,
         counting,
         len(losses),
         recipe.seed,
         [(pair.version, pair.against) for pair in found],
     )
+    in_bits = {domain: values * documents[domain].bits_per_nat for domain, values in drawn.items()}
+    for key, values in (("metrics", drawn), ("metrics_bits_per_byte", in_bits)):
+        spans[key] = metric_intervals(known, sources, losses, starts, values)
     shown = {name: _shown(domains, sources, path) for name, path in paths.items()}
     by_version = {name: losses[path.row] for name, path in known.items()}
     return {

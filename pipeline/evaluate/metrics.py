@@ -46,7 +46,12 @@ def average_accuracy(losses: np.ndarray, learned: Sequence[int | None]) -> float
 
     Source: Lopez-Paz and Ranzato 2017 (GEM, arXiv 1706.08840), equation 2.
     """
-    return _mean([-losses[-1, i] for i, row in enumerate(learned) if row is not None])
+    return _mean(accuracy_terms(losses, learned))
+
+
+def accuracy_terms(losses: np.ndarray, learned: Sequence[int | None]) -> list[np.ndarray]:
+    """What ACC is the mean of. Like all terms, one for every last axis of `losses`, if that has a third (resamples)."""
+    return [-losses[-1, i] for i, row in enumerate(learned) if row is not None]
 
 
 def backward_transfer(losses: np.ndarray, learned: Sequence[int | None]) -> float:
@@ -54,10 +59,15 @@ def backward_transfer(losses: np.ndarray, learned: Sequence[int | None]) -> floa
 
     Negative is forgetting. Source: Lopez-Paz and Ranzato 2017 (GEM, arXiv 1706.08840), equation 3.
     """
+    return _mean(backward_terms(losses, learned))
+
+
+def backward_terms(losses: np.ndarray, learned: Sequence[int | None]) -> list[np.ndarray]:
+    """What BWT is the mean of."""
     last = len(losses) - 1
-    return _mean(
-        [losses[row, i] - losses[last, i] for i, row in enumerate(learned) if row is not None and row < last]
-    )
+    return [
+        losses[row, i] - losses[last, i] for i, row in enumerate(learned) if row is not None and row < last
+    ]
 
 
 def forward_transfer(losses: np.ndarray, learned: Sequence[int | None]) -> float:
@@ -68,13 +78,23 @@ def forward_transfer(losses: np.ndarray, learned: Sequence[int | None]) -> float
 
     Source: the continual-learning tutorial's definition, kept as published.
     """
-    last = len(losses) - 1
-    later = [i for i, row in enumerate(learned) if row is not None and row >= 2]
-    terms = [losses[0, i] - losses[last, i] for i in later if learned[i] != last]
-    measured = [term for term in terms if not np.isnan(term)]
+    measured = [term for term in forward_terms(losses, learned) if not np.isnan(term)]
     if not measured:
         return float("nan")
-    return float(sum(measured) / (len(later) - len(terms) + len(measured)))
+    return float(sum(measured) / (len(measured) + uncounted_domains(losses, learned)))
+
+
+def forward_terms(losses: np.ndarray, learned: Sequence[int | None]) -> list[np.ndarray]:
+    """What FWT is the sum of."""
+    last = len(losses) - 1
+    return [
+        losses[0, i] - losses[last, i] for i, row in enumerate(learned) if row is not None and 2 <= row < last
+    ]
+
+
+def uncounted_domains(losses: np.ndarray, learned: Sequence[int | None]) -> int:
+    """The domains that count in FWT's divisor alone: the last version's own."""
+    return sum(row is not None and 2 <= row == len(losses) - 1 for row in learned)
 
 
 def gem_forward_transfer(losses: np.ndarray, learned: Sequence[int | None]) -> float:
@@ -82,9 +102,14 @@ def gem_forward_transfer(losses: np.ndarray, learned: Sequence[int | None]) -> f
 
     b is the initial model. Source: Lopez-Paz and Ranzato 2017 (GEM, arXiv 1706.08840), equation 4.
     """
-    return _mean(
-        [losses[0, i] - losses[row - 1, i] for i, row in enumerate(learned) if row is not None and row >= 2]
-    )
+    return _mean(gem_forward_terms(losses, learned))
+
+
+def gem_forward_terms(losses: np.ndarray, learned: Sequence[int | None]) -> list[np.ndarray]:
+    """What GEM's FWT is the mean of."""
+    return [
+        losses[0, i] - losses[row - 1, i] for i, row in enumerate(learned) if row is not None and row >= 2
+    ]
 
 
 def forgetting(losses: np.ndarray, learned: Sequence[int | None]) -> np.ndarray:

@@ -105,12 +105,15 @@ PATH = ("acc", "bwt", "fwt", "fwt_gem", "forgetting")
 def in_unit(report: dict[str, Any], unit: str) -> dict[str, Any]:
     """A report's losses in a unit: `loss_matrix`, `PATH`, `stability_gap`, and by version `change` and its `intervals`.
 
+    `spans` has by version the intervals of `PATH`.
     What an earlier release left out of it is None, or empty.
     """
+    spans = report.get("intervals") or {}
     if unit == NATS:
         changes = {version["id"]: version["change"] for version in report["versions"]}
-        intervals = (report.get("intervals") or {"change": {}})["change"]
+        intervals = spans.get("change", {})
         own = {"loss_matrix": report["loss_matrix"], "change": changes, "intervals": intervals}
+        own["spans"] = spans.get("metrics", {})
         return own | {key: report.get(key) or {} for key in (*PATH, "stability_gap")}
     found, nothing = report.get("in_bits_per_byte", {}), dict.fromkeys(report["domains"])
     unknown = [[None] * len(report["domains"]) for _ in report["loss_matrix"]]
@@ -118,4 +121,5 @@ def in_unit(report: dict[str, Any], unit: str) -> dict[str, Any]:
         "loss_matrix": report.get("bits_per_byte_matrix", unknown),
         "change": found.get("change", {version["id"]: nothing for version in report["versions"]}),
         "intervals": found.get("change_intervals", {}),
+        "spans": spans.get("metrics_bits_per_byte", {}),
     } | {key: found.get(key) or {} for key in (*PATH, "stability_gap")}

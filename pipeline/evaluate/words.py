@@ -99,9 +99,11 @@ def _table(report: dict, part: slice, unit: str) -> str:
     domains, shown = report["domains"][part], in_unit(report, unit)
     # A mean over domains is one of bits per byte: tokens of one hold more text than those of another.
     means = report["macro"]["bits_per_byte"] if unit == BITS and len(report["macro"]["domains"]) > 1 else None
-    rows = [
-        ["version", "from", *(cell for domain in domains for cell in (domain, "")), *["mean"][: bool(means)]]
-    ]
+    spans = (report.get("intervals") or {}).get("macro_bits_per_byte") or [None] * len(report["loss_matrix"])
+    known = any(spans)
+    head = [cell for domain in domains for cell in (domain, "")]
+    head += ["mean", *["95% of resamples"][:known]] if means else []
+    rows = [["version", "from", *head]]
     models = [{"id": "initial model", "parent": ""}, *report["versions"]]
     for row, (model, losses) in enumerate(zip(models, shown["loss_matrix"], strict=True)):
         cells = [model["id"], origin_words(model)]
@@ -110,6 +112,8 @@ def _table(report: dict, part: slice, unit: str) -> str:
             cells += ["-" if loss is None else f"{loss:.3f}", "" if change is None else f"({change:+.3f})"]
         if means:
             cells.append("-" if means[row] is None else f"{means[row]:.3f}")
+            span = spans[row]
+            cells += ["" if span is None else f"{span[0]:.3f} to {span[1]:.3f}"][:known]
         rows.append(cells)
     widths = [max(map(len, column)) for column in zip(*rows)]
     names = [f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}" for row in rows]

@@ -12,6 +12,7 @@ from perdure.pipeline.evaluate.ledger_words import ledger_words
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.siblings import findings, pairs
 from perdure.pipeline.evaluate.summary import summarize
+from perdure.pipeline.evaluate.words import loss_table
 from perdure.pipeline.recipe import Recipe
 
 ALL = ["base", "reference", "update", "control"]
@@ -125,6 +126,33 @@ def test_sentences_are_in_the_reports_unit(with_documents):
     # 0.875 / (4 ln 2) = 0.316; the avoided share is a ratio.
     assert "bits per byte: prose ends 0.316 lower (\N{MINUS SIGN}0.316 to \N{MINUS SIGN}0.316)" in bits
     assert bits.endswith("Replay avoided 87.5% of the forgetting on prose.")
+
+
+def test_means_and_metrics_stand_beside_their_intervals(with_documents):
+    report = summarize(*with_documents)
+    spans = report["intervals"]["metrics"]["update"]
+    # `prose`, the one domain that was learned before, rose by 0.125 in every document.
+    assert spans["bwt"] == pytest.approx([-0.125, -0.125]) and spans["forgetting"] == pytest.approx(
+        [0.125] * 2
+    )
+    assert spans["acc"][0] < spans["acc"][1] and spans["fwt"] is None
+    in_bits = report["intervals"]["metrics_bits_per_byte"]["update"]["bwt"]
+    assert in_bits == pytest.approx([-0.125 / (4 * np.log(2))] * 2)
+    page = render_page(report)
+    row = page.partition("along each version's path")[2].partition('<th scope="row">update</th>')[2]
+    low, high = (f"{bound:+.3f}".replace("-", "\N{MINUS SIGN}") for bound in spans["acc"])
+    assert f">{low} to {high}</span>" in row.partition("</tr>")[0]
+    low, high = report["intervals"]["macro_bits_per_byte"][3]
+    cells = page.partition('<table class="heat">')[2].partition('<th scope="row">update</th>')[2]
+    assert f">{low:.3f} to {high:.3f}</span>" in cells.partition("</tr>")[0]
+    table = loss_table(report).partition("bits per byte (")[2].splitlines()
+    assert table[2].endswith("mean  95% of resamples")
+    line = next(line for line in table if line.startswith("update"))
+    assert line.endswith(f"{low:.3f} to {high:.3f}")
+    # A page in bits per byte has intervals in bits per byte.
+    page = render_page(report | {"unit": "bits_per_byte"})
+    row = page.partition("along each version's path")[2].partition('<th scope="row">update</th>')[2]
+    assert "\N{MINUS SIGN}0.045 to \N{MINUS SIGN}0.045" in row.partition("</tr>")[0]
 
 
 def recipe_seed(report: dict) -> int:
