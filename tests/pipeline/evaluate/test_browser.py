@@ -72,6 +72,8 @@ def measured(report) -> dict:
             **{"level": 0.95, "resamples": 1000, "seed": 1234},
             "documents": {"prose": 101, "code": 101},
             "change": {"update": {"prose": [0.101, 0.149], "code": [-1.612, -1.387]}},
+            "macro_bits_per_byte": [[1.234, 1.456], *[None] * (rows - 1)],
+            "metrics": {"update": {"acc": [-4.678, -4.432], "bwt": [-0.149, -0.101], "fwt": None}},
         },
         "labels": {
             "topic": {"code": {"war <& peace": label, "a long name of a topic " * 3: label}},

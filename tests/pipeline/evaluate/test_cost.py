@@ -39,7 +39,7 @@ def test_hours_of_versions_and_of_all(recipe, run):
     (recipe.directory / "report.json").write_text(json.dumps(report))
     found = compare([recipe.directory])
     lines = compare_table(found).splitlines()
-    ends = [line.split("  ")[-1].strip() for line in (lines[2], *lines[4:])]
+    ends = [line.split("  ")[-1].strip() for line in (lines[2], *lines[4:8])]
     assert ends == ["GPU or core h", "8 GPU h", "4.5 GPU h", "0.025 core h", "-"]
     assert "4.5 GPU h" in render_compare(found)
 

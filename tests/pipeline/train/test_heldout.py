@@ -1,5 +1,7 @@
 """Held-out text measured by a real model: a sample of it against all of it."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from support import EOS, on_rank, prepare_version, tiny_recipe, write_data
@@ -48,10 +50,17 @@ def measured(tmp_path_factory):
     return found, heldout
 
 
+def text_hash(document: np.ndarray) -> str:
+    """As `write_data` makes it, of tokens."""
+    return hashlib.sha256(document.tobytes()).hexdigest()[:16]
+
+
 def test_a_sample_stands_for_all(measured):
     ((whole, documents), (sample, drawn)) = measured[0]["one"]
     assert whole["documents"] == 400 and whole["tokens"] == whole["heldout_tokens"]
     assert documents["tokens"] == [len(document) for document in measured[1]]
+    assert documents["hash"] == [text_hash(document) for document in measured[1]]
+    assert set(drawn["hash"]) < set(documents["hash"])
     assert whole["cut_documents"] == 0 and sample["cut_documents"] == 1
     assert sample["heldout_tokens"] == whole["tokens"] and sample["heldout_documents"] == 400
     assert SAMPLE - 300 <= sample["tokens"] <= SAMPLE and sum(drawn["tokens"]) == sample["tokens"]
