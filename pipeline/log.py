@@ -11,6 +11,7 @@ from perdure.pipeline.consumption import tokens_at
 from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import Problem, RecipeError
 from perdure.pipeline.evaluate.record import evaluation, measured_on, run_data_directories
+from perdure.pipeline.evaluate.units import default_unit
 from perdure.pipeline.history import mixture_phases, source_ledger, steps_done
 from perdure.pipeline.integrity import require_whole
 from perdure.pipeline.lineage import (
@@ -29,10 +30,17 @@ from perdure.pipeline.train.schedule import learning_rate, phase_of
 def log(recipe: Recipe) -> dict[str, Any]:
     """The tree of versions as it stands: JSON-serialisable, what is not there yet null.
 
-    Of a version that has begun, all of it is from its own records; the recipe speaks of what waits.
+    Of a version that has begun, all of it is from its own records; the recipe speaks of what waits. `unit` is the one that
+    held-out losses are shown in, `evaluation` in nats per token.
     """
     on, recipes = _measured_on(recipe), recorded(recipe)
-    return {"name": recipe.name, "versions": [_version(made, name, on) for name, made in recipes.items()]}
+    versions = [_version(made, name, on) for name, made in recipes.items()]
+    return {"name": recipe.name, "unit": _unit(versions), "versions": versions}
+
+
+def _unit(versions: list[dict[str, Any]]) -> str:
+    """The unit that these versions' losses are shown in."""
+    return default_unit(size for version in versions for size in (version["bytes_per_token"] or {}).values())
 
 
 def _measured_on(recipe: Recipe) -> dict[str, Any] | None:
@@ -60,6 +68,7 @@ def _version(recipe: Recipe, name: str, on: dict[str, Any] | None) -> dict[str, 
     if is_finished(directory):
         require_whole(directory)
         measured = on and evaluation(directory, on)
+    texts = measured and measured["domains"]
     return {
         "id": name,
         "parent": parent_of(version),
@@ -76,7 +85,10 @@ def _version(recipe: Recipe, name: str, on: dict[str, Any] | None) -> dict[str, 
         "checkpoints": list(checkpoints(directory)),
         "phases": mixture_phases(recipe, name),
         "sources": source_ledger(recipe, name),
-        "evaluation": measured and {domain: entry["loss"] for domain, entry in measured["domains"].items()},
+        "evaluation": texts and {domain: text["loss"] for domain, text in texts.items()},
+        "bits_per_byte": texts and {domain: text["bits_per_byte"] for domain, text in texts.items()},
+        "bytes_per_token": texts
+        and {domain: text["bytes"] / text["tokens"] for domain, text in texts.items()},
     }
 
 
@@ -84,8 +96,9 @@ def diff(recipe: Recipe, left: str, right: str) -> dict[str, Any]:
     """What differs between two versions.
 
     Returns:
-        `recipe`, `schedule` and `data`: lines `path: left -> right`; `results`: per domain the two held-out losses and
-        their difference, null where one is not measured.
+        `recipe`, `schedule` and `data`: lines `path: left -> right`; `results`: per domain the two held-out losses in nats
+        per token and their difference, null where one is not measured; `in_bits_per_byte`: the same in that unit; `unit`, in
+        which they are shown.
     """
     names = (left, right)
     on, recipes = _measured_on(recipe), recorded(recipe)
@@ -99,21 +112,29 @@ def diff(recipe: Recipe, left: str, right: str) -> dict[str, Any]:
         {"hash": read_json(path)["identity"]["data"] if path.exists() else None, "tokens": entry["sources"]}
         for path, entry in zip(inputs, logs)
     ]
-    losses = [entry["evaluation"] or {} for entry in logs]
+    domains = measured_domains(as_recorded(recipe))
     return {
         "versions": list(names),
         "recipe": differences(*fields),
         "schedule": differences(*schedules),
         "data": differences(*data),
-        "results": {
-            domain: {
-                left: before,
-                right: after,
-                "difference": None if None in (before, after) else after - before,
-            }
-            for domain in measured_domains(as_recorded(recipe))
-            for before, after in [(losses[0].get(domain), losses[1].get(domain))]
-        },
+        "unit": _unit(logs),
+        "results": _results(domains, names, [entry["evaluation"] or {} for entry in logs]),
+        "in_bits_per_byte": _results(domains, names, [entry["bits_per_byte"] or {} for entry in logs]),
+    }
+
+
+def _results(
+    domains: list[str], names: tuple[str, str], losses: list[dict[str, float]]
+) -> dict[str, dict[str, float | None]]:
+    return {
+        domain: {
+            names[0]: before,
+            names[1]: after,
+            "difference": None if None in (before, after) else after - before,
+        }
+        for domain in domains
+        for before, after in [(losses[0].get(domain), losses[1].get(domain))]
     }
 
 

@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.tree import Tree
 
+from perdure.pipeline.evaluate.units import NATS, WORDS
+
 REMAINING = "remaining: tokens not read as new data yet; replay may have brought some of them in"
 
 
@@ -13,18 +15,18 @@ def print_log(data: dict[str, Any]) -> None:
     root = Tree(f"[bold]{data['name']}[/]: initial model")
     nodes: dict[str | None, Tree] = {None: root}
     for version in data["versions"]:
-        nodes[version["id"]] = nodes[version["parent"]].add(_version(version))
+        nodes[version["id"]] = nodes[version["parent"]].add(_version(version, data["unit"]))
     _console().print(root)
 
 
-def _version(version: dict[str, Any]) -> str:
+def _version(version: dict[str, Any], unit: str) -> str:
     origin = (
         version["start"] if version["branch_step"] is None else f"branch at step {version['branch_step']:,}"
     )
     lines = [f"[bold]{version['id']}[/]  {origin}, {_progress(version)}"]
-    if version["evaluation"]:
-        losses = (f"{domain} {loss:.4f}" for domain, loss in version["evaluation"].items())
-        lines.append(f"held-out loss (nats per token): {', '.join(losses)}")
+    if found := version["evaluation" if unit == NATS else "bits_per_byte"]:
+        losses = (f"{domain} {loss:.4f}" for domain, loss in found.items())
+        lines.append(f"held-out loss ({WORDS[unit]}): {', '.join(losses)}")
     for phase in (version["phases"] or [])[1:]:
         shares = ", ".join(f"{key} {share:.2%}" for key, share in phase["shares"].items() if share)
         lines.append(f"{phase['reason']} after step {phase['after_step']:,}: {shares}")
@@ -62,8 +64,8 @@ def print_diff(data: dict[str, Any]) -> None:
             console.print(f"  {line}", markup=False)
         if part == "data" and data[part]:
             console.print(f"  ({REMAINING})")
-    console.print("held-out loss (nats per token):")
-    for domain, losses in data["results"].items():
+    console.print(f"held-out loss ({WORDS[data['unit']]}):")
+    for domain, losses in data["results" if data["unit"] == NATS else "in_bits_per_byte"].items():
         before, after = ("-" if losses[name] is None else f"{losses[name]:.4f}" for name in (left, right))
         change = "" if losses["difference"] is None else f" ({losses['difference']:+.4f})"
         console.print(f"  {domain} {before} -> {after}{change}", markup=False)

@@ -40,7 +40,7 @@ def test_what_is_left_is_said_of_new_data_alone(recipe, capsys):
     line = {"total": 1000, "consumed": 320, "remaining": 680, "repeated": 0, "replayed": 0}
     versions[0] |= {"steps": 5, "phase": "constant", "learning_rate": 0.01, "status": "started"}
     versions[0]["sources"] = {"a": line | {"replayed": 64}, "b": line}
-    print_log({"name": "tiny", "versions": versions[:1]})
+    print_log({"name": "tiny", "unit": "nats_per_token", "versions": versions[:1]})
     assert capsys.readouterr().out.splitlines()[-1].strip() == (
         "tokens not yet read as new data: a 680 of 1,000 (64 replayed), b 680 of 1,000"
     )
@@ -48,12 +48,44 @@ def test_what_is_left_is_said_of_new_data_alone(recipe, capsys):
 
 def test_a_difference_of_data_says_what_remaining_means(capsys):
     empty = {"versions": ["one", "two"], "recipe": [], "schedule": [], "data": [], "results": {}}
+    empty["unit"] = "nats_per_token"
     print_diff(empty | {"data": ["tokens.a.remaining: 680 -> 360"]})
     assert capsys.readouterr().out.splitlines()[3:6] == [
         "data:",
         "  tokens.a.remaining: 680 -> 360",
         "  (remaining: tokens not read as new data yet; replay may have brought some of them in)",
     ]
+
+
+def test_losses_are_in_bits_per_byte_where_tokens_hold_unlike_amounts_of_text(recipe, capsys, monkeypatch):
+    """By the rule of the report: in two languages, say."""
+    from perdure.pipeline import log as module
+
+    sizes = {"a": 400}
+
+    def evaluation(directory, _on):
+        shift = 0.5 * (directory.name == "next")
+        texts = {"a": (4.0, sizes["a"]), "b": (5.0, sizes["b"])}
+        domains = {
+            name: {"loss": loss + shift, "bits_per_byte": loss / 4 + shift, "bytes": text, "tokens": 100}
+            for name, (loss, text) in texts.items()
+        }
+        return {"domains": domains}
+
+    for name, fake in {
+        **{"is_finished": lambda _: True, "require_whole": lambda _: None, "evaluation": evaluation},
+        **{"_measured_on": lambda _: {"max_tokens": 1}, "mixture_phases": lambda *_: None},
+        "source_ledger": lambda *_: None,
+    }.items():
+        monkeypatch.setattr(module, name, fake)
+    for size, unit, before, after in ((400, "nats per token", 5.0, 5.5), (300, "bits per byte", 1.25, 1.75)):
+        sizes["b"] = size
+        assert cli.main(["log", str(recipe)]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if "held-out loss" in line]
+        assert f"held-out loss ({unit}): a " in lines[0] and lines[0].endswith(f"b {before:.4f}")
+        assert cli.main(["diff", str(recipe), "main", "next"]) == 0
+        out = capsys.readouterr().out
+        assert f"held-out loss ({unit}):" in out and f"  b {before:.4f} -> {after:.4f} (+0.5000)" in out
 
 
 def test_the_difference_names_recipe_and_schedule(recipe, capsys):
