@@ -367,7 +367,7 @@ def on_rank(function: str, *arguments, threads: int = 1, script: str = "ranks.py
     with tempfile.TemporaryDirectory() as directory:
         answer = Path(directory) / "answer"
         given = [function, json.dumps([str(x) if isinstance(x, Path) else x for x in arguments]), str(answer)]
-        if threads == 1 and script in ("ranks.py", "convert_ranks.py"):
+        if threads == 1 and script in ("ranks.py", "step_ranks.py", "convert_ranks.py"):
             done = fork_ranks(script.removesuffix(".py"), given, environments)
         else:  # measurements, and scripts that fork themselves
             assert ranks == 1

@@ -220,6 +220,30 @@ def test_a_job_that_waits_for_arrays_goes_back_into_the_queue_before_its_time_is
     assert status == 1 and ["requeue", "7"] in [call[1] for call in calls if call[0] == "scontrol"]
 
 
+@pytest.mark.parametrize("export", ["NONE", "ALL", "HOME"])
+def test_what_a_site_lets_jobs_inherit_does_not_keep_settings_from_steps(tmp_path, export):
+    """Slurm sets this one in a job, and `srun` reads it as --export: steps would not get what the script sets."""
+    recipe = launched(tmp_path, environment={"NCCL_DEBUG": "WARN"})
+    arrays = with_arrays(recipe)
+    for folder in ("launch", "logs", "versions/v/launch"):
+        (tmp_path / folder).mkdir(parents=True)
+    data = Job("data", ("data", "recipe.yaml"), coordinates=True)
+    texts = [
+        render(TRAIN, recipe, Size(2, 0, 1), tmp_path, "python")[1],
+        render(Job("report", ("report", "recipe.yaml")), recipe, Size(1, 0, 1), tmp_path, "python")[1],
+        render(data, arrays, Size(1, 0, 1), tmp_path, "python")[1],
+        array_script(arrays, "a", False, tmp_path / "a.sbatch", ("module", "file"), tmp_path),
+    ]
+    handed = {"PERDURE_SETUP": recipe.cluster.handed_over, "SLURM_EXPORT_ENV": export}
+    handed |= {"SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "3"}
+    texts[-1] = texts[-1].replace(f"exec {sys.executable} -m module file", "srun module file")
+    for text in texts:
+        _, *calls = commands(text, tmp_path, handed)
+        steps = [environment for name, _, environment, _ in calls if name == "srun"]
+        assert steps and all("SLURM_EXPORT_ENV" not in environment for environment in steps)
+        assert all(environment["NCCL_DEBUG"] == "WARN" for environment in steps)
+
+
 def test_a_version_that_is_not_whole_goes_back_into_the_queue(tmp_path):
     (tmp_path / "versions" / "v" / "launch").mkdir(parents=True)
     text = render(TRAIN, launched(tmp_path), JobSize(2, 0, 1), tmp_path, "python")[1]

@@ -172,6 +172,15 @@ def test_recipe_new_without_a_file_prints(capsys):
     assert capsys.readouterr().out == Path(TEMPLATE).read_text()
 
 
+@pytest.mark.parametrize(("said", "size"), [([], 5 * 10**9), (["--max-shard-gb", "0.25"], 250_000_000)])
+def test_files_of_an_export_are_bounded_in_units_of_a_thousand(monkeypatch, said, size):
+    """As Hugging Face counts them, and as the help says."""
+    told = []
+    monkeypatch.setattr("perdure.pipeline.convert.verbs.export", lambda *arguments: told.append(arguments))
+    assert cli.main(["export", "run", "v1", "--step", "7", "--to", "model", *said]) == 0
+    assert told[0][:5] == (Path("run"), "v1", 7, Path("model"), size)
+
+
 def test_recipe_schema(tmp_path, capsys):
     assert cli.main(["recipe", "schema", str(tmp_path / "schema.json")]) == 0
     assert (tmp_path / "schema.json").read_text() == json_schema() + "\n"

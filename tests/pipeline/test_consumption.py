@@ -100,6 +100,13 @@ def test_padding_is_no_token_of_a_source():
     }
 
 
+def test_of_a_source_that_changed_only_the_data_that_was_seen_last_counts():
+    old, new = plan_of([{"a": 1}], [], [6], {}), plan_of([{"a": 1}], [], [2], {})
+    old.sources["a"]["data_hash"] = "before"
+    assert ledger([(new, 2), (old, 6)])["a"] == ledger([(new, 2)])["a"]
+    assert ledger([(new, 2)])["a"] | {"consumed": 8, "remaining": 20} == ledger([(new, 2)])["a"]
+
+
 def test_another_order_or_other_data_are_another_stream():
     first = plan_of([{"a": 1}], [], [4], {})
     history = [(first, 4)]
@@ -107,6 +114,7 @@ def test_another_order_or_other_data_are_another_stream():
     assert start_of(history, "a", entry("a", "given"), 1, 4) == 0
     assert start_of(history, "a", entry("a") | {"data_hash": "other"}, 1, 4) == 0
     assert start_of(history, "a", entry("a"), 2, 4) == 0
+    assert start_of(history, "a", entry("a"), 1, 8) == 0  # samples of another length
     assert start_of(history, "b", entry("b"), 1, 4) == 0
 
 
@@ -115,6 +123,20 @@ def test_a_version_goes_on_after_ancestors_that_lie_behind_one_without_the_sourc
     second = plan_of([{"b": 1}], [(first, 4)], [5], {})
     third = plan_of([{"a": 1}], [(second, 5), (first, 4)], [3], {})
     assert {sample for _, _, sample in samples(first)} | {s for _, _, s in samples(third)} == set(range(7))
+
+
+def test_a_pool_is_of_what_was_new_even_if_more_was_replayed():
+    """Seven samples of `a` were replayed and two were new; of `b` all was replayed, by one ancestor more than by the other."""
+    new = plan_of([{"a": 1, "replay/b": 2}], [], [6], {})
+    old = plan_of([{"replay/a": 5, "replay/b": 1}], [], [12], {"replay/b": "given"})
+    for history in ([(new, 6), (old, 12)], [(old, 12), (new, 6)]):
+        found = {source: (key, distinct) for source, (key, _, distinct) in pools(history).items()}
+        assert found == {"a": ("a", 2), "b": ("replay/b", 4)}
+        assert pools(history)["b"][1]["order"] == "shuffled"
+    assert {source: pool[0] for source, pool in pools([(old, 12)]).items()} == {
+        "a": "replay/a",
+        "b": "replay/b",
+    }
 
 
 def test_a_pool_replays_exactly_what_was_consumed():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from perdure.pipeline.lineage import (
     ancestors,
+    appended_phases,
     checkpoints,
     consumed_before,
     continues_parent,
@@ -270,6 +271,18 @@ def test_a_branch_reads_on_under_another_max_repetition_but_not_in_another_order
     }
     recipe = recipe_of(tmp_path, versions)
     assert continues_parent(recipe, "same") and not continues_parent(recipe, "turned")
+
+
+def test_phases_that_training_added_are_those_of_the_newest_checkpoint_or_of_the_finished_version(tmp_path):
+    assert appended_phases(tmp_path) == []
+    phases = [{"first_sample": 8 * number, "counts": {"a": number}} for number in (5, 10, 15)]
+    for number, step in enumerate((5, 10, 100)):
+        path = tmp_path / "checkpoints" / f"step_{step:06d}"
+        write_json(path / "state.json", {"step": step, "phases": phases[:number]})
+        write_atomic(path / "_SUCCESS", "")
+        assert appended_phases(tmp_path) == phases[:number]
+    write_json(tmp_path / "version.json", {"phases": phases})
+    assert appended_phases(tmp_path) == phases
 
 
 def test_a_checkpoint_that_will_never_be_is_named_with_those_that_are(tmp_path):

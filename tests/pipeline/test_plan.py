@@ -125,6 +125,42 @@ def test_shuffled_epochs_differ_and_are_not_in_order(tmp_path, data):
     assert list(documents) != list(range(60))
 
 
+def test_the_seed_the_source_and_the_epoch_decide_a_shuffle():
+    """Permutations that do not depend on each other have one fixed point each on average, however long they are."""
+    size, pairs = 256, []
+    entry = {"order": "shuffled", "pool": None, "samples_per_epoch": size, "start": 0, "source": "a"}
+    described = {"seq_length": SEQ, "first_sample": 0, "num_samples": 8 * size}
+    described |= {"phases": [{"first_sample": 0, "counts": {"a": 1, "b": 1}, "reason": ""}]}
+    orders = {}
+    for seed in range(30):
+        plan = make_plan(described | {"seed": seed, "sources": {"a": entry, "b": entry | {"source": "b"}}})
+        for index in range(4 * size):
+            key, epoch, sample = locate(plan, index)
+            orders.setdefault((seed, key, epoch), []).append(sample)
+    assert len(orders) == 30 * 2 * 2 and all(sorted(order) == list(range(size)) for order in orders.values())
+    for seed in range(30):
+        first = orders[seed, "a", 0]
+        pairs += [(first, orders[seed, "a", 1]), (first, orders[seed, "b", 0])]
+        pairs += [(first, orders[(seed + 1) % 30, "a", 0]), (first, list(range(size)))]
+    for number in range(4):
+        fixed = [sum(x == y for x, y in zip(*pair)) for pair in pairs[number::4]]
+        assert np.mean(fixed) == pytest.approx(1, abs=5 / np.sqrt(30)) and max(fixed) < 10
+
+
+def test_a_recipes_seed_shuffles_documents_and_samples(tmp_path, data):
+    found = []
+    for seed in (1, 2):
+        plan = build(tmp_path / str(seed), data, {"sources": {"a": {}}}, seed=seed)
+        documents, _ = open_order(tmp_path / str(seed) / "plan", "a")
+        found.append(
+            (documents.tolist(), [locate(plan, index) for index in range(plan.num_samples)], plan.seed)
+        )
+    (documents, located, first), (others, elsewhere, second) = found
+    assert (first, second) == (1, 2) and located != elsewhere
+    assert sorted(documents) == sorted(others) == list(range(60))
+    assert sum(x == y for x, y in zip(documents, others)) < 10
+
+
 def test_given_order_repeats_itself(tmp_path, data):
     plan = build(tmp_path, data, {"sources": {"a": {"order": "given"}}})
     per_epoch = plan.sources["a"]["samples_per_epoch"]
@@ -292,6 +328,25 @@ def test_too_much_repetition_is_refused(tmp_path, data):
     ):
         build(tmp_path, data, BOTH | {"max_repetition": 3})
     assert not (tmp_path / "plan").exists()
+
+
+def test_what_ancestors_took_counts_in_repetition(tmp_path, data):
+    """A source of one epoch and 1.5 of it a version: the third would be its fourth and a half."""
+    size = build(tmp_path / "size", data, {"sources": {"b": {}}}).sources["b"]["samples_per_epoch"]
+    steps = -(-3 * size // (2 * 8))
+    limit = 2 * steps * 8 / size
+    mixture = {"sources": {"b": {}}, "max_repetition": limit}
+    recipe, history = recipe_of(tmp_path, mixture, steps), []
+    for number in (1, 2):
+        plan = build_plan(tmp_path / f"plan{number}", recipe, "v1", data, {}, history)
+        history = [(plan, plan.end), *history]
+    assert plan.sources["b"]["start"] == steps * 8
+    tokens = f"{steps * 8 * SEQ:,}"
+    with pytest.raises(
+        PerdureError, match=f"source b: {tokens} tokens .*, after {2 * steps * 8 * SEQ:,} by its"
+    ) as no:
+        build_plan(tmp_path / "plan3", recipe, "v1", data, {}, history)
+    assert f"would repeat it {3 * steps * 8 / size:.1f} times" in str(no.value)
 
 
 def test_the_hash_says_what_decides_the_stream(tmp_path, data):

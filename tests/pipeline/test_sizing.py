@@ -157,6 +157,20 @@ def test_bytes_of_the_reduction():
     assert reduced_bytes(1000, 1, True, 2) == 0
 
 
+@pytest.mark.parametrize(("precision", "distributed", "width"), [
+    ("bf16", True, 4 + 2), ("bf16", False, 4 + 4), ("fp32", True, 4 + 4), ("fp32", False, 4 + 4),
+])  # fmt: skip
+def test_a_step_reduces_fp32_gradients_and_gathers_weights_as_wide_as_they_are(precision, distributed, width):
+    layout = [f"training.precision={precision}", f"parallel.distributed_optimizer={str(distributed).lower()}"]
+    recipe = on_paper("8b", 8, *layout)
+    found, replicas = sizing(recipe, 8, 8), recipe.parallel.data_parallel
+    sent = memory_per_rank(recipe)["parameters"] * width * (replicas - 1) / replicas
+    assert replicas > 1 and found["reduce"]["bytes"] == pytest.approx(sent, rel=1e-12)
+    assert found["reduce"]["seconds"] == pytest.approx(
+        sent / (recipe.cluster.gpu.network_gb_per_second * 1e9)
+    )
+
+
 def test_bubble_and_the_forward_pass_to_select_by():
     few, many = (
         sizing(on_paper("70b", 64, f"training.global_batch_size={size}"), 64, 8) for size in (64, 512)

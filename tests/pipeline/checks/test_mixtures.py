@@ -68,6 +68,20 @@ def test_a_branch_counts_what_its_parent_replayed():
     assert "versions.jan.mixture" in problem and "4.2 times" in problem
 
 
+def test_what_ancestors_took_counts_in_how_often_a_source_repeats():
+    """Three steps are 24 samples, and a source of 640 tokens has 20: 1.2 epochs a version."""
+    mixture = {"sources": {"a": {}}, "max_repetition": 2.4}
+    versions = {"v1": main_path(3, mixture)}
+    for number in (2, 3):
+        start = {"start": {"type": "update", "parent": f"v{number - 1}"}}
+        versions[f"v{number}"] = main_path(3, mixture) | start
+    recipe = tiny_recipe("unused", versions=versions)
+    finished = {"a": {"train": {"tokens": 640, "documents": 9}}}
+    said = [list(mixtures._repetition(finished, recipe, name, recipe.versions[name])) for name in versions]
+    assert [len(found) for found in said] == [0, 0, 1]
+    assert "`a` would repeat 3.6 times (768 tokens of 640 after its ancestors)" in str(said[2][0])
+
+
 def test_a_pool_is_no_larger_than_its_source():
     recipe = tiny_recipe(
         "unused",

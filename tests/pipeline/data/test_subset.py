@@ -5,18 +5,21 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from datatrove.data import Document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.pipeline.data import features
-from perdure.pipeline.data.normalise import text_hash
+from perdure.pipeline.data import dsir, features
+from perdure.pipeline.data.normalise import is_heldout, text_hash
 from perdure.pipeline.data.stage import run_data
-from perdure.pipeline.data.subset import take_best
+from perdure.pipeline.data.subset import Count, _choose, take_best
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_directory, read_json
+from perdure.pipeline.recipe import DsirSubset
 from tests.pipeline.data.conftest import write_jsonl
 from tests.pipeline.data.test_topics import text
 
@@ -106,6 +109,45 @@ def test_a_subset_is_like_its_sample_and_counts_what_it_leaves(make, tmp_path, k
         "dropped": {"not_in_subset": left_out * 80},
         "out": len(rows) * 80,
     }
+
+
+def test_the_seed_decides_what_is_drawn(tmp_path):
+    """A score is a log weight and the noise of the document's hash under the seed; the highest are taken."""
+    subset = DsirSubset(type="dsir", target=tmp_path / "unused", tokens=20)
+    rows = {
+        "hash": np.random.default_rng(0).integers(0, 2**64, 40, dtype=np.uint64),
+        "tokens": np.ones(40, np.int64),
+        "trains": np.arange(40) % 4 > 0,
+        "score": np.linspace(0, 1, 40),
+    }
+    taken = []
+    for seed in (0, 1, 2**70 + 3):
+        work = tmp_path / str(seed)
+        for folder in ("scores", "artefact"):
+            (work / folder).mkdir(parents=True)
+        pq.write_table(pa.table(rows), work / "scores" / "00000.parquet")
+        counts = _choose(subset, work, 1, seed, "here")
+        assert counts == tuple({"documents": number, "tokens": number} for number in (20, 30))
+        found = pq.read_table(work / "artefact" / "00000.parquet").to_pydict()
+        scores = rows["score"] + dsir.gumbel_noise(rows["hash"], seed)
+        assert found["score"] == scores.tolist()
+        best = np.argsort(-np.where(rows["trains"], scores, -np.inf))[:20]
+        assert set(np.flatnonzero(found["keep"])) == {*best.tolist(), *range(0, 40, 4)}
+        taken.append(frozenset(best.tolist()))
+    assert len(set(taken)) == 3
+
+
+def test_held_out_texts_are_no_part_of_what_a_source_is_like(tmp_path, texts):
+    """Reserved documents of 60 are left out of the counts that the target is weighed against, in every task."""
+    subset = DsirSubset(type="dsir", target=tmp_path / "unused", tokens=30)
+    trained = [one for one in texts if not is_heldout(text_hash(one), 0.5)]
+    assert 10 < len(trained) < 50
+    documents = [Document(text=one, id=str(number)) for number, one in enumerate(texts)]
+    for task, part in enumerate((documents[:25], documents[25:], [])):
+        Count(subset, 0.5, tmp_path / "counts").run(part, rank=task)
+    found = sum(np.load(path) for path in sorted((tmp_path / "counts").glob("*.npy")))
+    expected = np.asarray(dsir.bucket_counts(trained, subset.num_buckets).sum(0)).ravel()
+    assert found.tolist() == expected.tolist() and len(list((tmp_path / "counts").iterdir())) == 3
 
 
 def test_a_subset_does_not_depend_on_workers(make, tmp_path):

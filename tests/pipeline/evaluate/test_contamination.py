@@ -112,6 +112,25 @@ def test_a_planted_passage_is_found_and_named_and_a_clean_one_is_not(corpus):
     ]
 
 
+def test_an_item_that_leaked_into_several_sources_leaked_once(corpus, tmp_path):
+    """Every probe stands in three sources: all of them leaked, which is a share of 1, and each place is named."""
+    recipe, data, tokenizer = corpus
+    recipe.evaluation.probes[0].write_text("".join(json.dumps(item) + "\n" for item in PROBES[:1]))
+    for name in "cde":
+        data[name] = write_data(tmp_path / "data" / name, [documents(1, PLANTED)], [], len(VOCABULARY))
+    heldout = documents(7)[:5]
+    data["c"] = write_data(tmp_path / "data/c2", [heldout], [], len(VOCABULARY))
+    said: list[str] = []
+    contamination.look_for_leaks(recipe, data, tokenizer, said.append)
+    found = found_for(recipe, data)
+    probes, documents_of_a = found["probes"]["facts.jsonl"], found["heldout"]["a"]
+    assert [probes[key] for key in ("items", "leaked", "share")] == [1, 1, 1.0]
+    assert [entry["source"] for entry in probes["found"]] == ["a", "d", "e"]
+    assert [documents_of_a[key] for key in ("items", "leaked", "share")] == [5, 5, 1.0]
+    assert len(documents_of_a["found"]) == 6  # the third stands in two sources
+    assert "1 of 1 items of facts.jsonl" in said[0] and "5 of 5 held-out documents of a" in said[0]
+
+
 @pytest.mark.parametrize("language", LANGUAGES.values(), ids=LANGUAGES)
 def test_in_every_script_planted_text_is_found_and_everyday_phrases_are_not(tmp_path, language):
     evaluation, unrelated, planted = contaminated(language)

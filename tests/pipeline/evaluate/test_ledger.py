@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from perdure.pipeline.evaluate.documents import DOCUMENTS, write_tables
+from perdure.pipeline.evaluate.ledger import Ancestry, Documents, intervals
 from perdure.pipeline.evaluate.ledger_words import ledger_words
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.summary import summarize
@@ -92,6 +93,23 @@ def test_intervals_of_what_every_document_shares_are_exact(recipe, run):
 def test_a_change_that_the_documents_decide_has_an_interval_around_it(recipe, run):
     low, high = with_documents(recipe, run, shift=1.0)["intervals"]["change"]["update"]["prose"]
     assert low < 0.125 < high and high - low > 0.1
+
+
+def test_domains_are_drawn_apart():
+    """Two domains alike in everything: their mean has an interval narrower by the root of two, and not as wide as each."""
+    generator = np.random.default_rng(0)
+    tokens = np.full(300, 10.0)
+    losses = 10 * (3 + generator.normal(0, 1, 300))[None]
+    own = Documents(tokens, 4 * tokens, {}, np.concatenate([losses, losses]), np.zeros(300, np.int64))
+    found = intervals({"a": own, "b": own}, {"v": Ancestry(1, 0, {})}, ["a", "b"], 2, seed=3)
+
+    def width(bounds):
+        return bounds[1] - bounds[0]
+
+    assert width(found["macro"][1]) / width(found["loss"][1]["a"]) == pytest.approx(0.5**0.5, abs=0.08)
+    assert found["macro_change"]["v"] == pytest.approx([0, 0])  # but models are measured on the same draws
+    bits = 1 / (math.log(2) * 4)
+    assert found["macro_bits_per_byte"][1] == pytest.approx([bits * bound for bound in found["macro"][1]])
 
 
 def test_losses_by_topic(recipe, run):

@@ -101,6 +101,17 @@ def test_somebody_gives_the_samples_once_all_were_repeated(recipe):
     assert module.exhausted(plan, 0, everything) == []
 
 
+def test_a_branch_measures_at_its_parents_places_in_the_data(recipe):
+    """It reads on where its parent stood: the interval goes on as well, and does not begin anew with its own steps."""
+    parent, state = trained(recipe, planned(), FRESH, stop=7)
+    description = parent.description | {"first_sample": 7 * BATCH, "num_samples": 20 * BATCH}
+    inherited = {key: state[key] for key in ("perplexity", "ratios")} | {"step": 0, "phases": []}
+    _, after = trained(recipe, make_plan(description), inherited, stop=20)
+    steps = [phase["first_sample"] // BATCH for phase in after["phases"]]
+    whole = trained(recipe, planned(), FRESH, stop=27)[1]["phases"]
+    assert steps == [10, 15, 20, 25] == [phase["first_sample"] // BATCH for phase in whole][1:]
+
+
 # ------------------------------------------------------------------------------------------- groups
 
 LANGUAGES = {

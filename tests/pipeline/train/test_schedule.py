@@ -136,6 +136,31 @@ def test_path_switching_cost_of_the_paper():
     assert [round(path_switching_cost(n, 0.6), 3) for n in (1, 2, 3, 4, 5)] == [1.0, 0.867, 0.7, 0.58, 0.493]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "ends"),
+    [
+        # The last step of each phase, of 10,000; the rate of a constant phase's last step is still the constant one.
+        (INFINITE, {"warmup": 99, "cooldown": 6099, "constant": 8600, "annealing": 10_000}),
+        (CONSTANT, {"warmup": 99, "constant": 10_000}),
+        (COSINE.model_copy(update={"warmup": 0.1}), {"warmup": 999, "decay": 10_000}),
+        (WSD, {"warmup": 99, "constant": 9000, "decay": 10_000}),
+        (REUSE, {"decay": 10_000}),
+    ],
+)
+def test_phases_end_where_they_do(schedule, ends):
+    found = {phase_of(schedule, step, 10_000): step for step in range(10_001)}
+    assert found == ends
+
+
+def test_a_constant_phase_is_where_the_rate_is_constant():
+    """And its first and last step: cycles of WSD-S among them."""
+    for schedule, rate in ((INFINITE, 1.65e-4), (INVERSE_SQRT, 1.65e-4), (WSD, 3e-4), (WSD_S, 3e-4)):
+        for total in (40, 1000):
+            for step in range(round(schedule.warmup * total), total + 1):
+                constant = learning_rate(schedule, step, total) == rate
+                assert (phase_of(schedule, step, total) == "constant") is constant
+
+
 def test_phases_by_name():
     names = [phase_of(INFINITE, step, 10_000) for step in (50, 3000, 8000, 9000)]
     assert names == ["warmup", "cooldown", "constant", "annealing"]

@@ -1,0 +1,51 @@
+"""The threshold that one batch hands on to the next: of new tokens that count, by sums written out."""
+
+import pytest
+import torch
+
+from perdure.pipeline.recipe import Selection
+from perdure.pipeline.shards import REF_MISSING
+from perdure.pipeline.train import selection as module
+from perdure.pipeline.train.dataset import Batch
+
+
+@pytest.fixture(autouse=True)
+def one_rank(monkeypatch):
+    monkeypatch.setattr(module.mpu, "is_pipeline_last_stage", lambda: True)
+    monkeypatch.setattr(module.mpu, "get_pipeline_model_parallel_world_size", lambda: 1)
+    monkeypatch.setattr(module.mpu, "get_data_parallel_group", lambda: None)
+
+
+def losses_of(seed: int, replayed: list[bool]) -> module.Losses:
+    """Two micro-batches of three samples of eight labels, some without a reference, some padding."""
+    generator, found = torch.Generator().manual_seed(seed), []
+    for _ in range(2):
+        reference = torch.randint(0, 4000, (3, 8), generator=generator, dtype=torch.int32)
+        reference[0, :2] = REF_MISSING
+        valid = torch.arange(8)[None] < torch.tensor([[8], [5], [8]])
+        nll = 6 * torch.rand(3, 8, generator=generator)
+        nll[1] += 5 if replayed[1] else 0  # replay is hard, and would raise the threshold
+        nothing = torch.zeros(3, 8, dtype=torch.int64)
+        batch = Batch(nothing, nothing, valid, reference, torch.zeros(3), torch.tensor(replayed))
+        found.append((nll, batch))
+    return found
+
+
+@pytest.mark.parametrize("replayed", [[False, False, False], [False, True, False]])
+@pytest.mark.parametrize("score", ["excess", "reference_loss"])
+def test_a_share_of_the_new_tokens_lies_above_it(replayed, score):
+    selection, losses = Selection(k=0.4, reference="/unused", score=score), losses_of(1, replayed)
+    scores, competing = [], 0
+    for nll, batch in losses:
+        fresh = batch.valid & ~batch.replayed[:, None]
+        competing += int(fresh.sum())
+        own = nll * selection.use_nll - batch.reference / 1000
+        scores += own[fresh & (batch.reference != REF_MISSING)].tolist()
+    expected = sorted(scores, reverse=True)[int(0.4 * competing + 0.5) - 1]
+    assert module.next_threshold(losses, selection, None) == pytest.approx(expected, abs=1e-5)
+
+
+def test_where_nothing_competed_the_last_one_stays():
+    selection, losses = Selection(k=0.4, reference="/unused"), losses_of(1, [True, True, True])
+    assert module.next_threshold(losses, selection, 0.25) == 0.25
+    assert module.next_threshold(losses, selection, None) is None

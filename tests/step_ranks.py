@@ -1,0 +1,147 @@
+"""What tests ask of one step, on ranks of their own: `python step_ranks.py FUNCTION JSON_ARGUMENTS ANSWER`."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from perdure.pipeline.convert import weights
+from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.manifest import read_json
+from perdure.pipeline.recipe import load_recipe
+from perdure.pipeline.shape import model_shape
+from perdure.pipeline.train import checkpoint, guard, step, together
+from perdure.pipeline.train.dataset import open_dataset, read_batch
+from perdure.pipeline.train.device import initialise
+from perdure.pipeline.train.model import build_model, unwrap
+from perdure.pipeline.train.optimizer import make_optimizer, set_learning_rate
+
+
+def prepared(directory: str):
+    """Recipe, wrapped model with random weights, optimizer and dataset of a version."""
+    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
+    selection = recipe.versions[inputs["version"]].selection
+    model = build_model(recipe, inputs["vocab_size"], selection, initialise())
+    shape = model_shape(recipe)
+    # Large enough that losses are far from those of guessing.
+    read = weights.random_weights(shape, inputs["vocab_size"], 0.2, recipe.seed)
+    weights.load_weights(unwrap(model), shape, read)
+    optimizer = make_optimizer(recipe.training, model, recipe.parallel.distributed_optimizer)
+    paths = [{name: Path(path) for name, path in inputs[part].items()} for part in ("data", "scores")]
+    return recipe, model, optimizer, open_dataset(Path(directory) / "plan", *paths)
+
+
+def first_step(directory: str) -> dict:
+    """The first step: which samples each rank reads for each of its micro-batches, and what is counted."""
+    recipe, model, optimizer, dataset = prepared(directory)
+    read: list[list[int]] = []
+
+    def reading(dataset, indices, device):
+        read.append(list(indices))
+        return read_batch(dataset, indices, device)
+
+    step.read_batch = reading
+    set_learning_rate(optimizer, 0.01, 0.1)
+    counts, grad_norm, _ = step.train_step(model, optimizer, dataset, recipe, 0, torch.device("cpu"))
+    return {"read": together.from_all(read), "counts": vars(counts), "grad_norm": grad_norm}
+
+
+def by_hand(directory: str, pooled: int) -> dict:
+    """What the first step comes to, on one rank without Megatron's schedule: `pooled` micro-batches compete with one another.
+
+    The loss is the mean over the selected tokens of the whole batch, and its gradient that of this mean.
+    """
+    recipe, model, _, dataset = prepared(directory)
+    network, training = unwrap(model), recipe.training
+    micro, batch, k = training.micro_batch_size, training.global_batch_size, network.selection.k
+    network.eval()  # everything is selected, so that losses are those of all tokens
+    sums, chosen, tokens, prints = [], 0, 0, torch.zeros(2, dtype=torch.int64)
+    for first in range(0, batch, micro * pooled):
+        found = []
+        for start in range(first, first + micro * pooled, micro):
+            indices = range(start, start + micro)
+            own = read_batch(dataset, indices, torch.device("cpu"))
+            nll = network(own.tokens, own.labels, own.valid, own.reference, own.replayed)[2]
+            loss = torch.nn.functional.cross_entropy(
+                logits(network, own).flatten(0, 1), own.labels.flatten(), reduction="none"
+            )
+            assert torch.allclose(loss.view_as(nll), nll, atol=1e-4)
+            found.append((indices, own, loss.view_as(nll)))
+        excess = torch.cat([(loss.detach() - own.reference / 1000).flatten() for _, own, loss in found])
+        valid = torch.cat([own.valid.flatten() for _, own, _ in found])
+        assert not any(own.replayed.any() or (own.reference[own.valid] == 65535).any() for _, own, _ in found)
+        order = excess.masked_fill(~valid, -torch.inf).sort(descending=True, stable=True).indices
+        mask = torch.zeros_like(valid)
+        mask[order[: int(k * int(valid.sum()) + 0.5)]] = True
+        for (indices, own, loss), part in zip(found, mask.split(micro * training.seq_length), strict=True):
+            part = part.view_as(own.valid)
+            sums.append((loss * part).sum())
+            chosen, tokens = chosen + int(part.sum()), tokens + int(own.valid.sum())
+            prints += step._fingerprints(own, part, indices)
+    gradients = torch.autograd.grad(sum(sums) / chosen, list(network.parameters()))
+    return {
+        "selection": f"{int(prints[1]) & (1 << 64) - 1:016x}",
+        "selected": chosen,
+        "tokens": tokens,
+        "selected_loss": float(sum(sums)),
+        "grad_norm": float(torch.cat([gradient.flatten() for gradient in gradients]).norm()),
+    }
+
+
+def logits(network, batch) -> torch.Tensor:
+    """float32 [batch, sequence, vocabulary]: the last hidden states times the embedding, padding rows aside."""
+    places = torch.arange(batch.tokens.shape[1]).expand_as(batch.tokens)
+    hidden = super(type(network), network).forward(batch.tokens, places, None)
+    rows = network.shared_embedding_or_output_weight()[: network.loss_options["vocab_size"]]
+    return hidden.transpose(0, 1) @ rows.t()
+
+
+def one_update(directory: str, lr: float, decay: float) -> dict:
+    """One step with a gradient, then one without: norms of first moments, and by what factor each parameter then shrinks."""
+    recipe, model, optimizer, dataset = prepared(directory)
+    set_learning_rate(optimizer, 0.0, 0.0)
+    _, grad_norm, _ = step.train_step(model, optimizer, dataset, recipe, 0, torch.device("cpu"))
+    states = optimizer.chained_optimizers[0].optimizer.state
+    moments = torch.cat([state["exp_avg"].flatten() for state in states.values()])
+    for (
+        state
+    ) in states.values():  # moments of zero and no gradient: what is left of AdamW's update is the decay
+        state["exp_avg"].zero_()
+    before = {name: value.detach().clone() for name, value in unwrap(model).named_parameters()}
+    model.zero_grad_buffer()
+    optimizer.zero_grad()
+    set_learning_rate(optimizer, lr, decay)
+    step.update(optimizer, lambda norm: 0)
+    after = dict(unwrap(model).named_parameters())
+    factors = {name: (after[name].norm() / value.norm()).item() for name, value in before.items()}
+    return {"grad_norm": grad_norm, "moments": moments.norm().item(), "factors": factors}
+
+
+def agreements(directory: str) -> list:
+    """By rank: the highest of all ranks' numbers; the checkpoint that each goes on from though each finds another one; and
+    what is said if the last rank reads other content under its name.
+    """
+    initialise()
+    rank, paths = dist.get_rank(), sorted((Path(directory) / "checkpoints").iterdir())
+    highest = [guard.agree(number) for number in (rank, 5 - rank, 0)]
+    found = checkpoint.agreed(lambda: paths[rank])
+    hashed = checkpoint.hash_file
+    checkpoint.hash_file = lambda path: hashed(path) if rank == 0 else "0123456789"
+    try:
+        checkpoint.agreed(lambda: paths[0])
+        said = "nothing"
+    except PerdureError as error:
+        said = str(error)
+    return together.from_all([highest, found.name, checkpoint.agreed(lambda: None), said])
+
+
+def main() -> None:
+    """Calls the function that the command line names."""
+    function, arguments, answer = sys.argv[1:]
+    Path(answer).write_text(json.dumps(globals()[function](*json.loads(arguments))))
+
+
+if __name__ == "__main__":
+    main()
