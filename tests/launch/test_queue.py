@@ -41,6 +41,23 @@ def test_sbatch_is_told_what_to_wait_for_and_a_refusal_leaves_nothing(scripted, 
     assert calls[-1][0] == "scancel" and len(calls[-1]) == 3
 
 
+def test_what_tells_what_is_there_waits_for_jobs_that_fail_as_well(scripted, monkeypatch):
+    """A sweep's table, behind runs of which one may not succeed; else it would stand in the queue for ever."""
+    calls = []
+
+    def run(command, **_):
+        calls.append(command)
+        return subprocess.CompletedProcess(command, 0, f"{len(calls)}\n", "")
+
+    monkeypatch.setattr(queue.subprocess, "run", run)
+    scripts = [(Job(name), scripted / name) for name in "ab"]
+    queue.submit([*scripts, (Job("c", after=("a", "b"), anyhow=True), scripted / "c")], after=None)
+    assert not any("dependency" in word for call in calls[:2] for word in call)
+    assert "--dependency=afterany:1:2" in calls[2] and "--kill-on-invalid-dep=yes" in calls[2]
+    queue.submit([(Job("d", anyhow=True), scripted / "d")], after="99")
+    assert "--dependency=afterany:99" in calls[3]
+
+
 def test_what_stands_in_the_queue_is_not_submitted_again_and_never_cancelled(scripted, monkeypatch):
     calls = []
 

@@ -291,6 +291,11 @@ def test_the_recipe_overrules_the_site(tmp_path, recipe_file):
     recipe = fitted(recipe_file, ["cluster.slurm.partition=small"], tmp_path / "o", site, JobSize(1, 0, 1))
     assert recipe.cluster.slurm.partition == "small"
     assert recipe.cluster.slurm.account == "team" and recipe.cluster.network_interface == "ib0"
+    own = {"cluster": {"slurm": {"partition": "mine"}, "network_interface": "eth7"}}
+    recipe_file.write_text(json.dumps(json.loads(recipe_file.read_text()) | own))
+    recipe = fitted(recipe_file, [], tmp_path / "o", site, Size(1, 0, 1))
+    assert recipe.cluster.slurm.partition == "mine" and recipe.cluster.network_interface == "eth7"
+    assert recipe.cluster.slurm.account == "team"  # what the recipe leaves open
     site.write_text("slurm: {partitoin: big}\n")
     with pytest.raises(RecipeError, match=r"cluster.slurm.partitoin.*did you mean `partition`"):
         fitted(recipe_file, [], tmp_path / "o", site, JobSize(1, 0, 1))

@@ -262,6 +262,17 @@ def test_what_is_foreseen_of_a_branch_is_what_plans_take(data):
         assert all(abs(found[key] - Fraction(expected[key])) <= tolerance for key in keys)
 
 
+@pytest.mark.parametrize(("step", "phases"), [(9, [(0, "a"), (1, "b")]), (10, [(0, "b")]), (11, [(0, "b")])])
+def test_a_branch_off_a_switch_is_in_the_phase_that_begins_there(tmp_path, step, phases):
+    mixture = {"sources": {"a": {}}, "switches": [{"at_tokens": 10 * STEP, "sources": {"b": {}}}]}
+    recipe = recipe_of(tmp_path, {"main": main_path(20, mixture=mixture), "v1": branch(step, 5)})
+    found = [
+        (first, [key for key, share in shares.items() if share])
+        for first, shares in planned_phases(recipe, "v1")
+    ]
+    assert found == [(first, [key]) for first, key in phases]
+
+
 def test_a_branch_reads_on_under_another_max_repetition_but_not_in_another_order(tmp_path):
     given = MIXTURE | {"domain_order": "given"}
     versions = {

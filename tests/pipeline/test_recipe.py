@@ -294,6 +294,26 @@ def test_each_mistake_has_path_value_and_remedy(tmp_path, tree, override, expect
     assert remedy in found[0].remedy
 
 
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("versions.v1.tokens=1k", "1_000"),
+        ("versions.v1.tokens=2.5M", "2_500_000"),
+        ("versions.v1.tokens=1B", "1_000_000_000"),
+        ("versions.v1.tokens=3 g", "3_000_000_000"),
+        ("versions.v1.tokens=1.5T", "1_500_000_000_000"),
+        ("versions.v1.tokens='100,000'", "100_000"),
+        ("versions.v1.tokens=0.0001k", None),  # no whole number
+        ("versions.v1.tokens=10%", None),
+        ("sources.a.heldout_fraction=25", "0.25"),
+        ("sources.a.heldout_fraction=10%", "0.1"),
+    ],
+)
+def test_a_number_with_a_unit_is_answered_with_what_was_meant(tmp_path, tree, override, hint):
+    remedy = refused(write(tmp_path / "r.yaml", tree), override)[0].remedy
+    assert remedy.partition("; did you mean ")[2] == (f"{hint}?" if hint else "")
+
+
 def test_whole_numbers_as_people_write_large_ones(tmp_path, tree):
     path = write(tmp_path / "recipe.yaml", tree)
     assert load_recipe(path, ["versions.v1.tokens=1e9"]).versions["v1"].tokens == 1_000_000_000

@@ -146,6 +146,22 @@ def test_names_of_scores_have_both_names():
     assert "letters shorter" in problems["versions.update.mixture.perplexity_model"]
 
 
+@pytest.mark.parametrize(("letters", "shorter"), [(73, None), (74, 3)])
+def test_names_of_scores_are_counted_in_bytes(letters, shorter):
+    """`data.prose@12345678.scores.<model>@12345678` has 36 letters besides the model's, of three bytes each."""
+    wanted = f"./{'語' * letters}"
+    field = "versions.update.selection.reference"
+    overrides = [f"{field}={wanted}", "versions.update.mixture.sources:={prose: {}}"]
+    remedies = [
+        problem.remedy for problem in tree_problems(read_tree(TEMPLATE, overrides)) if problem.path == field
+    ]
+    told = [remedy for remedy in remedies if "letters shorter" in remedy]
+    assert remedies and len(told) == (shorter is not None)
+    assert all(
+        remedy.startswith(f"should be {shorter} letters shorter, with that of prose") for remedy in told
+    )
+
+
 def test_an_output_inside_what_is_read(tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("text")

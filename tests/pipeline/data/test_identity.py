@@ -3,6 +3,7 @@
 import pytest
 
 from perdure.pipeline.data import identity
+from perdure.pipeline.recipe import Recipe
 from tests.pipeline.data.conftest import write_jsonl
 
 FACTS = {"tokenizer_hash": "t", "eos_id": 0, "parse_special_tokens": False}
@@ -22,8 +23,6 @@ def recipe(make_recipe, texts, tmp_path):
 
 def described(tree: dict, facts: dict = FACTS) -> dict[str, object]:
     """What source `a`'s artefacts, and the tokenizer, depend on."""
-    from perdure.pipeline.recipe import Recipe
-
     recipe = Recipe.model_validate(tree)
     clean = identity.clean_inputs(recipe)
     return {
@@ -61,6 +60,16 @@ def test_what_decides_an_artefact_is_part_of_its_name(recipe, path, value, chang
     tree[last] = value
     after = described(recipe)
     assert tuple(kind for kind in KINDS if before[kind] != after[kind]) == changed
+
+
+def test_what_other_sources_hold_out_decides_shards_without_a_subset_too(recipe):
+    recipe["sources"]["a"] |= {"subset": None, "topics": None}
+    found = []
+    for fraction in (0.2, 0.4):
+        recipe["sources"]["b"]["heldout_fraction"] = fraction
+        made = Recipe.model_validate(recipe)
+        found.append(identity.data_inputs(made, "a", identity.clean_inputs(made), FACTS))
+    assert found[0] != found[1] == found[0] | {"reserved_fraction": 0.4}
 
 
 @pytest.mark.parametrize("key", FACTS)

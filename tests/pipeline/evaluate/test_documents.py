@@ -1,10 +1,12 @@
 """Tables of measured documents stay those that their evaluation was made with."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from support import random_documents, write_data
 
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.evaluate.documents import require_tables, table_name, write_tables
+from perdure.pipeline.evaluate.documents import heldout, require_tables, table_name, write_tables
 from perdure.pipeline.manifest import hash_file, write_json
 
 
@@ -40,3 +42,20 @@ def test_another_table_is_named_with_what_to_delete(evaluation, damage):
         table.write_bytes(table.read_bytes()[:-1])
     with pytest.raises(PerdureError, match=r"eval_initial_documents\.parquet: missing or damaged; .*delete"):
         require_tables(evaluation)
+
+
+def test_bytes_of_a_piece_are_its_share_of_the_text(tmp_path):
+    """A document of 100 tokens and a separator has 404 bytes: what is measured of the 100, of the 404; a separator has none."""
+    documents = [np.append(np.full(100, 1 + number), 0).astype(np.uint16) for number in range(40)]
+    data = write_data(tmp_path / "data", [random_documents(0, 3, 100)], documents, 100)
+    held, ended = heldout(data, "data", 600), 0
+    for row, (tokens, size) in enumerate(
+        zip(held.documents["tokens"].to_pylist(), held.documents["bytes"].to_pylist())
+    ):
+        own = held.rows == row
+        assert tokens == (held.stops - held.begins)[own].sum() < 101
+        ends = int(held.stops[own].max() == 101)
+        assert size == round(404 * (tokens - ends) / 100)
+        ended += ends
+    assert 0 < ended < len(held.documents) and held.all_tokens == 40 * 101
+    assert set(heldout(data, "data", 40 * 101).documents["bytes"].to_pylist()) == {404}  # all of it

@@ -58,6 +58,20 @@ def test_which_versions_are_siblings(recipe, path, value, found):
     assert pairs({"update": made, "twin": other}) == []
 
 
+def test_two_that_differ_in_two_things_say_nothing_of_either(recipe):
+    tree = recipe.model_dump(mode="json")
+    twin = deepcopy(tree["versions"]["update"])
+    twin["mixture"]["replay"] = twin["selection"] = None
+    tree["versions"] = {name: tree["versions"][name] for name in ("base", "reference", "update")}
+    made = Recipe.model_validate(tree | {"versions": tree["versions"] | {"twin": twin}})
+    assert pairs(dict.fromkeys(made.versions, made)) == []
+    # Between them one that differs from each in one thing alone.
+    middle = twin | {"selection": tree["versions"]["update"]["selection"]}
+    made = Recipe.model_validate(tree | {"versions": tree["versions"] | {"twin": twin, "middle": middle}})
+    found = [(pair.by, pair.version, pair.against) for pair in pairs(dict.fromkeys(made.versions, made))]
+    assert sorted(found) == [("replay", "update", "middle"), ("selection", "middle", "twin")]
+
+
 def write_documents(recipe: Recipe, losses: dict[str, dict[str, list[float]]]) -> None:
     """Tables of documents of ten tokens each, with mean losses by version (`initial` is of the first) and domain."""
     for name, domains in losses.items():
