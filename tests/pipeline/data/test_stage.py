@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from perdure.pipeline.cli import main
 from perdure.pipeline.data import identity, stage
-from perdure.pipeline.data.dedup import BoundedSignature, Folder
+from perdure.pipeline.data.dedup import ROWS, BoundedSignature, Folder
 from perdure.pipeline.data.executor import TASKS
 from perdure.pipeline.data.normalise import Words, is_heldout, text_hash
 from perdure.pipeline.data.stage import finished_data, run_data
@@ -155,10 +155,10 @@ def test_cleaning_can_be_chosen(make_recipe, texts, steps, dropped):
     assert found == {"in": len(source), "dropped": dropped, "out": len(source) - sum(dropped.values())}
 
 
-@given(st.lists(st.sampled_from("abcdefgh"), min_size=5, max_size=60))
-def test_signatures_in_bounded_memory_are_datatroves(words):
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=60), st.sampled_from([5, ROWS + 4, 9000]))
+def test_signatures_in_bounded_memory_are_datatroves(words, length):
     # Blocks of other shingles: a text that repeats itself has the same minimum in each.
-    text = " ".join(random.Random(0).choices(words, k=150 * len(words)))
+    text = " ".join(random.Random(0).choices(words, k=length))
     ours = BoundedSignature(Folder("unused"))
     theirs = MinhashDedupSignature("unused", ours.config, Words())
     shingles = ours.get_shingles(text)
