@@ -14,7 +14,7 @@ WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 TYPED := $(addprefix -p perdure.pipeline., \
   recipe lenient manifest integrity history identity sorting slurm remedies verify errors plan planning order lineage consumption domains parts domain_order mixture check checks shape sizes cores memory sizing sizing_text preview preview_text shards cli arguments verbs console train.schedule)
 
-.PHONY: help quickstart test damage test-fast lint format bench clean
+.PHONY: help quickstart test damage test-fast audit lint format bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,8 +28,11 @@ test: $(STAMP)  ## all tests, fast ones first
 damage: $(STAMP)  ## 240 damaged files of a small run, each found or harmless
 	PERDURE_DAMAGES=240 $(PYTEST) -n 0 -s tests/test_damage.py --timeout=7200
 
-test-fast: $(STAMP)  ## tests that spawn no ranks
+test-fast: $(STAMP)  ## tests that spawn no ranks, but for one short golden run
 	$(PYTEST) $(WORKERS) -m "not slow and not bench" --session-timeout=600
+
+audit: $(STAMP)  ## small faults, planted one at a time, each noticed by its tests; writes docs/audit.md
+	$(VENV)/bin/python -m tests.audit
 
 lint: $(STAMP)  ## ruff and mypy
 	$(VENV)/bin/ruff check
