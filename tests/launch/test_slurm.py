@@ -229,9 +229,9 @@ def test_what_a_site_lets_jobs_inherit_does_not_keep_settings_from_steps(tmp_pat
         (tmp_path / folder).mkdir(parents=True)
     data = Job("data", ("data", "recipe.yaml"), coordinates=True)
     texts = [
-        render(TRAIN, recipe, Size(2, 0, 1), tmp_path, "python")[1],
-        render(Job("report", ("report", "recipe.yaml")), recipe, Size(1, 0, 1), tmp_path, "python")[1],
-        render(data, arrays, Size(1, 0, 1), tmp_path, "python")[1],
+        render(TRAIN, recipe, JobSize(2, 0, 1), tmp_path, "python")[1],
+        render(Job("report", ("report", "recipe.yaml")), recipe, JobSize(1, 0, 1), tmp_path, "python")[1],
+        render(data, arrays, JobSize(1, 0, 1), tmp_path, "python")[1],
         array_script(arrays, "a", False, tmp_path / "a.sbatch", ("module", "file"), tmp_path),
     ]
     handed = {"PERDURE_SETUP": recipe.cluster.handed_over, "SLURM_EXPORT_ENV": export}
@@ -293,7 +293,7 @@ def test_the_recipe_overrules_the_site(tmp_path, recipe_file):
     assert recipe.cluster.slurm.account == "team" and recipe.cluster.network_interface == "ib0"
     own = {"cluster": {"slurm": {"partition": "mine"}, "network_interface": "eth7"}}
     recipe_file.write_text(json.dumps(json.loads(recipe_file.read_text()) | own))
-    recipe = fitted(recipe_file, [], tmp_path / "o", site, Size(1, 0, 1))
+    recipe = fitted(recipe_file, [], tmp_path / "o", site, JobSize(1, 0, 1))
     assert recipe.cluster.slurm.partition == "mine" and recipe.cluster.network_interface == "eth7"
     assert recipe.cluster.slurm.account == "team"  # what the recipe leaves open
     site.write_text("slurm: {partitoin: big}\n")

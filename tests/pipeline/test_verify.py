@@ -4,7 +4,8 @@ import pytest
 
 from perdure.pipeline import manifest
 from perdure.pipeline.cli import main
-from perdure.pipeline.integrity import require_whole, version_files
+from perdure.pipeline.convert.exports import version_files
+from perdure.pipeline.integrity import require_whole
 from perdure.pipeline.manifest import VERIFIED, finish, read_json, write_json
 
 
