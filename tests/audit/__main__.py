@@ -183,7 +183,7 @@ def audit(faults: list[Fault], loud: bool) -> dict[str, str]:
                 write(path, text, 2 * number + 2)
             else:
                 found[fault.key] = BROKEN
-            print(f"{found[fault.key]:<18} {fault.id}  ({time.monotonic() - begun:.0f} s)", flush=True)
+            print(f"{found[fault.key]:<17} {fault.id}  ({time.monotonic() - begun:.0f} s)", flush=True)
             if loud:
                 print(said, flush=True)
     return found
@@ -209,7 +209,8 @@ def page(faults: list[Fault], found: dict[str, str]) -> str:
         "Written by `make audit`: it plants small faults in a copy of the tree, one at a time (off by one, a dropped argument, a",
         "wrong reduction, a missing exchange between ranks), and runs the tests that should notice. A fault counts as noticed if",
         "they pass without it and fail with it; faults that make them hang do not count. `tests/audit/faults/` has the list;",
-        f"`{FIRST}` are those that no test noticed then, the others are spread over the code.",
+        f"`{FIRST}` are those that no test noticed then, the others are spread over the code. A fault that survives gets a test if it",
+        "is none that changes nothing: so a new list says more of the tests than a high score of this one.",
         "",
         "| Room | Faults | Noticed |",
         "|---|---|---|",
