@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from perdure.pipeline.checks import (
+    amounts,
     cleaning,
     evaluation,
     mixtures,
@@ -16,6 +18,7 @@ from perdure.pipeline.checks import (
     sources,
     versions,
 )
+from perdure.pipeline.checks.finished import against_data
 from perdure.pipeline.errors import PerdureError, Problem, RecipeError
 from perdure.pipeline.lenient import BROKEN, BrokenField, lenient_recipe
 from perdure.pipeline.recipe import (
@@ -147,19 +150,22 @@ def problems(recipe: Recipe, with_data: bool = True) -> list[Problem]:
 
 def _problems(recipe: Recipe, with_data: bool) -> list[Problem]:
     recipe, found = _parents(recipe)
-    for check in _checks(recipe):
+    too_many: list[Problem] = []
+    with suppress(BrokenField):
+        too_many += amounts.places(recipe)
+    found += too_many
+    for check in _checks(recipe, of_versions=not too_many):
         if len(found) >= MOST:
             break
         try:
-            for problem in check():
-                found.append(problem)
+            found += islice(check(), MOST - len(found))
         except BrokenField:
             continue  # its own mistake is listed already
         except OSError as error:  # a directory without permission, a disk that fails
             remedy = f"cannot be read: {error.strerror}"
             found.append(Problem("files", str(error.filename), remedy, absent=True))
-    if with_data and not any(problem.path.startswith(("versions.", "tokenizer.")) for problem in found):
-        found += mixtures.against_data(recipe)
+    if with_data and not any(problem.path.startswith(("versions", "tokenizer.")) for problem in found):
+        found += against_data(recipe)
     return found
 
 
@@ -180,7 +186,7 @@ def _parents(recipe: Recipe) -> tuple[Recipe, list[Problem]]:
     return recipe.model_copy(update={"versions": recipe.versions | broken}) if broken else recipe, found
 
 
-def _checks(recipe: Recipe) -> list[Callable[[], Iterator[Problem]]]:
+def _checks(recipe: Recipe, of_versions: bool) -> list[Callable[[], Iterator[Problem]]]:
     """One callable each, so that a broken part costs no more than the checks that need it."""
     checks: list[Callable[[], Iterator[Problem]]] = [
         partial(check, recipe)
@@ -205,7 +211,7 @@ def _checks(recipe: Recipe) -> list[Callable[[], Iterator[Problem]]]:
             for name, source in recipe.sources.items()
             for check in (sources.source, cleaning.cleaning, cleaning.labels)
         ]
-    if isinstance(recipe.versions, dict):
+    if of_versions and isinstance(recipe.versions, dict):
         checks += [
             partial(check, recipe, name, version)
             for name, version in recipe.versions.items()

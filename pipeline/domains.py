@@ -5,11 +5,16 @@ mixture names a source, it may name a domain; each is ordered, consumed and meas
 """
 
 import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from heapq import merge
+from itertools import product
 from typing import NamedTuple
 
 from perdure.pipeline.mixture import members
 from perdure.pipeline.recipe import Recipe
 
+_ANY = object()
 _NAME = re.compile(r"([^@/]+)(?:@([^/]+))?(?:/(.+))?", re.DOTALL)
 PLURALS = {"language": "languages", "topic": "topics"}
 """Where a data manifest's `counts` have documents and tokens by label, by kind of label."""
@@ -39,12 +44,24 @@ def source_of(name: str) -> str:
     return parse(name).source
 
 
-def overlap(left: str, right: str) -> bool:
-    """Whether a document can belong to both domains."""
-    one, other = parse(left), parse(right)
-    return one.source == other.source and all(
-        other.labels.get(kind, label) == label for kind, label in one.labels.items()
-    )
+def overlapping(names: Iterable[str]) -> Callable[[str], Iterator[str]]:
+    """Looks domains up among some, each named once: those that a document of it can belong to as well, in their order.
+
+    It takes a step for each that it finds, and not for each that there is.
+    """
+    index = defaultdict(list)
+    for number, name in enumerate(names):
+        source, language, topic = parse(name)
+        for labels in product((language, _ANY), (topic, _ANY)):
+            index[source, *labels].append((number, name))
+
+    def found(name: str) -> Iterator[str]:
+        source, language, topic = parse(name)
+        fitting = ((_ANY,) if label is None else (label, None) for label in (language, topic))
+        lists = (index.get((source, *labels), []) for labels in product(*fitting))
+        return (other for _, other in merge(*lists))
+
+    return found
 
 
 def measured_domains(recipe: Recipe) -> list[str]:

@@ -1,9 +1,12 @@
 """What a version has to do with the versions before it, as far as the recipe decides it, and where they are."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import accumulate
+from operator import neg
 from pathlib import Path
+from typing import Any
 
 from perdure.pipeline.consumption import Ancestor
 from perdure.pipeline.domain_order import random_order
@@ -21,10 +24,13 @@ from perdure.pipeline.mixture import (
 )
 from perdure.pipeline.order import RANKED
 from perdure.pipeline.plan import num_steps, open_plan
-from perdure.pipeline.recipe import Branch, Init, Mixture, MixtureSource, Recipe, Schedule, Switch, Version
+from perdure.pipeline.recipe import Branch, Init, Mixture, MixtureSource, Recipe, Schedule, Version
 from perdure.pipeline.remedies import remedy
 from perdure.pipeline.remembered import parent_of, remembered
 from perdure.pipeline.train.schedule import learning_rate, resolve
+
+FINEST = 1 << 64
+"""Largest denominator of counts of samples that are foreseen."""
 
 
 def models_needed(version: Version) -> list[str]:
@@ -82,21 +88,27 @@ def kept_steps(recipe: Recipe, name: str) -> set[int]:
 
 def switch_steps(recipe: Recipe, name: str) -> list[int]:
     """The steps of a version after which each of `mixture.switches` holds, in a plan of its own (see `planned_phases`)."""
-    return [_switch_step(recipe, name, switch) for switch in recipe.versions[name].mixture.switches]
-
-
-def _switch_step(recipe: Recipe, name: str, switch: Switch) -> int:
-    steps = num_steps(recipe, recipe.versions[name])
-    if switch.at is not None:
-        return round(switch.at * steps)
-    if switch.at_tokens is not None:
-        return -(-switch.at_tokens // (recipe.training.seq_length * recipe.training.global_batch_size))
-    assert switch.at_lr is not None
-    schedule = resolved_schedule(recipe, name)
-    rates = [learning_rate(schedule, step, steps) for step in range(steps + 1)]
-    peak = max(rates)
-    fallen = (step for step in range(rates.index(peak), steps + 1) if rates[step] <= switch.at_lr * peak)
-    return next(fallen, steps + 1) - 1
+    switches, steps = recipe.versions[name].mixture.switches, num_steps(recipe, recipe.versions[name])
+    batch_tokens = recipe.training.seq_length * recipe.training.global_batch_size
+    rates: list[float] = []
+    if any(switch.at_lr is not None for switch in switches):
+        schedule = resolved_schedule(recipe, name)
+        rates = [learning_rate(schedule, step, steps) for step in range(steps + 1)]
+    highest = max(rates, default=0.0)
+    first = rates.index(highest) if rates else 0
+    lowest = list(accumulate(rates[first:], min))
+    """Since the peak."""
+    found = []
+    for switch in switches:
+        if switch.at is not None:
+            found.append(round(switch.at * steps))
+        elif switch.at_tokens is not None:
+            found.append(-(-switch.at_tokens // batch_tokens))
+        else:
+            assert switch.at_lr is not None
+            fallen = bisect_left(lowest, -switch.at_lr * highest, key=neg)
+            found.append(first + fallen - 1)
+    return found
 
 
 def continues_parent(recipe: Recipe, name: str) -> bool:
@@ -200,8 +212,14 @@ def consumed_before(recipe: Recipe, name: str) -> dict[str, Fraction]:
         return {}
     found = dict(consumed_before(recipe, parent))
     for key, samples in planned_samples(recipe, parent, _steps_taken(recipe, name)).items():
-        found[key] = found.get(key, Fraction(0)) + samples
+        _add(found, key, samples)
     return found
+
+
+def _add(counts: dict, key: Any, samples: Fraction) -> None:
+    """Adds to a count, to within 2^-64 of a sample: exact ones of a thousand versions would have thousands of digits."""
+    total = counts.get(key, Fraction(0)) + samples
+    counts[key] = total if total.denominator <= FINEST else Fraction(round(total * FINEST), FINEST)
 
 
 @remembered
@@ -213,7 +231,7 @@ def _streams_consumed(recipe: Recipe, name: str) -> dict[tuple, Fraction]:
     samples = planned_samples(recipe, parent, _steps_taken(recipe, name))
     for key, (_, member) in members(mixture).items():
         stream = key, stream_settings(mixture, member)
-        found[stream] = found.get(stream, Fraction(0)) + samples[key]
+        _add(found, stream, samples[key])
     return found
 
 

@@ -8,8 +8,9 @@ index decides, so the number of ranks and workers cannot change the stream.
 
 from collections.abc import Collection
 from fractions import Fraction
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 from math import lcm
+from operator import itemgetter
 
 import numpy as np
 
@@ -33,13 +34,12 @@ def mixture_shares(mixture: Mixture, part: int = 0, k: float = 1.0) -> dict[str,
     parts = [(False, 1 - replayed_share, fresh)]
     if mixture.replay:
         parts.append((True, replayed_share, mixture.replay.sources))
-    return {
-        source_key(name, replayed): share
-        * Fraction(str(source.weight))
-        / sum(Fraction(str(sibling.weight)) for sibling in siblings.values())
-        for replayed, share, siblings in parts
-        for name, source in siblings.items()
-    }
+    found = {}
+    for replayed, share, siblings in parts:
+        weights = {name: Fraction(str(source.weight)) for name, source in siblings.items()}
+        unit = share / sum(weights.values()) if weights else share
+        found |= {source_key(name, replayed): unit * weight for name, weight in weights.items()}
+    return found
 
 
 def trained_fraction(version: Version) -> float:
@@ -176,11 +176,11 @@ def _floored(ratios: dict[str, float], floor: float, low: set[str]) -> dict[str,
 def moving_groups(mixture: Mixture) -> list[list[str]]:
     """New sources among which `reweight` moves shares, each group with a fixed total; those of no group come last."""
     assert mixture.reweight is not None
-    groups = [
-        [source for source in mixture.sources if source in group]
-        for group in mixture.reweight.groups.values()
-    ]
-    rest = [source for source in mixture.sources if not any(source in group for group in groups)]
+    place = {source: number for number, source in enumerate(mixture.sources)}
+    named = [set(group) for group in mixture.reweight.groups.values()]
+    groups = [sorted(group & place.keys(), key=place.__getitem__) for group in named]
+    grouped = set().union(*named)
+    rest = [source for source in mixture.sources if source not in grouped]
     return [*groups, rest] if rest else groups
 
 
@@ -190,9 +190,18 @@ def rounded_shares(ratios: dict[str, float], parts: int) -> dict[str, Fraction]:
     by_remainder = sorted(ratios, key=lambda topic: counts[topic] - ratios[topic] * parts)
     for topic in by_remainder[: max(0, parts - sum(counts.values()))]:
         counts[topic] += 1
-    for _ in range(sum(counts.values()) - parts):
-        counts[max(counts, key=counts.__getitem__)] -= 1
-    return {topic: Fraction(count, parts) for topic, count in counts.items()}
+    left = _less(list(counts.values()), sum(counts.values()) - parts)
+    return {topic: Fraction(count, parts) for topic, count in zip(counts, left)}
+
+
+def _less(counts: list[int], number: int) -> list[int]:
+    """Counts with so many taken away, one at a time from the largest, of equal ones from the first."""
+    largest = [(-count, place) for place, count in enumerate(counts)]
+    heapify(largest)
+    for _ in range(number):
+        count, place = largest[0]
+        heapreplace(largest, (count + 1, place))
+    return [-count for count, _ in sorted(largest, key=itemgetter(1))]
 
 
 def domain_steps(mixture: Mixture, steps: int) -> dict[str, int]:
@@ -232,9 +241,7 @@ def block_counts(shares: list[Fraction]) -> list[int]:
     by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - shares[i] * MAX_BLOCK)
     for i in range(MAX_BLOCK - sum(counts)):
         counts[by_remainder[i]] += 1
-    for _ in range(sum(counts) - MAX_BLOCK):  # many tiny shares were rounded up: the largest gives
-        counts[counts.index(max(counts))] -= 1
-    return counts
+    return _less(counts, sum(counts) - MAX_BLOCK)  # many tiny shares were rounded up: the largest gives
 
 
 def block_pattern(counts: list[int]) -> np.ndarray:

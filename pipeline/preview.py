@@ -192,7 +192,7 @@ def mixture_table(recipe: Recipe, name: str, sources: dict[str, dict], counts: d
     """
     planned, before = planned_samples(recipe, name), streams_before(recipe, name)
     seq_length, mixture = recipe.training.seq_length, recipe.versions[name].mixture
-    found = []
+    found, total = [], sum(planned.values())
     for key, (domain, settings) in members(expected_mixture(recipe, name)).items():
         tokens = planned[key] * seq_length
         lowest, source = settings.lowest_perplexity, source_of(domain)
@@ -212,7 +212,7 @@ def mixture_table(recipe: Recipe, name: str, sources: dict[str, dict], counts: d
                 "order": settings.order,
                 "buckets": settings.buckets,
                 "lowest_perplexity": subset,
-                "share": float(planned[key] / sum(planned.values())),
+                "share": float(planned[key] / total),
                 "tokens": round(tokens),
                 "available": available,
                 "repetitions": float(tokens) / available if available else None,

@@ -6,17 +6,16 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from rich.tree import Tree
 
 from perdure.pipeline.convert.files import listed
-from perdure.pipeline.domains import source_of
-from perdure.pipeline.order import RANKED
-from perdure.pipeline.parts import describe
+from perdure.pipeline.preview_mixture import LISTED, listed_some, mixture_tree, more_of
 
 PLOT_HEIGHT = 6
 """Lines of the learning-rate curve."""
 MAX_NOTES = 20
 """Pairs of sources that share text, of those that are named."""
+LISTED_VERSIONS = 50
+"""Versions that are printed; `--json` has all."""
 LISTED_RANKS = 16
 """Most ranks whose places are listed one by one."""
 
@@ -35,7 +34,10 @@ def print_preview(data: dict[str, Any]) -> None:
     console = new_console()
     console.print(f"[bold]{data['recipe']}[/] -> {data['out']}")
     heading(console, "Sources")
-    console.print(table(("source", "reader", "tokens", "held out", "repetitions"), _source_rows(data)))
+    rows = _source_rows(data["sources"][:LISTED])
+    console.print(table(("source", "reader", "tokens", "held out", "repetitions"), rows))
+    if (more := len(data["sources"]) - LISTED) > 0:
+        console.print(more_of(more, "sources"))
     if any(source["estimated"] and source["tokens"] is not None for source in data["sources"]):
         console.print(
             "[dim]~ estimated from file sizes and a sample (4 bytes a token while there is no tokenizer); exact once the data stage has run[/]"
@@ -44,12 +46,13 @@ def print_preview(data: dict[str, Any]) -> None:
         console.print(note, markup=False)
     if (more := len(data["same_files"]) - MAX_NOTES) > 0:
         console.print(f"and {more:,} more sources that share text; --json names all")
-    for source in data["sources"]:
-        if source["not_read"]:
-            console.print(f"{source['name']}: {source['not_read']}", markup=False)
+    for source in [source for source in data["sources"] if source["not_read"]][:LISTED]:
+        console.print(f"{source['name']}: {source['not_read']}", markup=False)
     estimated = {source["name"]: source["estimated"] for source in data["sources"]}
-    for version in data["versions"]:
+    for version in data["versions"][:LISTED_VERSIONS]:
         _print_version(console, version, estimated)
+    if (more := len(data["versions"]) - LISTED_VERSIONS) > 0:
+        console.print(f"\n{more_of(more, 'versions')}")
     _print_model(console, data["model"])
     _print_layout(console, data["parallel"])
     _print_memory(console, data["memory_per_rank"])
@@ -102,13 +105,16 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
     return table
 
 
-def _source_rows(data: dict[str, Any]) -> Iterable[tuple[str, ...]]:
-    for source in data["sources"]:
+def _source_rows(sources: list[dict[str, Any]]) -> Iterable[tuple[str, ...]]:
+    for source in sources:
         mark = "~" if source["estimated"] else ""
         held_out = "" if source["heldout_tokens"] is None else f"{source['heldout_tokens']:,}"
-        repetitions = ", ".join(
-            f"{name} unknown" if times is None else f"{name} {mark}{times:.2f}"
-            for name, times in source["repetitions"].items()
+        repetitions = listed_some(
+            [
+                f"{name} unknown" if times is None else f"{name} {mark}{times:.2f}"
+                for name, times in source["repetitions"].items()
+            ],
+            LISTED_VERSIONS,
         )
         yield (
             source["name"],
@@ -153,7 +159,7 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
                 else ""
             )
         )
-    console.print(_mixture_tree(version, estimated), soft_wrap=False)  # a tree would be cut off otherwise
+    console.print(mixture_tree(version, estimated), soft_wrap=False)  # a tree would be cut off otherwise
     curve = version["learning_rate"]
     console.print(
         f"learning rate ({version['schedule']['type']}), peak {version['schedule']['max_lr']:g}, last {curve[-1][1]:.4g}"
@@ -162,87 +168,6 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
         console.print(f"  {line}".rstrip())
     first, last = f"step {curve[0][0]:,}", f"{curve[-1][0]:,}"
     console.print(f"  {first}{last:>{max(1, len(curve) - len(first))}}")
-
-
-def _mixture_tree(version: dict[str, Any], estimated: dict[str, bool]) -> Tree:
-    tree = Tree("mixture")
-    for part, share in (("new", 1 - version["replay_share"]), ("replay", version["replay_share"])):
-        members = [member for member in version["mixture"] if member["part"] == part]
-        if not members:
-            continue
-        pool = (
-            ", what its ancestors trained on" if part == "replay" and version["replay_from_parents"] else ""
-        )
-        trained = version["replay_share_trained"]
-        effective = (
-            f" of what is read, {trained:.1%} of what is trained on"
-            if part == "replay" and trained != share
-            else ""
-        )
-        branch = tree.add(f"{part} {share:.1%}{effective}{pool}")
-        for member in members:
-            mark = "~" if estimated[source_of(member["source"])] else ""
-            times = "" if member["repetitions"] is None else f", {mark}{member['repetitions']:.2f} times over"
-            if member["repetitions_of_ancestors"]:
-                times += f" after {mark}{member['repetitions_of_ancestors']:.2f} by its ancestors"
-            if (member["repetitions"] or 0) + (member["repetitions_of_ancestors"] or 0) > version[
-                "max_repetition"
-            ]:
-                times += f" (more than max_repetition = {version['max_repetition']:g}, beyond which a run is refused)"
-            order = member["order"]
-            if order in RANKED:
-                order += f" by {version['perplexity_model']}"
-            if member["buckets"]:
-                order += f" in {member['buckets']:,} buckets"
-            if member["lowest_perplexity"]:
-                order += f", {_subset_words(member, version['perplexity_model'])}"
-            branch.add(
-                f"{member['source']} {member['share']:.1%}, {member['tokens']:,} tokens{times}, {order}"
-            )
-    if version["domain_order"]:
-        tree.add(_domain_words(version))
-    else:
-        for phase in version["phases"][1:]:
-            shares = ", ".join(f"{key} {share:.1%}" for key, share in phase["shares"].items())
-            tree.add(f"switches after step {phase['after_step']:,} to {shares}")
-    if rule := version["reweight"]:
-        tree.add(
-            f"follows held-out perplexity every {rule['interval_steps']:,} steps (alpha {rule['alpha']:g}, floor "
-            f"{rule['floor']:g})"
-        ).add(_group_words(rule))
-    return tree
-
-
-def _group_words(rule: dict[str, Any]) -> str:
-    """Between which sources shares move."""
-    if rule["groups"]:
-        groups = "; ".join(f"{group}: {', '.join(sources)}" for group, sources in rule["groups"].items())
-        return f"shares move inside groups, whose totals are fixed ({groups})"
-    if rule["across"]:
-        return (
-            f"note: shares move between {', '.join(rule['across'])}, so that one may take most of another's; fix their totals by "
-            "mixture.reweight.groups"
-        )
-    return "shares move among all new sources"
-
-
-def _domain_words(version: dict[str, Any]) -> str:
-    """Domains one after another, and when each begins."""
-    if not version["phases"]:
-        return "one domain after another, by similarity: the plan finds the order once the data is there"
-    starts = ", ".join(
-        f"{next(iter(phase['shares']))} after step {phase['after_step']:,}" for phase in version["phases"]
-    )
-    return f"one domain after another ({version['domain_order']}): {starts}"
-
-
-def _subset_words(member: dict[str, Any], model: str) -> str:
-    """Which documents a place takes: what was chosen, or the budget."""
-    subset = member["lowest_perplexity"]
-    if subset["chosen"]:
-        return describe(member["source"], subset["chosen"])
-    budget = f"{subset['tokens']:,} tokens" if subset["tokens"] else f"{subset['share']:.1%} of tokens"
-    return f"the {budget} of lowest perplexity under {model}"
 
 
 def _print_model(console: Console, model: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Answers to questions about versions that follow from their ancestors, kept while somebody asks."""
+"""Answers to questions about a recipe and its versions, kept while somebody asks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +30,21 @@ def remembering() -> Iterator[dict]:
 def parent_of(version: Version) -> str | None:
     """The version that another starts from; None for the initial model."""
     return None if isinstance(version.start, Init) else version.start.parent
+
+
+def asked_once(function: Callable[[Recipe], Answer]) -> Callable[[Recipe], Answer]:
+    """A function of a recipe, kept like those of versions; what it returns is shared, and not to be changed."""
+
+    @wraps(function)
+    def ask(recipe: Recipe) -> Answer:
+        if (known := _answers.get()) is None:
+            return function(recipe)
+        known[id(recipe)] = recipe  # which keeps its id from others
+        if (function, id(recipe)) not in known:
+            known[function, id(recipe)] = function(recipe)
+        return known[function, id(recipe)]
+
+    return ask
 
 
 def remembered(function: Callable[[Recipe, str], Answer]) -> Callable[[Recipe, str], Answer]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from perdure.pipeline.checks.mixtures import against_data
+from perdure.pipeline.checks.finished import against_data
 from perdure.pipeline.convert.exports import export_of
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError, RecipeError

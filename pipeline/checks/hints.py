@@ -2,9 +2,10 @@
 
 import difflib
 import os
+from bisect import bisect_left
 from collections.abc import Iterable
-from heapq import nlargest
-from itertools import islice, takewhile
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from perdure.pipeline.errors import Problem
@@ -15,17 +16,26 @@ NEAREST, LONGEST = 100, 300
 
 def near(word: str, known: Iterable[str]) -> str:
     """A hint for the end of a remedy: what is near a misspelt word, else what there is."""
-    known = sorted(known)
-    beside = known if len(known) <= NEAREST else nlargest(NEAREST, known, lambda name: _shared(word, name))
-    if match := difflib.get_close_matches(word[:LONGEST], beside, n=1):
+    word = word[:LONGEST]
+    ordered, backwards = _ordered(tuple(known))
+    beside = _around(word, ordered) + [name[::-1] for name in _around(word[::-1], backwards)]
+    if match := difflib.get_close_matches(word, dict.fromkeys(beside), n=1):
         return f"; did you mean `{match[0]}`?"
-    return f"; there is {', '.join(f'`{name}`' for name in known[:10])}" if known else ""
+    return f"; there is {', '.join(f'`{name}`' for name in ordered[:10])}" if ordered else ""
 
 
-def _shared(left: str, right: str) -> int:
-    """Letters that two words share at their beginnings and ends."""
-    sides = ((left, right), (left[::-1], right[::-1]))
-    return sum(len(list(takewhile(lambda pair: pair[0] == pair[1], zip(*side)))) for side in sides)
+@lru_cache(8)
+def _ordered(names: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Names in order, and their letters backwards in order: which begin or end alike stand beside each other."""
+    return sorted(names), sorted(name[::-1] for name in names)
+
+
+def _around(word: str, ordered: list[str]) -> list[str]:
+    """The names that begin most like a word, or all of few."""
+    place = bisect_left(ordered, word)
+    return (
+        ordered if len(ordered) <= NEAREST else ordered[max(0, place - NEAREST // 4) : place + NEAREST // 4]
+    )
 
 
 def missing(where: str, path: Path, kind: str) -> Problem:

@@ -6,7 +6,6 @@ from fractions import Fraction
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import Problem
 from perdure.pipeline.lineage import (
-    ancestors,
     consumed_before,
     expected_mixture,
     plan_owner,
@@ -15,6 +14,7 @@ from perdure.pipeline.lineage import (
 from perdure.pipeline.mixture import is_replayed
 from perdure.pipeline.plan import num_steps
 from perdure.pipeline.recipe import Recipe, Version
+from perdure.pipeline.remembered import parent_of, remembered
 from perdure.pipeline.sizes import domain_tokens
 
 
@@ -30,7 +30,7 @@ def pool_repetition(
     if replay is None or not replay.from_parents:
         return
     owner, steps_before = plan_owner(recipe, name)
-    if any(recipe.versions[ancestor].mixture.reweight for ancestor, _ in ancestors(recipe, owner)):
+    if _follows_reweighting(recipe, owner):
         return  # planning counts it
     consumed, seq_length = consumed_before(recipe, owner), recipe.training.seq_length
     expected = expected_mixture(recipe, owner).replay
@@ -51,3 +51,11 @@ def pool_repetition(
             f"({float(replayed) * seq_length:,.0f} tokens of {float(pool) * seq_length:,.0f}); lower its share or the "
             "version's tokens, or raise this",
         )
+
+
+@remembered
+def _follows_reweighting(recipe: Recipe, name: str) -> bool:
+    """Whether the shares of some ancestor follow perplexity."""
+    if (parent := parent_of(recipe.versions[name])) is None:
+        return False
+    return bool(recipe.versions[parent].mixture.reweight) or _follows_reweighting(recipe, parent)

@@ -1,5 +1,6 @@
 """What each artefact of the data stage depends on, and so where it stands."""
 
+from collections import defaultdict
 from itertools import chain
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from perdure.pipeline.data.tokenizer import tokenizer_inputs as tokenizer_facts
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import hash_of, read_json
 from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.remembered import asked_once
 
 FORMAT = 3
 """Version of what the stage writes; a change in its meaning makes new directories."""
@@ -30,9 +32,19 @@ def place(out: Path, name: str, inputs: dict) -> Path:
     return out / f"{name}@{hash_of(inputs)[:8]}"
 
 
+def by_source(directory: Path, prefix: str = "") -> dict[str, list[Path]]:
+    """What stands in a directory for each source, by its name: entries called `<prefix><source>@<hash8>`."""
+    found = defaultdict(list)
+    for path in sorted(directory.glob(f"{prefix}*@*")):
+        found[path.name.removeprefix(prefix).partition("@")[0]].append(path)
+    return found
+
+
+@asked_once
 def clean_inputs(recipe: Recipe) -> dict[str, dict]:
     """Everything that each source's cleaned documents depend on."""
-    found = {}
+    found: dict[str, dict] = {}
+    shards = by_source(recipe.directory / "data")
     for name, source in recipe.sources.items():
         try:
             described = fingerprint(source.reader)
@@ -52,17 +64,18 @@ def clean_inputs(recipe: Recipe) -> dict[str, dict]:
         record = record_path(recipe.directory, place(recipe.directory, f"clean/{name}", inputs))
         if record.exists() and (files := read_files(source.reader)) and (changed := edited(record, *files)):
             inputs["fingerprint"] = described | {"edited": changed}
-        if _read_otherwise(recipe, name, place(recipe.directory, f"clean/{name}", inputs)):
+        cleaned = place(recipe.directory, f"clean/{name}", inputs)
+        if _read_otherwise(source.reader.type, cleaned, shards.get(name, [])):
             inputs["reading"] = READING
     return found
 
 
-def _read_otherwise(recipe: Recipe, name: str, cleaned: Path) -> bool:
+def _read_otherwise(reader: str, cleaned: Path, shards: list[Path]) -> bool:
     """Whether a source that stands here lost documents that its reader keeps by now; all others are as good as new."""
-    reasons = READ_OTHERWISE.get(recipe.sources[name].reader.type, set())
+    reasons = READ_OTHERWISE.get(reader, set())
     if not reasons:
         return False
-    data = map(read_json, recipe.directory.glob(f"data/{name}@*/manifest.json"))
+    data = [read_json(path / "manifest.json") for path in shards if (path / "manifest.json").exists()]
     made = [manifest for manifest in data if manifest.get("clean") == cleaned.name]
     if (cleaned / "manifest.json").exists():
         made.append(read_json(cleaned / "manifest.json"))
@@ -148,6 +161,7 @@ def subset_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict
     return part_inputs(recipe, name, "subset", clean) | inputs | _as_loaded(facts)
 
 
+@asked_once
 def reserved_fraction(recipe: Recipe) -> float:
     """Largest share that any source holds out. The same text may stand in several sources: below this, none trains."""
     return max(source.heldout_fraction for source in recipe.sources.values())

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import combinations, islice, repeat
+from itertools import combinations, repeat
 from pathlib import Path
 
 from perdure.pipeline.data.files import listed
@@ -49,27 +49,29 @@ def same_files(recipe: Recipe) -> list[str]:
         for name, label, path in files:
             alike[edges(path)][name].append(label)
         for labels in alike.values():
-            # Of many sources with one text, each is named beside the first alone.
-            beside = (
-                combinations(labels, 2)
-                if len(labels) <= PAIRED
-                else zip(repeat(next(iter(labels))), islice(labels, 1, None))
-            )
-            for first, second in beside:
+            for first, second in _pairs(list(labels)):
                 shared[first, second].update(labels[first])
             for name in labels:
                 if len(labels[name]) > 1 and isinstance(readers[name], IN_ROWS):
                     shared[name, name].update(labels[name][1:])
-    hubs = [(name, reader) for name, reader in readers.items() if isinstance(reader, HuggingFaceReader)]
-    for (first, hub), (second, other) in combinations(hubs, 2):
-        if hub == other:
-            shared[first, second].add(hub.path)
+    hubs: dict[str, list[str]] = defaultdict(list)
+    for name, reader in readers.items():
+        if isinstance(reader, HuggingFaceReader):
+            hubs[reader.model_dump_json()].append(name)
+    for names in hubs.values():
+        for first, second in _pairs(names):
+            shared[first, second].add(str(readers[first].path))
     wheres = {name: getattr(reader, "where", {}) for name, reader in readers.items()}
     return [
         _note(first, second, sorted(labels))
         for (first, second), labels in shared.items()
         if not disjoint(wheres[first], wheres[second])
     ]
+
+
+def _pairs(names: list[str]) -> Iterator[tuple[str, str]]:
+    """Sources with one text two by two; of many, each beside the first alone."""
+    return combinations(names, 2) if len(names) <= PAIRED else zip(repeat(names[0]), names[1:])
 
 
 def _note(first: str, second: str, labels: list[str]) -> str:

@@ -20,6 +20,7 @@ from perdure.pipeline.drops import drops_lines, heavy_drops, lost_line
 from perdure.pipeline.integrity import is_whole, require_whole
 from perdure.pipeline.manifest import disk_errors, hash_of, is_finished, read_json, refuse_link
 from perdure.pipeline.recipe import ExtendedTokenizer, HuggingFaceTokenizer, Recipe, typed_command
+from perdure.pipeline.remembered import asked_once
 
 if TYPE_CHECKING:
     from perdure.pipeline.data.executor import Execute
@@ -90,6 +91,7 @@ def _size(directory: Path) -> int:
     return size
 
 
+@asked_once
 def finished_data(recipe: Recipe) -> dict[str, Path | None]:
     """Finds what is finished: each source's directory of shards, or None.
 
@@ -116,7 +118,8 @@ def other_tasks(recipe: Recipe) -> dict[str, int]:
         PerdureError: If an input is missing.
     """
     out, ours = recipe.directory, recipe.data.tasks
-    numbers = {name: _numbers_of_tasks(out, name) for name in recipe.sources}
+    cleaned, begun = identity.by_source(out / "clean"), identity.by_source(out / "work", "clean.")
+    numbers = {name: _numbers_of_tasks(cleaned.get(name, []), begun.get(name, [])) for name in recipe.sources}
     if not any(known - {ours} for known in numbers.values()):
         return {}  # without looking at the inputs, which may be many
     found = {}
@@ -125,20 +128,21 @@ def other_tasks(recipe: Recipe) -> dict[str, int]:
             number: identity.place(out, f"clean/{name}", inputs | {"tasks": number})
             for number in numbers[name] | {ours}
         }
-        begun = [
+        there = [
             number
             for number, path in paths.items()
             if path.exists() or (out / "work" / f"clean.{path.name}").exists()
         ]
-        if begun and ours not in begun:
-            found[name] = begun[0]
+        if there and ours not in there:
+            found[name] = there[0]
     return found
 
 
-def _numbers_of_tasks(out: Path, name: str) -> set[int]:
-    """Numbers of tasks that any cleaning of a source in this run had."""
-    whole = {read_json(path)["inputs"]["tasks"] for path in out.glob(f"clean/{name}@*/manifest.json")}
-    return whole | {int(path.read_text()) for path in out.glob(f"work/clean.{name}@*/*/tasks")}
+def _numbers_of_tasks(cleaned: list[Path], begun: list[Path]) -> set[int]:
+    """Numbers of tasks that cleanings of a source had, by their directories."""
+    whole = (path / "manifest.json" for path in cleaned)
+    numbers = {read_json(path)["inputs"]["tasks"] for path in whole if path.exists()}
+    return numbers | {int(path.read_text()) for directory in begun for path in directory.glob("*/tasks")}
 
 
 def tokenizer_directory(recipe: Recipe) -> Path:

@@ -4,7 +4,7 @@ import statistics
 from itertools import groupby
 from typing import Any
 
-from perdure.pipeline.checks.mixtures import against_data
+from perdure.pipeline.checks.finished import against_data
 from perdure.pipeline.domains import measured_domains
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate import metrics

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from perdure.pipeline.checks.mixtures import against_data
+from perdure.pipeline.checks.finished import against_data
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.evaluate.harness import initial_records

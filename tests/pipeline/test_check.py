@@ -13,7 +13,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from perdure.pipeline.check import load_checked, problems
-from perdure.pipeline.checks import mixtures
+from perdure.pipeline.checks.finished import data_budgets
 from perdure.pipeline.errors import PerdureError, RecipeError
 from perdure.pipeline.manifest import hash_file, read_json
 from perdure.pipeline.memory import memory_per_rank
@@ -622,10 +622,10 @@ def test_repetition_and_labels_are_judged_once_the_data_is_there(tmp_path, capsy
     assert remedies(5 * odd, {"a/odd": {}})[0].startswith("`a/odd` would repeat 5.")
     counts = finished_sources(recipe)
     subset = lambda tokens: recipe_of(9, {"a": {"lowest_perplexity": {"tokens": tokens}}}).versions["v1"]  # noqa: E731
-    (problem,) = mixtures.data_budgets(counts, "v1", subset(10**6))
+    (problem,) = data_budgets(counts, "v1", subset(10**6))
     assert problem.path == "versions.v1.mixture.sources.a.lowest_perplexity.tokens"
     assert "`a` has only" in problem.remedy
-    assert [*mixtures.data_budgets(counts, "v1", subset(100))] == []
+    assert [*data_budgets(counts, "v1", subset(100))] == []
 
 
 # ------------------------------------------------------------------------------------------ preview

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.pipeline.domains import Domain, measured_domains, overlap, parse, source_of
+from perdure.pipeline.domains import Domain, measured_domains, overlapping, parse, source_of
 from tests.support import tiny_recipe
 
 
@@ -43,8 +43,20 @@ def test_domains_overlap_if_a_document_can_be_in_both(language, topic, other_lan
         }
 
     left, right = name(language, topic), name(other_language, other_topic)
-    assert overlap(left, right) == bool(holds(language, topic) & holds(other_language, other_topic))
-    assert not overlap(left, right.replace("web", "news"))
+    assert [*overlapping([right])(left)] == [right] * bool(
+        holds(language, topic) & holds(other_language, other_topic)
+    )
+    assert not [*overlapping([right.replace("web", "news")])(left)]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["web", "news"]), labels, labels), unique=True))
+def test_those_that_overlap_come_in_their_order(domains):
+    names = [
+        source + f"@{language}" * bool(language) + f"/{topic}" * bool(topic)
+        for source, language, topic in domains
+    ]
+    for name in names:
+        assert [*overlapping(names)(name)] == [other for other in names if [*overlapping([other])(name)]]
 
 
 def test_every_source_and_every_part_that_a_mixture_names_is_measured(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 
 from perdure.pipeline.checks import mixtures
+from perdure.pipeline.checks.finished import against_data
 from perdure.pipeline.checks.pools import pool_repetition
 from perdure.pipeline.lineage import planned_samples
 from tests.support import tiny_recipe
@@ -50,7 +51,7 @@ def replaying(steps: int, limit: float = 4, branched: int = 0, **first) -> list[
     if branched:
         versions["jan"] = branch(steps, branched)
     recipe = tiny_recipe("unused", versions=versions)
-    return [str(problem) for problem in mixtures.against_data(recipe)]
+    return [str(problem) for problem in against_data(recipe)]
 
 
 def test_a_pool_that_would_repeat_too_often_is_known_on_paper():

@@ -152,7 +152,7 @@ def test_a_table_needs_no_text_and_data_speak_for_their_own_run_alone(recipe, mo
     def refuse(_recipe):
         raise AssertionError("asked for all runs at once")
 
-    monkeypatch.setattr("perdure.pipeline.checks.mixtures.against_data", refuse)
+    monkeypatch.setattr("perdure.pipeline.check.against_data", refuse)
     assert len(load_sweep(recipe, [f"{RATE}=0.01,0.02"]).runs) == 2
     tree = yaml.safe_load(recipe.read_text())
     for source in tree["sources"].values():

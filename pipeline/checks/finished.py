@@ -1,0 +1,87 @@
+"""Checks of what versions train on against sources that are already tokenised."""
+
+from collections.abc import Iterator
+
+from perdure.pipeline.checks.hints import near
+from perdure.pipeline.checks.mixtures import named_places
+from perdure.pipeline.checks.pools import pool_repetition
+from perdure.pipeline.domains import PLURALS, parse, source_of
+from perdure.pipeline.errors import Problem
+from perdure.pipeline.lineage import expected_mixture, is_foreseen, planned_samples, streams_before
+from perdure.pipeline.mixture import is_replayed, members
+from perdure.pipeline.recipe import Recipe, Version
+from perdure.pipeline.remembered import remembering
+from perdure.pipeline.sizes import available_tokens, domain_tokens, finished_sources
+
+Problems = Iterator[Problem]
+
+
+def against_data(recipe: Recipe) -> list[Problem]:
+    """What sources that are already tokenised say: labels that no document has, subsets larger than they are, and
+    sources that would repeat too often, what ancestors took included.
+
+    The versions have no other problem.
+    """
+    all_found = []
+    with remembering():
+        finished = finished_sources(recipe)
+        for name, version in recipe.versions.items():
+            found = [*data_labels(finished, name, version), *data_budgets(finished, name, version)]
+            all_found += found or _repetition(finished, recipe, name, version)
+    return all_found
+
+
+def data_labels(finished: dict[str, dict], name: str, version: Version) -> Problems:
+    """Labels that no document has, by the counts of finished sources; perplexities that cannot be followed."""
+    for where, domain, _member in named_places(version, f"versions.{name}.mixture"):
+        if (counts := finished.get(source_of(domain))) is None:
+            continue
+        for kind, label in parse(domain).labels.items():
+            known = counts.get(PLURALS[kind], {})
+            if label not in known:
+                there = near(label, known) if known else ": none of its documents has one"
+                yield Problem(where, domain, f"no such {kind} in `{source_of(domain)}`{there}")
+    if version.mixture.reweight:
+        for domain in version.mixture.sources:
+            counts = finished.get(source_of(domain))
+            if counts and domain_tokens(counts, domain) and domain_tokens(counts, domain, "heldout") == 0:
+                remedy = "none of its documents is held out, so that its perplexity cannot be followed"
+                yield Problem(f"versions.{name}.mixture.reweight", domain, remedy)
+
+
+def data_budgets(finished: dict[str, dict], name: str, version: Version) -> Problems:
+    """Subsets by perplexity that are larger than what they are chosen from."""
+    for where, domain, member in named_places(version, f"versions.{name}.mixture"):
+        counts, lowest = finished.get(source_of(domain)), member.lowest_perplexity
+        available = domain_tokens(counts, domain) if counts else None
+        if lowest and lowest.tokens and available and lowest.tokens > available:
+            yield Problem(
+                f"{where}.lowest_perplexity.tokens",
+                lowest.tokens,
+                f"`{domain}` has only {available:,} training tokens; lower it, or leave the subset out and let the "
+                "mixture repeat it",
+            )
+
+
+def _repetition(finished: dict[str, dict], recipe: Recipe, name: str, version: Version) -> Problems:
+    if not is_foreseen(recipe, name):
+        return  # planning counts it
+    yield from pool_repetition(finished, recipe, name, version)
+    before, seq_length = streams_before(recipe, name), recipe.training.seq_length
+    from_parents = version.mixture.replay is not None and version.mixture.replay.from_parents
+    places = members(expected_mixture(recipe, name))
+    for key, samples in planned_samples(recipe, name).items():
+        domain, member = places[key]
+        if (counts := finished.get(source_of(domain))) is None or (from_parents and is_replayed(key)):
+            continue
+        if (available := available_tokens(counts, domain, member.lowest_perplexity)) is None:
+            continue  # planning counts it
+        epochs = float(samples + before.get(key, 0)) / max(1, -(-available // seq_length))
+        if samples and epochs > version.mixture.max_repetition:
+            yield Problem(
+                f"versions.{name}.mixture.max_repetition",
+                version.mixture.max_repetition,
+                f"`{key}` would repeat {epochs:.1f} times ({float(samples) * seq_length:,.0f} tokens of "
+                f"{available:,}{' after its ancestors' if before.get(key) else ''}); lower its weight or the "
+                "version's tokens, or raise this",
+            )
