@@ -49,7 +49,7 @@ def overlapping(names: Iterable[str]) -> Callable[[str], Iterator[str]]:
 
     It takes a step for each that it finds, and not for each that there is.
     """
-    index = defaultdict(list)
+    index: dict[tuple, list[tuple[int, str]]] = defaultdict(list)
     for number, name in enumerate(names):
         source, language, topic = parse(name)
         for labels in product((language, _ANY), (topic, _ANY)):

@@ -243,6 +243,8 @@ def read_json(path: Path, kind: type = dict) -> Any:
         found._file = path
         return found
 
+    if path.is_fifo():  # it would be waited for
+        raise PerdureError(f"{path}: a pipe; should be a file")
     try:
         value: Any = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=named)
     except FileNotFoundError:

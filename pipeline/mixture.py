@@ -34,7 +34,7 @@ def mixture_shares(mixture: Mixture, part: int = 0, k: float = 1.0) -> dict[str,
     parts = [(False, 1 - replayed_share, fresh)]
     if mixture.replay:
         parts.append((True, replayed_share, mixture.replay.sources))
-    found = {}
+    found: dict[str, Fraction] = {}
     for replayed, share, siblings in parts:
         weights = {name: Fraction(str(source.weight)) for name, source in siblings.items()}
         unit = share / sum(weights.values()) if weights else share

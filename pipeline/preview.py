@@ -1,5 +1,6 @@
 """What a recipe would do, as data. Nothing is started and no GPU is needed."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,7 @@ def _subset(
     """The budget of a subset by perplexity and, once a version was planned, what was chosen."""
     if lowest is None or model is None:
         return None
-    label = Path(model).resolve().name if "/" in model else model
+    label = Path(os.path.realpath(model)).name if "/" in model else model
     return lowest.model_dump() | {"chosen": chosen_part(recipe, domain, lowest, label)}
 
 

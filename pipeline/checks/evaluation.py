@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from perdure.pipeline.checks.hints import missing, near
-from perdure.pipeline.errors import Problem
+from perdure.pipeline.errors import PerdureError, Problem
 from perdure.pipeline.evaluate.harness import task_names
 from perdure.pipeline.evaluate.probes import Mistake, parse_probes
 from perdure.pipeline.recipe import Recipe
@@ -54,7 +54,12 @@ def harness(recipe: Recipe) -> Problems:
     if not section.include_path.is_dir():
         yield missing("evaluation.harness.include_path", section.include_path, "directory")
         return
-    known = task_names(section.include_path)
+    try:
+        known = task_names(section.include_path)
+    except PerdureError as error:
+        where = "evaluation.harness.include_path"
+        yield Problem(where, str(section.include_path), str(error).removeprefix(f"{section.include_path}: "))
+        return
     for number, task in enumerate(section.tasks):
         if task not in known and not Path(task).expanduser().is_file():
             remedy = (

@@ -22,7 +22,7 @@ def against_data(recipe: Recipe) -> list[Problem]:
 
     The versions have no other problem.
     """
-    all_found = []
+    all_found: list[Problem] = []
     with remembering():
         finished = finished_sources(recipe)
         for name, version in recipe.versions.items():

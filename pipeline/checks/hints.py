@@ -43,6 +43,9 @@ def missing(where: str, path: Path, kind: str) -> Problem:
     parent = path.parent
     if path.is_dir():
         return Problem(where, str(path), "a directory; should be a file")
+    if os.path.lexists(path):
+        found = "should be a regular one" if path.exists() else "a link that leads nowhere"
+        return Problem(where, str(path), f"no {kind}: {found}")
     if not parent.is_dir():
         return Problem(where, str(path), f"no such {kind}: there is no directory {parent}", absent=True)
     match = difflib.get_close_matches(path.name, islice(os.listdir(parent), 1_000), n=1)

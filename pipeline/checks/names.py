@@ -1,5 +1,6 @@
 """Names that files are called after, within what file systems hold."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def score_names(recipe: Recipe) -> Iterator[Problem]:
         ):
             if model is None:
                 continue
-            label = Path(model).resolve().name if "/" in model else model
+            label = Path(os.path.realpath(model)).name if "/" in model else model
             sources = {source_of(domain) for domain, _ in members(version.mixture).values()}
             source = max(sources, key=len)
             length = len(f"data.{source}{HASHED}.scores.") + len(label.encode()) + len(HASHED)

@@ -117,9 +117,10 @@ def executor(recipe: Recipe) -> Problems:
 def output(recipe: Recipe) -> Problems:
     """An output directory that can be written."""
     directory = recipe.directory.absolute()
-    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    existing = next(path for path in (directory, *directory.parents) if os.path.lexists(path))
     if not existing.is_dir():
-        yield Problem("out", str(recipe.directory), f"{existing} is a file; should be a directory")
+        what = "a file" if existing.exists() else "a link that leads nowhere"
+        yield Problem("out", str(recipe.directory), f"{existing} is {what}; should be a directory")
     elif not os.access(existing, os.W_OK | os.X_OK):
         remedy = f"no permission to write in {existing}; choose another --out"
         yield Problem("out", str(recipe.directory), remedy, absent=True)
@@ -134,7 +135,7 @@ def nested(recipe: Recipe) -> Problems:
         if reads_below(source.reader, recipe.directory):
             remedy = f"should not lie in {path}: source `{name}` would read what is written there; choose another --out"
             yield Problem("out", str(recipe.directory), remedy)
-        place, out = path.resolve(), recipe.directory.resolve()
+        place, out = Path(os.path.realpath(path)), Path(os.path.realpath(recipe.directory))
         if place.is_relative_to(out) and place.relative_to(out).parts[:1] in OWN:
             remedy = f"should lie outside of {recipe.directory}, where a run keeps, replaces and removes files of its own"
             yield Problem(f"sources.{name}.reader.path", str(path), remedy)

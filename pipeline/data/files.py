@@ -1,14 +1,17 @@
 """The files below a directory, through symbolic links; hidden files and editors' copies only where they are asked for."""
 
 import os
+import re
 from collections import deque
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 from pathlib import Path, PurePosixPath
 
 from perdure.pipeline.errors import PerdureError
 
 COPIES = [".*", "*~", "#*#", "*.swp", "*.swo", "Thumbs.db", "desktop.ini", "__MACOSX", "_temporary"]
 """Names of what is hidden (`.ipynb_checkpoints`, `._a`, `.DS_Store`), of editors' copies, and of what systems leave behind."""
+MOST_OTHERS = 500_000
+"""Entries of a directory that nothing reads, after which it is taken for another than was meant: a home, a file system."""
 NAMED = 3
 """Files that a message names."""
 
@@ -27,15 +30,16 @@ def files_below(root: Path, globs: list[str], any_case: bool = False) -> list[st
 
     Raises:
         PerdureError: If a directory cannot be read, or a link leads nowhere, where a pattern may look; hidden links may, unless
-            they fit.
+            they fit. If it has more than `MOST_OTHERS` entries that do not fit.
     """
-    patterns = _patterns(globs)
+    patterns, names = _patterns(globs), _last_parts(globs)
     deep = any("**" in pattern for pattern in patterns)
     copies = any(is_copy(part) for pattern in patterns for part in pattern)
     depth = max(len(pattern) for pattern in patterns)
     directories, links = deque([""]), deque[str]()
     seen: set[str] = set()
     found: dict[str, str] = {}
+    looked_at = 0
     while directories or links:
         # Links come last, so that what they lead to is known by its own name.
         name = directories.popleft() if directories else links.popleft()
@@ -51,14 +55,25 @@ def files_below(root: Path, globs: list[str], any_case: bool = False) -> list[st
                 )
         elif os.path.isdir(real) and real not in seen and (deep or name.count("/") + bool(name) < depth):
             seen.add(real)
-            for entry in _entries(real):
+            entries = _entries(real)
+            looked_at += len(entries)
+            if looked_at - len(found) > MOST_OTHERS:
+                raise PerdureError(
+                    f"{root}: more than {MOST_OTHERS:,} files and directories in it that nothing reads; name the directory of "
+                    "the text"
+                )
+            for entry in entries:
                 path = f"{name}/{entry.name}" if name else entry.name
                 if entry.is_symlink():
                     links.append(path)
                 elif entry.is_dir():
                     if not is_copy(entry.name) or copies:
                         directories.append(path)
-                elif entry.is_file() and fits(path.lower() if any_case else path, patterns):
+                elif (
+                    names.match(entry.name.lower() if any_case else entry.name)
+                    and entry.is_file()
+                    and fits(path.lower() if any_case else path, patterns)
+                ):
                     found[os.path.join(real, entry.name)] = path
     return sorted(found.values())
 
@@ -79,6 +94,11 @@ def _reaches(directory: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 def _patterns(globs: list[str]) -> list[tuple[str, ...]]:
     return [PurePosixPath(glob).parts for glob in globs]
+
+
+def _last_parts(globs: list[str]) -> re.Pattern:
+    """What the names without directories match of all that fits a glob; far cheaper than `fits`."""
+    return re.compile("|".join(translate(pattern[-1]) for pattern in _patterns(globs)))
 
 
 def is_copy(name: str) -> bool:
@@ -115,8 +135,9 @@ def not_read(root: Path, globs: list[str], any_case: bool, files: list[str]) -> 
     read: set[str] = set()
     others, copies = [], []
     for directory, _, names in os.walk(root):
+        below = os.path.relpath(directory, root)
         for name in names:
-            path = os.path.relpath(os.path.join(directory, name), root)
+            path = name if below == "." else os.path.join(below, name)
             if path in known:
                 continue
             read = read or {os.path.realpath(root / name) for name in files}

@@ -1,6 +1,7 @@
 """Where a reader's input lies, and a fingerprint of it; cheap, and without importing any package it looks at."""
 
 import hashlib
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def input_files(
     if path.is_file():
         return str(path.parent), [path.name]
     if not path.is_dir():
-        raise PerdureError(f"{path}: no such file or directory; correct the reader's `path`")
+        kind = "a device or pipe" if path.exists() else "no such file or directory"
+        raise PerdureError(f"{path}: {kind}; correct the reader's `path`")
     globs, any_case = _globs(reader)
     files = files_below(path, globs, any_case)
     if not files:
@@ -117,7 +119,7 @@ def reads_below(reader: recipe.Reader, directory: Path) -> bool:
     """Whether a reader would read files of a directory that is, or will be, inside its own."""
     if not isinstance(reader, recipe.JsonlReader | recipe.ParquetReader | recipe.TextReader):
         return False
-    root, place = reader.path.resolve(), directory.resolve()
+    root, place = Path(os.path.realpath(reader.path)), Path(os.path.realpath(directory))
     inside = root.is_dir() and place.is_relative_to(root)
     return inside and reaches(place.relative_to(root).parts, _globs(reader)[0])
 

@@ -6,9 +6,10 @@ own, because the libraries below it read as they are imported that there is no i
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 
 from perdure.pipeline.convert.exports import export_of
+from perdure.pipeline.data.files import MOST_OTHERS
 from perdure.pipeline.data.tokenizer import parses_special_tokens
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.lineage import version_directory
@@ -29,6 +31,10 @@ from perdure.pipeline.manifest import (
 )
 from perdure.pipeline.recipe import Harness, HuggingFaceModel, Recipe
 
+MOST_BYTES = 32 << 20
+"""YAML that is read for names of tasks; all of the harness's own have a quarter of it."""
+NAMING = re.compile(rb"task|group|include")
+"""What stands in every file that defines a task."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -139,10 +145,15 @@ def task_names(include_path: Path) -> set[str]:
     """Names of tasks, groups and tags that the YAML files below a directory define, as the harness finds them.
 
     It is read here, since the harness's own index takes a second to import. Files that cannot be read define nothing.
+
+    Raises:
+        PerdureError: If there is more below the directory than any tasks are.
     """
     found: set[str] = set()
-    for path in include_path.glob("**/*.yaml"):
+    for path in _task_files(include_path):
         try:
+            if not NAMING.search(path.read_bytes()):
+                continue
             fields = _task_file(path, set())
         except (OSError, ValueError, RecursionError, yaml.YAMLError):
             continue
@@ -153,6 +164,22 @@ def task_names(include_path: Path) -> set[str]:
             name for name in (named, *(tags if isinstance(tags, list) else [tags])) if isinstance(name, str)
         }
     return found
+
+
+def _task_files(include_path: Path) -> Iterator[Path]:
+    """YAML files below a directory that may define tasks."""
+    entries = size = 0
+    for directory, folders, files in os.walk(include_path):
+        entries += len(folders) + len(files)
+        paths = [Path(directory, name) for name in files if name.endswith(".yaml")]
+        paths = [path for path in paths if path.is_file()]
+        size += sum(path.stat().st_size for path in paths)
+        if entries > MOST_OTHERS or size > MOST_BYTES:
+            limits = (
+                f"more than {MOST_OTHERS:,} files and directories, or {MOST_BYTES >> 20} MiB of YAML, in it"
+            )
+            raise PerdureError(f"{include_path}: {limits}; name the directory of the tasks")
+        yield from paths
 
 
 class _TaskLoader(yaml.SafeLoader):
@@ -166,6 +193,8 @@ def _task_file(path: Path, seen: set[Path]) -> dict[str, Any]:
     """Fields of a task's file, those of the files that it includes below its own."""
     if (place := path.resolve()) in seen:
         raise ValueError("it includes itself")
+    if not place.is_file():
+        raise ValueError("no file")
     own = yaml.load(path.read_bytes(), _TaskLoader)
     if not isinstance(own, dict):
         raise ValueError("no mapping")

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import re
 import shlex
 import sys
@@ -86,8 +87,8 @@ def json_schema() -> str:
     return json.dumps(schema, indent=1)
 
 
-def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict:
-    if path.resolve() in seen:
+def _read_tree(path: Path, seen: tuple[str, ...]) -> dict:
+    if (place := os.path.realpath(path)) in seen:
         raise RecipeError(str(path), [Problem("extends", str(path), "a recipe cannot extend itself")])
     try:
         with path.open("rb") as file:
@@ -113,7 +114,7 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict:
         return tree
     if not isinstance(base, str):
         raise RecipeError(str(path), [Problem("extends", base, "should be the path of another recipe")])
-    return merge(_read_tree(path.parent / base, (*seen, path.resolve())), tree)
+    return merge(_read_tree(path.parent / base, (*seen, place)), tree)
 
 
 def merge(base: Any, over: Any) -> Any:
