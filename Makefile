@@ -26,7 +26,7 @@ test: $(STAMP)  ## all tests, fast ones first
 	$(PYTEST) $(WORKERS) --session-timeout=2400
 
 damage: $(STAMP)  ## 240 damaged files of a small run, each found or harmless
-	PERDURE_DAMAGES=240 $(PYTEST) -n 0 -s tests/test_damage.py --timeout=7200
+	PERDURE_DAMAGES=0:240 $(PYTEST) -n 0 -s tests/test_damage.py --timeout=7200
 
 test-fast: $(STAMP)  ## tests that spawn no ranks, but for one short golden run
 	$(PYTEST) $(WORKERS) -m "not slow and not bench" --session-timeout=600
