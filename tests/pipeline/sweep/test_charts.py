@@ -31,6 +31,8 @@ def test_plots_and_page_are_in_the_unit_of_the_sweep(seeded):
     ):
         assert f"{label} (bits per byte)" in drawn[f"all-{name}"]
     assert not any("nats" in svg for svg in drawn.values())
+    ticks = [float(number) for number in re.findall(r">(\d\.\d+)</text>", drawn["all-loss"])]
+    assert ticks and max(ticks) < 1.5  # of 1.25 bits, not of 5 nats
     page = render_sweep(found, charts(found))
     row = page.partition("<td>replay_0</td>")[2].partition("</tr>")[0]
     assert "1.219" in row and "4.875 nats per token" in row
