@@ -240,6 +240,11 @@ def page(faults: list[Fault], found: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def found_before() -> dict[str, str]:
+    """What earlier audits found, by key."""
+    return json.loads(FOUND.read_text()) if FOUND.exists() else {}
+
+
 def main() -> None:
     """Audits the faults that the command line names, or all; exits with 1 if one of them is not noticed."""
     parser = argparse.ArgumentParser(prog="python -m tests.audit", description=__doc__.split("\n")[0])
@@ -249,11 +254,12 @@ def main() -> None:
     options, faults = parser.parse_args(), all_faults()
     if unknown := set(options.ids) - {name for fault in faults for name in (fault.id, fault.room)}:
         parser.error(f"no such fault or room: {', '.join(sorted(unknown))}")
-    known = json.loads(FOUND.read_text()) if FOUND.exists() else {}
+    known = found_before()
     chosen = [fault for fault in faults if not options.ids or {fault.id, fault.room} & set(options.ids)]
     chosen = [fault for fault in chosen if not (options.new and fault.key in known)]
     found = audit(chosen, options.loud)
-    known = {fault.key: state for fault in faults if (state := (known | found).get(fault.key))}
+    known = found_before() | found  # another audit may have ended meanwhile
+    known = {fault.key: state for fault in faults if (state := known.get(fault.key))}
     FOUND.write_text(json.dumps(known, indent=1) + "\n")
     PAGE.write_text(page(faults, known))
     noticed = sum(state == NOTICED for state in found.values())
