@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from perdure.pipeline.evaluate.documents import DOCUMENTS, write_tables
-from perdure.pipeline.evaluate.ledger import Ancestry, Documents, intervals
+from perdure.pipeline.evaluate.ledger import Ancestry, Documents, draws, intervals
 from perdure.pipeline.evaluate.ledger_words import ledger_words
 from perdure.pipeline.evaluate.page import render_page
 from perdure.pipeline.evaluate.summary import summarize
@@ -101,7 +101,8 @@ def test_domains_are_drawn_apart():
     tokens = np.full(300, 10.0)
     losses = 10 * (3 + generator.normal(0, 1, 300))[None]
     own = Documents(tokens, 4 * tokens, {}, np.concatenate([losses, losses]), np.zeros(300, np.int64))
-    found = intervals({"a": own, "b": own}, {"v": Ancestry(1, 0, {})}, ["a", "b"], 2, seed=3)
+    documents = {"a": own, "b": own}
+    found = intervals(documents, draws(documents, 3), {"v": Ancestry(1, 0, {})}, ["a", "b"], 2, seed=3)
 
     def width(bounds):
         return bounds[1] - bounds[0]
