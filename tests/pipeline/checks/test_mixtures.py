@@ -3,7 +3,7 @@
 import pytest
 
 from perdure.pipeline.checks import mixtures
-from perdure.pipeline.checks.finished import against_data
+from perdure.pipeline.checks.finished import _repetition, against_data
 from perdure.pipeline.checks.pools import pool_repetition
 from perdure.pipeline.lineage import planned_samples
 from tests.support import tiny_recipe
@@ -77,8 +77,8 @@ def test_what_ancestors_took_counts_in_how_often_a_source_repeats():
         start = {"start": {"type": "update", "parent": f"v{number - 1}"}}
         versions[f"v{number}"] = main_path(3, mixture) | start
     recipe = tiny_recipe("unused", versions=versions)
-    finished = {"a": {"train": {"tokens": 640, "documents": 9}}}
-    said = [list(mixtures._repetition(finished, recipe, name, recipe.versions[name])) for name in versions]
+    counts = {"a": {"train": {"tokens": 640, "documents": 9}}}
+    said = [list(_repetition(counts, recipe, name, recipe.versions[name])) for name in versions]
     assert [len(found) for found in said] == [0, 0, 1]
     assert "`a` would repeat 3.6 times (768 tokens of 640 after its ancestors)" in str(said[2][0])
 
