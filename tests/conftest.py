@@ -1,7 +1,10 @@
 """Shared settings of the tests: few threads, no network, fast tests first."""
 
 import os
+import signal
 
+# A job in the background ignores Ctrl-C, and so would all that tests start, and send it to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -8,13 +8,15 @@ import os
 import random
 import signal
 import sys
-import time
 from pathlib import Path
+
+CHANGES = 60
+"""Of files, within which a rank is killed: about three saves."""
 
 
 def killed_while_saving(directory: str, kills: int) -> dict:
-    """Kills a rank that saves without pause, `kills` times at random: in its first, second or third save, at a time
-    drawn from about as long as one takes. Each next rank checks what it left.
+    """Kills a rank that saves without pause, `kills` times, each before a change of its files that is drawn: by the rank
+    itself or by the fork that writes for it. Each next rank checks what it left.
 
     Returns:
         The newest checkpoint's step after every kill, and how many left something half-written.
@@ -24,30 +26,39 @@ def killed_while_saving(directory: str, kills: int) -> dict:
 
     version, rng = Path(directory), random.Random(0)
     checkpoints = version / "checkpoints"
-    steps, seconds = [], 0.5
+    steps, partial = [], 0
     for number in range(kills + 1):
-        ready, tell = os.pipe()
+        last = rng.randrange(1, CHANGES) if number < kills else 0
         if (rank := os.fork()) == 0:
-            _exit_with(_save_forever, version, tell, number == kills)
-        os.close(tell)
-        told = os.read(ready, 1)  # what the last one left is checked, and a save has begun
-        if number < kills:
-            for _ in range(rng.randrange(3)):
-                begun = time.monotonic()
-                told = told and os.read(ready, 1)
-                seconds = time.monotonic() - begun
-            time.sleep(rng.uniform(0, seconds))
-            os.kill(rank, signal.SIGKILL)
+            _exit_with(_save_forever, version, last)
         status = os.waitpid(rank, 0)[1]
-        os.close(ready)
-        assert told, f"rank {number} failed with status {status}"
-        time.sleep(0.05)
+        assert status == (signal.SIGKILL if last else 0), f"rank {number} ended with status {status}"
         steps.append(max((int(path.name[5:]) for path in checkpoints.glob("step_*")), default=0))
-    assert status == 0
-    return {"steps": steps, "partial": len(list(checkpoints.glob(".step_*")))}
+        partial += bool(list(checkpoints.glob(".step_*.*")))
+    return {"steps": steps, "partial": partial}
 
 
-def _save_forever(version: Path, tell: int, check_only: bool) -> None:
+def _kill_before(change: int, below: Path) -> None:
+    """Has this process killed before it, or a fork of it, changes a file below a directory for so manieth a time."""
+    rank, changes = os.getpid(), 0
+
+    def watch(event: str, arguments: tuple) -> None:
+        nonlocal changes
+        opened = (
+            event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        )
+        if (opened or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir")) and str(below) in str(
+            arguments[0]
+        ):
+            changes += 1
+            if changes == change:
+                os.kill(rank, signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+def _save_forever(version: Path, last: int) -> None:
+    """Checks the newest checkpoint, and saves until it is killed, before change `last`; 0 only checks."""
     import torch
 
     from perdure.pipeline.manifest import read_json
@@ -84,16 +95,15 @@ def _save_forever(version: Path, tell: int, check_only: bool) -> None:
         step = checkpoint_state(found[-1])["step"]
         assert found[-1].name == f"step_{step:06d}"
         assert all(bool((tensor == step).all()) for tensor in tensors)
-    if check_only:
-        os.write(tell, b".")
+    if not last:
         return
+    _kill_before(last, version / "checkpoints")
     writer = Checkpoints(version, fence.take(version), asynchronous=True)
     while True:
         step += 1
         for tensor in tensors:
             tensor.fill_(step)
         writer.save(model, optimizer, {"step": step, "scheduled": True})
-        os.write(tell, b".")
         while writer.queue.get_num_unfinalized_calls():
             for tensor in tensors:  # training goes on meanwhile
                 tensor.fill_(torch.nan)

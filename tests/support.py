@@ -4,6 +4,7 @@ import atexit
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -314,6 +315,38 @@ def start_ranks(
         return fork_ranks(WORKER, [str(directory), task], _environments(world_size, Node()))
 
 
+STOPPED = 42
+"""Exit status of who started ranks, where they left because of a signal."""
+
+
+def stopped_at(version: Path, ranks: int, point: str, sent: signal.Signals) -> subprocess.CompletedProcess:
+    """Starts a prepared version's ranks anew; a signal comes to their starter at a point of rank 0.
+
+    Args:
+        version: The version's directory.
+        ranks: Their number.
+        point: `MODULE:FUNCTION:N`, right before the n-th call of a function of `perdure.pipeline.train`.
+        sent: The signal; SIGTERM and SIGUSR1 are handed on to the ranks.
+    """
+    code = (
+        "import sys; from pathlib import Path; from perdure.pipeline.errors import Stopped; "
+        "from perdure.pipeline.train import ranks; ranks.WORKER = 'pointed'\n"
+        f"try: ranks.start(Path({str(version)!r}), {ranks})\nexcept Stopped: sys.exit({STOPPED})"
+    )
+    with patch.dict(os.environ, at_point(f"perdure.pipeline.train.{point}", sent)):
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def at_point(point: str, sent: signal.Signals) -> dict[str, str]:
+    """Variables that `tests/pointed.py` reads."""
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    return {
+        "PERDURE_TEST_POINT": f"{point}:{sent:d}",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
 def metrics(directory: Path) -> list[dict]:
     """The lines of a version's `metrics.jsonl`."""
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
@@ -349,6 +382,7 @@ __all__ = [
     "read_json",
     "run_versions",
     "start_ranks",
+    "stopped_at",
     "tiny_recipe",
     "wandb_rows",
     "write_data",

@@ -1,7 +1,6 @@
 """Preflight: all mistakes at once, types and sense together; and a preview whose numbers are right."""
 
 import json
-import resource
 import subprocess
 import sys
 from contextlib import suppress
@@ -96,8 +95,8 @@ EIGHT = [
 ]
 
 
-def test_eight_different_mistakes_are_all_listed_with_status_2_in_under_3_seconds(tmp_path):
-    """Seconds of the processor: what it takes by the clock is up to what else the machine does."""
+def test_eight_different_mistakes_are_all_listed_with_status_2_and_nothing_heavy_is_imported(tmp_path):
+    """What takes long is what is imported: torch alone takes more than all the rest."""
     tree = yaml.safe_load(TEMPLATE.read_text())
     for override, *_ in EIGHT:
         path, value = override.split("=")
@@ -109,13 +108,14 @@ def test_eight_different_mistakes_are_all_listed_with_status_2_in_under_3_second
     recipe = tmp_path / "bad.yaml"
     recipe.write_text(yaml.safe_dump(tree, sort_keys=False))
 
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([*PERDURE, "check", str(recipe)], capture_output=True, text=True, cwd=tmp_path)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    code = (
+        f"import sys; from perdure.pipeline import cli; status = cli.main(['check', {str(recipe)!r}])\n"
+        "print(*sorted({'torch', 'transformers', 'datatrove', 'megatron'} & set(sys.modules))); sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path)
 
     assert done.returncode == 2
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
-    assert done.stdout == ""
+    assert done.stdout == "\n"
     assert "8 problems" in done.stderr
     lines = done.stderr.splitlines()[1:]
     assert len(lines) == 8

@@ -1,6 +1,6 @@
 """Killed just before a change of its files, any of them, the data stage goes on to the same bytes.
 
-`test_restart.py` kills real pools of workers at random moments; here the moments are counted, so that a failure names one.
+`test_restart.py` kills real pools of workers among their tasks; here every change of a file counts.
 """
 
 import os

@@ -1,5 +1,4 @@
 import os
-import random
 import re
 import signal
 import subprocess
@@ -14,11 +13,28 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from perdure.pipeline.manifest import VERIFIED
 
 RUN = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
+import psutil
+from perdure.pipeline.data import executor
 from perdure.pipeline.data.score import score_source
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.recipe import load_recipe
+
+plain_map, done, last = executor.ProcessPoolExecutor.map, 0, int(sys.argv[4])
+
+def map_until_killed(pool, task, ranks):
+    # Kills this process when so many tasks are done, others still at work; its workers' numbers are written down before.
+    global done
+    for result in plain_map(pool, task, ranks):
+        done += 1
+        if done == last:
+            left = [str(process.pid) for process in psutil.Process().children(recursive=True)]
+            Path(sys.argv[2]).with_name("left").write_text(" ".join(left))
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield result
+
+executor.ProcessPoolExecutor.map = map_until_killed
 if __name__ == "__main__":
     workers = "data.workers=" + os.environ["WORKERS"]
     found = run_data(load_recipe(sys.argv[1], [workers], out=Path(sys.argv[2])))
@@ -27,8 +43,17 @@ if __name__ == "__main__":
 """
 
 
+TASKS = (2, 7, 1, 9, 4)
+"""After how many tasks that it has done each run is killed: in the middle of a pipeline, or between two."""
+
+
+def outliving(numbers: list[int]) -> list[psutil.Process]:
+    """Those processes that still do something after a while; one that nobody has waited for yet does not."""
+    left = [process for process in psutil.process_iter() if process.pid in numbers]
+    return [process for process in psutil.wait_procs(left, timeout=60)[1] if runs(process)]
+
+
 def runs(process: psutil.Process) -> bool:
-    """Whether a process still does something; one that nobody has waited for yet does not."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -36,7 +61,7 @@ def runs(process: psutil.Process) -> bool:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(make_recipe, tmp_path, texts):
+def test_killed_among_its_tasks_and_run_again_gives_the_same_bytes(make_recipe, tmp_path, texts):
     near = [text + " but" for text in texts[::5]]
     (tmp_path / "probes.txt").write_text(texts[7])
     clean = [
@@ -57,32 +82,23 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(make_recipe, tm
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True)))
     (tmp_path / "run.py").write_text(RUN)
     arguments = [str(tmp_path / "recipe.yaml"), str(tmp_path / "killed"), str(tmp_path / "model")]
-    rng, kills = random.Random(0), 0
-    while True:
-        process = subprocess.Popen(
-            [sys.executable, str(tmp_path / "run.py"), *arguments],
+
+    def run(workers, tasks):
+        """Runs it until so many tasks are done, or to its end if that is 0."""
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "run.py"), *arguments, str(tasks)],
             stdout=subprocess.DEVNULL,
-            env=os.environ | {"WORKERS": str(1 + kills % 3)},
+            env=os.environ | {"WORKERS": str(workers)},
         )
-        try:
-            process.wait(rng.uniform(1.0, 6.0) if kills < 8 else None)
-        except subprocess.TimeoutExpired:
-            workers = psutil.Process(process.pid).children(recursive=True)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-            outliving = [worker for worker in psutil.wait_procs(workers, timeout=30)[1] if runs(worker)]
-            assert not outliving, "workers outlive the run"
-            continue
-        break
-    assert process.returncode == 0 and kills >= 3
+        assert done.returncode == (-signal.SIGKILL if tasks else 0)
+
+    for number, tasks in enumerate(TASKS):
+        run(1 + number % 3, tasks)
+        left = [int(pid) for pid in (tmp_path / "left").read_text().split()]
+        assert left and not outliving(left), "workers outlive the run"
+    run(2, 0)
     arguments[1] = str(tmp_path / "undisturbed")
-    subprocess.run(
-        [sys.executable, str(tmp_path / "run.py"), *arguments],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"WORKERS": "2"},
-    )
+    run(2, 0)
     for part in ("clean", "data"):
         found, expected = (files(tmp_path / out / part) for out in ("killed", "undisturbed"))
         assert found == expected

@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -183,11 +184,21 @@ def test_a_sidecar_is_aligned_and_independent_of_workers(llama, news, tmp_path):
 
 
 SCORE = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from perdure.pipeline.data import scorer
 scorer.BLOCK_TOKENS = 32
 news, out, model = map(Path, sys.argv[1:4])
+plain, scored = scorer.Scorer._score, []
+
+def score(self, shard, first, last, file):
+    plain(self, shard, first, last, file)
+    scored.append(file.name)
+    print(file.name, flush=True)
+    if len(scored) == int(sys.argv[5]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+scorer.Scorer._score = score
 scorer.Scorer(news, out / "artefact", model, int(sys.argv[4]), (8, 2), "fp32", 1).run(None, 0, 2)
 """
 
@@ -197,31 +208,21 @@ def test_a_killed_scorer_goes_on_inside_its_shard_to_the_same_bytes(llama, news,
     (tmp_path / "score.py").write_text(SCORE)
     eos = read_json(news / "manifest.json")["eos_id"]
 
-    def start(out):
-        arguments = [sys.executable, tmp_path / "score.py", news, tmp_path / out, llama[1], eos]
-        return subprocess.Popen([str(argument) for argument in arguments])
+    def score(out, blocks, status):
+        """Names of the blocks that were scored, in order, until it was killed after so many, or whole."""
+        arguments = [sys.executable, tmp_path / "score.py", news, tmp_path / out, llama[1], eos, blocks]
+        done = subprocess.run(list(map(str, arguments)), stdout=subprocess.PIPE, text=True)
+        assert done.returncode == status
+        return done.stdout.split()
 
-    def blocks():
-        return {path: path.stat().st_mtime_ns for path in (tmp_path / "killed" / "blocks").glob("[0-9]*.npz")}
-
-    process = start("killed")
-    while len(blocks()) < 3:
-        assert process.poll() is None, "done before it could be killed"
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
-    kept = blocks()
-    assert kept and not (tmp_path / "killed" / "artefact").exists()
-    process = start("killed")
-    while len(found := blocks()) <= len(kept):
-        assert process.poll() is None
-        time.sleep(0.002)
-    assert {path: found[path] for path in kept} == kept, "whole blocks are not scored again"
-    assert process.wait() == 0
-    assert start("undisturbed").wait() == 0
+    every = score("undisturbed", -1, 0)
+    assert score("killed", 3, -signal.SIGKILL) == every[:3]
+    assert not (tmp_path / "killed" / "artefact").exists()
+    assert score("killed", 2, -signal.SIGKILL) == every[3:5], "whole blocks are not scored again"
+    assert score("killed", -1, 0) == every[5:] != []
     found, expected = (hash_directory(tmp_path / out / "artefact") for out in ("killed", "undisturbed"))
     assert found == expected
-    assert not blocks()
+    assert not list((tmp_path / "killed" / "blocks").iterdir())
 
 
 def test_a_scorer_writes_down_how_much_is_scored_of_what_a_kill_left_too(llama, news, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Finished versions that are measured again, and why."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
 
@@ -38,12 +39,17 @@ def asked(finished, documents, **changes):
     return place, said[0].removeprefix("version v1: ")
 
 
-def started(finished, documents=False, **changes):
+def started(finished, say=lambda line: None, documents=False, **changes):
     """Measures it, but for the ranks themselves; returns what they were told to do where, and the words before."""
     directory, data = finished
     said, starts = [], []
+
+    def hear(line):
+        said.append(line)
+        say(line)
+
     with patch("perdure.pipeline.train.ranks.start", lambda *arguments: starts.append(arguments)):
-        run._version(tiny_recipe(directory.parents[1], **changes), "v1", data, said.append, documents)
+        run._version(tiny_recipe(directory.parents[1], **changes), "v1", data, hear, documents)
     return starts, said[0].removeprefix("version v1: ")
 
 
@@ -111,16 +117,21 @@ def test_who_measures_at_the_moment_keeps_the_inputs_of_its_ranks(finished):
     place = later(finished, **change)
     place.mkdir()
     write_json(place / "inputs.json", {"of": "the first one"})
+    waits = threading.Event()
+
+    def said(line):
+        if "waiting for it" in line:
+            waits.set()
+
     with (place / ".lock").open("w") as file:
         assert lock(file.fileno(), place)
         with ThreadPoolExecutor() as pool:
-            second = pool.submit(started, finished, **change)
-            with pytest.raises(TimeoutError):
-                second.result(timeout=0.5)
+            second = pool.submit(started, finished, said, **change)
+            assert waits.wait(60) and not second.done()
             assert read_json(place / "inputs.json") == {"of": "the first one"}
             finish(place, {})
             file.close()
-            assert second.result(timeout=30)[0] == []
+            assert second.result()[0] == []
     assert read_json(place / "inputs.json") == {"of": "the first one"}
 
 

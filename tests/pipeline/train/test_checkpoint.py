@@ -213,7 +213,7 @@ def test_killed_twenty_times_while_saving_the_newest_whole_checkpoint_is_right(t
     found = on_rank("killed_while_saving", version, 20, script="saves.py")
     assert found["steps"] == sorted(found["steps"])
     assert found["steps"][-1] > 10
-    assert found["partial"] >= 5, found  # kills fell into saves
+    assert found["partial"] >= 10, found  # kills fell into saves
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
 """Fencing: numbers rise, and only the newest may commit."""
 
 import threading
-import time
 
 import pytest
 
 from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.locks import lock
 from perdure.pipeline.train import fence
 
 
@@ -22,14 +22,24 @@ def test_only_the_newest_start_commits(tmp_path):
 
 
 def test_a_newer_start_waits_for_a_commit_and_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(fence, "PATIENCE_SECONDS", 0.03)
+    monkeypatch.setattr(fence, "PATIENCE_SECONDS", 0.0)
+    looks, looked_often = [], threading.Event()
+
+    def look(*arguments):
+        looks.append(lock(*arguments))
+        if len(looks) == 5:  # the first was our own; it has told, and looked again
+            looked_often.set()
+        return looks[-1]
+
     fence.take(tmp_path)
     order = []
+    monkeypatch.setattr(fence, "lock", look)
     with fence.held(tmp_path, 1):
         newer = threading.Thread(target=lambda: order.append(fence.take(tmp_path)))
         newer.start()
-        time.sleep(0.1)
+        assert looked_often.wait(60)
         order.append("committed")
     newer.join()
+    assert looks[:5] == [True, False, False, False, False]
     assert order == ["committed", 2]
     assert capsys.readouterr().err.count("another start of this version holds it") == 1

@@ -1,10 +1,6 @@
 """A curriculum reaches the trainer: what two ranks consumed, killed and resumed in the middle, gets harder by buckets."""
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 from pyarrow import parquet
-from support import metrics, prepare_version, random_data, read_json, start_ranks, tiny_recipe
+from support import metrics, prepare_version, random_data, read_json, start_ranks, stopped_at, tiny_recipe
 
 from perdure.kernels import select_tokens
 from perdure.pipeline.plan import locate
@@ -49,16 +45,10 @@ def test_buckets_get_harder_along_what_two_ranks_consumed_over_a_resume(tmp_path
         versions__v1__selection={"k": 0.5, "score": "reference_loss", "reference": "/unused"},
     )
     directory = prepare_version(recipe, scored=True, ranked=scores)
-    code = f"from pathlib import Path; from perdure.pipeline.train import ranks; ranks.start(Path({str(directory)!r}), 2)"
-    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"})
-    while not (directory / "checkpoints" / "step_000004").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert stopped_at(directory, 2, "loop:train_step:6", signal.SIGKILL).returncode == -signal.SIGKILL
     outcome = start_ranks(directory, 2)
     assert outcome.returncode == 0, outcome.stderr
-    assert "resume at step" in outcome.stdout
+    assert "resume at step 4" in outcome.stdout
 
     selection = recipe.versions["v1"].selection
     dataset = open_dataset(directory / "plan", data, {"a": scores["a"]}, selection=selection)

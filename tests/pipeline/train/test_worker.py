@@ -5,8 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +17,7 @@ from support import (
     random_documents,
     read_json,
     start_ranks,
+    stopped_at,
     tiny_recipe,
     wandb_rows,
     write_data,
@@ -67,18 +66,11 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, whole, la
         changes["versions__v1__selection"] = SELECTION | {"scope": "global_lagged"}
         expected = trained(tiny_recipe(tmp_path / "whole", **changes), scored=True)[0]
     cut = prepare_version(tiny_recipe(tmp_path / "cut", **changes), scored=True)
-    code = f"from pathlib import Path; from perdure.pipeline.train import ranks; ranks.start(Path({str(cut)!r}), {ranks})"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
-    )
-    while not (cut / "checkpoints" / "step_000010").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    # Step 13: the checkpoint of step 10 is whole, and more is lost than a step.
+    assert stopped_at(cut, ranks, "loop:train_step:13", signal.SIGKILL).returncode == -signal.SIGKILL
     outcome = start_ranks(cut, ranks)
     assert outcome.returncode == 0, outcome.stderr
-    assert "resume at step 1" in outcome.stdout
+    assert "resume at step 10" in outcome.stdout
     assert (
         read_json(cut / "version.json")["weights_hash"]
         == read_json(expected / "version.json")["weights_hash"]
