@@ -29,7 +29,7 @@ damage: $(STAMP)  ## 240 damaged files of a small run, each found or harmless
 	PERDURE_DAMAGES=0:240 $(PYTEST) -n 0 -s tests/test_damage.py --timeout=7200
 
 test-fast: $(STAMP)  ## tests that spawn no ranks, but for one short golden run
-	$(PYTEST) $(WORKERS) -m "not slow and not bench" --session-timeout=600
+	$(PYTEST) $(WORKERS) -m "not slow" --session-timeout=600
 
 audit: $(STAMP)  ## small faults, planted one at a time, each noticed by its tests; writes docs/audit.md
 	$(VENV)/bin/python -m tests.audit
@@ -45,8 +45,8 @@ format: $(STAMP)  ## let ruff put the code in order
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
-bench: $(STAMP)  ## measurements, printed as tables
-	$(PYTEST) -m bench -s --timeout=1800
+bench: $(STAMP)  ## measurements, which write docs/benchmarks.md
+	$(VENV)/bin/python tests/bench/run.py
 
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

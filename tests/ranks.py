@@ -159,74 +159,6 @@ def own_excess_loss(directory: str, data: str, scores: str) -> list:
     return found
 
 
-def step_seconds(directory: str, steps: int) -> list:
-    """Seconds of each training step but the first."""
-    import time
-
-    from perdure.pipeline.train.dataset import open_dataset
-    from perdure.pipeline.train.optimizer import make_optimizer, set_learning_rate
-    from perdure.pipeline.train.step import train_step
-
-    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
-    device = initialise()
-    wrapped = build_model(recipe, inputs["vocab_size"], recipe.versions[inputs["version"]].selection, device)
-    shape = model_shape(recipe)
-    weights.load_weights(unwrap(wrapped), shape, weights.random_weights(shape, inputs["vocab_size"], 0.02, 0))
-    optimizer = make_optimizer(recipe.training, wrapped, False)
-    paths = [{name: Path(path) for name, path in inputs[part].items()} for part in ("data", "scores")]
-    dataset = open_dataset(Path(directory) / "plan", *paths)
-    seconds = []
-    for step in range(steps):
-        begun = time.perf_counter()
-        set_learning_rate(optimizer, 1e-4, 0.1)
-        train_step(wrapped, optimizer, dataset, recipe, step * recipe.training.global_batch_size, device)
-        seconds.append(time.perf_counter() - begun)
-    return seconds[1:]
-
-
-def save_stalls(directory: str, rounds: int) -> dict:
-    """Per kind of save: seconds that training waits for it, of the update that follows, until the checkpoint is whole.
-
-    The update writes to every weight and moment; after a fork it pays for the copies of the memory it changes.
-    """
-    import time
-
-    from perdure.pipeline.train import fence
-    from perdure.pipeline.train.checkpoint import Checkpoints
-    from perdure.pipeline.train.optimizer import make_optimizer
-
-    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
-    device = initialise()
-    model = build_model(recipe, inputs["vocab_size"], None, device)
-    for parameter in model.parameters():
-        parameter.data.normal_(0, 0.02)
-    optimizer = make_optimizer(recipe.training, model, False)
-    model.zero_grad_buffer()
-    attempt, step = fence.take(Path(directory)), 0
-    writers = {
-        "synchronous": Checkpoints(Path(directory), attempt, asynchronous=False),
-        "asynchronous": Checkpoints(Path(directory), attempt, asynchronous=True),
-    }
-    found: dict = {name: [] for name in writers}
-    optimizer.step()
-    for _ in range(rounds):
-        for name, writer in writers.items():
-            step += 1
-            begun = time.perf_counter()
-            writer.save(model, optimizer, {"step": step, "scheduled": True})
-            blocked = time.perf_counter() - begun
-            before = time.perf_counter()
-            optimizer.step()
-            update = time.perf_counter() - before
-            while writer.queue.get_num_unfinalized_calls():
-                time.sleep(0.05)
-                before = time.perf_counter()
-                writer.poll()
-                blocked += time.perf_counter() - before
-            found[name].append([blocked, update, time.perf_counter() - begun])
-    return found
-
-
 def killed_writer(directory: str) -> list:
     """What every rank says when the last one's writer is killed, as the system does when memory runs out."""
     import time
@@ -497,14 +429,6 @@ def train_cases(directory: str, cases: list[dict], steps: int) -> list:
             )
         results.append(told)
     return results
-
-
-def plain_loop() -> list:
-    """Seconds of each step but the first of the plain Hugging Face loop."""
-    sys.path.insert(0, str(Path(__file__).parent / "bench"))
-    from test_training import plain_loop as loop
-
-    return loop()
 
 
 def main() -> None:

@@ -391,6 +391,17 @@ __all__ = [
 ]
 
 
+FORKED = (
+    "ranks.py",
+    "step_ranks.py",
+    "convert_ranks.py",
+    "bench/training.py",
+    "bench/saving.py",
+    "bench/loss.py",
+)
+"""Scripts that may run in a fork of the rank server; the others are measured with what they import, or fork themselves."""
+
+
 def on_rank(function: str, *arguments, threads: int = 1, script: str = "ranks.py", ranks: int = 1):
     """Calls a function of tests/ranks.py, or of another script like it, in `ranks` processes of its own."""
     common = {"OMP_NUM_THREADS": str(threads), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
@@ -401,8 +412,8 @@ def on_rank(function: str, *arguments, threads: int = 1, script: str = "ranks.py
     with tempfile.TemporaryDirectory() as directory:
         answer = Path(directory) / "answer"
         given = [function, json.dumps([str(x) if isinstance(x, Path) else x for x in arguments]), str(answer)]
-        if threads == 1 and script in ("ranks.py", "step_ranks.py", "convert_ranks.py"):
-            done = fork_ranks(script.removesuffix(".py"), given, environments)
+        if threads == 1 and script in FORKED:
+            done = fork_ranks(script.removesuffix(".py").replace("/", "."), given, environments)
         else:  # measurements, and scripts that fork themselves
             assert ranks == 1
             command = [sys.executable, str(Path(__file__).parent / script), *given]

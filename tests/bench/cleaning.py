@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 
-def perdure(recipe: str, out: str) -> float:
+def perdure(out: str, recipe: str) -> float:
     """Perdure's data stage."""
     from perdure.pipeline.data.stage import run_data
     from perdure.pipeline.recipe import load_recipe
@@ -16,7 +16,7 @@ def perdure(recipe: str, out: str) -> float:
     return time.perf_counter() - begun
 
 
-def datatrove(corpus: str, tokenizer: str, out: str, dedup: bool) -> float:
+def datatrove(out: str, corpus: str, tokenizer: str, dedup: bool) -> float:
     """datatrove's own blocks by its own executor: the same deduplication, then its DocumentTokenizer."""
     from datatrove.executor.local import LocalPipelineExecutor
     from datatrove.pipeline.dedup.exact_dedup import ExactDedupFilter, ExactDedupSignature, ExactFindDedups

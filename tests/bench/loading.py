@@ -13,7 +13,7 @@ from perdure.pipeline.plan import locate
 from perdure.pipeline.train.dataset import open_dataset, read_batch, read_sample
 
 
-def loading(plan: str, data: str) -> dict:
+def loading(plan: str, data: str, batches: int, micro: int, seeks: int) -> dict:
     """Start-up, memory, throughput and seek time of reading samples; the process imports no more than it needs."""
     before = psutil.Process().memory_info().rss
     begun = time.perf_counter()
@@ -21,7 +21,6 @@ def loading(plan: str, data: str) -> dict:
     read_batch(dataset, range(1), torch.device("cpu"))
     start_up = time.perf_counter() - begun
     memory = psutil.Process().memory_info().rss
-    micro, batches = 8, 1250
     begun = time.perf_counter()
     for number in range(batches):
         read_batch(dataset, range(number * micro, (number + 1) * micro), torch.device("cpu"))
@@ -29,21 +28,24 @@ def loading(plan: str, data: str) -> dict:
 
     def seek(index: int) -> float:
         times = []
-        for offset in range(200):
+        for offset in range(seeks):
             begun = time.perf_counter()
             key, _epoch, sample = locate(dataset.plan, index + offset)
             read_sample(dataset.streams[key], sample, dataset.plan.seq_length)
             times.append(time.perf_counter() - begun)
         return float(np.median(times))
 
-    seek(5_000_000)  # both start with a warm cache
+    last = dataset.plan.num_samples - seeks
+    seek(last // 3)  # both start with a warm cache
     return {
         "start_up": start_up,
         "memory": memory,
         "memory_taken": memory - before,
         "rate": rate,
-        "seek_10": seek(10),
-        "seek_10m": seek(10_000_000),
+        "near": 10,
+        "seek_near": seek(10),
+        "far": last * 4 // 5,
+        "seek_far": seek(last * 4 // 5),
     }
 
 

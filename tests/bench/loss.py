@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,11 +12,12 @@ from perdure.kernels.bench import make_problem
 from perdure.kernels.bench_measure import measure
 from perdure.kernels.bench_methods import METHODS
 
-WIDTH, VOCAB, TOKENS = 576, 49152, 4096
+sys.path.insert(0, str(Path(__file__).parent))
+from turns import busy_program, in_turns
 
 
-def _run(name: str, k: float):
-    problem = make_problem(WIDTH, VOCAB, TOKENS, torch.float32, torch.device("cpu"))
+def _run(sizes: dict, name: str, k: float):
+    problem = make_problem(**sizes, dtype=torch.float32, device=torch.device("cpu"))
 
     def run():
         problem.hidden.grad = problem.weight.grad = None
@@ -24,22 +26,27 @@ def _run(name: str, k: float):
     return run
 
 
-def loss_memory(name: str, k: float) -> int:
+def loss_memory(sizes: dict, name: str, k: float) -> int:
     """Bytes that one forward and backward pass takes at its peak, gradients included, inputs not."""
-    return measure(_run(name, k), torch.device("cpu"), 1).memory
+    return measure(_run(sizes, name, k), torch.device("cpu"), 1).memory
 
 
-def loss_seconds(cases: list, rounds: int) -> list:
-    """Seconds of forward and backward, per case (name, k), taking turns."""
-    runs = [_run(*case) for case in cases]
-    seconds: list = [[] for _ in runs]
-    for round_ in range(rounds + 1):
-        for run, taken in zip(runs, seconds):
-            begun = time.perf_counter()
-            run()
-            if round_:  # the first one warms up
-                taken.append(time.perf_counter() - begun)
-    return seconds
+def loss_seconds(sizes: dict, cases: dict, turns: int, beside: bool) -> dict:
+    """Seconds of forward and backward by case (name, k), taking turns; beside a busy program, or alone."""
+    runs = {label: _run(sizes, *case) for label, case in cases.items()}
+    for run in runs.values():
+        run()  # warms up
+
+    def timed(run) -> float:
+        begun = time.perf_counter()
+        run()
+        return time.perf_counter() - begun
+
+    timed_runs = {label: partial(timed, run) for label, run in runs.items()}
+    if not beside:
+        return in_turns(timed_runs, turns)
+    with busy_program():
+        return in_turns(timed_runs, turns)
 
 
 if __name__ == "__main__":

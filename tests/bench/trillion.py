@@ -85,7 +85,7 @@ def _write_source(directory: Path, documents: int) -> None:
     finish(directory, facts | {"counts": counts})
 
 
-def start_and_seek(root: str, sources: int, documents: int, data: dict) -> dict:
+def start_and_seek(root: str, sources: int, documents: int, data: dict, seeks: int) -> dict:
     """Seconds (and of these, on the CPU) of starting, of seeking with a warm and an emptied page cache; bytes of memory."""
     directory = Path(root)
     paths = {name: Path(path) for name, path in data.items()}
@@ -101,9 +101,9 @@ def start_and_seek(root: str, sources: int, documents: int, data: dict) -> dict:
     last = dataset.plan.num_samples - 1
     rng = np.random.default_rng(2)
     found = {"launcher": reopened, "rank": started, "memory": memory, "samples": last + 1}
-    for name, high in (("first", 1000), ("anywhere", last)):
-        found[f"warm_{name}"] = _seeks(dataset, rng.integers(0, high, 500), cold=False)
-    found["cold_anywhere"] = _seeks(dataset, rng.integers(0, last, 30), cold=True)
+    for name, high in (("first", min(1000, last)), ("anywhere", last)):
+        found[f"warm_{name}"] = _seeks(dataset, rng.integers(0, high, seeks), cold=False)
+    found["cold_anywhere"] = _seeks(dataset, rng.integers(0, last, max(seeks // 16, 1)), cold=True)
     return found
 
 
