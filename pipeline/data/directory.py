@@ -48,7 +48,8 @@ def problem(spec: Spec) -> Problem | None:
             "its tokenizer_config.json has an `auto_map`: it needs code of its own, which is never run; save it as "
             "`tokenizer_class: PreTrainedTokenizerFast`",
         )
-    if reason := random_cuts(tokenizer):
+    extended = not_extensible(tokenizer) if isinstance(spec, recipe.ExtendedTokenizer) else None
+    if reason := extended or random_cuts(tokenizer):
         return Problem("tokenizer.path", str(path), reason)
     eos = spec.eos_token or own_separator(path)
     if eos is None:
@@ -85,6 +86,18 @@ def _read(path: Path, modified: int) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(str(path))
+
+
+def not_extensible(tokenizer: "Tokenizer") -> str | None:
+    """Why no tokens can be added to a tokenizer as its merges would; None if they can."""
+    kind = type(tokenizer.model).__name__
+    affixes = [
+        getattr(tokenizer.model, name, None) for name in ("continuing_subword_prefix", "end_of_word_suffix")
+    ]
+    if kind == "BPE" and not any(affixes):
+        return None
+    with_affixes = f" with {' and '.join(repr(affix) for affix in affixes if affix)}" if kind == "BPE" else ""
+    return f"{kind}{with_affixes} cannot be extended; only BPE without prefixes and suffixes can"
 
 
 def random_cuts(tokenizer: "Tokenizer") -> str | None:

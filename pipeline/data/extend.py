@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perdure.pipeline.data.directory import not_extensible
 from perdure.pipeline.errors import PerdureError
 
 if TYPE_CHECKING:
@@ -54,10 +55,8 @@ def extend(
 
     tree = json.loads(base.to_str())
     model = tree["model"]
-    if model["type"] != "BPE" or model["continuing_subword_prefix"] or model["end_of_word_suffix"]:
-        raise PerdureError(
-            f"tokenizer.path = {path}: {model['type']} cannot be extended; only BPE without prefixes and suffixes can"
-        )
+    if reason := not_extensible(base):
+        raise PerdureError(f"tokenizer.path = {path}: {reason}")
     # Once others follow them, added tokens keep their ids only if the vocabulary holds them.
     model["vocab"] |= {token["content"]: token["id"] for token in tree["added_tokens"]}
     first = max(model["vocab"].values()) + 1

@@ -1,24 +1,22 @@
 """Reading a recipe: YAML, `extends:`, `--set a.b=c`, and all mistakes at once."""
 
-import difflib
 import json
 import os
 import re
 import shlex
 import sys
 from decimal import Decimal
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from perdure.pipeline.checks.hints import LONGEST, near
+from perdure.pipeline.checks.hints import near
 from perdure.pipeline.errors import ELLIPSIS, Problem, RecipeError
+from perdure.pipeline.recipe.fields import belongs
 from perdure.pipeline.recipe.literals import read_yaml, within
 from perdure.pipeline.recipe.root import Recipe
-from perdure.pipeline.recipe.section import Section
 
 OVERRIDE = re.compile(r"^((?:--[a-z-]+=)?cluster(?:[.:][^=]*)?)=.*", re.DOTALL)
 """A change of a cluster's fields, as `--set` takes it."""
@@ -73,7 +71,7 @@ def structural_problems(tree: dict, model: type[BaseModel] = Recipe) -> list[Pro
     try:
         model.model_validate(tree)
     except ValidationError as error:
-        return [_problem(detail, tree) for detail in error.errors()]
+        return [_problem(detail, tree, model) for detail in error.errors()]
     return []
 
 
@@ -207,7 +205,7 @@ def with_field(tree: Any, path: str, value: Any) -> Any:
     return merge(tree, value)
 
 
-def _problem(detail: Any, tree: dict) -> Problem:
+def _problem(detail: Any, tree: dict, model: type[BaseModel]) -> Problem:
     """Turns one of pydantic's error entries into a Problem that names the remedy."""
     location = [part for part in detail["loc"] if part != "[key]"]
     value: Any = tree
@@ -225,9 +223,7 @@ def _problem(detail: Any, tree: dict) -> Problem:
     if kind == "missing":
         return Problem(name, None, "required, but missing")
     if kind == "extra_forbidden":
-        others = [field for field in _field_names() if field != path[-1]]  # it is a field, but not here
-        match = difflib.get_close_matches(path[-1][:LONGEST], others, n=1)
-        return Problem(name, value, f"unknown field{f'; did you mean `{match[0]}`?' if match else ''}")
+        return Problem(name, value, f"unknown field{belongs(path, model)}")
     if kind == "union_tag_invalid":
         return Problem(
             f"{name}.type", value.get("type"), f"should be one of {detail['ctx']['expected_tags']}"
@@ -256,11 +252,3 @@ def meant(detail: Any, value: Any) -> str:
         elif detail["type"] in ("float_parsing", "float_type"):
             number = float(Decimal(digits) / 100 if unit == "%" else Decimal(digits) * 10 ** UNITS[unit])
     return "" if number is None else f"; did you mean {number}?"
-
-
-@cache
-def _field_names() -> list[str]:
-    sections = [Section]
-    for section in sections:
-        sections.extend(section.__subclasses__())
-    return sorted({name for section in sections for name in section.model_fields})

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import AutoTokenizer
 
+from perdure.pipeline.data.directory import problem
 from perdure.pipeline.data.extend import extend
 from perdure.pipeline.data.tokenizer import build_tokenizer, tokenizer_inputs, train
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import finish, hash_file, read_json
-from perdure.pipeline.recipe import ExtendedTokenizer
+from perdure.pipeline.recipe import ExtendedTokenizer, HuggingFaceTokenizer
 from perdure.pipeline.tokenizers import load_tokenizer
 
 
@@ -177,3 +178,25 @@ def test_the_directory_says_what_it_extends_and_loads_in_transformers(tmp_path):
     theirs = AutoTokenizer.from_pretrained(built, split_special_tokens=True)
     for text in [*NEW[:5], *OLD[:5], "x<|endoftext|>y"]:
         assert theirs(text)["input_ids"] == encode(loaded.tokenizer, text)
+
+
+KINDS = {
+    "WordLevel": models.WordLevel({"<eos>": 0, "a": 1}, unk_token="<eos>"),
+    "WordPiece": models.WordPiece({"<eos>": 0, "a": 1}, unk_token="<eos>"),
+    "Unigram": models.Unigram([("<eos>", 0.0), ("a", -1.0)], unk_id=0),
+    "BPE with '##'": models.BPE({"<eos>": 0, "a": 1}, [], continuing_subword_prefix="##"),
+    "BPE with '</w>'": models.BPE({"<eos>": 0, "a": 1}, [], end_of_word_suffix="</w>"),
+    "": models.BPE({"<eos>": 0, "a": 1}, []),
+}
+"""Models by how a refusal names them; the last one can be extended."""
+
+
+@pytest.mark.parametrize("named", KINDS)
+def test_check_knows_which_tokenizers_can_be_extended(tmp_path, named):
+    Tokenizer(KINDS[named]).save(str(tmp_path / "tokenizer.json"))
+    spec = ExtendedTokenizer(type="extend", path=tmp_path, num_tokens=1, sources=["a"], eos_token="<eos>")
+    found = problem(spec)
+    assert (found is None) == (named == "")
+    assert found is None or found.remedy.startswith(f"{named} cannot be extended; only BPE")
+    plain = HuggingFaceTokenizer(type="huggingface", path=tmp_path, eos_token="<eos>")
+    assert problem(plain) is None
