@@ -1,15 +1,14 @@
 """What a version is made from: where it starts, its tokenizer, data and scores, written as its `inputs.json`.
 
-Scores that are missing are made on the way.
+Perplexities that are missing are made on the way; what a selection goes by, once there is a plan (`scoring.py`).
 """
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 from perdure.pipeline.consumption import Ancestor, tokens_at
-from perdure.pipeline.convert.exports import export_of, initial_weights_hash
+from perdure.pipeline.convert.exports import initial_weights_hash
 from perdure.pipeline.convert.vocabulary import extension_between
 from perdure.pipeline.domains import source_of
 from perdure.pipeline.errors import PerdureError
@@ -26,10 +25,10 @@ from perdure.pipeline.lineage import (
 )
 from perdure.pipeline.manifest import differences, hash_of, is_finished, read_json
 from perdure.pipeline.mixture import is_replayed, members, order_of_sources
-from perdure.pipeline.order import RANKED
 from perdure.pipeline.planning import data_hash, with_pools
 from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update, typed_command
 from perdure.pipeline.remedies import remedy
+from perdure.pipeline.scoring import finished_export, perplexity_scores, selection_places
 from perdure.pipeline.shape import config_vocab_size, model_shape
 
 Say = Callable[[str], None]
@@ -52,14 +51,9 @@ def version_inputs(
     mixture = with_pools(version.mixture, history_of_plan(recipe, name, ancestors), name)
     places = members(mixture)
     used = sorted({source_of(domain) for domain, _ in places.values()})
-    scores = {}
-    if version.selection and version.selection.k < 1 and version.selection.sidecars:
-        assert version.selection.reference is not None
-        fresh = dict.fromkeys(
-            source_of(domain) for key, (domain, _) in places.items() if not is_replayed(key)
-        )
-        scores = _scores(recipe, version.selection.reference, list(fresh), data, say)
-    ranked = _perplexity_scores(recipe, mixture, data, say)
+    ranked = perplexity_scores(recipe, mixture, data, say)
+    fresh = dict.fromkeys(source_of(domain) for key, (domain, _) in places.items() if not is_replayed(key))
+    scores = selection_places(recipe, version, list(fresh), data)
     return {
         "version": name,
         "command": typed_command(),
@@ -168,7 +162,7 @@ def _start(recipe: Recipe, name: str, tokenizer_hash: str) -> tuple[Path | None,
         checkpoint = parent / "checkpoints" / f"step_{start.step:06d}"
         return None, f"{hash_of(identity)[:16]}@{start.step}", checkpoint
     if isinstance(start, Update):
-        export, directory = _finished_export(recipe, start.parent), version_directory(recipe, start.parent)
+        export, directory = finished_export(recipe, start.parent), version_directory(recipe, start.parent)
         record = read_json(directory / "version.json")
         if start.moments == "reset":
             return export, record["weights_hash"], None
@@ -217,54 +211,3 @@ def _vocab_size(weights: Path | None, tokenizer: Path, tokens: int) -> int:
             "tokenizer"
         )
     return rows
-
-
-def _perplexity_scores(recipe: Recipe, mixture: Mixture, data: dict[str, Path], say: Say) -> dict[str, Path]:
-    judged = {
-        source_of(domain)
-        for domain, member in members(mixture).values()
-        if member.order in RANKED or member.lowest_perplexity
-    }
-    if not judged:
-        return {}
-    assert mixture.perplexity_model is not None
-    return _scores(recipe, mixture.perplexity_model, sorted(judged), data, say)
-
-
-def _scores(
-    recipe: Recipe, model: str, sources: list[str], data: dict[str, Path], say: Say
-) -> dict[str, Path]:
-    """Score directories of some sources by a model, named as in the recipe."""
-    from perdure.pipeline.data.backends import elsewhere
-    from perdure.pipeline.data.score import score_source
-
-    directory = Path(model) if "/" in model else _finished_export(recipe, model)
-    context, overlap = recipe.scoring.windows(recipe.training.seq_length)
-    label = directory.resolve().name if "/" in model else model
-    found = {}
-    for source in sources:
-        begun = time.monotonic()
-        found[source] = score_source(
-            data[source],
-            directory,
-            label=label,
-            context=context,
-            overlap=overlap,
-            workers=recipe.data.workers,
-            precision=recipe.training.precision,
-            elsewhere=elsewhere(recipe, scoring=True, say=say),
-            hashes=recipe.directory / "hashes.json",
-            say=say,
-        )
-        if (seconds := time.monotonic() - begun) > 1:
-            say(f"scored {source} with {label} in {seconds:.0f} s")
-    return found
-
-
-def _finished_export(recipe: Recipe, version: str) -> Path:
-    directory = version_directory(recipe, version)
-    if not is_finished(directory):
-        raise PerdureError(
-            f"version {version} is needed, but not finished; run it first (`perdure run` does all in order)"
-        )
-    return export_of(directory)

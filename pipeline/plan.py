@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -30,6 +31,7 @@ from perdure.pipeline.recipe import Recipe, Version
 LONGEST_NAME = 150
 """Letters of a file's name that a source and topic may take; file systems allow 255, and temporary names are longer."""
 _MASK = (1 << 64) - 1
+_Words = TypeVar("_Words", int, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,11 @@ def locate(plan: Plan, index: int) -> tuple[str, int, int]:
     entry = plan.sources[key]
     epoch, sample = divmod(taken, entry["samples_per_epoch"])
     if entry["order"] == "shuffled":
-        sample = permute(sample, entry["samples_per_epoch"], _epoch_key(plan.seed, key, epoch))
+        sample = permute(sample, entry["samples_per_epoch"], epoch_key(plan.seed, key, epoch))
     if (pool := entry["pool"]) and pool[
         "order"
     ] == "shuffled":  # the sample that stood there in their first epoch
-        sample = permute(sample, pool["samples_per_epoch"], _epoch_key(plan.seed, pool["key"], 0))
+        sample = permute(sample, pool["samples_per_epoch"], epoch_key(plan.seed, pool["key"], 0))
     return key, epoch, sample
 
 
@@ -176,7 +178,8 @@ def permute(index: int, size: int, key: int) -> int:
 
 
 @lru_cache(maxsize=256)
-def _epoch_key(seed: int, key: str, epoch: int) -> int:
+def epoch_key(seed: int, key: str, epoch: int) -> int:
+    """What the samples of one epoch of a stream are shuffled by."""
     return mix(mix(seed, hash_key(key)), epoch)
 
 
@@ -185,9 +188,9 @@ def hash_key(text: str) -> int:
     return int(hash_of(text)[:16], 16)
 
 
-def mix(a: int, b: int) -> int:
-    """SplitMix64's finaliser over two numbers."""
-    x = (a * 0x9E3779B97F4A7C15 + b + 0xD1B54A32D192ED03) & _MASK
+def mix(a: int, b: _Words) -> _Words:
+    """SplitMix64's finaliser over two numbers, or one and each of many, uint64."""
+    x = b + (a * 0x9E3779B97F4A7C15 + 0xD1B54A32D192ED03 & _MASK) & _MASK
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & _MASK
     x = (x ^ x >> 27) * 0x94D049BB133111EB & _MASK
     return x ^ x >> 31

@@ -44,6 +44,7 @@ from perdure.pipeline.recipe import (
     Version,
 )
 from perdure.pipeline.remembered import remembering
+from perdure.pipeline.scoring import to_score
 from perdure.pipeline.shape import (
     config_vocab_size,
     model_shape,
@@ -135,7 +136,7 @@ def _version(
     batch_tokens = recipe.training.global_batch_size * recipe.training.seq_length
     points = sorted({round(i * steps / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)})
     schedule = resolved_schedule(recipe, name)
-    rule = version.mixture.reweight
+    rule, table = version.mixture.reweight, mixture_table(recipe, name, sources, counts)
     return {
         "name": name,
         "finished": is_finished(version_directory(recipe, name)),
@@ -154,7 +155,8 @@ def _version(
         "replay_share_trained": float(trained_share(version.mixture.replay, trained_fraction(version))),
         "replay_from_parents": bool(version.mixture.replay and version.mixture.replay.from_parents),
         "domain_order": version.mixture.domain_order,
-        "mixture": mixture_table(recipe, name, sources, counts),
+        "mixture": table,
+        "to_score": to_score(version, table, {source: found["tokens"] for source, found in sources.items()}),
         "max_repetition": version.mixture.max_repetition,
         "phases": _phases(recipe, name),
         "reweight": rule.model_dump()

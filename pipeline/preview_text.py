@@ -159,6 +159,8 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
                 else ""
             )
         )
+    for entry in version["to_score"]:
+        console.print(_score_words(entry, estimated[entry["source"]]))
     console.print(mixture_tree(version, estimated), soft_wrap=False)  # a tree would be cut off otherwise
     curve = version["learning_rate"]
     console.print(
@@ -168,6 +170,16 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
         console.print(f"  {line}".rstrip())
     first, last = f"step {curve[0][0]:,}", f"{curve[-1][0]:,}"
     console.print(f"  {first}{last:>{max(1, len(curve) - len(first))}}")
+
+
+def _score_words(entry: dict[str, Any], estimated: bool) -> str:
+    whole = "" if entry["of"] is None else f"{'~' if estimated else ''}{entry['of']:,} tokens"
+    if entry["tokens"] is None:
+        return f"{entry['model']} scores all of {entry['source']}{whole and f', {whole}'}, once"
+    return (
+        f"{entry['model']} scores the documents of {entry['source']} that are read, for {entry['tokens']:,} tokens"
+        f"{whole and f' of {whole}'}, as far as they are not scored yet"
+    )
 
 
 def _print_model(console: Console, model: dict[str, Any]) -> None:

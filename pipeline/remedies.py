@@ -15,7 +15,7 @@ def artefact_of(path: Path) -> Path | None:
     for place in (path, *path.parents):
         parent = place.parent.name
         known = place.name == "plan" or parent in ("versions", "leaks", "checkpoints")
-        if known or re.search(r"@[0-9a-f]{8}$", place.name):
+        if known or re.search(r"@[0-9a-f]{8}(\+[0-9a-f]{8})?$", place.name):
             return place
     return None
 

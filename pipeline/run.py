@@ -29,6 +29,7 @@ from perdure.pipeline.parts import describe
 from perdure.pipeline.plan import Plan
 from perdure.pipeline.planning import build_plan
 from perdure.pipeline.recipe import Parallel, Recipe
+from perdure.pipeline.scoring import score_what_is_read
 
 Say = Callable[[str], None]
 
@@ -212,7 +213,8 @@ def _prepare(
             refuse_other(recipe, name, inputs["identity"])
             found = read_json(directory / "inputs.json")
             # The first one made it; later ones go on.
-            inputs |= {"command": found.get("command"), "identity": found["identity"]}
+            kept = {"command": found.get("command"), "identity": found["identity"], "scores": found["scores"]}
+            inputs |= kept
         record_data(recipe, data)
         if is_finished(directory):
             export_of(directory)
@@ -235,6 +237,8 @@ def _prepare(
         say(f"plan: {plan.num_samples:,} samples of {plan.seq_length} tokens; {orders}")
         for line in _plan_lines(plan, data):
             say(line)
+        scores = score_what_is_read(recipe, name, plan, list(inputs["scores"]), data, say)
+        inputs["scores"] = {source: str(path) for source, path in scores.items()}
         _write_inputs(directory, recipe, inputs)
     return directory, inputs
 

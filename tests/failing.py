@@ -46,8 +46,8 @@ class Failing(PipelineStep):
 class KilledOnce(Scorer):
     """A scorer that is killed once a shard, when its first block is on disk."""
 
-    def _score(self, shard, first: int, last: int, file: Path) -> None:
-        super()._score(shard, first, last, file)
+    def _score(self, shard, documents, file: Path) -> None:
+        super()._score(shard, documents, file)
         mark = self.model_dir / f"{file.stem}.killed"
         if not mark.exists():
             mark.touch()

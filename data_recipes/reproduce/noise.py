@@ -104,11 +104,15 @@ def measure(
     kinds, documents = [], []
     sidecars: dict[str, list] = {"ref": [], "ent": []} if source in inputs["scores"] else {}
     for found, place, values in _documents(data, Path(inputs["tokenizer"])):
+        given = {
+            kind: _document(open_shard(scores / f"{place[0]:05d}.{kind}"), place[1]) for kind in sidecars
+        }
+        if any(len(units) != len(values) for units in given.values()):
+            continue  # the version's plan does not read it, so that it was not scored
         kinds.append(found)
         documents.append(values)
         for kind, parts in sidecars.items():
-            shard = open_shard(scores / f"{place[0]:05d}.{kind}")
-            parts.append(_document(shard, place[1]))
+            parts.append(given[kind])
         if sum(map(len, kinds)) >= tokens:
             break
     if all(kind == CLEAN for found in kinds for kind in found):

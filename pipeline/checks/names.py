@@ -13,6 +13,8 @@ from perdure.pipeline.recipe.section import MAX_NAME
 HASHED = "@12345678"
 TEMPORARY = ".12345678"
 """What names get on top: a hash, and until a file is whole a dot before and this behind."""
+IN_PART = "+12345678"
+"""What scores of some documents get besides."""
 
 
 def own_names(recipe: Recipe) -> Iterator[Problem]:
@@ -37,7 +39,7 @@ def score_names(recipe: Recipe) -> Iterator[Problem]:
             label = Path(os.path.realpath(model)).name if "/" in model else model
             sources = {source_of(domain) for domain, _ in members(version.mixture).values()}
             source = max(sources, key=len)
-            length = len(f"data.{source}{HASHED}.scores.") + len(label.encode()) + len(HASHED)
+            length = len(f"data.{source}{HASHED}.scores.") + len(label.encode()) + len(HASHED + IN_PART)
             yield from _too_long(f"versions.{name}.{field}", model, length, f", with that of {source}")
 
 

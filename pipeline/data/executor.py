@@ -207,14 +207,19 @@ def _start_worker(started: Synchronized) -> None:
     threading.Thread(target=follow_parent, daemon=True).start()
 
 
+def work_directory(out: Path, final: Path) -> Path:
+    """Where an artefact of a run is built."""
+    return out / "work" / final.relative_to(out).as_posix().replace("/", ".")
+
+
 @contextmanager
 def building(out: Path, final: Path) -> Iterator[Path]:
     """A work directory for an artefact, which it builds in `artefact/` below; moved into place when done.
 
     What an interrupted run left there is used again, whole tasks only. Logs are kept in `<out>/logs/`.
     """
-    name = final.relative_to(out).as_posix().replace("/", ".")
-    work = out / "work" / name
+    work = work_directory(out, final)
+    name = work.name
     refuse_link(work.parent)
     refuse_link(work)
     if not (work / "artefact").exists():

@@ -2,6 +2,9 @@
 
 The context of a token is its document's separator-led stream up to it, as a trainer with document masks sees it at a
 sample's start. Documents longer than the context are cut into windows that share `overlap` tokens.
+
+What a window gets does not depend on what else is scored. The order in which a matrix product sums follows from its shape, so
+a window is padded to a width that follows from its own length, and the other sizes of a forward pass from that width.
 """
 
 import math
@@ -21,6 +24,10 @@ BATCH_TOKENS = {"cuda": 8192, "cpu": 2048}
 """Tokens of a forward pass, padding included; more would fill memory, not the machine."""
 WHOLE_LOGITS = 1 << 24
 """Logits of a forward pass for models whose logits cannot be made a part at a time."""
+HEAD_TOKENS = {"cuda": 2048, "cpu": 256}
+"""Tokens whose losses are made at a time from the last hidden states, padding included."""
+NARROWEST = 16
+"""Least width of a forward pass, and least difference of two: CPUs sum the products of fewer rows in another order."""
 
 
 class Window(NamedTuple):
@@ -52,6 +59,7 @@ class Head(NamedTuple):
 def token_losses(
     model: Any,
     windows: Sequence[Window],
+    longest: int,
     batch_tokens: int | None = None,
     scored: Callable[[int], None] = lambda tokens: None,
 ) -> list[np.ndarray]:
@@ -59,7 +67,8 @@ def token_losses(
 
     Args:
         model: A transformers causal language model in evaluation mode.
-        windows: Of any sizes.
+        windows: Of any sizes up to `longest`.
+        longest: Tokens that a forward pass is wide at most, whatever windows there are.
         batch_tokens: Tokens of a forward pass, padding included; default `BATCH_TOKENS`. A longer window is a batch of
             its own.
         scored: Is told how many tokens each forward pass has scored.
@@ -77,10 +86,13 @@ def token_losses(
         batch_tokens = min(batch_tokens, max(1, WHOLE_LOGITS // model.config.vocab_size))
     found: list[Any] = [None] * len(windows)
     with torch.inference_mode():
-        for batch in _batches([len(window.inputs) for window in windows], batch_tokens):
-            width = len(windows[batch[0]].inputs)
-            padded = torch.zeros(2, len(batch), width, dtype=torch.long)
-            wanted = torch.zeros(len(batch), width, dtype=torch.bool)
+        for width, batch in _batches([len(window.inputs) for window in windows], batch_tokens, longest):
+            # GPUs sum in another order for another number of rows, so that theirs is always the same.
+            rows = max(1, batch_tokens // width)
+            if device.type == "cpu":
+                rows = max(len(batch), -(-NARROWEST // width))
+            padded = torch.zeros(2, rows, width, dtype=torch.long)
+            wanted = torch.zeros(rows, width, dtype=torch.bool)
             for row, index in enumerate(batch):
                 inputs, labels, skip = windows[index]
                 padded[0, row, : len(inputs)] = torch.from_numpy(inputs)
@@ -126,7 +138,8 @@ def score_documents(
 ) -> Iterator[np.ndarray]:
     """Losses and entropies, float32 [2, num_tokens], of each document, in nats; `scored` as for `token_losses`."""
     windows = [document_windows(tokens, eos_id, context, overlap) for tokens in documents]
-    found = iter(token_losses(model, [window for pieces in windows for window in pieces], scored=scored))
+    every = [window for pieces in windows for window in pieces]
+    found = iter(token_losses(model, every, context, scored=scored))
     for pieces in windows:
         yield np.concatenate([next(found) for _ in pieces], axis=1)
 
@@ -184,14 +197,21 @@ def output_head(model: Any) -> Head | None:
     return Head(layer.weight, softcap) if same else None
 
 
-def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of windows, longest first, in groups whose padded size is at most `batch_tokens`."""
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    start = 0
-    while start < len(order):
-        rows = max(1, batch_tokens // lengths[order[start]])
-        yield order[start : start + rows]
-        start += rows
+def _batches(lengths: Sequence[int], batch_tokens: int, longest: int) -> Iterator[tuple[int, list[int]]]:
+    """Widths, and indices of windows that are padded to them: all of a width, in groups of at most `batch_tokens`."""
+    members: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        members.setdefault(_width(length, longest), []).append(index)
+    for width, indices in sorted(members.items(), reverse=True):
+        rows = max(1, batch_tokens // width)
+        for start in range(0, len(indices), rows):
+            yield width, indices[start : start + rows]
+
+
+def _width(length: int, longest: int) -> int:
+    """What a window is padded to: one of four widths in every octave, at most `longest`."""
+    step = max(NARROWEST, 1 << max(0, (length - 1).bit_length() - 3))
+    return min(-(-length // step) * step, longest)
 
 
 def _losses(
@@ -208,7 +228,11 @@ def _losses(
         nll = -log_probs.gather(-1, labels[wanted][:, None])[:, 0]
         return torch.stack([nll, torch.special.entr(log_probs.exp()).sum(-1)])
     hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state[wanted]
-    weight = head.weight
-    return torch.stack(
-        linear_nll(hidden, weight, labels[wanted], vocab_size=len(weight), softcap=head.softcap, entropy=True)
-    )
+    count, size, weight = len(hidden), HEAD_TOKENS[hidden.device.type], head.weight
+    hidden = torch.nn.functional.pad(hidden, (0, 0, 0, -count % size))
+    targets = torch.nn.functional.pad(labels[wanted], (0, -count % size))
+    parts = [
+        torch.stack(linear_nll(rows, weight, own, vocab_size=len(weight), softcap=head.softcap, entropy=True))
+        for rows, own in zip(hidden.split(size), targets.split(size), strict=True)
+    ]
+    return torch.cat(parts, 1)[:, :count]

@@ -1,17 +1,24 @@
-"""Reference scores: what a Hugging Face causal language model thinks of every token of a source's training split.
+"""Reference scores: what a Hugging Face causal language model thinks of the tokens of a source's training split.
+
+All scores of a source by a model are an artefact. Where only some of its documents are asked for, what they have is another
+one beside it, `<label>@<hash8>+<hash8 of the documents>`; asked for more, that is copied into the next, and never changed.
 
 The losses are what RHO-1 (arXiv 2404.07965) subtracts from the trainee's loss, and their mean per document is the
 perplexity by which documents are ordered; the entropies serve its variants without a clean corpus (section 4.2).
 """
 
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from perdure.pipeline.console import duration_words, tokens_words
+import numpy as np
+
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.integrity import is_whole
 from perdure.pipeline.manifest import (
@@ -21,17 +28,44 @@ from perdure.pipeline.manifest import (
     hash_file,
     hash_files,
     hash_of,
+    is_finished,
     read_json,
     remembered_hash,
+    write_atomic,
 )
+from perdure.pipeline.shards import open_shard
 
 if TYPE_CHECKING:
     from perdure.pipeline.data.executor import Execute
 
-PAUSE, LONGEST_PAUSE, SHARE = 10.0, 300.0, 0.1
-"""Seconds between two lines on what is scored, at least and at most, and their share of the time so far."""
-FORMAT = 2
-"""Version of what is written; a change in its meaning makes new directories."""
+FORMAT, BEFORE = 3, 2
+"""Version of what is written; a change in its meaning makes new directories. The one before, whose scores depend on what they
+were batched with by rounding, is read where it is whole."""
+
+
+def score_place(
+    data_dir: Path,
+    model_dir: Path,
+    *,
+    label: str,
+    context: int,
+    overlap: int = 0,
+    precision: str = "fp32",
+    hashes: Path | None = None,
+) -> tuple[Path, dict]:
+    """Where all scores of a source by a model stand if all are made, and what they depend on; arguments as for `score_source`."""
+    inputs = {
+        "format": FORMAT,
+        "model_hash": model_hash(model_dir, hashes),
+        "data_hash": read_json(data_dir / "manifest.json")["data_hash"],
+        "context": context,
+        "overlap": overlap,
+        "mask": "document",
+        "precision": precision,
+    }
+    before = inputs | {"format": BEFORE}
+    places = [data_dir / "scores" / f"{label}@{hash_of(told)[:8]}" for told in (inputs, before)]
+    return (places[1], before) if is_finished(places[1]) else (places[0], inputs)
 
 
 def score_source(
@@ -43,11 +77,12 @@ def score_source(
     overlap: int = 0,
     workers: int,
     precision: str = "fp32",
+    wanted: np.ndarray | None = None,
     elsewhere: "AbstractContextManager[Execute] | None" = None,
     hashes: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Scores the training split of one source, unless that is finished.
+    """Scores documents of the training split of one source, unless that is done.
 
     Args:
         data_dir: The source's directory of shards.
@@ -57,34 +92,48 @@ def score_source(
         overlap: Tokens that consecutive windows of a longer document share, see `losses.document_windows`.
         workers: Processes on CPU; with CUDA there is one for each device.
         precision: `fp32` or `bf16`, of the model's weights and activations.
+        wanted: Which documents, bool [documents over all shards]; default: all. Those that were scored before are kept, too.
         elsewhere: What runs the tasks in the place of `workers`, see `backends.elsewhere`.
         hashes: Remembers the model's hash, see `manifest.remembered_hash`.
         say: Receives a line for the console when there is something to do.
 
     Returns:
         A directory with `<task>.ref.{bin,idx}` (losses) and `<task>.ent.{bin,idx}` (entropies of the predictions), both
-        uint16, milli-nats, one value a token, aligned with the shards; `docs.parquet` (see `scorer.SCORES`) and
-        `manifest.json`.
+        uint16, milli-nats, one value a token; a document of the shard that has no scores has no tokens there.
+        `docs.parquet` (see `scorer.SCORES`) and `manifest.json`.
 
     Raises:
         PerdureError: If the model is missing or has another or a smaller vocabulary, or the disk is full.
     """
+    from perdure.pipeline.data.scorer import scored_documents
+
+    known = {"label": label, "context": context, "overlap": overlap, "precision": precision, "hashes": hashes}
+    place, inputs = score_place(data_dir, model_dir, **known)
+    if is_whole(place):
+        _check_origin(place, inputs)
+        return place
     data = read_json(data_dir / "manifest.json")
-    inputs = {
-        "format": FORMAT,
-        "model_hash": model_hash(model_dir, hashes),
-        "data_hash": data["data_hash"],
-        "context": context,
-        "overlap": overlap,
-        "mask": "document",
-        "precision": precision,
-    }
-    final = data_dir / "scores" / f"{label}@{hash_of(inputs)[:8]}"
-    if is_whole(final):
-        _check_origin(final, inputs)
-        return final
+    lengths = [np.asarray(open_shard(data_dir / f"{task:05d}").lengths) for task in range(data["tasks"])]
+    borders = np.cumsum([len(part) for part in lengths])
+    asked = np.ones(borders[-1], bool) if wanted is None else wanted.copy()
+    earlier = None
+    for path in _partial(place):
+        kept = np.concatenate([scored_documents(path, task) for task in range(data["tasks"])])
+        if earlier is None or not (asked & ~kept).any():
+            is_whole(path)
+            _check_origin(path, inputs)
+        if not (asked & ~kept).any():
+            return path
+        earlier = earlier or (path, kept)
     _check_vocabulary(model_dir, data)
-    say(f"scoring {data['source']} with {label}: {data['counts']['train']['tokens']:,} tokens")
+    asked |= earlier[1] if earlier else False
+    tasks = np.split(asked, borders[:-1])
+    left = _left(place, tasks)
+    final = place if asked.all() else place.with_name(f"{place.name}+{_digest(asked)}")
+    tokens = int(np.concatenate(lengths)[asked & ~earlier[1] if earlier else asked].sum(dtype=np.int64))
+    whole = data["counts"]["train"]["tokens"]
+    part = "" if tokens == whole else f" of {whole:,}"
+    say(f"scoring {data['source']} with {label}: {tokens:,}{part} tokens")
 
     threads = None
     if elsewhere is None:
@@ -95,9 +144,55 @@ def score_source(
         workers = torch.cuda.device_count() or min(workers, data["tasks"])
         threads = max(1, torch.get_num_threads() // workers)
         elsewhere = local(workers, scoring=True)
+    request = _Request(data_dir, final, model_dir, tasks, earlier[0] if earlier else None, left, tokens)
     with disk_errors(data_dir), elsewhere as execute:
-        _score(data_dir, final, model_dir, data, inputs, threads, execute, say)
+        _score(request, data, inputs, threads, execute, say)
     return final
+
+
+class _Request(NamedTuple):
+    """What is to be scored.
+
+    Attributes:
+        data_dir: The source's directory of shards.
+        final: Where the scores go.
+        model_dir: The model.
+        asked: Which documents they are to have, bool [documents], by shard.
+        earlier: Scores that have some of them, if there are any.
+        left: Directories of work that ended before it was done.
+        tokens: To be scored, now and in that work.
+    """
+
+    data_dir: Path
+    final: Path
+    model_dir: Path
+    asked: list[np.ndarray]
+    earlier: Path | None
+    left: list[Path]
+    tokens: int
+
+
+def _partial(place: Path) -> list[Path]:
+    """Finished scores of some documents of a source, those of most tokens first."""
+    found = [path for path in place.parent.glob(f"{escape(place.name)}+*") if is_finished(path)]
+    return sorted(found, key=lambda path: (-read_json(path / "manifest.json")["counts"]["tokens"], path.name))
+
+
+def _left(place: Path, asked: list[np.ndarray]) -> list[Path]:
+    """Work on scores of the same place that did not end; what blocks it has is added to what is asked for."""
+    from perdure.pipeline.data.executor import work_directory
+    from perdure.pipeline.data.scorer import block_documents
+
+    work = work_directory(place.parents[3], place)
+    found = [path for path in (work, *work.parent.glob(f"{escape(work.name)}+*")) if path.is_dir()]
+    for path in found:
+        for task, part in enumerate(asked):
+            part[block_documents(path, task)] = True
+    return found
+
+
+def _digest(asked: np.ndarray) -> str:
+    return hashlib.sha256(np.packbits(asked).tobytes()).hexdigest()[:8]
 
 
 def model_hash(model_dir: Path, hashes: Path | None = None) -> str:
@@ -117,9 +212,7 @@ def model_hash(model_dir: Path, hashes: Path | None = None) -> str:
 
 
 def _score(
-    data_dir: Path,
-    final: Path,
-    model_dir: Path,
+    request: _Request,
     data: dict,
     inputs: dict,
     threads: int | None,
@@ -127,18 +220,24 @@ def _score(
     say: Callable[[str], None],
 ) -> None:
     from perdure.pipeline.data.executor import building
+    from perdure.pipeline.data.progress import telling
     from perdure.pipeline.data.rows import merge_tables
-    from perdure.pipeline.data.scorer import PROGRESS, Scorer
+    from perdure.pipeline.data.scorer import ASKED, PROGRESS, Scorer
     from perdure.pipeline.data.shard import shard_files
 
-    out, tasks = data_dir.parent.parent, data["tasks"]
-    with building(out, final) as work:
-        artefact = work / "artefact"
+    data_dir, final, model_dir, asked, earlier, left, tokens = request
+    with building(data_dir.parent.parent, final) as work:
+        _take_over(work, left)
+        for task, part in enumerate(asked):
+            content = io.BytesIO()
+            np.save(content, part)
+            write_atomic(work / ASKED / f"{task:05d}.npy", content.getvalue())
+        artefact, tasks = work / "artefact", data["tasks"]
         precision, windows = inputs["precision"], (inputs["context"], inputs["overlap"])
-        step = Scorer(data_dir, artefact, model_dir, data["eos_id"], windows, precision, threads)
-        with _telling(work / PROGRESS, data["source"], data["counts"]["train"]["tokens"], say):
+        step = Scorer(data_dir, artefact, model_dir, data["eos_id"], windows, precision, threads, earlier)
+        with telling(work / PROGRESS, data["source"], tokens, say):
             (counts,) = execute([step], tasks, work / "score")
-        assert counts["tokens"] == data["counts"]["train"]["tokens"]
+        assert counts["documents"] == sum(int(part.sum()) for part in asked)
         merge_tables(
             [artefact / f"docs.{task:05d}.parquet" for task in range(tasks)], artefact / "docs.parquet"
         )
@@ -148,50 +247,16 @@ def _score(
         finish(artefact, manifest | {"counts": totals, "files": files})
 
 
-@contextmanager
-def _telling(folder: Path, source: str, total: int, say: Callable[[str], None]) -> Iterator[None]:
-    """Tells meanwhile, whenever some more is scored, how much is and how long the rest will take.
+def _take_over(work: Path, left: list[Path]) -> None:
+    """Moves the blocks of work on other documents of the same place here, and removes the rest of it."""
+    from perdure.pipeline.data.scorer import BLOCKS
 
-    Args:
-        folder: Where tasks write how many tokens they have scored.
-        source: The source's name.
-        total: Its tokens.
-        say: Receives the lines: one in `PAUSE` seconds at first, and fewer as time goes on.
-    """
-    ended, begun, done_before = threading.Event(), time.monotonic(), _scored(folder)
-
-    def tell() -> None:
-        last, done_last = begun, done_before
-        pause = PAUSE
-        while not ended.wait(pause):
-            now, done = time.monotonic(), _scored(folder)
-            if done > done_last:
-                say(_line(source, done, total, (done - done_last) / (now - last)))
-                last, done_last = now, done
-            pause = min(max(PAUSE, SHARE * (now - begun)), LONGEST_PAUSE)
-
-    thread = threading.Thread(target=tell, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _scored(folder: Path) -> int:
-    """Tokens that all tasks have scored by now, earlier runs included."""
-    try:
-        return sum(int(file.read_text()) for file in folder.glob("[0-9]*"))
-    except OSError:  # NFS may lose a file that is replaced while it is read; the next look sees the new one
-        return 0
-
-
-def _line(source: str, done: int, total: int, rate: float) -> str:
-    return (
-        f"scoring {source}: {tokens_words(done)} of {tokens_words(total)} tokens ({done / total:.0%}), {rate:,.0f} tokens/s, "
-        f"ETA {duration_words((total - done) / rate)}"
-    )
+    for other in left:
+        if other != work:
+            (work / BLOCKS).mkdir(exist_ok=True)
+            for file in (other / BLOCKS).glob("[0-9]*.npz"):
+                os.replace(file, work / BLOCKS / file.name)
+            shutil.rmtree(other)
 
 
 def _check_origin(final: Path, inputs: dict) -> None:

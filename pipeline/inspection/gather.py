@@ -3,13 +3,14 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 import pyarrow.parquet as parquet
 
 from perdure.pipeline.drops import heavy_drops
 from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.inspection.perplexities import distribution
+from perdure.pipeline.inspection.perplexities import distribution, newest, scored
 from perdure.pipeline.integrity import json_lines, require_whole
 from perdure.pipeline.manifest import is_finished, read_json
 from perdure.pipeline.parts import describe
@@ -93,7 +94,7 @@ def inspect(name: str, out: Path, data: dict[str, Path | None]) -> dict:
 
 def _source(out: Path, directory: Path) -> dict:
     manifest = read_json(directory / "manifest.json")
-    scores = sorted(path.parent for path in directory.glob("scores/*/_SUCCESS"))
+    scores = newest(path.parent for path in directory.glob("scores/*/_SUCCESS"))
     for place in (directory, *scores):
         require_whole(place, ["docs.parquet"])
     return {
@@ -139,9 +140,12 @@ def _parts(directory: Path) -> list[str]:
 
 
 def _sample(out: Path, directory: Path, manifest: dict, scores: list[Path]) -> dict | None:
-    """The training document of fitting length with the lowest hash, always the same one."""
+    """The training document of fitting length with the lowest hash, always the same one of those that have scores."""
     tokenizer = _tokenizer(out, manifest["tokenizer_hash"])
-    row = _fitting(directory / "docs.parquet")
+    known = np.zeros(manifest["counts"]["train"]["documents"], bool)
+    for path in scores:
+        known |= scored(directory, path)
+    row = _fitting(directory / "docs.parquet", known)
     if row is None or tokenizer is None:
         return None
     names = [f"{row['shard']:05d}{end}" for end in (".bin", ".idx", ".ref.bin", ".ref.idx")]
@@ -151,7 +155,11 @@ def _sample(out: Path, directory: Path, manifest: dict, scores: list[Path]) -> d
     start, count = shard.start(row["sequence"]), min(row["num_tokens"], SAMPLE_TOKENS)
     tokens = shard.values[start : start + count].tolist()
     # The model that knows this document best, and the one that knows it least: a reference and a trainee.
-    found = [(path.name.rpartition("@")[0], _losses(path, row["shard"], start, count)) for path in scores]
+    found = [
+        (path.name.rpartition("@")[0], losses)
+        for path in scores
+        if (losses := _losses(path, row["shard"], row["sequence"], count)) is not None
+    ]
     found.sort(key=lambda entry: sum(loss or 0 for loss in entry[1]))
     model, losses = found[0] if found else (None, [None] * count)
     trainee, most = found[-1] if len(found) > 1 else (None, losses)
@@ -172,30 +180,51 @@ def _sample(out: Path, directory: Path, manifest: dict, scores: list[Path]) -> d
     }
 
 
-def _fitting(path: Path) -> dict | None:
-    """The row of the training document of fitting length, if there is one, with the lowest hash; None if none trains."""
+def _fitting(path: Path, known: np.ndarray) -> dict | None:
+    """The row of the training document with scores, if any has, and of fitting length, if one has, that has the lowest hash.
+
+    Args:
+        path: The source's table of documents.
+        known: Which documents have scores, bool [training documents].
+
+    Returns:
+        None if no document trains.
+    """
     file = parquet.ParquetFile(path)
-    lowest: list[tuple[bool, str, int]] = []
+    lowest: list[tuple[bool, bool, str, int]] = []
+    first = 0
     for group in range(file.num_row_groups):
         rows = file.read_row_group(group, columns=["split", "num_tokens", "hash"])
-        trains = compute.equal(rows["split"], "train")
-        fits = compute.and_(
-            trains, compute.is_in(rows["num_tokens"], pa.array(range(FITTING[0], FITTING[1] + 1)))
+        trains = compute.equal(rows["split"], "train").to_numpy()
+        fits = trains & (
+            (rows["num_tokens"].to_numpy() >= FITTING[0]) & (rows["num_tokens"].to_numpy() <= FITTING[1])
         )
-        for unfit, chosen in ((False, fits), (True, trains)):
-            if (digest := compute.min(rows["hash"].filter(chosen)).as_py()) is not None:
-                lowest.append((unfit, digest, group))
+        has = np.zeros(len(rows), bool)
+        has[trains] = known[first : first + int(trains.sum())]
+        first += int(trains.sum())
+        for unknown, unfit, chosen in (
+            (False, False, has & fits),
+            (False, True, has),
+            (True, False, fits),
+            (True, True, trains),
+        ):
+            if (digest := compute.min(rows["hash"].filter(pa.array(chosen))).as_py()) is not None:
+                lowest.append((unknown, unfit, digest, group))
     if not lowest:
         return None
-    _, digest, group = min(lowest)
+    *_, digest, group = min(lowest)
     columns = ["shard", "sequence", "id", "num_tokens", "hash", "topic", "language"]
     rows = file.read_row_group(group, columns=columns)
     return rows.slice(compute.index(rows["hash"], digest).as_py(), 1).to_pylist()[0]
 
 
-def _losses(scores: Path, shard: int, start: int, count: int) -> list[float | None]:
-    """Losses of tokens in nats, None where the model gave none."""
-    units = open_shard(scores / f"{shard:05d}.ref").values[start : start + count].tolist()
+def _losses(scores: Path, task: int, number: int, count: int) -> list[float | None] | None:
+    """Losses of a document's first tokens in nats, None where the model gave none; None if it has no scores."""
+    shard = open_shard(scores / f"{task:05d}.ref")
+    if not shard.lengths[number]:
+        return None
+    start = shard.start(number)
+    units = shard.values[start : start + count].tolist()
     return [None if unit == REF_MISSING else round(unit * REF_NATS_PER_UNIT, 3) for unit in units]
 
 

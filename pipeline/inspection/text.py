@@ -118,7 +118,10 @@ def _print_perplexities(console: Console, scores: dict) -> None:
     if not scores["documents"]:
         console.print(f"no document has a perplexity under {scores['model']}")
         return
-    console.print(f"perplexity under {scores['model']} ({scores['documents']:,} documents), logarithmic axis")
+    of = f" of {scores['of']:,}" if scores["scored"] < scores["of"] else ""
+    console.print(
+        f"perplexity under {scores['model']} ({scores['documents']:,}{of} documents), logarithmic axis"
+    )
     names = list(scores["quantiles"])
     axis = f"{scores['edges'][0]:,.4g} to {scores['edges'][-1]:,.4g}"
     rows = [

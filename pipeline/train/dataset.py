@@ -33,8 +33,8 @@ class Stream:
         ends: int64 [entries], where each ends in the stream.
         shard_starts: int64 [shards], number of each shard's first document.
         shards: Tokens.
-        sidecars: Per shard, what the score subtracts the largest of, in milli-nats, aligned with it; empty without a
-            reference.
+        sidecars: Per shard, what the score subtracts the largest of, in milli-nats, document by document, of which those that
+            have no scores have no tokens there; empty without a reference.
         eos_id: Stands before the first document.
         smoothing: Neighbours to either side that the sidecars are averaged over.
         tails: int64 [entries], tokens of its document behind each entry; None if entries are whole documents.
@@ -157,7 +157,7 @@ def _stream(
 
 
 def _sidecar(sidecar: Shard, shard: Shard, prefix: Path) -> Shard:
-    if len(sidecar.values) != len(shard.values) or len(sidecar.lengths) != len(shard.lengths):
+    if len(sidecar.values) > len(shard.values) or len(sidecar.lengths) != len(shard.lengths):
         raise PerdureError(
             f"{prefix}: {len(sidecar.values):,} losses for {len(shard.values):,} tokens; "
             "it belongs to other data: delete it and run again"
@@ -167,13 +167,17 @@ def _sidecar(sidecar: Shard, shard: Shard, prefix: Path) -> Shard:
 
 @dataclass(frozen=True)
 class _Span:
-    """Part of a document: `position` in the stream; the shard `task`; `begin` to `stop`, and the whole `document`, in it."""
+    """Part of a document: `position` in the stream; the shard `task`; `begin` to `stop`, and the whole `document`, in it.
+
+    `before` are the tokens of documents before it that the shard's sidecars leave out.
+    """
 
     position: int
     task: int
     begin: int
     stop: int
     document: tuple[int, int]
+    before: int
 
 
 def _spans(stream: Stream, position: int, last: int) -> list[_Span]:
@@ -185,8 +189,9 @@ def _spans(stream: Stream, position: int, last: int) -> list[_Span]:
         tail = 0 if stream.tails is None else int(stream.tails[place])
         task = int(np.searchsorted(stream.shard_starts, document, side="right")) - 1
         number = document - int(stream.shard_starts[task])
-        for array in (stream.shards[task].pointers, stream.shards[task].lengths):
-            ask(array, number, number + 1)
+        for part in (stream.shards[task], *_partial(stream, task)):
+            ask(part.pointers, number, number + 1)
+            ask(part.lengths, number, number + 1)
         documents.append((task, number, end, tail))
         place += 1
     spans = []
@@ -197,11 +202,34 @@ def _spans(stream: Stream, position: int, last: int) -> list[_Span]:
         stop = min(end, last)
         # The document's end in its shard, less what is left of it after `stop`.
         finish = whole[1] - tail - (end - stop)
-        spans.append(_Span(position, task, finish - (stop - position), finish, whole))
-        for part in (shard, *(stream.sidecars[task] if stream.sidecars else ())):
-            ask(part.values, spans[-1].begin, finish)
+        before = start - _scored(stream, task, number) if _partial(stream, task) else 0
+        spans.append(_Span(position, task, finish - (stop - position), finish, whole, before))
+        ask(shard.values, spans[-1].begin, finish)
+        for part in stream.sidecars[task] if stream.sidecars else ():
+            ask(part.values, spans[-1].begin - before, finish - before)
         position = stop
     return spans
+
+
+def _partial(stream: Stream, task: int) -> tuple[Shard, ...]:
+    """A shard's sidecars, if they leave any of its documents out."""
+    sidecars = stream.sidecars[task] if stream.sidecars else ()
+    return sidecars if sidecars and len(sidecars[0].values) < len(stream.shards[task].values) else ()
+
+
+def _scored(stream: Stream, task: int, number: int) -> int:
+    """Where a document begins in a shard's sidecars.
+
+    Raises:
+        PerdureError: If it has no scores.
+    """
+    for sidecar in stream.sidecars[task]:
+        if sidecar.lengths[number] != stream.shards[task].lengths[number]:
+            raise PerdureError(
+                f"{sidecar.lengths.filename}: has no scores of document {number:,}, which the plan reads; run `perdure "
+                "prepare` of the version again, which scores what is missing"
+            )
+    return stream.sidecars[task][0].start(number)
 
 
 def read_sample(stream: Stream, sample: int, seq_length: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -230,7 +258,8 @@ def read_sample(stream: Stream, sample: int, seq_length: int) -> tuple[np.ndarra
             start = max(span.begin - stream.smoothing, span.document[0])
             around = slice(start, min(span.stop + stream.smoothing, span.document[1]))
             # What is missing has the largest value of all.
-            units = np.maximum.reduce([sidecar.values[around] for sidecar in stream.sidecars[span.task]])
+            place_there = slice(around.start - span.before, around.stop - span.before)
+            units = np.maximum.reduce([sidecar.values[place_there] for sidecar in stream.sidecars[span.task]])
             if stream.smoothing:
                 units = smoothed(units, stream.smoothing)
             reference[place] = units[span.begin - start : span.stop - start]

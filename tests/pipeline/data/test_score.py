@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,7 +23,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from perdure.pipeline.data import score as score_module
+from perdure.pipeline.data import progress
 from perdure.pipeline.data import scorer as scorer_module
 from perdure.pipeline.data.losses import (
     Window,
@@ -96,7 +95,7 @@ def test_losses_equal_a_plain_forward_whatever_the_batches(llama, lengths, batch
     windows = [
         Window(*rng.integers(0, VOCAB, (2, length)), skip=int(rng.integers(0, length))) for length in lengths
     ]
-    for window, found in zip(windows, token_losses(llama[0], windows, batch_tokens), strict=True):
+    for window, found in zip(windows, token_losses(llama[0], windows, 40, batch_tokens), strict=True):
         expected = plain_losses(llama[0], window.inputs, window.labels)[:, window.skip :]
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -132,7 +131,7 @@ def test_other_architectures(kind):
     assert head is None or head.softcap == (0.5 if kind == "capped" else None)
     rng = np.random.default_rng(0)
     windows = [Window(*rng.integers(0, VOCAB, (2, length))) for length in (20, 3, 20, 7)]
-    for window, found in zip(windows, token_losses(model, windows), strict=True):
+    for window, found in zip(windows, token_losses(model, windows, 20), strict=True):
         expected = plain_losses(model, window.inputs, window.labels)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -187,12 +186,12 @@ SCORE = """
 import os, signal, sys
 from pathlib import Path
 from perdure.pipeline.data import scorer
-scorer.BLOCK_TOKENS = 32
+scorer.BLOCK_TOKENS = {"cpu": 32}
 news, out, model = map(Path, sys.argv[1:4])
 plain, scored = scorer.Scorer._score, []
 
-def score(self, shard, first, last, file):
-    plain(self, shard, first, last, file)
+def score(self, shard, documents, file):
+    plain(self, shard, documents, file)
     scored.append(file.name)
     print(file.name, flush=True)
     if len(scored) == int(sys.argv[5]):
@@ -222,11 +221,10 @@ def test_a_killed_scorer_goes_on_inside_its_shard_to_the_same_bytes(llama, news,
     assert score("killed", -1, 0) == every[5:] != []
     found, expected = (hash_directory(tmp_path / out / "artefact") for out in ("killed", "undisturbed"))
     assert found == expected
-    assert not list((tmp_path / "killed" / "blocks").iterdir())
 
 
 def test_a_scorer_writes_down_how_much_is_scored_of_what_a_kill_left_too(llama, news, tmp_path, monkeypatch):
-    monkeypatch.setattr(scorer_module, "BLOCK_TOKENS", 64)
+    monkeypatch.setattr(scorer_module, "BLOCK_TOKENS", {"cpu": 64})
     monkeypatch.setattr(scorer_module, "TOLD_SECONDS", 0.0)
     told = []
 
@@ -246,7 +244,6 @@ def test_a_scorer_writes_down_how_much_is_scored_of_what_a_kill_left_too(llama, 
         assert (tmp_path / "progress" / "00000").read_text() == f"{total}\n"
         return told[0]
 
-    monkeypatch.setattr(Path, "unlink", lambda path: None)  # blocks stay, as if it was killed before the end
     assert run() == 0
     blocks = sorted((tmp_path / "blocks").iterdir())
     lost = sum(np.load(block)["units"].shape[1] for block in blocks[2:4])
@@ -256,12 +253,12 @@ def test_a_scorer_writes_down_how_much_is_scored_of_what_a_kill_left_too(llama, 
 
 
 def test_lines_tell_what_is_scored_whoever_scores(tmp_path, monkeypatch):
-    monkeypatch.setattr(score_module, "PAUSE", 0.01)
+    monkeypatch.setattr(progress, "PAUSE", 0.01)
     folder, said = tmp_path / "progress", []
     write_atomic(folder / "00001", "500000\n")  # of a run that was killed
     clock = [0.0]
-    monkeypatch.setattr(score_module.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(score_module, "SHARE", 0.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress, "SHARE", 0.0)
 
     def wait_for(lines):
         end = time.perf_counter() + 60
@@ -269,7 +266,7 @@ def test_lines_tell_what_is_scored_whoever_scores(tmp_path, monkeypatch):
             assert time.perf_counter() < end
             time.sleep(0.005)
 
-    with score_module._telling(folder, "web", 2_000_000, said.append):
+    with progress.telling(folder, "web", 2_000_000, said.append):
         clock[0] = 40.0
         write_atomic(folder / "00000", "100000\n")
         wait_for(1)
@@ -288,7 +285,7 @@ def test_stored_scores_do_not_depend_on_the_batch_size(llama):
     windows = [Window(*rng.integers(0, VOCAB, (2, length))) for length in rng.integers(1, 60, 40)]
     told: list[list[int]] = [[], []]
     one, many = (
-        token_losses(llama[0], windows, batch_tokens, told[number].append)
+        token_losses(llama[0], windows, 60, batch_tokens, told[number].append)
         for number, batch_tokens in enumerate((1, 4096))
     )
     assert len(told[0]) == 40 and {sum(counts) for counts in told} == {

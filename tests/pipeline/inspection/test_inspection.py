@@ -229,7 +229,7 @@ def test_the_sample_is_looked_for_in_one_group_of_rows_after_the_other(tmp_path,
         "read_row_group",
         lambda *given, **options: largest.append(len(result := real(*given, **options))) or result,
     )
-    row = gather._fitting(tmp_path / "docs.parquet")
+    row = gather._fitting(tmp_path / "docs.parquet", np.zeros(len(rows), bool))
     assert (row and row["sequence"]) == found and max(largest, default=0) <= 2
 
 
