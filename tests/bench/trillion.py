@@ -90,9 +90,11 @@ def start_and_seek(root: str, sources: int, documents: int, data: dict, seeks: i
     directory = Path(root)
     paths = {name: Path(path) for name, path in data.items()}
     made, before = recipe(directory, sources, documents), _own_memory()
-    begun = _clocks()
-    planning.build_plan(directory / "plan", made, "v1", paths, {})
-    reopened = _since(begun)
+    opened = []
+    for _ in range(2):  # its files are compared with their hashes the first time, and then only looked at
+        begun = _clocks()
+        planning.build_plan(directory / "plan", made, "v1", paths, {})
+        opened.append(_since(begun))
     begun = _clocks()
     dataset = open_dataset(directory / "plan", paths, {})
     read_batch(dataset, range(1), torch.device("cpu"))
@@ -100,7 +102,13 @@ def start_and_seek(root: str, sources: int, documents: int, data: dict, seeks: i
     memory = _own_memory() - before
     last = dataset.plan.num_samples - 1
     rng = np.random.default_rng(2)
-    found = {"launcher": reopened, "rank": started, "memory": memory, "samples": last + 1}
+    found = {
+        "compared": opened[0],
+        "launcher": opened[1],
+        "rank": started,
+        "memory": memory,
+        "samples": last + 1,
+    }
     for name, high in (("first", min(1000, last)), ("anywhere", last)):
         found[f"warm_{name}"] = _seeks(dataset, rng.integers(0, high, seeks), cold=False)
     found["cold_anywhere"] = _seeks(dataset, rng.integers(0, last, max(seeks // 16, 1)), cold=True)
