@@ -183,6 +183,7 @@ def audit(faults: list[Fault], loud: bool) -> dict[str, str]:
                 write(path, text, 2 * number + 2)
             else:
                 found[fault.key] = BROKEN
+            remember({fault.key: found[fault.key]})  # what is killed loses nothing
             print(f"{found[fault.key]:<17} {fault.id}  ({time.monotonic() - begun:.0f} s)", flush=True)
             if loud:
                 print(said, flush=True)
@@ -245,6 +246,12 @@ def found_before() -> dict[str, str]:
     return json.loads(FOUND.read_text()) if FOUND.exists() else {}
 
 
+def remember(found: dict[str, str]) -> None:
+    """Adds to that; what is no longer in the list is forgotten."""
+    known, keys = found_before() | found, {fault.key for fault in all_faults()}
+    FOUND.write_text(json.dumps({key: state for key, state in known.items() if key in keys}, indent=1) + "\n")
+
+
 def main() -> None:
     """Audits the faults that the command line names, or all; exits with 1 if one of them is not noticed."""
     parser = argparse.ArgumentParser(prog="python -m tests.audit", description=__doc__.split("\n")[0])
@@ -258,10 +265,7 @@ def main() -> None:
     chosen = [fault for fault in faults if not options.ids or {fault.id, fault.room} & set(options.ids)]
     chosen = [fault for fault in chosen if not (options.new and fault.key in known)]
     found = audit(chosen, options.loud)
-    known = found_before() | found  # another audit may have ended meanwhile
-    known = {fault.key: state for fault in faults if (state := known.get(fault.key))}
-    FOUND.write_text(json.dumps(known, indent=1) + "\n")
-    PAGE.write_text(page(faults, known))
+    PAGE.write_text(page(faults, found_before()))
     noticed = sum(state == NOTICED for state in found.values())
     print(f"{noticed} of {len(found)} noticed; docs/audit.md has all")
     sys.exit(noticed < len(found))
