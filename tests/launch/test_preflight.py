@@ -68,6 +68,7 @@ def test_like_machines_pass():
         ({"shared_memory_bytes": 64 << 20}, "n3: /dev/shm has 67.1 MB, at least 1.07 GB are needed"),
         ({"open_files": 1024}, "n3: 1,024 open files allowed, 4,096 are needed"),
         ({"clock": 1002.0}, "n3: its clock is +2.0 s off"),
+        ({"clock": 997.5}, "n3: its clock is -2.5 s off"),
     ],
 )
 def test_what_differs_is_named_with_its_machine_and_both_values(changes, line):

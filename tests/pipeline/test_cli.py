@@ -106,6 +106,16 @@ def test_a_bad_recipe_never_starts(verb, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("more", [[], ["--nodes", "1"]])
+def test_a_sites_mistakes_are_told_by_check(capsys, tmp_path, more):
+    site = tmp_path / "site.yaml"
+    site.write_text("slurm: {partitoin: big}\n")
+    assert cli.main(["check", TEMPLATE, "--out", str(tmp_path / "out"), "--site", str(site), *more]) == 2
+    assert (
+        "cluster.slurm.partitoin = 'big': unknown field; did you mean `partition`?" in capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize("verb", ["eval", "report", "data inspect", "log"])
 def test_names_are_checked_where_sources_may_be_gone(verb, capsys, tmp_path):
     command = [*verb.split(), TEMPLATE, "--out", str(tmp_path), *BAD, "--set"]

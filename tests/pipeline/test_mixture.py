@@ -135,6 +135,17 @@ def after(*changes: float) -> dict[str, float]:
     return {topic: 1.0 + change for topic, change in zip("abcd", changes)}
 
 
+@given(st.lists(st.floats(1e-9, 1), min_size=1, max_size=9), st.integers(9, 400))
+def test_rounded_shares_are_whole_parts_that_sum_to_one_and_leave_nobody_out(weights, parts):
+    ratios = {str(number): weight / sum(weights) for number, weight in enumerate(weights)}
+    found = rounded_shares(ratios, parts)
+    assert list(found) == list(ratios) and sum(found.values()) == 1
+    for name, share in found.items():
+        assert share * parts == int(share * parts) >= 1
+        # A part off at most, but for what the smallest ones are given.
+        assert -len(weights) <= share * parts - ratios[name] * parts <= 1 + 1e-9
+
+
 def test_reweighting_by_the_papers_formula():
     ratios = reweighted(QUARTERS, ONES, after(0.2, 0.1, 0, -0.4), 0.2, {})
     assert [round(ratio, 4) for ratio in ratios.values()] == [0.2785, 0.2658, 0.2532, 0.2025]

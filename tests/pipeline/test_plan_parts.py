@@ -230,6 +230,14 @@ def test_token_frequencies_count_documents_at_equal_distances(data):
     ]
 
 
+def test_distances_between_counted_documents_go_on_over_shards(tmp_path):
+    """Twelve shards of three documents, every fifth of which is counted: not the first of each shard."""
+    tasks = [[np.array([3 * task + n + 1, EOS], np.uint16) for n in range(3)] for task in range(12)]
+    data = write_data(tmp_path / "data", tasks, [], 64)
+    found = np.flatnonzero(token_frequencies(data, None, limit=14))  # of 72 tokens
+    assert found.tolist() == [1 + 5 * number for number in range(8)]
+
+
 @pytest.mark.parametrize("order", ["given", "random", "similarity"])
 def test_domains_come_one_after_another_each_for_its_share_of_the_steps(tmp_path, data, order):
     sources = {"a/sea": {"weight": 2}, "a/farm/cows": {}, "b": {}}

@@ -112,6 +112,16 @@ def test_a_planted_passage_is_found_and_named_and_a_clean_one_is_not(corpus):
     ]
 
 
+def test_a_leak_is_named_by_the_first_document_that_holds_it(corpus, tmp_path):
+    """Of three shards that hold the passage, the first one; in it, the first of two documents."""
+    recipe, data, tokenizer = corpus
+    shards = [documents(1), documents(2, PLANTED, PLANTED), documents(3, PLANTED), documents(4, PLANTED)]
+    data["a"] = write_data(tmp_path / "data/a2", shards, documents(7)[:5], len(VOCABULARY))
+    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+    first = found_for(recipe, data)["probes"]["facts.jsonl"]["found"][0]
+    assert (first["item"], first["source"], first["document"]) == ("leaked", "a", "train/1/20")
+
+
 def test_an_item_that_leaked_into_several_sources_leaked_once(corpus, tmp_path):
     """Every probe stands in three sources: all of them leaked, which is a share of 1, and each place is named."""
     recipe, data, tokenizer = corpus

@@ -245,6 +245,9 @@ def test_guessing_and_what_is_no_more_than_that():
         "updated": True,
         "new": True,  # too few to tell
     }
+    # 8 of 20 are more than none of them, and no more than a third.
+    above_none = probe_scores.accuracies(answers(new="1" * 8 + "o" * 12), seed=1)["facts.jsonl"]["new"]
+    assert above_none["interval"][0] > 0.1 and above_none["within_chance"]
     halves = [
         row | {"scores": row["scores"][: 2 + number % 2]} for number, row in enumerate(answers(new="11"))
     ]

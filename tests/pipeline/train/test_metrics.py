@@ -35,6 +35,20 @@ def record(recorder, step, seconds=0.5):
     recorder.step(step, 256 * step, 280 * step, 0.1, 1.0, counts, seconds, None, True, heldout=heldout)
 
 
+def test_losses_of_a_step_by_their_sums(tmp_path):
+    """192 tokens of `a` cost 4 nats each, 64 that are replayed 2: 3.5 a token, and 3 as a mean over sources."""
+    recorder = Recorder(tmp_path, 0, ("a", "replay/b", "c"))
+    counts = Counts([192.0, 64.0, 0.0], [768.0, 128.0, 0.0], 100.0, 300.0, 8.0, "0", "1")
+    line = recorder.step(1, 256, 280, 0.1, 1.0, counts, 0.5, None, True)
+    recorder.close()
+    assert (line["loss"], line["loss_macro"]) == (3.5, 3.0)
+    assert line["source_loss"] == {"a": 4.0, "replay/b": 2.0}
+    assert (line["loss_selected"], line["loss_unselected"]) == (3.0, 468 / 92)
+    assert (line["selected_fraction"], line["selected_tokens"]) == (100 / 192, 100)
+    assert (line["replayed_tokens"], line["trained_tokens"], line["unscored_tokens"]) == (64, 164, 8)
+    assert line["tokens_per_second"] == 512 and (line["tokens"], line["budget_tokens"]) == (256, 280)
+
+
 def test_steps_that_a_kill_lost_count_in_the_cost(tmp_path):
     recorder = Recorder(tmp_path, 0, ("a", "replay/b"), devices=4)
     for step in range(1, 6):
