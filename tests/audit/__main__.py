@@ -1,7 +1,7 @@
 """Plants faults in a copy of the tree, one at a time, and runs the tests that should notice: `python -m tests.audit [IDS ...]`.
 
 `faults/*.yaml` lists them, a file a room. A fault is noticed if its tests pass without it and fail with it; one that makes them
-hang, or whose tests fail anyway, counts as not noticed. What was found is kept in `.audit.json`, so that pieces add up,
+hang, or whose tests fail anyway, counts as not noticed. What was found is kept in `found.json`, so that pieces add up,
 and docs/audit.md is written from it: everything that was not run since it was last changed stands there as not run.
 """
 
@@ -28,7 +28,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent / "faults"
-FOUND = ROOT / ".audit.json"
+FOUND = Path(__file__).parent / "found.json"
 PAGE = ROOT / "docs" / "audit.md"
 SECONDS = 300
 """How long the tests of one fault may take."""
