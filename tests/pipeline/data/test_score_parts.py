@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from perdure.pipeline.data import scorer as scorer_module
-from perdure.pipeline.data.losses import load_model, score_documents
+from perdure.pipeline.data.losses import _batches, load_model, score_documents
 from perdure.pipeline.data.score import FORMAT, score_source
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.inspection.gather import of_directory
@@ -125,6 +125,14 @@ def test_what_a_document_gets_depends_on_no_other(model, data, precision):
     part = score_documents(loaded, [documents[index] for index in chosen], 0, 96, 24)
     for index, found in zip(chosen, part, strict=True):
         assert found.tolist() == whole[index].tolist()
+
+
+def test_a_windows_width_follows_from_its_own_length():
+    lengths = [1, 16, 17, 40, 90, 96]
+    whole = {index: width for width, batch in _batches(lengths, 64, 96) for index in batch}
+    for index, length in enumerate(lengths):
+        ((width, _),) = _batches([length], 64, 96)
+        assert whole[index] == width >= length
 
 
 def test_only_what_is_asked_for_is_scored_then_only_the_difference_and_in_the_end_all(
