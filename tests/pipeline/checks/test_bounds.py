@@ -146,9 +146,9 @@ def test_names_of_scores_have_both_names():
     assert "letters shorter" in problems["versions.update.mixture.perplexity_model"]
 
 
-@pytest.mark.parametrize(("letters", "shorter"), [(73, None), (74, 3)])
+@pytest.mark.parametrize(("letters", "shorter"), [(70, None), (71, 3)])
 def test_names_of_scores_are_counted_in_bytes(letters, shorter):
-    """`data.prose@12345678.scores.<model>@12345678` has 36 letters besides the model's, of three bytes each."""
+    """A model's letters of three bytes each, beside 45 of a source's name, hashes and what stands between them."""
     wanted = f"./{'語' * letters}"
     field = "versions.update.selection.reference"
     overrides = [f"{field}={wanted}", "versions.update.mixture.sources:={prose: {}}"]
