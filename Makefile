@@ -14,7 +14,7 @@ WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 TYPED := $(addprefix -p perdure.pipeline., \
   recipe lenient manifest integrity history identity sorting slurm remedies verify errors plan planning order lineage consumption domains parts domain_order mixture check checks shape sizes cores memory sizing sizing_text preview preview_text shards cli arguments verbs console train.schedule scoring reads)
 
-.PHONY: help quickstart test damage test-fast audit lint format bench clean
+.PHONY: help quickstart test damage test-fast audit lint format docs bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,16 +34,23 @@ test-fast: $(STAMP)  ## tests that spawn no ranks, but for one short golden run
 audit: $(STAMP)  ## small faults, planted one at a time, each noticed by its tests; writes docs/audit.md
 	$(VENV)/bin/python -m tests.audit
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## ruff, mypy, the rooms' imports, and the documentation's links
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	@# mypy cannot follow an editable install whose folders are mapped: it gets a tree that has them in place.
 	@mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/perdure
 	MYPYPATH=$(VENV)/types $(VENV)/bin/mypy $(TYPED)
+	PYTHONPATH=$(VENV)/types $(VENV)/bin/lint-imports --cache-dir $(VENV)/imports
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --site-dir $(VENV)/site
 
 format: $(STAMP)  ## let ruff put the code in order
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
+
+docs: $(STAMP)  ## the documentation site, in site/
+	@mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/perdure
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	@echo open site/index.html
 
 bench: $(STAMP)  ## measurements, which write docs/benchmarks.md
 	$(VENV)/bin/python tests/bench/run.py
