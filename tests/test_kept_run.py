@@ -18,6 +18,11 @@ UNDISTURBED = read_json(KEPT / "run-0.1.json")
 """What 0.1 made of the same recipe without the kill: hashes of weights, losses of every step, and the kind of CPU it had."""
 
 
+def losses_of(out: Path, version: str) -> list[float]:
+    lines = (out / "versions" / version / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
 @pytest.fixture(scope="module")
 def continued(tmp_path_factory):
     """The run's directory, and what `perdure run` said when it went on."""
@@ -44,13 +49,11 @@ def test_nothing_finished_is_made_again(continued):
 def test_it_ends_as_if_undisturbed(continued, version):
     out, _ = continued
     expected = UNDISTURBED["versions"][version]
-    losses = [
-        json.loads(line)["loss"]
-        for line in (out / "versions" / version / "metrics.jsonl").read_text().splitlines()
-    ]
+    losses = losses_of(out, version)
     assert losses == pytest.approx(expected["loss"], abs=1e-4)
-    if torch.backends.cpu.get_cpu_capability() == UNDISTURBED["cpu"]:  # other kinds of CPU round otherwise
-        assert losses == expected["loss"]
-        assert (
-            read_json(out / "versions" / version / "version.json")["weights_hash"] == expected["weights_hash"]
-        )
+    # Kinds of CPU round otherwise, those of one name by different makers, too: `selected` begins with weights of the record.
+    first = losses_of(out, "selected")[0], UNDISTURBED["versions"]["selected"]["loss"][0]
+    if torch.backends.cpu.get_cpu_capability() != UNDISTURBED["cpu"] or first[0] != first[1]:
+        pytest.skip("this CPU rounds otherwise than that of the record: compared to 1e-4 alone")
+    assert losses == expected["loss"]
+    assert read_json(out / "versions" / version / "version.json")["weights_hash"] == expected["weights_hash"]
