@@ -33,6 +33,7 @@ from perdure.pipeline.mixture import (
     trained_share,
 )
 from perdure.pipeline.plan import num_samples, num_steps
+from perdure.pipeline.reads import to_score
 from perdure.pipeline.recipe import (
     Branch,
     HuggingFaceModel,
@@ -44,7 +45,6 @@ from perdure.pipeline.recipe import (
     Version,
 )
 from perdure.pipeline.remembered import remembering
-from perdure.pipeline.scoring import to_score
 from perdure.pipeline.shape import (
     config_vocab_size,
     model_shape,

@@ -6,8 +6,10 @@ import numpy as np
 
 from perdure.pipeline.consumption import taken
 from perdure.pipeline.domains import source_of
-from perdure.pipeline.mixture import is_replayed
+from perdure.pipeline.mixture import is_replayed, members
+from perdure.pipeline.order import RANKED
 from perdure.pipeline.plan import Plan, consumed_by_version, epoch_key, mix, open_order
+from perdure.pipeline.recipe import MixtureSource, Version
 
 SAMPLES = 1 << 22
 """Samples that are looked at together."""
@@ -76,3 +78,42 @@ def permuted(indices: np.ndarray, size: int, key: int) -> np.ndarray:
         found[left] = high << half | low
         left = left[found[left] >= size]
     return found.astype(np.int64)
+
+
+def is_judged(member: MixtureSource) -> bool:
+    """Whether all documents of a place of a mixture are scored, because it goes by their perplexity."""
+    return member.order in RANKED or member.lowest_perplexity is not None
+
+
+def to_score(version: Version, table: list[dict], tokens: dict[str, int | None]) -> list[dict]:
+    """What a version needs scores of.
+
+    Args:
+        version: The version.
+        table: Its mixture, see `preview.mixture_table`.
+        tokens: Training tokens of each source, None where they are not known.
+
+    Returns:
+        By source and model: `source`, `model`, `of` (the source's tokens), and `tokens`, which it reads as new data, None if all
+        are scored: perplexities are those of whole sources.
+    """
+    mixture, selection = version.mixture, version.selection
+    found: dict[tuple[str, str | None], int | None] = {}
+    if selection is not None and selection.k < 1 and selection.sidecars:
+        for row in table:
+            if row["part"] == "new":
+                read = version.tokens if mixture.reweight else row["tokens"]
+                key = source_of(row["source"]), selection.reference
+                found[key] = (found.get(key) or 0) + read
+    for domain, member in members(mixture).values():
+        if is_judged(member):
+            found[source_of(domain), mixture.perplexity_model] = None
+    return [
+        {
+            "source": source,
+            "model": model,
+            "of": tokens[source],
+            "tokens": None if read is None or read >= (tokens[source] or read + 1) else read,
+        }
+        for (source, model), read in found.items()
+    ]

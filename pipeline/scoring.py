@@ -17,27 +17,22 @@ from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.lineage import version_directory
 from perdure.pipeline.manifest import is_finished, read_json
 from perdure.pipeline.mixture import members
-from perdure.pipeline.order import RANKED
 from perdure.pipeline.plan import Plan
-from perdure.pipeline.reads import documents_read
-from perdure.pipeline.recipe import Mixture, MixtureSource, Recipe, Version
+from perdure.pipeline.reads import documents_read, is_judged
+from perdure.pipeline.recipe import Mixture, Recipe, Version
 
 Say = Callable[[str], None]
 
 
 def perplexity_scores(recipe: Recipe, mixture: Mixture, data: dict[str, Path], say: Say) -> dict[str, Path]:
     """Scores of all documents of each source that a mixture orders or chooses by perplexity, made if they are missing."""
-    judged = {source_of(domain) for domain, member in members(mixture).values() if _is_judged(member)}
+    judged = {source_of(domain) for domain, member in members(mixture).values() if is_judged(member)}
     if not judged:
         return {}
     assert mixture.perplexity_model is not None
     return {
         source: _score(recipe, mixture.perplexity_model, data[source], None, say) for source in sorted(judged)
     }
-
-
-def _is_judged(member: MixtureSource) -> bool:
-    return member.order in RANKED or member.lowest_perplexity is not None
 
 
 def selection_places(
@@ -52,40 +47,6 @@ def selection_places(
     assert selection.reference is not None
     model, known = _scorer(recipe, selection.reference)
     return {source: score_place(data[source], model, **known)[0] for source in sources}
-
-
-def to_score(version: Version, table: list[dict], tokens: dict[str, int | None]) -> list[dict]:
-    """What a version needs scores of.
-
-    Args:
-        version: The version.
-        table: Its mixture, see `preview.mixture_table`.
-        tokens: Training tokens of each source, None where they are not known.
-
-    Returns:
-        By source and model: `source`, `model`, `of` (the source's tokens), and `tokens`, which it reads as new data, None if all
-        are scored: perplexities are those of whole sources.
-    """
-    mixture, selection = version.mixture, version.selection
-    found: dict[tuple[str, str | None], int | None] = {}
-    if selection is not None and selection.k < 1 and selection.sidecars:
-        for row in table:
-            if row["part"] == "new":
-                read = version.tokens if mixture.reweight else row["tokens"]
-                key = source_of(row["source"]), selection.reference
-                found[key] = (found.get(key) or 0) + read
-    for domain, member in members(mixture).values():
-        if _is_judged(member):
-            found[source_of(domain), mixture.perplexity_model] = None
-    return [
-        {
-            "source": source,
-            "model": model,
-            "of": tokens[source],
-            "tokens": None if read is None or read >= (tokens[source] or read + 1) else read,
-        }
-        for (source, model), read in found.items()
-    ]
 
 
 def score_what_is_read(

@@ -10,8 +10,8 @@ from perdure.pipeline.lineage import version_directory
 from perdure.pipeline.manifest import read_json
 from perdure.pipeline.plan import open_plan
 from perdure.pipeline.preview_text import _score_words
-from perdure.pipeline.reads import documents_read
-from perdure.pipeline.scoring import _score, to_score
+from perdure.pipeline.reads import documents_read, to_score
+from perdure.pipeline.scoring import _score
 from perdure.pipeline.shards import open_shard
 from tests.support import metrics, random_data, run_versions, tiny_recipe
 
