@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from perdure.pipeline.arguments import INSPECT, parser
 from perdure.pipeline.console import speaker
@@ -49,7 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _report(error: Exception) -> int:
     from perdure.pipeline.console import visible
     from perdure.pipeline.errors import PerdureError
+    from perdure.pipeline.remedies import readable
 
+    if isinstance(error, OSError) and error.filename:
+        error = readable(error, Path(os.fsdecode(error.filename)))
     if isinstance(error, PerdureError):
         print(visible(f"error: {error}"), file=sys.stderr)
         return error.exit_status

@@ -9,6 +9,7 @@ import yaml
 from support import tiny_recipe
 
 from perdure.launch.status import lines, status
+from perdure.pipeline import cli
 from perdure.pipeline.console import duration_words
 from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.manifest import finish, write_json
@@ -50,6 +51,18 @@ def test_a_version_goes_through_its_states(run):
     assert state() == "evaluating"
     finish(version, {})
     assert state() == "finished"
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "launch/attempts.jsonl", "inputs.json"])
+def test_a_directory_in_a_files_place_is_one_line(run, capsys, name):
+    write_metrics(run, 7)
+    path = run / "versions" / "v1" / name
+    path.unlink(missing_ok=True)
+    path.mkdir(parents=True)
+    assert cli.main(["status", str(run)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {path}: ") and "s a directory" in said and "; " in said
+    assert "--debug" not in said and said.count("\n") == 1
 
 
 def test_progress_is_read_from_the_last_whole_line(run):

@@ -268,9 +268,11 @@ def test_an_empty_split_is_refused(make_recipe, texts, fraction, split, remedy):
 
 def test_a_missing_input_names_the_source(make_recipe, tmp_path):
     recipe = make_recipe({"news": {"type": "text", "path": str(tmp_path / "missing")}})
+    assert finished_data(recipe) == {"news": None}  # nothing stands there that could be of any input
     for run in (run_data, finished_data):
         with pytest.raises(PerdureError, match=r"sources.news.reader: .*missing: no such file or directory"):
             run(recipe)
+        (recipe.directory / "tokenizer@01234567").mkdir(parents=True, exist_ok=True)
 
 
 def test_looking_for_finished_data_is_cheap():
