@@ -11,8 +11,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 PYTEST := $(VENV)/bin/pytest
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
-TYPED := $(addprefix -p perdure.pipeline., \
-  recipe lenient manifest integrity history identity sorting slurm remedies verify errors plan planning order lineage consumption domains parts domain_order mixture check checks shape sizes cores memory sizing sizing_text preview preview_text shards cli arguments verbs console train.schedule scoring reads)
+TYPED := $(addprefix -p perdure.pipeline., core recipe plan)
 
 .PHONY: help quickstart test damage test-fast audit lint format docs bench clean
 

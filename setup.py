@@ -11,8 +11,8 @@ setup(
     package_data={
         "perdure.data_recipes": ["*.yaml", "reproduce/*.yaml"],
         "perdure.pipeline": ["py.typed"],
-        "perdure.pipeline.evaluate": ["*.css", "*.html"],
-        "perdure.pipeline.inspection": ["*.html"],
-        "perdure.pipeline.sweep": ["*.html"],
+        "perdure.pipeline.evaluate.report": ["*.css", "*.html"],
+        "perdure.pipeline.cli.inspection": ["*.html"],
+        "perdure.pipeline.run.sweep": ["*.html"],
     },
 )

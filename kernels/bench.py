@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from perdure.data_recipes.bench_step import SHAPES, training_steps
 from perdure.kernels.bench_measure import matmul_rate, measure
 from perdure.kernels.bench_methods import FLOPS, METHODS, Problem
-from perdure.kernels.bench_step import SHAPES, training_steps
 from perdure.kernels.rope import rotary
 from perdure.kernels.swiglu import swiglu
 

@@ -13,9 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from perdure.pipeline.integrity import json_lines
-from perdure.pipeline.lineage import checkpoints
-from perdure.pipeline.manifest import is_finished
+from perdure.pipeline.core.integrity import json_lines
+from perdure.pipeline.core.manifest import is_finished
+from perdure.pipeline.plan.lineage import checkpoints
 from perdure.pipeline.train import fence
 
 FILE = "launch/attempts.jsonl"

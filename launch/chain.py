@@ -4,11 +4,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.evaluate.record import measured_on, run_data_directories, unmeasured
-from perdure.pipeline.inputs import refuse_edited
-from perdure.pipeline.lineage import models_needed
-from perdure.pipeline.manifest import is_finished
+from perdure.pipeline.plan.lineage import models_needed
 from perdure.pipeline.recipe import Recipe, SlurmArrays, Version
+from perdure.pipeline.run.version_inputs import refuse_edited
 
 
 @dataclass(frozen=True)

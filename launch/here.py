@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from perdure.pipeline.data.slurm_scripts import shell_environment
+from perdure.pipeline.data.backends.slurm_scripts import shell_environment
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recipe.cluster import JobSize
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from perdure.launch.chain import Job
 from perdure.launch.texts import yaml_text
-from perdure.pipeline.errors import Problem, RecipeError
-from perdure.pipeline.manifest import hash_of
+from perdure.pipeline.core.errors import Problem, RecipeError
+from perdure.pipeline.core.manifest import hash_of
+from perdure.pipeline.core.slurm import HANDED_OVER
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recipe.cluster import JobSize
-from perdure.pipeline.slurm import HANDED_OVER
 
 PORT = 29400
 """Where the first pod of a training stage is met by the others."""

@@ -10,13 +10,13 @@ import yaml
 
 from perdure.launch import here, kubernetes, queue, sky, slurm
 from perdure.launch.chain import Job, jobs
-from perdure.pipeline.check import filling
-from perdure.pipeline.data.slurm_scripts import interpreter
-from perdure.pipeline.errors import PerdureError, Problem, RecipeError
-from perdure.pipeline.manifest import disk_errors, write_atomic, write_json
+from perdure.pipeline.checks.check import filling
+from perdure.pipeline.core.errors import PerdureError, Problem, RecipeError
+from perdure.pipeline.core.manifest import disk_errors, write_atomic, write_json
+from perdure.pipeline.core.slurm import HANDED_OVER
+from perdure.pipeline.data.backends.slurm_scripts import interpreter
 from perdure.pipeline.recipe import Recipe, SlurmArrays, read_tree
 from perdure.pipeline.recipe.cluster import JobSize
-from perdure.pipeline.slurm import HANDED_OVER
 
 Say = Callable[[str], None]
 

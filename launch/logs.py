@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.core.errors import PerdureError
 
 TAIL = 1 << 16
 """Bytes of a log's end that hold the lines shown first."""

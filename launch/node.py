@@ -15,12 +15,12 @@ from itertools import count
 from pathlib import Path
 
 from perdure.launch import attempt
-from perdure.pipeline.console import speaker
-from perdure.pipeline.cores import telling_when_crowded
-from perdure.pipeline.errors import PerdureError, Stopped
-from perdure.pipeline.manifest import is_finished
+from perdure.pipeline.core.console import speaker
+from perdure.pipeline.core.cores import telling_when_crowded
+from perdure.pipeline.core.errors import PerdureError, Stopped
+from perdure.pipeline.core.manifest import is_finished
+from perdure.pipeline.plan.recorded import version_recipe
 from perdure.pipeline.recipe import Recipe, load_recipe
-from perdure.pipeline.recorded import version_recipe
 from perdure.pipeline.train.ranks import Node, handing_on, start
 
 PORT = 29400

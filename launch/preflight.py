@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.checks.open_files import files_needed
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.locks import lock
-from perdure.pipeline.manifest import hash_file, read_json
-from perdure.pipeline.open_files import allow_open_files
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.locks import lock
+from perdure.pipeline.core.manifest import hash_file, read_json
+from perdure.pipeline.core.open_files import allow_open_files
+from perdure.pipeline.model.shape import model_shape, num_parameters
 from perdure.pipeline.recipe import Recipe, load_recipe
-from perdure.pipeline.shape import model_shape, num_parameters
 
 SECONDS = 60
 """Time for all of it; a machine that is not heard of by then is an error as well."""
@@ -164,7 +164,7 @@ def main(version_directory: Path) -> int:
     """Exit status 0 if nothing is amiss; rank 0 says what is."""
     import torch.distributed as dist
 
-    from perdure.pipeline.train.rendezvous import local_store
+    from perdure.pipeline.model.rendezvous import local_store
 
     begun = time.monotonic()
     recipe, inputs = (

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from perdure.launch.chain import Job
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import read_json
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.slurm import sbatch
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.slurm import sbatch
 
 
 def submit(

@@ -4,10 +4,10 @@ import shlex
 from typing import Any
 
 from perdure.launch.texts import yaml_text
-from perdure.pipeline.errors import Problem, RecipeError
+from perdure.pipeline.core.errors import Problem, RecipeError
+from perdure.pipeline.core.slurm import HANDED_OVER
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recipe.cluster import JobSize
-from perdure.pipeline.slurm import HANDED_OVER
 
 
 def render(recipe: Recipe, recipe_file: str, size: JobSize, directory: str, values: bool = False) -> str:

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 from perdure.launch.chain import Job
-from perdure.pipeline.data.slurm_scripts import (
+from perdure.pipeline.data.backends.slurm_scripts import (
     asked_of_every_job,
     container_options,
     header_text,

@@ -7,13 +7,13 @@ from typing import Any
 
 from perdure.launch.attempt import attempts, newest_step
 from perdure.launch.queue import job_states
-from perdure.pipeline.console import duration_words
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.integrity import json_lines
-from perdure.pipeline.manifest import is_finished, read_json
-from perdure.pipeline.plan import num_steps
+from perdure.pipeline.core.console import duration_words
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.integrity import json_lines
+from perdure.pipeline.core.manifest import is_finished, read_json
+from perdure.pipeline.plan.plan import num_steps
+from perdure.pipeline.plan.recorded import recorded, version_recipe
 from perdure.pipeline.recipe import Recipe, load_recipe
-from perdure.pipeline.recorded import recorded, version_recipe
 
 TAIL = 1 << 16
 """Bytes of a metrics file's end that surely hold its last line."""

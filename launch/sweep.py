@@ -9,15 +9,15 @@ import yaml
 from perdure.launch import queue, slurm
 from perdure.launch.chain import Job, jobs
 from perdure.launch.launch import misfits, recipe_file, recipe_text
-from perdure.pipeline.data.slurm_scripts import interpreter
-from perdure.pipeline.errors import PerdureError, RecipeError
+from perdure.pipeline.core.errors import PerdureError, RecipeError
+from perdure.pipeline.core.manifest import hash_of, write_atomic, write_json
+from perdure.pipeline.data.backends.slurm_scripts import interpreter
 from perdure.pipeline.evaluate.record import data_sections, text_sections
-from perdure.pipeline.manifest import hash_of, write_atomic, write_json
 from perdure.pipeline.recipe.cluster import JobSize, without_values
-from perdure.pipeline.run import alone
-from perdure.pipeline.sweep.spec import Plan, Run
-from perdure.pipeline.sweep.store import link, version_places, with_kept_steps
-from perdure.pipeline.sweep.work import at, is_whole
+from perdure.pipeline.run.run import alone
+from perdure.pipeline.run.sweep.spec import Plan, Run
+from perdure.pipeline.run.sweep.store import link, version_places, with_kept_steps
+from perdure.pipeline.run.sweep.work import at, is_whole
 
 Say = Callable[[str], None]
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from perdure.pipeline.cores import number_of_cores
+from perdure.pipeline.core.cores import number_of_cores
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "data_recipes" / "quickstart.yaml"

@@ -14,14 +14,14 @@ import pytest
 import torch
 from hypothesis import settings
 
-from perdure.pipeline.data import executor
+from perdure.pipeline.data.backends import local
 
 if not torch.cuda.is_available():
     # Triton reads this as it is imported, which torch and Megatron may do.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Workers of the data stage are forks of a server that a session starts once: it imports what any of its tests may need.
-executor.PRELOAD += [*executor.PRELOAD_SCORING, "sklearn.feature_extraction.text", "sklearn.linear_model"]
+local.PRELOAD += [*local.PRELOAD_SCORING, "sklearn.feature_extraction.text", "sklearn.linear_model"]
 
 settings.register_profile("perdure", max_examples=50, deadline=None, derandomize=True)
 settings.register_profile("explore", max_examples=300, deadline=None, database=None)

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from support import tiny_recipe
 
 from perdure.pipeline.checks import model as checks
-from perdure.pipeline.convert.export import export
-from perdure.pipeline.convert.vocabulary import extension_between
+from perdure.pipeline.model.device import initialise
+from perdure.pipeline.model.export import export
+from perdure.pipeline.model.language_model import build_model, unwrap
+from perdure.pipeline.model.shape import config_vocab_size, model_shape
+from perdure.pipeline.model.vocabulary import extension_between
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.shape import config_vocab_size, model_shape
-from perdure.pipeline.train.device import initialise
-from perdure.pipeline.train.model import build_model, unwrap
 from perdure.pipeline.train.start import initial_weights
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from datatrove.pipeline.base import PipelineStep
 
+from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.data.backends import elsewhere
-from perdure.pipeline.data.scorer import Scorer
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.data.score.scorer import Scorer
 from perdure.pipeline.recipe import load_recipe
 
 TASKS = 4

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from perdure.pipeline.convert.files import EMBEDDING, FILE, HEAD, INDEX
+from perdure.pipeline.model.files import EMBEDDING, FILE, HEAD, INDEX
 
 HIDDEN, FFN, HEADS, GROUPS, LAYERS, VOCAB = 32, 48, 4, 2, 2, 320
 LENGTH = 40

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from perdure.pipeline import cli
+from perdure.pipeline.cli import entry
 
 RECIPES = Path(__file__).parents[1] / "data_recipes"
 ODD = [
@@ -229,7 +229,7 @@ def check(path: Path, out: Path) -> Outcome:
     said, before = io.StringIO(), process_time()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
-            status = cli.main(["check", str(path), "--out", str(out), "--debug"])
+            status = entry.main(["check", str(path), "--out", str(out), "--debug"])
         except SystemExit as error:
             status = int(error.code or 0)
         except Exception as error:

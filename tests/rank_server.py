@@ -18,7 +18,7 @@ from typing import NoReturn
 
 def main() -> None:
     """Serves until stdin ends."""
-    import perdure.pipeline.convert.export
+    import perdure.pipeline.model.export
     import perdure.pipeline.train.evaluate
     import perdure.pipeline.train.loop
     import perdure.pipeline.train.metrics

@@ -8,17 +8,17 @@ import torch
 from megatron.core import dist_checkpointing
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
-from perdure.pipeline.convert import huggingface, weights
-from perdure.pipeline.manifest import read_json
+from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.shards import REF_NATS_PER_UNIT
+from perdure.pipeline.model import huggingface, weights
+from perdure.pipeline.model.attention import document_lengths
+from perdure.pipeline.model.device import initialise
+from perdure.pipeline.model.language_model import build_model, unwrap
+from perdure.pipeline.model.layers import RecomputedLayer
+from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import load_recipe
-from perdure.pipeline.shape import model_shape
-from perdure.pipeline.shards import REF_NATS_PER_UNIT
-from perdure.pipeline.train.attention import document_lengths
 from perdure.pipeline.train.checkpoint import finished_checkpoints, load_weights
 from perdure.pipeline.train.dataset import collate, read_sample
-from perdure.pipeline.train.device import initialise
-from perdure.pipeline.train.layers import RecomputedLayer
-from perdure.pipeline.train.model import build_model, unwrap
 
 
 def _model(directory: str, selection=None):
@@ -63,9 +63,9 @@ def heldout_losses(directory: str, budgets: list) -> list:
 
 def copy_checkpoint(directory: str, target: str) -> None:
     """Loads a version's last checkpoint under the layout of another one, and saves it there."""
+    from perdure.pipeline.model.optimizer import make_optimizer
     from perdure.pipeline.train import fence
     from perdure.pipeline.train.checkpoint import Checkpoints, checkpoint_state, load_checkpoint
-    from perdure.pipeline.train.optimizer import make_optimizer
 
     recipe, inputs = load_recipe(Path(target) / "recipe.yaml"), read_json(Path(target) / "inputs.json")
     device = initialise()
@@ -82,7 +82,7 @@ def copy_checkpoint(directory: str, target: str) -> None:
 
 def train_poisoned(directory: str, broken: list, spikes: list) -> None:
     """Trains a version; in steps of `broken` the last rank's gradient is NaN, in steps of `spikes` the loss leaps."""
-    from perdure.pipeline.errors import PerdureError
+    from perdure.pipeline.core.errors import PerdureError
     from perdure.pipeline.train import loop, worker
 
     def train_step(model, optimizer, dataset, recipe, first_sample, *rest):
@@ -138,7 +138,7 @@ def own_excess_loss(directory: str, data: str, scores: str) -> list:
     model.eval()
     import numpy as np
 
-    from perdure.pipeline.shards import open_shard
+    from perdure.pipeline.core.shards import open_shard
 
     lengths = open_shard(Path(data) / "00000").lengths
     stream = _stream(Path(data), Path(scores), np.arange(len(lengths)), np.cumsum(lengths), prefix="")
@@ -166,10 +166,10 @@ def killed_writer(directory: str) -> list:
     import psutil
     from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
-    from perdure.pipeline.errors import PerdureError
+    from perdure.pipeline.core.errors import PerdureError
+    from perdure.pipeline.model.optimizer import make_optimizer
     from perdure.pipeline.train import fence
     from perdure.pipeline.train.checkpoint import Checkpoints
-    from perdure.pipeline.train.optimizer import make_optimizer
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
     model = build_model(recipe, inputs["vocab_size"], None, initialise())
@@ -195,9 +195,9 @@ def saved_shares(directory: str) -> list:
     """By rank: bytes of the optimizer's states that it saves, of its own share, and whether they are saved without a copy."""
     from megatron.core.dist_checkpointing.dict_utils import nested_values
 
-    from perdure.pipeline.train import together
+    from perdure.pipeline.model import collectives
+    from perdure.pipeline.model.optimizer import make_optimizer, portable_state
     from perdure.pipeline.train.checkpoint import _weights
-    from perdure.pipeline.train.optimizer import make_optimizer, portable_state
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
     model = build_model(recipe, inputs["vocab_size"], None, initialise())
@@ -209,7 +209,7 @@ def saved_shares(directory: str) -> list:
     places = {tensor.untyped_storage().data_ptr() for tensor in own}
     in_place = all(piece.data.untyped_storage().data_ptr() in places for piece in pieces)
     saved = sum(piece.data.nbytes for piece in pieces)
-    return together.from_all([saved, sum(tensor.nbytes for tensor in own), in_place])
+    return collectives.from_all([saved, sum(tensor.nbytes for tensor in own), in_place])
 
 
 def slow_writer(directory: str) -> list:
@@ -218,14 +218,15 @@ def slow_writer(directory: str) -> list:
 
     from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
-    from perdure.pipeline.train import checkpoint, fence, together
-    from perdure.pipeline.train.optimizer import make_optimizer
+    from perdure.pipeline.model import collectives
+    from perdure.pipeline.model.optimizer import make_optimizer
+    from perdure.pipeline.train import checkpoint, fence
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
     model = build_model(recipe, inputs["vocab_size"], None, initialise())
     optimizer = make_optimizer(recipe.training, model, False)
     attempt, seen = fence.take_together(Path(directory)), Path(directory) / "seen"
-    write, wait, sleep = FileSystemWriterAsync.write_preloaded_data, together.barrier, time.sleep
+    write, wait, sleep = FileSystemWriterAsync.write_preloaded_data, collectives.barrier, time.sleep
 
     def write_late(*arguments, **options):
         while not seen.exists():
@@ -241,12 +242,12 @@ def slow_writer(directory: str) -> list:
             if asynchronous:  # it looks again and again
                 checkpoint.time.sleep = lambda seconds: seen.touch()
             else:  # the last of its waits that may be long
-                together.barrier = lambda: (seen.touch(), wait())
+                collectives.barrier = lambda: (seen.touch(), wait())
         wait()
         writer.save(model, optimizer, {"step": step, "scheduled": True})
         writer.wait()
-        time.sleep, together.barrier = sleep, wait
-    assert together.group()._get_backend(torch.device("cpu")).options._timeout == together.FILE_TIME
+        time.sleep, collectives.barrier = sleep, wait
+    assert collectives.group()._get_backend(torch.device("cpu")).options._timeout == collectives.FILE_TIME
     return [path.name for path in finished_checkpoints(Path(directory) / "checkpoints")]
 
 
@@ -288,9 +289,9 @@ def hanging_writers(directory: str, number: int) -> list:
     import os
     import time
 
-    from perdure.pipeline.errors import PerdureError
+    from perdure.pipeline.core.errors import PerdureError
+    from perdure.pipeline.model.optimizer import make_optimizer
     from perdure.pipeline.train import checkpoint, fence, writers
-    from perdure.pipeline.train.optimizer import make_optimizer
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
     model = build_model(recipe, inputs["vocab_size"], None, initialise())
@@ -313,7 +314,8 @@ def begun_and_rolled_back(directory: str) -> list:
     """Steps that each rank begins at and rolls back to, while the last one does not see the newest checkpoint yet."""
     from types import SimpleNamespace
 
-    from perdure.pipeline.train import loop, start, together
+    from perdure.pipeline.model import collectives
+    from perdure.pipeline.train import loop, start
     from perdure.pipeline.train.guard import Trouble
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
@@ -326,32 +328,32 @@ def begun_and_rolled_back(directory: str) -> list:
     after, _ = loop._pass_over(
         13, 96, Trouble.NOT_FINITE, "", recipe, state, model, optimizer, place, lambda _line: None
     )
-    return together.from_all([state["step"], after["step"]])
+    return collectives.from_all([state["step"], after["step"]])
 
 
 def differing_views(directory: str) -> list:
     """What each rank says when the last one does not see a file, reads another content, or sees the file late."""
     import threading
 
-    from perdure.pipeline.errors import PerdureError
-    from perdure.pipeline.train import together
+    from perdure.pipeline.core.errors import PerdureError
+    from perdure.pipeline.model import collectives
 
     initialise()
     late, rank = Path(directory) / "late", torch.distributed.get_rank()
     if rank == 0:
         threading.Timer(0.3, late.touch).start()
-    together.await_file(late)
+    collectives.await_file(late)
     said = []
     try:
-        together.require_same("state.json", f"step {5 - rank}")
+        collectives.require_same("state.json", f"step {5 - rank}")
     except PerdureError as error:
         said.append(str(error))
-    together.VISIBLE_SECONDS = 0.1
+    collectives.VISIBLE_SECONDS = 0.1
     try:
-        together.await_file(Path(directory) / "never")
+        collectives.await_file(Path(directory) / "never")
     except PerdureError as error:
         said.append(str(error))
-    assert together.from_first(lambda: rank) == 0
+    assert collectives.from_first(lambda: rank) == 0
     return said
 
 
@@ -359,14 +361,14 @@ def dead_rank(directory: str) -> str:
     """What rank 0 hears, in the wait that may last for hours, of a rank that dies."""
     import os
 
-    from perdure.pipeline.train import together
+    from perdure.pipeline.model import collectives
 
     initialise()
-    together.barrier()
+    collectives.barrier()
     if torch.distributed.get_rank() == 1:
         os._exit(0)
     try:
-        together.barrier()
+        collectives.barrier()
     except RuntimeError as error:
         return str(error)
     return "nothing"
@@ -378,8 +380,8 @@ def train_cases(directory: str, cases: list[dict], steps: int) -> list:
     A case may have a `scope`, a `z_loss`, `main_grad`: whether weight gradients go straight there, and `recompute`. `kept` is
     how many bytes are saved for the backward passes of a step, besides the inputs of recomputed layers.
     """
+    from perdure.pipeline.model.optimizer import make_optimizer, set_learning_rate
     from perdure.pipeline.train.dataset import open_dataset
-    from perdure.pipeline.train.optimizer import make_optimizer, set_learning_rate
     from perdure.pipeline.train.step import train_step
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")

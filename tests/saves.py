@@ -21,8 +21,6 @@ def killed_while_saving(directory: str, kills: int) -> dict:
     Returns:
         The newest checkpoint's step after every kill, and how many left something half-written.
     """
-    import perdure.pipeline.train.checkpoint
-    import perdure.pipeline.train.device  # noqa: F401
 
     version, rng = Path(directory), random.Random(0)
     checkpoints = version / "checkpoints"
@@ -61,7 +59,10 @@ def _save_forever(version: Path, last: int) -> None:
     """Checks the newest checkpoint, and saves until it is killed, before change `last`; 0 only checks."""
     import torch
 
-    from perdure.pipeline.manifest import read_json
+    from perdure.pipeline.core.manifest import read_json
+    from perdure.pipeline.model.device import initialise
+    from perdure.pipeline.model.language_model import build_model
+    from perdure.pipeline.model.optimizer import make_optimizer, portable_state
     from perdure.pipeline.recipe import load_recipe
     from perdure.pipeline.train import fence, process
     from perdure.pipeline.train.checkpoint import (
@@ -70,9 +71,6 @@ def _save_forever(version: Path, last: int) -> None:
         finished_checkpoints,
         load_checkpoint,
     )
-    from perdure.pipeline.train.device import initialise
-    from perdure.pipeline.train.model import build_model
-    from perdure.pipeline.train.optimizer import make_optimizer, portable_state
 
     process.start_rank()
     recipe = load_recipe(version / "recipe.yaml")

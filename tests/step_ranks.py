@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from perdure.pipeline.convert import weights
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import read_json
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.model import collectives, weights
+from perdure.pipeline.model.device import initialise
+from perdure.pipeline.model.language_model import build_model, unwrap
+from perdure.pipeline.model.optimizer import make_optimizer, set_learning_rate
+from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import load_recipe
-from perdure.pipeline.shape import model_shape
-from perdure.pipeline.train import checkpoint, guard, step, together
+from perdure.pipeline.train import checkpoint, guard, step
 from perdure.pipeline.train.dataset import open_dataset, read_batch
-from perdure.pipeline.train.device import initialise
-from perdure.pipeline.train.model import build_model, unwrap
-from perdure.pipeline.train.optimizer import make_optimizer, set_learning_rate
 
 
 def prepared(directory: str):
@@ -45,7 +45,7 @@ def first_step(directory: str) -> dict:
     step.read_batch = reading
     set_learning_rate(optimizer, 0.01, 0.1)
     counts, grad_norm, _ = step.train_step(model, optimizer, dataset, recipe, 0, torch.device("cpu"))
-    return {"read": together.from_all(read), "counts": vars(counts), "grad_norm": grad_norm}
+    return {"read": collectives.from_all(read), "counts": vars(counts), "grad_norm": grad_norm}
 
 
 def by_hand(directory: str, pooled: int) -> dict:
@@ -134,7 +134,7 @@ def agreements(directory: str) -> list:
         said = "nothing"
     except PerdureError as error:
         said = str(error)
-    return together.from_all([highest, found.name, checkpoint.agreed(lambda: None), said])
+    return collectives.from_all([highest, found.name, checkpoint.agreed(lambda: None), said])
 
 
 def main() -> None:

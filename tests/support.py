@@ -18,10 +18,10 @@ import pyarrow as pa
 import yaml
 from pyarrow import parquet
 
-from perdure.pipeline.manifest import finish, hash_file, read_json, write_json
-from perdure.pipeline.planning import build_plan
+from perdure.pipeline.core.manifest import finish, hash_file, read_json, write_json
+from perdure.pipeline.core.shards import REF_NATS_PER_UNIT
+from perdure.pipeline.plan.planning import build_plan
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.shards import REF_NATS_PER_UNIT
 from perdure.pipeline.train.ranks import WORKER, Node, _environments, _free_port
 
 EOS = 0
@@ -121,7 +121,7 @@ def write_export(version: Path) -> str:
     import torch
     from safetensors.torch import save_file
 
-    from perdure.pipeline.convert.huggingface import weights_hash
+    from perdure.pipeline.model.huggingface import weights_hash
 
     (version / "hf").mkdir(parents=True, exist_ok=True)
     save_file({"weight": torch.ones(2)}, version / "hf" / "model.safetensors")
@@ -212,7 +212,7 @@ def random_data(out: Path, scored: bool = False, vocab_size: int = 300) -> tuple
 
 def run_versions(recipe: Recipe, *names: str) -> list[str]:
     """Trains versions over random data as `perdure run` does, all or some; returns what it says."""
-    from perdure.pipeline.run import _version
+    from perdure.pipeline.run.run import _version
 
     def start(directory: Path, world_size: int, task: str = "train") -> None:
         outcome = start_ranks(directory, world_size, task)
@@ -267,7 +267,7 @@ def number_of_worker(_task: int) -> tuple[int, int]:
     """Runs in a worker of a pool, which can import this module but no test module: its process and its number."""
     import time
 
-    from perdure.pipeline.data.executor import worker_number
+    from perdure.pipeline.data.backends.local import worker_number
 
     time.sleep(0.2)  # so that one worker cannot take all tasks
     return os.getpid(), worker_number()
@@ -329,7 +329,7 @@ def stopped_at(version: Path, ranks: int, point: str, sent: signal.Signals) -> s
         sent: The signal; SIGTERM and SIGUSR1 are handed on to the ranks.
     """
     code = (
-        "import sys; from pathlib import Path; from perdure.pipeline.errors import Stopped; "
+        "import sys; from pathlib import Path; from perdure.pipeline.core.errors import Stopped; "
         "from perdure.pipeline.train import ranks; ranks.WORKER = 'pointed'\n"
         f"try: ranks.start(Path({str(version)!r}), {ranks})\nexcept Stopped: sys.exit({STOPPED})"
     )

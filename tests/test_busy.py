@@ -8,7 +8,7 @@ from busy import LIMIT, compared, cost, times
 PROGRAM = """
 import os
 os.environ.pop("OMP_WAIT_POLICY", None)
-from perdure.pipeline.cores import sleep_while_waiting
+from perdure.pipeline.core.cores import sleep_while_waiting
 if {ours}:
     sleep_while_waiting()
 import time, torch

@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from perdure.pipeline import cli
-from perdure.pipeline.manifest import read_json
+from perdure.pipeline.cli import entry
+from perdure.pipeline.core.manifest import read_json
 from tests.support import start_ranks
 
 pytestmark = pytest.mark.slow
@@ -129,7 +129,7 @@ class Case:
             if not recipe.exists():
                 recipe.write_text(yaml.safe_dump(self.tree, sort_keys=False))
             arguments = ("r.yaml", *arguments)
-        status = cli.main([verb, *arguments])
+        status = entry.main([verb, *arguments])
         said = self.capsys.readouterr()
         return status, said.out, said.err
 

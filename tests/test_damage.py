@@ -19,9 +19,9 @@ import pytest
 from support import start_ranks
 from test_run import outcome, timeless, write_recipe
 
-from perdure.pipeline.cli import main
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import differences, hash_file, is_finished
+from perdure.pipeline.cli.entry import main
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import differences, hash_file, is_finished
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,8 @@ import yaml
 from pyarrow import parquet
 from support import at_point
 
-from perdure.pipeline.convert.huggingface import weights_hash
-from perdure.pipeline.manifest import VERIFIED, hash_file, is_finished, read_json
+from perdure.pipeline.core.manifest import VERIFIED, hash_file, is_finished, read_json
+from perdure.pipeline.model.huggingface import weights_hash
 
 pytestmark = pytest.mark.slow
 
@@ -297,12 +297,12 @@ def test_two_commands_do_not_work_in_one_directory(recipe, tmp_path):
 POINTED = """
 import os, sys
 import pointed
-from perdure.pipeline import cli
+from perdure.pipeline.cli import entry
 from perdure.pipeline.train import ranks
 ranks.WORKER = "pointed"
 if "perdure.pipeline.train" not in os.environ["PERDURE_TEST_POINT"]:
     pointed.stop_at(os.environ["PERDURE_TEST_POINT"], os.getpid())
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(entry.main(sys.argv[1:]))
 """
 
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from perdure.pipeline.convert.exports import export_of
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import is_finished, read_json
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import is_finished, read_json
+from perdure.pipeline.core.shards import Shard, open_shard
+from perdure.pipeline.core.tokenizers import load_tokenizer
+from perdure.pipeline.model.exports import export_of
+from perdure.pipeline.plan.recorded import version_recipe
 from perdure.pipeline.recipe import Recipe, Selection, load_recipe
 from perdure.pipeline.recipe.versions import SCORES
-from perdure.pipeline.recorded import version_recipe
-from perdure.pipeline.shards import Shard, open_shard
-from perdure.pipeline.tokenizers import load_tokenizer
 
 CLEAN = "clean"
 """The kind of tokens outside all spans."""
@@ -88,7 +88,7 @@ def measure(
     import torch
 
     from perdure.kernels import select_tokens
-    from perdure.pipeline.data.losses import load_model, score_documents
+    from perdure.pipeline.data.score.losses import load_model, score_documents
     from perdure.pipeline.train.scores import made_reference, smoothed
 
     directory = recipe.directory / "versions" / version

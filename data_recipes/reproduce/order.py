@@ -17,7 +17,7 @@ from perdure.data_recipes.reproduce.studies import (
     table,
     words,
 )
-from perdure.pipeline.evaluate.figures import Line, line_chart
+from perdure.pipeline.evaluate.report.figures import Line, line_chart
 
 DOCUMENTS = {"shuffled": "random", "easy_to_hard": "easy to hard", "hard_to_easy": "hard to easy"}
 DOMAINS = {

@@ -16,7 +16,7 @@ from perdure.data_recipes.reproduce.studies import (
     table,
     words,
 )
-from perdure.pipeline.evaluate.figures import Line, line_chart
+from perdure.pipeline.evaluate.report.figures import Line, line_chart
 from perdure.pipeline.evaluate.units import NATS, WORDS
 
 PUBLISHED = {

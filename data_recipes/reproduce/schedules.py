@@ -15,8 +15,8 @@ from perdure.data_recipes.reproduce.studies import (
     table,
     words,
 )
-from perdure.pipeline.evaluate.figures import Line, line_chart
-from perdure.pipeline.train.schedule import path_switching_cost
+from perdure.pipeline.evaluate.report.figures import Line, line_chart
+from perdure.pipeline.plan.schedule import path_switching_cost
 
 ARMS = ("rewarm", "constant", "switched", "infinite", "annealed", "scratch")
 PATHS = {"switched": "constant", "annealed": "infinite"}

@@ -17,7 +17,7 @@ from perdure.data_recipes.reproduce.studies import (
     table,
     words,
 )
-from perdure.pipeline.evaluate.figures import Line, line_chart
+from perdure.pipeline.evaluate.report.figures import Line, line_chart
 from perdure.pipeline.recipe import load_recipe
 
 SOURCE, YARDSTICK, CONTROL = "noisy", "clean", "plain"

@@ -16,8 +16,8 @@ from perdure.data_recipes.reproduce.studies import (
     table,
     words,
 )
-from perdure.pipeline.evaluate.figures import Line, line_chart
 from perdure.pipeline.evaluate.probe_scores import fuar
+from perdure.pipeline.evaluate.report.figures import Line, line_chart
 
 ARMS = {"none": "0", "tenth": "10%", "half": "50%"}
 YEARS = ("2021", "2022", "2023", "2024")

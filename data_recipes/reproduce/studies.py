@@ -5,9 +5,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from perdure.pipeline.evaluate.figures import standalone
+from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.evaluate.report.figures import standalone
 from perdure.pipeline.evaluate.units import WORDS, common_unit, in_unit
-from perdure.pipeline.manifest import read_json
 
 
 def reports(sweep: Path) -> list[dict]:

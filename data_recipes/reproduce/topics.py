@@ -16,7 +16,7 @@ from perdure.data_recipes.reproduce.studies import (
     table,
     words,
 )
-from perdure.pipeline.evaluate.figures import Line, line_chart
+from perdure.pipeline.evaluate.report.figures import Line, line_chart
 
 ARMS = ("fixed", "reweight_0_2", "reweight_0_9", "equal")
 OLD = "general"

@@ -1,1 +1,1 @@
-"""The single checks that `perdure.pipeline.check` runs, by part of the recipe."""
+"""The single checks that `perdure.pipeline.checks.check` runs, by part of the recipe."""

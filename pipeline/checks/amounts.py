@@ -4,11 +4,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 
-from perdure.pipeline.errors import Problem
-from perdure.pipeline.lenient import BrokenField
-from perdure.pipeline.plan import num_steps
+from perdure.pipeline.checks.lenient import BrokenField
+from perdure.pipeline.core.errors import Problem
+from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import Recipe, Version
-from perdure.pipeline.remembered import asked_once, parent_of
+from perdure.pipeline.recipe.remembered import asked_once, parent_of
 
 Problems = Iterator[Problem]
 MOST_RATES = 1_000_000

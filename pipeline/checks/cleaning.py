@@ -4,10 +4,10 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-from perdure.pipeline.checks.hints import missing
-from perdure.pipeline.data.languages import splitter
-from perdure.pipeline.data.step_inputs import SAMPLES, language_model, languages
-from perdure.pipeline.errors import PerdureError, Problem
+from perdure.pipeline.core.errors import PerdureError, Problem
+from perdure.pipeline.core.hints import missing
+from perdure.pipeline.data.cleaning.languages import splitter
+from perdure.pipeline.data.cleaning.step_inputs import SAMPLES, language_model, languages
 from perdure.pipeline.recipe import Decontaminate, GopherQuality, LanguageIdentification, Length, Source
 
 Problems = Iterator[Problem]
@@ -53,7 +53,7 @@ def labels(name: str, source: Source) -> Problems:
 def _evaluation_file(where: str, path: Path, n: int) -> Problems:
     """A file with a string that is long enough to be looked for."""
     from perdure.pipeline.data.ngrams import wanted_hashes
-    from perdure.pipeline.data.texts import evaluation_texts
+    from perdure.pipeline.data.read.texts import evaluation_texts
 
     if not path.is_file():
         yield missing(where, path, "evaluation file")

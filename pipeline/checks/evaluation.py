@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from perdure.pipeline.checks.hints import missing, near
-from perdure.pipeline.errors import PerdureError, Problem
+from perdure.pipeline.core.errors import PerdureError, Problem
+from perdure.pipeline.core.hints import missing, near
 from perdure.pipeline.evaluate.harness import task_names
 from perdure.pipeline.evaluate.probes import Mistake, parse_probes
 from perdure.pipeline.recipe import Recipe

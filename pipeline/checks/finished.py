@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 
-from perdure.pipeline.checks.hints import near
 from perdure.pipeline.checks.mixtures import named_places
 from perdure.pipeline.checks.pools import pool_repetition
-from perdure.pipeline.domains import PLURALS, parse, source_of
-from perdure.pipeline.errors import Problem
-from perdure.pipeline.lineage import expected_mixture, is_foreseen, planned_samples, streams_before
-from perdure.pipeline.mixture import is_replayed, members
+from perdure.pipeline.checks.sizes import available_tokens, domain_tokens, finished_sources
+from perdure.pipeline.core.errors import Problem
+from perdure.pipeline.core.hints import near
+from perdure.pipeline.plan.domains import PLURALS, parse, source_of
+from perdure.pipeline.plan.lineage import expected_mixture, is_foreseen, planned_samples, streams_before
+from perdure.pipeline.plan.mixture import is_replayed, members
 from perdure.pipeline.recipe import Recipe, Version
-from perdure.pipeline.remembered import remembering
-from perdure.pipeline.sizes import available_tokens, domain_tokens, finished_sources
+from perdure.pipeline.recipe.remembered import remembering
 
 Problems = Iterator[Problem]
 

@@ -6,23 +6,18 @@ from itertools import pairwise, takewhile
 from operator import ne
 
 from perdure.pipeline.checks.amounts import MOST_RATES, new_domains, too_long
-from perdure.pipeline.checks.hints import near
 from perdure.pipeline.checks.reweighting import reweighting
+from perdure.pipeline.checks.sizes import possible_topics
 from perdure.pipeline.checks.versions import earlier, model_or_version
-from perdure.pipeline.domains import overlapping, parse, source_of
-from perdure.pipeline.errors import Problem
-from perdure.pipeline.lineage import (
-    continues_parent,
-    parent_of,
-    stream_settings,
-    switch_steps,
-)
-from perdure.pipeline.mixture import members, new_sources
-from perdure.pipeline.order import RANKED
-from perdure.pipeline.plan import num_steps
+from perdure.pipeline.core.errors import Problem
+from perdure.pipeline.core.hints import near
+from perdure.pipeline.plan.domains import overlapping, parse, source_of
+from perdure.pipeline.plan.lineage import continues_parent, parent_of, stream_settings, switch_steps
+from perdure.pipeline.plan.mixture import members, new_sources
+from perdure.pipeline.plan.order import RANKED
+from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import DecaySchedule, MixtureSource, Recipe, Version
-from perdure.pipeline.remembered import remembered
-from perdure.pipeline.sizes import possible_topics
+from perdure.pipeline.recipe.remembered import remembered
 
 Problems = Iterator[Problem]
 

@@ -3,12 +3,21 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from perdure.pipeline.checks.hints import missing, near
-from perdure.pipeline.convert.files import model_tensors
-from perdure.pipeline.data.directory import problem
-from perdure.pipeline.data.sentencepiece import unusable
-from perdure.pipeline.errors import PerdureError, Problem
-from perdure.pipeline.manifest import hash_file
+from perdure.pipeline.checks.sizes import embedding_rows, vocab_size
+from perdure.pipeline.core.errors import PerdureError, Problem
+from perdure.pipeline.core.hints import missing, near
+from perdure.pipeline.core.manifest import hash_file
+from perdure.pipeline.data.tokenizer.directory import problem
+from perdure.pipeline.data.tokenizer.sentencepiece import unusable
+from perdure.pipeline.model.files import model_tensors
+from perdure.pipeline.model.shape import (
+    Shape,
+    config_shape,
+    config_vocab_size,
+    model_shape,
+    padded_vocab_size,
+    tensor_sizes,
+)
 from perdure.pipeline.recipe import (
     ExtendedTokenizer,
     HuggingFaceModel,
@@ -18,15 +27,6 @@ from perdure.pipeline.recipe import (
     SentencePieceTokenizer,
     TrainedTokenizer,
 )
-from perdure.pipeline.shape import (
-    Shape,
-    config_shape,
-    config_vocab_size,
-    model_shape,
-    padded_vocab_size,
-    tensor_sizes,
-)
-from perdure.pipeline.sizes import embedding_rows, vocab_size
 
 Problems = Iterator[Problem]
 MOST_RANKS = 1_000_000

@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from perdure.pipeline.domains import source_of
-from perdure.pipeline.errors import Problem
-from perdure.pipeline.mixture import members
+from perdure.pipeline.core.errors import Problem
+from perdure.pipeline.plan.domains import source_of
+from perdure.pipeline.plan.mixture import members
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recipe.section import MAX_NAME
 

@@ -1,7 +1,7 @@
 """How many files the neediest process of a recipe holds open."""
 
-from perdure.pipeline.domains import source_of
-from perdure.pipeline.mixture import members
+from perdure.pipeline.plan.domains import source_of
+from perdure.pipeline.plan.mixture import members
 from perdure.pipeline.recipe import Recipe, Version
 
 MAPS_PER_SHARD = 2

@@ -3,19 +3,14 @@
 from collections.abc import Iterator
 from fractions import Fraction
 
-from perdure.pipeline.domains import source_of
-from perdure.pipeline.errors import Problem
-from perdure.pipeline.lineage import (
-    consumed_before,
-    expected_mixture,
-    plan_owner,
-    planned_samples,
-)
-from perdure.pipeline.mixture import is_replayed
-from perdure.pipeline.plan import num_steps
+from perdure.pipeline.checks.sizes import domain_tokens
+from perdure.pipeline.core.errors import Problem
+from perdure.pipeline.plan.domains import source_of
+from perdure.pipeline.plan.lineage import consumed_before, expected_mixture, plan_owner, planned_samples
+from perdure.pipeline.plan.mixture import is_replayed
+from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import Recipe, Version
-from perdure.pipeline.remembered import parent_of, remembered
-from perdure.pipeline.sizes import domain_tokens
+from perdure.pipeline.recipe.remembered import parent_of, remembered
 
 
 def pool_repetition(

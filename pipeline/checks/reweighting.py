@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from perdure.pipeline.checks.hints import near
-from perdure.pipeline.errors import Problem
-from perdure.pipeline.mixture import moving_groups
+from perdure.pipeline.core.errors import Problem
+from perdure.pipeline.core.hints import near
+from perdure.pipeline.plan.mixture import moving_groups
 from perdure.pipeline.recipe import Recipe, Version
 
 Problems = Iterator[Problem]

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from perdure.pipeline.checks.versions import earlier
-from perdure.pipeline.errors import Problem
-from perdure.pipeline.lineage import parent_of, resolved_schedule
+from perdure.pipeline.core.errors import Problem
+from perdure.pipeline.plan.lineage import parent_of, resolved_schedule
 from perdure.pipeline.recipe import (
     AutoregressiveSchedule,
     CosineSchedule,

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from perdure.pipeline.errors import PerdureError, Problem
+from perdure.pipeline.core.errors import PerdureError, Problem
+from perdure.pipeline.model.shape import max_positions
 from perdure.pipeline.recipe import HuggingFaceModel, Recipe
-from perdure.pipeline.shape import max_positions
 
 
 def windows(recipe: Recipe) -> Iterator[Problem]:

@@ -5,12 +5,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from perdure.pipeline.checks.hints import missing, near, near_package
 from perdure.pipeline.checks.open_files import files_needed
-from perdure.pipeline.data.inputs import reads_below
+from perdure.pipeline.checks.sizes import document_files
+from perdure.pipeline.core.errors import PerdureError, Problem
+from perdure.pipeline.core.hints import missing, near, near_package
+from perdure.pipeline.core.open_files import allow_open_files
+from perdure.pipeline.data.read.inputs import reads_below
 from perdure.pipeline.data.stage import other_tasks
-from perdure.pipeline.errors import PerdureError, Problem
-from perdure.pipeline.open_files import allow_open_files
 from perdure.pipeline.recipe import (
     HuggingFaceReader,
     JsonlReader,
@@ -22,7 +23,6 @@ from perdure.pipeline.recipe import (
     Recipe,
     Source,
 )
-from perdure.pipeline.sizes import document_files
 
 Problems = Iterator[Problem]
 OWN = tuple((name,) for name in "clean contents data leaks logs report subset topics versions work".split())
@@ -52,7 +52,7 @@ def source(name: str, source: Source) -> Problems:
 
 def _fields(where: str, reader: JsonlReader | ParquetReader) -> Problems:
     """The field with the text, and those of `where`, among those that the first documents of some files have."""
-    from perdure.pipeline.data.rows import first_fields
+    from perdure.pipeline.data.read.rows import first_fields
 
     try:
         fields = first_fields(reader)

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from perdure.pipeline.checks.hints import near
 from perdure.pipeline.checks.model import model_directory
-from perdure.pipeline.errors import Problem
-from perdure.pipeline.lineage import missing_checkpoint, parent_of, version_directory
-from perdure.pipeline.manifest import hash_file, is_finished
-from perdure.pipeline.plan import num_steps
+from perdure.pipeline.core.errors import Problem
+from perdure.pipeline.core.hints import near
+from perdure.pipeline.core.manifest import hash_file, is_finished
+from perdure.pipeline.plan.lineage import missing_checkpoint, parent_of, version_directory
+from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import Branch, HuggingFaceTokenizer, Recipe, Version
 
 Problems = Iterator[Problem]

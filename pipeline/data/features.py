@@ -8,12 +8,12 @@ from typing import Any
 
 import regex
 
-from perdure.pipeline.data.inputs import is_json_lines
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.data.cleaning.normalise import WORD, is_heldout, normalise, text_hash
 from perdure.pipeline.data.ngrams import WITHOUT_BLANKS
-from perdure.pipeline.data.normalise import WORD, is_heldout, normalise, text_hash
-from perdure.pipeline.data.readers import CleanedDocuments
-from perdure.pipeline.data.texts import ARRAY, json_lines, plain_lines
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.data.read.inputs import is_json_lines
+from perdure.pipeline.data.read.readers import CleanedDocuments
+from perdure.pipeline.data.read.texts import ARRAY, json_lines, plain_lines
 
 CHARS = 10_000
 """Characters of a document that classifiers and clusters look at."""

@@ -4,16 +4,16 @@ from collections import defaultdict
 from itertools import chain
 from pathlib import Path
 
-from perdure.pipeline.data.contents import edited, record_path
-from perdure.pipeline.data.coverage import NOTHING_LEFT
-from perdure.pipeline.data.inputs import fingerprint, read_files
-from perdure.pipeline.data.languages import has_other_words
-from perdure.pipeline.data.step_inputs import cleaning_inputs, label_inputs
-from perdure.pipeline.data.tokenizer import tokenizer_inputs as tokenizer_facts
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import hash_of, read_json
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import hash_of, read_json
+from perdure.pipeline.data.cleaning.languages import has_other_words
+from perdure.pipeline.data.cleaning.step_inputs import cleaning_inputs, label_inputs
+from perdure.pipeline.data.read.contents import edited, record_path
+from perdure.pipeline.data.read.inputs import fingerprint, read_files
+from perdure.pipeline.data.tokenizer.coverage import NOTHING_LEFT
+from perdure.pipeline.data.tokenizer.train import tokenizer_inputs as tokenizer_facts
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.remembered import asked_once
+from perdure.pipeline.recipe.remembered import asked_once
 
 FORMAT = 3
 """Version of what the stage writes; a change in its meaning makes new directories."""

@@ -16,13 +16,13 @@ import numpy as np
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from perdure.pipeline.data.executor import Execute, building
+from perdure.pipeline.core.integrity import require_whole
+from perdure.pipeline.core.manifest import finish, hash_of, is_finished, read_json, write_atomic
+from perdure.pipeline.core.shards import Shard, open_shard
+from perdure.pipeline.core.tokenizers import load_tokenizer
+from perdure.pipeline.data.backends.local import Execute, building
 from perdure.pipeline.data.ngrams import joined_hashes, simple_words, word_hashes, word_sizes
 from perdure.pipeline.data.shard import PREFIXES
-from perdure.pipeline.integrity import require_whole
-from perdure.pipeline.manifest import finish, hash_of, is_finished, read_json, write_atomic
-from perdure.pipeline.shards import Shard, open_shard
-from perdure.pipeline.tokenizers import load_tokenizer
 
 FORMAT = 1
 """Version of what is written; a change in its meaning makes new directories."""

@@ -12,16 +12,16 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
 
-from perdure.pipeline.data.compared import SAMPLES, Sample, compare, read_samples
-from perdure.pipeline.data.counted import step_counts, total
-from perdure.pipeline.data.coverage import NOTHING_LEFT, count_visible, gaps
-from perdure.pipeline.data.executor import Execute, building
-from perdure.pipeline.data.normalise import count_words, is_heldout, text_hash
-from perdure.pipeline.data.readers import CleanedDocuments
-from perdure.pipeline.data.rows import merge_tables
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import finish, hash_files, read_json
-from perdure.pipeline.tokenizers import LoadedTokenizer, load_tokenizer
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import finish, hash_files, read_json
+from perdure.pipeline.core.tokenizers import LoadedTokenizer, load_tokenizer
+from perdure.pipeline.data.backends.local import Execute, building
+from perdure.pipeline.data.cleaning.counted import step_counts, total
+from perdure.pipeline.data.cleaning.normalise import count_words, is_heldout, text_hash
+from perdure.pipeline.data.read.readers import CleanedDocuments
+from perdure.pipeline.data.read.rows import merge_tables
+from perdure.pipeline.data.tokenizer.compared import SAMPLES, Sample, compare, read_samples
+from perdure.pipeline.data.tokenizer.coverage import NOTHING_LEFT, count_visible, gaps
 
 UINT16_VOCAB = 65500
 """Vocabularies below this size are stored in two bytes a token, as Megatron does, others in four."""

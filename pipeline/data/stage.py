@@ -11,19 +11,19 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perdure.pipeline.core.integrity import is_whole, require_whole
+from perdure.pipeline.core.manifest import disk_errors, hash_of, is_finished, read_json, refuse_link
 from perdure.pipeline.data import identity
-from perdure.pipeline.data.auto import as_loaded, load_as_exported, model_config
-from perdure.pipeline.data.inputs import files_not_read
-from perdure.pipeline.data.overlap import same_files
-from perdure.pipeline.data.tokenizer import build_tokenizer
-from perdure.pipeline.drops import drops_lines, heavy_drops, lost_line
-from perdure.pipeline.integrity import is_whole, require_whole
-from perdure.pipeline.manifest import disk_errors, hash_of, is_finished, read_json, refuse_link
+from perdure.pipeline.data.cleaning.drops import drops_lines, heavy_drops, lost_line
+from perdure.pipeline.data.read.inputs import files_not_read
+from perdure.pipeline.data.read.overlap import same_files
+from perdure.pipeline.data.tokenizer.auto import as_loaded, load_as_exported, model_config
+from perdure.pipeline.data.tokenizer.train import build_tokenizer
 from perdure.pipeline.recipe import ExtendedTokenizer, HuggingFaceTokenizer, Recipe, typed_command
-from perdure.pipeline.remembered import asked_once
+from perdure.pipeline.recipe.remembered import asked_once
 
 if TYPE_CHECKING:
-    from perdure.pipeline.data.executor import Execute
+    from perdure.pipeline.data.backends.local import Execute
 
 
 def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str, Path]:
@@ -46,7 +46,7 @@ def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str,
         def execute() -> "Execute":
             """What runs tasks, started when the first artefact is missing."""
             from perdure.pipeline.data.backends import elsewhere
-            from perdure.pipeline.data.executor import local
+            from perdure.pipeline.data.backends.local import local
 
             there = elsewhere(recipe, scoring=False, say=report)
             return stack.enter_context(there or local(recipe.data.workers, _scores(recipe)))
@@ -173,7 +173,7 @@ def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str
                 load_as_exported(recipe.tokenizer.path, config)
     for name, source in recipe.sources.items():
         if not is_finished(cleaned[name]):
-            from perdure.pipeline.data.clean import clean_source
+            from perdure.pipeline.data.cleaning.clean import clean_source
 
             facts = {"source": name, "hash": hash_of(clean[name]), "inputs": clean[name], "command": command}
             facts["reading"] = identity.READING

@@ -15,16 +15,16 @@ from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from perdure.pipeline import recipe
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import finish, hash_files
+from perdure.pipeline.core.sorting import ROWS, new_array, sort_keys
+from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data import dsir
-from perdure.pipeline.data.executor import Execute, building
+from perdure.pipeline.data.backends.local import Execute, building
+from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
 from perdure.pipeline.data.features import classifier, read_rows, sample_texts
-from perdure.pipeline.data.normalise import is_heldout, text_hash
-from perdure.pipeline.data.readers import CleanedDocuments
+from perdure.pipeline.data.read.readers import CleanedDocuments
 from perdure.pipeline.data.shard import batches, encode
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import finish, hash_files
-from perdure.pipeline.sorting import ROWS, new_array, sort_keys
-from perdure.pipeline.tokenizers import load_tokenizer
 
 
 def choose_subset(

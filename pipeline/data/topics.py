@@ -15,13 +15,13 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from perdure.pipeline import recipe
-from perdure.pipeline.data.executor import Execute, building
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import finish, hash_files, read_json, write_json
+from perdure.pipeline.data.backends.local import Execute, building
+from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
 from perdure.pipeline.data.features import CHARS, classifier, letters, read_rows, sample_texts
-from perdure.pipeline.data.normalise import is_heldout, text_hash
-from perdure.pipeline.data.readers import CleanedDocuments
+from perdure.pipeline.data.read.readers import CleanedDocuments
 from perdure.pipeline.data.shard import batches
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import finish, hash_files, read_json, write_json
 
 UNLABELLED = "unlabelled"
 MEASURED = 0.2

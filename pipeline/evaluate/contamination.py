@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pyarrow import parquet
 
-from perdure.pipeline.console import tokens_words
-from perdure.pipeline.domains import measured_domains, source_of
+from perdure.pipeline.core.console import tokens_words
+from perdure.pipeline.core.manifest import hash_file, hash_of, read_json, write_json
+from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.evaluate.documents import heldout
 from perdure.pipeline.evaluate.probes import probe_files, probe_hashes
 from perdure.pipeline.evaluate.record import measured_on
-from perdure.pipeline.manifest import hash_file, hash_of, read_json, write_json
-from perdure.pipeline.planning import data_hash
+from perdure.pipeline.plan.domains import measured_domains, source_of
+from perdure.pipeline.plan.planning import data_hash
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.shards import open_shard
 
 if TYPE_CHECKING:
-    from perdure.pipeline.data.executor import Execute
+    from perdure.pipeline.data.backends.local import Execute
     from perdure.pipeline.data.leaks import Grams, Place, Places
 
 FOUND = 20
@@ -224,7 +224,7 @@ def _search(
 ) -> "dict[str, Places]":
     """By source, the first training document with each of the n-grams."""
     from perdure.pipeline.data.backends import elsewhere
-    from perdure.pipeline.data.executor import local
+    from perdure.pipeline.data.backends.local import local
     from perdure.pipeline.data.leaks import here, search_source
 
     with ExitStack() as stack:

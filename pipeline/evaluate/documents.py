@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from perdure.pipeline.domains import PLURALS, parse
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import hash_file, read_json, write_atomic
+from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.evaluate.sampling import draw
-from perdure.pipeline.manifest import hash_file, read_json, write_atomic
-from perdure.pipeline.remedies import remedy
+from perdure.pipeline.plan.domains import PLURALS, parse
 
 LABELS = tuple(PLURALS)
 """Kinds of labels of documents; those that have all alike are a stratum."""

@@ -16,12 +16,8 @@ from typing import Any
 
 import yaml
 
-from perdure.pipeline.convert.exports import export_of
-from perdure.pipeline.data.files import MOST_OTHERS
-from perdure.pipeline.data.tokenizer import parses_special_tokens
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.lineage import version_directory
-from perdure.pipeline.manifest import (
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import (
     hash_directory,
     hash_of,
     is_finished,
@@ -29,6 +25,10 @@ from perdure.pipeline.manifest import (
     write_atomic,
     write_json,
 )
+from perdure.pipeline.data.read.files import MOST_OTHERS
+from perdure.pipeline.data.tokenizer.train import parses_special_tokens
+from perdure.pipeline.model.exports import export_of
+from perdure.pipeline.plan.lineage import version_directory
 from perdure.pipeline.recipe import Harness, HuggingFaceModel, Recipe
 
 MOST_BYTES = 32 << 20
@@ -110,7 +110,7 @@ def _is_there(path: Path, identity: dict[str, Any]) -> bool:
 
 def _changed(recipe: Recipe, name: str, weights: str) -> str | None:
     """Why the recipe's model is not the one that a version started from; None if it is."""
-    from perdure.pipeline.convert.exports import initial_weights_hash
+    from perdure.pipeline.model.exports import initial_weights_hash
 
     if not isinstance(recipe.model, HuggingFaceModel):
         return f"version {name} started from a model that the recipe does not name any more"
@@ -128,9 +128,9 @@ def _link_as_export(recipe: Recipe, folder: Path) -> None:
 
     Where the run's tokenizer extends the model's, which has no rows for the new tokens, the model's own goes along.
     """
-    from perdure.pipeline.convert.vocabulary import extension_between
-    from perdure.pipeline.data.directory import COPIED
     from perdure.pipeline.data.stage import tokenizer_directory
+    from perdure.pipeline.data.tokenizer.directory import COPIED
+    from perdure.pipeline.model.vocabulary import extension_between
 
     model, tokenizer = recipe.model.path, tokenizer_directory(recipe)
     files = {file.name: file for file in model.iterdir() if file.is_file() and not file.name.startswith(".")}

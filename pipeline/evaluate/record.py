@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from perdure.pipeline.domains import measured_domains, source_of
+from perdure.pipeline.core.manifest import hash_file, hash_of, is_finished, read_json, write_json
 from perdure.pipeline.evaluate.documents import is_sampled
 from perdure.pipeline.evaluate.sampling import RULE
-from perdure.pipeline.lineage import version_directory
-from perdure.pipeline.manifest import hash_file, hash_of, is_finished, read_json, write_json
-from perdure.pipeline.planning import data_hash
+from perdure.pipeline.plan.domains import measured_domains, source_of
+from perdure.pipeline.plan.lineage import version_directory
+from perdure.pipeline.plan.planning import data_hash
 from perdure.pipeline.recipe import Recipe
 
 

@@ -10,7 +10,7 @@ takes part.
 
 import numpy as np
 
-from perdure.pipeline.order import mix
+from perdure.pipeline.plan.order import mix
 
 RULE = "pieces by hash, 1"
 """Names how text is sampled; another rule gets another name, so that numbers of both are never mixed."""

@@ -1,7 +1,7 @@
 """The recipe: everything a run depends on, typed. Every field's docstring is its reference manual.
 
 `load_recipe` reads YAML (with `extends:` and `--set a.b=c` overrides) and reports all mistakes at once.
-`perdure.pipeline.check` judges what types cannot: whether sources exist, layouts divide, budgets suffice.
+`perdure.pipeline.checks.check` judges what types cannot: whether sources exist, layouts divide, budgets suffice.
 """
 
 from perdure.pipeline.recipe.cleaning import (

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from perdure.pipeline.checks.hints import LONGEST
+from perdure.pipeline.core.hints import LONGEST
 from perdure.pipeline.recipe.root import Recipe
 from perdure.pipeline.recipe.section import Section
 

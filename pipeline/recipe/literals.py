@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from perdure.pipeline.errors import Problem
+from perdure.pipeline.core.errors import Problem
 
 PREFIX = "tag:yaml.org,2002:"
 SCALARS = ("str", "int", "float", "bool", "null", "timestamp")

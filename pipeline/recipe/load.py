@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from perdure.pipeline.checks.hints import near
-from perdure.pipeline.errors import ELLIPSIS, Problem, RecipeError
+from perdure.pipeline.core.errors import ELLIPSIS, Problem, RecipeError
+from perdure.pipeline.core.hints import near
 from perdure.pipeline.recipe.fields import belongs
 from perdure.pipeline.recipe.literals import read_yaml, within
 from perdure.pipeline.recipe.root import Recipe

@@ -1,4 +1,4 @@
-"""Fields of learning-rate schedules; `perdure.pipeline.train.schedule` computes them."""
+"""Fields of learning-rate schedules; `perdure.pipeline.plan.schedule` computes them."""
 
 from typing import Annotated, Literal
 

@@ -9,6 +9,8 @@ from pydantic import field_validator, model_validator
 
 from perdure.pipeline.recipe.section import Section
 
+WHERE = "where"
+"""The reason of documents that a reader's `where` leaves out: as many as it says, so that nobody need be told."""
 PERIODS = {4: "-01-01", 7: "-01"}
 """What makes a date of a year (2024) and of a month (2024-05), by their length."""
 

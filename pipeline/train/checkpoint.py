@@ -33,20 +33,15 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.lineage import checkpoints
-from perdure.pipeline.manifest import (
-    SUCCESS,
-    hash_file,
-    read_json,
-    write_atomic,
-    write_json,
-)
-from perdure.pipeline.remedies import remedy
-from perdure.pipeline.train import fence, together, writers
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import SUCCESS, hash_file, read_json, write_atomic, write_json
+from perdure.pipeline.core.remedies import remedy
+from perdure.pipeline.model import collectives
+from perdure.pipeline.model.language_model import unwrap
+from perdure.pipeline.model.optimizer import portable_state, restore_state, steps_taken
+from perdure.pipeline.plan.lineage import checkpoints
+from perdure.pipeline.train import fence, writers
 from perdure.pipeline.train.hashes import readable_errors, require_undamaged, write_hashes
-from perdure.pipeline.train.model import unwrap
-from perdure.pipeline.train.optimizer import portable_state, restore_state, steps_taken
 from perdure.pipeline.train.pickles import refuse_code
 from perdure.pipeline.train.process import helper_manager
 
@@ -94,7 +89,7 @@ class Checkpoints:
         if dist.get_rank() == 0:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
-        together.barrier()
+        collectives.barrier()
         weights = _weights(model)
         contents = {"model": weights, "optimizer": portable_state(optimizer, weights)}
         with self._readable_errors():
@@ -164,7 +159,7 @@ class Checkpoints:
 
     def _commit(self, beside: Path, final: Path, state: dict) -> None:
         hashes = {
-            name: entry for files in together.from_all(writers.written()) for name, entry in files.items()
+            name: entry for files in collectives.from_all(writers.written()) for name, entry in files.items()
         }
         if dist.get_rank() == 0:
             write_json(beside / "state.json", state)
@@ -179,7 +174,7 @@ class Checkpoints:
                 _set_old_aside(self.directory, self.kept)
             for path in self.directory.glob(".step_*.old"):
                 _delete(path)
-        together.barrier()  # deleting terabytes takes time
+        collectives.barrier()  # deleting terabytes takes time
 
 
 _ASYNC_BY_MEGATRON = (
@@ -251,10 +246,10 @@ def agreed(find: Callable[[], Path | None]) -> Path | None:
     Raises:
         PerdureError: If a rank cannot see it, or sees another one under its name.
     """
-    if found := together.from_first(find):
-        together.await_file(found / SUCCESS)
+    if found := collectives.from_first(find):
+        collectives.await_file(found / SUCCESS)
         state, step = found / "state.json", checkpoint_state(found)["step"]
-        together.require_same(str(state), f"step {step} ({hash_file(state)[:8]})")
+        collectives.require_same(str(state), f"step {step} ({hash_file(state)[:8]})")
     return found
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from perdure.pipeline.domains import source_of
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.shards import REF_MISSING, Shard, open_shard
 from perdure.pipeline.evaluate.documents import Heldout
-from perdure.pipeline.manifest import read_json
-from perdure.pipeline.mixture import is_replayed
-from perdure.pipeline.plan import Plan, locate, open_order, open_plan
+from perdure.pipeline.plan.domains import source_of
+from perdure.pipeline.plan.mixture import is_replayed
+from perdure.pipeline.plan.plan import Plan, locate, open_order, open_plan
 from perdure.pipeline.recipe import Selection
-from perdure.pipeline.shards import REF_MISSING, Shard, open_shard
 from perdure.pipeline.train.paging import ask, find_place
 from perdure.pipeline.train.scores import made_reference, smoothed
 

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from perdure.pipeline.domains import source_of
 from perdure.pipeline.evaluate.documents import DOCUMENTS, heldout
+from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.train.dataset import Batch, Stream, collate, open_heldout, read_sample
 from perdure.pipeline.train.step import add_up, run_batches

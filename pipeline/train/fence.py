@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.locks import lock, open_lock
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.locks import lock, open_lock
 
 PATIENCE_SECONDS = 10.0
 """How long the fence is waited for in silence; a commit holds it for less than a second."""
@@ -32,7 +32,7 @@ def take(directory: Path) -> int:
 
 def take_together(directory: Path) -> int:
     """`take` on rank 0, told to all ranks: the process group has met, so this start is alive."""
-    from perdure.pipeline.train.together import from_first
+    from perdure.pipeline.model.collectives import from_first
 
     return from_first(lambda: take(directory))
 

@@ -8,11 +8,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.integrity import damaged_files
-from perdure.pipeline.manifest import HASHES, hash_files, hash_of, read_json, write_json
-from perdure.pipeline.remedies import remedy
-from perdure.pipeline.train import together
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.integrity import damaged_files
+from perdure.pipeline.core.manifest import HASHES, hash_files, hash_of, read_json, write_json
+from perdure.pipeline.core.remedies import remedy
+from perdure.pipeline.model import collectives
 
 
 def write_hashes(directory: Path, version_directory: Path, written: dict[str, dict]) -> None:
@@ -36,7 +36,7 @@ def require_undamaged(directory: Path, say: Callable[[str], None] | None = None)
     Raises:
         PerdureError: On all ranks, if one is missing, damaged, or another version's.
     """
-    record = together.from_first(
+    record = collectives.from_first(
         lambda: read_json(directory / HASHES) if (directory / HASHES).exists() else None
     )
     if record is None:
@@ -51,7 +51,7 @@ def require_undamaged(directory: Path, say: Callable[[str], None] | None = None)
         least = min(shares, key=lambda share: sum(entry["bytes"] for entry in share.values()))
         least[name] = files[name]
     found = damaged_files(directory, shares[dist.get_rank()], store=None)
-    for name, problem in (item for problems in together.from_all(found) for item in problems.items()):
+    for name, problem in (item for problems in collectives.from_all(found) for item in problems.items()):
         raise PerdureError(f"{directory / name}: {problem}; {remedy(directory)}")
 
 

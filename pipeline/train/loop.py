@@ -7,13 +7,17 @@ from pathlib import Path
 
 import torch
 
-from perdure.pipeline.domains import measured_domains
-from perdure.pipeline.errors import PerdureError, Stopped
-from perdure.pipeline.lineage import kept_steps
-from perdure.pipeline.manifest import hash_of, read_json
-from perdure.pipeline.plan import consumed_between, shares_from
+from perdure.pipeline.core.errors import PerdureError, Stopped
+from perdure.pipeline.core.manifest import hash_of, read_json
+from perdure.pipeline.model.collectives import from_first
+from perdure.pipeline.model.device import devices
+from perdure.pipeline.model.optimizer import set_learning_rate
+from perdure.pipeline.model.shape import flops_per_token, model_shape
+from perdure.pipeline.plan.domains import measured_domains
+from perdure.pipeline.plan.lineage import kept_steps
+from perdure.pipeline.plan.plan import consumed_between, shares_from
+from perdure.pipeline.plan.schedule import learning_rate
 from perdure.pipeline.recipe import Guard, Recipe
-from perdure.pipeline.shape import flops_per_token, model_shape
 from perdure.pipeline.train import process
 from perdure.pipeline.train.checkpoint import (
     agreed,
@@ -22,16 +26,12 @@ from perdure.pipeline.train.checkpoint import (
     last_scheduled,
     load_checkpoint,
 )
-from perdure.pipeline.train.device import devices
 from perdure.pipeline.train.evaluate import evaluate, summaries
 from perdure.pipeline.train.guard import Trouble, agree, assess, remember, rolls_back
 from perdure.pipeline.train.metrics import competing, console_line, heldout_words, model_flop_utilisation
-from perdure.pipeline.train.optimizer import set_learning_rate
 from perdure.pipeline.train.reweight import reweight
-from perdure.pipeline.train.schedule import learning_rate
 from perdure.pipeline.train.start import restored_schedule
 from perdure.pipeline.train.step import Counts, train_step
-from perdure.pipeline.train.together import from_first
 
 
 def run_steps(

@@ -6,13 +6,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from perdure.pipeline.console import duration_words
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.evaluate.words import heldout_text
-from perdure.pipeline.integrity import FORGOTTEN, metrics_lines
-from perdure.pipeline.manifest import finite, read_json, write_atomic, write_json
-from perdure.pipeline.mixture import is_replayed
-from perdure.pipeline.remedies import remedy
+from perdure.pipeline.core.console import duration_words
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.integrity import FORGOTTEN, metrics_lines
+from perdure.pipeline.core.manifest import finite, read_json, write_atomic, write_json
+from perdure.pipeline.core.remedies import remedy
+from perdure.pipeline.evaluate.report.words import heldout_text
+from perdure.pipeline.plan.mixture import is_replayed
 from perdure.pipeline.train.mirror import STEP
 from perdure.pipeline.train.step import Counts
 

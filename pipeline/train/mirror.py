@@ -5,8 +5,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import read_json, write_json
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import read_json, write_json
 from perdure.pipeline.recipe import Recipe
 
 STEP = "step"

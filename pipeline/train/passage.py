@@ -11,15 +11,15 @@ from pyarrow import parquet
 from tokenizers import Tokenizer
 
 from perdure.kernels import select_tokens
-from perdure.pipeline.domains import source_of
-from perdure.pipeline.manifest import write_json
-from perdure.pipeline.mixture import is_replayed
-from perdure.pipeline.plan import locate
+from perdure.pipeline.core.manifest import write_json
+from perdure.pipeline.core.shards import REF_MISSING, REF_NATS_PER_UNIT
+from perdure.pipeline.core.token_texts import token_texts
+from perdure.pipeline.model.language_model import reference_nats, unwrap
+from perdure.pipeline.plan.domains import source_of
+from perdure.pipeline.plan.mixture import is_replayed
+from perdure.pipeline.plan.plan import locate
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.shards import REF_MISSING, REF_NATS_PER_UNIT
-from perdure.pipeline.token_texts import token_texts
 from perdure.pipeline.train.dataset import Batch, Dataset, Stream, read_batch
-from perdure.pipeline.train.model import reference_nats, unwrap
 from perdure.pipeline.train.step import token_losses
 
 COUNTED_TOKENS = 32_768

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.core.errors import PerdureError
 
 _DATA_MODULES = (
     "torch.distributed.checkpoint.metadata",

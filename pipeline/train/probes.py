@@ -10,11 +10,11 @@ import pyarrow as pa
 import torch
 from tokenizers import Tokenizer
 
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.evaluate.probe_scores import ANSWERS
 from perdure.pipeline.evaluate.probes import Probe, probe_files
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.tokenizers import load_tokenizer
 from perdure.pipeline.train.dataset import Batch, collate
 from perdure.pipeline.train.step import add_up, run_batches
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.managers import SyncManager
 
-from perdure.pipeline.open_files import allow_open_files
+from perdure.pipeline.core.open_files import allow_open_files
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 

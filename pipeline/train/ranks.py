@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from perdure.pipeline.cores import number_of_cores
-from perdure.pipeline.errors import PerdureError, Stopped
-from perdure.pipeline.manifest import is_finished
+from perdure.pipeline.core.cores import number_of_cores
+from perdure.pipeline.core.errors import PerdureError, Stopped
+from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.train.process import STOP_SIGNALS
 
 ABOVE = "the reason stands above"

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from perdure.pipeline.consumption import taken
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.evaluate.record import sampled_domains
 from perdure.pipeline.evaluate.sampling import RULE
-from perdure.pipeline.mixture import MAX_BLOCK, is_replayed, moving_groups, reweighted, rounded_shares
-from perdure.pipeline.plan import Plan, phase_entry, with_phases
+from perdure.pipeline.plan.consumption import taken
+from perdure.pipeline.plan.mixture import MAX_BLOCK, is_replayed, moving_groups, reweighted, rounded_shares
+from perdure.pipeline.plan.plan import Plan, phase_entry, with_phases
 from perdure.pipeline.recipe import Mixture, Recipe, Version
 from perdure.pipeline.train.dataset import Dataset
 from perdure.pipeline.train.evaluate import evaluate, summaries

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from perdure.pipeline.order import mix
+from perdure.pipeline.core.shards import REF_MISSING
+from perdure.pipeline.plan.order import mix
 from perdure.pipeline.recipe import Selection
-from perdure.pipeline.shards import REF_MISSING
 
 
 def smoothed(units: np.ndarray, width: int) -> np.ndarray:

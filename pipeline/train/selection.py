@@ -8,9 +8,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from perdure.kernels import excess_loss, excess_threshold, select_tokens
+from perdure.pipeline.model.language_model import reference_nats
 from perdure.pipeline.recipe import Selection
 from perdure.pipeline.train.dataset import Batch
-from perdure.pipeline.train.model import reference_nats
 
 Losses = list[tuple[Tensor, Batch]]
 """Losses of this rank's micro-batches, float32 [batch, sequence] in nats, and what they are of, in order."""

@@ -6,22 +6,17 @@ import torch
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 from pydantic import TypeAdapter
 
-from perdure.pipeline.convert import huggingface, weights
-from perdure.pipeline.convert.files import listed, model_tensors
-from perdure.pipeline.convert.vocabulary import extended_reader, extension_between
-from perdure.pipeline.lineage import continues_parent, resolved_schedule
-from perdure.pipeline.manifest import differences
-from perdure.pipeline.plan import num_steps
+from perdure.pipeline.core.manifest import differences
+from perdure.pipeline.model import huggingface, weights
+from perdure.pipeline.model.files import listed, model_tensors
+from perdure.pipeline.model.language_model import unwrap
+from perdure.pipeline.model.optimizer import make_optimizer
+from perdure.pipeline.model.shape import Shape, config_vocab_size, model_shape, num_parameters, tensor_sizes
+from perdure.pipeline.model.vocabulary import extended_reader, extension_between
+from perdure.pipeline.plan.lineage import continues_parent, resolved_schedule
+from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import Branch, LlamaModel, Recipe, Schedule
-from perdure.pipeline.shape import Shape, config_vocab_size, model_shape, num_parameters, tensor_sizes
-from perdure.pipeline.train.checkpoint import (
-    agreed,
-    checkpoint_state,
-    finished_checkpoints,
-    load_checkpoint,
-)
-from perdure.pipeline.train.model import unwrap
-from perdure.pipeline.train.optimizer import make_optimizer
+from perdure.pipeline.train.checkpoint import agreed, checkpoint_state, finished_checkpoints, load_checkpoint
 
 
 def begin(

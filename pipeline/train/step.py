@@ -10,12 +10,12 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
+from perdure.pipeline.core.shards import REF_MISSING
+from perdure.pipeline.model.attention import document_lengths
+from perdure.pipeline.model.language_model import unwrap
+from perdure.pipeline.model.optimizer import update
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.shards import REF_MISSING
-from perdure.pipeline.train.attention import document_lengths
 from perdure.pipeline.train.dataset import Batch, Dataset, read_batch
-from perdure.pipeline.train.model import unwrap
-from perdure.pipeline.train.optimizer import update
 from perdure.pipeline.train.selection import Losses, next_threshold, select_batch
 
 Observe = Callable[[range, Tensor, Batch], None]

@@ -10,16 +10,16 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from perdure.pipeline.convert.exports import export_hash, version_files
-from perdure.pipeline.cores import sleep_while_waiting
-from perdure.pipeline.domains import measured_domains
-from perdure.pipeline.errors import PerdureError, Stopped
-from perdure.pipeline.lineage import kept_steps
-from perdure.pipeline.manifest import disk_errors, finish, hash_file, hash_files, read_json, write_json
-from perdure.pipeline.plan import Plan, num_samples, num_steps, open_plan
+from perdure.pipeline.core.cores import sleep_while_waiting
+from perdure.pipeline.core.errors import PerdureError, Stopped
+from perdure.pipeline.core.manifest import disk_errors, finish, hash_file, hash_files, read_json, write_json
+from perdure.pipeline.model.exports import export_hash, version_files
+from perdure.pipeline.model.shape import model_shape
+from perdure.pipeline.plan.domains import measured_domains
+from perdure.pipeline.plan.lineage import kept_steps
+from perdure.pipeline.plan.plan import Plan, num_samples, num_steps, open_plan
+from perdure.pipeline.plan.recorded import version_recipe
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.recorded import version_recipe
-from perdure.pipeline.shape import model_shape
 from perdure.pipeline.train import fence, process
 
 
@@ -27,7 +27,7 @@ def main(directory: Path, task: str) -> None:
     """Trains, evaluates and exports one version, or evaluates a finished one again; all ranks run this.
 
     Args:
-        directory: The version's directory, or that of an evaluation, prepared by `perdure.pipeline.run`.
+        directory: The version's directory, or that of an evaluation, prepared by `perdure.pipeline.run.run`.
         task: `train` or `evaluate`.
     """
     # Megatron warns of every fused package that is absent.
@@ -40,16 +40,16 @@ def main(directory: Path, task: str) -> None:
     warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
     import torch.distributed as dist
 
-    from perdure.pipeline.convert import huggingface, weights
-    from perdure.pipeline.convert.export import export
     from perdure.pipeline.evaluate.documents import require_tables, table_name, write_tables
-    from perdure.pipeline.train import checkpoint, evaluate, together
+    from perdure.pipeline.model import collectives, huggingface, weights
+    from perdure.pipeline.model.device import devices, initialise
+    from perdure.pipeline.model.export import export
+    from perdure.pipeline.model.language_model import build_model, unwrap
+    from perdure.pipeline.train import checkpoint, evaluate
     from perdure.pipeline.train.dataset import open_dataset
-    from perdure.pipeline.train.device import devices, initialise
     from perdure.pipeline.train.loop import run_steps
     from perdure.pipeline.train.metrics import Recorder, heldout_words
     from perdure.pipeline.train.mirror import open_run
-    from perdure.pipeline.train.model import build_model, unwrap
     from perdure.pipeline.train.passage import write_chosen, write_passage
     from perdure.pipeline.train.probes import encode_probes, score_probes
     from perdure.pipeline.train.start import begin, initial_weights, origin
@@ -68,7 +68,7 @@ def main(directory: Path, task: str) -> None:
         )
     plan = ("plan/plan.json",) if task == "train" else ()
     for file in ("recipe.yaml", "inputs.json", *plan):
-        together.require_same(str(directory / file), hash_file(directory / file)[:8])
+        collectives.require_same(str(directory / file), hash_file(directory / file)[:8])
     # Before anything is trained: a question that cannot be asked should not be found out at the end.
     questions = encode_probes(recipe, Path(inputs["tokenizer"]))
     attempt = fence.take_together(directory)
@@ -112,7 +112,7 @@ def main(directory: Path, task: str) -> None:
                 files = hash_files(directory, version_files(directory))
                 finish(directory, {"measured": inputs["measured"], "files": files})
         say(heldout_words(domains))
-        together.barrier()
+        collectives.barrier()
         dist.destroy_process_group()
         return
 
@@ -157,7 +157,7 @@ def main(directory: Path, task: str) -> None:
     if dist.get_rank() == 0:
         assert recorder is not None
         if version.selection:
-            together.await_file(directory / "chosen.json")  # by the last stage
+            collectives.await_file(directory / "chosen.json")  # by the last stage
             recorder.chosen(state["step"], read_json(directory / "chosen.json"))
         recorder.evaluation(state["step"], domains)
         recorder.close()
@@ -166,7 +166,7 @@ def main(directory: Path, task: str) -> None:
             cost = {"device": device_name, "lost_device_seconds": recorder.lost_device_seconds}
             _finish(directory, recipe, inputs, dataset.plan, state, weights_hash, domains, cost)
         say(heldout_words(domains))
-    together.barrier()  # rank 0 has read the whole export
+    collectives.barrier()  # rank 0 has read the whole export
     dist.destroy_process_group()
 
 

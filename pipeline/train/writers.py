@@ -21,9 +21,9 @@ from megatron.core.dist_checkpointing.strategies.async_utils import (
 )
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import hash_file
-from perdure.pipeline.train import together
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import hash_file
+from perdure.pipeline.model import collectives
 
 BEGIN_SECONDS, BEGIN_ATTEMPTS = 20.0, 5
 """How long a forked writer may take to begin, and how many are tried."""
@@ -82,7 +82,7 @@ def _written_by_all(write: Callable | None, *arguments) -> None:
     """Writes what this rank has to write, in its own process, and waits for all ranks."""
     if write is not None:
         write(*arguments)
-    together.barrier()
+    collectives.barrier()
 
 
 @contextmanager

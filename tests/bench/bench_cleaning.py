@@ -10,8 +10,8 @@ from corpus import source_files
 from support import on_rank, tiny_recipe
 from turns import in_turns, ratio
 
-from perdure.pipeline.data.tokenizer import build_tokenizer
-from perdure.pipeline.manifest import finish
+from perdure.pipeline.core.manifest import finish
+from perdure.pipeline.data.tokenizer.train import build_tokenizer
 from perdure.pipeline.recipe import TrainedTokenizer
 
 FULL = {"size": 20_000_000, "turns": 6}

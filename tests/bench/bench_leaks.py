@@ -7,8 +7,8 @@ from corpus import source_files
 from support import EOS, on_rank, write_shard
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from perdure.pipeline.manifest import finish
-from perdure.pipeline.shards import open_shard
+from perdure.pipeline.core.manifest import finish
+from perdure.pipeline.core.shards import open_shard
 
 FULL = {"size": 12_000_000, "wanted": 200_000}
 TINY = {"size": 200_000, "wanted": 1_000}

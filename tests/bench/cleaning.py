@@ -30,8 +30,8 @@ def datatrove(out: str, corpus: str, tokenizer: str, dedup: bool) -> float:
     from datatrove.pipeline.tokens.tokenizer import DocumentTokenizer
     from datatrove.pipeline.writers.jsonl import JsonlWriter
 
-    from perdure.pipeline.data.dedup import EXACT, MINHASH, _hash_shingle
-    from perdure.pipeline.data.normalise import Words
+    from perdure.pipeline.data.cleaning.dedup import EXACT, MINHASH, _hash_shingle
+    from perdure.pipeline.data.cleaning.normalise import Words
 
     def run(name: str, steps: list, tasks: int = 2) -> None:
         LocalPipelineExecutor(

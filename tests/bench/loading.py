@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import torch
 
-from perdure.pipeline.plan import locate
+from perdure.pipeline.plan.plan import locate
 from perdure.pipeline.train.dataset import open_dataset, read_batch, read_sample
 
 

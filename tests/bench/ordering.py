@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from perdure.pipeline.manifest import finish, write_json
-from perdure.pipeline.planning import build_plan
+from perdure.pipeline.core.manifest import finish, write_json
+from perdure.pipeline.plan.planning import build_plan
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import EOS, tiny_recipe

@@ -18,8 +18,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from turns import AGREEING, busy_cores, claim, machine, said
 
-from perdure.pipeline.cores import sleep_while_waiting
-from perdure.pipeline.manifest import read_json, write_atomic, write_json
+from perdure.pipeline.core.cores import sleep_while_waiting
+from perdure.pipeline.core.manifest import read_json, write_atomic, write_json
 
 NAMES = ("loading", "trillion", "ordering", "cleaning", "leaks", "scoring", "training", "loss", "saving")
 """The benches, `bench_<name>.py` with a section `<name>.md`, in the order of the page."""

@@ -18,13 +18,13 @@ def save_stalls(directory: str, kinds: dict, turns: int) -> dict:
     The update writes to every weight and moment; after a fork it pays for the copies of the memory it changes. A kind
     is whether it is asynchronous, and whether files are hashed. The first save of all makes files and caches, and does not count.
     """
-    from perdure.pipeline.manifest import read_json
+    from perdure.pipeline.core.manifest import read_json
+    from perdure.pipeline.model.device import initialise
+    from perdure.pipeline.model.language_model import build_model
+    from perdure.pipeline.model.optimizer import make_optimizer
     from perdure.pipeline.recipe import load_recipe
     from perdure.pipeline.train import fence, writers
     from perdure.pipeline.train.checkpoint import Checkpoints
-    from perdure.pipeline.train.device import initialise
-    from perdure.pipeline.train.model import build_model
-    from perdure.pipeline.train.optimizer import make_optimizer
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
     model = build_model(recipe, inputs["vocab_size"], None, initialise())

@@ -39,7 +39,7 @@ def plain(scorer, texts: list[np.ndarray], context: int) -> list[np.ndarray]:
     """Windows in the order of the documents, padded to the longest of their batch; all logits at once."""
     import torch
 
-    from perdure.pipeline.data.losses import document_windows
+    from perdure.pipeline.data.score.losses import document_windows
 
     windows = [window for tokens in texts for window in document_windows(tokens, 0, context)]
     found = []
@@ -62,7 +62,7 @@ def plain(scorer, texts: list[np.ndarray], context: int) -> list[np.ndarray]:
 
 def ours(scorer, texts: list[np.ndarray], context: int) -> list[np.ndarray]:
     """The losses of `token_losses`, which finds the entropies too."""
-    from perdure.pipeline.data.losses import score_documents
+    from perdure.pipeline.data.score.losses import score_documents
 
     return [scores[0] for scores in score_documents(scorer, texts, 0, context, 0)]
 

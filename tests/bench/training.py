@@ -39,14 +39,14 @@ def plain_loop(shape: dict, vocab: int, seq_length: int, batch: int, steps: int)
 
 def our_loop(directory: str, steps: int) -> list[float]:
     """Seconds of each step but the first of a prepared version."""
-    from perdure.pipeline.convert import weights
-    from perdure.pipeline.manifest import read_json
+    from perdure.pipeline.core.manifest import read_json
+    from perdure.pipeline.model import weights
+    from perdure.pipeline.model.device import initialise
+    from perdure.pipeline.model.language_model import build_model, unwrap
+    from perdure.pipeline.model.optimizer import make_optimizer, set_learning_rate
+    from perdure.pipeline.model.shape import model_shape
     from perdure.pipeline.recipe import load_recipe
-    from perdure.pipeline.shape import model_shape
     from perdure.pipeline.train.dataset import open_dataset
-    from perdure.pipeline.train.device import initialise
-    from perdure.pipeline.train.model import build_model, unwrap
-    from perdure.pipeline.train.optimizer import make_optimizer, set_learning_rate
     from perdure.pipeline.train.step import train_step
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")

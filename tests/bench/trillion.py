@@ -15,10 +15,10 @@ import numpy as np
 import psutil
 import torch
 
-from perdure.pipeline import planning
-from perdure.pipeline.manifest import finish
-from perdure.pipeline.order import Order, write_order
-from perdure.pipeline.plan import locate
+from perdure.pipeline.core.manifest import finish
+from perdure.pipeline.plan import planning
+from perdure.pipeline.plan.order import Order, write_order
+from perdure.pipeline.plan.plan import locate
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.train.dataset import Dataset, open_dataset, read_batch, read_sample
 

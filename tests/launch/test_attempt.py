@@ -3,7 +3,7 @@
 import pytest
 
 from perdure.launch.attempt import attempts, begin, end, newest_step, refusal
-from perdure.pipeline.manifest import finish
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.train import fence
 
 

@@ -6,8 +6,8 @@ import pytest
 from support import tiny_recipe
 
 from perdure.launch.chain import jobs
+from perdure.pipeline.core.manifest import finish, write_json
 from perdure.pipeline.evaluate.record import measured_on, record_data
-from perdure.pipeline.manifest import finish, write_json
 from perdure.pipeline.recipe import Recipe, SlurmArrays
 
 FILE = Path("launched.yaml")

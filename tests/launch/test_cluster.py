@@ -19,10 +19,10 @@ import yaml
 
 from perdure.launch.attempt import attempts, newest_step
 from perdure.launch.status import status
-from perdure.pipeline.data.score import score_source
-from perdure.pipeline.data.slurm_scripts import log_options
+from perdure.pipeline.core.manifest import VERIFIED, hash_file, is_finished, read_json, write_json
+from perdure.pipeline.data.backends.slurm_scripts import log_options
+from perdure.pipeline.data.score.score import score_source
 from perdure.pipeline.data.stage import run_data
-from perdure.pipeline.manifest import VERIFIED, hash_file, is_finished, read_json, write_json
 from perdure.pipeline.recipe import load_recipe
 
 ABSENT = slurm_cluster.missing()
@@ -146,7 +146,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 SCORE = """
 from pathlib import Path
 from perdure.pipeline.data.backends import elsewhere
-from perdure.pipeline.data.score import score_source
+from perdure.pipeline.data.score.score import score_source
 from perdure.pipeline.recipe import load_recipe
 recipe, data, model = map(Path, __import__("sys").argv[1:])
 there = elsewhere(load_recipe(recipe), scoring=True, say=print)

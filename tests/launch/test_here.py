@@ -18,7 +18,7 @@ from perdure.launch.attempt import attempts, newest_step
 from perdure.launch.here import render
 from perdure.launch.launch import misfits
 from perdure.launch.status import status
-from perdure.pipeline.cli import main
+from perdure.pipeline.cli.entry import main
 from perdure.pipeline.recipe import SlurmArrays
 from perdure.pipeline.recipe.cluster import Cluster, JobSize
 

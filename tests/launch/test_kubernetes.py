@@ -16,7 +16,7 @@ from support import tiny_recipe
 
 from perdure.launch.chain import jobs
 from perdure.launch.kubernetes import literal, render
-from perdure.pipeline.errors import RecipeError
+from perdure.pipeline.core.errors import RecipeError
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recipe.cluster import Cluster, JobSize
 

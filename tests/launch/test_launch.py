@@ -3,8 +3,8 @@
 import pytest
 
 from perdure.launch.launch import fitted, launch
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import read_json
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import read_json
 from perdure.pipeline.recipe.cluster import Cluster, JobSize
 
 SIZE = JobSize(1, 0, 1)

@@ -8,7 +8,7 @@ import pytest
 
 from perdure.launch import logs
 from perdure.launch.logs import LINES, TAIL, follow, log_files
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.core.errors import PerdureError
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from support import prepare_version, start_ranks, tiny_recipe
 
 from perdure.launch.node import PORT, main, this_node
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import read_json
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import read_json
 from perdure.pipeline.train.ranks import Node
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from perdure.launch import queue
 from perdure.launch.chain import Job
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.slurm import sbatch
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.slurm import sbatch
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from perdure.launch.launch import fitted
-from perdure.pipeline import cli
-from perdure.pipeline.data.slurm import SlurmExecutor
+from perdure.pipeline.cli import entry
+from perdure.pipeline.data.backends.slurm import SlurmExecutor
 from perdure.pipeline.recipe import load_recipe
 from perdure.pipeline.recipe.cluster import Cluster, JobSize
 from perdure.pipeline.recipe.load import shown, typed_command
@@ -77,7 +77,7 @@ def test_a_launch_writes_no_secret_and_hands_all_over(planted, tmp_path, monkeyp
     handed = {}
     monkeypatch.setattr(os, "execvp", lambda *_: handed.update(os.environ))
     monkeypatch.delenv("PERDURE_SETUP", raising=False)
-    assert cli.main(["launch", *planted, "--to", to, "--ranks-per-node", "1"]) == 0
+    assert entry.main(["launch", *planted, "--to", to, "--ranks-per-node", "1"]) == 0
     said = capsys.readouterr()
     assert not leaks(tmp_path / "out") and not any(secret in said.out + said.err for secret in SECRETS)
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
@@ -91,7 +91,7 @@ def test_a_launch_writes_no_secret_and_hands_all_over(planted, tmp_path, monkeyp
     elif to == "local":
         assert all(secret in handed["PERDURE_SETUP"] for secret in SECRETS)
     else:
-        assert cli.main(["launch", *planted, "--to", to, "--ranks-per-node", "1", "--print"]) == 0
+        assert entry.main(["launch", *planted, "--to", to, "--ranks-per-node", "1", "--print"]) == 0
         printed = capsys.readouterr().out
         assert all(secret in printed for secret in SECRETS)  # who asks for it, and wherever it goes
 
@@ -105,7 +105,7 @@ def test_a_run_and_its_report_write_no_secret(planted, tmp_path, monkeypatch, ca
     monkeypatch.setattr("perdure.pipeline.train.ranks.start", start)
     planted = [*planted[:3], *planted[5:]]  # without the site file, which only launches read
     for verb in ("run", "report", "check", "data", "eval"):
-        assert cli.main([verb, *planted]) == 0
+        assert entry.main([verb, *planted]) == 0
     said = capsys.readouterr()
     assert not leaks(tmp_path / "out") and not any(secret in said.out + said.err for secret in SECRETS)
     report = json.loads((tmp_path / "out/report.json").read_text())
@@ -147,7 +147,7 @@ def test_no_pickle_holds_a_secret(planted, tmp_path):
     ],
 )
 def test_a_mistake_in_a_secret_is_shown_without_it(recipe_file, capsys, change, path):
-    assert cli.main(["check", str(recipe_file), "--set", change]) == 2
+    assert entry.main(["check", str(recipe_file), "--set", change]) == 2
     said = capsys.readouterr()
     assert f"{path} = ..." in said.err or f"{path}.A B = " in said.err
     assert "s3cr3t" not in said.out + said.err

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support import tiny_recipe
 
 from perdure.launch.sky import render
-from perdure.pipeline.errors import RecipeError
+from perdure.pipeline.core.errors import RecipeError
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recipe.cluster import Cluster, JobSize
 

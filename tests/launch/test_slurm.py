@@ -15,8 +15,8 @@ from support import tiny_recipe
 from perdure.launch.chain import Job, jobs
 from perdure.launch.launch import fitted, hours
 from perdure.launch.slurm import render
-from perdure.pipeline.data.slurm_scripts import array_script, log_options
-from perdure.pipeline.errors import RecipeError
+from perdure.pipeline.core.errors import RecipeError
+from perdure.pipeline.data.backends.slurm_scripts import array_script, log_options
 from perdure.pipeline.recipe import Recipe, SlurmArrays
 from perdure.pipeline.recipe.cluster import Cluster, JobSize
 

@@ -9,12 +9,12 @@ import yaml
 from support import tiny_recipe
 
 from perdure.launch.status import lines, status
-from perdure.pipeline import cli
-from perdure.pipeline.console import duration_words
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import finish, write_json
+from perdure.pipeline.cli import entry
+from perdure.pipeline.core.console import duration_words
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import finish, write_json
 from perdure.pipeline.recipe import load_recipe
-from perdure.pipeline.run import alone
+from perdure.pipeline.run.run import alone
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_directory_in_a_files_place_is_one_line(run, capsys, name):
     path = run / "versions" / "v1" / name
     path.unlink(missing_ok=True)
     path.mkdir(parents=True)
-    assert cli.main(["status", str(run)]) == 1
+    assert entry.main(["status", str(run)]) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"error: {path}: ") and "s a directory" in said and "; " in said
     assert "--debug" not in said and said.count("\n") == 1

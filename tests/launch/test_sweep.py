@@ -3,10 +3,10 @@
 import pytest
 
 from perdure.launch.sweep import submit_sweep
-from perdure.pipeline.errors import PerdureError, RecipeError
-from perdure.pipeline.manifest import read_json
+from perdure.pipeline.core.errors import PerdureError, RecipeError
+from perdure.pipeline.core.manifest import read_json
 from perdure.pipeline.recipe.cluster import JobSize
-from perdure.pipeline.sweep.spec import Plan, load_sweep
+from perdure.pipeline.run.sweep.spec import Plan, load_sweep
 
 SIZE = JobSize(1, 0, 1)
 

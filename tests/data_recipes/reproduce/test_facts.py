@@ -10,7 +10,7 @@ import pytest
 
 from perdure.data_recipes.reproduce import facts as module
 from perdure.data_recipes.reproduce.facts import RELATIONS, YEARS, make_facts, notes, probe, told, values
-from perdure.pipeline.check import problems
+from perdure.pipeline.checks.check import problems
 from perdure.pipeline.evaluate.probes import Probe
 from perdure.pipeline.recipe import load_recipe
 

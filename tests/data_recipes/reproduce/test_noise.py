@@ -9,9 +9,9 @@ import yaml
 from support import REF_NATS_PER_UNIT, tiny_recipe, write_data, write_scores, write_shard
 
 from perdure.data_recipes.reproduce.noise import keep_rates, measure, separation, table, token_kinds
-from perdure.pipeline.convert.huggingface import weights_hash
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import finish, write_json
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import finish, write_json
+from perdure.pipeline.model.huggingface import weights_hash
 from perdure.pipeline.train.scores import made_reference
 
 

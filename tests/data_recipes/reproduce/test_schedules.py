@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from perdure.data_recipes.reproduce import schedules
-from perdure.pipeline.lineage import ancestors, resolved_schedule
-from perdure.pipeline.plan import num_steps
+from perdure.pipeline.plan.lineage import ancestors, resolved_schedule
+from perdure.pipeline.plan.plan import num_steps
+from perdure.pipeline.plan.schedule import learning_rate, path_switching_cost
 from perdure.pipeline.recipe import load_recipe
-from perdure.pipeline.train.schedule import learning_rate, path_switching_cost
 
 REPRODUCE = Path(__file__).parents[3] / "data_recipes" / "reproduce"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perdure.pipeline.check import problems
+from perdure.pipeline.checks.check import problems
 from tests.support import tiny_recipe
 
 STEP = 32 * 8

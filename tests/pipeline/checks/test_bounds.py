@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from perdure.pipeline.check import load_lineage, tree_problems
-from perdure.pipeline.checks.hints import near
-from perdure.pipeline.errors import RecipeError
+from perdure.pipeline.checks.check import load_lineage, tree_problems
+from perdure.pipeline.core.errors import RecipeError
+from perdure.pipeline.core.hints import near
 from perdure.pipeline.recipe import read_tree
 
 TEMPLATE = Path(__file__).parents[3] / "data_recipes" / "template.yaml"

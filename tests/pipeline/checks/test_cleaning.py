@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from perdure.pipeline.check import load_checked
-from perdure.pipeline.errors import RecipeError
-from perdure.pipeline.preview import preview
+from perdure.pipeline.checks.check import load_checked
+from perdure.pipeline.checks.preview import preview
+from perdure.pipeline.core.errors import RecipeError
 
 TEMPLATE = Path(__file__).parents[3] / "data_recipes" / "template.yaml"
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from perdure.pipeline import cli
-from perdure.pipeline.check import tree_problems
 from perdure.pipeline.checks import amounts
+from perdure.pipeline.checks.check import tree_problems
+from perdure.pipeline.cli import entry
 from perdure.pipeline.recipe import read_tree
 from tests.mutations import check, originals, write_inputs
 
@@ -161,8 +161,8 @@ def test_places_are_those_of_the_forecast(tmp_path, monkeypatch):
     monkeypatch.setattr(amounts, "MOST_PLACES", 0)
     (found,) = [problem for problem in tree_problems(read_tree(path)) if problem.path == "versions"]
     monkeypatch.undo()
-    from perdure.pipeline.check import load_checked
-    from perdure.pipeline.preview import preview
+    from perdure.pipeline.checks.check import load_checked
+    from perdure.pipeline.checks.preview import preview
 
     rows = sum(len(version["mixture"]) for version in preview(load_checked(path))["versions"])
     assert found.value == f"{rows} places in mixtures"
@@ -171,15 +171,19 @@ def test_places_are_those_of_the_forecast(tmp_path, monkeypatch):
 def test_what_is_printed_ends(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_inputs(tmp_path)
-    for place, number in (("text.LISTED", 5), ("mixture.LISTED", 5), ("text.LISTED_VERSIONS", 3)):
-        monkeypatch.setattr(f"perdure.pipeline.preview_{place}", number)
+    for place, number in (
+        ("cli.preview_text.LISTED", 5),
+        ("checks.preview_mixture.LISTED", 5),
+        ("cli.preview_text.LISTED_VERSIONS", 3),
+    ):
+        monkeypatch.setattr(f"perdure.pipeline.{place}", number)
     path = tmp_path / "large.yaml"
     path.write_text(yaml.safe_dump(lineage(with_sources(base(tmp_path), 7), 4), sort_keys=False))
-    assert cli.main(["check", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert entry.main(["check", str(path), "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert said.count("and 2 more sources; --json has all") == 1 + 3
     assert "and 2 more versions; --json has all" in said
     assert "Version v1:" in said and "Version v2:" not in said
-    assert cli.main(["check", str(path), "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert entry.main(["check", str(path), "--out", str(tmp_path / "out"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found["sources"]) == 7 and len(found["versions"]) == 5

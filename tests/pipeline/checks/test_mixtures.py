@@ -5,7 +5,7 @@ import pytest
 from perdure.pipeline.checks import mixtures
 from perdure.pipeline.checks.finished import _repetition, against_data
 from perdure.pipeline.checks.pools import pool_repetition
-from perdure.pipeline.lineage import planned_samples
+from perdure.pipeline.plan.lineage import planned_samples
 from tests.support import tiny_recipe
 
 STEP = 32 * 8

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from perdure.pipeline import cli
-from perdure.pipeline.data import files
+from perdure.pipeline.cli import entry
+from perdure.pipeline.data.read import files
 from perdure.pipeline.evaluate import harness
 from tests.pipeline.checks.test_bounds import TEMPLATE, found
 
@@ -79,7 +79,7 @@ def test_an_output_that_cannot_be_made(odd, place):
 
 @pytest.mark.parametrize("place", ["loop", "gone", "loop/x", "."])
 def test_a_recipe_that_cannot_be_opened(odd, capsys, place):
-    assert cli.main(["check", str(odd / place)]) == 2
+    assert entry.main(["check", str(odd / place)]) == 2
     assert "cannot be read" in capsys.readouterr().err
 
 
@@ -105,7 +105,7 @@ def test_before_there_is_data_no_text_is_read_but_a_sample(tmp_path, monkeypatch
     for number in range(300):
         (tmp_path / f"{number}.jsonl").write_text(json.dumps({"text": f"word {number}"}))
     opened = []
-    monkeypatch.setattr("perdure.pipeline.data.inputs.edges", lambda path: opened.append(path) or "")
+    monkeypatch.setattr("perdure.pipeline.data.read.inputs.edges", lambda path: opened.append(path) or "")
     overrides = ["check", str(TEMPLATE), "--out", str(tmp_path.parent / "out"), "--set"]
-    assert cli.main([*overrides, f"sources.code.reader={{type: jsonl, path: {tmp_path}}}"]) == 0
+    assert entry.main([*overrides, f"sources.code.reader={{type: jsonl, path: {tmp_path}}}"]) == 0
     assert not opened

@@ -4,7 +4,7 @@ import pytest
 from support import tiny_recipe
 
 from perdure.pipeline.checks.scoring import positions
-from perdure.pipeline.shape import max_positions
+from perdure.pipeline.model.shape import max_positions
 
 
 def model(directory, **config):

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from perdure.pipeline.check import load_checked
-from perdure.pipeline.errors import RecipeError
+from perdure.pipeline.checks.check import load_checked
+from perdure.pipeline.core.errors import RecipeError
 
 TEMPLATE = Path(__file__).parents[3] / "data_recipes" / "template.yaml"
 ROWS = b"".join(json.dumps({"body": f"text {n}", "title": "t"}).encode() + b"\n" for n in range(200))

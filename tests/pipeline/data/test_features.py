@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from languages import LANGUAGES
 
 from perdure.pipeline import recipe
+from perdure.pipeline.core.manifest import write_json
 from perdure.pipeline.data import identity
+from perdure.pipeline.data.cleaning.languages import has_other_words
+from perdure.pipeline.data.cleaning.normalise import WORD
 from perdure.pipeline.data.features import letters, uni_and_bigrams
-from perdure.pipeline.data.languages import has_other_words
-from perdure.pipeline.data.normalise import WORD
 from perdure.pipeline.data.topics import Learn
-from perdure.pipeline.manifest import write_json
 
 SEA = {
     "jpn": "船長 港町 灯台 漁師 波止場 海岸 帆船 錨鎖",

@@ -17,8 +17,11 @@ RUN = """
 import contextlib, os, shutil, signal, sys
 from pathlib import Path
 import joblib, sklearn.cluster, sklearn.feature_extraction.text, sklearn.linear_model, sklearn.pipeline
-from perdure.pipeline import manifest
-from perdure.pipeline.data import clean, executor, shard, stage, subset, tokenizer, topics
+from perdure.pipeline.core import manifest
+from perdure.pipeline.data import shard, stage, subset, topics
+from perdure.pipeline.data.backends import local
+from perdure.pipeline.data.cleaning import clean
+from perdure.pipeline.data.tokenizer import train
 from perdure.pipeline.recipe import load_recipe
 
 recipe, out, stride = load_recipe(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
@@ -27,7 +30,7 @@ class Here:
     map = staticmethod(map)
 
 # Tasks run in this process, one after the other: the n-th change is the same one each time.
-executor.local = lambda workers, scoring: contextlib.nullcontext(executor.on(Here()))
+local.local = lambda workers, scoring: contextlib.nullcontext(local.on(Here()))
 
 def ran(out, last=None):
     '''Whether the stage ended in a child that is killed before change `last` of what is below `out`.'''

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from languages import LANGUAGES
 
 from perdure.pipeline.data import ngrams
-from perdure.pipeline.data.normalise import split_words
-from perdure.pipeline.data.step_inputs import cleaning_inputs
+from perdure.pipeline.data.cleaning.normalise import split_words
+from perdure.pipeline.data.cleaning.step_inputs import cleaning_inputs
 from perdure.pipeline.recipe import Decontaminate
 
 EVERY_LANGUAGE = pytest.mark.parametrize("language", LANGUAGES.values(), ids=LANGUAGES)

@@ -10,18 +10,18 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from perdure.pipeline.manifest import VERIFIED
+from perdure.pipeline.core.manifest import VERIFIED
 
 RUN = """
 import os, signal, sys
 from pathlib import Path
 import psutil
-from perdure.pipeline.data import executor
-from perdure.pipeline.data.score import score_source
+from perdure.pipeline.data.backends import local
+from perdure.pipeline.data.score.score import score_source
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.recipe import load_recipe
 
-plain_map, done, last = executor.ProcessPoolExecutor.map, 0, int(sys.argv[4])
+plain_map, done, last = local.ProcessPoolExecutor.map, 0, int(sys.argv[4])
 
 def map_until_killed(pool, task, ranks):
     # Kills this process when so many tasks are done, others still at work; its workers' numbers are written down before.
@@ -34,7 +34,7 @@ def map_until_killed(pool, task, ranks):
             os.kill(os.getpid(), signal.SIGKILL)
         yield result
 
-executor.ProcessPoolExecutor.map = map_until_killed
+local.ProcessPoolExecutor.map = map_until_killed
 if __name__ == "__main__":
     workers = "data.workers=" + os.environ["WORKERS"]
     found = run_data(load_recipe(sys.argv[1], [workers], out=Path(sys.argv[2])))

@@ -15,17 +15,17 @@ from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.pipeline.cli import main
+from perdure.pipeline.cli.entry import main
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import hash_directory, hash_of, read_json
+from perdure.pipeline.core.shards import open_shard
+from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data import identity, stage
-from perdure.pipeline.data.dedup import ROWS, BoundedSignature, Folder
-from perdure.pipeline.data.executor import TASKS
-from perdure.pipeline.data.normalise import Words, is_heldout, text_hash
+from perdure.pipeline.data.backends.local import TASKS
+from perdure.pipeline.data.cleaning.dedup import ROWS, BoundedSignature, Folder
+from perdure.pipeline.data.cleaning.normalise import Words, is_heldout, text_hash
 from perdure.pipeline.data.stage import finished_data, run_data
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import hash_directory, hash_of, read_json
-from perdure.pipeline.run import make_data
-from perdure.pipeline.shards import open_shard
-from perdure.pipeline.tokenizers import load_tokenizer
+from perdure.pipeline.run.run import make_data
 
 quiet = {"report": lambda line: None}
 

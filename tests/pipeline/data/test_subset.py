@@ -13,12 +13,12 @@ from datatrove.data import Document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import hash_directory, read_json
 from perdure.pipeline.data import dsir, features
-from perdure.pipeline.data.normalise import is_heldout, text_hash
+from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.data.subset import Count, _choose, take_best
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import hash_directory, read_json
 from perdure.pipeline.recipe import DsirSubset
 from tests.pipeline.data.conftest import write_jsonl
 from tests.pipeline.data.test_topics import text

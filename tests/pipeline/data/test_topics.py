@@ -6,10 +6,10 @@ import random
 import pyarrow.parquet as pq
 import pytest
 
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import read_json
 from perdure.pipeline.data.identity import WORDS as WORDS_VERSION
 from perdure.pipeline.data.stage import run_data
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import read_json
 from tests.pipeline.data.conftest import write_jsonl
 
 SEA = "ship harbour sailor wave anchor captain storm sail deck island".split()

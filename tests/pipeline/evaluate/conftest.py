@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import yaml
 
-from perdure.pipeline.evaluate.page import render_page
+from perdure.pipeline.core.manifest import finish, write_json
 from perdure.pipeline.evaluate.record import measured_on
-from perdure.pipeline.evaluate.summary import summarize
-from perdure.pipeline.identity import deciding_fields
-from perdure.pipeline.manifest import finish, write_json
-from perdure.pipeline.mixture import is_replayed, mixture_shares, trained_fraction
-from perdure.pipeline.plan import num_steps
+from perdure.pipeline.evaluate.report.page import render_page
+from perdure.pipeline.evaluate.report.summary import summarize
+from perdure.pipeline.plan.identity import deciding_fields
+from perdure.pipeline.plan.mixture import is_replayed, mixture_shares, trained_fraction
+from perdure.pipeline.plan.plan import num_steps
+from perdure.pipeline.plan.schedule import learning_rate
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.train.schedule import learning_rate
 
 RECIPE = {
     "name": "made-up",

@@ -7,14 +7,14 @@ from unittest.mock import patch
 import pytest
 from support import random_data, tiny_recipe, write_export
 
-from perdure.pipeline import run
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.locks import lock
+from perdure.pipeline.core.manifest import finish, read_json, write_json
 from perdure.pipeline.evaluate.record import evaluation, initial_evaluation, later_directory, measured_on
 from perdure.pipeline.evaluate.sampling import RULE
-from perdure.pipeline.inputs import version_inputs
-from perdure.pipeline.locks import lock
-from perdure.pipeline.manifest import finish, read_json, write_json
 from perdure.pipeline.recipe import Parallel
+from perdure.pipeline.run import run
+from perdure.pipeline.run.version_inputs import version_inputs
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from languages import LANGUAGES
 from support import tiny_recipe, write_data
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import finish, read_json, write_json
 from perdure.pipeline.data import backends, leaks
-from perdure.pipeline.errors import PerdureError
 from perdure.pipeline.evaluate import contamination
 from perdure.pipeline.evaluate.documents import heldout as measured_part
 from perdure.pipeline.evaluate.record import measured_on
-from perdure.pipeline.manifest import finish, read_json, write_json
 
 WORDS = [f"{first}{last}" for first in "bcdfghjklm" for last in ("ato", "elu", "imo", "ora", "uno", "aze")]
 PLANTED = "the quiet harbour of northport opened its third lighthouse in the spring of that year"

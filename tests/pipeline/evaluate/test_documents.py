@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 from support import random_documents, write_data
 
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import hash_file, write_json
 from perdure.pipeline.evaluate.documents import heldout, require_tables, table_name, write_tables
-from perdure.pipeline.manifest import hash_file, write_json
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import yaml
 from pyarrow import parquet
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from perdure.pipeline.cli import main
-from perdure.pipeline.data.normalise import is_heldout, text_hash
-from perdure.pipeline.evaluate.harness_scores import harness_scores
-from perdure.pipeline.manifest import read_json
+from perdure.pipeline.cli.entry import main
+from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
+from perdure.pipeline.evaluate.report.harness_scores import harness_scores
 from perdure.pipeline.recipe import load_recipe
 
 pytestmark = [pytest.mark.slow]

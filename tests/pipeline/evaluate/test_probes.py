@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from perdure.pipeline.check import problems
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.checks.check import problems
+from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.evaluate import probe_scores
-from perdure.pipeline.evaluate.ledger_words import fuar_words
 from perdure.pipeline.evaluate.probes import parse_probes, probe_files
+from perdure.pipeline.evaluate.report.ledger_words import fuar_words
 from perdure.pipeline.recipe import Recipe
 
 ITEM = {"id": "a", "kind": "new", "question": "Who?", "choices": ["Ann", "Ben"], "answer": "Ben"}

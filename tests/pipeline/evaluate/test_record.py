@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from perdure.pipeline.core.manifest import finish, hash_of, read_json, write_json
 from perdure.pipeline.evaluate.record import (
     evaluation,
     later_directory,
@@ -11,8 +12,7 @@ from perdure.pipeline.evaluate.record import (
     record_data,
     run_data_directories,
 )
-from perdure.pipeline.evaluate.summary import build_report, summarize
-from perdure.pipeline.manifest import finish, hash_of, read_json, write_json
+from perdure.pipeline.evaluate.report.summary import build_report, summarize
 
 ALL = ["base", "reference", "update", "control"]
 

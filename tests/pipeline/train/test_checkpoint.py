@@ -18,8 +18,8 @@ import yaml
 from support import metrics, on_rank, prepare_version, read_json, start_ranks, tiny_recipe
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import hash_file, write_json
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import hash_file, write_json
 from perdure.pipeline.train.pickles import refuse_code
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.pipeline.manifest import write_atomic, write_json
+from perdure.pipeline.core.manifest import write_atomic, write_json
 from perdure.pipeline.train import checkpoint
 from perdure.pipeline.train.checkpoint import Checkpoints, finished_checkpoints, last_scheduled
 
@@ -75,8 +75,8 @@ def test_a_checkpoint_is_on_disk_before_it_has_its_name_and_its_name_after(tmp_p
     beside.mkdir(parents=True)
     (beside / "__0_0.distcp").write_bytes(bytes(1000))
     monkeypatch.setattr(checkpoint.dist, "get_rank", lambda: 0)
-    monkeypatch.setattr(checkpoint.together, "from_all", lambda value: [value])
-    monkeypatch.setattr(checkpoint.together, "barrier", lambda: None)
+    monkeypatch.setattr(checkpoint.collectives, "from_all", lambda value: [value])
+    monkeypatch.setattr(checkpoint.collectives, "barrier", lambda: None)
     monkeypatch.setattr(checkpoint.writers, "written", dict)
     monkeypatch.setattr(checkpoint.fence, "held", lambda *_: nullcontext())
     monkeypatch.setattr(checkpoint, "write_hashes", lambda *_: None)

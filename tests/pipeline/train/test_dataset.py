@@ -7,11 +7,11 @@ import pytest
 import torch
 from support import EOS, prepare_version, random_documents, tiny_recipe, write_data, write_scores
 
-from perdure.pipeline.errors import PerdureError
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import read_json, write_json
+from perdure.pipeline.core.shards import REF_MISSING
 from perdure.pipeline.evaluate.documents import heldout
-from perdure.pipeline.manifest import read_json, write_json
-from perdure.pipeline.plan import locate
-from perdure.pipeline.shards import REF_MISSING
+from perdure.pipeline.plan.plan import locate
 from perdure.pipeline.train.dataset import open_dataset, open_heldout, read_batch, read_sample
 
 

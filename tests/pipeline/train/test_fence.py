@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.locks import lock
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.locks import lock
 from perdure.pipeline.train import fence
 
 

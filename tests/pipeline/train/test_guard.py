@@ -8,7 +8,7 @@ import pytest
 from support import metrics, on_rank, prepare_version, read_json, tiny_recipe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from perdure.pipeline.lineage import checkpoints
+from perdure.pipeline.plan.lineage import checkpoints
 from perdure.pipeline.recipe import Guard
 from perdure.pipeline.train.guard import Trouble, assess, remember
 

@@ -82,7 +82,7 @@ def test_layouts_agree(runs, layout):
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "tp1"])
 def test_layouts_export_the_same_model_and_measure_the_same_loss(runs, layout):
-    from perdure.pipeline.convert.huggingface import tensor_files, weights_reader
+    from perdure.pipeline.model.huggingface import tensor_files, weights_reader
 
     expected, found = runs["tp1"] / "hf", runs[layout] / "hf"
     assert tensor_files(expected).keys() == tensor_files(found).keys()

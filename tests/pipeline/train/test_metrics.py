@@ -10,9 +10,9 @@ import pytest
 import torch
 from support import metrics, tiny_recipe, wandb_rows
 
-from perdure.pipeline.check import problems
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.manifest import read_json
+from perdure.pipeline.checks.check import problems
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import read_json
 from perdure.pipeline.train.metrics import Recorder, console_line, model_flop_utilisation
 from perdure.pipeline.train.mirror import open_run
 from perdure.pipeline.train.step import Counts

@@ -11,8 +11,8 @@ from pyarrow import parquet
 from support import metrics, prepare_version, random_data, read_json, start_ranks, stopped_at, tiny_recipe
 
 from perdure.kernels import select_tokens
-from perdure.pipeline.plan import locate
-from perdure.pipeline.shards import REF_NATS_PER_UNIT, open_shard
+from perdure.pipeline.core.shards import REF_NATS_PER_UNIT, open_shard
+from perdure.pipeline.plan.plan import locate
 from perdure.pipeline.train.dataset import open_dataset, read_batch
 from perdure.pipeline.train.step import _fingerprints
 

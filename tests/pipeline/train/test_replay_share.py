@@ -6,9 +6,9 @@ import pytest
 import yaml
 from support import metrics, read_json, run_versions, tiny_recipe
 
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.lineage import checkpoints
-from perdure.pipeline.manifest import write_json
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import write_json
+from perdure.pipeline.plan.lineage import checkpoints
 
 pytestmark = pytest.mark.slow
 

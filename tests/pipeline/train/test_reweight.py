@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.pipeline.consumption import taken
-from perdure.pipeline.mixture import MAX_BLOCK, mixture_shares, moving_groups
-from perdure.pipeline.plan import Plan, make_plan, phase_entry, with_phases
+from perdure.pipeline.plan.consumption import taken
+from perdure.pipeline.plan.mixture import MAX_BLOCK, mixture_shares, moving_groups
+from perdure.pipeline.plan.plan import Plan, make_plan, phase_entry, with_phases
 from perdure.pipeline.recipe import Mixture
 from perdure.pipeline.train import reweight as module
 from tests.support import tiny_recipe

@@ -8,8 +8,8 @@ import torch
 from support import prepare_version, read_json, tiny_recipe
 
 from perdure.kernels import select_tokens
+from perdure.pipeline.core.shards import REF_MISSING, open_shard
 from perdure.pipeline.recipe import Selection
-from perdure.pipeline.shards import REF_MISSING, open_shard
 from perdure.pipeline.train.dataset import open_dataset, read_batch, read_sample
 from perdure.pipeline.train.scores import made_reference, smoothed
 from tests.support import write_shard

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from perdure.pipeline.core.shards import REF_MISSING
 from perdure.pipeline.recipe import Selection
-from perdure.pipeline.shards import REF_MISSING
 from perdure.pipeline.train import selection as module
 from perdure.pipeline.train.dataset import Batch
 

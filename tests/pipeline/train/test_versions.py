@@ -16,11 +16,11 @@ from support import (
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from perdure.pipeline.errors import PerdureError
-from perdure.pipeline.lineage import checkpoints
-from perdure.pipeline.log import diff, log
-from perdure.pipeline.manifest import hash_file, write_json
-from perdure.pipeline.plan import consumed_by_version, locate, open_plan
+from perdure.pipeline.cli.log import diff, log
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import hash_file, write_json
+from perdure.pipeline.plan.lineage import checkpoints
+from perdure.pipeline.plan.plan import consumed_by_version, locate, open_plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # the lineage is six trainings
 

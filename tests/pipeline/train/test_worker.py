@@ -24,8 +24,8 @@ from support import (
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from perdure.pipeline.convert.huggingface import weights_reader
-from perdure.pipeline.manifest import hash_file
+from perdure.pipeline.core.manifest import hash_file
+from perdure.pipeline.model.huggingface import weights_reader
 
 pytestmark = pytest.mark.slow
 SELECTION = {"k": 0.6, "reference": "/unused"}
@@ -178,7 +178,7 @@ def test_an_update_starts_from_exactly_the_exported_weights(whole, tmp_path):
 
 def test_scoring_the_reference_with_itself_gives_no_excess_loss(whole, tmp_path):
     """Under document masks the trainer sees what the scorer saw, for every document that starts in the sample."""
-    from perdure.pipeline.data.score import score_source
+    from perdure.pipeline.data.score.score import score_source
 
     data = write_data(
         tmp_path / "data" / "own",

@@ -1,0 +1,220 @@
+"""Preflight: everything that types cannot judge about a recipe, found at once, before anything starts."""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from perdure.pipeline.checks import (
+    amounts,
+    cleaning,
+    evaluation,
+    mixtures,
+    model,
+    names,
+    schedules,
+    scoring,
+    sources,
+    versions,
+)
+from perdure.pipeline.checks.finished import against_data
+from perdure.pipeline.checks.lenient import BROKEN, BrokenField, lenient_recipe
+from perdure.pipeline.checks.sizes import embedding_rows
+from perdure.pipeline.core.errors import PerdureError, Problem, RecipeError
+from perdure.pipeline.model.shape import model_shape
+from perdure.pipeline.recipe import (
+    HuggingFaceModel,
+    Recipe,
+    load_recipe,
+    read_tree,
+    structural_problems,
+    with_field,
+)
+from perdure.pipeline.recipe.remembered import remembering
+
+MOST = 1_000
+"""Mistakes of sense after which no more are looked for."""
+
+
+def load_checked(
+    path: Path | str,
+    overrides: list[str] | tuple[str, ...] = (),
+    out: Path | None = None,
+    site: Path | None = None,
+) -> Recipe:
+    """Reads a recipe that is ready to run; arguments as for `read_tree`.
+
+    Raises:
+        RecipeError: With all mistakes, of types and of sense alike.
+    """
+    tree = read_tree(path, overrides, out, site)
+    if found := tree_problems(tree):
+        raise RecipeError(str(path), found)
+    return Recipe.model_validate(tree)
+
+
+def load_lineage(
+    path: Path | str, overrides: list[str] | tuple[str, ...] = (), out: Path | None = None
+) -> Recipe:
+    """Reads a recipe for what is there already, though its sources may be gone; arguments as for `read_tree`.
+
+    Raises:
+        RecipeError: If its fields have mistakes, a parent does not stand before its versions, or there is no such source.
+    """
+    recipe = load_recipe(path, overrides, out)
+    found = [
+        problem
+        for check in (versions.parent, mixtures.known_sources)
+        for name, version in recipe.versions.items()
+        for problem in check(recipe, name, version)
+    ]
+    if found:
+        raise RecipeError(str(path), found)
+    return recipe
+
+
+def load_on_paper(
+    path: Path | str,
+    overrides: list[str] | tuple[str, ...] = (),
+    out: Path | None = None,
+    site: Path | None = None,
+    nodes: int = 1,
+    ranks_per_node: int = 1,
+) -> tuple[Recipe, list[Problem]]:
+    """Reads a recipe that is to run on other machines, its replicas as many as fill them; arguments as for `read_tree`.
+
+    Returns:
+        The recipe, and what it needs that is not on this machine.
+
+    Raises:
+        RecipeError: With all mistakes; what is absent is one only if the model's size cannot be told without it. Or if
+            the nodes' ranks are no multiple of tensor x pipeline parallel.
+    """
+    tree, found = filling(read_tree(path, overrides, out, site), nodes, ranks_per_node)
+    if mistakes := [problem for problem in found if not problem.absent]:
+        raise RecipeError(str(path), mistakes)
+    recipe = Recipe.model_validate(tree)
+    if not _has_size(recipe):
+        needed = [problem for problem in found if problem.path.startswith(("model.", "tokenizer."))]
+        if isinstance(recipe.model, HuggingFaceModel):
+            needed.append(Problem("model.shape", None, "or state here what is in the model's `config.json`"))
+        raise RecipeError(str(path), needed)
+    return recipe, found
+
+
+def _has_size(recipe: Recipe) -> bool:
+    try:
+        model_shape(recipe)
+        return embedding_rows(recipe) is not None
+    except PerdureError:
+        return False
+
+
+def filling(
+    tree: dict, nodes: int, ranks_per_node: int, with_data: bool = True
+) -> tuple[dict, list[Problem]]:
+    """A recipe's tree with as many data-parallel replicas as fill some nodes, and its mistakes, as `tree_problems` says.
+
+    One is that the nodes' ranks are no multiple of tensor x pipeline parallel.
+    """
+    if structural_problems(tree):
+        return tree, tree_problems(tree, with_data)
+    parallel = Recipe.model_validate(tree).parallel
+    ranks, replica = nodes * ranks_per_node, parallel.tensor_parallel * parallel.pipeline_parallel
+    if ranks % replica:
+        value = f"tensor {parallel.tensor_parallel} x pipeline {parallel.pipeline_parallel}"
+        remedy = f"should divide the {ranks} ranks of {nodes} nodes x {ranks_per_node}"
+        return tree, [Problem("parallel", value, remedy)]
+    tree = with_field(tree, "parallel.data_parallel", ranks // replica)
+    return tree, tree_problems(tree, with_data)
+
+
+def tree_problems(tree: dict, with_data: bool = True) -> list[Problem]:
+    """All mistakes, of types and of sense alike, of what `read_tree` returns; `with_data`, also those that data show."""
+    if structural := structural_problems(tree):
+        return structural + problems(lenient_recipe(tree), with_data=False)
+    return problems(Recipe.model_validate(tree), with_data)
+
+
+def problems(recipe: Recipe, with_data: bool = True) -> list[Problem]:
+    """All mistakes of sense in a recipe.
+
+    Args:
+        recipe: A recipe, or one from `lenient_recipe`, of which checks that need a broken part are passed over.
+        with_data: Whether to ask finished data, too; not of a recipe with broken parts.
+    """
+    with remembering():
+        return _problems(recipe, with_data)
+
+
+def _problems(recipe: Recipe, with_data: bool) -> list[Problem]:
+    recipe, found = _parents(recipe)
+    too_many: list[Problem] = []
+    with suppress(BrokenField):
+        too_many += amounts.places(recipe)
+    found += too_many
+    for check in _checks(recipe, of_versions=not too_many):
+        if len(found) >= MOST:
+            break
+        try:
+            found += islice(check(), MOST - len(found))
+        except BrokenField:
+            continue  # its own mistake is listed already
+        except OSError as error:  # a directory without permission, a disk that fails
+            remedy = f"cannot be read: {error.strerror}"
+            found.append(Problem("files", str(error.filename), remedy, absent=True))
+    if with_data and not any(problem.path.startswith(("versions", "tokenizer.")) for problem in found):
+        found += against_data(recipe)
+    return found
+
+
+def _parents(recipe: Recipe) -> tuple[Recipe, list[Problem]]:
+    """Mistakes in what versions start from, and a recipe in which these starts are broken parts.
+
+    So whatever follows a version's ancestors stops there, instead of going in a circle.
+    """
+    if not isinstance(recipe.versions, dict):
+        return recipe, []
+    found: list[Problem] = []
+    broken = {}
+    for name, version in recipe.versions.items():
+        with suppress(BrokenField):
+            if wrong := list(versions.parent(recipe, name, version)):
+                found += wrong
+                broken[name] = version.model_copy(update={"start": BROKEN})
+    return recipe.model_copy(update={"versions": recipe.versions | broken}) if broken else recipe, found
+
+
+def _checks(recipe: Recipe, of_versions: bool) -> list[Callable[[], Iterator[Problem]]]:
+    """One callable each, so that a broken part costs no more than the checks that need it."""
+    checks: list[Callable[[], Iterator[Problem]]] = [
+        partial(check, recipe)
+        for check in (
+            *(
+                sources.output,
+                sources.nested,
+                sources.tasks,
+                sources.open_files,
+                sources.executor,
+                scoring.windows,
+                scoring.positions,
+            ),
+            *model.CHECKS,
+            *evaluation.CHECKS,
+            *names.CHECKS,
+        )
+    ]
+    if isinstance(recipe.sources, dict):
+        checks += [
+            partial(check, name, source)
+            for name, source in recipe.sources.items()
+            for check in (sources.source, cleaning.cleaning, cleaning.labels)
+        ]
+    if of_versions and isinstance(recipe.versions, dict):
+        checks += [
+            partial(check, recipe, name, version)
+            for name, version in recipe.versions.items()
+            for check in (*versions.CHECKS, *mixtures.CHECKS, *schedules.CHECKS)
+        ]
+    return checks

@@ -1,0 +1,86 @@
+"""Memory of one rank, from the recipe alone."""
+
+from typing import Any
+
+from perdure.pipeline.checks.sizes import embedding_rows
+from perdure.pipeline.model.shape import model_shape, padded_vocab_size
+from perdure.pipeline.recipe import Recipe
+
+ACTIVATIONS_FORMULA = (
+    "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + 4 hidden) + loss; "
+    "a layer: (4 hidden/sp + (2 query + 2 key_value + 4 ffn)/tp) x bytes; loss: part of the logits, see loss_implementation"
+)
+"""What the backward pass keeps: per layer the inputs of both norms and both blocks (sp is tp under sequence parallelism,
+else 1), q, k, v and the attention's output, and the SwiGLU's gate, up, activated gate and product; on the last stage the
+fp32 gradient of the last hidden states, and what `_loss_bytes` says. In flight: the micro-batches that the first stage
+of a one-forward-one-backward pipeline holds at a time."""
+
+RECOMPUTED_FORMULA = (
+    "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + 4 hidden) + one whole layer + loss; a "
+    "layer keeps hidden/sp x bytes, a whole one has (4 hidden/sp + (2 query + 2 key_value + 4 ffn)/tp) x bytes"
+)
+"""With `parallel.recompute`: 2 s b h / t bytes a layer under bf16 (Korthikanti et al. 2022, section 5), the layer that the
+backward pass is at aside."""
+
+LOGIT_BYTES = 128 << 20
+"""Most that `triton` holds of gradients of logits, and `auto` on CPUs of logits and gradients."""
+CHUNK_LOGITS = 1 << 26
+"""Most logits that `chunked` holds on a GPU."""
+
+
+def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
+    """Bytes on the fullest rank: weights, gradients and optimizer states exactly, activations as an estimate.
+
+    Gradients are kept in fp32. Optimizer states are Adam's two fp32 moments, and fp32 master weights under bf16. `save` is no
+    part of `total`: the host's memory that a checkpoint holds until it is written. Replicas divide it among themselves.
+    """
+    parallel, training = recipe.parallel, recipe.training
+    shape, num_embeddings = model_shape(recipe), embedding_rows(recipe)
+    assert num_embeddings is not None  # a checked recipe has a readable tokenizer
+    tensor, pipeline, data = parallel.tensor_parallel, parallel.pipeline_parallel, parallel.data_parallel
+    query, key_value = shape.num_attention_heads * shape.head_dim, shape.num_query_groups * shape.head_dim
+    layers = shape.num_layers // pipeline
+    rows = padded_vocab_size(num_embeddings) // tensor
+
+    matrices = shape.hidden_size * (2 * query + 2 * key_value + 3 * shape.ffn_hidden_size) // tensor
+    norms = 2 * shape.hidden_size + 2 * shape.head_dim * shape.qk_norm
+    layer = matrices + norms + (query + 2 * key_value) // tensor * shape.qkv_bias
+    embedding = rows * shape.hidden_size
+    # First and last stage hold an embedding each; on one stage tied embeddings are a single matrix.
+    embeddings = embedding * (1 if pipeline > 1 or shape.tie_embeddings else 2)
+    parameters = layers * layer + embeddings + shape.hidden_size
+
+    width = 2 if training.precision == "bf16" else 4
+    states = parameters * (12 if training.precision == "bf16" else 8)
+    micro_batches = training.global_batch_size // (training.micro_batch_size * data)
+    tokens = training.micro_batch_size * training.seq_length
+    per_layer = 4 * shape.hidden_size // (tensor if parallel.sequence_parallel else 1)
+    per_layer += (2 * query + 2 * key_value + 4 * shape.ffn_hidden_size) // tensor
+    kept, at_work = per_layer, 0
+    if parallel.recompute:
+        kept, at_work = shape.hidden_size // (tensor if parallel.sequence_parallel else 1), per_layer
+    first_stage = tokens * (min(pipeline, micro_batches) * layers * kept + at_work) * width
+    last_stage = tokens * ((layers * kept + at_work) * width + 4 * shape.hidden_size)
+    last_stage += _loss_bytes(training.loss_implementation, tokens * rows, width)
+    parts = {
+        "weights": parameters * width,
+        "gradients": parameters * 4,
+        "optimizer": states // data if parallel.distributed_optimizer else states,
+        "activations": max(first_stage, last_stage),
+    }
+    return {
+        "parameters": parameters,
+        **parts,
+        "total": sum(parts.values()),
+        "save": (parts["weights"] + states) // data,
+        "activations_formula": RECOMPUTED_FORMULA if parallel.recompute else ACTIVATIONS_FORMULA,
+    }
+
+
+def _loss_bytes(implementation: str, logits: int, width: int) -> int:
+    """Logits and their gradients that exist at a time, in bytes, if all tokens are selected."""
+    if implementation == "torch":
+        return logits * 8
+    if implementation == "chunked":
+        return min(logits, CHUNK_LOGITS) * (4 + width)
+    return min(logits * (width if implementation == "triton" else 8), LOGIT_BYTES)

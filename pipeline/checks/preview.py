@@ -1,0 +1,333 @@
+"""What a recipe would do, as data. Nothing is started and no GPU is needed."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from perdure.pipeline.checks.memory import memory_per_rank
+from perdure.pipeline.checks.sizes import (
+    available_tokens,
+    chosen_part,
+    embedding_rows,
+    estimated_tokens,
+    finished_sources,
+    lowest_tokens,
+    vocab_size,
+)
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import is_finished
+from perdure.pipeline.data.read.inputs import files_not_read
+from perdure.pipeline.data.read.overlap import same_files
+from perdure.pipeline.data.tokenizer.directory import tokenizer_warnings
+from perdure.pipeline.model.files import model_tensors
+from perdure.pipeline.model.shape import (
+    config_vocab_size,
+    model_shape,
+    num_parameters,
+    padded_vocab_size,
+    tensor_sizes,
+)
+from perdure.pipeline.plan.domains import parse, source_of
+from perdure.pipeline.plan.lineage import (
+    ancestors,
+    domain_sequence,
+    expected_mixture,
+    parent_of,
+    planned_phases,
+    planned_samples,
+    resolved_schedule,
+    steps_before,
+    streams_before,
+    version_directory,
+)
+from perdure.pipeline.plan.mixture import (
+    is_replayed,
+    members,
+    moving_groups,
+    read_share,
+    trained_fraction,
+    trained_share,
+)
+from perdure.pipeline.plan.plan import num_samples, num_steps
+from perdure.pipeline.plan.reads import to_score
+from perdure.pipeline.plan.schedule import learning_rate
+from perdure.pipeline.recipe import (
+    Branch,
+    HuggingFaceModel,
+    LowestPerplexity,
+    Mixture,
+    Parallel,
+    Recipe,
+    Source,
+    Version,
+)
+from perdure.pipeline.recipe.remembered import remembering
+
+CURVE_POINTS = 60
+"""Points of the learning-rate curve."""
+
+
+def preview(recipe: Recipe) -> dict[str, Any]:
+    """Everything that can be told before a run: JSON-serialisable, tokens and samples as counts, shares in [0, 1]."""
+    with remembering():
+        return _preview(recipe)
+
+
+def _preview(recipe: Recipe) -> dict[str, Any]:
+    counts = finished_sources(recipe)
+    sources = _sources(recipe, counts)
+    versions = [_version(recipe, name, version, sources, counts) for name, version in recipe.versions.items()]
+    for version in versions:
+        for member in version["mixture"]:
+            source = sources[source_of(member["source"])]
+            if is_part(member):
+                source["in_parts"] = True
+                continue
+            repetitions, times = source["repetitions"], member["repetitions"]
+            before = repetitions.get(version["name"], 0)
+            repetitions[version["name"]] = None if times is None or before is None else before + times
+    return {
+        "recipe": recipe.name,
+        "out": str(recipe.directory),
+        "sources": [{"name": name} | source for name, source in sources.items()],
+        "same_files": same_files(recipe),
+        "model": _model(recipe),
+        "parallel": _layout(recipe),
+        "memory_per_rank": memory_per_rank(recipe),
+        "versions": versions,
+        "warnings": tokenizer_warnings(recipe.tokenizer),
+        "total": {
+            "steps": sum(v["steps"] for v in versions),
+            "tokens": sum(v["tokens"] for v in versions),
+            "steps_to_do": sum(v["steps"] for v in versions if not v["finished"]),
+        }
+        | _path_switching(recipe),
+    }
+
+
+def is_part(member: dict) -> bool:
+    """Whether a row of a version's `mixture` takes some documents of its source only."""
+    return member["source"] != source_of(member["source"]) or member["lowest_perplexity"] is not None
+
+
+def _sources(recipe: Recipe, finished: dict[str, dict]) -> dict[str, dict]:
+    found = {}
+    for name, source in recipe.sources.items():
+        if counts := finished.get(name):
+            tokens, estimated = counts["train"]["tokens"], False
+        else:
+            tokens, estimated = estimated_tokens(recipe, source), True
+        found[name] = {
+            "reader": source.reader.type,
+            "tokens": tokens,
+            "estimated": estimated,
+            "heldout_tokens": counts["heldout"]["tokens"] if counts else None,
+            "in_parts": False,
+            "repetitions": {},
+            "not_read": files_not_read(source.reader),
+        }
+    return found
+
+
+def _version(
+    recipe: Recipe, name: str, version: Version, sources: dict[str, dict], counts: dict[str, dict]
+) -> dict[str, Any]:
+    steps, samples = num_steps(recipe, version), num_samples(recipe, version)
+    batch_tokens = recipe.training.global_batch_size * recipe.training.seq_length
+    points = sorted({round(i * steps / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)})
+    schedule = resolved_schedule(recipe, name)
+    rule, table = version.mixture.reweight, mixture_table(recipe, name, sources, counts)
+    return {
+        "name": name,
+        "finished": is_finished(version_directory(recipe, name)),
+        "start": version.start.type,
+        "parent": parent_of(version),
+        "branch_step": version.start.step if isinstance(version.start, Branch) else None,
+        "steps": steps,
+        "samples": samples,
+        "tokens": samples * recipe.training.seq_length,
+        "lineage_tokens": (steps + steps_before(recipe, name)) * batch_tokens,
+        "schedule": schedule.model_dump() | {"type": version.schedule.type},
+        "learning_rate": [[step, learning_rate(schedule, step, steps)] for step in points],
+        "selection": version.selection.model_dump() if version.selection else None,
+        "perplexity_model": version.mixture.perplexity_model,
+        "replay_share": float(read_share(version.mixture.replay, trained_fraction(version))),
+        "replay_share_trained": float(trained_share(version.mixture.replay, trained_fraction(version))),
+        "replay_from_parents": bool(version.mixture.replay and version.mixture.replay.from_parents),
+        "domain_order": version.mixture.domain_order,
+        "mixture": table,
+        "to_score": to_score(version, table, {source: found["tokens"] for source, found in sources.items()}),
+        "max_repetition": version.mixture.max_repetition,
+        "phases": _phases(recipe, name),
+        "reweight": rule.model_dump()
+        | {"interval_steps": -(-rule.interval // batch_tokens), "across": moves_across(version.mixture)}
+        | {"groups": _groups(version.mixture)}
+        if rule
+        else None,
+    }
+
+
+def moves_across(mixture: Mixture) -> list[str]:
+    """Sources and languages between which `reweight` moves shares because no `groups` fix their totals; empty if it moves none."""
+    if mixture.reweight is None or mixture.reweight.groups:
+        return []
+    domains = [parse(name) for name in mixture.sources]
+    languages = {domain.language for domain in domains if domain.language is not None}
+    kinds = ({domain.source for domain in domains}, languages)
+    return [name for kind in kinds if len(kind) > 1 for name in sorted(kind)]
+
+
+def _groups(mixture: Mixture) -> dict[str, list[str]]:
+    """Sources among which shares move while their total is fixed, by the group's name; empty if all move together."""
+    if mixture.reweight is None or not mixture.reweight.groups:
+        return {}
+    return dict(zip((*mixture.reweight.groups, "others"), moving_groups(mixture)))
+
+
+def mixture_table(recipe: Recipe, name: str, sources: dict[str, dict], counts: dict[str, dict]) -> list[dict]:
+    """Every place in a version's mixture, with what it takes over the whole version.
+
+    Args:
+        recipe: The whole recipe.
+        name: The version.
+        sources: By source, `tokens` to train on, None if unknown.
+        counts: Of the data manifest, by source, where there is one.
+    """
+    planned, before = planned_samples(recipe, name), streams_before(recipe, name)
+    seq_length, mixture = recipe.training.seq_length, recipe.versions[name].mixture
+    found, total = [], sum(planned.values())
+    for key, (domain, settings) in members(expected_mixture(recipe, name)).items():
+        tokens = planned[key] * seq_length
+        lowest, source = settings.lowest_perplexity, source_of(domain)
+        if source in counts:
+            available = available_tokens(counts[source], domain, lowest)
+        else:
+            available = sources[source]["tokens"] if domain == source else None
+            available = lowest_tokens(available, lowest) if available and lowest else available
+        subset = _subset(recipe, domain, mixture.perplexity_model, lowest)
+        if subset and subset["chosen"]:
+            available = subset["chosen"]["taken"]["tokens"]
+        pool = is_replayed(key) and bool(mixture.replay and mixture.replay.from_parents)
+        found.append(
+            {
+                "part": "replay" if is_replayed(key) else "new",
+                "source": domain,
+                "order": settings.order,
+                "buckets": settings.buckets,
+                "lowest_perplexity": subset,
+                "share": float(planned[key] / total),
+                "tokens": round(tokens),
+                "available": available,
+                "repetitions": float(tokens) / available if available else None,
+                "repetitions_of_ancestors": float(before.get(key, 0) * seq_length) / available
+                if available and not pool
+                else None,
+            }
+        )
+    return found
+
+
+def _subset(
+    recipe: Recipe, domain: str, model: str | None, lowest: LowestPerplexity | None
+) -> dict[str, Any] | None:
+    """The budget of a subset by perplexity and, once a version was planned, what was chosen."""
+    if lowest is None or model is None:
+        return None
+    label = Path(os.path.realpath(model)).name if "/" in model else model
+    return lowest.model_dump() | {"chosen": chosen_part(recipe, domain, lowest, label)}
+
+
+def mixtures(recipe: Recipe, counts: dict[str, dict] | None = None) -> list[dict]:
+    """`mixture_table` of every version, with the model by which documents are chosen.
+
+    Args:
+        recipe: The whole recipe.
+        counts: Of the data manifest, by source; default: of what is finished.
+    """
+    counts = finished_sources(recipe) if counts is None else counts
+    sources = {
+        name: {"tokens": counts[name]["train"]["tokens"] if name in counts else _estimate(recipe, source)}
+        for name, source in recipe.sources.items()
+    }
+    return [
+        {
+            "version": name,
+            "perplexity_model": version.mixture.perplexity_model,
+            "max_repetition": version.mixture.max_repetition,
+            "rows": mixture_table(recipe, name, sources, counts),
+        }
+        for name, version in recipe.versions.items()
+    ]
+
+
+def _estimate(recipe: Recipe, source: Source) -> int | None:
+    try:
+        return estimated_tokens(recipe, source)
+    except PerdureError:
+        return None  # the raw text is gone
+
+
+def _phases(recipe: Recipe, name: str) -> list[dict]:
+    """When which shares hold, as far as they are planned; empty while the order of domains follows from data."""
+    if domain_sequence(recipe, name) is None:
+        return []
+    steps = num_steps(recipe, recipe.versions[name])
+    return [
+        {"after_step": first, "shares": {key: float(share) for key, share in shares.items()}}
+        for first, shares in planned_phases(recipe, name)
+        if first < steps
+    ]
+
+
+def _path_switching(recipe: Recipe) -> dict[str, Any]:
+    """What branches save: steps that their versions would take from scratch, and the recipe's steps relative to it."""
+    branches = [name for name, version in recipe.versions.items() if isinstance(version.start, Branch)]
+    if not branches:
+        return {}
+    family = {*branches, *(ancestor for name in branches for ancestor, _ in ancestors(recipe, name))}
+    paid = sum(num_steps(recipe, recipe.versions[name]) for name in family)
+    scratch = sum(
+        num_steps(recipe, recipe.versions[name]) + sum(count for _, count in ancestors(recipe, name))
+        for name in branches
+    )
+    return {
+        "branches": len(branches),
+        "branches_from_scratch_steps": scratch,
+        "branches_cost": paid / scratch,
+    }
+
+
+def _model(recipe: Recipe) -> dict[str, Any]:
+    shape, rows = model_shape(recipe), embedding_rows(recipe)
+    assert rows is not None  # a checked recipe has a readable tokenizer
+    padded = padded_vocab_size(rows)
+    return vars(shape) | {
+        "vocab_size": vocab_size(recipe) or rows,
+        "padded_vocab_size": padded,
+        "parameters": num_parameters(shape, padded),
+        "unread": _unread(recipe),
+    }
+
+
+def _unread(recipe: Recipe) -> list[str]:
+    """Tensors of the model's directory that are no part of the model."""
+    model = recipe.model
+    if not isinstance(model, HuggingFaceModel) or not any(model.path.glob("*.safetensors")):
+        return []
+    return model_tensors(model.path, tensor_sizes(model_shape(recipe), config_vocab_size(model.path)))[1]
+
+
+def _layout(recipe: Recipe) -> dict[str, Any]:
+    parallel, training = recipe.parallel, recipe.training
+    return parallel.model_dump() | {
+        "world_size": parallel.world_size,
+        "micro_batches": training.global_batch_size // (training.micro_batch_size * parallel.data_parallel),
+        "ranks": [_place(rank, parallel) for rank in range(parallel.world_size)],
+    }
+
+
+def _place(rank: int, parallel: Parallel) -> dict[str, int]:
+    """A rank's coordinates in Megatron's default order: tensor fastest, then data, then pipeline."""
+    rest, tensor = divmod(rank, parallel.tensor_parallel)
+    pipeline, data = divmod(rest, parallel.data_parallel)
+    return {"rank": rank, "tensor": tensor, "pipeline": pipeline, "data": data}

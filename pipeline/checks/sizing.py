@@ -1,0 +1,153 @@
+"""How long a recipe takes on many nodes and what it costs, from the recipe alone; `docs/sizing.md` has the arithmetic."""
+
+from typing import Any
+
+from perdure.pipeline.checks.memory import memory_per_rank
+from perdure.pipeline.checks.sizes import embedding_rows
+from perdure.pipeline.model.shape import flops_per_token, model_shape
+from perdure.pipeline.plan.plan import num_steps
+from perdure.pipeline.recipe import Recipe, Version
+
+RESERVE_GIB = 5.0
+"""GPU memory that is kept free for CUDA, NCCL's buffers and the allocator's waste."""
+HIDDEN = 0.05
+"""Share of a step that the reduction of gradients should stay below."""
+
+
+def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
+    """Step time, throughput, days and cost.
+
+    Args:
+        recipe: Its layout fills the nodes.
+        nodes: Number of nodes.
+        gpus_per_node: GPUs of each, one rank on each.
+
+    Returns:
+        JSON-serialisable; bytes, seconds, days, FLOPs as numbers, shares in [0, 1]. `step` is that of a version
+        without a forward pass to select by; `versions` has each one's own.
+    """
+    parallel, training, gpu = recipe.parallel, recipe.training, recipe.cluster.gpu
+    shape, rows = model_shape(recipe), embedding_rows(recipe)
+    assert rows is not None  # a checked recipe has a readable tokenizer
+    flops = flops_per_token(shape, rows, training.seq_length)
+    memory = memory_per_rank(recipe)
+    micro_batches = training.global_batch_size // (training.micro_batch_size * parallel.data_parallel)
+    tokens = training.global_batch_size * training.seq_length
+    model_flops = compute_seconds(flops * tokens, parallel.world_size, gpu.peak_tflops, gpu.mfu)
+    compute = model_flops * (4 / 3 if parallel.recompute else 1)  # one more forward pass
+    bubble = (parallel.pipeline_parallel - 1) / micro_batches
+    sent = reduced_bytes(
+        memory["parameters"],
+        parallel.data_parallel,
+        parallel.distributed_optimizer,
+        2 if training.precision == "bf16" else 4,
+    )
+    reduce = sent / (gpu.network_gb_per_second * 1e9) if nodes > 1 else 0.0
+    seconds = compute * (1 + bubble) + reduce
+    versions = [
+        _version(recipe, name, version, compute * (1 + bubble), reduce, parallel.world_size)
+        for name, version in recipe.versions.items()
+    ]
+    free = (gpu.memory_gib - RESERVE_GIB) * 2**30 - memory["total"]
+    found: dict[str, Any] = {
+        "nodes": nodes,
+        "gpus_per_node": gpus_per_node,
+        "gpus": parallel.world_size,
+        "assumed": gpu.model_dump(),
+        "batch": {"samples": training.global_batch_size, "tokens": tokens, "micro_batches": micro_batches},
+        "flops_per_token": flops,
+        "memory": {
+            "bytes": memory["total"],
+            "gib": gpu.memory_gib,
+            "reserve_gib": RESERVE_GIB,
+            "fits": free >= 0,
+            "save_bytes_per_node": memory["save"] * gpus_per_node,
+        },
+        "reduce": {
+            "bytes": sent,
+            "seconds": reduce,
+            "gb_per_second_to_hide": sent / (HIDDEN * compute) / 1e9 if nodes > 1 else 0.0,
+        },
+        "bubble": bubble,
+        "step": {
+            "compute": compute,
+            "bubble": compute * bubble,
+            "reduce": reduce,
+            "seconds": seconds,
+            "mfu": gpu.mfu * model_flops / seconds,
+        },
+        "tokens_per_second": tokens / seconds,
+        "tokens_per_second_per_gpu": tokens / seconds / parallel.world_size,
+        "versions": versions,
+        "total": {key: sum(version[key] for version in versions) for key in ("days", "gpu_hours")},
+    }
+    if gpu.price_per_hour is not None:
+        found["total"]["cost"] = found["total"]["gpu_hours"] * gpu.price_per_hour
+    return found | {"advice": list(_advice(recipe, found))}
+
+
+def compute_seconds(flops: float, gpus: int, peak_tflops: float, mfu: float) -> float:
+    """Time of FLOPs that are spread over GPUs at a share of their peak (Narayanan et al. 2021, equation 4)."""
+    return flops / (gpus * peak_tflops * 1e12 * mfu)
+
+
+def reduced_bytes(parameters: int, data_parallel: int, distributed_optimizer: bool, width: int) -> float:
+    """Bytes that a rank sends in a step to the other replicas, by rings.
+
+    Args:
+        parameters: On the rank.
+        data_parallel: Number of replicas.
+        distributed_optimizer: A reduce-scatter of fp32 gradients and an all-gather of weights; else an all-reduce of
+            fp32 gradients, which is the former and an all-gather of the same size.
+        width: Bytes of a weight.
+    """
+    return parameters * (4 + (width if distributed_optimizer else 4)) * (data_parallel - 1) / data_parallel
+
+
+def _version(
+    recipe: Recipe, name: str, version: Version, passes: float, reduce: float, gpus: int
+) -> dict[str, Any]:
+    """One version's time; to select over the whole batch exactly takes one more forward pass."""
+    selection, whole = version.selection, 4 if recipe.parallel.recompute else 3  # forward passes' worth
+    extra = 1 + 1 / whole if selection and selection.k < 1 and selection.scope == "global" else 1.0
+    steps, seconds = num_steps(recipe, version), passes * extra + reduce
+    return {
+        "name": name,
+        "steps": steps,
+        "tokens": steps * recipe.training.global_batch_size * recipe.training.seq_length,
+        "step_seconds": seconds,
+        "days": steps * seconds / 86_400,
+        "gpu_hours": steps * seconds * gpus / 3600,
+    }
+
+
+def _advice(recipe: Recipe, found: dict[str, Any]) -> list[str]:
+    """What an expert would change about a layout, a line each."""
+    parallel, lines = recipe.parallel, []
+    if not found["memory"]["fits"]:
+        lines.append(
+            f"does not fit into {found['memory']['gib']:g} GiB less {RESERVE_GIB:g} for CUDA and NCCL: raise "
+            "tensor_parallel or pipeline_parallel, or lower micro_batch_size or seq_length"
+            + ("" if parallel.distributed_optimizer else ", or set distributed_optimizer")
+            + ("" if parallel.recompute else ", or set recompute")
+        )
+    if found["gpus_per_node"] % parallel.tensor_parallel:
+        lines.append(
+            f"tensor_parallel {parallel.tensor_parallel} does not divide the {found['gpus_per_node']} GPUs of a node: its "
+            "traffic, several times that of the gradients, would cross nodes"
+        )
+    if found["bubble"] > 0.15:
+        lines.append(
+            f"the pipeline's bubble adds {found['bubble']:.0%}: more micro-batches (a larger batch, or fewer replicas) or "
+            "fewer stages make it smaller"
+        )
+    if found["step"]["reduce"] > 0.15 * found["step"]["seconds"]:
+        lines.append(
+            f"the reduction of gradients takes {found['step']['reduce'] / found['step']['seconds']:.0%} of a step: fewer "
+            "nodes or a larger batch make it smaller"
+        )
+    if parallel.tensor_parallel > 1 and not parallel.sequence_parallel:
+        lines.append("sequence_parallel saves memory at no cost where tensor_parallel is above 1")
+    if recipe.training.precision == "fp32":
+        lines.append("precision is fp32: cluster.gpu.peak_tflops should be the peak of fp32, not of bf16")
+    return lines

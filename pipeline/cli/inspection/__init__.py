@@ -1,0 +1,1 @@
+"""`perdure data inspect`: what the data stage made of every source."""

@@ -1,0 +1,65 @@
+"""What was gathered as one HTML file: opens offline, prints, follows light and dark."""
+
+from perdure.pipeline.core.console import tokens_words
+from perdure.pipeline.core.pages import render
+from perdure.pipeline.evaluate.report.figures import SERIES_COLOURS
+from perdure.pipeline.evaluate.report.page import visible
+from perdure.pipeline.evaluate.report.words import share_words
+
+STRONGEST = 60
+"""Percent of colour behind the strongest token; more would hurt the contrast of its text."""
+LEFT_COLOUR = 2
+"""Of what is left; nothing that was dropped has it."""
+SHADED = 4.0
+"""Loss in nats at which a token has half of that."""
+SHADED_EXCESS = 1.0
+"""Excess loss in nats, likewise."""
+
+
+def render_inspection(found: dict) -> str:
+    """Renders the page; equal arguments give equal bytes.
+
+    Args:
+        found: What `perdure.pipeline.cli.inspection.gather` returned.
+    """
+    filters = {
+        "tokens": tokens_words,
+        "share": share_words,
+        "visible": visible,
+        "number": "{:,}".format,
+        "capitalize_first": lambda text: text[:1].upper() + text[1:],
+    }
+    return render(
+        "inspection.html",
+        filters,
+        found=found,
+        shade=shade,
+        halves=(SHADED, SHADED_EXCESS),
+        flow=_flow,
+        perplexity="{:,.4g}".format,
+    )
+
+
+def shade(loss: float | None, half: float = SHADED) -> str:
+    """Background of a token by its (excess) loss in nats: none without one, stronger for larger ones; negative ones,
+    which an excess can be, have another colour."""
+    if loss is None:
+        return "transparent"
+    colour, size = "excess" if loss >= 0 else "better", abs(loss)
+    return f"color-mix(in srgb, var(--{colour}) {STRONGEST * size / (size + half):.0f}%, transparent)"
+
+
+def _flow(counts: dict, unit: str) -> list[dict]:
+    """Parts of everything read: what each step dropped, and what was left, as shares of the whole."""
+    whole = counts[unit]["in"] or 1
+    parts = [
+        {"name": step["step"], "count": sum(entry[unit] for entry in step["dropped"].values())}
+        for step in counts["steps"]
+    ]
+    left = {"name": "left", "count": counts[unit]["out"]}
+    shown = [part | {"share": part["count"] / whole} for part in [left, *parts] if part["count"]]
+    others = [colour for colour in range(SERIES_COLOURS) if colour != LEFT_COLOUR]
+    return [
+        part | {"colour": others[(number - 1) % len(others)] if number else LEFT_COLOUR}
+        for number, part in enumerate(shown)
+    ]

@@ -1,0 +1,237 @@
+"""Prints what a recipe would do: with colours on a terminal, plainly otherwise."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from perdure.pipeline.checks.preview_mixture import LISTED, listed_some, mixture_tree, more_of
+from perdure.pipeline.model.files import listed
+
+PLOT_HEIGHT = 6
+"""Lines of the learning-rate curve."""
+MAX_NOTES = 20
+"""Pairs of sources that share text, of those that are named."""
+LISTED_VERSIONS = 50
+"""Versions that are printed; `--json` has all."""
+LISTED_RANKS = 16
+"""Most ranks whose places are listed one by one."""
+
+SCOPES = {
+    "sequence": "per sequence",
+    "microbatch": "per micro-batch",
+    "dp_microbatch": "per micro-batch of all replicas",
+    "global": "per batch",
+    "global_lagged": "per batch, about,",
+}
+"""Tokens that compete, in words."""
+
+
+def print_preview(data: dict[str, Any]) -> None:
+    """Prints what `perdure.pipeline.checks.preview.preview` returned."""
+    console = new_console()
+    console.print(f"[bold]{data['recipe']}[/] -> {data['out']}")
+    heading(console, "Sources")
+    rows = _source_rows(data["sources"][:LISTED])
+    console.print(table(("source", "reader", "tokens", "held out", "repetitions"), rows))
+    if (more := len(data["sources"]) - LISTED) > 0:
+        console.print(more_of(more, "sources"))
+    if any(source["estimated"] and source["tokens"] is not None for source in data["sources"]):
+        console.print(
+            "[dim]~ estimated from file sizes and a sample (4 bytes a token while there is no tokenizer); exact once the data stage has run[/]"
+        )
+    for note in data["same_files"][:MAX_NOTES]:
+        console.print(note, markup=False)
+    if (more := len(data["same_files"]) - MAX_NOTES) > 0:
+        console.print(f"and {more:,} more sources that share text; --json names all")
+    for source in [source for source in data["sources"] if source["not_read"]][:LISTED]:
+        console.print(f"{source['name']}: {source['not_read']}", markup=False)
+    estimated = {source["name"]: source["estimated"] for source in data["sources"]}
+    for version in data["versions"][:LISTED_VERSIONS]:
+        _print_version(console, version, estimated)
+    if (more := len(data["versions"]) - LISTED_VERSIONS) > 0:
+        console.print(f"\n{more_of(more, 'versions')}")
+    _print_model(console, data["model"])
+    _print_layout(console, data["parallel"])
+    _print_memory(console, data["memory_per_rank"])
+    heading(console, "Total")
+    total = data["total"]
+    to_do = f"; {total['steps_to_do']:,} steps to do" if total["steps_to_do"] < total["steps"] else ""
+    console.print(f"{total['steps']:,} steps, a budget of {total['tokens']:,} tokens{to_do}")
+    for line in data["warnings"]:
+        console.print(f"WARNING: {escape(line)}")
+    if "branches" in total:
+        console.print(
+            f"{total['branches']} branches with their main path cost {total['branches_cost']:.3g} of the "
+            f"{total['branches_from_scratch_steps']:,} steps that they would take from scratch"
+        )
+
+
+def plot(values: list[float], height: int = PLOT_HEIGHT) -> list[str]:
+    """A curve of non-negative values as `height` lines of text, the first the highest; one column a value.
+
+    A column's height is its value's share of the maximum, rounded up to eighths of a line.
+    """
+    top = max(values) or 1.0
+    eighths = [-int(-value / top * height * 8 // 1) for value in values]
+    return [
+        "".join(" ▁▂▃▄▅▆▇█"[min(8, max(0, eighth - 8 * line))] for eighth in eighths)
+        for line in reversed(range(height))
+    ]
+
+
+def new_console() -> Console:
+    """A console whose lines are as long as they are."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 200  # else rich would squeeze a file's tables and trees into 80 columns
+    return console
+
+
+def heading(console: Console, text: str) -> None:
+    """A section's title."""
+    console.print(f"\n[bold]{text}[/]")
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """A table without lines; the first two columns are words, the others numbers."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < 2 else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _source_rows(sources: list[dict[str, Any]]) -> Iterable[tuple[str, ...]]:
+    for source in sources:
+        mark = "~" if source["estimated"] else ""
+        held_out = "" if source["heldout_tokens"] is None else f"{source['heldout_tokens']:,}"
+        repetitions = listed_some(
+            [
+                f"{name} unknown" if times is None else f"{name} {mark}{times:.2f}"
+                for name, times in source["repetitions"].items()
+            ],
+            LISTED_VERSIONS,
+        )
+        yield (
+            source["name"],
+            source["reader"],
+            _tokens(source["tokens"], mark),
+            held_out,
+            repetitions or ("in parts" if source["in_parts"] else "unused"),
+        )
+
+
+def _tokens(tokens: int | None, mark: str) -> str:
+    return "unknown" if tokens is None else f"{mark}{tokens:,}"
+
+
+SCORE_WORDS = {
+    "excess": "with the highest excess loss over {}",
+    "reference_loss": "with the lowest loss of {}",
+    "reference_entropy": "with the lowest entropy of {}",
+    "intersection": "with the lowest loss and entropy of {}",
+    "random": "chosen at random",
+    "highest_loss": "with the highest loss",
+}
+"""Which tokens a selection keeps, for people."""
+
+
+def _print_version(console: Console, version: dict[str, Any], estimated: dict[str, bool]) -> None:
+    origin = version["start"] + (f" of {version['parent']}" if version["parent"] else "")
+    if version["branch_step"]:
+        origin += f" at step {version['branch_step']:,}"
+    heading(console, f"Version {version['name']}: {origin}{', finished' if version['finished'] else ''}")
+    console.print(
+        f"{version['steps']:,} steps, {version['samples']:,} samples, a budget of {version['tokens']:,} tokens"
+        f" ({version['lineage_tokens']:,} with its ancestors')"
+    )
+    if selection := version["selection"]:
+        console.print(
+            f"trains on the {selection['k']:.0%} of tokens {SCOPES[selection['scope']]} "
+            + SCORE_WORDS[selection["score"]].format(selection["reference"])
+            + (
+                f", averaged over {selection['smoothing']} tokens to either side"
+                if selection["smoothing"]
+                else ""
+            )
+        )
+    for entry in version["to_score"]:
+        console.print(_score_words(entry, estimated[entry["source"]]))
+    console.print(mixture_tree(version, estimated), soft_wrap=False)  # a tree would be cut off otherwise
+    curve = version["learning_rate"]
+    console.print(
+        f"learning rate ({version['schedule']['type']}), peak {version['schedule']['max_lr']:g}, last {curve[-1][1]:.4g}"
+    )
+    for line in plot([rate for _, rate in curve]):
+        console.print(f"  {line}".rstrip())
+    first, last = f"step {curve[0][0]:,}", f"{curve[-1][0]:,}"
+    console.print(f"  {first}{last:>{max(1, len(curve) - len(first))}}")
+
+
+def _score_words(entry: dict[str, Any], estimated: bool) -> str:
+    whole = "" if entry["of"] is None else f"{'~' if estimated else ''}{entry['of']:,} tokens"
+    if entry["tokens"] is None:
+        return f"{entry['model']} scores all of {entry['source']}{whole and f', {whole}'}, once"
+    return (
+        f"{entry['model']} scores the documents of {entry['source']} that are read, for {entry['tokens']:,} tokens"
+        f"{whole and f' of {whole}'}, as far as they are not scored yet"
+    )
+
+
+def _print_model(console: Console, model: dict[str, Any]) -> None:
+    heading(console, "Model")
+    console.print(
+        f"{model['parameters']:,} parameters: {model['num_layers']} layers, hidden {model['hidden_size']}, FFN "
+        f"{model['ffn_hidden_size']}, {model['num_attention_heads']} heads in {model['num_query_groups']} groups, "
+        f"vocabulary {model['vocab_size']:,} (padded to {model['padded_vocab_size']:,})"
+        + (", tied embeddings" if model["tie_embeddings"] else "")
+    )
+    if unread := model["unread"]:
+        console.print(
+            f"nothing reads {len(unread)} tensors of its directory, and no version will have them: {listed(unread)}"
+        )
+
+
+def _print_layout(console: Console, layout: dict[str, Any]) -> None:
+    heading(console, "Layout")
+    console.print(
+        f"{layout['world_size']} ranks = tensor {layout['tensor_parallel']} x pipeline {layout['pipeline_parallel']} "
+        f"x data {layout['data_parallel']}"
+        + (", sequence parallel" if layout["sequence_parallel"] else "")
+        + (", distributed optimizer" if layout["distributed_optimizer"] else "")
+        + (", recomputing layers" if layout["recompute"] else "")
+        + f"; micro-batches a step: {layout['micro_batches']}"
+    )
+    if layout["world_size"] > LISTED_RANKS:
+        console.print(
+            f"rank = tensor + {layout['tensor_parallel']} x (data + {layout['data_parallel']} x pipeline)"
+        )
+    elif layout["world_size"] > 1:
+        columns = ("rank", "tensor", "pipeline", "data")
+        console.print(table(columns, ([str(place[name]) for name in columns] for place in layout["ranks"])))
+
+
+def _print_memory(console: Console, memory: dict[str, Any]) -> None:
+    heading(console, "Memory of the fullest rank")
+    rows = [
+        (name, "~" if name in ("activations", "total") else "", bytes_text(memory[name]))
+        for name in ("weights", "gradients", "optimizer", "activations", "total")
+    ]
+    console.print(table(("", "", ""), rows))
+    console.print(f"[dim]activations = {memory['activations_formula']}[/]")
+    console.print(
+        f"[dim]a save holds {bytes_text(memory['save'])} of the host's memory for every rank until it is written[/]"
+    )
+
+
+def bytes_text(number: float) -> str:
+    """Bytes in a unit that suits them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:,.1f} {unit}"
+        number /= 1024
+    return f"{number:,.1f} TiB"

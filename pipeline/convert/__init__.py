@@ -1,1 +1,0 @@
-"""Hugging Face import and export, one mapping table per model family."""

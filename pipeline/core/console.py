@@ -1,0 +1,55 @@
+"""How verbs speak: lines for people, JSON for programs."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from perdure.pipeline.core.manifest import finite
+
+Say = Callable[[str], None]
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters that a terminal obeys, but for tabs and line ends."""
+
+
+def visible(text: str) -> str:
+    """The text with control characters written out (`\\x1b`), so that a name or a path cannot steer the terminal."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def visible_line(text: object) -> str:
+    """`visible`, with line ends written out, too, for text that has to stay on its line."""
+    return visible(str(text)).replace("\n", "\\n")
+
+
+def speaker(stream: Any = None) -> Say:
+    """Prints a line: through rich on a terminal, plainly otherwise, at once in either case."""
+    stream = stream or sys.stdout
+    if stream.isatty():
+        from rich.console import Console
+
+        console = Console(file=stream, highlight=True)
+        return lambda line: console.print(visible(line), markup=False, soft_wrap=True)
+    return lambda line: print(visible(line), file=stream, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """A value for programs, on stdout; numbers that are not finite are null, since JSON has none."""
+    print(json.dumps(finite(value), indent=1, default=str, ensure_ascii=False))
+
+
+def tokens_words(count: int) -> str:
+    """A token count with three significant digits: 950, 12.3k, 1.25M, 3B."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size * 0.9995:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
+
+
+def duration_words(seconds: float) -> str:
+    """Minutes and seconds, or hours before them, as in `2:42` and `1:02:42`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,1 @@
+"""Cleaning: one file a step; each counts what it drops."""

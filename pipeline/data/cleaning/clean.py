@@ -1,0 +1,198 @@
+"""Cleaning one source: read, normalise, then the recipe's steps in their order; documents come out as JSON lines.
+
+Steps that look at one document at a time are chained in one pipeline. A step that must see all documents first
+(deduplication) ends a pipeline: what has passed so far is written and signed, matched, and read again.
+"""
+
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from datatrove.data import DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.writers.jsonl import JsonlWriter
+
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import finish, hash_files, read_json, write_json
+from perdure.pipeline.data.backends.local import JOB, Execute, building
+from perdure.pipeline.data.cleaning.blocks import block
+from perdure.pipeline.data.cleaning.counted import Counted, merge_examples, step_counts, total
+from perdure.pipeline.data.cleaning.normalise import Normaliser
+from perdure.pipeline.data.read.contents import (
+    PARTS,
+    STATES,
+    changed,
+    hash_contents,
+    merge_records,
+    record_path,
+    remember,
+)
+from perdure.pipeline.data.read.inputs import read_files
+from perdure.pipeline.data.read.readers import CleanedDocuments, reader_step
+from perdure.pipeline.recipe import Decontaminate, Source
+
+LISTED_SECONDS = 90.0
+"""How long a folder may lack files that tasks on other machines left: NFS caches what it lists for up to 60 s (`acdirmax`)."""
+
+
+def clean_source(
+    out: Path, final: Path, name: str, source: Source, tasks: int, execute: Execute, manifest: dict
+) -> None:
+    """Writes the cleaned documents of one source, `<task>.jsonl.zst`, examples of what was dropped, and all counts.
+
+    Args:
+        out: The run's directory.
+        final: Where the artefact goes.
+        name: The source's name in the recipe.
+        source: Its reader and cleaning options.
+        tasks: Number of parts.
+        execute: Runs the tasks.
+        manifest: What the artefact depends on; `counts` and `files` are added.
+
+    Raises:
+        PerdureError: If no document is left, or a file changes while it is read.
+    """
+    with building(out, final) as work:
+        files_read = read_files(source.reader)
+        if files_read is not None:
+            _begin(work, name, *files_read)
+        steps = _clean(work, name, source, files_read, tasks, execute)
+        merge_records(work / PARTS, record_path(out, final))
+        counts = {unit: total(steps, unit) for unit in ("documents", "words")}
+        if not counts["documents"]["out"]:
+            dropped = counts["documents"]["dropped"].items()
+            reasons = ", ".join(f"{count} {reason}" for reason, count in dropped if count)
+            raise PerdureError(
+                f"sources.{name}: no document left of {counts['documents']['in']} "
+                f"({reasons or 'the source is empty'}); look at its reader (`text_field`, `where`) and `clean`"
+            )
+        artefact = work / "artefact"
+        written = [*artefact.glob("*.jsonl.zst"), *artefact.glob("dropped/*.jsonl")]
+        files = hash_files(artefact, (path.relative_to(artefact).as_posix() for path in written))
+        finish(artefact, manifest | {"counts": counts | {"steps": steps}, "files": files})
+
+
+def _begin(work: Path, name: str, folder: Path, files: list[str]) -> None:
+    """Begins a source, or goes on with it; anew where a file has changed, since whole tasks may have read the old one."""
+    if found := changed(work, folder, files):
+        jobs, unknown = [read_json(record)["job"] for record in sorted(work.glob(f"*/{JOB}"))], ""
+        if jobs and shutil.which("squeue") is None:
+            unknown = f" (it had Slurm job {jobs[-1]}, of which this machine, without Slurm, knows nothing)"
+            jobs = []
+        for job in jobs:
+            from perdure.pipeline.core.slurm import in_queue
+
+            if in_queue(job):
+                raise PerdureError(
+                    f"sources.{name}: {folder / found[0]} has changed, but Slurm job {job} of an earlier run still reads it; "
+                    f"cancel it (scancel {job}) or wait for its end, and run the same command again"
+                )
+        print(
+            f"sources.{name}: {folder / found[0]} has changed since an unfinished run read it{unknown}; the source is cleaned anew",
+            file=sys.stderr,
+            flush=True,
+        )
+        shutil.rmtree(work / "artefact")  # first: without it, all the rest is of no use (`building`)
+        shutil.rmtree(work)
+        (work / "artefact").mkdir(parents=True)
+    if not (work / STATES).exists():
+        remember(work, folder, files)
+
+
+def _clean(
+    work: Path,
+    source_name: str,
+    source: Source,
+    files: tuple[Path, list[str]] | None,
+    tasks: int,
+    execute: Execute,
+) -> list[dict]:
+    """Runs the pipelines; returns a record for reading and for every step, up to one that leaves nothing."""
+    records: list[dict] = []
+    chain: list[PipelineStep] = [reader_step(source.reader), Normaliser()]
+
+    def run(name: str, steps: list[PipelineStep], tasks: int = tasks) -> list[Counter]:
+        return execute(steps, tasks, work / name)
+
+    def run_chain(name: str, to: str, *signing: PipelineStep) -> None:
+        """Runs the chain into a folder of documents, with which the next one begins."""
+        writer = JsonlWriter(str(work / to), "${rank}.jsonl.zst", compression="zstd")
+        hashing = [] if records else [Contents(files, work / PARTS)]
+        counters = run(name, [*chain, *hashing, writer, *signing])
+        if not records:
+            if files is not None and (found := changed(work, *files)):
+                raise PerdureError(
+                    f"sources.{source_name}: {files[0] / found[0]} changed while it was read; run the same command again when "
+                    "nobody writes to it: the source is then read anew"
+                )
+            records.append(_reading(*counters[:2]))
+        for step, counter in zip(chain, counters):
+            if isinstance(step, Counted):
+                records.append(step_counts(step.name, counter))
+        if isinstance(chain[0], CleanedDocuments):
+            shutil.rmtree(chain[0].data_folder.path, ignore_errors=True)  # nothing reads it any more
+        chain[:] = [CleanedDocuments(str(work / to))]
+
+    for number, step in enumerate(source.clean, 1):
+        name = f"{number:02d}_{step.type}"
+        found = block(step, work / name)
+        if found.sign is not None:
+            run_chain(f"{name}.sign", f"{name}.documents", found.sign)
+            if not records[-1]["out"]["documents"]:
+                return records
+            assert found.signed is not None
+            _await_signatures(f"sources.{source_name}: {work / name}", found.signed, tasks)
+        for stage, (match, parts) in enumerate(found.match):
+            run(f"{name}.match{stage}", [match], parts)
+        chain.append(Counted(found, name, work / "examples" / name))
+    run_chain("write", "artefact")
+    for number, step in enumerate(source.clean, 1):
+        name = f"{number:02d}_{step.type}"
+        merge_examples(work / "examples" / name, work / "artefact" / "dropped" / f"{name}.jsonl")
+        if isinstance(step, Decontaminate):
+            records[number]["evaluation"] = read_json(work / name / "index.json", list)
+    return records
+
+
+def _await_signatures(where: str, signed: Callable[[], list[str]], tasks: int) -> None:
+    """Waits until all tasks' signatures are listed: a step that sees fewer finds fewer duplicates, and says nothing."""
+    begun = time.monotonic()
+    while (count := len(signed())) != tasks:
+        if time.monotonic() - begun > LISTED_SECONDS:
+            raise PerdureError(
+                f"{where}: signatures of {count} tasks are listed after {LISTED_SECONDS:g} s, should be {tasks}; does this "
+                "machine see files that others write? Run the same command again: it goes on here"
+            )
+        time.sleep(0.5)
+
+
+class Contents(PipelineStep):
+    """Hashes a task's share of the source's files, before they are read."""
+
+    type = "🔒 - HASH"
+    name = "Contents"
+
+    def __init__(self, files: tuple[Path, list[str]] | None, folder: Path):
+        super().__init__()
+        self.files, self.folder = files, folder
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Writes `<rank>.json`; hands the documents on."""
+        if self.files is not None:
+            folder, files = self.files
+            write_json(self.folder / f"{rank:05d}.json", hash_contents(folder, files[rank::world_size]))
+        return data
+
+
+def _reading(reader: Counter, normaliser: Counter) -> dict:
+    """The first record: what the reader met. Documents that cannot be read have no words."""
+    counter = Counter(
+        out=normaliser["out"], words_out=normaliser["words_out"], words_in=normaliser["words_out"]
+    )
+    counter["in"] = reader["in"]
+    for part in (reader, normaliser):
+        counter.update({key: count for key, count in part.items() if key.startswith("dropped:")})
+    return step_counts("read", counter)

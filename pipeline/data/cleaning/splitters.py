@@ -1,0 +1,39 @@
+"""Splits text into words and sentences for datatrove's blocks, by the language table."""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from datatrove.utils import word_tokenizers
+from datatrove.utils.word_tokenizers import WordTokenizer
+
+from perdure.pipeline.data.cleaning.languages import splitter
+
+
+class LanguageSplitter(WordTokenizer):
+    """Splits text of a language. It crosses to workers as the language's code; a process loads dictionaries once."""
+
+    def word_tokenize(self, text: str) -> list[str]:
+        """Words, punctuation marks among them."""
+        return _load(self.language).word_tokenize(text)
+
+    def sent_tokenize(self, text: str) -> list[str]:
+        """Sentences."""
+        return _load(self.language).sent_tokenize(text)
+
+    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+        """Where sentences begin and end, in characters."""
+        return _load(self.language).span_tokenize(text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LanguageSplitter) and other.language == self.language
+
+    def __hash__(self) -> int:
+        return hash(self.language)
+
+
+@lru_cache
+def _load(language: str) -> WordTokenizer:
+    found = splitter(language)
+    assert found is not None  # a checked recipe names none that nobody knows
+    kind: Callable[..., WordTokenizer] = getattr(word_tokenizers, found.kind)
+    return kind(found.language) if found.language else kind()

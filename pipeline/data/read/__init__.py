@@ -1,0 +1,1 @@
+"""Reading of sources: files, rows, values, and whether they have changed."""

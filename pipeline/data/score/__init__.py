@@ -1,0 +1,1 @@
+"""What reference models think of every token."""

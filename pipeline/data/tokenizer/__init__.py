@@ -1,0 +1,1 @@
+"""The run's tokenizer: trained, loaded, extended, compared."""

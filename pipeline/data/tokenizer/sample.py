@@ -1,0 +1,59 @@
+"""A sample of large sources, for what learns from texts in one process: the same documents whatever the number of tasks."""
+
+from pathlib import Path
+
+from datatrove.data import DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.writers.jsonl import JsonlWriter
+
+from perdure.pipeline.data.backends.local import Execute
+from perdure.pipeline.data.cleaning.normalise import count_words, is_heldout, text_hash
+from perdure.pipeline.data.read.readers import CleanedDocuments
+
+
+class Draw(PipelineStep):
+    """Lets a share of the training documents pass: those whose hashes are the lowest."""
+
+    type = "🎲 - SAMPLE"
+    name = "Training documents"
+
+    def __init__(self, reserved_fraction: float, share: float):
+        super().__init__()
+        self.reserved_fraction = reserved_fraction
+        self.bound = reserved_fraction + (1 - reserved_fraction) * share
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Yields them."""
+        for document in data:
+            digest = text_hash(document.text)
+            if is_heldout(digest, self.bound) and not is_heldout(digest, self.reserved_fraction):
+                self.stat_update("documents")
+                self.stat_update("words", value=count_words(document.text))
+                yield document
+
+
+def draw(
+    sources: list[Path], share: float, reserved_fraction: float, work: Path, tasks: int, execute: Execute
+) -> tuple[list[Path], dict[str, int]]:
+    """Writes samples of sources.
+
+    Args:
+        sources: Directories of cleaned documents.
+        share: Of the training documents, those to take.
+        reserved_fraction: Documents whose hash is below this do not train.
+        work: Receives the samples and the bookkeeping.
+        tasks: Number of parts, the same as in each of `sources`.
+        execute: Runs the tasks.
+
+    Returns:
+        Directories of the samples, and the `documents` and `words` in all of them.
+    """
+    found, sizes = [], {"documents": 0, "words": 0}
+    for source in sources:
+        sample = work / f"{source.name}.sample"
+        writer = JsonlWriter(str(sample), "${rank}.jsonl.zst", compression="zstd")
+        steps = [CleanedDocuments(str(source)), Draw(reserved_fraction, share), writer]
+        _, drawn, *_ = execute(steps, tasks, work / f"{source.name}.draw")
+        found.append(sample)
+        sizes = {key: count + drawn[key] for key, count in sizes.items()}
+    return found, sizes

@@ -1,0 +1,225 @@
+"""The run's one tokenizer: copied from a model, extended, converted from sentencepiece, or trained; always a Hugging Face
+directory with a `tokenizer.json`, which both the tokenizers library and transformers' `AutoTokenizer` load."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perdure.pipeline import recipe
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.integrity import is_whole, require_whole
+from perdure.pipeline.core.manifest import finish, hash_file, read_json, write_json
+from perdure.pipeline.data.tokenizer.directory import COPIED, SETTINGS, copy_files
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from perdure.pipeline.data.backends.local import Execute
+
+SEPARATOR = "<|endoftext|>"
+"""Separates documents where the tokenizer is trained here."""
+LONGEST_WORD = 1024
+"""Bytes of a word from which a tokenizer is trained whole; longer ones are cut."""
+SAMPLE = 200
+"""Documents on which a converted tokenizer is compared with its original."""
+
+
+def parses_special_tokens(spec: recipe.Tokenizer) -> bool:
+    """Whether the spelling of a special token in a text becomes that token; else it is text like any other."""
+    return spec.type in ("huggingface", "extend") and spec.parse_special_tokens
+
+
+def tokenizer_inputs(spec: recipe.Tokenizer) -> dict:
+    """What a tokenizer depends on, sources to train on excepted.
+
+    Raises:
+        PerdureError: If its files do not exist.
+    """
+    match spec:
+        case recipe.HuggingFaceTokenizer() | recipe.ExtendedTokenizer():
+            if not (spec.path / "tokenizer.json").is_file():
+                raise PerdureError(f"tokenizer.path = {spec.path}: no `tokenizer.json` in it")
+            files = {name: hash_file(spec.path / name) for name in COPIED if (spec.path / name).is_file()}
+            inputs = {"type": spec.type, "files": files, "eos_token": spec.eos_token}
+            inputs["parse_special_tokens"] = spec.parse_special_tokens
+            if spec.type == "extend":
+                inputs |= {"num_tokens": spec.num_tokens, "sample_words": spec.sample_words}
+            return inputs
+        case recipe.SentencePieceTokenizer():
+            if not spec.path.is_file():
+                raise PerdureError(
+                    f"tokenizer.path = {spec.path}: no such file; name a sentencepiece `.model`"
+                )
+            return {"type": spec.type, "model": hash_file(spec.path)}
+        case recipe.TrainedTokenizer():
+            return {"type": spec.type, "vocab_size": spec.vocab_size, "sample_words": spec.sample_words}
+
+
+def build_tokenizer(
+    spec: recipe.Tokenizer,
+    final: Path,
+    sources: dict[str, Path],
+    reserved_fraction: float,
+    inputs: dict,
+    tasks: int,
+    execute: Callable[[], "Execute"],
+) -> Path:
+    """Writes the tokenizer's directory, unless it is finished.
+
+    Args:
+        spec: The recipe's tokenizer.
+        final: Where it goes.
+        sources: Each source's cleaned documents.
+        reserved_fraction: Documents held out by any source, which do not train it.
+        inputs: What it depends on, for the manifest; `sample` is added: `documents` and `words` that it was learnt from,
+            and `of_words` that its sources have, where they have more than `sample_words`.
+        tasks: Parts of each source.
+        execute: Begins to run tasks, for such a sample.
+
+    Returns:
+        `final`.
+
+    Raises:
+        PerdureError: If the separator is unknown, or a sentencepiece model cannot be converted faithfully.
+    """
+    if is_whole(final):
+        return final
+    from perdure.pipeline.data.backends.local import building
+
+    with building(final.parent, final) as work:
+        sample = None
+        if isinstance(spec, recipe.TrainedTokenizer | recipe.ExtendedTokenizer):
+            chosen, sample = _learnt_from(spec, sources, reserved_fraction, work, tasks, execute)
+        artefact = work / "artefact"
+        shutil.rmtree(artefact)  # of a build that was killed
+        artefact.mkdir()
+        match spec:
+            case recipe.HuggingFaceTokenizer():
+                tokenizer, eos = _copy(spec, artefact)
+            case recipe.ExtendedTokenizer():
+                tokenizer, eos = _extend(spec, lambda: _train_texts(chosen, reserved_fraction), artefact)
+            case recipe.SentencePieceTokenizer():
+                from perdure.pipeline.data.tokenizer.sentencepiece import convert, verify
+
+                tokenizer, eos = convert(spec.path)
+                texts = [text for directory in sources.values() for text in islice(_texts(directory), SAMPLE)]
+                verify(tokenizer, spec.path, texts)
+                _save(tokenizer, eos, artefact)
+            case recipe.TrainedTokenizer():
+                tokenizer, eos = train(spec.vocab_size, _train_texts(chosen, reserved_fraction)), SEPARATOR
+                _save(tokenizer, eos, artefact)
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        finish(
+            artefact,
+            {
+                "inputs": inputs,
+                "tokenizer_hash": hash_file(artefact / "tokenizer.json"),
+                "eos_token": eos,
+                "eos_id": vocabulary[eos],
+                "vocab_size": max(vocabulary.values()) + 1,
+                "parse_special_tokens": parses_special_tokens(spec),
+                "sample": sample,
+            },
+        )
+    return final
+
+
+def _learnt_from(
+    spec: recipe.TrainedTokenizer | recipe.ExtendedTokenizer,
+    sources: dict[str, Path],
+    reserved_fraction: float,
+    work: Path,
+    tasks: int,
+    execute: Callable[[], "Execute"],
+) -> tuple[list[Path], dict[str, int] | None]:
+    """Directories of the documents to learn from, and the size of the sample, if it is one."""
+    chosen = [sources[name] for name in spec.sources]
+    for directory in chosen:
+        require_whole(directory)
+    words = sum(read_json(path / "manifest.json")["counts"]["words"]["out"] for path in chosen)
+    if words <= spec.sample_words:
+        return chosen, None
+    from perdure.pipeline.data.tokenizer.sample import draw
+
+    drawn, sizes = draw(chosen, spec.sample_words / words, reserved_fraction, work, tasks, execute())
+    return drawn, sizes | {"of_words": words}
+
+
+def train(vocab_size: int, texts: Iterator[str]) -> "Tokenizer":
+    """Trains a byte-level BPE tokenizer (Radford et al. 2019), whose every byte is in the vocabulary.
+
+    The vocabulary is smaller than `vocab_size` if the texts hold fewer pairs to merge.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    # Learning takes quadratic time in the length of a word, and a run of one character is one. One character is one byte here.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.FixedLength(LONGEST_WORD)])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[SEPARATOR],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.pre_tokenizer = words
+    return tokenizer
+
+
+def _copy(spec: recipe.HuggingFaceTokenizer, directory: Path) -> tuple["Tokenizer", str]:
+    """Copies the files as they are, so that their hashes go on identifying them; only the separator may change."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(spec.path / "tokenizer.json"))
+    return tokenizer, copy_files(spec, COPIED, directory)
+
+
+def _extend(
+    spec: recipe.ExtendedTokenizer, texts: Callable[[], Iterator[str]], directory: Path
+) -> tuple["Tokenizer", str]:
+    """Writes the extended tokenizer, and in `extension.json` what it adds to which one."""
+    from tokenizers import Tokenizer
+
+    from perdure.pipeline.data.tokenizer.extend import extend
+
+    path = spec.path / "tokenizer.json"
+    base = Tokenizer.from_file(str(path))
+    base.encode_special_tokens = not spec.parse_special_tokens
+    eos = copy_files(spec, SETTINGS, directory)
+    tokenizer, pieces = extend(base, spec.num_tokens, texts, path)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    first = max(base.get_vocab(with_added_tokens=True).values()) + 1
+    facts = {"base_tokenizer_hash": hash_file(path), "base_vocab_size": first, "pieces": pieces}
+    write_json(directory / "extension.json", facts)
+    return tokenizer, eos
+
+
+def _save(tokenizer: "Tokenizer", eos: str, directory: Path) -> None:
+    tokenizer.save(str(directory / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": eos,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 1_000_000_000,
+    }
+    write_json(directory / "tokenizer_config.json", config)
+
+
+def _texts(directory: Path) -> Iterator[str]:
+    from perdure.pipeline.data.read.readers import CleanedDocuments
+
+    for document in CleanedDocuments(str(directory)).all():
+        yield document.text
+
+
+def _train_texts(directories: list[Path], reserved_fraction: float) -> Iterator[str]:
+    from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
+
+    for directory in directories:
+        for text in _texts(directory):
+            if not is_heldout(text_hash(text), reserved_fraction):
+                yield text

@@ -1,0 +1,1 @@
+"""The report: what was recorded, summarised, drawn and compared."""

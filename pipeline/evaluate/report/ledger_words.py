@@ -1,0 +1,111 @@
+"""What the ledger says beyond the table of losses, in words for the console."""
+
+from perdure.pipeline.core.console import tokens_words
+from perdure.pipeline.evaluate.units import NATS, WORDS, in_unit
+
+
+def ledger_words(report: dict) -> list[str]:
+    """A line a finding: changes that may be chance, stability gaps, probes, and what leaked."""
+    return [*_chance(report), *_gaps(report), *_answers(report), *_missing(report), *_unmeasured(report)]
+
+
+def _chance(report: dict) -> list[str]:
+    """Changes whose interval holds 0."""
+    level = report["intervals"]["level"]
+    lines = []
+    for version, domains in report["intervals"]["change"].items():
+        within = [domain for domain, bounds in domains.items() if bounds and bounds[0] <= 0 <= bounds[1]]
+        if within:
+            lines.append(
+                f"{version}: on {', '.join(within)} the change may be chance: its {level:.0%} interval over documents "
+                "holds 0."
+            )
+    return lines
+
+
+def _gaps(report: dict) -> list[str]:
+    lines, unit = [], report.get("unit", NATS)
+    for version, gap in in_unit(report, unit)["stability_gap"].items():
+        for domain, found in gap["domains"].items():
+            # What was never shown is no loss of knowledge, whichever way it moves.
+            if (found["depth"] or 0) > 0 and domain in report["shown"][version]:
+                back = found["recovery_tokens"]
+                end = "is not back" if back is None else f"is back after {tokens_words(back)}"
+                lines.append(
+                    f"{version}: while it trained, the loss on {domain} rose by {found['depth']:.3f} {WORDS[unit]}, "
+                    f"most after {tokens_words(found['worst_tokens'])} tokens, and {end}."
+                )
+    return lines
+
+
+def _answers(report: dict) -> list[str]:
+    """Accuracies of each version, against what it started from."""
+    probes, lines = report["probes"], list[str]()
+    if probes is None:
+        return lines
+    for row, version in enumerate(report["versions"], start=1):
+        changed = probes["change"].get(version["id"], {}).get("parent", {})
+        for file, kinds in (probes["scores"][row] or {}).items():
+            parts = [
+                f"{kind} {entry['correct']} of {entry['items']}{_guessed(entry)}{_movement(changed.get(file, {}).get(kind))}"
+                for kind, entry in kinds.items()
+            ]
+            lines.append(f"{version['id']}: {file}: {', '.join(parts)}{_leaked(report, file)}")
+        if (fuar := probes["fuar"].get(version["id"], {}).get("parent")) is not None:
+            lines.append(f"{version['id']}: {fuar_words(fuar)}")
+    return lines
+
+
+def _leaked(report: dict, file: str) -> str:
+    """What of a file of probes stands in the training data."""
+    found = (report["contamination"] or {}).get("probes", {}).get(file)
+    return f"; {found['leaked']} of {found['items']} items leaked" if found and found["leaked"] else ""
+
+
+def _movement(change: dict | None) -> str:
+    if change is None:
+        return ""
+    chance = ", within chance" if change.get("within_chance") else ""
+    return (
+        f" ({100 * change['change']:+.1f} points: {change['gained']} gained, {change['lost']} lost{chance})"
+    )
+
+
+def _guessed(entry: dict) -> str:
+    """Whether an accuracy may be that of guessing, and how often the old answer was chosen."""
+    chance = f", guessing gives {entry['chance']:.0%}" if entry.get("within_chance") else ""
+    old = f", old answer {entry['old']:.0%}" if entry.get("old") is not None else ""
+    return chance + old
+
+
+def fuar_words(fuar: dict) -> str:
+    """FUAR with its interval, whether it is more than chance, and what its formula leaves out."""
+    words = "no gain, so no FUAR"
+    if fuar["value"] is not None:
+        low, high = (
+            "unbounded" if end is None else f"{end:.2f}" for end in fuar.get("interval") or (None, None)
+        )
+        span = f" ({low} to {high})" if fuar.get("interval") else ""
+        words = f"FUAR {fuar['value']:.2f}{span}, {'within chance' if fuar.get('within_chance') else fuar['words']}"
+    left = [f"{kind} {100 * change:+.1f} points" for kind, change in fuar.get("uncounted", {}).items()]
+    return f"{words}; taken for 0: {', '.join(left)}" if left else words
+
+
+def _unmeasured(report: dict) -> list[str]:
+    if not report["unmeasured"]:
+        return []
+    names = ", ".join(report["unmeasured"])
+    return [
+        f"No losses of {names}: not measured on this recipe's held-out text and probes. `perdure eval` does it."
+    ]
+
+
+def _missing(report: dict) -> list[str]:
+    missing = report["intervals"]["missing"]
+    models = ["the initial model"] * missing["initial"] + missing["versions"]
+    if not models:
+        return []
+    return [
+        f"No intervals for {', '.join(models)}: measured before documents were kept apart. `perdure eval` measures "
+        "finished versions again."
+    ]

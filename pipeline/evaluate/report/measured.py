@@ -1,0 +1,175 @@
+"""What a report says beyond its losses, read from the files of a run: docs/evaluation.md describes every key."""
+
+import math
+from pathlib import Path as FilePath
+from typing import Any
+
+import numpy as np
+from pyarrow import parquet
+
+from perdure.pipeline.evaluate import metrics, probe_scores
+from perdure.pipeline.evaluate.contamination import contamination
+from perdure.pipeline.evaluate.documents import table_name
+from perdure.pipeline.evaluate.record import initial_evaluation
+from perdure.pipeline.evaluate.report.harness_scores import harness_scores
+from perdure.pipeline.evaluate.report.ledger import Ancestry, by_label, draws, intervals, read_documents
+from perdure.pipeline.evaluate.report.paths import Path, losses_along
+from perdure.pipeline.evaluate.report.siblings import compared, pairs
+from perdure.pipeline.evaluate.report.spreads import metric_intervals
+from perdure.pipeline.plan.domains import measured_domains, source_of
+from perdure.pipeline.plan.recorded import recorded
+from perdure.pipeline.recipe import Recipe
+
+
+def measured(
+    recipe: Recipe,
+    losses: np.ndarray,
+    evaluations: list[dict | None],
+    paths: dict[str, Path],
+    starts: dict[str, np.ndarray],
+    on: dict[str, Any],
+    places: dict[str, FilePath],
+) -> dict[str, Any]:
+    """The keys of `report.json` that docs/evaluation.md lists.
+
+    Args:
+        recipe: The run, see `recorded.as_recorded`.
+        losses: float64 [rows, domains], NaN where nothing was measured.
+        evaluations: Per row, what `eval.json` holds.
+        paths: By version, where it comes from.
+        starts: By version its `start_losses`.
+        on: What the recipe measures on, see `evaluate/record.py`.
+        places: By version the directory of its evaluation on that.
+    """
+    domains, sources = measured_domains(recipe), list(recipe.sources)
+    known = {name: path for name, path in paths.items() if not np.isnan(losses[path.row]).all()}
+    rows = ~np.isnan(losses).all(axis=1)
+    # Parts of a source do not count again.
+    counting = [source for source, column in zip(sources, losses[rows].T) if not np.isnan(column).any()]
+    counting = counting if rows.any() else []
+    bits = np.array([_column(domains, evaluation, "bits_per_byte") for evaluation in evaluations])
+    columns = [domains.index(domain) for domain in counting]
+    documents = read_documents(_files(places, on, "documents"), domains)
+    ancestry = {
+        name: Ancestry(path.row, path.parent, _best(losses_along(path, losses, starts), path, sources))
+        for name, path in known.items()
+    }
+    found = [pair for pair in pairs(recorded(recipe)) if {pair.version, pair.against} <= set(known)]
+    drawn = draws(documents, recipe.seed)
+    spans = intervals(
+        documents,
+        drawn,
+        ancestry,
+        counting,
+        len(losses),
+        recipe.seed,
+        [(pair.version, pair.against) for pair in found],
+    )
+    in_bits = {domain: values * documents[domain].bits_per_nat for domain, values in drawn.items()}
+    for key, values in (("metrics", drawn), ("metrics_bits_per_byte", in_bits)):
+        spans[key] = metric_intervals(known, sources, losses, starts, values)
+    shown = {name: _shown(domains, sources, path) for name, path in paths.items()}
+    by_version = {name: losses[path.row] for name, path in known.items()}
+    return {
+        "shown": shown,
+        "siblings": compared(found, domains, by_version, spans.pop("pairs"), spans["documents"], shown),
+        "bits_per_byte_matrix": bits,
+        "macro": {
+            "domains": counting,
+            "loss": _macro(losses, columns),
+            "bits_per_byte": _macro(bits, columns),
+        },
+        "from_initial": {
+            name: dict(zip(domains, losses[path.row] - losses[0])) for name, path in known.items()
+        },
+        "intervals": spans | {"missing": _missing(places, on, rows)},
+        "labels": by_label(documents, recipe.seed),
+        "probes": _probes(recipe, paths, places, on),
+        "contamination": contamination(recipe, on),
+        **harness_scores(recipe, paths),
+    }
+
+
+def _shown(domains: list[str], sources: list[str], path: Path) -> list[str]:
+    """The domains of sources that a version or one before it trained on, or that the initial model is taken to know."""
+    learned = {source for source, row in zip(sources, path.learned) if row is not None}
+    return [domain for domain in domains if source_of(domain) in learned]
+
+
+def _column(domains: list[str], evaluation: dict | None, key: str) -> list[float]:
+    found = evaluation["domains"] if evaluation else {}
+    values = [found.get(domain, {}).get(key) for domain in domains]
+    return [math.nan if value is None else value for value in values]
+
+
+def _macro(values: np.ndarray, columns: list[int]) -> np.ndarray:
+    return values[:, columns].mean(axis=1) if columns else np.full(len(values), math.nan)
+
+
+def _best(own: np.ndarray, path: Path, sources: list[str]) -> dict[str, int | None]:
+    """By source that can be forgotten, the row of the lowest loss on the path; see `metrics.forgetting`."""
+    rises = metrics.forgetting(own[:, : len(sources)], path.learned)
+    return {
+        source: path.rows[int(np.nanargmin(own[:, column]))]
+        for column, source in enumerate(sources)
+        if not np.isnan(rises[column])
+    }
+
+
+def _files(places: dict[str, FilePath], on: dict[str, Any], what: str) -> list[FilePath]:
+    """The tables of every row; the initial model's may be absent."""
+    start = initial_evaluation(places.values(), on)
+    first = start.parent if start else next(iter(places.values())) / "unmeasured"
+    return [
+        first / table_name("eval_initial.json", what),
+        *(place / table_name("eval.json", what) for place in places.values()),
+    ]
+
+
+def _missing(places: dict[str, FilePath], on: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
+    """Models that were measured before documents were kept apart: their losses have no intervals."""
+    absent = [bool(row) and not path.exists() for row, path in zip(rows, _files(places, on, "documents"))]
+    return {
+        "initial": absent[0],
+        "versions": [name for name, gone in zip(places, absent[1:]) if gone],
+    }
+
+
+# --------------------------------------------------------------------------------------------- probes
+
+
+def _probes(
+    recipe: Recipe, paths: dict[str, Path], places: dict[str, FilePath], on: dict[str, Any]
+) -> dict[str, Any] | None:
+    answers = [
+        parquet.read_table(path).to_pylist() if path.exists() else None
+        for path in _files(places, on, "probes")
+    ]
+    asked = next((found for found in reversed(answers) if found), None)
+    if asked is None:
+        return None
+    pairs = {
+        name: {
+            base: (before, after)
+            for base, row in (("parent", path.parent), ("initial", 0))
+            if row is not None and (before := answers[row]) is not None
+        }
+        for name, path in paths.items()
+        if (after := answers[path.row]) is not None
+    }
+    changes = {
+        name: {base: probe_scores.changes(*pair, recipe.seed) for base, pair in by_base.items()}
+        for name, by_base in pairs.items()
+    }
+    return {
+        "files": probe_scores.counts(asked),
+        "scores": [found and probe_scores.accuracies(found, recipe.seed) for found in answers],
+        "change": changes,
+        "fuar": {
+            name: {
+                base: probe_scores.fuar(changes[name][base]) | probe_scores.fuar_interval(*pair, recipe.seed)
+                for base, pair in by_base.items()
+            }
+            for name, by_base in pairs.items()
+        },
+    }

@@ -1,0 +1,248 @@
+"""The report as one HTML file: opens offline, prints, follows light and dark; a pure function of `report.json`."""
+
+from perdure.pipeline.core.console import duration_words, tokens_words
+from perdure.pipeline.core.pages import render
+from perdure.pipeline.evaluate.bootstrap import doubt
+from perdure.pipeline.evaluate.report.figures import SERIES_COLOURS, Line, histogram, line_chart
+from perdure.pipeline.evaluate.report.harness_scores import harness_rows
+from perdure.pipeline.evaluate.report.ledger_words import fuar_words
+from perdure.pipeline.evaluate.report.words import (
+    cost_words,
+    heldout_text,
+    hours_words,
+    layout_words,
+    mixture_words,
+    origin_words,
+    share_words,
+    signed,
+    verdict,
+)
+from perdure.pipeline.evaluate.units import BITS, NATS, WORDS, in_unit
+
+LEDGER = ("macro", "labels", "probes", "contamination", "harness_initial")
+"""Keys of a report that are null, or not there, where nothing was measured: see docs/evaluation.md."""
+_MARKED = 8
+"""Most changes of the mixture that are named in a chart."""
+_STRONGEST = 60
+"""Percent of colour behind the strongest cell; more would hurt the contrast of its text."""
+
+
+def render_page(report: dict, version: str | None = None) -> str:
+    """Renders the page.
+
+    Args:
+        report: What `build_report` returns (or `report.json` holds).
+        version: The version that the page is about; without one, it is about all of the run.
+
+    Returns:
+        HTML; equal arguments give equal bytes.
+    """
+    filters = {
+        "tokens": tokens_words,
+        "signed": signed,
+        "share": share_words,
+        "verdict": verdict,
+        "mixture": mixture_words,
+        "origin": origin_words,
+        "layout": layout_words,
+        "duration": duration_words,
+        "hours": hours_words,
+        "fuar": fuar_words,
+        "loss": "{:.3f}".format,
+        "perplexity": "{:,.4g}".format,
+    }
+    row_of = {entry["id"]: row for row, entry in enumerate(report["versions"], start=1)}
+    path = _path(report["versions"], version)
+    shown = [entry for entry in path if version in (None, entry["id"])]
+    names = [entry["id"] for entry in shown]
+    unit = report.get("unit", NATS)
+    own, other = in_unit(report, unit), in_unit(report, BITS if unit == NATS else NATS)
+    gaps = {name: gap for name, gap in own["stability_gap"].items() if name in names}
+    return render(
+        "page.html",
+        filters,
+        report=report | {"versions": path},
+        title=f"{report['name']}: {version}" if version else report["name"],
+        one=version is not None,
+        shown=shown,
+        known=[entry["id"] for entry in path],
+        row_of=row_of,
+        in_matrix=[(entry["id"], row_of[entry["id"]]) for entry in path],
+        unit=WORDS[unit],
+        other_unit=WORDS[BITS if unit == NATS else NATS],
+        matrix=own["loss_matrix"],
+        other=other["loss_matrix"],
+        change=own["change"],
+        ranges=own["intervals"],
+        metrics=own,
+        best=[_best(column) for column in zip(*own["loss_matrix"])],
+        texts=[heldout_text(*text) for text in report.get("heldout", {}).items()],
+        ledger={key: report.get(key) for key in LEDGER}
+        | {"intervals": report.get("intervals") or {"change": {}}},
+        scores=harness_rows(report, [entry["id"] for entry in path]),
+        gaps={
+            name: gap | {"chart": _gap_chart(report, name, gap, WORDS[unit])} for name, gap in gaps.items()
+        },
+        tree=_tree(path, None),
+        charts={entry["id"]: _charts(report, entry) for entry in shown if entry["id"] in report["curves"]},
+        chosen={name: _histogram(name, report["chosen"][name]) for name in names if name in report["chosen"]},
+        passages={name: _passage(report["passages"][name]) for name in names if name in report["passages"]},
+        colour={domain: i % SERIES_COLOURS for i, domain in enumerate(report["domains"])},
+        cost=cost_words(report) if "cost" in report and version is None else [],
+        shade=_shade,
+        judge=lambda name, domain: _judge(report, name, domain),
+        heat=_heat,
+    )
+
+
+def _path(versions: list[dict], name: str | None) -> list[dict]:
+    """The versions from the root to one of them; all of them without a name."""
+    if name is None:
+        return versions
+    by_name, path = {version["id"]: version for version in versions}, list[dict]()
+    while name is not None:
+        path.insert(0, by_name[name])
+        name = by_name[name]["parent"]
+    return path
+
+
+def _best(losses: tuple[float | None, ...]) -> float | None:
+    return min((loss for loss in losses if loss is not None), default=None)
+
+
+def _tree(versions: list[dict], parent: str | None) -> list[tuple[dict, list]]:
+    """Versions below `parent`, each with the versions below it."""
+    return [(version, _tree(versions, version["id"])) for version in versions if version["parent"] == parent]
+
+
+# ------------------------------------------------------------------------------------------- colours
+
+
+def _judge(report: dict, name: str, domain: str) -> str:
+    """What a change of a loss is worth: `better`, `worse`, `unchanged`, or why it says nothing."""
+    change = next(version for version in report["versions"] if version["id"] == name)["change"][domain]
+    intervals = report.get("intervals") or {"change": {}}
+    bounds = intervals["change"].get(name, {}).get(domain)
+    if domain not in report["shown"][name]:
+        return "not shown"
+    if bounds and (reason := doubt(bounds, intervals["documents"][domain])):
+        return reason
+    return "" if change is None else verdict(change)
+
+
+def _shade(change: float | None, judged: str) -> str:
+    """Background of a cell: blue for a lower loss, orange for a higher one, stronger for larger changes."""
+    if change is None or judged not in ("better", "worse"):
+        return "transparent"
+    return _tint(f"--{judged}", abs(change) / (abs(change) + 0.5))
+
+
+def _heat(excess: float | None) -> str:
+    """Background of a token: none where the model is no worse than the reference, stronger for larger excess."""
+    if excess is None or excess <= 0:
+        return "transparent"
+    return _tint("--excess", excess / (excess + 1))
+
+
+def _tint(colour: str, strength: float) -> str:
+    return f"color-mix(in srgb, var({colour}) {_STRONGEST * strength:.0f}%, transparent)"
+
+
+# ------------------------------------------------------------------------------------------- figures
+
+
+def _charts(report: dict, version: dict) -> list[str]:
+    """A version's curves: loss per source, learning rate and, with selection, what was selected."""
+    curve, name = report["curves"][version["id"]], version["id"]
+    tokens = curve["tokens"]
+    colours = {domain: i for i, domain in enumerate(report["domains"])}
+    lines = []
+    for key, values in curve["source_loss"].items():
+        source, replay = key.removeprefix("replay/"), key.startswith("replay/")
+        lines.append(Line(f"{source} (replay)" if replay else source, values, colours[source], dashed=replay))
+    if len(lines) > 1:
+        lines.append(Line("all", curve["loss"], ink=True))
+    changes = (version["phases"] or [])[1:]
+    named = len(changes) <= _MARKED
+    marks = [(phase["after_tokens"], phase["reason"] if named else "") for phase in changes]
+    phases = [(phase["after_tokens"], phase["phase"]) for phase in version["schedule_phases"]]
+    phases = [phase for phase in phases if phase[0] <= tokens[-1]]
+    loss, rate = f"{name}: training loss by source", f"{name}: learning rate"
+    charts = [
+        line_chart(tokens, lines, "training loss (nats per token)", loss, marks=marks),
+        line_chart(tokens, [Line("lr", curve["lr"], ink=True)], "learning rate", rate, low=0, marks=phases),
+    ]
+    if changes:
+        charts.append(_mixture_chart(version, tokens[-1], colours))
+    if version["selection"]:
+        split = [
+            Line("selected tokens", curve["loss_selected"], 3),
+            Line("other tokens", curve["loss_unselected"], 7, dashed=True),
+        ]
+        fraction = [Line("selected", curve["selected_fraction"], ink=True)]
+        charts += [
+            line_chart(tokens, split, "training loss (nats per token)", f"{name}: loss by selection"),
+            line_chart(
+                tokens, fraction, "selected share of tokens", f"{name}: selected share of tokens", 0, 1
+            ),
+        ]
+    return charts
+
+
+def _mixture_chart(version: dict, end: int, colours: dict[str, int]) -> str:
+    """The planned share of every place in a mixture over a version's tokens: a step at each change."""
+    starts = [phase["after_tokens"] for phase in version["phases"]]
+    ends = [*starts[1:], max(end, starts[-1])]
+    places = [place for pair in zip(starts, ends) for place in pair]
+    lines = []
+    for member in version["mixture"]:
+        shares = [phase["shares"].get(member["key"], 0) for phase in version["phases"] for _ in range(2)]
+        label = f"{member['source']} (replay)" if member["replay"] else member["source"]
+        lines.append(Line(label, shares, colours.get(member["source"], 0), dashed=member["replay"]))
+    return line_chart(
+        places, lines, "share of tokens in the mixture", f"{version['id']}: mixture over time", low=0
+    )
+
+
+def _gap_chart(report: dict, name: str, gap: dict, unit: str) -> str:
+    """Held-out losses while a version trained."""
+    colours = {domain: i for i, domain in enumerate(report["domains"])}
+    lines = [Line(domain, losses, colours.get(domain, 0)) for domain, losses in gap["loss"].items()]
+    return line_chart(
+        gap["tokens"], lines, f"held-out loss ({unit})", f"{name}: held-out loss while training"
+    )
+
+
+def _histogram(name: str, found: dict) -> str | None:
+    """What was selected by excess loss; None where the score is another one."""
+    if found["excess_edges"] is None:
+        return None
+    parts = [("selected", found["excess_selected"], 3), ("other tokens", found["excess_other"], 7)]
+    return histogram(
+        found["excess_edges"], parts, "excess loss (nats)", "tokens", f"{name}: tokens by excess loss"
+    )
+
+
+def _passage(passage: dict) -> dict:
+    """A passage as tokens with their text made visible and their numbers in words."""
+    tokens = []
+    columns = ("tokens", "loss", "reference_loss", "excess", "selected")
+    for text, loss, reference, excess, selected in zip(*(passage[key] for key in columns), strict=True):
+        compared = (
+            "no reference loss" if excess is None else f"reference {reference:.2f}, excess {signed(excess)}"
+        )
+        tokens.append(
+            {
+                "text": visible(text),
+                "selected": selected,
+                "excess": excess,
+                "title": f"loss {loss:.2f}, {compared}, {'selected' if selected else 'not selected'}",
+            }
+        )
+    return {"source": passage["source"], "tokens": tokens, "selected": passage["selected_count"]}
+
+
+def visible(text: str) -> str:
+    """Line ends get a sign, other control characters their Unicode picture; an empty token becomes a dot."""
+    pictures = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"}
+    return text.translate(pictures | {0x7F: "\u2421", ord("\n"): "\u23ce\n"}) or "\u00b7"

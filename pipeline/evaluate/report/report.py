@@ -1,0 +1,76 @@
+"""The report a run ends with: `report.json`, `lineage.json`, `report/*.html`, and a table on the console."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from perdure.pipeline.core.manifest import write_atomic
+from perdure.pipeline.evaluate.report.board import write_board
+from perdure.pipeline.evaluate.report.harness_scores import harness_words
+from perdure.pipeline.evaluate.report.ledger_words import ledger_words
+from perdure.pipeline.evaluate.report.page import render_page
+from perdure.pipeline.evaluate.report.siblings import replay_controls
+from perdure.pipeline.evaluate.report.summary import build_report
+from perdure.pipeline.evaluate.report.words import cost_words, loss_table
+from perdure.pipeline.recipe import Recipe
+
+
+def write_report(
+    recipe: Recipe, say: Callable[[str], None] = print, recipe_path: Path | str = "RECIPE"
+) -> dict:
+    """Writes all of a run's reports, a page for all of it and one for each version, and says what it found.
+
+    Args:
+        recipe: The run, finished or not: what it has not made yet is shown as missing.
+        say: Takes each paragraph for the console.
+        recipe_path: Named in the command that makes versions, while there are none.
+
+    Returns:
+        What `report.json` holds, see `build_report`.
+
+    Raises:
+        PerdureError: If an artefact is broken or the report cannot be written.
+    """
+    report = build_report(recipe)
+    page = recipe.directory / "report" / "index.html"
+    write_atomic(page, render_page(report))
+    for version in report["versions"]:
+        if version["status"] != "waiting":
+            write_atomic(page.parent / f"{version['id']}.html", render_page(report, version["id"]))
+    write_board(report, recipe.directory / "report" / "tb")
+    say(loss_table(report))
+    words = [*report["findings"], *ledger_words(report), *harness_words(report), *cost_words(report)]
+    for finding in ("", *words, ""):
+        say(finding)
+    say(_next_commands(recipe, report, recipe_path))
+    return report
+
+
+def _next_commands(recipe: Recipe, report: dict, recipe_path: Path | str) -> str:
+    """What to do with the run now."""
+    finished = [version["id"] for version in report["versions"] if version["status"] == "finished"]
+    commands = {}
+    if finished:
+        name, purpose = _exported(report, finished)
+        commands[f"perdure export {recipe.directory} {name} --to {recipe.name}-{name}"] = purpose
+    if report["curves"]:
+        commands[f"tensorboard --logdir {recipe.directory}"] = "look at every step"
+    if finished:
+        commands["perdure recipe new my-recipe.yaml"] = "begin a recipe of your own"
+    else:
+        commands[f"perdure run {recipe_path}"] = "no version is finished yet: this makes them"
+    lines = [
+        f"Report: {recipe.directory / 'report' / 'index.html'} (open it in a browser; beside it, one page for each version)",
+        "Next:",
+    ]
+    return "\n".join([*lines, *(f"  {command}  # {purpose}" for command, purpose in commands.items())])
+
+
+def _exported(report: dict, finished: list[str]) -> tuple[str, str]:
+    """The version offered for export, and which one that is: the last of the recipe, but for controls without replay."""
+    controls = replay_controls(yaml.safe_load(report["recipe"])["versions"])
+    name = next((name for name in reversed(finished) if name not in controls), finished[-1])
+    passed = finished[finished.index(name) + 1 :]
+    but = f" but for {', '.join(passed)} (without replay)" if passed else ""
+    return name, f"the newest version{but}, as a Hugging Face model"

@@ -1,0 +1,279 @@
+"""Everything a finished (or half-finished) run says about itself, gathered into `report.json` and `lineage.json`.
+
+What a run has not made yet is null here, never an error: a report after the first version is as good as its data.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from perdure.pipeline.core.integrity import metrics_lines, require_whole
+from perdure.pipeline.core.manifest import differences, finite, is_finished, read_json, write_json
+from perdure.pipeline.evaluate.record import (
+    evaluation_directory,
+    initial_evaluation,
+    measured_on,
+    run_data_directories,
+    unmeasured,
+)
+from perdure.pipeline.evaluate.report.course import add_course, replay_shares, training_curve
+from perdure.pipeline.evaluate.report.gaps import stability_gaps, start_losses
+from perdure.pipeline.evaluate.report.measured import measured
+from perdure.pipeline.evaluate.report.paths import bases, path_metrics, paths
+from perdure.pipeline.evaluate.units import (
+    bits_per_nat,
+    bytes_per_token,
+    changes_in_bits,
+    default_unit,
+    measured_text,
+)
+from perdure.pipeline.plan.domains import measured_domains
+from perdure.pipeline.plan.history import mixture_phases, source_ledger
+from perdure.pipeline.plan.identity import deciding_fields
+from perdure.pipeline.plan.lineage import expected_mixture, parent_of, version_directory
+from perdure.pipeline.plan.mixture import is_replayed, members, mixture_shares, trained_fraction
+from perdure.pipeline.plan.plan import num_steps
+from perdure.pipeline.plan.recorded import as_recorded, made_schedule, recorded
+from perdure.pipeline.recipe import Recipe
+
+
+def build_report(recipe: Recipe) -> dict:
+    """Reads a run's artefacts and writes `<out>/report.json` and `<out>/lineage.json`.
+
+    Returns:
+        What `report.json` holds; every number is finite or null, losses are mean nats per held-out token:
+
+        - `versions`: in training order: `id`, `parent` (null: the initial model), `start`, `status` (`finished`,
+          `started`, `waiting`), `tokens`, `lineage_tokens`, `steps`, `schedule`, `selected_fraction` (1 without
+          selection), `tokens_per_second`, `device`, `device_hours` and `lost_hours` of them (see `cost`), `mixture`, `phases` (`after_step`, `reason`, `shares` by
+          key), `sources` (tokens `total`, `consumed`, `remaining`, `repeated`, `replayed` by domain, along its path;
+          what remains was not read as new data yet, but replay may have brought some of it in),
+          `replay` (null without; `share` and `share_of` of the recipe, planned shares `read` of all tokens and `trained` of those
+          trained on, and `measured` of those trained on, by what the steps counted),
+          `evaluation`, `left_at_step` (of a branch that leaves before its parent's end: the parent's step; else null), `change`
+          by domain: loss minus that of what it started from. Where `left_at_step` is not null, that is what it was measured at
+          before its own first step (`evaluation.interval`), and null without.
+        - `domains`: the sources, then the parts of them that a mixture names; `loss_matrix` (row 0: the initial model;
+          row i + 1: version i); `initial` (its evaluation).
+        - `acc`, `bwt`, `fwt`, `fwt_gem` by version; `forgetting` by version: `mean` and by domain. See
+          `evaluate/metrics.py`; every version has them, along its own path from the initial model.
+        - `heldout`: by domain what all of it was measured on: `documents`, `tokens`, `bytes`; of `heldout_documents` and
+          `heldout_tokens` in all; `cut_documents`, of which pieces are measured. `bytes_per_token` by domain; `unit`, in which
+          losses are shown; `in_bits_per_byte`: `acc` to `forgetting`, `change` and `change_intervals` in that unit.
+        - `measured`: what identifies the held-out text and probes that all of this was measured on, see
+          `evaluate/record.py`; `unmeasured`: finished versions that were not measured on these, and have no losses here.
+        - `edited`: versions that have begun and of which the recipe says something else now, and what differs. All that is said of
+          a version that has begun is from its own records, see `perdure.pipeline.plan.recorded`; the recipe speaks of what waits.
+        - What the ledger adds (intervals, paired changes, topics, stability gap, probes, contamination, harness): see
+          docs/evaluation.md.
+        - `consumed`: tokens per version and mixture key (`replay/<source>` for replay).
+        - `cost`: `gpu_hours` and `cpu_core_hours` of all finished versions, null where none trained so; `uncounted`: versions
+          from before hours were counted. Seconds of training steps times the GPUs, or cores, that worked on them. Steps that
+          a kill lost count as far as their metrics were written (`lost_hours`); all but training does not.
+        - `selection`: per version with selection: tokens `scored` and `selected`.
+        - `data`: per source its documents and tokens in, dropped by reason, and out; null before the data stage.
+        - `curves`, `passages`, `chosen`: training curves, the coloured passage, and what selection took of the last
+          samples (see `train/passage.py`), by version.
+        - What follows from these, see `evaluate/course.py`: `findings`, `perplexity_matrix`, and more in the above.
+        - `commands`, `recipe`: what was typed, and the whole recipe in YAML, as it was when its versions were made.
+
+    Raises:
+        PerdureError: If an artefact is broken.
+    """
+    report = summarize(recipe, run_data_directories(as_recorded(recipe)))
+    write_json(recipe.directory / "report.json", report)
+    write_json(recipe.directory / "lineage.json", _lineage(recipe, report))
+    return report
+
+
+def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
+    """`build_report` without writing; `data` maps each source to its finished directory or None."""
+    today, recipe, recipes = recipe, as_recorded(recipe), recorded(recipe)
+    records = {name: _optional(recipe, name, "version.json") for name in recipe.versions}
+    on = measured_on(recipe, data)
+    places = {name: evaluation_directory(version_directory(recipe, name), on) for name in recipe.versions}
+    evaluations = {name: _read(place / "eval.json") for name, place in places.items()}
+    for place in {*places.values(), *(version_directory(recipe, name) for name in recipe.versions)}:
+        if is_finished(place):
+            require_whole(place)
+    start = initial_evaluation(places.values(), on)
+    initial = read_json(start) if start else None
+    domains = measured_domains(recipe)
+    losses = np.array([_losses(domains, entry) for entry in (initial, *evaluations.values())])
+    manifests = {
+        source: read_json(directory / "manifest.json") if directory else None
+        for source, directory in data.items()
+    }
+    steps = {name: _steps(recipe.directory / "versions" / name / "metrics.jsonl") for name in recipe.versions}
+    curves = {name: training_curve(lines) for name, lines in steps.items()}
+    along = paths(list(recipe.sources), recipes)
+    starts = {name: start_losses(recipe, name, steps[name], on) for name in recipe.versions}
+    before = bases(along, losses, starts)
+    found = [initial, *evaluations.values()]
+    sizes = bytes_per_token(domains, found)
+    in_bits = bits_per_nat(sizes)
+    report = {
+        "name": recipe.name,
+        "versions": [
+            _version(recipes[name], name, records[name], evaluations[name], curves[name])
+            | {"left_at_step": along[name].left_at}
+            | {"replay": replay_shares(recipe.versions[name], records[name], steps[name])}
+            | {"change": dict(zip(domains, losses[along[name].row] - before[name]))}
+            for name in recipe.versions
+        ],
+        "domains": domains,
+        "loss_matrix": losses,
+        "initial": initial and initial["domains"],
+        **path_metrics(along, list(recipe.sources), losses, starts),
+        "heldout": measured_text(domains, found),
+        "bytes_per_token": dict(zip(domains, sizes)),
+        "unit": default_unit(sizes),
+        "in_bits_per_byte": path_metrics(
+            along,
+            list(recipe.sources),
+            losses * in_bits,
+            {name: own * in_bits for name, own in starts.items()},
+        )
+        | {"stability_gap": stability_gaps(recipe, steps, along, on, dict(zip(domains, in_bits)))},
+        **measured(recipe, losses, found, along, starts, on, places),
+        "stability_gap": stability_gaps(recipe, steps, along, on, dict.fromkeys(domains, 1.0)),
+        "measured": on,
+        "unmeasured": unmeasured(recipe, on),
+        "edited": {
+            name: edits
+            for name, made in recipes.items()
+            if name in today.versions
+            and (edits := differences(deciding_fields(made, name), deciding_fields(today, name)))
+        },
+        "consumed": {name: record["consumed"] for name, record in records.items() if record},
+        "selection": {
+            name: record["selection_counts"]
+            for name, record in records.items()
+            if record and recipes[name].versions[name].selection
+        },
+        "data": {
+            source: manifest and {"tokenizer_hash": manifest["tokenizer_hash"], **manifest["counts"]}
+            for source, manifest in manifests.items()
+        },
+        "curves": {name: curve for name, curve in curves.items() if curve},
+        "passages": {
+            name: passage
+            for name in recipe.versions
+            if (passage := _optional(recipe, name, "passage.json")) is not None
+        },
+        "chosen": {
+            name: found
+            for name in recipe.versions
+            if (found := _optional(recipe, name, "chosen.json")) is not None
+        },
+        "commands": sorted({manifest["command"] for manifest in manifests.values() if manifest}),
+        "recipe": recipe_yaml(recipe),
+    }
+    report = finite(report)
+    report["in_bits_per_byte"] |= changes_in_bits(report)
+    add_course(report, recipes)
+    return report
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """The recipe with everything written out but `out`, so that a copied run directory gives the same report."""
+    tree = recipe.model_dump(mode="json", exclude={"out"})
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
+
+
+# ------------------------------------------------------------------------------------------- reading
+
+
+def _optional(recipe: Recipe, version: str, file: str) -> Any:
+    return _read(version_directory(recipe, version) / file)
+
+
+def _read(path: Path) -> Any:
+    return read_json(path) if path.exists() else None
+
+
+def _losses(domains: list[str], evaluation: dict | None) -> list[float]:
+    found = evaluation["domains"] if evaluation else {}
+    losses = [found.get(domain, {}).get("loss") for domain in domains]
+    return [math.nan if loss is None else loss for loss in losses]
+
+
+def _steps(path: Path) -> dict[int, dict]:
+    """The lines of a version's `metrics.jsonl` by step."""
+    return {entry["step"]: entry for entry in metrics_lines(path)}
+
+
+# ------------------------------------------------------------------------------------------ gathering
+
+
+def _version(
+    recipe: Recipe, name: str, record: dict | None, evaluation: dict | None, curve: dict | None
+) -> dict:
+    version = recipe.versions[name]
+    if record:
+        status, steps, tokens = "finished", record["steps"], record["tokens"]
+        counts = record["selection_counts"]
+        fraction = counts["selected"] / counts["scored"] if counts["scored"] else None
+    else:
+        status, steps, tokens = (
+            ("started", curve["step"][-1], curve["tokens"][-1]) if curve else ("waiting", 0, 0)
+        )
+        fraction = None
+    copied = ("lineage_tokens", "tokens_per_second", "seconds", "parallel", "weights_hash")
+    spent, lost = ((record or {}).get(key) for key in ("device_seconds", "lost_device_seconds"))
+    return {
+        "id": name,
+        "parent": parent_of(version),
+        "start": version.start.type,
+        "status": status,
+        "tokens": tokens,
+        "steps": steps,
+        "planned_steps": num_steps(recipe, version),
+        "schedule": made_schedule(recipe, name).model_dump(mode="json") | {"type": version.schedule.type},
+        "selection": version.selection and version.selection.model_dump(mode="json"),
+        "selected_fraction": fraction,
+        **{key: record[key] if record else None for key in copied},
+        "device": (record or {}).get("device"),
+        "device_hours": None if spent is None else (spent + lost) / 3600,
+        "lost_hours": None if spent is None else lost / 3600,
+        "mixture": _mixture(recipe, name),
+        "phases": mixture_phases(recipe, name),
+        "sources": source_ledger(recipe, name),
+        "evaluation": evaluation and evaluation["domains"],
+    }
+
+
+def _mixture(recipe: Recipe, name: str) -> list[dict]:
+    mixture = expected_mixture(recipe, name)
+    shares = mixture_shares(mixture, k=trained_fraction(recipe.versions[name]))
+    plan = _optional(recipe, name, "plan/plan.json")
+    return [
+        {
+            "key": key,
+            "source": source,
+            "replay": is_replayed(key),
+            "share": float(shares.get(key, 0)),
+            "order": member.order,
+            "buckets": member.buckets,
+            "available": plan["sources"][key]["tokens"] if plan and key in plan["sources"] else None,
+            "lowest_perplexity": member.lowest_perplexity and member.lowest_perplexity.model_dump(),
+        }
+        for key, (source, member) in members(mixture).items()
+    ]
+
+
+def _lineage(recipe: Recipe, report: dict) -> dict:
+    """Every version with its parent, start, hashes, tokens and evaluation, and the initial model's evaluation."""
+    keys = ("id", "parent", "start", "status", "steps", "tokens", "lineage_tokens", "weights_hash")
+    versions = []
+    for entry in report["versions"]:
+        record = _optional(recipe, entry["id"], "version.json") or {}
+        versions.append(
+            {key: entry[key] for key in keys}
+            | {"tokenizer_hash": record.get("tokenizer_hash"), "data": record.get("data")}
+            | {"evaluation": entry["evaluation"]}
+        )
+    return {"name": recipe.name, "initial": report["initial"], "versions": versions}

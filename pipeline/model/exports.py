@@ -1,0 +1,84 @@
+"""Weights of exports and initial models, compared with what was recorded of them."""
+
+from pathlib import Path
+
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.integrity import require_whole
+from perdure.pipeline.core.manifest import VERIFIED, read_json, remembered_hash
+from perdure.pipeline.core.remedies import readable, remedy
+from perdure.pipeline.model.shape import config_vocab_size, model_shape, tensor_sizes
+from perdure.pipeline.recipe import Recipe
+
+VERSION_FILES = (
+    "recipe.yaml",
+    "inputs.json",
+    "version.json",
+    "metrics.jsonl",
+    "passage.json",
+    "chosen.json",
+    "eval*.json",
+    "eval_*.parquet",
+    "hf/*",
+)
+"""Files of a version that its manifest has hashes of; its plan and checkpoints have their own, and weights another one."""
+
+
+def version_files(directory: Path) -> list[str]:
+    """The files of a version that is about to be declared whole, by path in it."""
+    found = (path for pattern in VERSION_FILES for path in directory.glob(pattern) if path.is_file())
+    return [path.relative_to(directory).as_posix() for path in found if path.suffix != ".safetensors"]
+
+
+def export_hash(version: Path, remember: bool = True) -> str:
+    """Hash over the weights of a version's export, see `huggingface.weights_hash`; remembered as hashes of files are."""
+    from perdure.pipeline.model.huggingface import INDEX, tensor_files, weights_hash
+
+    export = version / "hf"
+    if not remember:
+        return weights_hash(export)
+    files = sorted({*tensor_files(export).values(), *export.glob(INDEX)})
+    return remembered_hash(version / VERIFIED, "weights", files, lambda: weights_hash(export))
+
+
+def compare_weights(version: Path, remember: bool = True) -> None:
+    """Raises PerdureError if the weights of a finished version's export are not those that it was finished with."""
+    recorded = read_json(version / "version.json")["weights_hash"]
+    try:
+        found = export_hash(version, remember)
+    except PerdureError as error:
+        raise PerdureError(f"{str(error).partition(';')[0]}; {remedy(version)}") from None
+    except OSError as error:
+        raise readable(error, version / "hf") from error
+    if found != recorded:
+        raise PerdureError(
+            f"{version / 'hf'}: weights damaged or swapped: hash {found}, recorded {recorded}; {remedy(version)}"
+        )
+
+
+def export_of(version: Path) -> Path:
+    """A finished version's export, once its weights and files are found to be what was recorded.
+
+    Args:
+        version: The version's directory.
+
+    Raises:
+        PerdureError: If they are not, naming what to delete.
+    """
+    require_whole(version)
+    compare_weights(version)
+    return version / "hf"
+
+
+def initial_weights_hash(recipe: Recipe, path: Path) -> str:
+    """What identifies the weights of the Hugging Face model that a run starts from; remembered in its `hashes.json`.
+
+    Raises:
+        PerdureError: If a tensor is missing or of another size.
+    """
+    from perdure.pipeline.model.files import INDEX, model_tensors, weight_files
+    from perdure.pipeline.model.huggingface import weights_hash
+
+    model_tensors(path, tensor_sizes(model_shape(recipe), config_vocab_size(path)))
+    files = sorted({*weight_files(path), *path.glob(INDEX)})
+    store = recipe.directory / "hashes.json"
+    return remembered_hash(store, f"weights of {path}", files, lambda: weights_hash(path))

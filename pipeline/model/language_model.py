@@ -1,0 +1,249 @@
+"""The model: Megatron-core's GPTModel with our layers, and the loss in its output layer."""
+
+import os
+from datetime import timedelta
+from importlib.util import find_spec
+
+import megatron.core.parallel_state as mpu
+import torch
+import torch.nn.functional as F
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.tensor_parallel import ColumnParallelLinear, model_parallel_cuda_manual_seed
+from megatron.core.transformer.module import Float16Module
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+from perdure.kernels import SelectiveLoss, selective_linear_cross_entropy
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.shards import REF_MISSING, REF_NATS_PER_UNIT
+from perdure.pipeline.model.device import timeout
+from perdure.pipeline.model.layers import GatedMLP, RecomputedLayer, block_spec, install_weight_gradient
+from perdure.pipeline.model.shape import model_shape, padded_vocab_size
+from perdure.pipeline.model.weights import mark_tensor_parallel
+from perdure.pipeline.recipe import Recipe, Selection, Training
+
+
+class OutputLayer(ColumnParallelLinear):
+    """Megatron's output layer, whose forward pass returns losses instead of logits.
+
+    The loss is computed inside the module's call, because that is where data parallelism waits for the parameters.
+    """
+
+    def forward(self, hidden: Tensor, weight: Tensor | None, labels: Tensor, **options) -> SelectiveLoss:
+        """Losses and the selection.
+
+        Args:
+            hidden: [sequence, batch, hidden], under sequence parallelism this rank's part of the sequence.
+            weight: [vocabulary / tp, hidden], the embedding if the two are tied; None: this layer's own.
+            labels: int64 [batch, sequence].
+            **options: Further arguments of `selective_linear_cross_entropy`.
+        """
+        weight = self.weight if weight is None else weight
+        into_main_grad = self.gradient_accumulation_fusion and torch.is_grad_enabled()
+        return selective_linear_cross_entropy(
+            hidden.transpose(0, 1),
+            weight,
+            labels,
+            tp_group=self.tp_group if self.tp_group.size() > 1 else None,
+            sequence_parallel=self.sequence_parallel,
+            main_grad=weight.main_grad if into_main_grad else None,
+            **options,
+        )
+
+
+class LanguageModel(GPTModel):
+    """GPTModel whose last stage returns per-token losses and the selection instead of logits."""
+
+    def __init__(
+        self, *args, selection: Selection | None, true_vocab_size: int, training: Training, **kwargs
+    ):
+        super().__init__(*args, **kwargs)
+        if self.post_process:
+            self.output_layer.__class__ = OutputLayer  # GPTModel knows its own class only
+        self.selection = selection
+        self.loss_options = {
+            "vocab_size": true_vocab_size,
+            "z_loss": training.z_loss,
+            "impl": training.loss_implementation,
+        }
+
+    def _postprocess(self, hidden_states, *_args, **_kwargs):
+        return hidden_states
+
+    def forward(
+        self,
+        tokens: Tensor,
+        labels: Tensor,
+        valid: Tensor,
+        reference: Tensor,
+        replayed: Tensor,
+        documents: tuple[int, ...] | None = None,
+        selected: Tensor | None = None,
+        threshold: float | None = None,
+    ) -> Tensor | SelectiveLoss:
+        """One micro-batch through this pipeline stage.
+
+        Args:
+            tokens: int64 [batch, sequence].
+            labels: int64 [batch, sequence].
+            valid: bool [batch, sequence], labels that count.
+            reference: int32 [batch, sequence], what the score subtracts, in milli-nats (`REF_MISSING` where there is
+                nothing). Whole numbers, because Megatron's bf16 wrapper casts every float input.
+            replayed: bool [batch], samples of old data, which are trained on whole: the reference knows the new.
+            documents: Attention stays inside them, see `document_lengths`; None: it does not.
+            selected: bool [batch, sequence], a selection made before.
+            threshold: For the scope `global_lagged`: the score from which on to select.
+
+        Returns:
+            The last stage: losses and the selection, each [batch, sequence]. Without `selected`, all valid tokens are
+            selected when evaluating, or without selection. Other stages: hidden states.
+        """
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        hidden = super().forward(tokens, positions, documents)
+        if not self.post_process:
+            return hidden
+        options = {"selected": selected}
+        if self.selection is not None and self.selection.k < 1 and self.training and selected is None:
+            options = {
+                "reference_nll": reference_nats(reference),
+                "k": self.selection.k,
+                "scope": self.selection.scope,
+                "use_nll": self.selection.use_nll,
+                "always": replayed[:, None],
+                "dp_group": mpu.get_data_parallel_group(),
+                "threshold": None if threshold is None else torch.tensor(threshold, device=tokens.device),
+            }
+        weight = (
+            self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
+        )
+        return self.output_layer(hidden, weight, labels, valid=valid, **options, **self.loss_options)
+
+
+def build_model(
+    recipe: Recipe, vocab_size: int, selection: Selection | None, device: torch.device
+) -> torch.nn.Module:
+    """This rank's part of the model, wrapped for its precision and for data parallelism, with room for gradients; weights are
+    not set.
+
+    Args:
+        recipe: Shape, precision and layout. `initialize_model_parallel` is called here.
+        vocab_size: True size of the vocabulary.
+        selection: Tokens to train on; None trains on all.
+        device: Where the parameters live.
+
+    Raises:
+        PerdureError: If the recipe asks for kernels that cannot run here.
+    """
+    if recipe.training.loss_implementation == "triton":
+        _require_triton(device)
+    model = build_weights(recipe, vocab_size, selection, device)
+    return DistributedDataParallel(
+        model.config,
+        DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True, use_distributed_optimizer=recipe.parallel.distributed_optimizer
+        ),
+        model,
+    )
+
+
+def build_weights(
+    recipe: Recipe, vocab_size: int, selection: Selection | None, device: torch.device
+) -> torch.nn.Module:
+    """`build_model` without data parallelism and gradients, for who only wants the weights."""
+    parallel, training, shape = recipe.parallel, recipe.training, model_shape(recipe)
+    mpu.initialize_model_parallel(
+        parallel.tensor_parallel,
+        parallel.pipeline_parallel,
+        distributed_timeout_minutes=timeout() / timedelta(minutes=1),
+    )
+    model_parallel_cuda_manual_seed(recipe.seed)
+    config = model_config(recipe, device)
+    model: torch.nn.Module = LanguageModel(
+        config=config,
+        transformer_layer_spec=block_spec(config, shape),
+        vocab_size=padded_vocab_size(vocab_size),
+        max_sequence_length=training.seq_length,
+        position_embedding_type="none",  # rotary, in CoreAttention
+        pre_process=mpu.is_pipeline_first_stage(),
+        post_process=mpu.is_pipeline_last_stage(),
+        share_embeddings_and_output_weights=shape.tie_embeddings,
+        selection=selection,
+        true_vocab_size=vocab_size,
+        training=training,
+    ).to(device)
+    for layer in model.decoder.layers:
+        layer.mlp.__class__ = GatedMLP  # Megatron's layer spec knows its own class only
+        if recipe.parallel.recompute:
+            layer.__class__ = RecomputedLayer
+    mark_tensor_parallel(model)
+    return Float16Module(config, model) if config.bf16 else model
+
+
+def model_config(recipe: Recipe, device: torch.device) -> TransformerConfig:
+    """Megatron's description of the model and its layout."""
+    parallel, shape = recipe.parallel, model_shape(recipe)
+    bf16 = recipe.training.precision == "bf16"
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    return TransformerConfig(
+        num_layers=shape.num_layers,
+        hidden_size=shape.hidden_size,
+        ffn_hidden_size=shape.ffn_hidden_size,
+        num_attention_heads=shape.num_attention_heads,
+        num_query_groups=shape.num_query_groups,
+        kv_channels=shape.head_dim,
+        tensor_model_parallel_size=parallel.tensor_parallel,
+        pipeline_model_parallel_size=parallel.pipeline_parallel,
+        sequence_parallel=parallel.sequence_parallel,
+        pipeline_dtype=dtype,
+        params_dtype=dtype,
+        bf16=bf16,
+        normalization="RMSNorm",
+        layernorm_epsilon=shape.norm_epsilon,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        add_qkv_bias=shape.qkv_bias,
+        qk_layernorm=shape.qk_norm,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        perform_initialization=False,
+        use_cpu_initialization=True,
+        gradient_accumulation_fusion=install_weight_gradient(device),
+        # Fusions that need Apex or Transformer Engine.
+        masked_softmax_fusion=False,
+        apply_rope_fusion=False,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        calculate_per_token_loss=True,
+        deterministic_mode=True,
+        finalize_model_grads_func=finalize_model_grads,
+    )
+
+
+def unwrap(model: torch.nn.Module) -> LanguageModel:
+    """The model below Megatron's wrappers."""
+    while not isinstance(model, LanguageModel):
+        model = model.module
+    return model
+
+
+def _require_triton(device: torch.device) -> None:
+    if find_spec("triton") is None:
+        raise PerdureError(
+            "training.loss_implementation: triton is not installed; pip install triton, or auto"
+        )
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise PerdureError(
+            "training.loss_implementation: triton needs a GPU; set it to auto, or, to try it on a CPU, slowly, set the "
+            "environment variable TRITON_INTERPRET=1"
+        )
+
+
+def reference_nats(units: Tensor) -> Tensor:
+    """What scores subtract, stored in milli-nats, as float32 nats; NaN where there is nothing."""
+    return (units * REF_NATS_PER_UNIT).masked_fill(units == REF_MISSING, torch.nan)

@@ -1,0 +1,114 @@
+"""What a lineage has consumed of its sources: pure functions on plans, and what metrics tell.
+
+A history is the ancestors of a version, the nearest first, each as its plan and the global index after the last
+sample of it that leads to the version.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+from perdure.pipeline.plan.mixture import is_replayed
+from perdure.pipeline.plan.plan import Plan, consumed_samples
+
+Ancestor = tuple[Plan, int]
+
+
+def taken(ancestor: Ancestor, key: str) -> int:
+    """Samples that an ancestor and its own ancestors took from a stream, repetitions included."""
+    plan, end = ancestor
+    return plan.sources[key]["start"] + consumed_samples(plan, end)[key]
+
+
+def start_of(history: Iterable[Ancestor], key: str, entry: dict, seed: int, seq_length: int) -> int:
+    """Where a new version goes on in a stream: after what its ancestors took from it; 0 if it is new or another.
+
+    Args:
+        history: The ancestors.
+        key: Place in the mixture.
+        entry: Its description in the new plan. Another order, other data or another pool are another stream.
+        seed: The new plan's.
+        seq_length: The new plan's.
+    """
+    for plan, end in history:
+        if (plan.seed, plan.seq_length) == (seed, seq_length) and same_stream(plan.sources.get(key), entry):
+            return taken((plan, end), key)
+    return 0
+
+
+def same_stream(left: dict | None, right: dict) -> bool:
+    """Whether two plans give a source's samples in the same order."""
+    return left is not None and left | {"start": 0} == right | {"start": 0}
+
+
+def pools(history: Iterable[Ancestor]) -> dict[str, tuple[str, dict, int]]:
+    """What can be replayed of the ancestors' data: their stream's key, its description, distinct samples, by source.
+
+    A source counts with what was new data in some ancestor; with what was replayed only if it was never new. Had it
+    several orders, the one of which most was consumed counts.
+    """
+    found: dict[str, tuple[bool, int, str, dict]] = {}
+    for plan, end in history:
+        for key, entry in plan.sources.items():
+            distinct = min(taken((plan, end), key), entry["samples_per_epoch"])
+            if entry["pool"] is not None or not distinct:
+                continue
+            rank = (not is_replayed(key), distinct)
+            if entry["source"] not in found or rank > found[entry["source"]][:2]:
+                found[entry["source"]] = (*rank, key, entry)
+    return {source: (key, entry, distinct) for source, (_, distinct, key, entry) in found.items()}
+
+
+def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
+    """How much of every source a lineage has consumed.
+
+    Args:
+        history: A version, then its ancestors.
+
+    Returns:
+        By domain, in tokens: `total`, `consumed` and `remaining` of the first pass over it as new data
+        (`consumed + remaining = total`), `repeated` (new data beyond the first pass) and `replayed`. Replay of a source
+        has a shuffle of its own, so that what remains may have been replayed. Exact, but for where the padded sample
+        comes, as long as versions keep a source's order; of several orders, the one of which most was consumed counts.
+        Of a source that changed, only the data that the nearest version saw counts.
+    """
+    found: dict[str, dict[str, int]] = {}
+    data: dict[str, str] = {}
+    seen: set[tuple] = set()
+    for plan, end in history:
+        for key, entry in plan.sources.items():
+            source = entry["source"]
+            if data.setdefault(source, entry["data_hash"]) != entry["data_hash"]:
+                continue
+            total = entry["tokens"]
+            line = found.setdefault(
+                source, {"total": total, "consumed": 0, "remaining": total, "repeated": 0, "replayed": 0}
+            )
+            line["total"] = max(
+                line["total"], total
+            )  # versions may take more or less of it (`lowest_perplexity`)
+            # A stream's count holds its ancestors', so the nearest version that has it says all.
+            stream = (key, plan.seed, repr(entry | {"start": 0}))
+            if stream in seen:
+                continue
+            seen.add(stream)
+            epochs, rest = divmod(taken((plan, end), key), entry["samples_per_epoch"])
+            whole = min(total, entry["samples_per_epoch"] * plan.seq_length)  # of a pool, what was trained on
+            read = epochs * whole + min(rest * plan.seq_length, whole)
+            if is_replayed(key):
+                line["replayed"] += read
+            else:
+                line["consumed"] = max(line["consumed"], min(read, total))
+                line["repeated"] += max(0, read - total)
+            line["remaining"] = line["total"] - line["consumed"]
+    return found
+
+
+def tokens_at(directory: Path, step: int, step_tokens: int) -> int:
+    """Tokens that a version had trained on after a step, as its metrics tell; its budget until there where they do not."""
+    path, lines = directory / "metrics.jsonl", []
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            lines = list(islice(file, step - 1, step)) if step else []
+    return json.loads(lines[0])["tokens"] if lines and lines[0].endswith("\n") else step * step_tokens

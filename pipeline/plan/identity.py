@@ -1,0 +1,39 @@
+"""What in a recipe decides a version's result."""
+
+from perdure.pipeline.plan.mixture import order_of_sources, without_idle
+from perdure.pipeline.recipe import Recipe, Version
+
+
+def deciding_fields(recipe: Recipe, name: str) -> dict:
+    """The fields of a recipe that decide a version; reads no model, which may be gone."""
+    version = recipe.versions[name]
+    dumped = version.model_dump(mode="json", exclude={"keep"})
+    return {
+        "seed": recipe.seed,
+        "model": recipe.model.model_dump(mode="json"),
+        "training": recipe.training.model_dump(exclude=not_deciding(recipe)),
+        "version": deciding(dumped),
+        "order_of_sources": order_of_sources(version.mixture),
+        "reweight_tokens": reweight_tokens(recipe, version),
+    }
+
+
+def deciding(version: dict) -> dict:
+    """A version as dumped, without what does not decide its result: `max_repetition` decides nothing but which shares may rise."""
+    mixture = version["mixture"]
+    if not mixture.get("reweight"):
+        mixture = {key: value for key, value in mixture.items() if key != "max_repetition"}
+    return without_idle(version | {"mixture": mixture})
+
+
+def reweight_tokens(recipe: Recipe, version: Version) -> int | None:
+    """Held-out tokens per domain whose perplexity the version's shares follow; None if they follow none."""
+    rule = version.mixture.reweight
+    return None if rule is None else rule.max_tokens or recipe.evaluation.max_tokens
+
+
+def not_deciding(recipe: Recipe) -> set[str]:
+    """Fields of `training` that do not change a version's weights, or by rounding only."""
+    guard = recipe.training.guard
+    fields = {"log_interval", "async_checkpoint", "loss_implementation"}
+    return fields if "rollback" in (guard.on_nan, guard.on_spike) else fields | {"checkpoint_interval"}

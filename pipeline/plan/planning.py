@@ -1,0 +1,227 @@
+"""Making a version's plan: which sources in which order, from where on, in which shares."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.integrity import is_whole
+from perdure.pipeline.core.manifest import finish, hash_of, read_json, write_json
+from perdure.pipeline.plan import mixture as mixtures
+from perdure.pipeline.plan.consumption import Ancestor, pools, same_stream, start_of, taken
+from perdure.pipeline.plan.domain_order import random_order, similarity_order, token_frequencies
+from perdure.pipeline.plan.domains import source_of
+from perdure.pipeline.plan.lineage import continues_parent, history_of_plan, switch_steps
+from perdure.pipeline.plan.mixture import is_replayed
+from perdure.pipeline.plan.order import RANKED, Order, count_documents, write_order
+from perdure.pipeline.plan.parts import build_part
+from perdure.pipeline.plan.plan import (
+    Plan,
+    consumed_by_version,
+    hash_key,
+    make_plan,
+    mix,
+    num_samples,
+    num_steps,
+    open_plan,
+    order_files,
+    phase_entry,
+)
+from perdure.pipeline.recipe import LowestPerplexity, Mixture, MixtureSource, Recipe
+
+
+def build_plan(
+    directory: Path,
+    recipe: Recipe,
+    name: str,
+    data: dict[str, Path],
+    scores: dict[str, Path],
+    history: Sequence[Ancestor] = (),
+) -> Plan:
+    """Writes a version's plan, or opens the one that stands there.
+
+    Args:
+        directory: The version's `plan/`.
+        recipe: The whole recipe.
+        name: The version to plan for.
+        data: Finished data directory per source.
+        scores: Score directory (by `mixture.perplexity_model`) of each source that is ordered or chosen by perplexity.
+        history: The version's ancestors, see `perdure.pipeline.plan.consumption`.
+
+    Raises:
+        PerdureError: If a source would repeat more than `max_repetition` times, a part of one has no document, what the
+            parents consumed cannot be found, or the plan that stands there was made from something else (named).
+    """
+    version = recipe.versions[name]
+    before = history_of_plan(recipe, name, history)
+    mixture = with_pools(version.mixture, before, name)
+    members = mixtures.members(mixture)
+    found = pools(before) if mixture.replay and mixture.replay.from_parents else {}
+    sources: dict[str, dict] = {}
+    orders: dict[str, Order] = {}
+    for key, (domain, member) in members.items():
+        pool = found.get(domain) if mixtures.is_replayed(key) else None
+        orders[key], sources[key] = _stream(recipe, name, key, domain, member, data, scores, pool)
+        sources[key]["start"] = start_of(history, key, sources[key], recipe.seed, recipe.training.seq_length)
+    continues = continues_parent(recipe, name)
+    description = {
+        "seed": recipe.seed,
+        "seq_length": recipe.training.seq_length,
+        "first_sample": 0,
+        "num_samples": num_samples(recipe, version),
+        "sources": sources,
+        "phases": [] if continues else _phases(recipe, name, mixture, orders),
+    }
+    if continues:
+        description |= _continued(history[0], sources, directory)
+    if is_whole(directory):
+        return open_plan(directory, expected=description)
+    plan = make_plan(description)
+    _refuse_repetition(plan, version.mixture.max_repetition)
+    directory.mkdir(parents=True, exist_ok=True)
+    for key, order in orders.items():
+        write_order(order, *order_files(directory, key))
+    write_json(directory / "plan.json", description)
+    finish(directory, {"plan_hash": plan.hash})
+    return plan
+
+
+def with_pools(mixture: Mixture, history: Sequence[Ancestor], name: str) -> Mixture:
+    """Names the sources of `replay.from_parents`, weighted by what the ancestors consumed of them.
+
+    Raises:
+        PerdureError: If they consumed nothing.
+    """
+    replay = mixture.replay
+    if replay is None or not replay.from_parents:
+        return mixture
+    sources = {
+        source: MixtureSource(weight=distinct, order=replay.order)
+        for source, (_key, _entry, distinct) in pools(history).items()
+    }
+    if not sources:
+        raise PerdureError(
+            f"version {name}: its ancestors have consumed nothing to replay; name mixture.replay.sources"
+        )
+    return mixture.model_copy(update={"replay": replay.model_copy(update={"sources": sources})})
+
+
+def data_hash(directory: Path) -> str:
+    """What identifies a data directory's content: the hash over its shard files' hashes and its tokenizer."""
+    manifest = read_json(directory / "manifest.json")
+    shards = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+    return hash_of([manifest["tokenizer_hash"], shards])[:16]
+
+
+def _stream(recipe, name, key, domain, member, data, scores, pool) -> tuple[Order, dict]:
+    """A domain's order and its description; for a pool, those of the stream that it replays."""
+    source = source_of(domain)
+    if source not in data:
+        raise PerdureError(
+            f"version {name}: source {source}, which its ancestors trained on, is not in the recipe"
+        )
+    ranking = scores.get(source)
+    order, buckets, stream, lowest = member.order, member.buckets, key, member.lowest_perplexity
+    if pool:
+        stream, order, buckets = pool[0], pool[1]["order"], pool[1]["buckets"]
+        lowest = LowestPerplexity.model_validate(told) if (told := pool[1].get("lowest_perplexity")) else None
+        ranking = data[source] / "scores" / pool[1]["scores"] if pool[1]["scores"] else None
+        if ranking is not None and not is_whole(ranking):
+            raise PerdureError(
+                f"version {name}: {ranking}, by which its ancestors chose from {domain}, is gone, so that it cannot be "
+                "replayed from_parents; name mixture.replay.sources"
+            )
+    try:
+        part = build_part(data[source], domain, lowest, ranking)
+    except PerdureError as error:
+        raise PerdureError(f"version {name}: {error}") from None
+    documents, tokens = count_documents(data[source], part)
+    entry = {
+        "source": domain,
+        "order": order,
+        "buckets": buckets,
+        "documents": documents,
+        "tokens": tokens,
+        "samples_per_epoch": -(-tokens // recipe.training.seq_length),
+        "data_hash": data_hash(data[source]),
+        "scores": ranking.name if (order in RANKED or lowest) and ranking else None,
+        "pool": None,
+    }
+    if part:
+        entry |= {"part": part.name, "lowest_perplexity": lowest and lowest.model_dump()}
+    if pool:
+        if not same_stream(pool[1], entry):
+            raise PerdureError(
+                f"version {name}: source {domain} is no longer what its ancestors trained on (data {pool[1]['data_hash']}"
+                f" -> {entry['data_hash']}), so that it cannot be replayed from_parents; restore it or name "
+                "mixture.replay.sources"
+            )
+        described = {"key": stream, "order": order, "samples_per_epoch": entry["samples_per_epoch"]}
+        entry |= {"order": member.order, "samples_per_epoch": pool[2], "pool": described}
+    return Order(data[source], order, buckets, ranking, mix(recipe.seed, hash_key(stream)), part), entry
+
+
+def _phases(recipe: Recipe, name: str, mixture: Mixture, orders: dict[str, Order]) -> list[dict]:
+    """The mixture's planned phases, numbered from the version's first sample."""
+    batch, k = recipe.training.global_batch_size, mixtures.trained_fraction(recipe.versions[name])
+    if mixture.domain_order is not None:
+        steps = mixtures.domain_steps(mixture, num_steps(recipe, recipe.versions[name]))
+        first, found = 0, []
+        for domain, divergence in _domain_order(recipe, mixture, orders):
+            entry = phase_entry(first * batch, mixtures.alone_shares(mixture, domain, k), "domain")
+            found.append(entry if divergence is None else entry | {"divergence": divergence})
+            first += steps[domain]
+        return found
+    starts, reasons = [0, *switch_steps(recipe, name)], ["start", *("switch" for _ in mixture.switches)]
+    return [
+        phase_entry(step * batch, mixtures.mixture_shares(mixture, part, k), reason)
+        for part, (step, reason) in enumerate(zip(starts, reasons))
+    ]
+
+
+def _domain_order(
+    recipe: Recipe, mixture: Mixture, orders: dict[str, Order]
+) -> list[tuple[str, float | None]]:
+    """New domains in the order in which they are trained on; by similarity, with each one's divergence from the last."""
+    domains = list(mixture.sources)
+    if mixture.domain_order == "random":
+        domains = random_order(domains, recipe.seed)
+    if mixture.domain_order != "similarity":
+        return [(domain, None) for domain in domains]
+    frequencies = {key: token_frequencies(order.data, order.part) for key, order in orders.items()}
+    start = None
+    if mixture.replay:
+        shares = mixtures.mixture_shares(mixture)  # relative to one another
+        shares = {key: share for key, share in shares.items() if is_replayed(key)}
+        whole = sum(shares.values())
+        start = np.sum([float(share / whole) * frequencies[key] for key, share in shares.items()], axis=0)
+    found, divergences = similarity_order({domain: frequencies[domain] for domain in domains}, start)
+    return [(domain, round(divergence, 6)) for domain, divergence in zip(found, divergences)]
+
+
+def _continued(parent: Ancestor, sources: dict[str, dict], directory: Path) -> dict:
+    """What a plan that reads on in its parent's takes from there: sources, phases and numbering."""
+    plan, end = parent
+    for key, entry in sources.items():
+        if not same_stream(plan.sources.get(key), entry):
+            raise PerdureError(
+                f"{directory}: source {key} is no longer what the parent trains on; a branch reads on in its "
+                "parent's data. Restore it, or give the branch a mixture of its own"
+            )
+    return {"first_sample": end, "sources": plan.sources, "phases": plan.description["phases"]}
+
+
+def _refuse_repetition(plan: Plan, limit: float) -> None:
+    for key, samples in consumed_by_version(plan).items():
+        entry = plan.sources[key]
+        before = taken((plan, plan.first_sample), key)
+        epochs = (before + samples) / entry["samples_per_epoch"]
+        if samples and epochs > limit:
+            earlier = f", after {before * plan.seq_length:,} by its ancestors," if before else ""
+            tokens = min(entry["tokens"], entry["samples_per_epoch"] * plan.seq_length)
+            raise PerdureError(
+                f"source {key}: {samples * plan.seq_length:,} tokens asked of {tokens:,}{earlier} would repeat it "
+                f"{epochs:.1f} times; lower its weight or the version's tokens, or raise mixture.max_repetition "
+                f"({limit:g})"
+            )

@@ -1,0 +1,1 @@
+"""All stages of a recipe in order, and sweeps of recipes."""

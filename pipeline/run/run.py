@@ -1,0 +1,270 @@
+"""`perdure run`: every stage of a recipe in order, finished ones skipped."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from perdure.pipeline.checks.finished import against_data
+from perdure.pipeline.core.errors import PerdureError, RecipeError
+from perdure.pipeline.core.locks import lock, open_lock
+from perdure.pipeline.core.manifest import (
+    disk_errors,
+    hash_file,
+    is_finished,
+    read_json,
+    write_atomic,
+    write_json,
+)
+from perdure.pipeline.evaluate.record import evaluation_directory, later_directory, record_data
+from perdure.pipeline.model.exports import export_of
+from perdure.pipeline.plan.domains import source_of
+from perdure.pipeline.plan.lineage import history, version_directory
+from perdure.pipeline.plan.mixture import is_replayed
+from perdure.pipeline.plan.parts import describe
+from perdure.pipeline.plan.plan import Plan
+from perdure.pipeline.plan.planning import build_plan
+from perdure.pipeline.recipe import Parallel, Recipe
+from perdure.pipeline.run.scoring import score_what_is_read
+from perdure.pipeline.run.version_inputs import refuse_edited, refuse_other, version_inputs
+
+Say = Callable[[str], None]
+
+
+def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
+    """All stages: data, then every version (scores, plan, training, evaluation, export), then the report."""
+    from perdure.pipeline.evaluate.report.report import write_report
+
+    with alone(recipe, say):
+        refuse_edited(recipe, recipe.versions)
+        data = _data(recipe, recipe_path, say)
+        _say_left_over(recipe, say)
+        make_versions(recipe, data, say)
+        write_report(recipe, say)
+
+
+def make_data(recipe: Recipe, say: Say) -> None:
+    """The data stage alone."""
+    from perdure.pipeline.data.stage import run_data
+
+    with alone(recipe, say):
+        run_data(recipe, say)
+        _say_left_over(recipe, say)
+
+
+def _say_left_over(recipe: Recipe, say: Say) -> None:
+    from perdure.pipeline.data.stage import left_over
+
+    if left := left_over(recipe.directory / "work"):
+        say(left)
+
+
+def make_versions(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
+    """Every version in order, from finished data, and all that is measured of them; what is there is skipped."""
+    for name in recipe.versions:
+        _version(recipe, name, data, say)
+    _look_beyond(recipe, data, say)
+
+
+def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
+    """Everything that one version's ranks need, so that they can be started anywhere: scores, plan, inputs."""
+    with alone(recipe, say):
+        directory, _ = _prepare(recipe, version, _data(recipe, recipe_path, say), say)
+        if directory == version_directory(recipe, version):
+            say(f"{directory} is ready for {recipe.parallel.world_size} ranks")
+
+
+def train(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
+    """Data, if need be, and one version; its parent and its models must be finished."""
+    with alone(recipe, say):
+        _version(recipe, version, _data(recipe, recipe_path, say), say)
+
+
+def evaluate(
+    recipe: Recipe, recipe_path: Path, version: str | None, say: Say, ranks: int | None = None
+) -> None:
+    """Measures finished versions, all or one, on the recipe's domains where that is still to do; then the report.
+
+    With `ranks`, it starts so many at most: the layout decides nothing that is measured.
+    """
+    from perdure.pipeline.evaluate.report.report import write_report
+
+    fitted = recipe
+    if ranks is not None:
+        fitted = recipe.model_copy(update={"parallel": layout_within(recipe.parallel, ranks)})
+    names = [name for name in recipe.versions if is_finished(version_directory(recipe, name))]
+    if version is not None and version not in names:
+        raise PerdureError(
+            f"version {version} is not finished; run `perdure train {recipe_path} --version {version}` first"
+        )
+    if not names:
+        raise PerdureError(
+            f"{recipe.directory}: no version is finished yet; `perdure run {recipe_path}` makes them"
+        )
+    with alone(recipe, say):
+        data = _data(recipe, recipe_path, say)
+        for name in [version] if version else names:
+            _version(fitted, name, data, say, documents=True)
+        _look_beyond(recipe, data, say)
+        write_report(recipe, say)
+
+
+def _look_beyond(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
+    """What is measured besides the versions' losses and answers: leaks, and other tools' tasks.
+
+    It may take long, or fail, so that a report stands before.
+    """
+    from perdure.pipeline.data.stage import tokenizer_directory
+    from perdure.pipeline.evaluate.contamination import look_for_leaks
+    from perdure.pipeline.evaluate.harness import run_harness
+    from perdure.pipeline.evaluate.report.report import write_report
+
+    write_report(recipe, lambda _line: None)
+    with disk_errors(recipe.directory):
+        look_for_leaks(recipe, data, tokenizer_directory(recipe), say)
+        run_harness(recipe, say)
+
+
+def layout_within(parallel: Parallel, ranks: int) -> Parallel:
+    """The layout with no more than some ranks, each of its sizes a divisor of what it was; tensor parallelism is kept first."""
+    sizes: dict[str, int] = {}
+    for kind in ("tensor_parallel", "pipeline_parallel", "data_parallel"):
+        size = getattr(parallel, kind)
+        sizes[kind] = max(divisor for divisor in range(1, min(size, ranks) + 1) if size % divisor == 0)
+        ranks //= sizes[kind]
+    sequence = parallel.sequence_parallel and sizes["tensor_parallel"] > 1
+    return parallel.model_copy(update=sizes | {"sequence_parallel": sequence})
+
+
+@contextmanager
+def alone(recipe: Recipe, say: Say) -> Iterator[None]:
+    """Keeps a second command out of the same directory; the system lifts the lock when a process dies.
+
+    A job of a cluster waits for its turn: if it failed, its whole chain would be lost with its place in the queue.
+    """
+    with disk_errors(recipe.directory):
+        recipe.directory.mkdir(parents=True, exist_ok=True)
+        file = os.fdopen(open_lock(recipe.directory / ".lock"), "w")
+    with file:
+        if "SLURM_JOB_ID" in os.environ:
+            _wait_for(file.fileno(), recipe.directory, "another perdure command is working here", say)
+        elif not lock(file.fileno(), recipe.directory):
+            raise PerdureError(
+                f"{recipe.directory}: another perdure command is working here; wait for it or choose another --out"
+            )
+        yield
+
+
+def _data(recipe: Recipe, recipe_path: Path, say: Say) -> dict[str, Path]:
+    """The data stage; what only the data can tell of any version is told before the first one trains."""
+    from perdure.pipeline.data.stage import run_data
+
+    with disk_errors(recipe.directory):
+        data = run_data(recipe, say)
+    if found := list(against_data(recipe)):
+        raise RecipeError(str(recipe_path), found)
+    return data
+
+
+def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False) -> None:
+    from perdure.pipeline.train import ranks
+
+    directory, inputs = _prepare(recipe, name, data, say, documents)
+    if directory == version_directory(recipe, name):
+        ranks.start(directory, recipe.parallel.world_size)
+    elif directory:
+        with disk_errors(directory):
+            directory.mkdir(exist_ok=True)
+            with os.fdopen(open_lock(directory / ".lock"), "w") as file:
+                _wait_for(file.fileno(), directory, "another run of a sweep measures the same", say)
+                if not is_finished(directory):
+                    _write_inputs(directory, recipe, inputs)
+                    ranks.start(directory, recipe.parallel.world_size, "evaluate")
+
+
+def _wait_for(file: int, path: Path, who: str, say: Say) -> None:
+    """Takes a lock, waiting for it if need be, and says so."""
+    if not lock(file, path):
+        say(f"{path}: {who}; waiting for it")
+        while not lock(file, path):
+            time.sleep(1)
+
+
+def _prepare(
+    recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False
+) -> tuple[Path | None, dict]:
+    """Prepares all that a version's ranks read.
+
+    With `documents`, a finished version that has no sums by document is measured again.
+
+    Returns:
+        Where they are to work: the version's directory to train it, or that of an evaluation to make; None if there is nothing
+        to do. And their inputs, which stand there to train, but not yet to evaluate: only who has the lock writes those.
+    """
+    directory = version_directory(recipe, name)
+    with disk_errors(directory):
+        refuse_edited(recipe, [name])
+        ancestors = history(recipe, name)
+        inputs = version_inputs(recipe, name, data, ancestors, say)
+        if (directory / "inputs.json").exists():
+            refuse_other(recipe, name, inputs["identity"])
+            found = read_json(directory / "inputs.json")
+            # The first one made it; later ones go on.
+            kept = {"command": found.get("command"), "identity": found["identity"], "scores": found["scores"]}
+            inputs |= kept
+        record_data(recipe, data)
+        if is_finished(directory):
+            export_of(directory)
+            now = inputs["measured"]
+            place = evaluation_directory(directory, now)
+            whole = (place / "eval_documents.parquet").exists() or not documents
+            if (place / "eval.json").exists() and whole:
+                say(f"version {name}: finished, skipped")
+                return None, inputs
+            before, reason = found["measured"], "documents were not kept apart yet"
+            if before != now:
+                same = all(before.get(key) == now.get(key) for key in ("max_tokens", "data", "sampled"))
+                reason = "other probes" if same else "other held-out documents"
+            say(f"version {name}: finished; {reason}, so it is measured again")
+            return later_directory(directory, now), inputs
+        say(f"version {name}")
+        ranked = {source: Path(path) for source, path in inputs["perplexity_scores"].items()}
+        plan = build_plan(directory / "plan", recipe, name, data, ranked, ancestors)
+        orders = ", ".join(f"{key} {_order_words(entry)}" for key, entry in plan.sources.items())
+        say(f"plan: {plan.num_samples:,} samples of {plan.seq_length} tokens; {orders}")
+        for line in _plan_lines(plan, data):
+            say(line)
+        scores = score_what_is_read(recipe, name, plan, list(inputs["scores"]), data, say)
+        inputs["scores"] = {source: str(path) for source, path in scores.items()}
+        _write_inputs(directory, recipe, inputs)
+    return directory, inputs
+
+
+def _write_inputs(directory: Path, recipe: Recipe, inputs: dict) -> None:
+    content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    write_atomic(directory / "recipe.yaml", content)
+    write_json(directory / "inputs.json", inputs | {"recipe": hash_file(directory / "recipe.yaml")})
+
+
+def _plan_lines(plan: Plan, data: dict[str, Path]) -> list[str]:
+    """What a plan took of sources in part, and the order of domains that come one after another."""
+    lines = []
+    for key, entry in plan.sources.items():
+        if entry.get("part") and not is_replayed(key):
+            part = data[source_of(entry["source"])] / "parts" / entry["part"]
+            lines.append(describe(entry["source"], read_json(part / "manifest.json")))
+    if phases := [phase for phase in plan.description["phases"] if phase["reason"] == "domain"]:
+        names = [
+            next(iter(phase["counts"]))
+            + (f" (divergence {phase['divergence']:.3f})" if phase.get("divergence") else "")
+            for phase in phases
+        ]
+        lines.append(f"one domain after another: {', '.join(names)}")
+    return lines
+
+
+def _order_words(entry: dict) -> str:
+    return entry["order"] + (f" from sample {entry['start']:,} on" if entry["start"] else "")

@@ -1,0 +1,113 @@
+"""The scores that a version needs of each of its sources, by which model.
+
+Perplexities decide which documents a plan has, so that all of a source is scored before there is one. A selection goes by the
+scores of what is read: once there is a plan, the documents are scored that it reads and that no version before it did.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import is_finished, read_json
+from perdure.pipeline.model.exports import export_of
+from perdure.pipeline.plan.domains import source_of
+from perdure.pipeline.plan.lineage import version_directory
+from perdure.pipeline.plan.mixture import members
+from perdure.pipeline.plan.plan import Plan
+from perdure.pipeline.plan.reads import documents_read, is_judged
+from perdure.pipeline.recipe import Mixture, Recipe, Version
+
+Say = Callable[[str], None]
+
+
+def perplexity_scores(recipe: Recipe, mixture: Mixture, data: dict[str, Path], say: Say) -> dict[str, Path]:
+    """Scores of all documents of each source that a mixture orders or chooses by perplexity, made if they are missing."""
+    judged = {source_of(domain) for domain, member in members(mixture).values() if is_judged(member)}
+    if not judged:
+        return {}
+    assert mixture.perplexity_model is not None
+    return {
+        source: _score(recipe, mixture.perplexity_model, data[source], None, say) for source in sorted(judged)
+    }
+
+
+def selection_places(
+    recipe: Recipe, version: Version, sources: list[str], data: dict[str, Path]
+) -> dict[str, Path]:
+    """Where the scores stand, or will, that a version's selection goes by, if it needs any: see `score.score_place`."""
+    from perdure.pipeline.data.score.score import score_place
+
+    selection = version.selection
+    if selection is None or selection.k == 1 or not selection.sidecars:
+        return {}
+    assert selection.reference is not None
+    model, known = _scorer(recipe, selection.reference)
+    return {source: score_place(data[source], model, **known)[0] for source in sources}
+
+
+def score_what_is_read(
+    recipe: Recipe, name: str, plan: Plan, sources: list[str], data: dict[str, Path], say: Say
+) -> dict[str, Path]:
+    """Scores what a version's plan reads of sources, as far as it is not there; returns where the scores of each stand."""
+    version, found = recipe.versions[name], {}
+    for source in sources:
+        assert version.selection is not None and version.selection.reference is not None
+        number = read_json(data[source] / "manifest.json")["counts"]["train"]["documents"]
+        moving = version.mixture.reweight is not None
+        directory = version_directory(recipe, name) / "plan"
+        wanted = documents_read(plan, directory, source, number, moving)
+        found[source] = _score(recipe, version.selection.reference, data[source], wanted, say)
+    return found
+
+
+def _score(recipe: Recipe, model: str, data: Path, wanted: np.ndarray | None, say: Say) -> Path:
+    """Scores of documents of a source by a model, named as in the recipe."""
+    from perdure.pipeline.data.backends import elsewhere
+    from perdure.pipeline.data.score.score import score_source
+
+    directory, known = _scorer(recipe, model)
+    begun = time.monotonic()
+    found = score_source(
+        data,
+        directory,
+        wanted=wanted,
+        workers=recipe.data.workers,
+        elsewhere=elsewhere(recipe, scoring=True, say=say),
+        say=say,
+        **known,
+    )
+    if (seconds := time.monotonic() - begun) > 1:
+        source = read_json(data / "manifest.json")["source"]
+        say(f"scored {source} with {known['label']} in {seconds:.0f} s")
+    return found
+
+
+def _scorer(recipe: Recipe, model: str) -> tuple[Path, dict[str, Any]]:
+    """A model's directory, and how it scores."""
+    directory = Path(model) if "/" in model else finished_export(recipe, model)
+    context, overlap = recipe.scoring.windows(recipe.training.seq_length)
+    return directory, {
+        "label": directory.resolve().name if "/" in model else model,
+        "context": context,
+        "overlap": overlap,
+        "precision": recipe.training.precision,
+        "hashes": recipe.directory / "hashes.json",
+    }
+
+
+def finished_export(recipe: Recipe, version: str) -> Path:
+    """The export of a version that others need.
+
+    Raises:
+        PerdureError: If it is not finished, or damaged.
+    """
+    directory = version_directory(recipe, version)
+    if not is_finished(directory):
+        raise PerdureError(
+            f"version {version} is needed, but not finished; run it first (`perdure run` does all in order)"
+        )
+    return export_of(directory)

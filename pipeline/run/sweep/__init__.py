@@ -1,0 +1,1 @@
+"""`perdure sweep`: one recipe under several settings and seeds."""

@@ -1,0 +1,88 @@
+"""What a sweep ends with: `sweep.json`, tables, a page, plots, and TensorBoard's table of hyper-parameters."""
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from perdure.pipeline.core.manifest import hash_of, read_json, write_atomic, write_json
+from perdure.pipeline.evaluate.report.figures import standalone
+from perdure.pipeline.evaluate.units import BITS, NATS
+from perdure.pipeline.run.sweep.charts import charts
+from perdure.pipeline.run.sweep.gather import gather, row_in
+from perdure.pipeline.run.sweep.page import render_sweep
+from perdure.pipeline.run.sweep.spec import Plan
+from perdure.pipeline.run.sweep.table import setting_words, sweep_table
+
+Say = Callable[[str], None]
+
+BOARD = {"heldout_loss": NATS, "heldout_bits_per_byte": BITS}
+"""Metrics of TensorBoard's table; curves beside it are in nats per token."""
+
+
+def write_results(plan: Plan, say: Say, failed: dict[str, str] | None = None) -> dict:
+    """Writes `<out>/sweep.json`, `sweep.html`, `plots/` and `runs/<run>/tb` from what is there, and says the tables.
+
+    Args:
+        plan: The sweep.
+        say: Takes each paragraph for the console.
+        failed: By name of runs that failed just now, why.
+
+    Returns:
+        What `sweep.json` holds, see `gather`.
+    """
+    found = gather(plan, failed)
+    write_json(plan.directory / "sweep.json", found)
+    drawn = charts(found)
+    write_atomic(plan.directory / "sweep.html", render_sweep(found, drawn))
+    _write_plots(plan, drawn)
+    _write_board(plan, found)
+    say(sweep_table(found))
+    say(f"Page with plots: {plan.directory / 'sweep.html'}; numbers: {plan.directory / 'sweep.json'}")
+    if drawn:
+        say(f"Plots as files: {plan.directory / 'plots'}")
+    say(f"tensorboard --logdir {plan.directory / 'runs'}  # curves of all runs; HPARAMS compares them")
+    return found
+
+
+def _write_plots(plan: Plan, drawn: list[dict[str, str]]) -> None:
+    """A file for each plot; those of an earlier state of the sweep go."""
+    folder = plan.directory / "plots"
+    files = {folder / f"{chart['name']}.svg": standalone(chart["svg"]) for chart in drawn}
+    for file in folder.glob("*.svg"):
+        if file not in files:
+            file.unlink()
+    for file, picture in files.items():
+        write_atomic(file, picture)
+
+
+def _write_board(plan: Plan, found: dict[str, Any]) -> None:
+    """TensorBoard's hyper-parameter table: a row per whole run, whose metrics are its versions' held-out losses, in both units."""
+    for run in found["runs"]:
+        board = plan.directory / run["directory"] / "tb"
+        done, state = board / "hparams.json", hash_of(run)
+        if run["status"] != "whole" or (done.exists() and read_json(done) == state):
+            continue
+        from torch.utils.tensorboard.summary import hparams
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        settings = {path: _scalar(value) for path, value in run["setting"].items()}
+        settings |= {} if run["seed"] is None else {"seed": run["seed"]}
+        metrics = {
+            f"{kind}/{name}/{domain}": loss
+            for kind, unit in BOARD.items()
+            for name in found["compared"]
+            if name in run["versions"]
+            for domain, loss in row_in(run["versions"][name], unit)["losses"].items()
+            if loss is not None
+        }
+        shutil.rmtree(board, ignore_errors=True)
+        with SummaryWriter(str(board)) as writer:
+            for summary in hparams(settings, metrics):
+                writer.file_writer.add_summary(summary)
+            for name, value in metrics.items():
+                writer.add_scalar(name, value, 0)
+        write_json(done, state)
+
+
+def _scalar(value: Any) -> bool | int | float | str:
+    return value if isinstance(value, bool | int | float | str) else setting_words({"": value}).strip()

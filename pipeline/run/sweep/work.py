@@ -1,0 +1,96 @@
+"""Running a sweep on this machine: its runs one after another, each made of what is not there yet."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from perdure.pipeline.checks.finished import against_data
+from perdure.pipeline.core.errors import PerdureError, RecipeError
+from perdure.pipeline.core.manifest import hash_of, is_finished
+from perdure.pipeline.data.stage import run_data
+from perdure.pipeline.evaluate.harness import initial_records
+from perdure.pipeline.evaluate.record import data_sections
+from perdure.pipeline.evaluate.report.report import write_report
+from perdure.pipeline.plan.lineage import version_directory
+from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.run.run import alone, make_versions
+from perdure.pipeline.run.sweep.gather import own_report
+from perdure.pipeline.run.sweep.results import write_results
+from perdure.pipeline.run.sweep.spec import Plan, Run
+from perdure.pipeline.run.sweep.store import link, version_places, with_kept_steps
+from perdure.pipeline.train.ranks import ABOVE
+
+Say = Callable[[str], None]
+
+
+def run_sweep(plan: Plan, say: Say) -> None:
+    """Makes every run that is not whole, then the table; a run that fails does not keep the others from going on.
+
+    Raises:
+        PerdureError: At the end, if runs failed, naming them.
+        Stopped: If a signal asked for it; what was trained is saved.
+    """
+    runs, places, failed = with_kept_steps(plan), version_places(plan), {}
+    broken: dict[Path, str] = {}
+    with alone(at(plan, plan.runs[0].recipe), say):
+        data: dict[str, dict[str, Path]] = {}
+        for number, run in enumerate(runs, start=1):
+            reason = next((broken[place] for place in places[run.name].values() if place in broken), None)
+            try:
+                link(plan, run, places[run.name])
+                whole = is_whole(run)
+                say(f"run {number} of {len(runs)}: {run.name}" + (": whole, skipped" if whole else ""))
+                if reason:
+                    raise PerdureError(reason)
+                stage = hash_of(data_sections(run.recipe))
+                if stage not in data:
+                    data[stage] = run_data(at(plan, run.recipe), _silent if whole else say)
+                if found := list(against_data(at(plan, run.recipe))):
+                    raise RecipeError(run.name, found)
+                with alone(run.recipe, say):
+                    make_versions(run.recipe, data[stage], _silent if whole else say)
+                    if not _reported(run):
+                        write_report(run.recipe, _silent)
+            except PerdureError as error:
+                print(f"error: {run.name}: {error}", file=sys.stderr, flush=True)
+                words = "; ".join(line.strip() for line in str(error).splitlines())
+                failed[run.name] = words.partition(f"; {ABOVE}")[0]
+                unmade = (place for place in places[run.name].values() if not is_finished(place))
+                if (place := next(unmade, None)) is not None:
+                    broken.setdefault(place, f"{place.name}, which it needs, failed in {run.name}")
+        write_results(plan, say, failed)
+    if failed:
+        raise PerdureError(
+            f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}; the reasons stand above. The same command "
+            "tries them again"
+        )
+
+
+def at(plan: Plan, recipe: Recipe) -> Recipe:
+    """A run's recipe in the sweep's own directory, where its data is made."""
+    return recipe.model_copy(update={"out": plan.directory})
+
+
+def is_whole(run: Run) -> bool:
+    """Whether all versions of a run are finished and measured on its held-out text, and its report says so.
+
+    Raises:
+        PerdureError: If its report is broken, or its text is gone.
+    """
+    if not all(is_finished(version_directory(run.recipe, name)) for name in run.recipe.versions):
+        return False
+    report = own_report(run.recipe)
+    return report is not None and not report["unmeasured"]
+
+
+def _reported(run: Run) -> bool:
+    """Whether nothing that is measured after the report is newer than it."""
+    report = run.recipe.directory / "report.json"
+    later = [version_directory(run.recipe, name) / "harness.json" for name in run.recipe.versions]
+    later += [path for path, _ in initial_records(run.recipe).values()]
+    later.append(run.recipe.directory / "contamination.json")
+    return all(path.stat().st_mtime <= report.stat().st_mtime for path in later if path.exists())
+
+
+def _silent(_: str) -> None:
+    pass

@@ -1,0 +1,213 @@
+"""What a version is made from: where it starts, its tokenizer, data and scores, written as its `inputs.json`.
+
+Perplexities that are missing are made on the way; what a selection goes by, once there is a plan (`scoring.py`).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import differences, hash_of, is_finished, read_json
+from perdure.pipeline.core.remedies import remedy
+from perdure.pipeline.evaluate.probes import probe_hashes
+from perdure.pipeline.evaluate.record import measured_on
+from perdure.pipeline.model.exports import initial_weights_hash
+from perdure.pipeline.model.shape import config_vocab_size, model_shape
+from perdure.pipeline.model.vocabulary import extension_between
+from perdure.pipeline.plan.consumption import Ancestor, tokens_at
+from perdure.pipeline.plan.domains import source_of
+from perdure.pipeline.plan.identity import deciding, deciding_fields
+from perdure.pipeline.plan.lineage import (
+    checkpoints,
+    history_of_plan,
+    missing_checkpoint,
+    models_needed,
+    parent_of,
+    version_directory,
+)
+from perdure.pipeline.plan.mixture import is_replayed, members, order_of_sources
+from perdure.pipeline.plan.planning import data_hash, with_pools
+from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update, typed_command
+from perdure.pipeline.run.scoring import finished_export, perplexity_scores, selection_places
+
+Say = Callable[[str], None]
+SHARE_OF_TRAINED = "version.mixture.replay.share_of: None -> 'trained'"
+"""How `differences` tells a version whose `replay.share` was that of the tokens read, and would not be any more."""
+
+
+def version_inputs(
+    recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[Ancestor], say: Say
+) -> dict:
+    """What a version's trainer reads, and, as `identity`, everything that decides its result."""
+    from perdure.pipeline.data.stage import tokenizer_directory
+
+    version = recipe.versions[name]
+    probe_hashes(recipe.evaluation.probes)  # names a bad item before any rank starts
+    some_source = read_json(next(iter(data.values())) / "manifest.json")
+    tokenizer = tokenizer_directory(recipe)
+    parent = parent_of(version)
+    weights, weights_hash, checkpoint = _start(recipe, name, some_source["tokenizer_hash"])
+    mixture = with_pools(version.mixture, history_of_plan(recipe, name, ancestors), name)
+    places = members(mixture)
+    used = sorted({source_of(domain) for domain, _ in places.values()})
+    ranked = perplexity_scores(recipe, mixture, data, say)
+    fresh = dict.fromkeys(source_of(domain) for key, (domain, _) in places.items() if not is_replayed(key))
+    scores = selection_places(recipe, version, list(fresh), data)
+    return {
+        "version": name,
+        "command": typed_command(),
+        "parent": parent,
+        "parent_lineage_tokens": _lineage_tokens(recipe, name),
+        "vocab_size": read_json(checkpoint.parents[1] / "inputs.json")["vocab_size"]
+        if checkpoint
+        else _vocab_size(weights, tokenizer, some_source["vocab_size"]),
+        "eos_id": some_source["eos_id"],
+        "tokenizer": str(tokenizer),
+        "initial_weights": str(weights) if weights else None,
+        "parent_checkpoint": str(checkpoint) if checkpoint else None,
+        "data": {source: str(path) for source, path in data.items()},
+        "scores": {source: str(path) for source, path in scores.items()},
+        "perplexity_scores": {source: str(path) for source, path in ranked.items()},
+        "measured": measured_on(recipe, data),
+        "identity": recipe_identity(recipe, name)
+        | {
+            "tokenizer_hash": some_source["tokenizer_hash"],
+            "data": {source: data_hash(data[source]) for source in used if source in data},
+            "initial_weights": weights_hash,
+            "scores": {source: path.name for source, path in scores.items()},
+            "perplexity_scores": {source: path.name for source, path in ranked.items()},
+        },
+    }
+
+
+def recipe_identity(recipe: Recipe, name: str) -> dict:
+    """What the recipe alone says of a version's identity; the rest of it follows from data and models."""
+    found = deciding_fields(recipe, name)
+    return found | {"model": found["model"] | {"shape": asdict(model_shape(recipe))}}
+
+
+def refuse_edited(recipe: Recipe, names: Iterable[str]) -> None:
+    """Compares what versions, and all versions that they build on, were made from with what the recipe says of them now.
+
+    Where a version begins in its data, the learning rate that it goes on from, and what its reference knows follow from the
+    recipe's words on those versions. Data and scores are no part of this: data that was made anew is other data.
+
+    Raises:
+        PerdureError: If one of them was made from something else; it names what differs.
+    """
+    needed = list(names)
+    for name in needed:
+        needed += [other for other in models_needed(recipe.versions[name]) if other not in needed]
+    for name, what in edited_versions(recipe, needed).items():
+        raise PerdureError(f"version {name}: {version_directory(recipe, name)} {what}")
+
+
+def edited_versions(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
+    """Versions that were made from something else than the recipe says of them now, and what differs, in words."""
+    begun = [name for name in names if (version_directory(recipe, name) / "inputs.json").exists()]
+    found = {name: _edited(recipe, name, recipe_identity(recipe, name)) for name in begun}
+    return {name: what for name, what in found.items() if what}
+
+
+def refuse_other(recipe: Recipe, name: str, identity: dict) -> None:
+    """Compares (a part of) what identifies a version now with what its directory was made from.
+
+    Raises:
+        PerdureError: If that is something else; it names what differs.
+    """
+    if what := _edited(recipe, name, identity):
+        raise PerdureError(f"version {name}: {version_directory(recipe, name)} {what}")
+
+
+def _edited(recipe: Recipe, name: str, identity: dict) -> str | None:
+    directory = version_directory(recipe, name)
+    path = directory / "inputs.json"
+    found = read_json(path)
+    if (other := found.get("version", name)) != name:
+        raise PerdureError(f"{path}: is that of version {other}; {remedy(path)}")
+    recorded = _as_now(found["identity"])
+    differing = differences({key: recorded.get(key) for key in identity}, identity)
+    if not differing:
+        return None
+    told = (
+        "was made from something else; set the recipe back, give the version another name, or delete that directory to train "
+        f"it anew. What differs: {'; '.join(differing)}"
+    )
+    if SHARE_OF_TRAINED in differing and not any(".selection" in line for line in differing):
+        told += f". It was made when `share` was that of the tokens read: versions.{name}.mixture.replay.share_of: read keeps it"
+    return told
+
+
+def _as_now(recorded: dict) -> dict:
+    """An identity as `recipe_identity` says it now; older ones tell the order of sources by their keys alone."""
+    order = order_of_sources(Mixture.model_construct(**recorded["version"]["mixture"]))
+    return {"order_of_sources": order} | recorded | {"version": deciding(recorded["version"])}
+
+
+def _start(recipe: Recipe, name: str, tokenizer_hash: str) -> tuple[Path | None, str | None, Path | None]:
+    """Where a version's start is read: Hugging Face weights, what identifies them, and the parent's checkpoint."""
+    start, done = recipe.versions[name].start, is_finished(version_directory(recipe, name))
+    if isinstance(start, Branch):
+        parent = version_directory(recipe, start.parent)
+        identity = read_json(parent / "inputs.json")["identity"]
+        _same_tokenizer(name, start.parent, identity["tokenizer_hash"], tokenizer_hash)
+        if not done and (reason := missing_checkpoint(recipe, start)):
+            raise PerdureError(f"version {name}: {reason}")
+        if not done and start.step not in checkpoints(parent):
+            raise PerdureError(
+                f"version {name}: {start.parent} has not reached step {start.step} yet; train it first (`perdure run` "
+                "does all in order)"
+            )
+        checkpoint = parent / "checkpoints" / f"step_{start.step:06d}"
+        return None, f"{hash_of(identity)[:16]}@{start.step}", checkpoint
+    if isinstance(start, Update):
+        export, directory = finished_export(recipe, start.parent), version_directory(recipe, start.parent)
+        record = read_json(directory / "version.json")
+        if start.moments == "reset":
+            return export, record["weights_hash"], None
+        _same_tokenizer(name, start.parent, record["tokenizer_hash"], tokenizer_hash)
+        if not done and record["steps"] not in checkpoints(directory):
+            raise PerdureError(
+                f"version {name}: the last checkpoint of {start.parent}, which holds its moments, is gone from "
+                f"{directory / 'checkpoints'}; use start.moments: reset"
+            )
+        return None, record["weights_hash"], directory / "checkpoints" / f"step_{record['steps']:06d}"
+    if isinstance(recipe.model, HuggingFaceModel):
+        return recipe.model.path, initial_weights_hash(recipe, recipe.model.path), None
+    return None, None, None
+
+
+def _same_tokenizer(name: str, parent: str, theirs: str, ours: str) -> None:
+    if theirs != ours:
+        raise PerdureError(
+            f"version {name}: its parent {parent} was trained with another tokenizer ({theirs[:8]} -> {ours[:8]}); "
+            "what goes on with moments keeps its tokenizer"
+        )
+
+
+def _lineage_tokens(recipe: Recipe, name: str) -> int:
+    """Tokens that the ancestors of a version trained on."""
+    start, training = recipe.versions[name].start, recipe.training
+    if isinstance(start, Branch):
+        directory = version_directory(recipe, start.parent)
+        before = read_json(directory / "inputs.json")["parent_lineage_tokens"]
+        return before + tokens_at(directory, start.step, training.global_batch_size * training.seq_length)
+    if isinstance(start, Update):
+        return read_json(version_directory(recipe, start.parent) / "version.json")["lineage_tokens"]
+    return 0
+
+
+def _vocab_size(weights: Path | None, tokenizer: Path, tokens: int) -> int:
+    """Rows of the embedding: those of the weights that it starts from, and of what the tokenizer adds to theirs."""
+    if weights is None:
+        return tokens
+    rows = config_vocab_size(weights)
+    if extension_between(weights, tokenizer) is not None:
+        return max(rows, tokens)
+    if rows < tokens:
+        raise PerdureError(
+            f"model {weights} has {rows:,} embeddings, but the tokenizer has {tokens:,} tokens; use the model's own "
+            "tokenizer"
+        )
+    return rows

@@ -1,0 +1,343 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import hash_directory, read_json, write_atomic
+from perdure.pipeline.core.shards import open_shard
+from perdure.pipeline.data.score import progress
+from perdure.pipeline.data.score import scorer as scorer_module
+from perdure.pipeline.data.score.losses import (
+    Window,
+    document_windows,
+    load_model,
+    output_head,
+    to_units,
+    token_losses,
+)
+from perdure.pipeline.data.score.score import score_source
+from perdure.pipeline.data.score.scorer import Scorer
+from perdure.pipeline.data.stage import run_data
+
+VOCAB = 500
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """A model with random weights, large enough that losses differ between tokens, and its directory."""
+    directory = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, initializer_range=0.5, **SMALL)).save_pretrained(directory)
+    return load_model(directory, "fp32", "cpu"), directory
+
+
+@pytest.fixture
+def news(make_recipe, texts):
+    """A source's shards."""
+    return run_data(make_recipe({"news": texts}), report=lambda line: None)["news"]
+
+
+def plain_losses(model, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Losses and entropies of one window by a plain forward pass, float64 [2, n]."""
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(inputs)[None].long()).logits[0].double()
+    spread = torch.distributions.Categorical(logits=logits).entropy()
+    nll = -torch.log_softmax(logits, -1)[range(len(labels)), labels]
+    return torch.stack([nll, spread]).numpy()
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 11))
+def test_windows_cover_a_document_once_with_training_contexts(length, context, overlap):
+    overlap = min(overlap, context - 1)
+    tokens = np.arange(1, length + 1)
+    windows = document_windows(tokens, 0, context, overlap)
+    assert np.concatenate([labels[skip:] for _, labels, skip in windows]).tolist() == tokens.tolist()
+    # Labels are numbered from 1, and the input of each is the one before: 0 is the separator that leads.
+    assert all((inputs == labels - 1).all() for inputs, labels, _ in windows)
+    assert all(len(inputs) == len(labels) <= context for inputs, labels, _ in windows)
+    assert all(len(labels) == context for _, labels, _ in windows[:-1])
+    assert [skip for _, _, skip in windows] == [0] + [overlap] * (len(windows) - 1)
+    assert all(len(labels) > skip for _, labels, skip in windows)
+
+
+@settings(max_examples=15)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 100))
+def test_losses_equal_a_plain_forward_whatever_the_batches(llama, lengths, batch_tokens):
+    rng = np.random.default_rng(sum(lengths))
+    windows = [
+        Window(*rng.integers(0, VOCAB, (2, length)), skip=int(rng.integers(0, length))) for length in lengths
+    ]
+    for window, found in zip(windows, token_losses(llama[0], windows, 40, batch_tokens), strict=True):
+        expected = plain_losses(llama[0], window.inputs, window.labels)[:, window.skip :]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "capped", "scaled"])
+def test_other_architectures(kind):
+    torch.manual_seed(0)
+    if kind == "gpt2":
+        model = GPT2LMHeadModel(
+            GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2, initializer_range=0.5)
+        )
+    elif kind == "scaled":
+        model = CohereForCausalLM(
+            CohereConfig(
+                vocab_size=VOCAB,
+                logit_scale=0.3,
+                initializer_range=0.5,
+                pad_token_id=0,
+                eos_token_id=1,
+                bos_token_id=2,
+                **SMALL,
+            )
+        )
+    else:
+        model = Gemma2ForCausalLM(
+            Gemma2Config(
+                vocab_size=VOCAB, head_dim=8, final_logit_softcapping=0.5, initializer_range=0.5, **SMALL
+            )
+        )
+    model.eval()
+    head = output_head(model)
+    assert (head is None) == (kind == "scaled")
+    assert head is None or head.softcap == (0.5 if kind == "capped" else None)
+    rng = np.random.default_rng(0)
+    windows = [Window(*rng.integers(0, VOCAB, (2, length))) for length in (20, 3, 20, 7)]
+    for window, found in zip(windows, token_losses(model, windows, 20), strict=True):
+        expected = plain_losses(model, window.inputs, window.labels)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_units():
+    nats = np.array([0.0, 1.2344, 65.534, 1e9, np.nan, np.inf, -1e-9], np.float32)
+    assert to_units(nats).tolist() == [0, 1234, 65534, 65534, 65535, 65535, 0]
+
+
+@pytest.mark.slow
+def test_a_sidecar_is_aligned_and_independent_of_workers(llama, news, tmp_path):
+    model, directory = llama
+    windows = {"context": 16, "overlap": 5}
+    scores = score_source(news, directory, label="ref", **windows, workers=2)
+    before = hash_directory(scores)
+    assert score_source(news, directory, label="ref", **windows, workers=1) == scores  # finished before
+    manifest = read_json(scores / "manifest.json")
+    assert {key: manifest[key] for key in ("context", "overlap", "mask")} == windows | {"mask": "document"}
+    table = pq.read_table(scores / "docs.parquet").to_pylist()
+    eos = read_json(news / "manifest.json")["eos_id"]
+    for task in (0, 1):
+        shard = open_shard(news / f"{task:05d}")
+        sidecars = [open_shard(scores / f"{task:05d}.{kind}") for kind in ("ref", "ent")]
+        for sidecar in sidecars:
+            assert sidecar.values.dtype == np.uint16 and shard.lengths.tolist() == sidecar.lengths.tolist()
+        rows = [row for row in table if row["shard"] == task]
+        assert [row["sequence"] for row in rows] == list(range(len(shard.lengths)))
+        end = 0
+        for row, length in zip(rows, shard.lengths.tolist(), strict=True):
+            tokens = np.asarray(shard.values[end : end + length], np.int64)
+            stored = np.stack([sidecar.values[end : end + length] for sidecar in sidecars]) / 1000
+            expected = np.concatenate(
+                [
+                    plain_losses(model, window.inputs, window.labels)[:, window.skip :]
+                    for window in document_windows(tokens, eos, 16, 5)
+                ],
+                axis=1,
+            )
+            np.testing.assert_allclose(stored, expected, atol=6e-4)
+            assert row["num_tokens"] == length
+            assert row["mean_nll"] == pytest.approx(expected[0].mean(), abs=1e-4)
+            assert row["mean_entropy"] == pytest.approx(expected[1].mean(), abs=1e-4)
+            assert row["perplexity"] == pytest.approx(np.exp(row["mean_nll"]))
+            end += length
+    copy = tmp_path / "data" / news.name
+    shutil.copytree(news, copy, ignore=shutil.ignore_patterns("scores"))
+    again = score_source(copy, directory, label="ref", context=16, overlap=5, workers=1)
+    assert again.name == scores.name and hash_directory(again) == before
+
+
+SCORE = """
+import os, signal, sys
+from pathlib import Path
+from perdure.pipeline.data.score import scorer
+scorer.BLOCK_TOKENS = {"cpu": 32}
+news, out, model = map(Path, sys.argv[1:4])
+plain, scored = scorer.Scorer._score, []
+
+def score(self, shard, documents, file):
+    plain(self, shard, documents, file)
+    scored.append(file.name)
+    print(file.name, flush=True)
+    if len(scored) == int(sys.argv[5]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+scorer.Scorer._score = score
+scorer.Scorer(news, out / "artefact", model, int(sys.argv[4]), (8, 2), "fp32", 1).run(None, 0, 2)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_scorer_goes_on_inside_its_shard_to_the_same_bytes(llama, news, tmp_path):
+    (tmp_path / "score.py").write_text(SCORE)
+    eos = read_json(news / "manifest.json")["eos_id"]
+
+    def score(out, blocks, status):
+        """Names of the blocks that were scored, in order, until it was killed after so many, or whole."""
+        arguments = [sys.executable, tmp_path / "score.py", news, tmp_path / out, llama[1], eos, blocks]
+        done = subprocess.run(list(map(str, arguments)), stdout=subprocess.PIPE, text=True)
+        assert done.returncode == status
+        return done.stdout.split()
+
+    every = score("undisturbed", -1, 0)
+    assert score("killed", 3, -signal.SIGKILL) == every[:3]
+    assert not (tmp_path / "killed" / "artefact").exists()
+    assert score("killed", 2, -signal.SIGKILL) == every[3:5], "whole blocks are not scored again"
+    assert score("killed", -1, 0) == every[5:] != []
+    found, expected = (hash_directory(tmp_path / out / "artefact") for out in ("killed", "undisturbed"))
+    assert found == expected
+
+
+def test_a_scorer_writes_down_how_much_is_scored_of_what_a_kill_left_too(llama, news, tmp_path, monkeypatch):
+    monkeypatch.setattr(scorer_module, "BLOCK_TOKENS", {"cpu": 64})
+    monkeypatch.setattr(scorer_module, "TOLD_SECONDS", 0.0)
+    told = []
+
+    def write(path, content):
+        if path.parent.name == "progress":
+            told.append(int(content))
+        write_atomic(path, content)
+
+    monkeypatch.setattr(scorer_module, "write_atomic", write)
+    total = int(open_shard(news / "00000").lengths.sum())
+    eos = read_json(news / "manifest.json")["eos_id"]
+
+    def run():
+        told.clear()
+        Scorer(news, tmp_path / "artefact", llama[1], eos, (8, 2), "fp32", threads=1).run(None, 0, 2)
+        assert told == sorted(told) and told[-1] == total
+        assert (tmp_path / "progress" / "00000").read_text() == f"{total}\n"
+        return told[0]
+
+    assert run() == 0
+    blocks = sorted((tmp_path / "blocks").iterdir())
+    lost = sum(np.load(block)["units"].shape[1] for block in blocks[2:4])
+    for block in blocks[2:4]:
+        os.unlink(block)
+    assert run() == total - lost
+
+
+def test_lines_tell_what_is_scored_whoever_scores(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "PAUSE", 0.01)
+    folder, said = tmp_path / "progress", []
+    write_atomic(folder / "00001", "500000\n")  # of a run that was killed
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress, "SHARE", 0.0)
+
+    def wait_for(lines):
+        end = time.perf_counter() + 60
+        while len(said) < lines:
+            assert time.perf_counter() < end
+            time.sleep(0.005)
+
+    with progress.telling(folder, "web", 2_000_000, said.append):
+        clock[0] = 40.0
+        write_atomic(folder / "00000", "100000\n")
+        wait_for(1)
+        clock[0] = 50.0
+        write_atomic(folder / "00001", "900000\n")
+        wait_for(2)
+    assert said == [
+        "scoring web: 600k of 2M tokens (30%), 2,500 tokens/s, ETA 9:20",
+        "scoring web: 1M of 2M tokens (50%), 40,000 tokens/s, ETA 0:25",
+    ]
+    assert not [thread for thread in threading.enumerate() if "tell" in thread.name]
+
+
+def test_stored_scores_do_not_depend_on_the_batch_size(llama):
+    rng = np.random.default_rng(0)
+    windows = [Window(*rng.integers(0, VOCAB, (2, length))) for length in rng.integers(1, 60, 40)]
+    told: list[list[int]] = [[], []]
+    one, many = (
+        token_losses(llama[0], windows, 60, batch_tokens, told[number].append)
+        for number, batch_tokens in enumerate((1, 4096))
+    )
+    assert len(told[0]) == 40 and {sum(counts) for counts in told} == {
+        sum(len(window.labels) for window in windows)
+    }
+    difference = np.concatenate(one, axis=1) - np.concatenate(many, axis=1)
+    assert np.abs(difference).max() < 5e-4  # half of what is stored
+
+
+def test_losses_that_are_not_finite_are_marked_missing(news, tmp_path):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, **SMALL))
+    shard = open_shard(news / "00000")
+    token = int(shard.values[2])
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token] = torch.nan
+    model.save_pretrained(tmp_path / "nan")
+    eos = read_json(news / "manifest.json")["eos_id"]
+    scorer = Scorer(news, tmp_path / "artefact", tmp_path / "nan", eos, (8, 0), "fp32", threads=1)
+    scorer.run(None, 0, 2)
+    sidecar, total = open_shard(tmp_path / "artefact" / "00000.ref"), 0
+    for end, length in zip(np.cumsum(shard.lengths), shard.lengths):
+        windows = document_windows(np.asarray(shard.values[end - length : end]), eos, 8)
+        expected = np.concatenate([np.full(len(inputs), token in inputs) for inputs, _, _ in windows])
+        assert ((sidecar.values[end - length : end] == 65535) == expected).all()
+        total += int(expected.sum())
+    assert scorer.stats.stats["missing"].total == total > 0
+    assert len(sidecar.values) > total
+
+
+def test_scores_copied_from_another_reference_are_refused_naming_both(llama, news, tmp_path):
+    torch.manual_seed(1)
+    LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, **SMALL)).save_pretrained(tmp_path / "other")
+    own = score_source(news, llama[1], label="reference", context=8, workers=1)
+    other = score_source(news, tmp_path / "other", label="reference", context=8, workers=1)
+    hashes = [read_json(path / "manifest.json")["model_hash"] for path in (own, other)]
+    shutil.rmtree(own)
+    shutil.copytree(other, own)
+    with pytest.raises(PerdureError, match=f"model_hash: '{hashes[0]}' -> '{hashes[1]}'"):
+        score_source(news, llama[1], label="reference", context=8, workers=1)
+
+
+def test_models_that_do_not_fit_are_refused(news, tmp_path):
+    with pytest.raises(PerdureError, match="not a Hugging Face model"):
+        score_source(news, tmp_path, label="x", context=8, workers=1)
+    LlamaForCausalLM(LlamaConfig(vocab_size=100, **SMALL)).save_pretrained(tmp_path / "small")
+    with pytest.raises(PerdureError, match="vocabulary of 100 is smaller than the tokenizer's"):
+        score_source(news, tmp_path / "small", label="x", context=8, workers=1)
+    (tmp_path / "small" / "tokenizer.json").write_text("{}")
+    hashes = (
+        r"its tokenizer \(44136fa3\) is not the data's \("
+        + read_json(news / "manifest.json")["tokenizer_hash"][:8]
+    )
+    with pytest.raises(PerdureError, match=hashes):
+        score_source(news, tmp_path / "small", label="x", context=8, workers=1)

@@ -1,0 +1,166 @@
+"""A version that exists was made from what its recipe says, and so was every version that it builds on."""
+
+import shutil
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from perdure.launch.chain import jobs
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.manifest import finish, hash_of, read_json, write_json
+from perdure.pipeline.run import run
+from perdure.pipeline.run.version_inputs import recipe_identity
+from tests.support import random_data, tiny_recipe, write_export
+
+STEP = 32 * 8
+MIXTURE = {"sources": {"a": {}}, "max_repetition": 100}
+SCHEDULE = {"type": "constant", "max_lr": 0.01}
+UPDATE = {"start": {"type": "update", "parent": "v1"}, "tokens": 2 * STEP, "mixture": MIXTURE}
+
+
+def recipe_of(out: Path, **changes):
+    v1 = {"start": {"type": "init"}, "tokens": 6 * STEP, "mixture": MIXTURE, "schedule": SCHEDULE} | changes
+    v2 = UPDATE | {"schedule": {"type": "decay"}}
+    return tiny_recipe(out, versions={"v1": v1, "v2": v2})
+
+
+def prepared(recipe, name: str):
+    """What `perdure prepare` leaves for a version's ranks to do, None if that is nothing."""
+    data, _, tokenizer = random_data(recipe.directory)
+    with patch("perdure.pipeline.data.stage.tokenizer_directory", return_value=tokenizer):
+        return run._prepare(recipe, name, data, lambda _line: None)
+
+
+@pytest.fixture
+def trained(tmp_path) -> Path:
+    """A directory in which v1 is finished, its weights aside."""
+    recipe = recipe_of(tmp_path)
+    prepared(recipe, "v1")
+    directory = tmp_path / "versions" / "v1"
+    write_json(directory / "hf" / "config.json", {"vocab_size": 300, "model_type": "llama"})
+    record = {"weights_hash": write_export(directory), "steps": 6, "tokenizer_hash": "test"}
+    write_json(directory / "version.json", record | {"lineage_tokens": 6 * STEP})
+    write_json(directory / "eval.json", {"measured": read_json(directory / "inputs.json")["measured"]})
+    finish(directory, {"files": {}})  # tests edit them
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "changes, differing",
+    [
+        ({"tokens": 2 * STEP}, "version.tokens: 1536 -> 512"),  # v2 would begin in what v1 saw
+        (
+            {"schedule": SCHEDULE | {"max_lr": 0.5}},
+            "version.schedule.max_lr: 0.01 -> 0.5",
+        ),  # and decay from there
+    ],
+)
+def test_nothing_is_built_on_a_version_that_was_edited(trained, changes, differing):
+    edited = recipe_of(trained, **changes)
+    for attempt in (lambda: prepared(edited, "v2"), lambda: jobs(edited, Path("r.yaml"))):
+        with pytest.raises(PerdureError, match=r"version v1: .* was made from something else") as refused:
+            attempt()
+        assert str(refused.value).endswith(f"What differs: {differing}")
+    assert not (trained / "versions" / "v2").exists()
+
+
+def test_a_reference_that_was_edited_is_refused_too(trained):
+    start = {"start": {"type": "init"}, "schedule": SCHEDULE, "selection": {"reference": "v1"}}
+    both = recipe_of(trained, tokens=2 * STEP).model_dump(mode="json")["versions"]
+    edited = tiny_recipe(trained, versions={"v1": both["v1"], "v2": UPDATE | start})
+    with pytest.raises(PerdureError, match=r"version v1: .*version\.tokens"):
+        prepared(edited, "v2")
+
+
+def test_the_order_of_domains_that_come_one_after_another_is_part_of_a_version(tmp_path):
+    mixture = {"sources": {"a": {}, "b": {}}, "domain_order": "given", "max_repetition": 100}
+    prepared(recipe_of(tmp_path, mixture=mixture), "v1")
+    other = mixture | {"sources": {"b": {}, "a": {}}}
+    for _ in range(2):
+        with pytest.raises(PerdureError, match=r"order_of_sources: \['a', 'b'\] -> \['b', 'a'\]"):
+            prepared(recipe_of(tmp_path, mixture=other), "v1")
+        as_before(tmp_path / "versions" / "v1" / "inputs.json", max_repetition=100.0)
+    assert prepared(recipe_of(tmp_path, mixture=mixture), "v1")
+
+
+def as_before(path: Path, max_repetition: float) -> None:
+    """Makes of a version's `inputs.json` one from when `max_repetition` stood in it, and no `order_of_sources`."""
+    inputs = read_json(path)
+    inputs["identity"].pop("order_of_sources", None)
+    inputs["identity"]["version"]["mixture"]["max_repetition"] = max_repetition
+    write_json(path, inputs)
+
+
+def test_what_a_version_was_made_from_stays_as_it_was_written(trained):
+    path = trained / "versions" / "v1" / "inputs.json"
+    as_before(path, max_repetition=4.0)
+    before = read_json(path)["identity"]
+    recipe = recipe_of(trained)
+    assert prepared(
+        recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"max_tokens": 99})}),
+        "v1",
+    )
+    assert read_json(path)["identity"] == before  # by which a branch knows its parent
+
+
+def test_how_often_a_source_may_repeat_decides_where_shares_follow_perplexity(tmp_path):
+    mixture = {"sources": {"a": {}, "b": {}}, "reweight": {"interval": STEP, "alpha": 0.5}}
+    prepared(recipe_of(tmp_path, mixture=mixture | {"max_repetition": 100}), "v1")
+    with pytest.raises(PerdureError, match=r"max_repetition: 100\.0 -> 101\.0"):
+        prepared(recipe_of(tmp_path, mixture=mixture | {"max_repetition": 101}), "v1")
+
+
+def test_what_does_not_decide_may_be_edited(trained):
+    edited = recipe_of(trained, keep=[3], mixture=MIXTURE | {"max_repetition": 101})
+    assert [job.name for job in jobs(edited, Path("r.yaml"))] == ["data", "prepare-v2", "train-v2", "report"]
+    assert prepared(edited, "v2")
+    assert read_json(trained / "versions" / "v2" / "plan" / "plan.json")["sources"]["a"]["start"] == 6 * 8
+
+
+REPLAY = {"sources": {"a": {}}, "replay": {"share": 0.2, "sources": {"b": {}}}}
+CHOOSING = {"k": 0.6, "score": "random"}
+
+
+def identity_hash(selection: dict | None, **replay) -> str:
+    mixture = REPLAY | {"replay": REPLAY["replay"] | replay}
+    version = {"start": {"type": "init"}, "tokens": 10 * STEP, "mixture": mixture, "schedule": SCHEDULE}
+    if selection:
+        version["selection"] = selection
+    return hash_of(recipe_identity(tiny_recipe("unused", versions={"v1": version}), "v1")["version"])[:16]
+
+
+@pytest.mark.parametrize(
+    ("selection", "of_0_1"),
+    [(CHOOSING, "888bb8ef7162c7ff"), (CHOOSING | {"k": 1.0}, "126939639253fabb"), (None, "f9414a1adebd659c")],
+)
+def test_a_version_keeps_its_identity_unless_its_share_of_replay_means_something_else(selection, of_0_1):
+    """Hashes are those that version 0.1 gave, which read the share."""
+    assert identity_hash(selection, share_of="read") == of_0_1
+    changed = selection == CHOOSING
+    assert (identity_hash(selection) != of_0_1) == changed
+    assert (identity_hash(selection, share_of="trained") != of_0_1) == changed
+
+
+def test_a_version_whose_share_of_replay_meant_another_is_refused_and_kept_by_a_field(tmp_path):
+    def recipe(**replay):
+        return recipe_of(tmp_path, mixture=REPLAY | {"replay": REPLAY["replay"] | replay}, selection=CHOOSING)
+
+    prepared(
+        recipe(share_of="read"), "v1"
+    )  # as 0.1 made it: what is read, and what stands in inputs.json, are the same
+    directory = tmp_path / "versions" / "v1"
+    assert "share_of" not in str(read_json(directory / "inputs.json")["identity"])
+    phases = read_json(directory / "plan" / "plan.json")["phases"]
+    assert phases == [{"first_sample": 0, "counts": {"a": 4, "replay/b": 1}, "reason": "start"}]
+    for later in ("v1", "v2"):
+        with pytest.raises(PerdureError, match=r"replay\.share_of: None -> 'trained'") as refused:
+            prepared(recipe(), later)
+        assert str(refused.value).endswith("versions.v1.mixture.replay.share_of: read keeps it")
+    assert prepared(recipe(share_of="read"), "v1")
+    shutil.rmtree(directory)
+    prepared(recipe(), "v1")
+    counts = read_json(directory / "plan" / "plan.json")["phases"][0]["counts"]
+    assert counts == {"a": 20, "replay/b": 3}
+    with pytest.raises(PerdureError, match=r"replay\.share_of: 'trained' -> None"):
+        prepared(recipe(share_of="read"), "v1")
