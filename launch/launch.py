@@ -15,6 +15,7 @@ from perdure.pipeline.core.errors import PerdureError, Problem, RecipeError
 from perdure.pipeline.core.manifest import disk_errors, write_atomic, write_json
 from perdure.pipeline.core.slurm import HANDED_OVER
 from perdure.pipeline.data.backends.slurm_scripts import interpreter
+from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.recipe import Recipe, SlurmArrays, read_tree
 from perdure.pipeline.recipe.cluster import JobSize
 
@@ -94,7 +95,7 @@ def launch(recipe: Recipe, to: str, size: JobSize, directory: Path, after: str |
         after: A Slurm job's id that the chain waits for.
         say: Receives lines for the console.
     """
-    parallel, content = recipe.parallel, recipe_text(recipe)
+    layout, content = layout_of(recipe), recipe_text(recipe)
     live = _live_jobs(recipe, content) if to == "slurm" else {}
     chain = _scripts(recipe, size, directory, live) if to == "slurm" else []
     rendered = [(file, text) for _, file, text in chain] or texts(recipe, to, size, directory)
@@ -103,8 +104,8 @@ def launch(recipe: Recipe, to: str, size: JobSize, directory: Path, after: str |
         for file, text in rendered:
             write_atomic(file, text)
     say(
-        f"{size.nodes} nodes x {size.ranks_per_node} ranks = tensor {parallel.tensor_parallel} x pipeline "
-        f"{parallel.pipeline_parallel} x data {parallel.data_parallel}{'' if size.gpus_per_node else ', on CPUs'}"
+        f"{size.nodes} nodes x {size.ranks_per_node} ranks = tensor {layout.tensor} x pipeline "
+        f"{layout.pipeline} x data {layout.data}{'' if size.gpus_per_node else ', on CPUs'}"
     )
     if to == "slurm":
         _submit(recipe, chain, live, after, say)

@@ -19,6 +19,7 @@ from perdure.pipeline.core.console import speaker
 from perdure.pipeline.core.cores import telling_when_crowded
 from perdure.pipeline.core.errors import PerdureError, Stopped
 from perdure.pipeline.core.manifest import is_finished
+from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.plan.recorded import version_recipe
 from perdure.pipeline.recipe import Recipe, load_recipe
 from perdure.pipeline.train.ranks import Node, handing_on, start
@@ -60,7 +61,7 @@ def run_version(directory: Path, recipe: Recipe, node: Node, ranks: int) -> None
     if is_finished(directory):
         print(f"version {directory.name}: finished, skipped", flush=True)
         return
-    if (needed := recipe.parallel.world_size) != node.count * ranks:
+    if (needed := layout_of(recipe).world_size) != node.count * ranks:
         raise PerdureError(
             f"version {directory.name} needs {needed} ranks, but {node.count} machines x {ranks} are here; launch it again"
         )

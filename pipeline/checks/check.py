@@ -22,6 +22,7 @@ from perdure.pipeline.checks.finished import against_data
 from perdure.pipeline.checks.lenient import BROKEN, BrokenField, lenient_recipe
 from perdure.pipeline.checks.sizes import embedding_rows
 from perdure.pipeline.core.errors import PerdureError, Problem, RecipeError
+from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import (
     HuggingFaceModel,
@@ -120,13 +121,12 @@ def filling(
     """
     if structural_problems(tree):
         return tree, tree_problems(tree, with_data)
-    parallel = Recipe.model_validate(tree).parallel
-    ranks, replica = nodes * ranks_per_node, parallel.tensor_parallel * parallel.pipeline_parallel
-    if ranks % replica:
-        value = f"tensor {parallel.tensor_parallel} x pipeline {parallel.pipeline_parallel}"
+    layout, ranks = layout_of(Recipe.model_validate(tree)), nodes * ranks_per_node
+    if (filled := layout.filling(ranks)) is None:
+        value = f"tensor {layout.tensor} x pipeline {layout.pipeline}"
         remedy = f"should divide the {ranks} ranks of {nodes} nodes x {ranks_per_node}"
         return tree, [Problem("parallel", value, remedy)]
-    tree = with_field(tree, "parallel.data_parallel", ranks // replica)
+    tree = with_field(tree, "parallel.data_parallel", filled.data)
     return tree, tree_problems(tree, with_data)
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from perdure.pipeline.checks.sizes import embedding_rows
+from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.shape import model_shape, padded_vocab_size
 from perdure.pipeline.recipe import Recipe
 
@@ -34,10 +35,10 @@ def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
     Gradients are kept in fp32. Optimizer states are Adam's two fp32 moments, and fp32 master weights under bf16. `save` is no
     part of `total`: the host's memory that a checkpoint holds until it is written. Replicas divide it among themselves.
     """
-    parallel, training = recipe.parallel, recipe.training
+    layout, parallel, training = layout_of(recipe), recipe.parallel, recipe.training
     shape, num_embeddings = model_shape(recipe), embedding_rows(recipe)
     assert num_embeddings is not None  # a checked recipe has a readable tokenizer
-    tensor, pipeline, data = parallel.tensor_parallel, parallel.pipeline_parallel, parallel.data_parallel
+    tensor, pipeline, data = layout.tensor, layout.pipeline, layout.data
     query, key_value = shape.num_attention_heads * shape.head_dim, shape.num_query_groups * shape.head_dim
     layers = shape.num_layers // pipeline
     rows = padded_vocab_size(num_embeddings) // tensor
@@ -52,13 +53,13 @@ def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
 
     width = 2 if training.precision == "bf16" else 4
     states = parameters * (12 if training.precision == "bf16" else 8)
-    micro_batches = training.global_batch_size // (training.micro_batch_size * data)
+    micro_batches = layout.micro_batches(training)
     tokens = training.micro_batch_size * training.seq_length
-    per_layer = 4 * shape.hidden_size // (tensor if parallel.sequence_parallel else 1)
+    per_layer = 4 * shape.hidden_size // layout.sequence
     per_layer += (2 * query + 2 * key_value + 4 * shape.ffn_hidden_size) // tensor
     kept, at_work = per_layer, 0
     if parallel.recompute:
-        kept, at_work = shape.hidden_size // (tensor if parallel.sequence_parallel else 1), per_layer
+        kept, at_work = shape.hidden_size // layout.sequence, per_layer
     first_stage = tokens * (min(pipeline, micro_batches) * layers * kept + at_work) * width
     last_stage = tokens * ((layers * kept + at_work) * width + 4 * shape.hidden_size)
     last_stage += _loss_bytes(training.loss_implementation, tokens * rows, width)

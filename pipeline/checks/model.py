@@ -10,6 +10,7 @@ from perdure.pipeline.core.manifest import hash_file
 from perdure.pipeline.data.tokenizer.directory import problem
 from perdure.pipeline.data.tokenizer.sentencepiece import unusable
 from perdure.pipeline.model.files import model_tensors
+from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.shape import (
     Shape,
     config_shape,
@@ -142,35 +143,34 @@ def head_width(recipe: Recipe) -> Problems:
 
 def tensor_parallel(recipe: Recipe) -> Problems:
     """Matrices that split evenly."""
-    size, model = recipe.parallel.tensor_parallel, recipe.model
+    layout, model = layout_of(recipe), recipe.model
     shape = _shape(recipe)
-    if size == 1 or shape is None:
+    if layout.tensor == 1 or shape is None:
         return
-    for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size"):
-        if (value := getattr(shape, name)) % size:
-            field = name if isinstance(model, LlamaModel) else f"{name} of {model.path}"
-            yield Problem("parallel.tensor_parallel", size, f"should divide model.{field} ({value})")
+    for name, value in layout.undivided(shape).items():
+        field = name if isinstance(model, LlamaModel) else f"{name} of {model.path}"
+        yield Problem("parallel.tensor_parallel", layout.tensor, f"should divide model.{field} ({value})")
 
 
 def sequence_parallel(recipe: Recipe) -> Problems:
     """Sequences that split evenly over tensor-parallel ranks, of which there are several."""
-    parallel, length = recipe.parallel, recipe.training.seq_length
-    if not parallel.sequence_parallel:
+    layout, length = layout_of(recipe), recipe.training.seq_length
+    if not layout.sequence_parallel:
         return
-    if parallel.tensor_parallel == 1:
+    if layout.tensor == 1:
         remedy = "has no use: parallel.tensor_parallel should be above 1, or leave this out"
         yield Problem("parallel.sequence_parallel", True, remedy)
-    elif length % parallel.tensor_parallel:
+    elif length % layout.sequence:
         yield Problem(
             "training.seq_length",
             length,
-            f"should be a multiple of tensor_parallel ({parallel.tensor_parallel}), for sequence_parallel",
+            f"should be a multiple of tensor_parallel ({layout.tensor}), for sequence_parallel",
         )
 
 
 def vocabulary(recipe: Recipe) -> Problems:
     """An embedding that splits evenly."""
-    size = recipe.parallel.tensor_parallel
+    size = layout_of(recipe).tensor
     rows = embedding_rows(recipe) if _shape(recipe) else None
     if rows is not None and (padded := padded_vocab_size(rows)) % size:
         yield Problem("parallel.tensor_parallel", size, f"should divide the padded vocabulary ({padded:,})")
@@ -178,7 +178,7 @@ def vocabulary(recipe: Recipe) -> Problems:
 
 def pipeline(recipe: Recipe) -> Problems:
     """Layers that split evenly."""
-    size, shape = recipe.parallel.pipeline_parallel, _shape(recipe)
+    size, shape = layout_of(recipe).pipeline, _shape(recipe)
     if shape is not None and shape.num_layers % size:
         yield Problem(
             "parallel.pipeline_parallel", size, f"should divide the number of layers ({shape.num_layers})"
@@ -205,27 +205,27 @@ def sliding_window(recipe: Recipe) -> Problems:
 
 def ranks(recipe: Recipe) -> Problems:
     """No more ranks than any machine has."""
-    if (size := recipe.parallel.world_size) > MOST_RANKS:
+    if (size := layout_of(recipe).world_size) > MOST_RANKS:
         yield Problem("parallel", size, f"should be at most {MOST_RANKS:,} ranks (tensor x pipeline x data)")
 
 
 def batch(recipe: Recipe) -> Problems:
     """Whole micro-batches on every replica."""
-    micro, data, batch = (
+    layout, micro, batch = (
+        layout_of(recipe),
         recipe.training.micro_batch_size,
-        recipe.parallel.data_parallel,
         recipe.training.global_batch_size,
     )
-    if batch % (micro * data):
+    if batch % (samples := layout.samples_at_a_time(micro)):
         yield Problem(
             "training.global_batch_size",
             batch,
-            f"should be a multiple of micro_batch_size x data_parallel ({micro} x {data} = {micro * data})",
+            f"should be a multiple of micro_batch_size x data_parallel ({micro} x {layout.data} = {samples})",
         )
 
 
 def adam(recipe: Recipe) -> Problems:
-    """Decays that decay."""
+    """Checks that Adam's betas are below 1."""
     for name in ("adam_beta1", "adam_beta2"):
         if (beta := getattr(recipe.training, name)) >= 1:
             yield Problem(f"training.{name}", beta, "should be below 1")

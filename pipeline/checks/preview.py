@@ -20,6 +20,7 @@ from perdure.pipeline.data.read.inputs import files_not_read
 from perdure.pipeline.data.read.overlap import same_files
 from perdure.pipeline.data.tokenizer.directory import tokenizer_warnings
 from perdure.pipeline.model.files import model_tensors
+from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.shape import (
     config_vocab_size,
     model_shape,
@@ -56,7 +57,6 @@ from perdure.pipeline.recipe import (
     HuggingFaceModel,
     LowestPerplexity,
     Mixture,
-    Parallel,
     Recipe,
     Source,
     Version,
@@ -318,16 +318,9 @@ def _unread(recipe: Recipe) -> list[str]:
 
 
 def _layout(recipe: Recipe) -> dict[str, Any]:
-    parallel, training = recipe.parallel, recipe.training
-    return parallel.model_dump() | {
-        "world_size": parallel.world_size,
-        "micro_batches": training.global_batch_size // (training.micro_batch_size * parallel.data_parallel),
-        "ranks": [_place(rank, parallel) for rank in range(parallel.world_size)],
+    layout = layout_of(recipe)
+    return recipe.parallel.model_dump() | {
+        "world_size": layout.world_size,
+        "micro_batches": layout.micro_batches(recipe.training),
+        "ranks": [{"rank": rank} | layout.coordinates(rank)._asdict() for rank in range(layout.world_size)],
     }
-
-
-def _place(rank: int, parallel: Parallel) -> dict[str, int]:
-    """A rank's coordinates in Megatron's default order: tensor fastest, then data, then pipeline."""
-    rest, tensor = divmod(rank, parallel.tensor_parallel)
-    pipeline, data = divmod(rest, parallel.data_parallel)
-    return {"rank": rank, "tensor": tensor, "pipeline": pipeline, "data": data}

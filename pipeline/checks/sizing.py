@@ -4,6 +4,7 @@ from typing import Any
 
 from perdure.pipeline.checks.memory import memory_per_rank
 from perdure.pipeline.checks.sizes import embedding_rows
+from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.shape import flops_per_token, model_shape
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import Recipe, Version
@@ -26,33 +27,33 @@ def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
         JSON-serialisable; bytes, seconds, days, FLOPs as numbers, shares in [0, 1]. `step` is that of a version
         without a forward pass to select by; `versions` has each one's own.
     """
-    parallel, training, gpu = recipe.parallel, recipe.training, recipe.cluster.gpu
+    layout, training, gpu = layout_of(recipe), recipe.training, recipe.cluster.gpu
     shape, rows = model_shape(recipe), embedding_rows(recipe)
     assert rows is not None  # a checked recipe has a readable tokenizer
     flops = flops_per_token(shape, rows, training.seq_length)
     memory = memory_per_rank(recipe)
-    micro_batches = training.global_batch_size // (training.micro_batch_size * parallel.data_parallel)
+    micro_batches = layout.micro_batches(training)
     tokens = training.global_batch_size * training.seq_length
-    model_flops = compute_seconds(flops * tokens, parallel.world_size, gpu.peak_tflops, gpu.mfu)
-    compute = model_flops * (4 / 3 if parallel.recompute else 1)  # one more forward pass
-    bubble = (parallel.pipeline_parallel - 1) / micro_batches
+    model_flops = compute_seconds(flops * tokens, layout.world_size, gpu.peak_tflops, gpu.mfu)
+    compute = model_flops * (4 / 3 if recipe.parallel.recompute else 1)  # one more forward pass
+    bubble = (layout.pipeline - 1) / micro_batches
     sent = reduced_bytes(
         memory["parameters"],
-        parallel.data_parallel,
-        parallel.distributed_optimizer,
+        layout.data,
+        recipe.parallel.distributed_optimizer,
         2 if training.precision == "bf16" else 4,
     )
     reduce = sent / (gpu.network_gb_per_second * 1e9) if nodes > 1 else 0.0
     seconds = compute * (1 + bubble) + reduce
     versions = [
-        _version(recipe, name, version, compute * (1 + bubble), reduce, parallel.world_size)
+        _version(recipe, name, version, compute * (1 + bubble), reduce, layout.world_size)
         for name, version in recipe.versions.items()
     ]
     free = (gpu.memory_gib - RESERVE_GIB) * 2**30 - memory["total"]
     found: dict[str, Any] = {
         "nodes": nodes,
         "gpus_per_node": gpus_per_node,
-        "gpus": parallel.world_size,
+        "gpus": layout.world_size,
         "assumed": gpu.model_dump(),
         "batch": {"samples": training.global_batch_size, "tokens": tokens, "micro_batches": micro_batches},
         "flops_per_token": flops,
@@ -77,7 +78,7 @@ def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
             "mfu": gpu.mfu * model_flops / seconds,
         },
         "tokens_per_second": tokens / seconds,
-        "tokens_per_second_per_gpu": tokens / seconds / parallel.world_size,
+        "tokens_per_second_per_gpu": tokens / seconds / layout.world_size,
         "versions": versions,
         "total": {key: sum(version[key] for version in versions) for key in ("days", "gpu_hours")},
     }

@@ -21,6 +21,7 @@ from perdure.pipeline.core.manifest import (
 )
 from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.model.files import listed, model_tensors
+from perdure.pipeline.model.layout import tensor_parallel_sizes
 from perdure.pipeline.model.shape import (
     Shape,
     config_shape,
@@ -80,12 +81,7 @@ def describe(directory: Path) -> str:
 
 
 def _layouts(shape: Shape, vocab_size: int) -> list[str]:
-    parts = (
-        shape.num_attention_heads,
-        shape.num_query_groups,
-        shape.ffn_hidden_size,
-        padded_vocab_size(vocab_size),
-    )
+    parts = (*tensor_parallel_sizes(shape).values(), padded_vocab_size(vocab_size))
     common = {"tensor_parallel": math.gcd(*parts), "pipeline_parallel": shape.num_layers}
     return [
         f"parallel.{name}: {', '.join(str(size) for size in range(1, number + 1) if number % size == 0)}"

@@ -85,11 +85,6 @@ class Parallel(Section):
     """Keep only the inputs of the layers for the backward pass, which computes the rest again: much less memory for a
     third more computation, and the same results."""
 
-    @property
-    def world_size(self) -> int:
-        """Number of ranks."""
-        return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
-
 
 class Guard(Section):
     """What a step leads to whose loss or gradient is broken, or whose loss leaps.

@@ -21,13 +21,14 @@ from perdure.pipeline.core.manifest import (
 )
 from perdure.pipeline.evaluate.record import evaluation_directory, later_directory, record_data
 from perdure.pipeline.model.exports import export_of
+from perdure.pipeline.model.layout import layout_of, with_layout
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.lineage import history, version_directory
 from perdure.pipeline.plan.mixture import is_replayed
 from perdure.pipeline.plan.parts import describe
 from perdure.pipeline.plan.plan import Plan
 from perdure.pipeline.plan.planning import build_plan
-from perdure.pipeline.recipe import Parallel, Recipe
+from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.run.scoring import score_what_is_read
 from perdure.pipeline.run.version_inputs import refuse_edited, refuse_other, version_inputs
 
@@ -74,7 +75,7 @@ def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     with alone(recipe, say):
         directory, _ = _prepare(recipe, version, _data(recipe, recipe_path, say), say)
         if directory == version_directory(recipe, version):
-            say(f"{directory} is ready for {recipe.parallel.world_size} ranks")
+            say(f"{directory} is ready for {layout_of(recipe).world_size} ranks")
 
 
 def train(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
@@ -94,7 +95,7 @@ def evaluate(
 
     fitted = recipe
     if ranks is not None:
-        fitted = recipe.model_copy(update={"parallel": layout_within(recipe.parallel, ranks)})
+        fitted = with_layout(recipe, layout_of(recipe).within(ranks))
     names = [name for name in recipe.versions if is_finished(version_directory(recipe, name))]
     if version is not None and version not in names:
         raise PerdureError(
@@ -126,17 +127,6 @@ def _look_beyond(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
     with disk_errors(recipe.directory):
         look_for_leaks(recipe, data, tokenizer_directory(recipe), say)
         run_harness(recipe, say)
-
-
-def layout_within(parallel: Parallel, ranks: int) -> Parallel:
-    """The layout with no more than some ranks, each of its sizes a divisor of what it was; tensor parallelism is kept first."""
-    sizes: dict[str, int] = {}
-    for kind in ("tensor_parallel", "pipeline_parallel", "data_parallel"):
-        size = getattr(parallel, kind)
-        sizes[kind] = max(divisor for divisor in range(1, min(size, ranks) + 1) if size % divisor == 0)
-        ranks //= sizes[kind]
-    sequence = parallel.sequence_parallel and sizes["tensor_parallel"] > 1
-    return parallel.model_copy(update=sizes | {"sequence_parallel": sequence})
 
 
 @contextmanager
@@ -174,7 +164,7 @@ def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documen
 
     directory, inputs = _prepare(recipe, name, data, say, documents)
     if directory == version_directory(recipe, name):
-        ranks.start(directory, recipe.parallel.world_size)
+        ranks.start(directory, layout_of(recipe).world_size)
     elif directory:
         with disk_errors(directory):
             directory.mkdir(exist_ok=True)
@@ -182,7 +172,7 @@ def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documen
                 _wait_for(file.fileno(), directory, "another run of a sweep measures the same", say)
                 if not is_finished(directory):
                     _write_inputs(directory, recipe, inputs)
-                    ranks.start(directory, recipe.parallel.world_size, "evaluate")
+                    ranks.start(directory, layout_of(recipe).world_size, "evaluate")
 
 
 def _wait_for(file: int, path: Path, who: str, say: Say) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from perdure.pipeline.evaluate.documents import DOCUMENTS, heldout
+from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.train.dataset import Batch, Stream, collate, open_heldout, read_sample
@@ -79,13 +80,13 @@ def _domain(
     documents = held.documents
     if not len(documents):
         return None
-    seq_length, micro, ranks = (
+    layout, seq_length, micro = (
+        layout_of(recipe),
         recipe.training.seq_length,
         recipe.training.micro_batch_size,
-        recipe.parallel.data_parallel,
     )
     stream, rows = open_heldout(directory, held, seq_length)
-    num_microbatches = -(-int(stream.ends[-1]) // (seq_length * micro * ranks))
+    num_microbatches = -(-int(stream.ends[-1]) // (seq_length * layout.samples_at_a_time(micro)))
     assert stream.tails is not None
     ends, row, tails = (torch.from_numpy(array).to(device) for array in (stream.ends, rows, stream.tails))
     sums = torch.zeros(2, len(documents), dtype=torch.float64, device=device)
@@ -98,7 +99,7 @@ def _domain(
 
     def batches() -> Iterator[tuple[range, Batch]]:
         for number in range(num_microbatches):
-            start = (number * ranks + mpu.get_data_parallel_rank()) * micro
+            start = layout.first_sample(number, mpu.get_data_parallel_rank(), micro)
             indices = range(start, start + micro)
             samples = [_sample(stream, index, seq_length) for index in indices]
             batch = collate(samples, [0] * micro, [False] * micro, device)

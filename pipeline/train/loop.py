@@ -11,6 +11,7 @@ from perdure.pipeline.core.errors import PerdureError, Stopped
 from perdure.pipeline.core.manifest import hash_of, read_json
 from perdure.pipeline.model.collectives import from_first
 from perdure.pipeline.model.device import devices
+from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.optimizer import set_learning_rate
 from perdure.pipeline.model.shape import flops_per_token, model_shape
 from perdure.pipeline.plan.domains import measured_domains
@@ -129,7 +130,7 @@ def run_steps(
         if recorder:
             # The model computes padding, too.
             rate = tokens_per_step / seconds
-            mfu = model_flop_utilisation(rate, flops, recipe.parallel.world_size, training.precision)
+            mfu = model_flop_utilisation(rate, flops, layout_of(recipe).world_size, training.precision)
             line = recorder.step(
                 step,
                 sum(state["consumed"].values()),

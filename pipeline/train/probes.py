@@ -14,6 +14,7 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.evaluate.probe_scores import ANSWERS
 from perdure.pipeline.evaluate.probes import Probe, probe_files
+from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.train.dataset import Batch, collate
 from perdure.pipeline.train.step import add_up, run_batches
@@ -98,15 +99,16 @@ def score_probes(
     if not questions:
         return None
     rows = [row for question in questions for row in question.rows]
-    longest, tensor = recipe.training.seq_length, recipe.parallel.tensor_parallel
-    width = min(-(-max(len(row.tokens) for row in rows) // (WIDTH * tensor)) * WIDTH * tensor, longest)
-    micro, ranks = recipe.training.micro_batch_size, recipe.parallel.data_parallel
-    num_microbatches = -(-len(rows) // (micro * ranks))
+    layout, longest, micro = layout_of(recipe), recipe.training.seq_length, recipe.training.micro_batch_size
+    width = min(
+        -(-max(len(row.tokens) for row in rows) // (WIDTH * layout.tensor)) * WIDTH * layout.tensor, longest
+    )
+    num_microbatches = -(-len(rows) // layout.samples_at_a_time(micro))
     sums = torch.zeros(len(rows), dtype=torch.float64, device=device)
 
     def batches() -> Iterator[tuple[range, Batch]]:
         for number in range(num_microbatches):
-            start = (number * ranks + mpu.get_data_parallel_rank()) * micro
+            start = layout.first_sample(number, mpu.get_data_parallel_rank(), micro)
             indices = range(start, start + micro)
             samples = [_sample(rows, index, width, eos_id) for index in indices]
             yield indices, collate(samples, [0] * micro, [False] * micro, device)

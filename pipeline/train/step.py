@@ -13,6 +13,7 @@ from torch import Tensor
 from perdure.pipeline.core.shards import REF_MISSING
 from perdure.pipeline.model.attention import document_lengths
 from perdure.pipeline.model.language_model import unwrap
+from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.optimizer import update
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.train.dataset import Batch, Dataset, read_batch
@@ -74,14 +75,12 @@ def train_step(
         The counts, the global gradient norm before clipping, and what is wrong: unless 0, nothing was updated.
     """
     training = recipe.training
-    data_parallel, rank = recipe.parallel.data_parallel, mpu.get_data_parallel_rank()
-    micro = training.micro_batch_size
-    num_microbatches = training.global_batch_size // (micro * data_parallel)
+    layout, micro = layout_of(recipe), training.micro_batch_size
+    num_microbatches = layout.micro_batches(training)
 
     def batches() -> Iterator[tuple[range, Batch]]:
         for number in range(num_microbatches):
-            # Micro-batches are runs of consecutive samples whatever the layout, so tokens compete with the same ones.
-            start = first_sample + (number * data_parallel + rank) * micro
+            start = first_sample + layout.first_sample(number, mpu.get_data_parallel_rank(), micro)
             yield range(start, start + micro), read_batch(dataset, range(start, start + micro), device)
 
     eos_id, num_sources = dataset.streams[dataset.plan.keys[0]].eos_id, len(dataset.plan.keys)

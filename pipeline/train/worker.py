@@ -14,6 +14,7 @@ from perdure.pipeline.core.cores import sleep_while_waiting
 from perdure.pipeline.core.errors import PerdureError, Stopped
 from perdure.pipeline.core.manifest import disk_errors, finish, hash_file, hash_files, read_json, write_json
 from perdure.pipeline.model.exports import export_hash, version_files
+from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.plan.domains import measured_domains
 from perdure.pipeline.plan.lineage import kept_steps
@@ -61,10 +62,10 @@ def main(directory: Path, task: str) -> None:
     shape, vocab_size = model_shape(recipe), inputs["vocab_size"]
     data = {name: Path(path) for name, path in inputs["data"].items()}
     say = _say if dist.get_rank() == 0 else _silent
-    if dist.get_world_size() != recipe.parallel.world_size:
+    if dist.get_world_size() != layout_of(recipe).world_size:
         raise PerdureError(
             f"{dist.get_world_size()} ranks were started, but the recipe's layout needs "
-            f"{recipe.parallel.world_size} (tensor x pipeline x data parallel)"
+            f"{layout_of(recipe).world_size} (tensor x pipeline x data parallel)"
         )
     plan = ("plan/plan.json",) if task == "train" else ()
     for file in ("recipe.yaml", "inputs.json", *plan):

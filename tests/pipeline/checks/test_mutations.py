@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from perdure.pipeline.cli import entry
+from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import load_recipe
 from tests.mutations import ODD, Outcome, check, originals, trials, write_inputs
@@ -71,7 +72,7 @@ def small(path, outcome: Outcome) -> bool:
     recipe = load_recipe(path)
     steps = sum(num_steps(recipe, version) for version in recipe.versions.values())
     tokens = recipe.training.seq_length * recipe.training.global_batch_size
-    one = recipe.parallel.world_size == recipe.data.workers == 1
+    one = layout_of(recipe).world_size == recipe.data.workers == 1
     return (
         recipe.name.startswith("rich") and steps <= 40 and tokens <= 4096 and one and recipe.data.tasks <= 2
     )

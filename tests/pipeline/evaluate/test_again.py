@@ -12,7 +12,6 @@ from perdure.pipeline.core.locks import lock
 from perdure.pipeline.core.manifest import finish, read_json, write_json
 from perdure.pipeline.evaluate.record import evaluation, initial_evaluation, later_directory, measured_on
 from perdure.pipeline.evaluate.sampling import RULE
-from perdure.pipeline.recipe import Parallel
 from perdure.pipeline.run import run
 from perdure.pipeline.run.version_inputs import version_inputs
 
@@ -144,21 +143,3 @@ def test_bad_probes_are_refused_before_any_rank_starts(finished, tmp_path):
     facts.write_text('{"id": "a"}')
     with pytest.raises(PerdureError, match=r"facts.jsonl: line 1: kind is missing$"):
         asked(finished, documents=False, evaluation__probes=[str(facts)])
-
-
-@pytest.mark.parametrize(
-    ("sizes", "ranks", "found"),
-    [
-        ((2, 1, 2), 8, (2, 1, 2)),
-        ((4, 2, 16), 8, (4, 2, 1)),
-        ((4, 4, 2), 8, (4, 2, 1)),
-        ((2, 2, 6), 16, (2, 2, 3)),
-        ((8, 6, 1), 4, (4, 1, 1)),
-        ((4, 3, 8), 1, (1, 1, 1)),
-    ],
-)
-def test_a_layout_that_fits_fewer_ranks(sizes, ranks, found):
-    names = ("tensor_parallel", "pipeline_parallel", "data_parallel")
-    layout = run.layout_within(Parallel(**dict(zip(names, sizes)), sequence_parallel=True), ranks)
-    assert tuple(getattr(layout, name) for name in names) == found
-    assert layout.world_size <= ranks and layout.sequence_parallel == (found[0] > 1)

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.manifest import hash_file, write_json
+from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.train.pickles import refuse_code
 
 pytestmark = pytest.mark.slow
@@ -49,7 +50,7 @@ def half_trained(directory, parallel, precision):
         training__async_checkpoint=False,
     )
     version = prepare_version(recipe)
-    outcome = start_ranks(version, recipe.parallel.world_size)
+    outcome = start_ranks(version, layout_of(recipe).world_size)
     assert outcome.returncode == 0, outcome.stderr
     return version
 

@@ -6,6 +6,8 @@ import pytest
 from pyarrow import parquet
 from support import metrics, on_rank, prepare_version, read_json, start_ranks, tiny_recipe
 
+from perdure.pipeline.model.layout import layout_of
+
 pytestmark = pytest.mark.slow
 
 LAYOUTS = {
@@ -63,7 +65,7 @@ def runs(tmp_path_factory):
             evaluation__interval=INTERVAL,
         )
         directory = prepare_version(recipe, scored=True)
-        outcome = start_ranks(directory, recipe.parallel.world_size)
+        outcome = start_ranks(directory, layout_of(recipe).world_size)
         assert outcome.returncode == 0, outcome.stderr
         finished[name] = directory
     return finished

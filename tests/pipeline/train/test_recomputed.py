@@ -11,6 +11,7 @@ import yaml
 from support import metrics, prepare_version, read_json, start_ranks, tiny_recipe
 
 from perdure.pipeline.core.manifest import write_json
+from perdure.pipeline.model.layout import layout_of
 from tests import specification as page
 
 pytestmark = pytest.mark.slow
@@ -70,7 +71,7 @@ def trained(request, tmp_path_factory):
                 directory / "inputs.json",
                 read_json(directory / "inputs.json") | {"initial_weights": str(weights)},
             )
-        outcome = start_ranks(directory, recipe.parallel.world_size)
+        outcome = start_ranks(directory, layout_of(recipe).world_size)
         assert outcome.returncode == 0, outcome.stderr
         found[name] = directory
     return found, weights

@@ -3,6 +3,8 @@
 import pytest
 from support import on_rank, prepare_version, tiny_recipe
 
+from perdure.pipeline.model.layout import layout_of
+
 pytestmark = pytest.mark.slow
 
 SCOPES = ("sequence", "microbatch", "dp_microbatch", "global", "global_lagged")
@@ -20,7 +22,7 @@ STEPS = 3
 def trained(out, cases, steps, **changes):
     recipe = tiny_recipe(out, versions__v1__selection={"k": 0.6, "reference": "/unused"}, **changes)
     directory = prepare_version(recipe, scored=True)
-    return on_rank("train_cases", directory, cases, steps, ranks=recipe.parallel.world_size)
+    return on_rank("train_cases", directory, cases, steps, ranks=layout_of(recipe).world_size)
 
 
 @pytest.fixture(scope="module")

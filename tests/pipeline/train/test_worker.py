@@ -26,6 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from perdure.pipeline.core.manifest import hash_file
 from perdure.pipeline.model.huggingface import weights_reader
+from perdure.pipeline.model.layout import layout_of
 
 pytestmark = pytest.mark.slow
 SELECTION = {"k": 0.6, "reference": "/unused"}
@@ -33,7 +34,7 @@ SELECTION = {"k": 0.6, "reference": "/unused"}
 
 def trained(recipe, **options):
     directory = prepare_version(recipe, **options)
-    outcome = start_ranks(directory, recipe.parallel.world_size)
+    outcome = start_ranks(directory, layout_of(recipe).world_size)
     assert outcome.returncode == 0, outcome.stderr
     return directory, outcome.stdout
 
