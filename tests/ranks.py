@@ -150,9 +150,9 @@ def own_excess_loss(directory: str, data: str, scores: str) -> list:
                 batch.tokens,
                 batch.labels,
                 batch.valid,
-                batch.reference,
-                batch.replayed,
-                document_lengths(batch.tokens, stream.eos_id),
+                reference=batch.reference,
+                replayed=batch.replayed,
+                documents=document_lengths(batch.tokens, stream.eos_id),
             )
         whole = (batch.tokens == stream.eos_id).cumsum(1) > 0
         found += (nll - batch.reference * REF_NATS_PER_UNIT)[whole].tolist()

@@ -63,7 +63,9 @@ def by_hand(directory: str, pooled: int) -> dict:
         for start in range(first, first + micro * pooled, micro):
             indices = range(start, start + micro)
             own = read_batch(dataset, indices, torch.device("cpu"))
-            nll = network(own.tokens, own.labels, own.valid, own.reference, own.replayed)[2]
+            nll = network(own.tokens, own.labels, own.valid, reference=own.reference, replayed=own.replayed)[
+                2
+            ]
             loss = torch.nn.functional.cross_entropy(
                 logits(network, own).flatten(0, 1), own.labels.flatten(), reduction="none"
             )

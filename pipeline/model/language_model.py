@@ -80,6 +80,7 @@ class LanguageModel(GPTModel):
         tokens: Tensor,
         labels: Tensor,
         valid: Tensor,
+        *,
         reference: Tensor,
         replayed: Tensor,
         documents: tuple[int, ...] | None = None,
@@ -93,9 +94,10 @@ class LanguageModel(GPTModel):
             labels: int64 [batch, sequence].
             valid: bool [batch, sequence], labels that count.
             reference: int32 [batch, sequence], what the score subtracts, in milli-nats (`REF_MISSING` where there is
-                nothing). Whole numbers, because Megatron's bf16 wrapper casts every float input.
-            replayed: bool [batch], samples of old data, which are trained on whole: the reference knows the new.
-            documents: Attention stays inside them, see `document_lengths`; None: it does not.
+                nothing).
+            replayed: bool [batch], samples of old data. All their tokens are trained on: selection is among new data only.
+            documents: Lengths of the documents that attention stays inside (`document_lengths`); None: attention to all
+                that came before.
             selected: bool [batch, sequence], a selection made before.
             threshold: For the scope `global_lagged`: the score from which on to select.
 

@@ -166,11 +166,11 @@ def run_batches(
             batch.tokens,
             batch.labels,
             batch.valid,
-            batch.reference,
-            batch.replayed,
-            document_lengths(batch.tokens, eos_id) if training.document_mask else None,
-            batch.selected,
-            threshold,
+            reference=batch.reference,
+            replayed=batch.replayed,
+            documents=document_lengths(batch.tokens, eos_id) if training.document_mask else None,
+            selected=batch.selected,
+            threshold=threshold,
         )
         if not mpu.is_pipeline_last_stage():
             return output, None
