@@ -15,12 +15,9 @@ from pathlib import Path
 
 from perdure.pipeline.core.integrity import json_lines
 from perdure.pipeline.core.manifest import is_finished
-from perdure.pipeline.plan.lineage import checkpoints
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.train import fence
 
-FILE = "launch/attempts.jsonl"
-"""One line an attempt: `attempt` (job id and restart count), `time` (Unix seconds), `step` (of the newest checkpoint),
-`fence` (number of the last start before)."""
 TAKEN_OVER = 3
 """Exit status of `end` if another start has taken over: two that go back into the queue would end one another for ever."""
 
@@ -46,14 +43,19 @@ def refusal(steps: list[int], max_restarts: int, patience: int) -> str | None:
 
 
 def attempts(version_directory: Path) -> list[dict]:
-    """The attempts recorded so far."""
-    file = version_directory / FILE
+    """The attempts recorded so far.
+
+    Returns:
+        By attempt its name (`attempt`: job id and restart count), `time` (Unix seconds), `step` (of the newest checkpoint) and
+        `fence` (number of the last start before).
+    """
+    file = VersionPaths(version_directory).attempts
     return json_lines(file, file.read_bytes().splitlines(keepends=True)) if file.exists() else []
 
 
 def newest_step(version_directory: Path) -> int:
     """Step of the newest whole checkpoint; 0 without one."""
-    return max(checkpoints(version_directory), default=0)
+    return max(VersionPaths(version_directory).finished_checkpoints(), default=0)
 
 
 def begin(version_directory: Path, max_restarts: int, patience: int) -> int:
@@ -63,7 +65,7 @@ def begin(version_directory: Path, max_restarts: int, patience: int) -> int:
     if reason := refusal([*steps, step], max_restarts, patience):
         print(
             f"error: {version_directory.name}: given up: {reason}. Look for the cause above; then remove "
-            f"{version_directory / FILE} and launch again",
+            f"{VersionPaths(version_directory).attempts} and launch again",
             flush=True,
         )
         return 1
@@ -77,9 +79,10 @@ def record(version_directory: Path) -> int:
     step = newest_step(version_directory)
     entry = {"attempt": os.environ.get("PERDURE_ATTEMPT"), "time": time.time(), "step": step}
     entry["fence"] = fence.newest(version_directory)[0]
-    (version_directory / FILE).parent.mkdir(exist_ok=True)
-    with (version_directory / FILE).open("a") as file:
-        file.write(json.dumps(entry) + "\n")
+    file = VersionPaths(version_directory).attempts
+    file.parent.mkdir(exist_ok=True)
+    with file.open("a") as lines:
+        lines.write(json.dumps(entry) + "\n")
     return step
 
 

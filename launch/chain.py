@@ -64,7 +64,7 @@ def jobs(
     file = str(recipe_file)
     arrays = isinstance(recipe.data.executor, SlurmArrays)
     chain = [Job("data", ("data", file), coordinates=arrays)] if "data" in live or not live else []
-    versions = [name for name in recipe.versions if not is_finished(recipe.directory / "versions" / name)]
+    versions = [name for name in recipe.versions if not is_finished(recipe.paths.version(name).directory)]
     last = [job.name for job in chain]
     for name in versions:
         if f"train-{name}" in live and f"prepare-{name}" not in live:
@@ -92,7 +92,7 @@ def jobs(
 
 def _measures_again(recipe: Recipe) -> bool:
     """Whether a finished version has not been measured on what the recipe says now."""
-    if not any(is_finished(recipe.directory / "versions" / name) for name in recipe.versions):
+    if not any(is_finished(recipe.paths.version(name).directory) for name in recipe.versions):
         return False  # without looking for data
     return bool(unmeasured(recipe, measured_on(recipe, run_data_directories(recipe))))
 

@@ -48,4 +48,4 @@ def render(recipe: Recipe, recipe_file: Path, size: JobSize, directory: Path) ->
 
 def script_file(recipe: Recipe) -> Path:
     """Where the script stands; its log stands beside it."""
-    return recipe.directory / "launch" / "local.sh"
+    return recipe.paths.launch / "local.sh"

@@ -189,7 +189,7 @@ def literal(text: str) -> str:
 def _command(job: Job, recipe: Recipe) -> list[str]:
     if job.ranks:
         assert job.version is not None
-        return ["python", "-m", "perdure.launch.node", str(recipe.directory / "versions" / job.version)]
+        return ["python", "-m", "perdure.launch.node", str(recipe.paths.version(job.version).directory)]
     return ["python", "-m", "perdure.pipeline.cli", *job.command]
 
 

@@ -57,7 +57,7 @@ def misfits(recipe: Recipe, to: str, size: JobSize, after: str | None) -> list[P
 
 def recipe_file(recipe: Recipe) -> Path:
     """The recipe as launched, which jobs read: what is edited later does not change what stands in the queue."""
-    return recipe.directory / "launch" / "recipe.yaml"
+    return recipe.paths.launched_recipe
 
 
 def texts(
@@ -81,7 +81,7 @@ def texts(
         text = kubernetes.render(chain, recipe, size, str(directory), values)
     else:
         text = sky.render(recipe, str(recipe_file(recipe)), size, str(directory), values)
-    return [(recipe.directory / "launch" / f"{to}.yaml", text)]
+    return [(recipe.paths.launch / f"{to}.yaml", text)]
 
 
 def launch(recipe: Recipe, to: str, size: JobSize, directory: Path, after: str | None, say: Say) -> None:

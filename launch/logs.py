@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.paths import RunPaths
 
 TAIL = 1 << 16
 """Bytes of a log's end that hold the lines shown first."""
@@ -21,7 +22,7 @@ def log_files(directory: Path, version: str | None) -> list[Path]:
         PerdureError: If there is none.
     """
     everything = [directory, *directory.glob("versions/*"), *directory.glob("runs/*")]
-    places = [directory / "versions" / version] if version else everything
+    places = [RunPaths(directory).version(version).directory] if version else everything
     found = sorted(
         (file for place in places for file in place.glob("launch/*.log")),
         key=lambda file: file.stat().st_mtime,

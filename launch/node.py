@@ -19,6 +19,7 @@ from perdure.pipeline.core.console import speaker
 from perdure.pipeline.core.cores import telling_when_crowded
 from perdure.pipeline.core.errors import PerdureError, Stopped
 from perdure.pipeline.core.manifest import is_finished
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.plan.recorded import version_recipe
 from perdure.pipeline.recipe import Recipe, load_recipe
@@ -89,10 +90,10 @@ def run_recipe(file: Path, node: Node, ranks: int, go_on: bool = False) -> None:
     """Works through all stages of a recipe together with the other machines."""
     recipe = load_recipe(file)
     for name in recipe.versions:
-        directory = recipe.directory / "versions" / name
+        directory = recipe.paths.version(name).directory
         if node.rank == 0:
             _perdure("prepare", str(file), "--version", name)
-        while not (directory / "inputs.json").exists():
+        while not VersionPaths(directory).inputs.exists():
             time.sleep(POLL_SECONDS)
         (run_attempts if go_on else run_version)(directory, recipe, node, ranks)
     if node.rank == 0:

@@ -23,6 +23,7 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.locks import lock
 from perdure.pipeline.core.manifest import hash_file, read_json
 from perdure.pipeline.core.open_files import allow_open_files
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.model.shape import model_shape, num_parameters
 from perdure.pipeline.recipe import Recipe, load_recipe
 
@@ -58,7 +59,7 @@ def facts(version_directory: Path) -> dict[str, Any]:
     """What one machine is and sees; nothing here talks to another one."""
     import torch
 
-    inputs = read_json(version_directory / "inputs.json")
+    inputs = read_json(VersionPaths(version_directory).inputs)
     cuda = torch.cuda.is_available()
     name = socket.gethostname()
     try:
@@ -79,7 +80,7 @@ def facts(version_directory: Path) -> dict[str, Any]:
         "driver": _driver() if cuda else None,
         "gpus": torch.cuda.device_count(),
         "gpu": torch.cuda.get_device_name() if cuda else None,
-        "recipe": hash_file(version_directory / "recipe.yaml")[:8],
+        "recipe": hash_file(VersionPaths(version_directory).recipe)[:8],
         "tokenizer": hash_file(Path(inputs["tokenizer"]) / "tokenizer.json")[:8],
         "data": ", ".join(
             f"{source} {_manifest_hash(Path(path))}" for source, path in inputs["data"].items()
@@ -89,7 +90,7 @@ def facts(version_directory: Path) -> dict[str, Any]:
         "writes": _writes(version_directory),
         "shared_memory_bytes": shared.f_blocks * shared.f_frsize,
         "open_files": allow_open_files(),
-        "files_needed": files_needed(load_recipe(version_directory / "recipe.yaml")),
+        "files_needed": files_needed(load_recipe(VersionPaths(version_directory).recipe)),
     }
 
 
@@ -168,8 +169,8 @@ def main(version_directory: Path) -> int:
 
     begun = time.monotonic()
     recipe, inputs = (
-        load_recipe(version_directory / "recipe.yaml"),
-        read_json(version_directory / "inputs.json"),
+        load_recipe(VersionPaths(version_directory).recipe),
+        read_json(VersionPaths(version_directory).inputs),
     )
     mine = facts(version_directory)
     needed = checkpoint_bytes(recipe, inputs["vocab_size"])

@@ -49,7 +49,7 @@ def submit(
 
 def jobs_file(recipe: Recipe) -> Path:
     """Ids of the jobs that a run was launched as, by name."""
-    return recipe.directory / "launch" / "jobs.json"
+    return recipe.paths.jobs
 
 
 def live_jobs(recipe: Recipe) -> dict[str, str]:

@@ -77,7 +77,7 @@ def render(job: Job, recipe: Recipe, size: JobSize, directory: Path, python: str
         assert job.version is not None
         return file, TRAIN.format(
             header=header,
-            version=shlex.quote(str(recipe.directory / "versions" / job.version)),
+            version=shlex.quote(str(recipe.paths.version(job.version).directory)),
             python=python,
             container=container,
             max_restarts=cluster.max_restarts,
@@ -122,8 +122,4 @@ def _options(job: Job, recipe: Recipe, size: JobSize) -> list[str]:
 
 
 def _place(recipe: Recipe, job: Job) -> Path:
-    return (
-        recipe.directory / "launch"
-        if job.version is None
-        else (recipe.directory / "versions" / job.version / "launch")
-    )
+    return recipe.paths.launch if job.version is None else recipe.paths.version(job.version).launch

@@ -11,6 +11,7 @@ from perdure.pipeline.core.console import duration_words
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.integrity import json_lines
 from perdure.pipeline.core.manifest import is_finished, read_json
+from perdure.pipeline.core.paths import RunPaths, VersionPaths
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.plan.recorded import recorded, version_recipe
 from perdure.pipeline.recipe import Recipe, load_recipe
@@ -57,7 +58,9 @@ def status(directory: Path) -> dict[str, Any]:
         "sources": sources,
         "work": _work(directory),
         "versions": [
-            _version(directory / "versions" / name, made, name, None if running is None else name in running)
+            _version(
+                RunPaths(directory).version(name), made, name, None if running is None else name in running
+            )
             for name, made in recorded(recipe).items()
         ],
         "jobs": jobs,
@@ -103,7 +106,7 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 def _recipe(directory: Path) -> Recipe:
     """The recipe as it was last launched or prepared; other runs' of a sweep, whose versions are links, come last."""
-    files = [directory / "launch" / "recipe.yaml", *directory.glob("versions/*/recipe.yaml")]
+    files = [RunPaths(directory).launched_recipe, *directory.glob("versions/*/recipe.yaml")]
     found = sorted(
         (file for file in files if file.exists()),
         key=lambda file: (file.parent.is_symlink(), -file.stat().st_mtime),
@@ -111,7 +114,7 @@ def _recipe(directory: Path) -> Recipe:
     if found:
         place = found[0].parent
         return load_recipe(found[0]) if place.name == "launch" else version_recipe(place)
-    if (directory / "work").is_dir():
+    if RunPaths(directory).work.is_dir():
         raise PerdureError(
             f"{directory}: the data stage alone has begun here; `perdure data inspect RECIPE` shows what it has made"
         )
@@ -129,11 +132,12 @@ def _work(directory: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _version(directory: Path, recipe: Recipe, name: str, runs: bool | None) -> dict[str, Any]:
-    steps, last = num_steps(recipe, recipe.versions[name]), _last_lines(directory / "metrics.jsonl", STEPS)
+def _version(paths: VersionPaths, recipe: Recipe, name: str, runs: bool | None) -> dict[str, Any]:
+    directory, steps = paths.directory, num_steps(recipe, recipe.versions[name])
+    last = _last_lines(paths.metrics, STEPS)
     line = last[-1] if last else None
     step = line["step"] if line else 0
-    age = time.time() - (directory / "metrics.jsonl").stat().st_mtime if line else None
+    age = time.time() - paths.metrics.stat().st_mtime if line else None
     rate = len(last) / sum(1 / each["tokens_per_second"] for each in last) if last else None
     tokens = recipe.training.seq_length * recipe.training.global_batch_size
     if runs is None and rate and age is not None:
@@ -143,7 +147,7 @@ def _version(directory: Path, recipe: Recipe, name: str, runs: bool | None) -> d
     elif step:
         state = ("evaluating" if step == steps else "training") if runs else "interrupted"
     else:
-        state = "prepared" if (directory / "inputs.json").exists() else "waiting"
+        state = "prepared" if paths.inputs.exists() else "waiting"
     return {
         "name": name,
         "state": state,
@@ -170,9 +174,10 @@ def _last_lines(file: Path, number: int) -> list[dict]:
 
 
 def _jobs(directory: Path) -> list[dict[str, str]]:
-    if not (directory / "launch" / "jobs.json").exists():
+    file = RunPaths(directory).jobs
+    if not file.exists():
         return []
-    ids: dict[str, str] = read_json(directory / "launch" / "jobs.json")["jobs"]
+    ids: dict[str, str] = read_json(file)["jobs"]
     states = job_states(list(ids.values()), "--states=all")
     absent = UNKNOWN if states is None else "not in the queue"
     return [{"name": name, "id": job, "state": (states or {}).get(job, absent)} for name, job in ids.items()]
@@ -186,10 +191,11 @@ def _running(directory: Path, recipe: Recipe, jobs: list[dict[str, str]]) -> set
     if not jobs or jobs[0]["state"] == UNKNOWN:
         return None
     found = {job["name"].removeprefix("train-") for job in jobs if job["state"] in RUNNING}
+    paths = RunPaths(directory)
     by_hand = {  # scripts can be submitted by hand, too
         name: str(attempt).partition(".")[0]
         for name in everything - found
-        for attempt in [entry["attempt"] for entry in attempts(directory / "versions" / name)][-1:]
+        for attempt in [entry["attempt"] for entry in attempts(paths.version(name).directory)][-1:]
     }
     states = job_states(list(by_hand.values()), "--states=all") or {} if by_hand else {}
     return found | {name for name, job in by_hand.items() if states.get(job) in RUNNING}
@@ -197,5 +203,5 @@ def _running(directory: Path, recipe: Recipe, jobs: list[dict[str, str]]) -> set
 
 def _is_locked(directory: Path) -> bool:
     """Whether a command of this machine works in the directory (`run.alone`); trying the lock might turn one away."""
-    file, locks = directory / ".lock", Path("/proc/locks")
+    file, locks = RunPaths(directory).lock, Path("/proc/locks")
     return file.exists() and locks.exists() and f":{file.stat().st_ino} " in locks.read_text(encoding="ascii")

@@ -11,6 +11,7 @@ from perdure.launch.chain import Job, jobs
 from perdure.launch.launch import misfits, recipe_file, recipe_text
 from perdure.pipeline.core.errors import PerdureError, RecipeError
 from perdure.pipeline.core.manifest import hash_of, write_atomic, write_json
+from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.data.backends.slurm_scripts import interpreter
 from perdure.pipeline.evaluate.record import data_sections, text_sections
 from perdure.pipeline.recipe.cluster import JobSize, without_values
@@ -117,7 +118,7 @@ def sweep_jobs(
 
 def _table_command(plan: Plan) -> tuple[str, ...]:
     """Writes the sweep as it was submitted, for the job that makes its table; returns what that job runs."""
-    folder = plan.directory / "launch"
+    folder = RunPaths(plan.directory).launch
     base = f"{plan.name}.recipe.yaml"  # no name of the sweep's own can be this
     write_atomic(folder / base, yaml.safe_dump(without_values(plan.base), sort_keys=False))
     sweep = plan.sweep.model_dump(mode="json") | {"recipe": base, "out": str(plan.directory)}

@@ -16,6 +16,7 @@ import numpy as np
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.manifest import is_finished, read_json
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.shards import Shard, open_shard
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.model.exports import export_of
@@ -91,13 +92,13 @@ def measure(
     from perdure.pipeline.data.score.losses import load_model, score_documents
     from perdure.pipeline.train.scores import made_reference, smoothed
 
-    directory = recipe.directory / "versions" / version
-    weights = recipe.directory / "versions" / (trainee or version)
+    directory = recipe.paths.version(version).directory
+    weights = recipe.paths.version(trainee or version).directory
     for path in (directory, weights):
         if not is_finished(path):
             raise PerdureError(f"version {path.name} is not finished; run `perdure run` first")
     recipe = version_recipe(directory)  # as it was trained, whatever fields were set to
-    inputs, selection = read_json(directory / "inputs.json"), recipe.versions[version].selection
+    inputs, selection = read_json(VersionPaths(directory).inputs), recipe.versions[version].selection
     if selection is None or source not in inputs["data"]:
         raise PerdureError(f"version {version}: no tokens of source {source} are selected")
     data, scores = Path(inputs["data"][source]), Path(inputs["scores"].get(source, ""))
@@ -231,7 +232,7 @@ def main() -> int:
             recipe, options.version, options.source, options.tokens, options.smoothing, options.trainee
         )
         file = ".".join(filter(None, ("noise", options.source, options.trainee, "json")))
-        path = recipe.directory / "versions" / options.version / file
+        path = recipe.paths.version(options.version).directory / file
         path.write_text(json.dumps(result, indent=1) + "\n")
     except PerdureError as error:
         print(f"error: {error}", file=sys.stderr)

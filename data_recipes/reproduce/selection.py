@@ -17,6 +17,7 @@ from perdure.data_recipes.reproduce.studies import (
     table,
     words,
 )
+from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.evaluate.report.figures import Line, line_chart
 from perdure.pipeline.recipe import load_recipe
 
@@ -41,7 +42,7 @@ ROWS = {
 
 def chosen(run: Path) -> dict[str, dict]:
     """What every row's selection keeps in one run: `rates` and `separation`, see `measure`."""
-    recipe, found, made = load_recipe(run / "versions" / "excess" / "recipe.yaml", out=run), {}, {}
+    recipe, found, made = load_recipe(RunPaths(run).version("excess").recipe, out=run), {}, {}
     for row, (arm, trainee, way) in ROWS.items():
         if (arm, trainee) not in made:
             made[arm, trainee] = measure(recipe, arm, SOURCE, TOKENS, SMOOTHING, trainee)

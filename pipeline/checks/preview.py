@@ -39,7 +39,6 @@ from perdure.pipeline.plan.lineage import (
     resolved_schedule,
     steps_before,
     streams_before,
-    version_directory,
 )
 from perdure.pipeline.plan.mixture import (
     is_replayed,
@@ -139,7 +138,7 @@ def _version(
     rule, table = version.mixture.reweight, mixture_table(recipe, name, sources, counts)
     return {
         "name": name,
-        "finished": is_finished(version_directory(recipe, name)),
+        "finished": is_finished(recipe.paths.version(name).directory),
         "start": version.start.type,
         "parent": parent_of(version),
         "branch_step": version.start.step if isinstance(version.start, Branch) else None,

@@ -7,7 +7,7 @@ from perdure.pipeline.checks.model import model_directory
 from perdure.pipeline.core.errors import Problem
 from perdure.pipeline.core.hints import near
 from perdure.pipeline.core.manifest import hash_file, is_finished
-from perdure.pipeline.plan.lineage import missing_checkpoint, parent_of, version_directory
+from perdure.pipeline.plan.lineage import missing_checkpoint, parent_of
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import Branch, HuggingFaceTokenizer, Recipe, Version
 
@@ -46,7 +46,9 @@ def branch_step(recipe: Recipe, name: str, version: Version) -> Problems:
     steps = num_steps(recipe, recipe.versions[start.parent])
     if start.step > steps:
         yield Problem(where, start.step, f"should be at most {steps}, the steps of `{start.parent}`")
-    elif not is_finished(version_directory(recipe, name)) and (reason := missing_checkpoint(recipe, start)):
+    elif not is_finished(recipe.paths.version(name).directory) and (
+        reason := missing_checkpoint(recipe, start)
+    ):
         yield Problem(where, start.step, reason)
 
 

@@ -15,7 +15,7 @@ from perdure.pipeline.evaluate.units import default_unit
 from perdure.pipeline.plan.consumption import tokens_at
 from perdure.pipeline.plan.domains import measured_domains
 from perdure.pipeline.plan.history import mixture_phases, source_ledger, steps_done
-from perdure.pipeline.plan.lineage import ancestors, checkpoints, parent_of, version_directory
+from perdure.pipeline.plan.lineage import ancestors, parent_of
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.plan.recorded import as_recorded, made_schedule, recorded
 from perdure.pipeline.plan.schedule import learning_rate, phase_of
@@ -41,13 +41,13 @@ def _unit(versions: list[dict[str, Any]]) -> str:
 def _measured_on(recipe: Recipe) -> dict[str, Any] | None:
     """What a run measures on; None before a version is finished: texts of a run that has only begun may be anywhere."""
     whole = as_recorded(recipe)
-    if not any(is_finished(version_directory(whole, name)) for name in whole.versions):
+    if not any(is_finished(whole.paths.version(name).directory) for name in whole.versions):
         return None
     return measured_on(whole, run_data_directories(whole))
 
 
 def _version(recipe: Recipe, name: str, on: dict[str, Any] | None) -> dict[str, Any]:
-    version, directory = recipe.versions[name], version_directory(recipe, name)
+    version, directory = recipe.versions[name], recipe.paths.version(name).directory
     step_tokens = recipe.training.global_batch_size * recipe.training.seq_length
     steps, planned, schedule = (
         steps_done(directory),
@@ -55,7 +55,7 @@ def _version(recipe: Recipe, name: str, on: dict[str, Any] | None) -> dict[str, 
         made_schedule(recipe, name),
     )
     before = sum(
-        tokens_at(version_directory(recipe, ancestor), count, step_tokens)
+        tokens_at(recipe.paths.version(ancestor).directory, count, step_tokens)
         for ancestor, count in ancestors(recipe, name)
     )
     tokens = tokens_at(directory, steps, step_tokens)
@@ -77,7 +77,7 @@ def _version(recipe: Recipe, name: str, on: dict[str, Any] | None) -> dict[str, 
         "schedule": version.schedule.type,
         "phase": phase_of(schedule, steps, planned) if steps else None,
         "learning_rate": learning_rate(schedule, steps, planned) if steps else None,
-        "checkpoints": list(checkpoints(directory)),
+        "checkpoints": list(recipe.paths.version(name).finished_checkpoints()),
         "phases": mixture_phases(recipe, name),
         "sources": source_ledger(recipe, name),
         "evaluation": texts and {domain: text["loss"] for domain, text in texts.items()},
@@ -102,7 +102,7 @@ def diff(recipe: Recipe, left: str, right: str) -> dict[str, Any]:
         recipes[name].versions[name].model_dump(mode="json", exclude={"schedule", "keep"}) for name in names
     ]
     schedules = [made_schedule(recipes[name], name).model_dump(mode="json") for name in names]
-    inputs = [version_directory(recipe, name) / "inputs.json" for name in names]
+    inputs = [recipe.paths.version(name).inputs for name in names]
     data = [
         {"hash": read_json(path)["identity"]["data"] if path.exists() else None, "tokens": entry["sources"]}
         for path, entry in zip(inputs, logs)

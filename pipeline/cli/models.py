@@ -19,6 +19,7 @@ from perdure.pipeline.core.manifest import (
     read_json,
     write_json,
 )
+from perdure.pipeline.core.paths import RunPaths, VersionPaths
 from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.model.files import listed, model_tensors
 from perdure.pipeline.model.layout import tensor_parallel_sizes
@@ -30,7 +31,6 @@ from perdure.pipeline.model.shape import (
     padded_vocab_size,
     tensor_sizes,
 )
-from perdure.pipeline.plan.lineage import checkpoints
 from perdure.pipeline.plan.recorded import version_recipe
 
 WORDS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
@@ -124,9 +124,9 @@ def export(
     Raises:
         PerdureError: If there is no such version or checkpoint, or `to` exists.
     """
-    directory = run / "versions" / version
-    if not (directory / "inputs.json").is_file():
-        known = sorted(path.parent.name for path in run.glob("versions/*/inputs.json"))
+    directory = RunPaths(run).version(version).directory
+    if not VersionPaths(directory).inputs.is_file():
+        known = RunPaths(run).begun_versions()
         raise PerdureError(f"{directory}: no such version; {run} has {', '.join(known) or 'none'}")
     if to.exists():
         raise PerdureError(f"{to}: already exists; choose another --to or remove it")
@@ -161,10 +161,10 @@ def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: in
     from perdure.pipeline.train.checkpoint import load_weights
     from perdure.pipeline.train.start import origin
 
-    path = directory / "checkpoints" / f"step_{step:06d}"
+    path = VersionPaths(directory).checkpoint(step)
     if not is_finished(path):
         raise PerdureError(f"{path}: no such checkpoint; kept: {_kept(directory)}")
-    recipe, inputs = version_recipe(directory), read_json(directory / "inputs.json")
+    recipe, inputs = version_recipe(directory), read_json(VersionPaths(directory).inputs)
     recipe = recipe.model_copy(update={"parallel": Parallel()})
     model = build_weights(recipe, inputs["vocab_size"], None, initialise())
     load_weights(path, model)
@@ -183,4 +183,4 @@ def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: in
 
 
 def _kept(directory: Path) -> str:
-    return ", ".join(map(str, checkpoints(directory))) or "none yet"
+    return ", ".join(map(str, VersionPaths(directory).finished_checkpoints())) or "none yet"

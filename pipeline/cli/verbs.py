@@ -24,7 +24,6 @@ def _run(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> None:
     from perdure.pipeline.checks.check import load_checked, load_on_paper
     from perdure.pipeline.core.errors import Problem, RecipeError
-    from perdure.pipeline.plan.lineage import version_directory
     from perdure.pipeline.run.changed import changed_data
     from perdure.pipeline.run.version_inputs import edited_versions
 
@@ -39,7 +38,7 @@ def _check(options: argparse.Namespace) -> None:
             recipe = load_checked(options.recipe, options.set, options.out, options.site)
             other = changed_data(recipe, recipe.versions) | edited_versions(recipe, recipe.versions)
             if other:
-                places = {name: str(version_directory(recipe, name)) for name in other}
+                places = {name: str(recipe.paths.version(name).directory) for name in other}
                 edits = [Problem(f"versions.{name}", places[name], what) for name, what in other.items()]
                 raise RecipeError(str(options.recipe), edits)
     except RecipeError as error:
@@ -109,7 +108,7 @@ def _report_verb(options: argparse.Namespace) -> None:
     with _disk_errors(recipe):
         write_report(recipe, speaker(sys.stderr if options.json else None), options.recipe)
     if options.json:
-        print_json(read_json(recipe.directory / "report.json"))
+        print_json(read_json(recipe.paths.report))
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.remedies import SUCCESS, artefact_of, readable, remedy
+from perdure.pipeline.core.paths import SUCCESS
+from perdure.pipeline.core.remedies import artefact_of, readable, remedy
 
 VERIFIED = ".verified.json"
 """Of an artefact: what its files looked like when they were last hashed, see `remembered_hashes`."""

@@ -6,15 +6,14 @@ import re
 from pathlib import Path
 
 from perdure.pipeline.core.errors import PerdureError
-
-SUCCESS = "_SUCCESS"
+from perdure.pipeline.core.paths import CHECKPOINTS, INITIAL_EVALUATION, METRICS, PLAN, SUCCESS, VERSIONS
 
 
 def artefact_of(path: Path) -> Path | None:
     """The innermost artefact of a run that a path belongs to: a checkpoint, a plan, a version, `<name>@<hash8>`; or None."""
     for place in (path, *path.parents):
         parent = place.parent.name
-        known = place.name == "plan" or parent in ("versions", "leaks", "checkpoints")
+        known = place.name == PLAN or parent in (VERSIONS, CHECKPOINTS, "leaks")
         if known or re.search(r"@[0-9a-f]{8}(\+[0-9a-f]{8})?$", place.name):
             return place
     return None
@@ -25,15 +24,15 @@ def remedy(path: Path) -> str:
     artefact = artefact_of(path)
     if artefact is None:
         return f"delete {path} and run again"
-    if artefact.parent.name == "checkpoints":
+    if artefact.parent.name == CHECKPOINTS:
         return f"delete {artefact} to go on from an earlier checkpoint"
-    if artefact.name == "plan" and (done := artefact.parent / SUCCESS).exists():
+    if artefact.name == PLAN and (done := artefact.parent / SUCCESS).exists():
         return f"delete {artefact} and {done} and run again: what follows the last checkpoint is made anew"
-    if artefact.parent.name != "versions":
+    if artefact.parent.name != VERSIONS:
         return f"delete {artefact} and run again"
-    if path.name == "metrics.jsonl" and not (artefact / SUCCESS).exists():
+    if path.name == METRICS and not (artefact / SUCCESS).exists():
         return f"copy it again, or `echo '{{}}' > {path}` to go on without the steps that it tells of"
-    if path.name in ("metrics.jsonl", "eval_initial.json") or path.name.startswith("eval_initial_"):
+    if path.name in (METRICS, INITIAL_EVALUATION) or path.name.startswith("eval_initial_"):
         return f"copy it again, or delete {artefact} to train it anew"
     done = artefact / SUCCESS
     last = f"{done} and run again: what follows the last checkpoint is made anew"

@@ -44,7 +44,7 @@ def by_source(directory: Path, prefix: str = "") -> dict[str, list[Path]]:
 def clean_inputs(recipe: Recipe) -> dict[str, dict]:
     """Everything that each source's cleaned documents depend on."""
     found: dict[str, dict] = {}
-    shards = by_source(recipe.directory / "data")
+    shards = by_source(recipe.paths.data)
     for name, source in recipe.sources.items():
         try:
             described = fingerprint(source.reader)

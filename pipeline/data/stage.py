@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from perdure.pipeline.core.integrity import is_whole, require_whole
 from perdure.pipeline.core.manifest import disk_errors, hash_of, is_finished, read_json, refuse_link
+from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.data import identity
 from perdure.pipeline.data.cleaning.drops import drops_lines, heavy_drops, lost_line
 from perdure.pipeline.data.read.inputs import files_not_read
@@ -52,7 +53,7 @@ def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str,
             return stack.enter_context(there or local(recipe.data.workers, _scores(recipe)))
 
         out.mkdir(parents=True, exist_ok=True)
-        _sweep(out / "work")
+        _sweep(RunPaths(out).work)
         return _run(recipe, execute, report)
 
 
@@ -120,7 +121,7 @@ def other_tasks(recipe: Recipe) -> dict[str, int]:
         PerdureError: If an input is missing.
     """
     out, ours = recipe.directory, recipe.data.tasks
-    cleaned, begun = identity.by_source(out / "clean"), identity.by_source(out / "work", "clean.")
+    cleaned, begun = identity.by_source(RunPaths(out).clean), identity.by_source(RunPaths(out).work, "clean.")
     numbers = {name: _numbers_of_tasks(cleaned.get(name, []), begun.get(name, [])) for name in recipe.sources}
     if not any(known - {ours} for known in numbers.values()):
         return {}  # without looking at the inputs, which may be many
@@ -133,7 +134,7 @@ def other_tasks(recipe: Recipe) -> dict[str, int]:
         there = [
             number
             for number, path in paths.items()
-            if path.exists() or (out / "work" / f"clean.{path.name}").exists()
+            if path.exists() or (RunPaths(out).work / f"clean.{path.name}").exists()
         ]
         if there and ours not in there:
             found[name] = there[0]

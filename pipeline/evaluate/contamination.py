@@ -77,7 +77,7 @@ def look_for_leaks(
     settings = recipe.evaluation.contamination
     if settings is None:
         return
-    path = recipe.directory / "contamination.json"
+    path = recipe.paths.contamination
     identity = _identity(recipe, data)
     from perdure.pipeline.data import ngrams
 
@@ -111,7 +111,7 @@ def contamination(recipe: Recipe, on: dict[str, Any]) -> dict | None:
         recipe: The run.
         on: What it measures on, see `evaluate/record.py`.
     """
-    path, settings = recipe.directory / "contamination.json", recipe.evaluation.contamination
+    path, settings = recipe.paths.contamination, recipe.evaluation.contamination
     if settings is None or not path.exists():
         return None
     found = read_json(path)

@@ -25,10 +25,10 @@ from perdure.pipeline.core.manifest import (
     write_atomic,
     write_json,
 )
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.data.read.files import MOST_OTHERS
 from perdure.pipeline.data.tokenizer.train import parses_special_tokens
 from perdure.pipeline.model.exports import export_of
-from perdure.pipeline.plan.lineage import version_directory
 from perdure.pipeline.recipe import Harness, HuggingFaceModel, Recipe
 
 MOST_BYTES = 32 << 20
@@ -67,12 +67,12 @@ def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
             _link_as_export(recipe, Path(folder))
             _run(path, identity, Path(folder), harness)
     for name in recipe.versions:
-        directory = version_directory(recipe, name)
+        directory = recipe.paths.version(name).directory
         if not is_finished(directory):
             continue
-        weights = read_json(directory / "version.json")["weights_hash"]
+        weights = read_json(VersionPaths(directory).record)["weights_hash"]
         identity = {"tasks": tasks, "weights_hash": weights, "parse_special_tokens": parse}
-        path = directory / "harness.json"
+        path = VersionPaths(directory).harness
         if not _is_there(path, identity):
             say(f"version {name}: {words}")
             _run(path, identity, export_of(directory), harness)
@@ -88,10 +88,10 @@ def initial_records(recipe: Recipe) -> dict[str, tuple[Path, dict[str, Any]]]:
     if recipe.evaluation.harness is None:
         return found
     for name, version in recipe.versions.items():
-        directory = version_directory(recipe, name)
+        directory = recipe.paths.version(name).directory
         if version.start.type != "init" or not is_finished(directory):
             continue
-        made_from = read_json(directory / "inputs.json")["identity"]
+        made_from = read_json(VersionPaths(directory).inputs)["identity"]
         if (weights := made_from.get("initial_weights")) is None:
             continue
         model = {
@@ -100,7 +100,7 @@ def initial_records(recipe: Recipe) -> dict[str, tuple[Path, dict[str, Any]]]:
             "tokenizer_hash": made_from["tokenizer_hash"],
             "parse_special_tokens": parses_special_tokens(recipe.tokenizer),
         }
-        found[name] = (recipe.directory / "harness" / f"initial@{hash_of(model)[:8]}.json", model)
+        found[name] = (recipe.paths.harness / f"initial@{hash_of(model)[:8]}.json", model)
     return found
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.core.manifest import hash_file, hash_of, is_finished, read_json, write_json
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.evaluate.documents import is_sampled
 from perdure.pipeline.evaluate.sampling import RULE
 from perdure.pipeline.plan.domains import measured_domains, source_of
-from perdure.pipeline.plan.lineage import version_directory
 from perdure.pipeline.plan.planning import data_hash
 from perdure.pipeline.recipe import Recipe
 
@@ -56,7 +56,7 @@ def evaluation_directory(version: Path, on: dict[str, Any]) -> Path:
         version: The version's directory.
         on: From `measured_on`.
     """
-    later, own = later_directory(version, on), version / "eval.json"
+    later, own = later_directory(version, on), VersionPaths(version).evaluation
     as_trained = own.exists() and read_json(own)["measured"] == on
     return version if as_trained and not is_finished(later) else later
 
@@ -68,7 +68,7 @@ def later_directory(version: Path, on: dict[str, Any]) -> Path:
 
 def evaluation(version: Path, on: dict[str, Any]) -> dict[str, Any] | None:
     """What a version's `eval.json` on just this holds; None if it was not measured."""
-    path = evaluation_directory(version, on) / "eval.json"
+    path = VersionPaths(evaluation_directory(version, on)).evaluation
     return read_json(path) if path.exists() else None
 
 
@@ -76,7 +76,7 @@ def initial_evaluation(places: Iterable[Path], on: dict[str, Any]) -> Path | Non
     """The first of versions' `eval_initial.json` on just this; all that start at random start from the same model."""
     # Once, it did not say what it was measured on; of text that was sampled, it was another sample.
     unsaid = None if "sampled" in on else on
-    found = (place / "eval_initial.json" for place in places)
+    found = (VersionPaths(place).initial_evaluation for place in places)
     return next(
         (path for path in found if path.exists() and read_json(path).get("measured", unsaid) == on), None
     )
@@ -84,7 +84,7 @@ def initial_evaluation(places: Iterable[Path], on: dict[str, Any]) -> Path | Non
 
 def unmeasured(recipe: Recipe, on: dict[str, Any]) -> list[str]:
     """The finished versions that were not measured on this."""
-    directories = {name: version_directory(recipe, name) for name in recipe.versions}
+    directories = {name: recipe.paths.version(name).directory for name in recipe.versions}
     return [name for name, path in directories.items() if is_finished(path) and evaluation(path, on) is None]
 
 
@@ -107,7 +107,7 @@ def text_sections(recipe: Recipe) -> dict:
 def record_data(recipe: Recipe, data: dict[str, Path]) -> None:
     """Writes `<out>/data.json`: the data of this recipe, so that it can be reported after its raw text is gone."""
     names = {source: path.name for source, path in data.items()}
-    write_json(recipe.directory / "data.json", {"of": hash_of(data_sections(recipe)), "data": names})
+    write_json(recipe.paths.data_record, {"of": hash_of(data_sections(recipe)), "data": names})
 
 
 def run_data_directories(recipe: Recipe) -> dict[str, Path | None]:
@@ -118,9 +118,9 @@ def run_data_directories(recipe: Recipe) -> dict[str, Path | None]:
     """
     from perdure.pipeline.data.stage import finished_data
 
-    path = recipe.directory / "data.json"
+    path = recipe.paths.data_record
     record = read_json(path) if path.exists() else {"of": None}
     if record["of"] != hash_of(data_sections(recipe)):
         return finished_data(recipe)
-    found = {source: recipe.directory / "data" / name for source, name in record["data"].items()}
+    found = {source: recipe.paths.data / name for source, name in record["data"].items()}
     return {source: path if is_finished(path) else None for source, path in found.items()}

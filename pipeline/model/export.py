@@ -8,7 +8,8 @@ import megatron.core.parallel_state as mpu
 import torch
 import torch.distributed as dist
 
-from perdure.pipeline.core.manifest import SUCCESS, read_json, write_json
+from perdure.pipeline.core.manifest import read_json, write_json
+from perdure.pipeline.core.paths import SUCCESS
 from perdure.pipeline.core.tokenizers import LOADED
 from perdure.pipeline.model import collectives
 from perdure.pipeline.model.huggingface import MAX_SHARD_BYTES, join_shards, write_shards

@@ -5,6 +5,7 @@ from pathlib import Path
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.integrity import require_whole
 from perdure.pipeline.core.manifest import VERIFIED, read_json, remembered_hash
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.remedies import readable, remedy
 from perdure.pipeline.model.shape import config_vocab_size, model_shape, tensor_sizes
 from perdure.pipeline.recipe import Recipe
@@ -33,7 +34,7 @@ def export_hash(version: Path, remember: bool = True) -> str:
     """Hash over the weights of a version's export, see `huggingface.weights_hash`; remembered as hashes of files are."""
     from perdure.pipeline.model.huggingface import INDEX, tensor_files, weights_hash
 
-    export = version / "hf"
+    export = VersionPaths(version).export
     if not remember:
         return weights_hash(export)
     files = sorted({*tensor_files(export).values(), *export.glob(INDEX)})
@@ -42,13 +43,13 @@ def export_hash(version: Path, remember: bool = True) -> str:
 
 def compare_weights(version: Path, remember: bool = True) -> None:
     """Raises PerdureError if the weights of a finished version's export are not those that it was finished with."""
-    recorded = read_json(version / "version.json")["weights_hash"]
+    recorded = read_json(VersionPaths(version).record)["weights_hash"]
     try:
         found = export_hash(version, remember)
     except PerdureError as error:
         raise PerdureError(f"{str(error).partition(';')[0]}; {remedy(version)}") from None
     except OSError as error:
-        raise readable(error, version / "hf") from error
+        raise readable(error, VersionPaths(version).export) from error
     if found != recorded:
         raise PerdureError(
             f"{version / 'hf'}: weights damaged or swapped: hash {found}, recorded {recorded}; {remedy(version)}"
@@ -66,7 +67,7 @@ def export_of(version: Path) -> Path:
     """
     require_whole(version)
     compare_weights(version)
-    return version / "hf"
+    return VersionPaths(version).export
 
 
 def initial_weights_hash(recipe: Recipe, path: Path) -> str:
@@ -80,5 +81,5 @@ def initial_weights_hash(recipe: Recipe, path: Path) -> str:
 
     model_tensors(path, tensor_sizes(model_shape(recipe), config_vocab_size(path)))
     files = sorted({*weight_files(path), *path.glob(INDEX)})
-    store = recipe.directory / "hashes.json"
+    store = recipe.paths.model_hashes
     return remembered_hash(store, f"weights of {path}", files, lambda: weights_hash(path))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.plan.mixture import is_replayed
 from perdure.pipeline.plan.plan import Plan, consumed_samples
 
@@ -107,7 +108,7 @@ def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
 
 def tokens_at(directory: Path, step: int, step_tokens: int) -> int:
     """Tokens that a version had trained on after a step, as its metrics tell; its budget until there where they do not."""
-    path, lines = directory / "metrics.jsonl", []
+    path, lines = VersionPaths(directory).metrics, []
     if path.exists():
         with path.open(encoding="utf-8") as file:
             lines = list(islice(file, step - 1, step)) if step else []

@@ -4,15 +4,16 @@ from pathlib import Path
 
 from perdure.pipeline.core.integrity import metrics_lines
 from perdure.pipeline.core.manifest import is_finished
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.plan.consumption import ledger
-from perdure.pipeline.plan.lineage import appended_phases, history, version_directory
+from perdure.pipeline.plan.lineage import appended_phases, history
 from perdure.pipeline.plan.plan import Plan, open_plan
 from perdure.pipeline.recipe import Recipe
 
 
 def steps_done(directory: Path) -> int:
     """Steps that `metrics.jsonl` tells of; its last line may be half written."""
-    lines = metrics_lines(directory / "metrics.jsonl")
+    lines = metrics_lines(VersionPaths(directory).metrics)
     return lines[-1]["step"] if lines else 0
 
 
@@ -34,12 +35,11 @@ def source_ledger(recipe: Recipe, name: str) -> dict[str, dict[str, int]] | None
     """Tokens consumed and remaining per domain along a version's path, see `consumption.ledger`; None before its plan."""
     if (plan := _plan(recipe, name)) is None:
         return None
-    end = plan.first_sample + steps_done(version_directory(recipe, name)) * recipe.training.global_batch_size
+    steps = steps_done(recipe.paths.version(name).directory)
+    end = plan.first_sample + steps * recipe.training.global_batch_size
     return ledger([(plan, end), *history(recipe, name)])
 
 
 def _plan(recipe: Recipe, name: str) -> Plan | None:
-    directory = version_directory(recipe, name)
-    if not is_finished(directory / "plan"):
-        return None
-    return open_plan(directory / "plan", appended=appended_phases(directory))
+    version = recipe.paths.version(name)
+    return open_plan(version.plan, appended=appended_phases(version)) if is_finished(version.plan) else None

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import accumulate
 from operator import neg
-from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.integrity import require_whole
 from perdure.pipeline.core.manifest import is_finished, read_json
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.plan.consumption import Ancestor
 from perdure.pipeline.plan.domain_order import random_order
@@ -169,7 +169,7 @@ def domain_sequence(recipe: Recipe, name: str) -> list[str] | None:
         return random_order(domains, recipe.seed)
     if mixture.domain_order != "similarity":
         return domains
-    file = version_directory(recipe, name) / "plan" / "plan.json"
+    file = recipe.paths.version(name).plan / "plan.json"
     phases = read_json(file)["phases"] if file.exists() else []
     found = [next(iter(phase["counts"])) for phase in phases if phase["reason"] == "domain"]
     return found if sorted(found) == sorted(domains) else None
@@ -272,34 +272,19 @@ def expected_mixture(recipe: Recipe, name: str) -> Mixture:
     return mixture.model_copy(update={"replay": replay.model_copy(update={"sources": sources})})
 
 
-def version_directory(recipe: Recipe, name: str) -> Path:
-    """Where a version's files stand."""
-    return recipe.directory / "versions" / name
-
-
-def checkpoints(directory: Path) -> dict[int, Path]:
-    """The whole checkpoints of a version by step, in order."""
-    found = {
-        int(path.name.removeprefix("step_")): path
-        for path in (directory / "checkpoints").glob("step_*")
-        if path.name.removeprefix("step_").isdecimal() and is_finished(path)
-    }
-    return dict(sorted(found.items()))
-
-
 def missing_checkpoint(recipe: Recipe, start: Branch) -> str | None:
     """Why a branch cannot start: its checkpoint is not there, and its parent will not write it any more.
 
     Returns:
         The reason, naming the checkpoints that exist; None if the branch can start, or its parent comes there yet.
     """
-    directory = version_directory(recipe, start.parent)
-    found = checkpoints(directory)
-    if start.step in found or not (is_finished(directory) or any(step > start.step for step in found)):
+    paths = recipe.paths.version(start.parent)
+    found = paths.finished_checkpoints()
+    if start.step in found or not (is_finished(paths.directory) or any(step > start.step for step in found)):
         return None
     steps = f"those of steps {', '.join(map(str, found))}" if found else "none"
     return (
-        f"{start.parent} has no checkpoint of step {start.step} in {directory / 'checkpoints'}; there are {steps}. "
+        f"{start.parent} has no checkpoint of step {start.step} in {paths.checkpoints}; there are {steps}. "
         f"Branch off at one of them, or train {start.parent} anew: it then keeps this one"
     )
 
@@ -312,18 +297,18 @@ def history(recipe: Recipe, name: str) -> list[Ancestor]:
     """
     batch, found = recipe.training.global_batch_size, []
     for ancestor, steps in reversed(ancestors(recipe, name)):
-        directory = version_directory(recipe, ancestor)
-        if is_finished(directory) and not is_finished(directory / "plan"):
-            raise PerdureError(f"{directory / 'plan'}: not whole; {remedy(directory / 'plan')}")
-        if not is_finished(directory / "plan"):
+        paths = recipe.paths.version(ancestor)
+        if is_finished(paths.directory) and not is_finished(paths.plan):
+            raise PerdureError(f"{paths.plan}: not whole; {remedy(paths.plan)}")
+        if not is_finished(paths.plan):
             raise PerdureError(
-                f"version {name}: its ancestor {ancestor} has no plan in {directory}; `perdure run` trains all in order"
+                f"version {name}: its ancestor {ancestor} has no plan in {paths.directory}; `perdure run` trains all in order"
             )
-        require_whole(directory / "plan")
-        plan = open_plan(directory / "plan")
+        require_whole(paths.plan)
+        plan = open_plan(paths.plan)
         end = plan.first_sample + steps * batch
-        appended = [entry for entry in appended_phases(directory) if entry["first_sample"] < end]
-        found.append((open_plan(directory / "plan", appended=appended), end))
+        appended = [entry for entry in appended_phases(paths) if entry["first_sample"] < end]
+        found.append((open_plan(paths.plan, appended=appended), end))
     return found
 
 
@@ -333,14 +318,8 @@ def history_of_plan(recipe: Recipe, name: str, found: Sequence[Ancestor]) -> Seq
     return found if owner == name else found[len(found) - len(ancestors(recipe, owner)) :]
 
 
-def appended_phases(directory: Path) -> list[dict]:
+def appended_phases(version: VersionPaths) -> list[dict]:
     """Phases that training has added to a version's plan so far."""
-    states = [path / "state.json" for path in checkpoints(directory).values()]
-    record = (
-        directory / "version.json"
-        if (directory / "version.json").exists()
-        else states[-1]
-        if states
-        else None
-    )
+    states = [path / "state.json" for path in version.finished_checkpoints().values()]
+    record = version.record if version.record.exists() else states[-1] if states else None
     return read_json(record).get("phases", []) if record else []

@@ -8,9 +8,10 @@ from pydantic import TypeAdapter
 from perdure.pipeline.core.errors import PerdureError, RecipeError
 from perdure.pipeline.core.integrity import hash_of_file
 from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.plan.domains import source_of
-from perdure.pipeline.plan.lineage import ancestors, checkpoints, resolved_schedule, version_directory
+from perdure.pipeline.plan.lineage import ancestors, resolved_schedule
 from perdure.pipeline.plan.mixture import members
 from perdure.pipeline.recipe import Recipe, Schedule, Version, load_recipe
 
@@ -55,7 +56,7 @@ def recorded_recipe(directory: Path) -> Recipe | None:
     Raises:
         PerdureError: If it cannot be read.
     """
-    paths = directory / "recipe.yaml", directory / "inputs.json"
+    paths = VersionPaths(directory).recipe, VersionPaths(directory).inputs
     if not all(path.exists() for path in paths):
         return None
     return _read(directory, tuple((path.stat().st_mtime_ns, path.stat().st_size) for path in paths))
@@ -64,7 +65,7 @@ def recorded_recipe(directory: Path) -> Recipe | None:
 @lru_cache(maxsize=256)
 def _read(directory: Path, _state: tuple) -> Recipe:
     recipe = version_recipe(directory)
-    if "share_of" in (directory / "recipe.yaml").read_text(encoding="utf-8"):
+    if "share_of" in VersionPaths(directory).recipe.read_text(encoding="utf-8"):
         return recipe
     # All fields are written out: before there was this one, the share of replay was that of the tokens read.
     versions = {name: _share_of_read(version) for name, version in recipe.versions.items()}
@@ -85,9 +86,9 @@ def made_schedule(recipe: Recipe, name: str) -> Schedule:
         recipe: The one by which it was made, see `recorded`.
         name: The version.
     """
-    directory = version_directory(recipe, name)
-    states = [path / "state.json" for path in checkpoints(directory).values()][-1:]
-    for path in (directory / "version.json", *states):
+    version = recipe.paths.version(name)
+    states = [path / "state.json" for path in version.finished_checkpoints().values()][-1:]
+    for path in (version.record, *states):
         if path.exists() and (schedule := read_json(path).get("schedule")):
             return TypeAdapter(Schedule).validate_python(schedule)
     return resolved_schedule(recipe, name)
@@ -98,7 +99,7 @@ def _begun(recipe: Recipe) -> dict[str, Recipe]:
     found: dict[str, Recipe] = {}
     waiting = list(recipe.versions)
     for name in waiting:
-        made = recorded_recipe(version_directory(recipe, name))
+        made = recorded_recipe(recipe.paths.version(name).directory)
         if made is not None and name in made.versions:
             found[name] = made.model_copy(update={"out": recipe.directory})
             for ancestor, _ in ancestors(made, name):
@@ -135,8 +136,7 @@ def version_recipe(directory: Path) -> Recipe:
     Raises:
         PerdureError: If it is not what `inputs.json` says that it was.
     """
-    path = directory / "recipe.yaml"
-    inputs = directory / "inputs.json"
+    path, inputs = VersionPaths(directory).recipe, VersionPaths(directory).inputs
     recorded = read_json(inputs).get("recipe") if inputs.exists() else None
     if recorded and hash_of_file(path) != recorded:
         raise PerdureError(f"{path}: damaged: no longer what was prepared; {remedy(path)}")

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.recipe.cluster import Cluster
 from perdure.pipeline.recipe.data import DataStage, Source, Tokenizer
 from perdure.pipeline.recipe.evaluation import Evaluation
@@ -71,3 +72,8 @@ class Recipe(Section):
     def directory(self) -> Path:
         """Where everything is written."""
         return self.out or Path("runs") / self.name
+
+    @property
+    def paths(self) -> RunPaths:
+        """Paths of all that is written."""
+        return RunPaths(self.directory)

@@ -8,7 +8,6 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.manifest import hash_file, is_finished, read_json
 from perdure.pipeline.data import identity
 from perdure.pipeline.data.stage import finished_data, tokenizer_directory
-from perdure.pipeline.plan.lineage import version_directory
 from perdure.pipeline.plan.planning import data_hash
 from perdure.pipeline.recipe import HuggingFaceTokenizer, Recipe
 
@@ -20,7 +19,7 @@ def changed_data(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
 
     Finished data is compared by its hash, as before training; of data that would have to be made anew, what it is made from.
     """
-    records = {name: version_directory(recipe, name) / "inputs.json" for name in names}
+    records = {name: recipe.paths.version(name).inputs for name in names}
     records = {name: path for name, path in records.items() if path.exists()}
     if not records:
         return {}
@@ -40,7 +39,7 @@ def changed_data(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
                 if (now := data_hash(directory)) != known:
                     differing.append(f"data.{source}: {known} -> {now}")
             elif source in clean:
-                made = recipe.directory / "data" / Path(record["data"][source]).name / "manifest.json"
+                made = recipe.paths.data / Path(record["data"][source]).name / "manifest.json"
                 differing += _made_otherwise(made, clean[source], f"data.{source}.") if made.exists() else []
         if differing:
             found[name] = (

@@ -19,11 +19,12 @@ from perdure.pipeline.core.manifest import (
     write_atomic,
     write_json,
 )
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.evaluate.record import evaluation_directory, later_directory, record_data
 from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.model.layout import layout_of, with_layout
 from perdure.pipeline.plan.domains import source_of
-from perdure.pipeline.plan.lineage import history, version_directory
+from perdure.pipeline.plan.lineage import history
 from perdure.pipeline.plan.mixture import is_replayed
 from perdure.pipeline.plan.parts import describe
 from perdure.pipeline.plan.plan import Plan
@@ -59,7 +60,7 @@ def make_data(recipe: Recipe, say: Say) -> None:
 def _say_left_over(recipe: Recipe, say: Say) -> None:
     from perdure.pipeline.data.stage import left_over
 
-    if left := left_over(recipe.directory / "work"):
+    if left := left_over(recipe.paths.work):
         say(left)
 
 
@@ -74,7 +75,7 @@ def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Everything that one version's ranks need, so that they can be started anywhere: scores, plan, inputs."""
     with alone(recipe, say):
         directory, _ = _prepare(recipe, version, _data(recipe, recipe_path, say), say)
-        if directory == version_directory(recipe, version):
+        if directory == recipe.paths.version(version).directory:
             say(f"{directory} is ready for {layout_of(recipe).world_size} ranks")
 
 
@@ -96,7 +97,7 @@ def evaluate(
     fitted = recipe
     if ranks is not None:
         fitted = with_layout(recipe, layout_of(recipe).within(ranks))
-    names = [name for name in recipe.versions if is_finished(version_directory(recipe, name))]
+    names = [name for name in recipe.versions if is_finished(recipe.paths.version(name).directory)]
     if version is not None and version not in names:
         raise PerdureError(
             f"version {version} is not finished; run `perdure train {recipe_path} --version {version}` first"
@@ -137,7 +138,7 @@ def alone(recipe: Recipe, say: Say) -> Iterator[None]:
     """
     with disk_errors(recipe.directory):
         recipe.directory.mkdir(parents=True, exist_ok=True)
-        file = os.fdopen(open_lock(recipe.directory / ".lock"), "w")
+        file = os.fdopen(open_lock(recipe.paths.lock), "w")
     with file:
         if "SLURM_JOB_ID" in os.environ:
             _wait_for(file.fileno(), recipe.directory, "another perdure command is working here", say)
@@ -163,15 +164,15 @@ def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documen
     from perdure.pipeline.train import ranks
 
     directory, inputs = _prepare(recipe, name, data, say, documents)
-    if directory == version_directory(recipe, name):
+    if directory == recipe.paths.version(name).directory:
         ranks.start(directory, layout_of(recipe).world_size)
     elif directory:
         with disk_errors(directory):
             directory.mkdir(exist_ok=True)
-            with os.fdopen(open_lock(directory / ".lock"), "w") as file:
+            with os.fdopen(open_lock(VersionPaths(directory).lock), "w") as file:
                 _wait_for(file.fileno(), directory, "another run of a sweep measures the same", say)
                 if not is_finished(directory):
-                    _write_inputs(directory, recipe, inputs)
+                    _write_inputs(VersionPaths(directory), recipe, inputs)
                     ranks.start(directory, layout_of(recipe).world_size, "evaluate")
 
 
@@ -194,14 +195,15 @@ def _prepare(
         Where they are to work: the version's directory to train it, or that of an evaluation to make; None if there is nothing
         to do. And their inputs, which stand there to train, but not yet to evaluate: only who has the lock writes those.
     """
-    directory = version_directory(recipe, name)
+    paths = recipe.paths.version(name)
+    directory = paths.directory
     with disk_errors(directory):
         refuse_edited(recipe, [name])
         ancestors = history(recipe, name)
         inputs = version_inputs(recipe, name, data, ancestors, say)
-        if (directory / "inputs.json").exists():
+        if paths.inputs.exists():
             refuse_other(recipe, name, inputs["identity"])
-            found = read_json(directory / "inputs.json")
+            found = read_json(paths.inputs)
             # The first one made it; later ones go on.
             kept = {"command": found.get("command"), "identity": found["identity"], "scores": found["scores"]}
             inputs |= kept
@@ -210,8 +212,8 @@ def _prepare(
             export_of(directory)
             now = inputs["measured"]
             place = evaluation_directory(directory, now)
-            whole = (place / "eval_documents.parquet").exists() or not documents
-            if (place / "eval.json").exists() and whole:
+            measured = VersionPaths(place)
+            if measured.evaluation.exists() and (measured.documents.exists() or not documents):
                 say(f"version {name}: finished, skipped")
                 return None, inputs
             before, reason = found["measured"], "documents were not kept apart yet"
@@ -222,21 +224,21 @@ def _prepare(
             return later_directory(directory, now), inputs
         say(f"version {name}")
         ranked = {source: Path(path) for source, path in inputs["perplexity_scores"].items()}
-        plan = build_plan(directory / "plan", recipe, name, data, ranked, ancestors)
+        plan = build_plan(paths.plan, recipe, name, data, ranked, ancestors)
         orders = ", ".join(f"{key} {_order_words(entry)}" for key, entry in plan.sources.items())
         say(f"plan: {plan.num_samples:,} samples of {plan.seq_length} tokens; {orders}")
         for line in _plan_lines(plan, data):
             say(line)
         scores = score_what_is_read(recipe, name, plan, list(inputs["scores"]), data, say)
         inputs["scores"] = {source: str(path) for source, path in scores.items()}
-        _write_inputs(directory, recipe, inputs)
+        _write_inputs(paths, recipe, inputs)
     return directory, inputs
 
 
-def _write_inputs(directory: Path, recipe: Recipe, inputs: dict) -> None:
+def _write_inputs(paths: VersionPaths, recipe: Recipe, inputs: dict) -> None:
     content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-    write_atomic(directory / "recipe.yaml", content)
-    write_json(directory / "inputs.json", inputs | {"recipe": hash_file(directory / "recipe.yaml")})
+    write_atomic(paths.recipe, content)
+    write_json(paths.inputs, inputs | {"recipe": hash_file(paths.recipe)})
 
 
 def _plan_lines(plan: Plan, data: dict[str, Path]) -> list[str]:

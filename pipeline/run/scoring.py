@@ -15,7 +15,6 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.manifest import is_finished, read_json
 from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.plan.domains import source_of
-from perdure.pipeline.plan.lineage import version_directory
 from perdure.pipeline.plan.mixture import members
 from perdure.pipeline.plan.plan import Plan
 from perdure.pipeline.plan.reads import documents_read, is_judged
@@ -58,7 +57,7 @@ def score_what_is_read(
         assert version.selection is not None and version.selection.reference is not None
         number = read_json(data[source] / "manifest.json")["counts"]["train"]["documents"]
         moving = version.mixture.reweight is not None
-        directory = version_directory(recipe, name) / "plan"
+        directory = recipe.paths.version(name).plan
         wanted = documents_read(plan, directory, source, number, moving)
         found[source] = _score(recipe, version.selection.reference, data[source], wanted, say)
     return found
@@ -95,7 +94,7 @@ def _scorer(recipe: Recipe, model: str) -> tuple[Path, dict[str, Any]]:
         "context": context,
         "overlap": overlap,
         "precision": recipe.training.precision,
-        "hashes": recipe.directory / "hashes.json",
+        "hashes": recipe.paths.model_hashes,
     }
 
 
@@ -105,7 +104,7 @@ def finished_export(recipe: Recipe, version: str) -> Path:
     Raises:
         PerdureError: If it is not finished, or damaged.
     """
-    directory = version_directory(recipe, version)
+    directory = recipe.paths.version(version).directory
     if not is_finished(directory):
         raise PerdureError(
             f"version {version} is needed, but not finished; run it first (`perdure run` does all in order)"

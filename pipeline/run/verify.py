@@ -9,7 +9,8 @@ from pathlib import Path
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.integrity import damaged_files
 from perdure.pipeline.core.manifest import HASHES, read_json
-from perdure.pipeline.core.remedies import SUCCESS, artefact_of, remedy
+from perdure.pipeline.core.paths import CHECKPOINTS, SUCCESS, VERSIONS
+from perdure.pipeline.core.remedies import artefact_of, remedy
 from perdure.pipeline.model.exports import compare_weights
 
 Say = Callable[[str], None]
@@ -53,7 +54,7 @@ def verify(directory: Path, say: Say) -> None:
         raise PerdureError(
             f"{directory}: no such directory; give one that `perdure run` or `export` wrote to"
         )
-    if directory.name == "hf" and directory.parent.parent.name == "versions":
+    if directory.name == "hf" and directory.parent.parent.name == VERSIONS:
         directory = directory.parent  # its hashes stand there
     begun, found = time.monotonic(), list(artefacts(directory))
     if not found:
@@ -122,7 +123,7 @@ def _artefact(path: Path, names: set[str]) -> Found | None:
     belongs = artefact_of(path) == path
     if not (belongs or {"manifest.json", SUCCESS} & names or (HASHES in names and "config.json" in names)):
         return None
-    is_checkpoint = path.parent.name == "checkpoints"
+    is_checkpoint = path.parent.name == CHECKPOINTS
     problems = [problem for name in sorted(names) if (problem := _json_problem(path / name))]
     if problems:
         return Found(path, {}, problems)
@@ -159,7 +160,7 @@ def _compare(artefact: Found, progress: _Progress) -> None:
 
     for name, problem in damaged_files(path, artefact.files, done, store=None).items():
         artefact.problems.append(f"{path / name}: {problem}; {remedy(path / name)}")
-    is_version = path.parent.name == "versions" and (path / SUCCESS).exists()
+    is_version = path.parent.name == VERSIONS and (path / SUCCESS).exists()
     if is_version and not artefact.problems:
         try:
             compare_weights(path, remember=False)

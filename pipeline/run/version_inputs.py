@@ -9,6 +9,7 @@ from pathlib import Path
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.manifest import differences, hash_of, is_finished, read_json
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.evaluate.probes import probe_hashes
 from perdure.pipeline.evaluate.record import measured_on
@@ -19,12 +20,10 @@ from perdure.pipeline.plan.consumption import Ancestor, tokens_at
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.identity import deciding, deciding_fields
 from perdure.pipeline.plan.lineage import (
-    checkpoints,
     history_of_plan,
     missing_checkpoint,
     models_needed,
     parent_of,
-    version_directory,
 )
 from perdure.pipeline.plan.mixture import is_replayed, members, order_of_sources
 from perdure.pipeline.plan.planning import data_hash, with_pools
@@ -59,7 +58,7 @@ def version_inputs(
         "command": typed_command(),
         "parent": parent,
         "parent_lineage_tokens": _lineage_tokens(recipe, name),
-        "vocab_size": read_json(checkpoint.parents[1] / "inputs.json")["vocab_size"]
+        "vocab_size": read_json(VersionPaths(checkpoint.parents[1]).inputs)["vocab_size"]
         if checkpoint
         else _vocab_size(weights, tokenizer, some_source["vocab_size"]),
         "eos_id": some_source["eos_id"],
@@ -100,12 +99,12 @@ def refuse_edited(recipe: Recipe, names: Iterable[str]) -> None:
     for name in needed:
         needed += [other for other in models_needed(recipe.versions[name]) if other not in needed]
     for name, what in edited_versions(recipe, needed).items():
-        raise PerdureError(f"version {name}: {version_directory(recipe, name)} {what}")
+        raise PerdureError(f"version {name}: {recipe.paths.version(name).directory} {what}")
 
 
 def edited_versions(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
     """Versions that were made from something else than the recipe says of them now, and what differs, in words."""
-    begun = [name for name in names if (version_directory(recipe, name) / "inputs.json").exists()]
+    begun = [name for name in names if recipe.paths.version(name).inputs.exists()]
     found = {name: _edited(recipe, name, recipe_identity(recipe, name)) for name in begun}
     return {name: what for name, what in found.items() if what}
 
@@ -117,12 +116,11 @@ def refuse_other(recipe: Recipe, name: str, identity: dict) -> None:
         PerdureError: If that is something else; it names what differs.
     """
     if what := _edited(recipe, name, identity):
-        raise PerdureError(f"version {name}: {version_directory(recipe, name)} {what}")
+        raise PerdureError(f"version {name}: {recipe.paths.version(name).directory} {what}")
 
 
 def _edited(recipe: Recipe, name: str, identity: dict) -> str | None:
-    directory = version_directory(recipe, name)
-    path = directory / "inputs.json"
+    path = recipe.paths.version(name).inputs
     found = read_json(path)
     if (other := found.get("version", name)) != name:
         raise PerdureError(f"{path}: is that of version {other}; {remedy(path)}")
@@ -147,32 +145,32 @@ def _as_now(recorded: dict) -> dict:
 
 def _start(recipe: Recipe, name: str, tokenizer_hash: str) -> tuple[Path | None, str | None, Path | None]:
     """Where a version's start is read: Hugging Face weights, what identifies them, and the parent's checkpoint."""
-    start, done = recipe.versions[name].start, is_finished(version_directory(recipe, name))
+    start, done = recipe.versions[name].start, is_finished(recipe.paths.version(name).directory)
     if isinstance(start, Branch):
-        parent = version_directory(recipe, start.parent)
-        identity = read_json(parent / "inputs.json")["identity"]
+        parent = recipe.paths.version(start.parent)
+        identity = read_json(parent.inputs)["identity"]
         _same_tokenizer(name, start.parent, identity["tokenizer_hash"], tokenizer_hash)
         if not done and (reason := missing_checkpoint(recipe, start)):
             raise PerdureError(f"version {name}: {reason}")
-        if not done and start.step not in checkpoints(parent):
+        if not done and start.step not in parent.finished_checkpoints():
             raise PerdureError(
                 f"version {name}: {start.parent} has not reached step {start.step} yet; train it first (`perdure run` "
                 "does all in order)"
             )
-        checkpoint = parent / "checkpoints" / f"step_{start.step:06d}"
+        checkpoint = parent.checkpoint(start.step)
         return None, f"{hash_of(identity)[:16]}@{start.step}", checkpoint
     if isinstance(start, Update):
-        export, directory = finished_export(recipe, start.parent), version_directory(recipe, start.parent)
-        record = read_json(directory / "version.json")
+        export, parent = finished_export(recipe, start.parent), recipe.paths.version(start.parent)
+        record = read_json(parent.record)
         if start.moments == "reset":
             return export, record["weights_hash"], None
         _same_tokenizer(name, start.parent, record["tokenizer_hash"], tokenizer_hash)
-        if not done and record["steps"] not in checkpoints(directory):
+        if not done and record["steps"] not in parent.finished_checkpoints():
             raise PerdureError(
                 f"version {name}: the last checkpoint of {start.parent}, which holds its moments, is gone from "
-                f"{directory / 'checkpoints'}; use start.moments: reset"
+                f"{parent.checkpoints}; use start.moments: reset"
             )
-        return None, record["weights_hash"], directory / "checkpoints" / f"step_{record['steps']:06d}"
+        return None, record["weights_hash"], parent.checkpoint(record["steps"])
     if isinstance(recipe.model, HuggingFaceModel):
         return recipe.model.path, initial_weights_hash(recipe, recipe.model.path), None
     return None, None, None
@@ -190,11 +188,13 @@ def _lineage_tokens(recipe: Recipe, name: str) -> int:
     """Tokens that the ancestors of a version trained on."""
     start, training = recipe.versions[name].start, recipe.training
     if isinstance(start, Branch):
-        directory = version_directory(recipe, start.parent)
-        before = read_json(directory / "inputs.json")["parent_lineage_tokens"]
-        return before + tokens_at(directory, start.step, training.global_batch_size * training.seq_length)
+        parent = recipe.paths.version(start.parent)
+        before = read_json(parent.inputs)["parent_lineage_tokens"]
+        return before + tokens_at(
+            parent.directory, start.step, training.global_batch_size * training.seq_length
+        )
     if isinstance(start, Update):
-        return read_json(version_directory(recipe, start.parent) / "version.json")["lineage_tokens"]
+        return read_json(recipe.paths.version(start.parent).record)["lineage_tokens"]
     return 0
 
 

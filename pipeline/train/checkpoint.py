@@ -34,12 +34,12 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import SUCCESS, hash_file, read_json, write_atomic, write_json
+from perdure.pipeline.core.manifest import hash_file, read_json, write_atomic, write_json
+from perdure.pipeline.core.paths import SUCCESS, VersionPaths
 from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.model import collectives
 from perdure.pipeline.model.language_model import unwrap
 from perdure.pipeline.model.optimizer import portable_state, restore_state, steps_taken
-from perdure.pipeline.plan.lineage import checkpoints
 from perdure.pipeline.train import fence, writers
 from perdure.pipeline.train.hashes import readable_errors, require_undamaged, write_hashes
 from perdure.pipeline.train.pickles import refuse_code
@@ -67,7 +67,7 @@ class Checkpoints:
     def __init__(self, version_directory: Path, attempt: int, asynchronous: bool, kept: Collection[int] = ()):
         self.kept = {f"step_{step:06d}" for step in kept}
         self.version_directory = version_directory
-        self.directory = version_directory / "checkpoints"
+        self.directory = VersionPaths(version_directory).checkpoints
         self.attempt = attempt
         self.asynchronous = asynchronous
         self.queue = AsyncCallsQueue()
@@ -84,7 +84,7 @@ class Checkpoints:
             state: JSON-serialisable; holds at least `step`.
         """
         self.wait()
-        final = self.directory / f"step_{state['step']:06d}"
+        final = VersionPaths(self.version_directory).checkpoint(state["step"])
         beside = self.directory / f".{final.name}.{self.attempt}"  # a stale start writes elsewhere
         if dist.get_rank() == 0:
             shutil.rmtree(beside, ignore_errors=True)
@@ -232,7 +232,7 @@ def _load(contents: dict, directory: Path) -> dict:
 
 def finished_checkpoints(directory: Path) -> list[Path]:
     """The whole checkpoints of a version, oldest first."""
-    return list(checkpoints(directory.parent).values())
+    return list(VersionPaths(directory.parent).finished_checkpoints().values())
 
 
 def last_scheduled(directory: Path) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.locks import lock, open_lock
+from perdure.pipeline.core.paths import VersionPaths
 
 PATIENCE_SECONDS = 10.0
 """How long the fence is waited for in silence; a commit holds it for less than a second."""
@@ -39,7 +40,7 @@ def take_together(directory: Path) -> int:
 
 def newest(directory: Path) -> tuple[int, str]:
     """The number that the last start took, 0 before the first one, and which attempt of a job that was, if of any."""
-    file = directory / "fence"
+    file = VersionPaths(directory).fence
     number, _, attempt = (file.read_text() if file.exists() else "0").partition("\n")
     return int(number or 0), attempt.strip()
 
@@ -62,7 +63,7 @@ def held(directory: Path, attempt: int) -> Iterator[None]:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[int]:
-    file = open_lock(directory / "fence")
+    file = open_lock(VersionPaths(directory).fence)
     try:
         _lock(file, directory)
         yield file
@@ -72,7 +73,7 @@ def _locked(directory: Path) -> Iterator[int]:
 
 def _lock(file: int, directory: Path) -> None:
     begun, told = time.monotonic(), False
-    while not lock(file, directory / "fence"):
+    while not lock(file, VersionPaths(directory).fence):
         if not told and time.monotonic() - begun > PATIENCE_SECONDS:
             told = True
             print(

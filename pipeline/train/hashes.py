@@ -11,6 +11,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.integrity import damaged_files
 from perdure.pipeline.core.manifest import HASHES, hash_files, hash_of, read_json, write_json
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.model import collectives
 
@@ -57,7 +58,7 @@ def require_undamaged(directory: Path, say: Callable[[str], None] | None = None)
 
 def _identity(version_directory: Path) -> str | None:
     """What tells a version from others; None if it does not say."""
-    inputs = version_directory / "inputs.json"
+    inputs = VersionPaths(version_directory).inputs
     return hash_of(read_json(inputs)["identity"])[:16] if inputs.exists() else None
 
 

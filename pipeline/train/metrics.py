@@ -10,6 +10,7 @@ from perdure.pipeline.core.console import duration_words
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.integrity import FORGOTTEN, metrics_lines
 from perdure.pipeline.core.manifest import finite, read_json, write_atomic, write_json
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.evaluate.report.words import heldout_text
 from perdure.pipeline.plan.mixture import is_replayed
@@ -55,7 +56,7 @@ class Recorder:
 
         self.sources, self.run = sources, run
         self.rows: dict[int, dict[str, float]] = {}
-        path, lost = directory / "metrics.jsonl", directory / "lost.json"
+        path, lost = VersionPaths(directory).metrics, VersionPaths(directory).lost
         entries = metrics_lines(path)
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         kept = b"".join(line for line, entry in zip(lines, entries) if entry["step"] <= first_step)
@@ -75,7 +76,7 @@ class Recorder:
             write_json(lost, {"device_seconds": self.lost_device_seconds})
         write_atomic(path, kept)
         self.file = path.open("a", buffering=1)
-        self.board = SummaryWriter(str(directory / "tb"), purge_step=first_step + 1)
+        self.board = SummaryWriter(str(VersionPaths(directory).board), purge_step=first_step + 1)
 
     def step(
         self,

@@ -7,6 +7,7 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 from pydantic import TypeAdapter
 
 from perdure.pipeline.core.manifest import differences
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.model import huggingface, weights
 from perdure.pipeline.model.files import listed, model_tensors
 from perdure.pipeline.model.language_model import unwrap
@@ -38,7 +39,7 @@ def begin(
         training added to the plan, and what is counted.
     """
     name, parallel = inputs["version"], recipe.parallel
-    if own := agreed(lambda: next(reversed(finished_checkpoints(directory / "checkpoints")), None)):
+    if own := agreed(lambda: next(reversed(finished_checkpoints(VersionPaths(directory).checkpoints)), None)):
         optimizer = make_optimizer(recipe.training, model, parallel.distributed_optimizer)
         state = checkpoint_state(own)
         load_checkpoint(own, model, optimizer, say)

@@ -13,6 +13,7 @@ from pathlib import Path
 from perdure.pipeline.core.cores import sleep_while_waiting
 from perdure.pipeline.core.errors import PerdureError, Stopped
 from perdure.pipeline.core.manifest import disk_errors, finish, hash_file, hash_files, read_json, write_json
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.model.exports import export_hash, version_files
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.shape import model_shape
@@ -57,7 +58,7 @@ def main(directory: Path, task: str) -> None:
 
     # Together first: on a machine that starts before the others, these files may be an earlier start's.
     device = initialise()
-    recipe, inputs = version_recipe(directory), read_json(directory / "inputs.json")
+    recipe, inputs = version_recipe(directory), read_json(VersionPaths(directory).inputs)
     version = recipe.versions[inputs["version"]]
     shape, vocab_size = model_shape(recipe), inputs["vocab_size"]
     data = {name: Path(path) for name, path in inputs["data"].items()}
@@ -106,7 +107,9 @@ def main(directory: Path, task: str) -> None:
         if version.start.type == "init":
             initial_weights(unwrap(model), recipe, shape, vocab_size, inputs, _silent)
             measure("eval_initial.json", 0)
-        weights.load_weights(unwrap(model), shape, huggingface.weights_reader(directory.parent / "hf"))
+        weights.load_weights(
+            unwrap(model), shape, huggingface.weights_reader(VersionPaths(directory.parent).export)
+        )
         domains = measure("eval.json", num_steps(recipe, version))
         if dist.get_rank() == 0:
             with fence.held(directory, attempt):
@@ -118,14 +121,14 @@ def main(directory: Path, task: str) -> None:
         return
 
     if dist.get_rank() == 0:
-        require_tables(directory / "eval_initial.json")  # nothing would make it again
+        require_tables(VersionPaths(directory).initial_evaluation)  # nothing would make it again
     scores = {name: Path(path) for name, path in inputs["scores"].items()}
     kept = kept_steps(recipe, inputs["version"])
     writer = checkpoint.Checkpoints(directory, attempt, recipe.training.async_checkpoint, kept)
     for path in writer.remove_partial():
         say(f"{path.name}: half-written, so it is removed")
     optimizer, state = begin(directory, recipe, inputs, model, say)
-    dataset = open_dataset(directory / "plan", data, scores, state["phases"], version.selection)
+    dataset = open_dataset(VersionPaths(directory).plan, data, scores, state["phases"], version.selection)
     if state["step"] == 0 and version.start.type == "init":
         measure("eval_initial.json", 0)
 
@@ -138,13 +141,13 @@ def main(directory: Path, task: str) -> None:
         state = run_steps(
             directory, recipe, version, model, optimizer, dataset, state, device, recorder, writer, say
         )
-    dataset = replace(dataset, plan=open_plan(directory / "plan", appended=state["phases"]))
+    dataset = replace(dataset, plan=open_plan(VersionPaths(directory).plan, appended=state["phases"]))
 
     domains = measure("eval.json", state["step"])
     tokenizer = Path(inputs["tokenizer"])
     if version.selection:
-        write_passage(directory / "passage.json", model, recipe, dataset, tokenizer, device)
-        write_chosen(directory / "chosen.json", model, recipe, dataset, data, device)
+        write_passage(VersionPaths(directory).passage, model, recipe, dataset, tokenizer, device)
+        write_chosen(VersionPaths(directory).chosen, model, recipe, dataset, data, device)
     export(
         unwrap(model),
         shape,
@@ -153,13 +156,13 @@ def main(directory: Path, task: str) -> None:
         recipe.training.seq_length,
         tokenizer,
         origin(recipe),
-        directory / "hf",
+        VersionPaths(directory).export,
     )
     if dist.get_rank() == 0:
         assert recorder is not None
         if version.selection:
-            collectives.await_file(directory / "chosen.json")  # by the last stage
-            recorder.chosen(state["step"], read_json(directory / "chosen.json"))
+            collectives.await_file(VersionPaths(directory).chosen)  # by the last stage
+            recorder.chosen(state["step"], read_json(VersionPaths(directory).chosen))
         recorder.evaluation(state["step"], domains)
         recorder.close()
         weights_hash = export_hash(directory)
@@ -184,7 +187,7 @@ def _finish(
     version = recipe.versions[inputs["version"]]
     tokens = sum(state["consumed"].values())
     write_json(
-        directory / "version.json",
+        VersionPaths(directory).record,
         {
             "id": inputs["version"],
             "index": list(recipe.versions).index(inputs["version"]),

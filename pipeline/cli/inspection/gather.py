@@ -13,6 +13,7 @@ from perdure.pipeline.cli.inspection.perplexities import distribution, newest, s
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.integrity import json_lines, require_whole
 from perdure.pipeline.core.manifest import is_finished, read_json
+from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.core.shards import REF_MISSING, REF_NATS_PER_UNIT, open_shard
 from perdure.pipeline.core.token_texts import token_texts
 from perdure.pipeline.data.cleaning.drops import heavy_drops
@@ -100,12 +101,12 @@ def _source(out: Path, directory: Path) -> dict:
     return {
         "directory": str(directory),
         "counts": manifest["counts"],
-        "examples": _examples(out / "clean" / manifest["clean"]),
-        "heavy_drops": heavy_drops(manifest["counts"], out / "clean" / manifest["clean"] / "dropped"),
+        "examples": _examples(RunPaths(out).clean / manifest["clean"]),
+        "heavy_drops": heavy_drops(manifest["counts"], RunPaths(out).clean / manifest["clean"] / "dropped"),
         "topics": _facts(
-            out / "topics", manifest["topics"], ("accuracy", "majority", "measured_on", "top_words")
+            RunPaths(out).topics, manifest["topics"], ("accuracy", "majority", "measured_on", "top_words")
         ),
-        "subset": _facts(out / "subset", manifest["subset"], ("taken", "available")),
+        "subset": _facts(RunPaths(out).subset, manifest["subset"], ("taken", "available")),
         "parts": _parts(directory),
         "scores": [distribution(directory, path) for path in scores],
         "sample": _sample(out, directory, manifest, scores),

@@ -32,6 +32,7 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.locks import open_lock
 from perdure.pipeline.core.manifest import refuse_link, write_atomic
 from perdure.pipeline.core.open_files import allow_open_files
+from perdure.pipeline.core.paths import RunPaths
 
 TASKS = "tasks"
 """File of a pipeline's directory that says how many tasks it has."""
@@ -209,7 +210,7 @@ def _start_worker(started: Synchronized) -> None:
 
 def work_directory(out: Path, final: Path) -> Path:
     """Where an artefact of a run is built."""
-    return out / "work" / final.relative_to(out).as_posix().replace("/", ".")
+    return RunPaths(out).work / final.relative_to(out).as_posix().replace("/", ".")
 
 
 @contextmanager
@@ -230,7 +231,7 @@ def building(out: Path, final: Path) -> Iterator[Path]:
         half_written.unlink()
     yield work
     for log in sorted(work.glob("*/logs/*.log")):
-        kept = out / "logs" / name / f"{log.parent.parent.name}.{log.name}"
+        kept = RunPaths(out).logs / name / f"{log.parent.parent.name}.{log.name}"
         kept.parent.mkdir(parents=True, exist_ok=True)
         os.replace(log, kept)
     final.parent.mkdir(parents=True, exist_ok=True)

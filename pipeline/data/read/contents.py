@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from perdure.pipeline.core.manifest import hash_file, read_json, write_json
+from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.data.read.inputs import edges
 
 PARTS, STATES = "contents", "begun.json"
@@ -27,7 +28,7 @@ TOLD = 1 << 30
 
 def record_path(out: Path, cleaned: Path) -> Path:
     """Where the contents stand of the files that a source's cleaned documents were made from."""
-    return out / "contents" / f"{cleaned.name}.json"
+    return RunPaths(out).contents / f"{cleaned.name}.json"
 
 
 def hash_contents(folder: Path, files: list[str]) -> dict[str, dict]:

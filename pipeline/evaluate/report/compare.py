@@ -7,6 +7,7 @@ from perdure.pipeline.core.console import duration_words, tokens_words
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.manifest import read_json
 from perdure.pipeline.core.pages import render
+from perdure.pipeline.core.paths import VERSIONS, RunPaths
 from perdure.pipeline.evaluate.bootstrap import LEVEL, decided, doubt, interval
 from perdure.pipeline.evaluate.report.paired import Drawn, Measured, drawn_losses, read_measured
 from perdure.pipeline.evaluate.report.words import hours_words, signed
@@ -52,13 +53,13 @@ def compare(places: list[Path]) -> dict[str, Any]:
     tokenizers: dict[str, str] = {}
     measured: dict[str, dict[tuple, str]] = {}
     for place in places:
-        run, name = (place.parent.parent, place.name) if place.parent.name == "versions" else (place, None)
-        if not (run / "report.json").exists():
+        run, name = (place.parent.parent, place.name) if place.parent.name == VERSIONS else (place, None)
+        if not RunPaths(run).report.exists():
             raise PerdureError(
                 f"{place}: no run with a report; name the directory of a run (which has `report.json`), or a version's, "
                 "as in runs/NAME/versions/V"
             )
-        report = read_json(run / "report.json")
+        report = read_json(RunPaths(run).report)
         known = {version["id"]: version for version in report["versions"]}
         if name is not None and name not in known:
             raise PerdureError(f"{place}: {run} has no version {name}; it has {', '.join(known)}")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.evaluate.report.siblings import findings
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.mixture import read_share, trained_fraction, trained_share
@@ -36,7 +37,7 @@ def add_course(report: dict, recipes: dict[str, Recipe]) -> None:
     for version in report["versions"]:
         name = version["id"]
         recipe = recipes[name]
-        directory = recipe.directory / "versions" / name
+        directory = recipe.paths.version(name).directory
         step_tokens = recipe.training.global_batch_size * recipe.training.seq_length
         curve = report["curves"].get(name)
         layout = version["parallel"] or {}
@@ -143,7 +144,7 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 def _command(directory: Path) -> str | None:
-    path = directory / "inputs.json"
+    path = VersionPaths(directory).inputs
     return read_json(path).get("command") if path.exists() else None
 
 

@@ -83,13 +83,13 @@ def _points(
         for step, entry in sorted(steps.items())
         if entry.get("heldout_before")
     ]
-    record = recipe.directory / "versions" / version / "version.json"
+    record = recipe.paths.version(version).record
     final = read_json(record) if record.exists() else {}
     if "heldout" in final:
         points.append((final["steps"], final["tokens"], final["heldout"]))
     if not points:
         return []
-    then = read_json(recipe.directory / "versions" / version / "inputs.json")["measured"]
+    then = read_json(recipe.paths.version(version).inputs)["measured"]
     if then["max_tokens"] != on["max_tokens"]:
         return []
     own = (None, hash_of(then)[:8])

@@ -8,7 +8,6 @@ from perdure.pipeline.core.manifest import read_json
 from perdure.pipeline.evaluate.harness import initial_records, tasks_hash
 from perdure.pipeline.evaluate.report.paths import Path
 from perdure.pipeline.evaluate.report.words import origin_words, signed
-from perdure.pipeline.plan.lineage import version_directory
 from perdure.pipeline.recipe import Recipe
 
 INITIAL = "initial model"
@@ -27,7 +26,7 @@ def harness_scores(recipe: Recipe, paths: dict[str, Path]) -> dict[str, Any]:
     if harness is None:
         return {"harness": None, "harness_initial": None, "harness_change": {}}
     asked = tasks_hash(harness) if harness.include_path.is_dir() else None
-    places = {name: version_directory(recipe, name) / "harness.json" for name in recipe.versions}
+    places = {name: recipe.paths.version(name).harness for name in recipe.versions}
     starts = {name: path for name, (path, _) in initial_records(recipe).items()}
     versions, initials = _read(places, asked), _read(starts, asked)
     if not versions and not initials:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from perdure.pipeline.core.paths import RunPaths, VersionPaths
 from perdure.pipeline.evaluate.bootstrap import RESAMPLES, resampled
 from perdure.pipeline.evaluate.documents import require_tables, strata, table_name
 from perdure.pipeline.evaluate.record import evaluation_directory
@@ -57,8 +58,8 @@ def read_measured(run: Path, report: dict[str, Any], version: str) -> Measured:
         PerdureError: If its table of documents is damaged.
     """
     on, spans = report.get("measured") or {}, report.get("intervals") or {}
-    place = evaluation_directory(run / "versions" / version, on)
-    require_tables(place / "eval.json")
+    place = evaluation_directory(RunPaths(run).version(version).directory, on)
+    require_tables(VersionPaths(place).evaluation)
     path = place / table_name("eval.json", "documents")
     seeds = {domain: spans["seed"] + number for number, domain in enumerate(spans.get("documents", ()))}
     return Measured(on, parquet.read_table(path) if path.exists() else None, seeds)

@@ -33,12 +33,12 @@ def write_report(
         PerdureError: If an artefact is broken or the report cannot be written.
     """
     report = build_report(recipe)
-    page = recipe.directory / "report" / "index.html"
+    page = recipe.paths.pages / "index.html"
     write_atomic(page, render_page(report))
     for version in report["versions"]:
         if version["status"] != "waiting":
             write_atomic(page.parent / f"{version['id']}.html", render_page(report, version["id"]))
-    write_board(report, recipe.directory / "report" / "tb")
+    write_board(report, recipe.paths.pages / "tb")
     say(loss_table(report))
     words = [*report["findings"], *ledger_words(report), *harness_words(report), *cost_words(report)]
     for finding in ("", *words, ""):

@@ -12,6 +12,7 @@ import yaml
 
 from perdure.pipeline.core.integrity import metrics_lines, require_whole
 from perdure.pipeline.core.manifest import differences, finite, is_finished, read_json, write_json
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.evaluate.record import (
     evaluation_directory,
     initial_evaluation,
@@ -33,7 +34,7 @@ from perdure.pipeline.evaluate.units import (
 from perdure.pipeline.plan.domains import measured_domains
 from perdure.pipeline.plan.history import mixture_phases, source_ledger
 from perdure.pipeline.plan.identity import deciding_fields
-from perdure.pipeline.plan.lineage import expected_mixture, parent_of, version_directory
+from perdure.pipeline.plan.lineage import expected_mixture, parent_of
 from perdure.pipeline.plan.mixture import is_replayed, members, mixture_shares, trained_fraction
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.plan.recorded import as_recorded, made_schedule, recorded
@@ -84,8 +85,8 @@ def build_report(recipe: Recipe) -> dict:
         PerdureError: If an artefact is broken.
     """
     report = summarize(recipe, run_data_directories(as_recorded(recipe)))
-    write_json(recipe.directory / "report.json", report)
-    write_json(recipe.directory / "lineage.json", _lineage(recipe, report))
+    write_json(recipe.paths.report, report)
+    write_json(recipe.paths.lineage, _lineage(recipe, report))
     return report
 
 
@@ -94,9 +95,11 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
     today, recipe, recipes = recipe, as_recorded(recipe), recorded(recipe)
     records = {name: _optional(recipe, name, "version.json") for name in recipe.versions}
     on = measured_on(recipe, data)
-    places = {name: evaluation_directory(version_directory(recipe, name), on) for name in recipe.versions}
-    evaluations = {name: _read(place / "eval.json") for name, place in places.items()}
-    for place in {*places.values(), *(version_directory(recipe, name) for name in recipe.versions)}:
+    places = {
+        name: evaluation_directory(recipe.paths.version(name).directory, on) for name in recipe.versions
+    }
+    evaluations = {name: _read(VersionPaths(place).evaluation) for name, place in places.items()}
+    for place in {*places.values(), *(recipe.paths.version(name).directory for name in recipe.versions)}:
         if is_finished(place):
             require_whole(place)
     start = initial_evaluation(places.values(), on)
@@ -107,7 +110,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
         source: read_json(directory / "manifest.json") if directory else None
         for source, directory in data.items()
     }
-    steps = {name: _steps(recipe.directory / "versions" / name / "metrics.jsonl") for name in recipe.versions}
+    steps = {name: _steps(recipe.paths.version(name).metrics) for name in recipe.versions}
     curves = {name: training_curve(lines) for name, lines in steps.items()}
     along = paths(list(recipe.sources), recipes)
     starts = {name: start_losses(recipe, name, steps[name], on) for name in recipe.versions}
@@ -188,7 +191,7 @@ def recipe_yaml(recipe: Recipe) -> str:
 
 
 def _optional(recipe: Recipe, version: str, file: str) -> Any:
-    return _read(version_directory(recipe, version) / file)
+    return _read(recipe.paths.version(version).directory / file)
 
 
 def _read(path: Path) -> Any:

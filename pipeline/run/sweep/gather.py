@@ -7,11 +7,11 @@ from typing import Any
 from perdure.pipeline.checks.finished import against_data
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.manifest import is_finished, read_json
+from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.evaluate import metrics
 from perdure.pipeline.evaluate.record import measured_on, run_data_directories
 from perdure.pipeline.evaluate.units import BITS, NATS, common_unit, in_unit
 from perdure.pipeline.plan.domains import measured_domains
-from perdure.pipeline.plan.lineage import version_directory
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.run.sweep.spec import Plan, Run
 from perdure.pipeline.run.sweep.store import version_keys, version_places
@@ -107,7 +107,7 @@ def own_report(recipe: Recipe) -> dict[str, Any] | None:
     Raises:
         PerdureError: If it is broken, or it cannot be told what the recipe's text is.
     """
-    path = recipe.directory / "report.json"
+    path = recipe.paths.report
     if not path.exists():
         return None
     report = read_json(path)
@@ -121,13 +121,15 @@ def _run(
     """What `gather` says of a run, and its report, if that is of its recipe."""
     directory, report = run.recipe.directory, None
     # After an edit of the recipe, another version's directory may still be linked.
-    linked = all(version_directory(run.recipe, name).resolve() == places[name].resolve() for name in places)
+    linked = all(
+        run.recipe.paths.version(name).directory.resolve() == places[name].resolve() for name in places
+    )
     try:
         report = own_report(run.recipe) if linked else None
         mistakes = [] if report else list(against_data(run.recipe.model_copy(update={"out": plan.directory})))
         if error is None and mistakes:
             error = "; ".join(map(str, mistakes))
-        elif error is None and report is None and linked and (directory / "report.json").exists():
+        elif error is None and report is None and linked and RunPaths(directory).report.exists():
             error = f"its report is not of {OWN}; the same command without --report measures what is missing"
     except PerdureError as problem:
         error = error or str(problem)

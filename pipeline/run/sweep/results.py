@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from perdure.pipeline.core.manifest import hash_of, read_json, write_atomic, write_json
+from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.evaluate.report.figures import standalone
 from perdure.pipeline.evaluate.units import BITS, NATS
 from perdure.pipeline.run.sweep.charts import charts
@@ -31,9 +32,9 @@ def write_results(plan: Plan, say: Say, failed: dict[str, str] | None = None) ->
         What `sweep.json` holds, see `gather`.
     """
     found = gather(plan, failed)
-    write_json(plan.directory / "sweep.json", found)
+    write_json(RunPaths(plan.directory).sweep, found)
     drawn = charts(found)
-    write_atomic(plan.directory / "sweep.html", render_sweep(found, drawn))
+    write_atomic(RunPaths(plan.directory).sweep_page, render_sweep(found, drawn))
     _write_plots(plan, drawn)
     _write_board(plan, found)
     say(sweep_table(found))
@@ -46,7 +47,7 @@ def write_results(plan: Plan, say: Say, failed: dict[str, str] | None = None) ->
 
 def _write_plots(plan: Plan, drawn: list[dict[str, str]]) -> None:
     """A file for each plot; those of an earlier state of the sweep go."""
-    folder = plan.directory / "plots"
+    folder = RunPaths(plan.directory).plots
     files = {folder / f"{chart['name']}.svg": standalone(chart["svg"]) for chart in drawn}
     for file in folder.glob("*.svg"):
         if file not in files:

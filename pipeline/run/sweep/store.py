@@ -13,10 +13,11 @@ import os
 from pathlib import Path
 
 from perdure.pipeline.core.manifest import hash_of
+from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.data.stage import tokenizer_directory
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.identity import not_deciding, reweight_tokens
-from perdure.pipeline.plan.lineage import kept_steps, models_needed, version_directory
+from perdure.pipeline.plan.lineage import kept_steps, models_needed
 from perdure.pipeline.plan.mixture import members, order_of_sources, without_idle
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.run.sweep.spec import Plan, Run
@@ -82,7 +83,7 @@ def version_places(plan: Plan) -> dict[str, dict[str, Path]]:
     """Where each run's versions really stand, by the names of run and version; not made yet, perhaps."""
     return {
         run.name: {
-            name: plan.directory / "versions" / f"{name}@{key}"
+            name: RunPaths(plan.directory).version(f"{name}@{key}").directory
             for name, key in version_keys(run.recipe, run.changes).items()
         }
         for run in plan.runs
@@ -125,10 +126,10 @@ def link(plan: Plan, run: Run, places: dict[str, Path]) -> None:
     """
     out = run.recipe.directory
     targets = {out / name: plan.directory / name for name in SHARED}
-    harness = out / "harness"
+    harness = RunPaths(out).harness
     if run.recipe.evaluation.harness and (harness.is_symlink() or not harness.exists()):
-        targets[harness] = plan.directory / "harness"
-    targets |= {version_directory(run.recipe, name): place for name, place in places.items()}
+        targets[harness] = RunPaths(plan.directory).harness
+    targets |= {run.recipe.paths.version(name).directory: place for name, place in places.items()}
     _link(out, targets, whole=False)
     # Its name depends on what `contents` says.
     tokenizer = tokenizer_directory(run.recipe).name
@@ -146,5 +147,5 @@ def _link(out: Path, targets: dict[Path, Path], whole: bool) -> None:
             if os.readlink(path) == relative:
                 continue
             path.unlink()  # the recipe was edited: another version stands for this run now
-            (out / "report.json").unlink(missing_ok=True)
+            RunPaths(out).report.unlink(missing_ok=True)
         path.symlink_to(relative)

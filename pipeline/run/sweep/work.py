@@ -11,7 +11,6 @@ from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.evaluate.harness import initial_records
 from perdure.pipeline.evaluate.record import data_sections
 from perdure.pipeline.evaluate.report.report import write_report
-from perdure.pipeline.plan.lineage import version_directory
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.run.run import alone, make_versions
 from perdure.pipeline.run.sweep.gather import own_report
@@ -77,7 +76,7 @@ def is_whole(run: Run) -> bool:
     Raises:
         PerdureError: If its report is broken, or its text is gone.
     """
-    if not all(is_finished(version_directory(run.recipe, name)) for name in run.recipe.versions):
+    if not all(is_finished(run.recipe.paths.version(name).directory) for name in run.recipe.versions):
         return False
     report = own_report(run.recipe)
     return report is not None and not report["unmeasured"]
@@ -85,10 +84,10 @@ def is_whole(run: Run) -> bool:
 
 def _reported(run: Run) -> bool:
     """Whether nothing that is measured after the report is newer than it."""
-    report = run.recipe.directory / "report.json"
-    later = [version_directory(run.recipe, name) / "harness.json" for name in run.recipe.versions]
+    report = run.recipe.paths.report
+    later = [run.recipe.paths.version(name).harness for name in run.recipe.versions]
     later += [path for path, _ in initial_records(run.recipe).values()]
-    later.append(run.recipe.directory / "contamination.json")
+    later.append(run.recipe.paths.contamination)
     return all(path.stat().st_mtime <= report.stat().st_mtime for path in later if path.exists())
 
 

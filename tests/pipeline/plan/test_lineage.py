@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from perdure.pipeline.checks.preview import preview
 from perdure.pipeline.core.manifest import write_atomic, write_json
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.plan.lineage import (
     ancestors,
     appended_phases,
-    checkpoints,
     consumed_before,
     continues_parent,
     is_foreseen,
@@ -285,15 +285,15 @@ def test_a_branch_reads_on_under_another_max_repetition_but_not_in_another_order
 
 
 def test_phases_that_training_added_are_those_of_the_newest_checkpoint_or_of_the_finished_version(tmp_path):
-    assert appended_phases(tmp_path) == []
+    assert appended_phases(VersionPaths(tmp_path)) == []
     phases = [{"first_sample": 8 * number, "counts": {"a": number}} for number in (5, 10, 15)]
     for number, step in enumerate((5, 10, 100)):
         path = tmp_path / "checkpoints" / f"step_{step:06d}"
         write_json(path / "state.json", {"step": step, "phases": phases[:number]})
         write_atomic(path / "_SUCCESS", "")
-        assert appended_phases(tmp_path) == phases[:number]
+        assert appended_phases(VersionPaths(tmp_path)) == phases[:number]
     write_json(tmp_path / "version.json", {"phases": phases})
-    assert appended_phases(tmp_path) == phases
+    assert appended_phases(VersionPaths(tmp_path)) == phases
 
 
 def test_a_checkpoint_that_will_never_be_is_named_with_those_that_are(tmp_path):
@@ -308,7 +308,7 @@ def test_a_checkpoint_that_will_never_be_is_named_with_those_that_are(tmp_path):
     assert reason.startswith("main has no checkpoint of step 7") and "those of steps 5, 6, 10." in reason
     write_atomic(directory / "checkpoints" / "step_000007" / "_SUCCESS", "")
     assert missing_checkpoint(recipe, start) is None
-    assert list(checkpoints(directory)) == [5, 6, 7, 10]
+    assert list(VersionPaths(directory).finished_checkpoints()) == [5, 6, 7, 10]
 
 
 CHOOSING = {"selection": {"k": 0.6, "score": "random"}}

@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.plan import plan as plan_module
-from perdure.pipeline.plan.lineage import history, version_directory
+from perdure.pipeline.plan.lineage import history
 from perdure.pipeline.plan.plan import (
     Plan,
     consumed_samples,
@@ -381,9 +381,7 @@ def test_branches_replay_what_the_version_that_they_leave_does(tmp_path, data, n
     }
     recipe = tiny_recipe(tmp_path, versions=versions)
     plans = {
-        name: build_plan(
-            version_directory(recipe, name) / "plan", recipe, name, data, {}, history(recipe, name)
-        )
+        name: build_plan(recipe.paths.version(name).plan, recipe, name, data, {}, history(recipe, name))
         for name in versions
     }
     path = plans["main"]

@@ -9,7 +9,6 @@ from perdure.pipeline.cli.preview_text import _score_words
 from perdure.pipeline.core.manifest import read_json
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.data.score import score as score_module
-from perdure.pipeline.plan.lineage import version_directory
 from perdure.pipeline.plan.plan import open_plan
 from perdure.pipeline.plan.reads import documents_read, to_score
 from perdure.pipeline.run.scoring import _score
@@ -52,7 +51,7 @@ def any_tokenizer(monkeypatch):
 
 
 def scores_of(recipe, name, source="a"):
-    return read_json(version_directory(recipe, name) / "inputs.json")["scores"].get(source)
+    return read_json(recipe.paths.version(name).directory / "inputs.json")["scores"].get(source)
 
 
 def test_what_check_says_of_the_scores_that_versions_need(tmp_path):
@@ -92,7 +91,7 @@ def test_versions_score_what_they_read_once_and_end_as_if_all_was_scored(tmp_pat
     total = int(sizes.sum())
     read, lines = np.zeros(len(sizes), bool), []
     for name in ("first", "longer", "next"):
-        directory = version_directory(recipe, name) / "plan"
+        directory = recipe.paths.version(name).plan
         wanted = documents_read(open_plan(directory), directory, "a", len(sizes))
         if (tokens := int(sizes[wanted & ~read].sum())) > 0:
             lines.append(f"scoring a with reference: {tokens:,} of {total:,} tokens")
@@ -108,22 +107,22 @@ def test_versions_score_what_they_read_once_and_end_as_if_all_was_scored(tmp_pat
     ]
 
     for name in recipe.versions:
-        assert metrics(version_directory(recipe, name))[-1]["step"] > 0
+        assert metrics(recipe.paths.version(name).directory)[-1]["step"] > 0
         found, expected = (
             [
                 {key: line.get(key) for key in ("step", "loss", "stream", "selection", "selected_tokens")}
-                for line in metrics(version_directory(run, name))
+                for line in metrics(run.paths.version(name).directory)
             ]
             for run in (recipe, whole)
         )
         assert found == expected
         records = [
-            read_json(version_directory(run, name) / "version.json")["weights_hash"]
+            read_json(run.paths.version(name).directory / "version.json")["weights_hash"]
             for run in (recipe, whole)
         ]
         assert records[0] == records[1]
         identities = [
-            read_json(version_directory(run, name) / "inputs.json")["identity"]["scores"]
+            read_json(run.paths.version(name).directory / "inputs.json")["identity"]["scores"]
             for run in (recipe, whole)
         ]
         assert identities[0] == identities[1]

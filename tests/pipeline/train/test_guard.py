@@ -8,7 +8,7 @@ import pytest
 from support import metrics, on_rank, prepare_version, read_json, tiny_recipe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from perdure.pipeline.plan.lineage import checkpoints
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.recipe import Guard
 from perdure.pipeline.train.guard import Trouble, assess, remember
 
@@ -98,7 +98,7 @@ def test_a_rollback_across_a_change_of_mixture_keeps_the_change_and_a_resume_agr
     cut = tmp_path / "cut"
     shutil.copytree(whole.parents[1], cut)
     cut = cut / "versions" / "v1"
-    for step, path in checkpoints(cut).items():
+    for step, path in VersionPaths(cut).finished_checkpoints().items():
         if step > 5:  # before the change and the rollback over it
             shutil.rmtree(path)
     for name in ("_SUCCESS", "version.json", "eval.json"):

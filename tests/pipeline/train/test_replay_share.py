@@ -8,7 +8,7 @@ from support import metrics, read_json, run_versions, tiny_recipe
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.manifest import write_json
-from perdure.pipeline.plan.lineage import checkpoints
+from perdure.pipeline.core.paths import VersionPaths
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +62,7 @@ def test_a_run_of_an_earlier_release_is_continued_bit_for_bit_by_its_old_meaning
     out = tmp_path / "out"
     shutil.copytree(read.directory, out)
     cut = out / "versions" / "v1"
-    for step, path in checkpoints(cut).items():
+    for step, path in VersionPaths(cut).finished_checkpoints().items():
         if step > 15:
             shutil.rmtree(path)
     for name in ("_SUCCESS", "manifest.json", "version.json", "eval.json"):

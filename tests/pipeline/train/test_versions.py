@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from perdure.pipeline.cli.log import diff, log
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.manifest import hash_file, write_json
-from perdure.pipeline.plan.lineage import checkpoints
+from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.plan.plan import consumed_by_version, locate, open_plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # the lineage is six trainings
@@ -113,8 +113,8 @@ def test_the_main_path_is_bit_identical_without_branches(lineage, tmp_path):
     run_versions(alone)
     assert weights(alone, "whole") == weights(lineage, "whole")
     assert lines(alone, "whole") == lines(lineage, "whole")
-    assert list(checkpoints(directory(alone, "whole"))) == [15, 16]
-    assert list(checkpoints(directory(lineage, "whole"))) == [7, 15, 16]
+    assert list(VersionPaths(directory(alone, "whole")).finished_checkpoints()) == [15, 16]
+    assert list(VersionPaths(directory(lineage, "whole")).finished_checkpoints()) == [7, 15, 16]
 
 
 def test_a_branch_goes_on_with_weights_moments_and_data_of_the_main_path(lineage):
@@ -201,7 +201,7 @@ def test_resumed_within_a_phase_equals_uninterrupted_and_keeps_the_schedule_it_b
     out = tmp_path / "out"
     shutil.copytree(lineage.directory, out)
     cut = out / "versions" / "drift"
-    for step, path in checkpoints(cut).items():
+    for step, path in VersionPaths(cut).finished_checkpoints().items():
         if step > 5:
             shutil.rmtree(path)
     for name in ("_SUCCESS", "version.json", "eval.json"):

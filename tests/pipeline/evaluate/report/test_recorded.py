@@ -18,7 +18,7 @@ from perdure.pipeline.core.manifest import finish, read_json, write_json
 from perdure.pipeline.evaluate.record import measured_on, record_data
 from perdure.pipeline.evaluate.report.summary import summarize
 from perdure.pipeline.plan.identity import deciding_fields
-from perdure.pipeline.plan.lineage import history, version_directory
+from perdure.pipeline.plan.lineage import history
 from perdure.pipeline.plan.plan import consumed_by_version, num_steps
 from perdure.pipeline.plan.planning import build_plan
 from perdure.pipeline.plan.recorded import as_recorded, recorded
@@ -112,7 +112,7 @@ def _data(recipe: Recipe) -> dict:
 
 def _write_version(recipe: Recipe, name: str, number: int, data: dict, on: dict) -> None:
     """All that a finished version leaves but its weights."""
-    version, directory = recipe.versions[name], version_directory(recipe, name)
+    version, directory = recipe.versions[name], recipe.paths.version(name).directory
     plan = build_plan(directory / "plan", recipe, name, data, {}, history(recipe, name))
     steps = num_steps(recipe, version)
     (directory / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
