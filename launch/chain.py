@@ -7,7 +7,7 @@ from pathlib import Path
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.evaluate.record import measured_on, run_data_directories, unmeasured
 from perdure.pipeline.plan.lineage import models_needed
-from perdure.pipeline.recipe import Recipe, SlurmArrays, Version
+from perdure.pipeline.recipe import Recipe, SlurmArrays
 from perdure.pipeline.run.version_inputs import refuse_edited
 
 
@@ -77,7 +77,7 @@ def jobs(
             ("prepare", file, "--version", name),
             name,
             tuple(dict.fromkeys([*last, *needed])),
-            gpus=scores(version) and not arrays,
+            gpus=version.needs_scores and not arrays,
             coordinates=arrays,
         )
         chain += [prepare, Job(f"train-{name}", version=name, after=(prepare.name,), gpus=True)]
@@ -95,10 +95,3 @@ def _measures_again(recipe: Recipe) -> bool:
     if not any(is_finished(recipe.paths.version(name).directory) for name in recipe.versions):
         return False  # without looking for data
     return bool(unmeasured(recipe, measured_on(recipe, run_data_directories(recipe))))
-
-
-def scores(version: Version) -> bool:
-    """Whether documents have to be scored by a model before the version can train."""
-    return (
-        bool(version.selection and version.selection.sidecars) or version.mixture.perplexity_model is not None
-    )

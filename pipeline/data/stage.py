@@ -50,7 +50,7 @@ def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str,
             from perdure.pipeline.data.backends.local import local
 
             there = elsewhere(recipe, scoring=False, say=report)
-            return stack.enter_context(there or local(recipe.data.workers, _scores(recipe)))
+            return stack.enter_context(there or local(recipe.data.workers, any(version.needs_scores for version in recipe.versions.values())))
 
         out.mkdir(parents=True, exist_ok=True)
         _sweep(RunPaths(out).work)
@@ -260,11 +260,6 @@ def _asked(recipe: Recipe, facts: dict) -> str:
     if tokenizer.type != "train" or facts["vocab_size"] == tokenizer.vocab_size:
         return ""
     return f" (vocab_size = {tokenizer.vocab_size:,}: the text has no more pairs to merge)"
-
-
-def _scores(recipe: Recipe) -> bool:
-    """Whether any version needs scores."""
-    return any(version.selection or version.mixture.perplexity_model for version in recipe.versions.values())
 
 
 def _topics_summary(name: str, manifest: dict) -> str:

@@ -99,7 +99,7 @@ def to_score(version: Version, table: list[dict], tokens: dict[str, int | None])
     """
     mixture, selection = version.mixture, version.selection
     found: dict[tuple[str, str | None], int | None] = {}
-    if selection is not None and selection.k < 1 and selection.sidecars:
+    if selection is not None and selection.needed_sidecars:
         for row in table:
             if row["part"] == "new":
                 read = version.tokens if mixture.reweight else row["tokens"]

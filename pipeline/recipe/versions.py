@@ -197,8 +197,13 @@ class Selection(Section):
 
     @property
     def sidecars(self) -> tuple[str, ...]:
-        """What is read beside the tokens, see `SCORES`."""
+        """The sidecars that the score is defined by, see `SCORES`."""
         return SCORES[self.score][0]
+
+    @property
+    def needed_sidecars(self) -> tuple[str, ...]:
+        """The sidecars that training reads: none where `k` is 1, since every token is trained on."""
+        return self.sidecars if self.k < 1 else ()
 
     @property
     def use_nll(self) -> bool:
@@ -224,3 +229,9 @@ class Version(Section):
     keep: tuple[Positive, ...] = ()
     """Steps whose checkpoints are kept for good, to branch off from later; those that a `branch` of this recipe
     starts from are kept in any case."""
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether a model has to score documents before the version can train, for its selection or for perplexities."""
+        selects = self.selection is not None and bool(self.selection.needed_sidecars)
+        return selects or self.mixture.perplexity_model is not None

@@ -41,7 +41,7 @@ def selection_places(
     from perdure.pipeline.data.score.score import score_place
 
     selection = version.selection
-    if selection is None or selection.k == 1 or not selection.sidecars:
+    if selection is None or not selection.needed_sidecars:
         return {}
     assert selection.reference is not None
     model, known = _scorer(recipe, selection.reference)

@@ -53,6 +53,15 @@ def test_only_ranks_and_scoring_use_gpus(recipe):
     assert gpus == {f"train-{name}" for name in recipe.versions} | {"prepare-update"}
 
 
+def test_nothing_is_scored_for_a_selection_of_all_tokens(recipe):
+    """With k = 1 the reference has nothing to decide, so that preparing asks for no GPUs."""
+    update = recipe.versions["update"]
+    whole = update.model_copy(update={"selection": update.selection.model_copy(update={"k": 1.0})})
+    changed = recipe.model_copy(update={"versions": recipe.versions | {"update": whole}})
+    assert recipe.versions["update"].needs_scores and not whole.needs_scores
+    assert {job.name for job in jobs(changed, FILE) if job.gpus} == {f"train-{name}" for name in recipe.versions}
+
+
 def test_with_arrays_all_jobs_but_training_only_wait(recipe):
     data = recipe.data.model_copy(update={"executor": SlurmArrays(type="slurm")})
     chain = jobs(recipe.model_copy(update={"data": data}), FILE)
