@@ -10,7 +10,7 @@ from typing import Any
 from perdure.launch.chain import Job
 from perdure.launch.texts import yaml_text
 from perdure.pipeline.core.errors import Problem, RecipeError
-from perdure.pipeline.core.manifest import hash_of
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.slurm import HANDED_OVER
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recipe.cluster import JobSize

@@ -12,7 +12,8 @@ from perdure.launch import here, kubernetes, queue, sky, slurm
 from perdure.launch.chain import Job, jobs
 from perdure.pipeline.checks.check import filling
 from perdure.pipeline.core.errors import PerdureError, Problem, RecipeError
-from perdure.pipeline.core.manifest import disk_errors, write_atomic, write_json
+from perdure.pipeline.core.files import write_atomic, write_json
+from perdure.pipeline.core.manifest import disk_errors
 from perdure.pipeline.core.slurm import HANDED_OVER
 from perdure.pipeline.data.backends.slurm_scripts import interpreter
 from perdure.pipeline.model.layout import layout_of

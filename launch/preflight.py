@@ -20,8 +20,9 @@ from typing import Any
 
 from perdure.pipeline.checks.open_files import files_needed
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.locks import lock
-from perdure.pipeline.core.manifest import hash_file, read_json
 from perdure.pipeline.core.open_files import allow_open_files
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.model.shape import model_shape, num_parameters

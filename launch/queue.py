@@ -7,7 +7,7 @@ from pathlib import Path
 
 from perdure.launch.chain import Job
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.slurm import sbatch
 from perdure.pipeline.recipe import Recipe
 

@@ -9,8 +9,9 @@ from perdure.launch.attempt import attempts, newest_step
 from perdure.launch.queue import job_states
 from perdure.pipeline.core.console import duration_words
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.integrity import json_lines
-from perdure.pipeline.core.manifest import is_finished, read_json
+from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import RunPaths, VersionPaths
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.plan.recorded import recorded, version_recipe

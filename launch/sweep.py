@@ -10,7 +10,8 @@ from perdure.launch import queue, slurm
 from perdure.launch.chain import Job, jobs
 from perdure.launch.launch import misfits, recipe_file, recipe_text
 from perdure.pipeline.core.errors import PerdureError, RecipeError
-from perdure.pipeline.core.manifest import hash_of, write_atomic, write_json
+from perdure.pipeline.core.files import write_atomic, write_json
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.data.backends.slurm_scripts import interpreter
 from perdure.pipeline.evaluate.record import data_sections, text_sections

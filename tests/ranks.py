@@ -8,7 +8,7 @@ import torch
 from megatron.core import dist_checkpointing
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import REF_NATS_PER_UNIT
 from perdure.pipeline.model import huggingface, weights
 from perdure.pipeline.model.attention import document_lengths

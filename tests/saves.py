@@ -59,7 +59,7 @@ def _save_forever(version: Path, last: int) -> None:
     """Checks the newest checkpoint, and saves until it is killed, before change `last`; 0 only checks."""
     import torch
 
-    from perdure.pipeline.core.manifest import read_json
+    from perdure.pipeline.core.files import read_json
     from perdure.pipeline.model.device import initialise
     from perdure.pipeline.model.language_model import build_model
     from perdure.pipeline.model.optimizer import make_optimizer, portable_state

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.model import collectives, weights
 from perdure.pipeline.model.device import initialise
 from perdure.pipeline.model.language_model import build_model, unwrap

@@ -18,7 +18,9 @@ import pyarrow as pa
 import yaml
 from pyarrow import parquet
 
-from perdure.pipeline.core.manifest import finish, hash_file, read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.hashes import hash_file
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.core.shards import REF_NATS_PER_UNIT
 from perdure.pipeline.plan.planning import build_plan
 from perdure.pipeline.recipe import Recipe

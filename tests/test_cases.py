@@ -25,7 +25,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from perdure.pipeline.cli import entry
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from tests.support import start_ranks
 
 pytestmark = pytest.mark.slow

@@ -21,7 +21,8 @@ from test_run import outcome, timeless, write_recipe
 
 from perdure.pipeline.cli.entry import main
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import differences, hash_file, is_finished
+from perdure.pipeline.core.hashes import hash_file
+from perdure.pipeline.core.manifest import differences, is_finished
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from tests.test_run import perdure
 
 pytestmark = pytest.mark.slow

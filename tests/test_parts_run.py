@@ -8,7 +8,8 @@ import pytest
 import yaml
 from pyarrow import parquet
 
-from perdure.pipeline.core.manifest import VERIFIED, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.remembered_hashes import VERIFIED
 from tests.pipeline.data.conftest import write_jsonl
 from tests.pipeline.data.test_topics import SUBJECTS, text
 from tests.test_run import RECIPE, perdure

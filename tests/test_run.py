@@ -15,7 +15,10 @@ import yaml
 from pyarrow import parquet
 from support import at_point
 
-from perdure.pipeline.core.manifest import VERIFIED, hash_file, is_finished, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.hashes import hash_file
+from perdure.pipeline.core.manifest import is_finished
+from perdure.pipeline.core.remembered_hashes import VERIFIED
 from perdure.pipeline.model.huggingface import weights_hash
 
 pytestmark = pytest.mark.slow

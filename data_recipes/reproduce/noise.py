@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import is_finished, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.shards import Shard, open_shard
 from perdure.pipeline.core.tokenizers import load_tokenizer

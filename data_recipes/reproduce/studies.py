@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.evaluate.report.figures import standalone
 from perdure.pipeline.evaluate.units import WORDS, common_unit, in_unit
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from perdure.pipeline.checks.sizes import embedding_rows, vocab_size
 from perdure.pipeline.core.errors import PerdureError, Problem
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.hints import missing, near
-from perdure.pipeline.core.manifest import hash_file
 from perdure.pipeline.data.tokenizer.directory import problem
 from perdure.pipeline.data.tokenizer.sentencepiece import unusable
 from perdure.pipeline.model.files import model_tensors

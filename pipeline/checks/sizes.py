@@ -5,7 +5,7 @@ from math import ceil
 from pathlib import Path
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.data.estimate import tokens_per_byte, unpacked_bytes
 from perdure.pipeline.data.read.inputs import huggingface_on_disk, input_files
 from perdure.pipeline.data.read.modules import python_modules

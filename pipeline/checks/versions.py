@@ -5,8 +5,9 @@ from pathlib import Path
 
 from perdure.pipeline.checks.model import model_directory
 from perdure.pipeline.core.errors import Problem
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.hints import near
-from perdure.pipeline.core.manifest import hash_file, is_finished
+from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.plan.lineage import missing_checkpoint, parent_of
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import Branch, HuggingFaceTokenizer, Recipe, Version

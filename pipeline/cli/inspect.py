@@ -20,7 +20,8 @@ def inspect(options: argparse.Namespace) -> None:
         found = of_recipe(load_lineage(options.recipe, options.set, options.out))
     if options.html is not None:
         from perdure.pipeline.cli.inspection.page import render_inspection
-        from perdure.pipeline.core.manifest import disk_errors, write_atomic
+        from perdure.pipeline.core.files import write_atomic
+        from perdure.pipeline.core.manifest import disk_errors
 
         with disk_errors(options.html):
             write_atomic(options.html, render_inspection(found))

@@ -8,8 +8,9 @@ import yaml
 
 from perdure.pipeline.checks.check import tree_problems
 from perdure.pipeline.core.errors import Problem, RecipeError
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.integrity import require_whole
-from perdure.pipeline.core.manifest import differences, is_finished, read_json
+from perdure.pipeline.core.manifest import differences, is_finished
 from perdure.pipeline.evaluate.record import evaluation, measured_on, run_data_directories
 from perdure.pipeline.evaluate.units import default_unit
 from perdure.pipeline.plan.consumption import tokens_at

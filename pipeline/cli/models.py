@@ -10,16 +10,11 @@ from pathlib import Path
 import yaml
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import (
-    HASHES,
-    disk_errors,
-    hash_file,
-    hash_files,
-    is_finished,
-    read_json,
-    write_json,
-)
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.hashes import hash_file
+from perdure.pipeline.core.manifest import HASHES, disk_errors, is_finished
 from perdure.pipeline.core.paths import RunPaths, VersionPaths
+from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.model.files import listed, model_tensors
 from perdure.pipeline.model.layout import tensor_parallel_sizes

@@ -102,7 +102,7 @@ def _eval(options: argparse.Namespace) -> None:
 
 def _report_verb(options: argparse.Namespace) -> None:
     recipe = _load(options)
-    from perdure.pipeline.core.manifest import read_json
+    from perdure.pipeline.core.files import read_json
     from perdure.pipeline.evaluate.report.report import write_report
 
     with _disk_errors(recipe):
@@ -117,7 +117,8 @@ def _compare(options: argparse.Namespace) -> None:
 
     found = compare([run for place in options.places for run in runs_below(place)])
     if options.html is not None:
-        from perdure.pipeline.core.manifest import disk_errors, write_atomic
+        from perdure.pipeline.core.files import write_atomic
+        from perdure.pipeline.core.manifest import disk_errors
 
         with disk_errors(options.html):
             write_atomic(options.html, render_compare(found))

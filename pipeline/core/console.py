@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from perdure.pipeline.core.manifest import finite
+from perdure.pipeline.core.files import finite
 
 Say = Callable[[str], None]
 

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import VERIFIED, hash_file, is_finished, read_json, remembered_hashes
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.hashes import hash_file
+from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.remedies import readable, remedy
+from perdure.pipeline.core.remembered_hashes import VERIFIED, remembered_hashes
 
 TELL_BYTES = 10_000_000_000
 """Files that take some ten seconds to hash."""

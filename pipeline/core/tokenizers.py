@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.integrity import require_whole
-from perdure.pipeline.core.manifest import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

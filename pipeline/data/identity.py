@@ -5,7 +5,8 @@ from itertools import chain
 from pathlib import Path
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_of, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.data.cleaning.languages import has_other_words
 from perdure.pipeline.data.cleaning.step_inputs import cleaning_inputs, label_inputs
 from perdure.pipeline.data.read.contents import edited, record_path

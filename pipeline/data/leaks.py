@@ -16,8 +16,10 @@ import numpy as np
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from perdure.pipeline.core.files import read_json, write_atomic
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.integrity import require_whole
-from perdure.pipeline.core.manifest import finish, hash_of, is_finished, read_json, write_atomic
+from perdure.pipeline.core.manifest import finish, is_finished
 from perdure.pipeline.core.shards import Shard, open_shard
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data.backends.local import Execute, building

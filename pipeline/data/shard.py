@@ -13,7 +13,9 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import finish, hash_files, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.manifest import finish
+from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.core.tokenizers import LoadedTokenizer, load_tokenizer
 from perdure.pipeline.data.backends.local import Execute, building
 from perdure.pipeline.data.cleaning.counted import step_counts, total

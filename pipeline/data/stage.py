@@ -11,8 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.integrity import is_whole, require_whole
-from perdure.pipeline.core.manifest import disk_errors, hash_of, is_finished, read_json, refuse_link
+from perdure.pipeline.core.manifest import disk_errors, is_finished, refuse_link
 from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.data import identity
 from perdure.pipeline.data.cleaning.drops import drops_lines, heavy_drops, lost_line
@@ -50,7 +52,12 @@ def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str,
             from perdure.pipeline.data.backends.local import local
 
             there = elsewhere(recipe, scoring=False, say=report)
-            return stack.enter_context(there or local(recipe.data.workers, any(version.needs_scores for version in recipe.versions.values())))
+            return stack.enter_context(
+                there
+                or local(
+                    recipe.data.workers, any(version.needs_scores for version in recipe.versions.values())
+                )
+            )
 
         out.mkdir(parents=True, exist_ok=True)
         _sweep(RunPaths(out).work)

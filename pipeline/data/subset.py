@@ -16,7 +16,8 @@ from datatrove.pipeline.base import PipelineStep
 
 from perdure.pipeline import recipe
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import finish, hash_files
+from perdure.pipeline.core.manifest import finish
+from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.core.sorting import ROWS, new_array, sort_keys
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data import dsir

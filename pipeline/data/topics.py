@@ -16,7 +16,9 @@ from datatrove.pipeline.base import PipelineStep
 
 from perdure.pipeline import recipe
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import finish, hash_files, read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.manifest import finish
+from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.data.backends.local import Execute, building
 from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
 from perdure.pipeline.data.features import CHARS, classifier, letters, read_rows, sample_texts

@@ -16,7 +16,8 @@ import numpy as np
 from pyarrow import parquet
 
 from perdure.pipeline.core.console import tokens_words
-from perdure.pipeline.core.manifest import hash_file, hash_of, read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.hashes import hash_file, hash_of
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.evaluate.documents import heldout
 from perdure.pipeline.evaluate.probes import probe_files, probe_hashes

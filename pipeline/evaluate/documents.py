@@ -10,7 +10,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_file, read_json, write_atomic
+from perdure.pipeline.core.files import read_json, write_atomic
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.evaluate.sampling import draw
 from perdure.pipeline.plan.domains import PLURALS, parse

@@ -17,14 +17,9 @@ from typing import Any
 import yaml
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import (
-    hash_directory,
-    hash_of,
-    is_finished,
-    read_json,
-    write_atomic,
-    write_json,
-)
+from perdure.pipeline.core.files import read_json, write_atomic, write_json
+from perdure.pipeline.core.hashes import hash_directory, hash_of
+from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.data.read.files import MOST_OTHERS
 from perdure.pipeline.data.tokenizer.train import parses_special_tokens

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_file
+from perdure.pipeline.core.hashes import hash_file
 
 Kind = Literal["invariant", "updated", "new"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from perdure.pipeline.core.manifest import hash_file, hash_of, is_finished, read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.hashes import hash_file, hash_of
+from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.evaluate.documents import is_sampled
 from perdure.pipeline.evaluate.sampling import RULE

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.model.families import DEFAULTS, FAMILIES, Family
 
 Config = dict[str, Any]

@@ -8,7 +8,7 @@ import megatron.core.parallel_state as mpu
 import torch
 import torch.distributed as dist
 
-from perdure.pipeline.core.manifest import read_json, write_json
+from perdure.pipeline.core.files import move_whole, read_json, write_json
 from perdure.pipeline.core.paths import SUCCESS
 from perdure.pipeline.core.tokenizers import LOADED
 from perdure.pipeline.model import collectives
@@ -80,7 +80,7 @@ def export(
             if file.name not in OURS and not file.name.startswith("."):
                 shutil.copyfile(file, partial / file.name)
         shutil.rmtree(to, ignore_errors=True)
-        partial.rename(to)
+        move_whole(partial, to)
     collectives.barrier()
 
 

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.integrity import require_whole
-from perdure.pipeline.core.manifest import VERIFIED, read_json, remembered_hash
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.remedies import readable, remedy
+from perdure.pipeline.core.remembered_hashes import VERIFIED, remembered_hash
 from perdure.pipeline.model.shape import config_vocab_size, model_shape, tensor_sizes
 from perdure.pipeline.recipe import Recipe
 

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"

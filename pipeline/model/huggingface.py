@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json, write_json
+from perdure.pipeline.core.files import move_whole, read_json, write_json
 from perdure.pipeline.model.files import INDEX, Stored, opened, stored_tensors
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -135,4 +135,4 @@ def copy_model(source: Path, to: Path, max_shard_bytes: int) -> None:
     for file in source.iterdir():
         if file.suffix in (".json", ".jinja", ".txt", ".model") and file.name != INDEX:
             shutil.copyfile(file, partial / file.name)
-    partial.rename(to)
+    move_whole(partial, to)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.model.config import read_config
 from perdure.pipeline.model.families import FAMILIES, TOP
 from perdure.pipeline.model.files import heads_differ

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_file, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.hashes import hash_file
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.plan.order import count_documents
 from perdure.pipeline.plan.plan import hash_key, mix

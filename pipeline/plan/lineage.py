@@ -8,8 +8,9 @@ from operator import neg
 from typing import Any
 
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.integrity import require_whole
-from perdure.pipeline.core.manifest import is_finished, read_json
+from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.plan.consumption import Ancestor

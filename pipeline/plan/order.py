@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.core.sorting import ROWS, join, new_array, sort_keys
 

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.files import move_whole, read_json
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.integrity import is_whole
-from perdure.pipeline.core.manifest import finish, hash_of, read_json
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.core.sorting import ROWS, join, new_array, sort_keys
 from perdure.pipeline.plan.domains import PLURALS, parse
 from perdure.pipeline.plan.order import perplexities, shard_lengths
@@ -75,7 +77,7 @@ def build_part(
     shutil.rmtree(sorting)
     finish(scratch, {"domain": domain, "inputs": inputs} | counts)
     shutil.rmtree(final, ignore_errors=True)
-    scratch.rename(final)
+    move_whole(scratch, final)
     return final
 
 

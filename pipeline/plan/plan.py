@@ -24,7 +24,9 @@ from urllib.parse import quote
 import numpy as np
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import differences, hash_of, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.hashes import hash_of
+from perdure.pipeline.core.manifest import differences
 from perdure.pipeline.plan import mixture as mixtures
 from perdure.pipeline.recipe import Recipe, Version
 

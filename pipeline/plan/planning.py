@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.integrity import is_whole
-from perdure.pipeline.core.manifest import finish, hash_of, read_json, write_json
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.plan import mixture as mixtures
 from perdure.pipeline.plan.consumption import Ancestor, pools, same_stream, start_of, taken
 from perdure.pipeline.plan.domain_order import random_order, similarity_order, token_frequencies

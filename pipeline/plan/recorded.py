@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from perdure.pipeline.core.errors import PerdureError, RecipeError
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.integrity import hash_of_file
-from perdure.pipeline.core.manifest import read_json
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.plan.domains import source_of

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_file, is_finished, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.hashes import hash_file
+from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.data import identity
 from perdure.pipeline.data.stage import finished_data, tokenizer_directory
 from perdure.pipeline.plan.planning import data_hash

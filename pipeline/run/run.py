@@ -10,15 +10,10 @@ import yaml
 
 from perdure.pipeline.checks.finished import against_data
 from perdure.pipeline.core.errors import PerdureError, RecipeError
+from perdure.pipeline.core.files import read_json, write_atomic, write_json
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.locks import lock, open_lock
-from perdure.pipeline.core.manifest import (
-    disk_errors,
-    hash_file,
-    is_finished,
-    read_json,
-    write_atomic,
-    write_json,
-)
+from perdure.pipeline.core.manifest import disk_errors, is_finished
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.evaluate.record import evaluation_directory, later_directory, record_data
 from perdure.pipeline.model.exports import export_of

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import is_finished, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.mixture import members

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.integrity import damaged_files
-from perdure.pipeline.core.manifest import HASHES, read_json
+from perdure.pipeline.core.manifest import HASHES
 from perdure.pipeline.core.paths import CHECKPOINTS, SUCCESS, VERSIONS
 from perdure.pipeline.core.remedies import artefact_of, remedy
 from perdure.pipeline.model.exports import compare_weights

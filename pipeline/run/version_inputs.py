@@ -8,7 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import differences, hash_of, is_finished, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.hashes import hash_of
+from perdure.pipeline.core.manifest import differences, is_finished
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.evaluate.probes import probe_hashes

@@ -34,7 +34,8 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_file, read_json, write_atomic, write_json
+from perdure.pipeline.core.files import flush, read_json, write_atomic, write_json
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.paths import SUCCESS, VersionPaths
 from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.model import collectives
@@ -166,11 +167,11 @@ class Checkpoints:
             write_hashes(beside, self.version_directory, hashes)
             write_atomic(beside / SUCCESS, "")
             for path in (*beside.iterdir(), beside):
-                _sync(path)  # a name must not reach the disk before what it names
+                flush(path)  # a name must not reach the disk before what it names
             with fence.held(self.version_directory, self.attempt):
                 _set_aside(final)
                 beside.rename(final)
-                _sync(self.directory)
+                flush(self.directory)
                 _set_old_aside(self.directory, self.kept)
             for path in self.directory.glob(".step_*.old"):
                 _delete(path)
@@ -291,11 +292,3 @@ def _set_aside(path: Path) -> None:
 def _delete(path: Path) -> None:
     with suppress(FileNotFoundError):  # another start may be at it as well
         shutil.rmtree(path)
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import REF_MISSING, Shard, open_shard
 from perdure.pipeline.evaluate.documents import Heldout
 from perdure.pipeline.plan.domains import source_of

@@ -9,10 +9,13 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.integrity import damaged_files
-from perdure.pipeline.core.manifest import HASHES, hash_files, hash_of, read_json, write_json
+from perdure.pipeline.core.manifest import HASHES
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.remedies import remedy
+from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.model import collectives
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from perdure.pipeline.core.errors import PerdureError, Stopped
-from perdure.pipeline.core.manifest import hash_of, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.model.collectives import from_first
 from perdure.pipeline.model.device import devices

@@ -8,8 +8,8 @@ from typing import Any
 
 from perdure.pipeline.core.console import duration_words
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.files import finite, read_json, write_atomic, write_json
 from perdure.pipeline.core.integrity import FORGOTTEN, metrics_lines
-from perdure.pipeline.core.manifest import finite, read_json, write_atomic, write_json
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.evaluate.report.words import heldout_text

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.recipe import Recipe
 
 STEP = "step"

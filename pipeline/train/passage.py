@@ -11,7 +11,7 @@ from pyarrow import parquet
 from tokenizers import Tokenizer
 
 from perdure.kernels import select_tokens
-from perdure.pipeline.core.manifest import write_json
+from perdure.pipeline.core.files import write_json
 from perdure.pipeline.core.shards import REF_MISSING, REF_NATS_PER_UNIT
 from perdure.pipeline.core.token_texts import token_texts
 from perdure.pipeline.model.language_model import reference_nats, unwrap

@@ -12,8 +12,11 @@ from pathlib import Path
 
 from perdure.pipeline.core.cores import sleep_while_waiting
 from perdure.pipeline.core.errors import PerdureError, Stopped
-from perdure.pipeline.core.manifest import disk_errors, finish, hash_file, hash_files, read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.hashes import hash_file
+from perdure.pipeline.core.manifest import disk_errors, finish
 from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.model.exports import export_hash, version_files
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.shape import model_shape

@@ -22,7 +22,7 @@ from megatron.core.dist_checkpointing.strategies.async_utils import (
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_file
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.model import collectives
 
 BEGIN_SECONDS, BEGIN_ATTEMPTS = 20.0, 5

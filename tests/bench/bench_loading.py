@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from support import EOS, on_rank, tiny_recipe
 
-from perdure.pipeline.core.manifest import finish, hash_file
+from perdure.pipeline.core.hashes import hash_file
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.plan.planning import build_plan
 
 FULL = {"documents": 2_000_000, "batches": 1250, "seeks": 200}

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from perdure.pipeline.core.manifest import finish, write_json
+from perdure.pipeline.core.files import write_json
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.plan.planning import build_plan
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from turns import AGREEING, busy_cores, claim, machine, said
 
 from perdure.pipeline.core.cores import sleep_while_waiting
-from perdure.pipeline.core.manifest import read_json, write_atomic, write_json
+from perdure.pipeline.core.files import read_json, write_atomic, write_json
 
 NAMES = ("loading", "trillion", "ordering", "cleaning", "leaks", "scoring", "training", "loss", "saving")
 """The benches, `bench_<name>.py` with a section `<name>.md`, in the order of the page."""

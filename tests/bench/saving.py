@@ -18,7 +18,7 @@ def save_stalls(directory: str, kinds: dict, turns: int) -> dict:
     The update writes to every weight and moment; after a fork it pays for the copies of the memory it changes. A kind
     is whether it is asynchronous, and whether files are hashed. The first save of all makes files and caches, and does not count.
     """
-    from perdure.pipeline.core.manifest import read_json
+    from perdure.pipeline.core.files import read_json
     from perdure.pipeline.model.device import initialise
     from perdure.pipeline.model.language_model import build_model
     from perdure.pipeline.model.optimizer import make_optimizer

@@ -39,7 +39,7 @@ def plain_loop(shape: dict, vocab: int, seq_length: int, batch: int, steps: int)
 
 def our_loop(directory: str, steps: int) -> list[float]:
     """Seconds of each step but the first of a prepared version."""
-    from perdure.pipeline.core.manifest import read_json
+    from perdure.pipeline.core.files import read_json
     from perdure.pipeline.model import weights
     from perdure.pipeline.model.device import initialise
     from perdure.pipeline.model.language_model import build_model, unwrap

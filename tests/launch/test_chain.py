@@ -6,7 +6,8 @@ import pytest
 from support import tiny_recipe
 
 from perdure.launch.chain import jobs
-from perdure.pipeline.core.manifest import finish, write_json
+from perdure.pipeline.core.files import write_json
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.evaluate.record import measured_on, record_data
 from perdure.pipeline.recipe import Recipe, SlurmArrays
 
@@ -59,7 +60,9 @@ def test_nothing_is_scored_for_a_selection_of_all_tokens(recipe):
     whole = update.model_copy(update={"selection": update.selection.model_copy(update={"k": 1.0})})
     changed = recipe.model_copy(update={"versions": recipe.versions | {"update": whole}})
     assert recipe.versions["update"].needs_scores and not whole.needs_scores
-    assert {job.name for job in jobs(changed, FILE) if job.gpus} == {f"train-{name}" for name in recipe.versions}
+    assert {job.name for job in jobs(changed, FILE) if job.gpus} == {
+        f"train-{name}" for name in recipe.versions
+    }
 
 
 def test_with_arrays_all_jobs_but_training_only_wait(recipe):

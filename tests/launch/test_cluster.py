@@ -19,7 +19,10 @@ import yaml
 
 from perdure.launch.attempt import attempts, newest_step
 from perdure.launch.status import status
-from perdure.pipeline.core.manifest import VERIFIED, hash_file, is_finished, read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.hashes import hash_file
+from perdure.pipeline.core.manifest import is_finished
+from perdure.pipeline.core.remembered_hashes import VERIFIED
 from perdure.pipeline.data.backends.slurm_scripts import log_options
 from perdure.pipeline.data.score.score import score_source
 from perdure.pipeline.data.stage import run_data

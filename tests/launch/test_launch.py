@@ -4,7 +4,7 @@ import pytest
 
 from perdure.launch.launch import fitted, launch
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.recipe.cluster import Cluster, JobSize
 
 SIZE = JobSize(1, 0, 1)

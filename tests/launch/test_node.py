@@ -10,7 +10,7 @@ from support import prepare_version, start_ranks, tiny_recipe
 
 from perdure.launch.node import PORT, main, this_node
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.train.ranks import Node
 
 

@@ -15,7 +15,8 @@ from support import prepare_version, tiny_recipe
 
 from perdure.launch.preflight import MESSAGE_BYTES, _writes, checkpoint_bytes, facts, problems
 from perdure.launch.rank import COMMANDS, FROM_SLURM, cpus, meeting_place
-from perdure.pipeline.core.manifest import hash_file, read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.model.shape import model_shape, num_parameters
 
 CHECKPOINT = 10_000_000_000

@@ -12,7 +12,8 @@ from perdure.launch.status import lines, status
 from perdure.pipeline.cli import entry
 from perdure.pipeline.core.console import duration_words
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import finish, write_json
+from perdure.pipeline.core.files import write_json
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.recipe import load_recipe
 from perdure.pipeline.run.run import alone
 

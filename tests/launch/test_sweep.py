@@ -4,7 +4,7 @@ import pytest
 
 from perdure.launch.sweep import submit_sweep
 from perdure.pipeline.core.errors import PerdureError, RecipeError
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.recipe.cluster import JobSize
 from perdure.pipeline.run.sweep.spec import Plan, load_sweep
 

@@ -11,8 +11,9 @@ import pyarrow.parquet as parquet
 from perdure.pipeline.checks.preview import mixtures
 from perdure.pipeline.cli.inspection.perplexities import distribution, newest, scored
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.integrity import json_lines, require_whole
-from perdure.pipeline.core.manifest import is_finished, read_json
+from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.core.shards import REF_MISSING, REF_NATS_PER_UNIT, open_shard
 from perdure.pipeline.core.token_texts import token_texts

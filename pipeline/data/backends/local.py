@@ -29,8 +29,9 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import PipelineStats
 
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.files import move_whole, write_atomic
 from perdure.pipeline.core.locks import open_lock
-from perdure.pipeline.core.manifest import refuse_link, write_atomic
+from perdure.pipeline.core.manifest import refuse_link
 from perdure.pipeline.core.open_files import allow_open_files
 from perdure.pipeline.core.paths import RunPaths
 
@@ -235,5 +236,5 @@ def building(out: Path, final: Path) -> Iterator[Path]:
         kept.parent.mkdir(parents=True, exist_ok=True)
         os.replace(log, kept)
     final.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(work / "artefact", final)  # last, so that whatever else is here has no use from then on
+    move_whole(work / "artefact", final)  # last, so that whatever else is here has no use from then on
     shutil.rmtree(work, ignore_errors=True)  # NFS keeps what a job that ends holds open; swept the next time

@@ -20,7 +20,7 @@ from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
 from perdure.pipeline.core.cores import sleep_while_waiting
-from perdure.pipeline.core.manifest import read_json, write_atomic, write_json
+from perdure.pipeline.core.files import read_json, write_atomic, write_json
 from perdure.pipeline.core.slurm import in_queue, max_array_size, sbatch
 from perdure.pipeline.data.backends.local import JOB, Execute, Tasks
 from perdure.pipeline.data.backends.slurm_scripts import array_script

@@ -16,7 +16,9 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import finish, hash_files, read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.manifest import finish
+from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.data.backends.local import JOB, Execute, building
 from perdure.pipeline.data.cleaning.blocks import block
 from perdure.pipeline.data.cleaning.counted import Counted, merge_examples, step_counts, total

@@ -18,7 +18,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
-from perdure.pipeline.core.manifest import write_atomic
+from perdure.pipeline.core.files import write_atomic
 from perdure.pipeline.data.cleaning.normalise import count_words, normalise, text_hash
 from perdure.pipeline.data.cleaning.time_limit import TooSlow, within_limit
 

@@ -14,7 +14,7 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from perdure.pipeline import recipe
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.data.cleaning.counted import Block
 from perdure.pipeline.data.ngrams import ngram_hashes, wanted_hashes
 from perdure.pipeline.data.read.texts import evaluation_texts

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from perdure.pipeline import recipe
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_file
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.data.cleaning.languages import ENGLISH, splits_otherwise, splitter, with_language
 from perdure.pipeline.data.read.inputs import is_json_lines
 

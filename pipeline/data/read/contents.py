@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from perdure.pipeline.core.manifest import hash_file, read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.data.read.inputs import edges
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from perdure.pipeline import recipe
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_of, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.data.read.files import files_below, not_read, reaches
 from perdure.pipeline.data.read.modules import python_modules
 

@@ -20,19 +20,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.files import read_json, write_atomic
+from perdure.pipeline.core.hashes import hash_file, hash_of
 from perdure.pipeline.core.integrity import is_whole
-from perdure.pipeline.core.manifest import (
-    differences,
-    disk_errors,
-    finish,
-    hash_file,
-    hash_files,
-    hash_of,
-    is_finished,
-    read_json,
-    remembered_hash,
-    write_atomic,
-)
+from perdure.pipeline.core.manifest import differences, disk_errors, finish, is_finished
+from perdure.pipeline.core.remembered_hashes import hash_files, remembered_hash
 from perdure.pipeline.core.shards import open_shard
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
 
-from perdure.pipeline.core.manifest import write_atomic
+from perdure.pipeline.core.files import write_atomic
 from perdure.pipeline.core.shards import REF_MAX_UNITS, REF_MISSING, Shard, open_shard
 from perdure.pipeline.data.backends.local import worker_number
 from perdure.pipeline.data.score.losses import finite_mean, load_model, score_documents, to_units

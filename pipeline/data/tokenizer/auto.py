@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.pipeline import recipe
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_file, read_json, write_atomic, write_json
+from perdure.pipeline.core.files import read_json, write_atomic, write_json
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.tokenizers import LOADED
 from perdure.pipeline.data.tokenizer.coverage import loses_characters, sample_characters
 from perdure.pipeline.data.tokenizer.directory import COPIED, random_cuts

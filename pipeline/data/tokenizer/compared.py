@@ -10,7 +10,7 @@ from typing import Any
 from datatrove.data import Document
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json, write_atomic
+from perdure.pipeline.core.files import read_json, write_atomic
 
 SAMPLES = "samples"
 """Directory, beside the artefact that is being built, where tasks leave them."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.pipeline import recipe
 from perdure.pipeline.core.errors import PerdureError, Problem
-from perdure.pipeline.core.manifest import write_json
+from perdure.pipeline.core.files import write_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

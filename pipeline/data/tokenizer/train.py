@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from perdure.pipeline import recipe
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.integrity import is_whole, require_whole
-from perdure.pipeline.core.manifest import finish, hash_file, read_json, write_json
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.data.tokenizer.directory import COPIED, SETTINGS, copy_files
 
 if TYPE_CHECKING:

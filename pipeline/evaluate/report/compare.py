@@ -5,7 +5,7 @@ from typing import Any
 
 from perdure.pipeline.core.console import duration_words, tokens_words
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.pages import render
 from perdure.pipeline.core.paths import VERSIONS, RunPaths
 from perdure.pipeline.evaluate.bootstrap import LEVEL, decided, doubt, interval

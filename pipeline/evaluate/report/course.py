@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.evaluate.report.siblings import findings
 from perdure.pipeline.plan.domains import source_of

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from perdure.pipeline.core.manifest import hash_of, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.evaluate import metrics
 from perdure.pipeline.evaluate.report.paths import Path
 from perdure.pipeline.plan.domains import measured_domains

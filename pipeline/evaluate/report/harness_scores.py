@@ -4,7 +4,7 @@ import math
 from pathlib import Path as FilePath
 from typing import Any
 
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.evaluate.harness import initial_records, tasks_hash
 from perdure.pipeline.evaluate.report.paths import Path
 from perdure.pipeline.evaluate.report.words import origin_words, signed

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from perdure.pipeline.core.manifest import write_atomic
+from perdure.pipeline.core.files import write_atomic
 from perdure.pipeline.evaluate.report.board import write_board
 from perdure.pipeline.evaluate.report.harness_scores import harness_words
 from perdure.pipeline.evaluate.report.ledger_words import ledger_words

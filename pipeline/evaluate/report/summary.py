@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from perdure.pipeline.core.files import finite, read_json, write_json
 from perdure.pipeline.core.integrity import metrics_lines, require_whole
-from perdure.pipeline.core.manifest import differences, finite, is_finished, read_json, write_json
+from perdure.pipeline.core.manifest import differences, is_finished
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.evaluate.record import (
     evaluation_directory,

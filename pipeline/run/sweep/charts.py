@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from perdure.pipeline.core.manifest import hash_of
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.evaluate.report.figures import Line, line_chart
 from perdure.pipeline.evaluate.units import WORDS
 from perdure.pipeline.run.sweep.gather import row_in

@@ -6,7 +6,8 @@ from typing import Any
 
 from perdure.pipeline.checks.finished import against_data
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import is_finished, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.evaluate import metrics
 from perdure.pipeline.evaluate.record import measured_on, run_data_directories

@@ -4,7 +4,8 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-from perdure.pipeline.core.manifest import hash_of, read_json, write_atomic, write_json
+from perdure.pipeline.core.files import read_json, write_atomic, write_json
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.evaluate.report.figures import standalone
 from perdure.pipeline.evaluate.units import BITS, NATS

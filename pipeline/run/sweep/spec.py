@@ -12,8 +12,8 @@ from pydantic import Field
 
 from perdure.pipeline.checks.check import filling, tree_problems
 from perdure.pipeline.core.errors import Problem, RecipeError
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.hints import near
-from perdure.pipeline.core.manifest import hash_of
 from perdure.pipeline.recipe import Name, Recipe, Section, read_tree, structural_problems, with_field
 from perdure.pipeline.recipe.cluster import JobSize
 from perdure.pipeline.recipe.literals import read_yaml, within

@@ -12,7 +12,7 @@ hash. Should the hash miss something, the version's `inputs.json` refuses the ru
 import os
 from pathlib import Path
 
-from perdure.pipeline.core.manifest import hash_of
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.data.stage import tokenizer_directory
 from perdure.pipeline.plan.domains import source_of

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from perdure.pipeline.checks.finished import against_data
 from perdure.pipeline.core.errors import PerdureError, RecipeError
-from perdure.pipeline.core.manifest import hash_of, is_finished
+from perdure.pipeline.core.hashes import hash_of
+from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.evaluate.harness import initial_records
 from perdure.pipeline.evaluate.record import data_sections

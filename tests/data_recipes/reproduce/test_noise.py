@@ -10,7 +10,8 @@ from support import REF_NATS_PER_UNIT, tiny_recipe, write_data, write_scores, wr
 
 from perdure.data_recipes.reproduce.noise import keep_rates, measure, separation, table, token_kinds
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import finish, write_json
+from perdure.pipeline.core.files import write_json
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.model.huggingface import weights_hash
 from perdure.pipeline.train.scores import made_reference
 

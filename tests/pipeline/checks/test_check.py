@@ -18,7 +18,8 @@ from perdure.pipeline.checks.preview import moves_across, preview
 from perdure.pipeline.checks.sizes import finished_sources
 from perdure.pipeline.cli.preview_text import plot, print_preview
 from perdure.pipeline.core.errors import PerdureError, RecipeError
-from perdure.pipeline.core.manifest import hash_file, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.model.shape import config_shape, config_vocab_size, tensor_sizes
 from perdure.pipeline.recipe import Mixture, load_recipe
 from perdure.pipeline.run.run import _data

@@ -3,22 +3,25 @@
 import json
 import os
 import shutil
+import time
 from unittest.mock import patch
 
 import pytest
 
 from perdure.pipeline.cli.entry import main
-from perdure.pipeline.core import manifest
+from perdure.pipeline.core import hashes, remembered_hashes
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.integrity import damaged_files, metrics_lines, require_whole
-from perdure.pipeline.core.manifest import finish, hash_files, read_json, write_json
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.core.remedies import remedy
+from perdure.pipeline.core.remembered_hashes import hash_files
 
 
 @pytest.fixture
 def artefact(tmp_path, monkeypatch):
     """A finished artefact whose files are old enough to be remembered."""
-    monkeypatch.setattr(manifest, "SETTLED_SECONDS", -1)
+    monkeypatch.setattr(remembered_hashes, "TICK_SECONDS", -1)
     directory = tmp_path / "out" / "data" / "web@0123abcd"
     directory.mkdir(parents=True)
     for number in range(3):
@@ -33,11 +36,25 @@ def hashed(directory) -> list[str]:
 
     def hash_file(path):
         read.append(path.name)
-        return manifest.hash_file(path)
+        return hashes.hash_file(path)
 
     with patch("perdure.pipeline.core.integrity.hash_file", hash_file):
         require_whole(directory)
     return sorted(read)
+
+
+def test_what_was_just_written_is_hashed_once_however_often_it_is_opened(tmp_path, monkeypatch):
+    """Files are remembered once the file system's clock has moved on, and finishing large ones waits for that."""
+    monkeypatch.setattr(remembered_hashes, "TICK_SECONDS", 0.3)
+    small, large = tmp_path / "small", tmp_path / "large"
+    for directory, wait_from in ((small, 1 << 40), (large, 1)):
+        monkeypatch.setattr(remembered_hashes, "WAIT_BYTES", wait_from)
+        directory.mkdir()
+        (directory / "0.bin").write_bytes(b"order")
+        finish(directory, {})
+    assert hashed(large) == []
+    time.sleep(0.4)
+    assert [hashed(small), hashed(small)] == [["0.bin"], []]
 
 
 def test_nothing_is_read_again_until_a_file_is_touched(artefact):

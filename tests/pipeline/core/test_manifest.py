@@ -7,23 +7,12 @@ import os
 import numpy as np
 import pytest
 
-from perdure.pipeline.core import manifest
+from perdure.pipeline.core import remembered_hashes
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import (
-    differences,
-    disk_errors,
-    finish,
-    finite,
-    hash_directory,
-    hash_file,
-    hash_of,
-    is_finished,
-    read_json,
-    refuse_link,
-    remembered_hash,
-    write_atomic,
-    write_json,
-)
+from perdure.pipeline.core.files import finite, move_whole, read_json, write_atomic, write_json
+from perdure.pipeline.core.hashes import hash_directory, hash_file, hash_of
+from perdure.pipeline.core.manifest import differences, disk_errors, finish, is_finished, refuse_link
+from perdure.pipeline.core.remembered_hashes import remembered_hash
 
 
 def test_hash_of_ignores_the_order_of_keys_and_nothing_else():
@@ -164,7 +153,7 @@ def test_a_hash_is_made_again_once_a_file_may_have_changed(tmp_path, monkeypatch
 
     file.write_bytes(b"old")
     assert (ask(), ask()) == (1, 2)  # it has only just changed
-    monkeypatch.setattr(manifest, "SETTLED_SECONDS", -1)
+    monkeypatch.setattr(remembered_hashes, "TICK_SECONDS", -1)
     assert (ask(), ask()) == (3, 3)
     assert (ask("another"), ask("another"), ask()) == (4, 4, 4)
 
@@ -179,7 +168,7 @@ def test_a_hash_is_made_again_once_a_file_may_have_changed(tmp_path, monkeypatch
 
 
 def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "SETTLED_SECONDS", -1)
+    monkeypatch.setattr(remembered_hashes, "TICK_SECONDS", -1)
     file, store = tmp_path / "weights", tmp_path / "hashes.json"
     file.write_bytes(b"old")
 
@@ -205,3 +194,27 @@ def test_numbers_for_json_are_plain_and_finite():
         "plain": ["text", None, 1, None],
     }
     assert json.loads(json.dumps(found)) == found
+
+
+def test_a_directory_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
+    """Content first, the names in it next, then the rename, and its own name last."""
+    source, target, calls = tmp_path / "building", tmp_path / "whole", []
+    (source / "sub").mkdir(parents=True)
+    (source / "sub" / "file").write_text("content")
+    flush, replace = os.fsync, os.replace
+
+    def flushed(descriptor):
+        calls.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        flush(descriptor)
+
+    def renamed(old, new):
+        calls.append("rename")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", renamed)
+    move_whole(source, target)
+    assert (target / "sub" / "file").read_text() == "content" and not source.exists()
+    at = calls.index("rename")
+    assert {str(source), str(source / "sub"), str(source / "sub" / "file")} == set(calls[:at])
+    assert calls[at + 1 :] == [str(tmp_path)]

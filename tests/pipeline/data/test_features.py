@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from languages import LANGUAGES
 
 from perdure.pipeline import recipe
-from perdure.pipeline.core.manifest import write_json
+from perdure.pipeline.core.files import write_json
 from perdure.pipeline.data import identity
 from perdure.pipeline.data.cleaning.languages import has_other_words
 from perdure.pipeline.data.cleaning.normalise import WORD

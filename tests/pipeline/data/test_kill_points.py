@@ -17,7 +17,7 @@ RUN = """
 import contextlib, os, shutil, signal, sys
 from pathlib import Path
 import joblib, sklearn.cluster, sklearn.feature_extraction.text, sklearn.linear_model, sklearn.pipeline
-from perdure.pipeline.core import manifest
+from perdure.pipeline.core.remembered_hashes import VERIFIED
 from perdure.pipeline.data import shard, stage, subset, topics
 from perdure.pipeline.data.backends import local
 from perdure.pipeline.data.cleaning import clean
@@ -55,7 +55,7 @@ def ran(out, last=None):
 def artefacts(out):
     '''Contents by name of all that a run leaves but its logs; the name of the directory stands in some.'''
     paths = [path for path in out.rglob("*") if path.is_file() and "logs" not in path.relative_to(out).parts]
-    paths = [path for path in paths if path.name != manifest.VERIFIED]  # holds inodes and times
+    paths = [path for path in paths if path.name != VERIFIED]  # holds inodes and times
     return {str(path.relative_to(out)): path.read_bytes() for path in paths}
 
 assert ran(out)

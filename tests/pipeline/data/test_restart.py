@@ -10,7 +10,7 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from perdure.pipeline.core.manifest import VERIFIED
+from perdure.pipeline.core.remembered_hashes import VERIFIED
 
 RUN = """
 import os, signal, sys

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from perdure.pipeline.cli.entry import main
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_directory, hash_of, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.hashes import hash_directory, hash_of
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data import identity, stage

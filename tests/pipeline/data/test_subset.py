@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_directory, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.hashes import hash_directory
 from perdure.pipeline.data import dsir, features
 from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
 from perdure.pipeline.data.stage import run_data

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.data.identity import WORDS as WORDS_VERSION
 from perdure.pipeline.data.stage import run_data
 from tests.pipeline.data.conftest import write_jsonl

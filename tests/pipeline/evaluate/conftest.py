@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from perdure.pipeline.core.manifest import finish, write_json
+from perdure.pipeline.core.files import write_json
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.evaluate.record import measured_on
 from perdure.pipeline.evaluate.report.page import render_page
 from perdure.pipeline.evaluate.report.summary import summarize

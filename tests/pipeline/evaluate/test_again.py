@@ -8,8 +8,9 @@ import pytest
 from support import random_data, tiny_recipe, write_export
 
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.locks import lock
-from perdure.pipeline.core.manifest import finish, read_json, write_json
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.evaluate.record import evaluation, initial_evaluation, later_directory, measured_on
 from perdure.pipeline.evaluate.sampling import RULE
 from perdure.pipeline.run import run

@@ -12,7 +12,8 @@ from support import tiny_recipe, write_data
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import finish, read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.data import backends, leaks
 from perdure.pipeline.evaluate import contamination
 from perdure.pipeline.evaluate.documents import heldout as measured_part

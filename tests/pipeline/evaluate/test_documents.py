@@ -6,7 +6,8 @@ import pytest
 from support import random_documents, write_data
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_file, write_json
+from perdure.pipeline.core.files import write_json
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.evaluate.documents import heldout, require_tables, table_name, write_tables
 
 

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from perdure.pipeline.cli.entry import main
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
 from perdure.pipeline.evaluate.report.harness_scores import harness_scores
 from perdure.pipeline.recipe import load_recipe

@@ -4,7 +4,9 @@ import shutil
 
 import pytest
 
-from perdure.pipeline.core.manifest import finish, hash_of, read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.hashes import hash_of
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.evaluate.record import (
     evaluation,
     later_directory,

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 from support import metrics, on_rank, prepare_version, read_json, start_ranks, tiny_recipe
 
-from perdure.pipeline.core.manifest import hash_file, write_json
+from perdure.pipeline.core.files import write_json
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.data.tokenizer.extend import extend
 from perdure.pipeline.data.tokenizer.train import train
 from perdure.pipeline.model.families import FAMILIES

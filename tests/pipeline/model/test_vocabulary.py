@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_file, write_json
+from perdure.pipeline.core.files import write_json
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.data.tokenizer.train import train
 from perdure.pipeline.model.vocabulary import Extension, extended_reader, extension_between
 from perdure.pipeline.run.version_inputs import _vocab_size

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.pipeline.checks.preview import preview
-from perdure.pipeline.core.manifest import write_atomic, write_json
+from perdure.pipeline.core.files import write_atomic, write_json
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.plan.lineage import (
     ancestors,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.plan.order import Order, count_documents, write_order
 from perdure.pipeline.plan.parts import build_part, describe, finished_part
 from perdure.pipeline.recipe import LowestPerplexity

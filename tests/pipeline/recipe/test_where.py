@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from perdure.pipeline.checks.check import load_checked
 from perdure.pipeline.checks.sizes import estimated_tokens
 from perdure.pipeline.core.errors import RecipeError
-from perdure.pipeline.core.manifest import hash_of
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.data.cleaning.drops import heavy_drops
 from perdure.pipeline.data.identity import clean_inputs
 from perdure.pipeline.data.read.overlap import same_files

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from perdure.pipeline.cli.preview_text import _score_words
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.data.score import score as score_module
 from perdure.pipeline.plan.plan import open_plan

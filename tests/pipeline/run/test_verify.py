@@ -3,9 +3,11 @@
 import pytest
 
 from perdure.pipeline.cli.entry import main
-from perdure.pipeline.core import manifest
+from perdure.pipeline.core import remembered_hashes
+from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.integrity import require_whole
-from perdure.pipeline.core.manifest import VERIFIED, finish, read_json, write_json
+from perdure.pipeline.core.manifest import finish
+from perdure.pipeline.core.remembered_hashes import VERIFIED
 from perdure.pipeline.model.exports import version_files
 
 
@@ -20,14 +22,14 @@ def test_a_wrong_directory_is_named_in_one_line(tmp_path, capsys, place, said):
 
 def test_everything_is_read_whatever_was_compared_before(tmp_path, capsys, monkeypatch):
     """A record that says of a damaged file that it was found right: a start believes it, a verification does not."""
-    monkeypatch.setattr(manifest, "SETTLED_SECONDS", -1)
+    monkeypatch.setattr(remembered_hashes, "TICK_SECONDS", -1)
     directory = tmp_path / "data" / "web@0123abcd"
     directory.mkdir(parents=True)
     (directory / "0.bin").write_bytes(b"right")
     finish(directory, {"source": "web"})
     recorded = read_json(directory / VERIFIED)["0.bin"]["hash"]
     (directory / "0.bin").write_bytes(b"wrong")
-    state = manifest._file_state(directory / "0.bin", directory.resolve())
+    state = remembered_hashes.file_state(directory / "0.bin", directory.resolve())
     write_json(directory / VERIFIED, {"0.bin": {"hash": recorded, "files": [state]}})
     require_whole(directory)
     assert main(["verify", str(tmp_path)]) == 1

@@ -8,7 +8,9 @@ import pytest
 
 from perdure.launch.chain import jobs
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import finish, hash_of, read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.hashes import hash_of
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.run import run
 from perdure.pipeline.run.version_inputs import recipe_identity
 from tests.support import random_data, tiny_recipe, write_export

@@ -19,7 +19,8 @@ from support import metrics, on_rank, prepare_version, read_json, start_ranks, t
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_file, write_json
+from perdure.pipeline.core.files import write_json
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.train.pickles import refuse_code
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.pipeline.core.manifest import write_atomic, write_json
+from perdure.pipeline.core.files import write_atomic, write_json
 from perdure.pipeline.train import checkpoint
 from perdure.pipeline.train.checkpoint import Checkpoints, finished_checkpoints, last_scheduled
 

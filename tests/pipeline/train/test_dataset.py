@@ -8,7 +8,7 @@ import torch
 from support import EOS, prepare_version, random_documents, tiny_recipe, write_data, write_scores
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.shards import REF_MISSING
 from perdure.pipeline.evaluate.documents import heldout
 from perdure.pipeline.plan.plan import locate

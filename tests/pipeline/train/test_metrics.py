@@ -12,7 +12,7 @@ from support import metrics, tiny_recipe, wandb_rows
 
 from perdure.pipeline.checks.check import problems
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.train.metrics import Recorder, console_line, model_flop_utilisation
 from perdure.pipeline.train.mirror import open_run
 from perdure.pipeline.train.step import Counts

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import yaml
 from support import metrics, prepare_version, read_json, start_ranks, tiny_recipe
 
-from perdure.pipeline.core.manifest import write_json
+from perdure.pipeline.core.files import write_json
 from perdure.pipeline.model.layout import layout_of
 from tests import specification as page
 

@@ -7,7 +7,7 @@ import yaml
 from support import metrics, read_json, run_versions, tiny_recipe
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import write_json
+from perdure.pipeline.core.files import write_json
 from perdure.pipeline.core.paths import VersionPaths
 
 pytestmark = pytest.mark.slow

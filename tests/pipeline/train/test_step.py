@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import on_rank, prepare_version, tiny_recipe
 
-from perdure.pipeline.core.manifest import write_atomic, write_json
+from perdure.pipeline.core.files import write_atomic, write_json
 from perdure.pipeline.core.shards import REF_MISSING
 from perdure.pipeline.train.dataset import Batch
 from perdure.pipeline.train.step import _loss

@@ -18,7 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from perdure.pipeline.cli.log import diff, log
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_file, write_json
+from perdure.pipeline.core.files import write_json
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.plan.plan import consumed_by_version, locate, open_plan
 

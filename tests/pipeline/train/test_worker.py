@@ -24,7 +24,7 @@ from support import (
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from perdure.pipeline.core.manifest import hash_file
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.model.huggingface import weights_reader
 from perdure.pipeline.model.layout import layout_of
 

@@ -18,7 +18,7 @@ from perdure.pipeline.cli import entry
 from perdure.pipeline.cli.inspection import gather
 from perdure.pipeline.cli.inspection.page import render_inspection, shade
 from perdure.pipeline.cli.inspection.text import print_inspection
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.data.stage import run_data
 from tests.pipeline.data.conftest import random_text, write_jsonl

@@ -10,7 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.data.backends.local import on
 from perdure.pipeline.data.cleaning import clean as clean_module
 from perdure.pipeline.data.cleaning.clean import clean_source

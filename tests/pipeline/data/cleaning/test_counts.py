@@ -6,7 +6,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.recipe import Recipe
 from tests.pipeline.data.conftest import random_text, write_jsonl

@@ -3,7 +3,8 @@ import os
 import pytest
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_file, read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.data.backends import slurm
 from perdure.pipeline.data.backends.local import JOB, on
 from perdure.pipeline.data.cleaning import clean

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_file
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.data.cleaning.step_inputs import cleaning_inputs, label_inputs
 from perdure.pipeline.data.features import read_rows
 from perdure.pipeline.data.read.texts import evaluation_texts

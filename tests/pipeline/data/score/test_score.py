@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_directory, read_json, write_atomic
+from perdure.pipeline.core.files import read_json, write_atomic
+from perdure.pipeline.core.hashes import hash_directory
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.data.score import progress
 from perdure.pipeline.data.score import scorer as scorer_module

@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from perdure.pipeline.cli.inspection.gather import of_directory
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import hash_directory, read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.hashes import hash_directory
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.data.score import scorer as scorer_module
 from perdure.pipeline.data.score.losses import _batches, load_model, score_documents
@@ -206,7 +207,7 @@ def test_a_damaged_part_is_named_before_it_is_used(here, news, model):
 def test_scores_of_the_format_before_are_used_where_they_are_whole(here, news, model, tmp_path):
     whole = score(here, news, model)
     older = read_json(whole / "manifest.json") | {"format": FORMAT - 1}
-    from perdure.pipeline.core.manifest import hash_of
+    from perdure.pipeline.core.hashes import hash_of
 
     keys = ("format", "model_hash", "data_hash", "context", "overlap", "mask", "precision")
     place = whole.with_name(f"ref@{hash_of({key: older[key] for key in keys})[:8]}")

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.tokenizers import LOADED, load_tokenizer
 from perdure.pipeline.data.shard import encode
 from perdure.pipeline.data.tokenizer.auto import as_loaded

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from perdure.pipeline.cli.inspection.gather import inspect
 from perdure.pipeline.cli.inspection.text import print_inspection
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.tokenizers import LOADED
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.data.tokenizer.coverage import gaps, loses_characters, sample_characters

@@ -10,7 +10,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import AutoTokenizer
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import finish, hash_file, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.hashes import hash_file
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data.tokenizer.directory import problem
 from perdure.pipeline.data.tokenizer.extend import extend

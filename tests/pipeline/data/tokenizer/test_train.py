@@ -11,7 +11,9 @@ from tokenizers import Tokenizer, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import finish, hash_file, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.hashes import hash_file
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data.cleaning.normalise import text_hash
 from perdure.pipeline.data.shard import encode

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from perdure.pipeline.core.manifest import read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.evaluate.report.compare import compare, compare_table, render_compare
 from perdure.pipeline.evaluate.report.page import render_page
 from perdure.pipeline.evaluate.report.summary import summarize

@@ -2,7 +2,8 @@
 
 import pytest
 
-from perdure.pipeline.core.manifest import hash_file, read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.evaluate import harness
 from perdure.pipeline.evaluate.harness import initial_records, run_harness, tasks_hash
 from perdure.pipeline.evaluate.report.harness_scores import harness_rows, harness_words, score_changes

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from perdure.pipeline.core.manifest import read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.evaluate.documents import DOCUMENTS, write_tables
 from perdure.pipeline.evaluate.report.ledger import Ancestry, Documents, draws, intervals
 from perdure.pipeline.evaluate.report.ledger_words import ledger_words

@@ -2,7 +2,7 @@
 
 from support import tiny_recipe
 
-from perdure.pipeline.core.manifest import write_json
+from perdure.pipeline.core.files import write_json
 from perdure.pipeline.evaluate.report.gaps import _min_acc
 from perdure.pipeline.evaluate.report.paths import paths
 from perdure.pipeline.plan.recorded import recorded

@@ -14,7 +14,8 @@ from support import random_data, tiny_recipe
 from perdure.launch.status import status
 from perdure.pipeline.cli.log import diff, log
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.manifest import finish, read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.evaluate.record import measured_on, record_data
 from perdure.pipeline.evaluate.report.summary import summarize
 from perdure.pipeline.plan.identity import deciding_fields

@@ -10,7 +10,8 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from perdure.pipeline.core.console import tokens_words
-from perdure.pipeline.core.manifest import hash_of, read_json, write_json
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.evaluate.record import measured_on, record_data
 from perdure.pipeline.evaluate.report.board import write_board

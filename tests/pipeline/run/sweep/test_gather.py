@@ -5,7 +5,8 @@ import statistics
 from support import tiny_recipe
 
 from perdure.pipeline.core.errors import Problem
-from perdure.pipeline.core.manifest import finish, write_json
+from perdure.pipeline.core.files import write_json
+from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.evaluate.record import measured_on, record_data
 from perdure.pipeline.run.sweep.gather import MEASURED, gather, over_runs, versions_measured
 from perdure.pipeline.run.sweep.spec import Plan, Run, Sweep

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from perdure.pipeline.core.manifest import is_finished, read_json
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.train import fence
 
 pytestmark = pytest.mark.slow
