@@ -11,7 +11,7 @@ from multiprocessing import get_context
 
 import torch
 
-SHAPES = {
+SHAPES: dict[str, dict[str, int | float]] = {
     "Llama-3.2-1B": {
         "num_layers": 16,
         "hidden_size": 2048,
@@ -126,7 +126,7 @@ def _recipe(name: str, dtype: str):
             "name": "bench",
             "sources": {"made": {"reader": {"type": "text", "path": "unused"}}},
             "tokenizer": {"type": "train", "vocab_size": VOCABULARIES[name], "sources": ["made"]},
-            "model": {"type": "llama"} | SHAPES[name],
+            "model": {"type": "llama", **SHAPES[name]},
             "training": training | {"precision": dtype},
             "versions": {"v1": version},
         }

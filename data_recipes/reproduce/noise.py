@@ -20,6 +20,7 @@ from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.shards import Shard, open_shard
 from perdure.pipeline.core.tokenizers import load_tokenizer
+from perdure.pipeline.evaluate.report.text_tables import markdown_table
 from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.plan.recorded import version_recipe
 from perdure.pipeline.recipe import Recipe, Selection, load_recipe
@@ -170,14 +171,14 @@ def table(result: dict[str, Any]) -> str:
     kinds = [CLEAN, "noise", *(kind for kind in result["tokens"] if kind != CLEAN)]
     counts = result["tokens"] | {"noise": sum(result["tokens"].values()) - result["tokens"][CLEAN]}
     head = ["score", *(f"{kind} ({counts[kind]:,})" for kind in kinds), "noise / clean", "AUC"]
-    rows = [head, ["---"] * len(head)]
+    rows = [head]
     for name, way in result["ways"].items():
         rates = way["rates"]
         ratio = rates["noise"] / rates[CLEAN]
         rows.append(
             [name, *(f"{rates[kind]:.3f}" for kind in kinds), f"{ratio:.2f}", f"{way['separation']:.3f}"]
         )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(rows)
 
 
 def _documents(data: Path, tokenizer: Path) -> Iterator[tuple[np.ndarray, tuple[int, int], np.ndarray]]:

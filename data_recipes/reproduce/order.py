@@ -8,16 +8,18 @@ from itertools import pairwise
 from pathlib import Path
 
 from perdure.data_recipes.reproduce.studies import (
+    Spread,
     directory,
-    edges,
     in_units,
+    line,
     losses,
+    mean_and_sd,
+    over_seeds,
     reports,
     save,
     table,
-    words,
 )
-from perdure.pipeline.evaluate.report.figures import Line, line_chart
+from perdure.pipeline.evaluate.report.figures import Axis, line_chart
 
 DOCUMENTS = {"shuffled": "random", "easy_to_hard": "easy to hard", "hard_to_easy": "hard to easy"}
 DOMAINS = {
@@ -65,7 +67,7 @@ def by_turn(report: dict, version: str) -> dict[str, float]:
     }
 
 
-def course(reports: list[dict], version: str) -> dict[str, list[float]]:
+def macro_curve(reports: list[dict], version: str) -> Spread:
     """Mean loss over the new domains while training."""
     curves = [
         [
@@ -77,7 +79,7 @@ def course(reports: list[dict], version: str) -> dict[str, list[float]]:
         ]
         for report in reports
     ]
-    return edges(list(zip(*curves, strict=True)))
+    return over_seeds(list(zip(*curves, strict=True)))
 
 
 def tables(found: list[dict], unit: str) -> None:
@@ -88,7 +90,11 @@ def tables(found: list[dict], unit: str) -> None:
         means = [macro(report, version) for report in found]
         change = [mean - control for mean, control in zip(means, plain, strict=True)]
         old = [losses(report, version)[OLD] for report in found]
-        return [words(means), "" if version == "shuffled" else words(change, "{:+.3f}"), words(old)]
+        return [
+            mean_and_sd(means),
+            "" if version == "shuffled" else mean_and_sd(change, "{:+.3f}"),
+            mean_and_sd(old),
+        ]
 
     print(f"Documents by perplexity, {unit}\n")
     rows = [[name, *ends(version)] for version, name in DOCUMENTS.items()]
@@ -97,7 +103,7 @@ def tables(found: list[dict], unit: str) -> None:
     rows = []
     for version, name in DOMAINS.items():
         means = [] if version == "shuffled" else [by_turn(report, version) for report in found]
-        each = [words([entry[key] for entry in means]) for key in ("before", "after", "forgotten")]
+        each = [mean_and_sd([entry[key] for entry in means]) for key in ("before", "after", "forgotten")]
         rows.append([name, *ends(version), *each])
     head = ["order", "new domains", "minus mixed", "old domain"]
     print(table([*head, "before its turn", "after its turn", "forgotten since"], rows))
@@ -107,7 +113,10 @@ def tables(found: list[dict], unit: str) -> None:
     rows = [
         [
             version,
-            *(words([losses(report, version)[domain] for report in found]) for domain in [OLD, *domains]),
+            *(
+                mean_and_sd([losses(report, version)[domain] for report in found])
+                for domain in [OLD, *domains]
+            ),
         ]
         for version in ["base", *arms]
     ]
@@ -126,11 +135,11 @@ def main(sweep: Path) -> None:
     tokens = found[0]["stability_gap"]["shuffled"]["tokens"]
     for name, arms in (("order-documents", DOCUMENTS), ("order-domains", DOMAINS)):
         lines = [
-            Line(words_, colour=number, **course(found, version))
-            for number, (version, words_) in enumerate(arms.items())
+            line(label, macro_curve(found, version), number)
+            for number, (version, label) in enumerate(arms.items())
         ]
         title = f"{name}: mean loss of the new domains while training"
-        save(sweep, name, line_chart(tokens, lines, f"mean held-out loss, {unit}", title, points=True))
+        save(sweep, name, line_chart(tokens, lines, Axis(f"mean held-out loss, {unit}"), title, points=True))
 
 
 if __name__ == "__main__":

@@ -8,18 +8,19 @@ from pathlib import Path
 
 from perdure.data_recipes.reproduce.studies import (
     directory,
-    edges,
     in_units,
+    line,
     losses,
+    mean_and_sd,
+    over_seeds,
     reports,
     save,
     table,
-    words,
 )
-from perdure.pipeline.evaluate.report.figures import Line, line_chart
-from perdure.pipeline.evaluate.units import NATS, WORDS
+from perdure.pipeline.evaluate.report.figures import Axis, line_chart
+from perdure.pipeline.evaluate.units import NATS, UNIT_NAMES
 
-PUBLISHED = {
+PUBLISHED: dict[float, tuple[float, float]] = {
     0: (3.56, 1.11),
     1: (2.83, 1.12),
     5: (2.57, 1.12),
@@ -44,7 +45,7 @@ def by_share(found: list[dict], domain: str) -> dict[float, list[float]]:
 
 def comparison(found: list[dict], unit: str) -> str:
     """Losses and changes against no replay, in nats per token beside the published ones."""
-    published = PUBLISHED if unit == WORDS[NATS] else {}
+    published = PUBLISHED if unit == UNIT_NAMES[NATS] else {}
     head = ["Replay", "English", "change", "German", "change"]
     head += ["published: old", "published: new"] if published else []
     columns = {domain: by_share(found, domain) for domain in ("english", "german")}
@@ -53,7 +54,7 @@ def comparison(found: list[dict], unit: str) -> str:
         row = [f"{share:g}%"]
         for seeds in columns.values():
             change = statistics.fmean(seeds[share]) - statistics.fmean(seeds[0])
-            row += [words(seeds[share]), f"{change:+.3f}" if share else ""]
+            row += [mean_and_sd(seeds[share]), f"{change:+.3f}" if share else ""]
         rows.append([*row, *(f"{loss:.2f}" for loss in published.get(share, ()))])
         rows[-1] += [""] * (len(head) - len(rows[-1]))
     return table(head, rows)
@@ -65,11 +66,11 @@ def chart(found: list[dict], unit: str) -> str:
     for colour, (domain, label) in enumerate(
         {"english": "English, replayed", "german": "German, new"}.items()
     ):
-        spread = edges(list(by_share(found, domain).values()))
-        lines.append(Line(label, spread["values"], colour, low=spread["low"], high=spread["high"]))
-    x = list(shares(found[0]))
-    title, label = "Loss by share of replay", f"held-out loss ({unit})"
-    return line_chart(x, lines, label, title, xlabel="replay (% of tokens)", points=True)
+        lines.append(line(label, over_seeds(list(by_share(found, domain).values())), colour))
+    x, x_axis = list(shares(found[0])), Axis("replay (% of tokens)")
+    return line_chart(
+        x, lines, Axis(f"held-out loss ({unit})"), "Loss by share of replay", x_axis, points=True
+    )
 
 
 def main(sweep: Path) -> None:
@@ -79,7 +80,7 @@ def main(sweep: Path) -> None:
         print(f"Held-out loss, {unit}\n")
         print(comparison(found, unit))
         before = {
-            domain: words([losses(report, "base")[domain] for report in found])
+            domain: mean_and_sd([losses(report, "base")[domain] for report in found])
             for domain in ("english", "german")
         }
         print(f"Before: English {before['english']}, German {before['german']}\n")

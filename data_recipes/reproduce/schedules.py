@@ -7,15 +7,16 @@ from pathlib import Path
 
 from perdure.data_recipes.reproduce.studies import (
     directory,
-    edges,
     in_units,
+    line,
     losses,
+    mean_and_sd,
+    over_seeds,
     reports,
     save,
     table,
-    words,
 )
-from perdure.pipeline.evaluate.report.figures import Line, line_chart
+from perdure.pipeline.evaluate.report.figures import Axis, Line, line_chart
 from perdure.pipeline.plan.schedule import path_switching_cost
 
 ARMS = ("rewarm", "constant", "switched", "infinite", "annealed", "scratch")
@@ -58,15 +59,13 @@ def tables(found: list[dict], unit: str) -> list[tuple[str, str, list[Line]]]:
         for colour, arm in enumerate(ARMS):
             seeds = numbers(found, arm, domain, first)
             rows.append(
-                [f"`{arm}`", *(words(seeds.get(number, [None])) for number in range(first, VERSIONS))]
+                [f"`{arm}`", *(mean_and_sd(seeds.get(number, [None])) for number in range(first, VERSIONS))]
             )
-            measured = {number: edges([values]) for number, values in seeds.items()}
-            curve = {
-                part: [measured[n][part][0] if n in measured else None for n in range(first, VERSIONS)]
-                for part in ("values", "low", "high")
-            }
-            if measured:
-                lines.append(Line(arm, colour=colour, dashed=arm in PATHS.values(), **curve))
+            known = list(seeds)
+            if known:
+                places = [known.index(n) if n in known else None for n in range(first, VERSIONS)]
+                curve = over_seeds(list(seeds.values())).at(places)
+                lines.append(line(arm, curve, colour, dashed=arm in PATHS.values()))
         print(table(["arm", *NAMES[first:]], rows))
         pictures.append((domain, f"Loss on {title}, by version", lines))
     print(f"Less `rewarm`, seed by seed, after the last update, {unit}\n")
@@ -76,7 +75,9 @@ def tables(found: list[dict], unit: str) -> list[tuple[str, str, list[Line]]]:
         for domain in TEXTS:
             own, other = (numbers(found, name, domain).get(VERSIONS - 1) for name in (arm, "rewarm"))
             less.append(
-                words([a - b for a, b in zip(own, other, strict=True)], "{:+.3f}") if own and other else "-"
+                mean_and_sd([a - b for a, b in zip(own, other, strict=True)], "{:+.3f}")
+                if own and other
+                else "-"
             )
         rows.append([f"`{arm}`", *less])
     print(table(["arm", *TEXTS], rows))
@@ -89,8 +90,8 @@ def main(sweep: Path) -> None:
     drawn = [tables(found, unit) for unit, found in both]
     unit, found = both[0]
     for domain, title, lines in drawn[0]:
-        names, axis = NAMES[TEXTS[domain][1] :], f"held-out loss, {unit}"
-        picture = line_chart(names, lines, axis, title, xlabel="version", points=True)
+        names, y_axis = NAMES[TEXTS[domain][1] :], Axis(f"held-out loss, {unit}")
+        picture = line_chart(names, lines, y_axis, title, Axis("version"), points=True)
         save(sweep, f"schedules-{domain}", picture)
     print("Cost\n")
     scratch = cost(found[0], "scratch")

@@ -9,16 +9,17 @@ from pathlib import Path
 from perdure.data_recipes.reproduce.noise import CLEAN, measure
 from perdure.data_recipes.reproduce.studies import (
     directory,
-    edges,
     in_units,
+    line,
     losses,
+    mean_and_sd,
+    over_seeds,
     reports,
     save,
     table,
-    words,
 )
 from perdure.pipeline.core.paths import RunPaths
-from perdure.pipeline.evaluate.report.figures import Line, line_chart
+from perdure.pipeline.evaluate.report.figures import Axis, Line, line_chart
 from perdure.pipeline.recipe import load_recipe
 
 SOURCE, YARDSTICK, CONTROL = "noisy", "clean", "plain"
@@ -56,7 +57,14 @@ def gains(found: list[dict]) -> str:
     for version in ("base", "reference", CONTROL, *ARMS):
         each = [losses(report, version)[YARDSTICK] for report in found]
         less = [loss - losses(report, CONTROL)[YARDSTICK] for loss, report in zip(each, found, strict=True)]
-        rows.append([f"`{version}`", *(f"{loss:.3f}" for loss in each), words(each), words(less, "{:+.3f}")])
+        rows.append(
+            [
+                f"`{version}`",
+                *(f"{loss:.3f}" for loss in each),
+                mean_and_sd(each),
+                mean_and_sd(less, "{:+.3f}"),
+            ]
+        )
     seeds = [f"seed {number + 1}" for number in range(len(found))]
     return table(["version", *seeds, "mean", f"less `{CONTROL}`"], rows)
 
@@ -68,20 +76,27 @@ def kept(each: list[dict[str, dict]]) -> str:
     for row in ROWS:
         rates = [run[row]["rates"] for run in each]
         ratios = [found["noise"] / found[CLEAN] for found in rates]
-        cells = [words([found[kind] for found in rates]) for kind in kinds]
-        rows.append([row, *cells, words(ratios, "{:.2f}"), words([run[row]["separation"] for run in each])])
+        cells = [mean_and_sd([found[kind] for found in rates]) for kind in kinds]
+        rows.append(
+            [
+                row,
+                *cells,
+                mean_and_sd(ratios, "{:.2f}"),
+                mean_and_sd([run[row]["separation"] for run in each]),
+            ]
+        )
     return table(["chosen by", *kinds, "noise / clean", "AUC"], rows)
 
 
-def courses(found: list[dict], unit: str) -> str:
+def clean_loss(found: list[dict], unit: str) -> str:
     """Loss on clean text while training."""
     lines = []
     for colour, arm in enumerate((CONTROL, *ARMS)):
         gaps = [report["stability_gap"][arm] for report in found]
-        spread = edges(list(zip(*(gap["loss"][YARDSTICK] for gap in gaps), strict=True)))
-        lines.append(Line(arm, colour=colour, **spread))
+        spread = over_seeds(list(zip(*(gap["loss"][YARDSTICK] for gap in gaps), strict=True)))
+        lines.append(line(arm, spread, colour))
     title = "Clean text, by what the noisy text is chosen by"
-    return line_chart(gaps[0]["tokens"], lines, f"held-out loss, {unit}", title)
+    return line_chart(gaps[0]["tokens"], lines, Axis(f"held-out loss, {unit}"), title)
 
 
 def kinds_kept(each: list[dict[str, dict]]) -> str:
@@ -94,7 +109,8 @@ def kinds_kept(each: list[dict[str, dict]]) -> str:
         for colour, arm in enumerate(ARMS, 1)
     ]
     title = "What is kept of each kind of text"
-    return line_chart(kinds, lines, "share of its tokens selected", title, 0, 1, xlabel="kind", points=True)
+    y_axis = Axis("share of its tokens selected", 0, 1)
+    return line_chart(kinds, lines, y_axis, title, Axis("kind"), points=True)
 
 
 def main(sweep: Path) -> None:
@@ -104,7 +120,7 @@ def main(sweep: Path) -> None:
         print(f"Loss on clean text in the end, {unit}\n")
         print(gains(found))
     unit, found = both[0]
-    save(sweep, "selection-clean", courses(found, unit))
+    save(sweep, "selection-clean", clean_loss(found, unit))
     each = [chosen(path.parent) for path in sorted(sweep.glob("runs/*/report.json"))]
     print(
         f"Shares of {TOKENS:,} training tokens that are selected, with the finished models unless it says otherwise\n"

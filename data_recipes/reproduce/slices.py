@@ -8,16 +8,17 @@ from pathlib import Path
 
 from perdure.data_recipes.reproduce.studies import (
     directory,
-    edges,
     in_units,
+    line,
     losses,
+    mean_and_sd,
+    over_seeds,
     reports,
     save,
     table,
-    words,
 )
 from perdure.pipeline.evaluate.probe_scores import fuar
-from perdure.pipeline.evaluate.report.figures import Line, line_chart
+from perdure.pipeline.evaluate.report.figures import Axis, line_chart
 
 ARMS = {"none": "0", "tenth": "10%", "half": "50%"}
 YEARS = ("2021", "2022", "2023", "2024")
@@ -61,10 +62,10 @@ def accuracies(found: list[dict]) -> list[list[str]]:
     rows = []
     for name, version in ENDS.items():
         kinds = [scores(report, version) for report in found]
-        row = [words([each[kind]["accuracy"] for each in kinds], "{:.2f}") for kind in kinds[0]]
-        row.insert(2, words([each["updated"]["old"] for each in kinds], "{:.2f}"))
+        row = [mean_and_sd([each[kind]["accuracy"] for each in kinds], "{:.2f}") for kind in kinds[0]]
+        row.insert(2, mean_and_sd([each["updated"]["old"] for each in kinds], "{:.2f}"))
         totals = [over_all_updates(report, version) for report in found] if version != FIRST else []
-        ratio = [words([each[key] for each in totals], "{:.2f}") for key in ("lost", "gained", "value")]
+        ratio = [mean_and_sd([each[key] for each in totals], "{:.2f}") for key in ("lost", "gained", "value")]
         rows.append([name, *row, *ratio])
     return rows
 
@@ -76,7 +77,7 @@ def each_update(found: list[dict]) -> list[list[str]]:
         updates = [
             [each["probes"]["fuar"][f"{arm}_{year}"]["parent"] for each in found] for year in YEARS[1:]
         ]
-        rows.append([name, *(words([each["value"] for each in seeds], "{:.2f}") for seeds in updates)])
+        rows.append([name, *(mean_and_sd([each["value"] for each in seeds], "{:.2f}") for seeds in updates)])
     return rows
 
 
@@ -84,7 +85,9 @@ def by_year(found: list[dict]) -> list[list[str]]:
     """A row for each arm and kind: accuracy on the facts of every year, right after its update and in the end."""
 
     def accuracy(version: str, kind: str, year: str) -> str:
-        return words([scores(each, version)[kind]["by_date"][year]["accuracy"] for each in found], "{:.2f}")
+        return mean_and_sd(
+            [scores(each, version)[kind]["by_date"][year]["accuracy"] for each in found], "{:.2f}"
+        )
 
     rows = []
     for arm, name in ARMS.items():
@@ -102,8 +105,8 @@ def by_slice(found: list[dict]) -> list[list[str]]:
     rows = []
     for name, version in ENDS.items():
         each = [losses(report, version) for report in found]
-        means = words([statistics.fmean(loss.values()) for loss in each])
-        rows.append([name, *(words([loss[domain] for loss in each]) for domain in each[0]), means])
+        means = mean_and_sd([statistics.fmean(loss.values()) for loss in each])
+        rows.append([name, *(mean_and_sd([loss[domain] for loss in each]) for domain in each[0]), means])
     return rows
 
 
@@ -112,10 +115,11 @@ def picture(found: list[dict], kind: str) -> str:
     years = [year for year in YEARS if told(found[0], version_of("none", year), year, kind) is not None]
     lines = []
     for number, (arm, name) in enumerate(ARMS.items()):
-        curves = [[told(report, version_of(arm, year), year, kind) for report in found] for year in years]
-        lines.append(Line(f"replay {name}", colour=number, **edges(curves)))
-    label, title = f"{kind} facts: share right", f"{kind} facts told so far, answered rightly"
-    return line_chart(years, lines, label, title, 0, 1, xlabel="version of the year", points=True)
+        seeds = [[told(report, version_of(arm, year), year, kind) for report in found] for year in years]
+        curves = [[share for share in shares if share is not None] for shares in seeds]
+        lines.append(line(f"replay {name}", over_seeds(curves), number))
+    y_axis, title = Axis(f"{kind} facts: share right", 0, 1), f"{kind} facts told so far, answered rightly"
+    return line_chart(years, lines, y_axis, title, Axis("version of the year"), points=True)
 
 
 def main(sweep: Path) -> None:

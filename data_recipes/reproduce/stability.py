@@ -7,16 +7,18 @@ import statistics
 from pathlib import Path
 
 from perdure.data_recipes.reproduce.studies import (
+    Spread,
     directory,
-    edges,
     in_units,
+    line,
     losses,
+    mean_and_sd,
+    over_seeds,
     reports,
     save,
     table,
-    words,
 )
-from perdure.pipeline.evaluate.report.figures import Line, line_chart
+from perdure.pipeline.evaluate.report.figures import Axis, line_chart
 
 OLD, NEW, TARGET = "general", "software", "handbooks"
 CONTROL = "start_at_max"
@@ -52,18 +54,16 @@ def gap(reports: list[dict], arm: str, domain: str) -> list[str]:
         losses(report, arm)[domain] - entry["start"] for report, entry in zip(reports, found, strict=True)
     ]
     worst = ", ".join(f"{tokens:,}" for tokens in sorted({entry["worst_tokens"] for entry in found}))
-    return [words([entry["depth"] for entry in found]), worst, recovery, words(ends, "{:+.3f}")]
+    return [mean_and_sd([entry["depth"] for entry in found]), worst, recovery, mean_and_sd(ends, "{:+.3f}")]
 
 
-def course(reports: list[dict], arm: str, domain: str, tokens: list[int]) -> dict[str, list[float | None]]:
+def training_curve(reports: list[dict], arm: str, domain: str, tokens: list[int]) -> Spread:
     """Losses while training at the places `tokens`; None where the arm has ended."""
     reports = having(reports, arm)
     curves = [report["stability_gap"][arm]["loss"][domain] for report in reports]
     places = reports[0]["stability_gap"][arm]["tokens"]
-    found = edges(list(zip(*curves, strict=True)))
-    return {
-        part: [dict(zip(places, values)).get(place) for place in tokens] for part, values in found.items()
-    }
+    number = {place: number for number, place in enumerate(places)}
+    return over_seeds(list(zip(*curves, strict=True))).at([number.get(place) for place in tokens])
 
 
 def tables(found: list[dict], unit: str) -> None:
@@ -77,12 +77,12 @@ def tables(found: list[dict], unit: str) -> None:
     rows = []
     for arm in ("base", "reference", *GAP):
         runs = having(found, arm)
-        ends = [words([losses(run, arm)[domain] for run in runs]) for domain in PICTURES]
+        ends = [mean_and_sd([losses(run, arm)[domain] for run in runs]) for domain in PICTURES]
         less = [
             [losses(run, arm)[domain] - losses(run, CONTROL)[domain] for run in runs] for domain in PICTURES
         ]
         rows.append(
-            [f"`{arm}`", f"{tokens_of[arm]:,}", *ends, *(words(values, "{:+.3f}") for values in less)]
+            [f"`{arm}`", f"{tokens_of[arm]:,}", *ends, *(mean_and_sd(values, "{:+.3f}") for values in less)]
         )
     print(
         table(["version", "tokens", *PICTURES, *(f"{domain}, less {CONTROL}" for domain in PICTURES)], rows)
@@ -99,11 +99,11 @@ def main(sweep: Path) -> None:
         gaps = [report["stability_gap"][arm] for arm in arms for report in having(found, arm)]
         tokens = sorted({place for gap_ in gaps for place in gap_["tokens"]})
         lines = [
-            Line(SHORT.get(arm, arm), colour=colour, **course(found, arm, domain, tokens))
+            line(SHORT.get(arm, arm), training_curve(found, arm, domain, tokens), colour)
             for colour, arm in enumerate(arms)
         ]
         title = f"Loss on {domain} while training"
-        save(sweep, f"stability-{domain}", line_chart(tokens, lines, f"held-out loss, {unit}", title))
+        save(sweep, f"stability-{domain}", line_chart(tokens, lines, Axis(f"held-out loss, {unit}"), title))
 
 
 if __name__ == "__main__":

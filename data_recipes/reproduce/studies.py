@@ -3,11 +3,13 @@
 import argparse
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.pipeline.core.files import read_json
-from perdure.pipeline.evaluate.report.figures import standalone
-from perdure.pipeline.evaluate.units import WORDS, common_unit, in_unit
+from perdure.pipeline.evaluate.report.figures import Line, standalone
+from perdure.pipeline.evaluate.report.text_tables import markdown_table
+from perdure.pipeline.evaluate.units import UNIT_NAMES, common_unit, in_unit
 
 
 def reports(sweep: Path) -> list[dict]:
@@ -20,10 +22,10 @@ def reports(sweep: Path) -> list[dict]:
 
 def in_units(found: list[dict]) -> list[tuple[str, list[dict]]]:
     """The reports with losses and stability gaps in each unit, under its name: first the one to compare these runs in."""
-    units = sorted(WORDS, key=lambda unit: unit != common_unit(found))
+    units = sorted(UNIT_NAMES, key=lambda unit: unit != common_unit(found))
     keys = ("loss_matrix", "stability_gap")
     return [
-        (WORDS[unit], [report | {key: in_unit(report, unit)[key] for key in keys} for report in found])
+        (UNIT_NAMES[unit], [report | {key: in_unit(report, unit)[key] for key in keys} for report in found])
         for unit in units
     ]
 
@@ -42,7 +44,7 @@ def losses(report: dict, version: str) -> dict[str, float]:
     return dict(zip(report["domains"], report["loss_matrix"][row], strict=True))
 
 
-def words(values: Sequence[float | None], form: str = "{:.3f}") -> str:
+def mean_and_sd(values: Sequence[float | None], form: str = "{:.3f}") -> str:
     """Mean and, in brackets, the standard deviation (n - 1) over seeds, and how many have a value if not all do."""
     known = [value for value in values if value is not None]
     if not known:
@@ -52,19 +54,50 @@ def words(values: Sequence[float | None], form: str = "{:.3f}") -> str:
     return form.format(statistics.fmean(known)) + (f" ({'; '.join(notes)})" if notes else "")
 
 
-def edges(values: Sequence[Sequence[float]]) -> dict[str, list[float]]:
-    """Means, lowest and highest of several numbers over seeds, as `Line` takes them."""
-    return {
-        "values": [statistics.fmean(seeds) for seeds in values],
-        "low": [min(seeds) for seeds in values],
-        "high": [max(seeds) for seeds in values],
-    }
+@dataclass(frozen=True)
+class Spread:
+    """A curve over seeds: one number per place on the x axis; None leaves a gap.
+
+    Attributes:
+        mean: Means over the seeds.
+        low: The lowest of them.
+        high: The highest of them.
+    """
+
+    mean: list[float | None]
+    low: list[float | None]
+    high: list[float | None]
+
+    def at(self, places: Sequence[int | None]) -> "Spread":
+        """The same curve at some of its places; None is a gap."""
+        low, mean, high = (
+            [None if place is None else values[place] for place in places]
+            for values in (self.low, self.mean, self.high)
+        )
+        return Spread(mean, low, high)
+
+
+def over_seeds(values: Sequence[Sequence[float]]) -> Spread:
+    """Means, lowest and highest values over seeds.
+
+    Args:
+        values: Per place on the x axis, one number per seed.
+    """
+    return Spread(
+        [statistics.fmean(seeds) for seeds in values],
+        [min(seeds) for seeds in values],
+        [max(seeds) for seeds in values],
+    )
+
+
+def line(label: str, spread: Spread, colour: int, dashed: bool = False) -> Line:
+    """The curve of the means, with a band from the lowest to the highest seed."""
+    return Line(label, spread.mean, colour, dashed, low=spread.low, high=spread.high)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return markdown_table([head, *rows]) + "\n"
 
 
 def save(sweep: Path, name: str, svg: str) -> None:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from perdure.data_recipes.reproduce.studies import (
     directory,
-    edges,
     in_units,
     losses,
+    mean_and_sd,
+    over_seeds,
     reports,
     save,
     table,
-    words,
 )
-from perdure.pipeline.evaluate.report.figures import Line, line_chart
+from perdure.pipeline.evaluate.report.figures import Axis, Line, line_chart
 
 ARMS = ("fixed", "reweight_0_2", "reweight_0_9", "equal")
 OLD = "general"
@@ -60,23 +60,26 @@ def tables(found: list[dict], unit: str) -> None:
     rows = []
     for version in ("base", *ARMS):
         each = [summary(report, version) for report in found]
-        rows.append([version, *(words([entry[key] for entry in each]) for key in keys)])
+        rows.append([version, *(mean_and_sd([entry[key] for entry in each]) for key in keys)])
     print(table(["version", *keys], rows))
     print(f"Minus `fixed`, seed by seed, {unit}\n")
     rows = []
     for version in ARMS[1:]:
         pairs = [(summary(report, version), summary(report, "fixed")) for report in found]
         rows.append(
-            [version, *(words([one[key] - other[key] for one, other in pairs], "{:+.3f}") for key in keys)]
+            [
+                version,
+                *(mean_and_sd([one[key] - other[key] for one, other in pairs], "{:+.3f}") for key in keys),
+            ]
         )
     print(table(["version", *keys], rows))
     print(f"By topic: loss, {unit}, and the share of the tokens in the end\n")
     rows = []
     for topic in topics(found[0]):
-        row = [short(topic), words([losses(report, "base")[topic] for report in found])]
+        row = [short(topic), mean_and_sd([losses(report, "base")[topic] for report in found])]
         for version in ARMS:
-            row.append(words([losses(report, version)[topic] for report in found]))
-            row.append(words([shares(report, version)[-1][1][topic] for report in found], "{:.1%}"))
+            row.append(mean_and_sd([losses(report, version)[topic] for report in found]))
+            row.append(mean_and_sd([shares(report, version)[-1][1][topic] for report in found], "{:.1%}"))
         rows.append(row)
     head = [cell for version in ARMS for cell in (version, "share")]
     print(table(["topic", "base", *head], rows))
@@ -95,13 +98,13 @@ def main(sweep: Path) -> None:
             curves = [
                 [shares(report, version)[turn][1][topic] for report in found] for turn in range(len(places))
             ]
-            means = edges(curves)["values"]
+            means = over_seeds(curves).mean
             lines.append(Line(short(topic), means, colour=number, dashed=number >= 8))
         title = f"{version}: shares of the topics"
         save(
             sweep,
             f"topics-{version}",
-            line_chart(places, lines, "share of the tokens", title, 0, points=True),
+            line_chart(places, lines, Axis("share of the tokens", 0), title, points=True),
         )
 
 

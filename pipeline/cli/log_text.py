@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.tree import Tree
 
-from perdure.pipeline.evaluate.units import NATS, WORDS
+from perdure.pipeline.evaluate.units import NATS, UNIT_NAMES
 
 REMAINING = "remaining: tokens not read as new data yet; replay may have brought some of them in"
 
@@ -26,7 +26,7 @@ def _version(version: dict[str, Any], unit: str) -> str:
     lines = [f"[bold]{version['id']}[/]  {origin}, {_progress(version)}"]
     if found := version["evaluation" if unit == NATS else "bits_per_byte"]:
         losses = (f"{domain} {loss:.4f}" for domain, loss in found.items())
-        lines.append(f"held-out loss ({WORDS[unit]}): {', '.join(losses)}")
+        lines.append(f"held-out loss ({UNIT_NAMES[unit]}): {', '.join(losses)}")
     for phase in (version["phases"] or [])[1:]:
         shares = ", ".join(f"{key} {share:.2%}" for key, share in phase["shares"].items() if share)
         lines.append(f"{phase['reason']} after step {phase['after_step']:,}: {shares}")
@@ -64,7 +64,7 @@ def print_diff(data: dict[str, Any]) -> None:
             console.print(f"  {line}", markup=False)
         if part == "data" and data[part]:
             console.print(f"  ({REMAINING})")
-    console.print(f"held-out loss ({WORDS[data['unit']]}):")
+    console.print(f"held-out loss ({UNIT_NAMES[data['unit']]}):")
     for domain, losses in data["results" if data["unit"] == NATS else "in_bits_per_byte"].items():
         before, after = ("-" if losses[name] is None else f"{losses[name]:.4f}" for name in (left, right))
         change = "" if losses["difference"] is None else f" ({losses['difference']:+.4f})"

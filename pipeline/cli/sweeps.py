@@ -31,9 +31,9 @@ def sweep(options: argparse.Namespace, say: Say) -> None:
     )
     with disk_errors(plan.directory):
         if options.print:
-            from perdure.pipeline.run.sweep.table import plan_words
+            from perdure.pipeline.run.sweep.table import plan_text
 
-            print(plan_words(plan))
+            print(plan_text(plan))
         elif options.report:
             from perdure.pipeline.run.sweep.results import write_results
 

@@ -113,7 +113,8 @@ def _report_verb(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     from perdure.launch.status import runs_below
-    from perdure.pipeline.evaluate.report.compare import compare, compare_table, render_compare
+    from perdure.pipeline.evaluate.report.compare import compare
+    from perdure.pipeline.evaluate.report.compare_text import compare_table, render_compare
 
     found = compare([run for place in options.places for run in runs_below(place)])
     if options.html is not None:

@@ -101,7 +101,7 @@ def look_for_leaks(
             for group in groups
         }
     write_json(path, {"identity": identity, BY_AMOUNT: by_amount} | report)
-    if lines := contamination_words(report):
+    if lines := contamination_lines(report):
         say("\n".join(lines))
 
 
@@ -131,7 +131,7 @@ def contamination(recipe: Recipe, on: dict[str, Any]) -> dict | None:
     )
 
 
-def contamination_words(report: dict) -> list[str]:
+def contamination_lines(report: dict) -> list[str]:
     """A line for each file or domain of which something leaked."""
     lines = []
     for part, noun in (("probes", "items"), ("heldout", "held-out documents")):

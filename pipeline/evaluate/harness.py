@@ -59,7 +59,7 @@ def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
             continue
         say(f"initial model: {words}")
         with TemporaryDirectory() as folder:
-            _link_as_export(recipe, Path(folder))
+            link_as_export(recipe, Path(folder))
             _run(path, identity, Path(folder), harness)
     for name in recipe.versions:
         directory = recipe.paths.version(name).directory
@@ -118,7 +118,7 @@ def _changed(recipe: Recipe, name: str, weights: str) -> str | None:
     return None
 
 
-def _link_as_export(recipe: Recipe, folder: Path) -> None:
+def link_as_export(recipe: Recipe, folder: Path) -> None:
     """Links the initial model's files and the run's tokenizer into a folder, as an export has both.
 
     Where the run's tokenizer extends the model's, which has no rows for the new tokens, the model's own goes along.
@@ -127,6 +127,7 @@ def _link_as_export(recipe: Recipe, folder: Path) -> None:
     from perdure.pipeline.data.tokenizer.directory import COPIED
     from perdure.pipeline.model.vocabulary import extension_between
 
+    assert isinstance(recipe.model, HuggingFaceModel)
     model, tokenizer = recipe.model.path, tokenizer_directory(recipe)
     files = {file.name: file for file in model.iterdir() if file.is_file() and not file.name.startswith(".")}
     if extension_between(model, tokenizer) is None:

@@ -187,6 +187,6 @@ def min_accuracy(worst: Sequence[float], learned: Sequence[int | None], last: in
     return _mean([-worst[i] for i, row in enumerate(learned) if row is not None and row < last])
 
 
-def _mean(terms: Sequence[float]) -> float:
-    measured = [term for term in terms if not np.isnan(term)]
+def _mean(terms: Sequence[float | np.ndarray]) -> float:
+    measured = [float(term) for term in terms if not np.isnan(term)]
     return float(np.mean(measured)) if measured else float("nan")

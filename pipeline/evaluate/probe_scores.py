@@ -129,7 +129,7 @@ def fuar_interval(before: list[dict], after: list[dict], seed: int) -> dict[str,
     terms = [(kind, difference) for _, kind, _, difference in _pairs(before, after)]
     fewest = min((len(values) for _, values in terms), default=0)
     bounds = _ratio_interval(terms, seed) if fewest > 1 else None
-    ends = bounds and [math.inf if bound is None else bound for bound in bounds]
+    ends = None if bounds is None else [math.inf if bound is None else bound for bound in bounds]
     return {"interval": bounds, "within_chance": not decided(ends, fewest, 1.0)}
 
 

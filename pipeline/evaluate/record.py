@@ -121,8 +121,8 @@ def run_data_directories(recipe: Recipe) -> dict[str, Path | None]:
     from perdure.pipeline.data.stage import finished_data
 
     path = recipe.paths.data_record
-    record = read_json(path) if path.exists() else {"of": None}
-    if record["of"] != hash_of(data_sections(recipe)):
+    record = read_json(path) if path.exists() else None
+    if record is None or record["of"] != hash_of(data_sections(recipe)):
         return finished_data(recipe)
     found = {source: recipe.paths.data / name for source, name in record["data"].items()}
     return {source: path if is_finished(path) else None for source, path in found.items()}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 NATS, BITS = "nats_per_token", "bits_per_byte"
-WORDS = {NATS: "nats per token", BITS: "bits per byte"}
+UNIT_NAMES = {NATS: "nats per token", BITS: "bits per byte"}
 ALIKE = 1.1
 """Where a domain's tokens hold this many times the bytes of another's, losses per token are not compared between them."""
 
@@ -15,11 +15,11 @@ ALIKE = 1.1
 def bytes_per_token(domains: list[str], evaluations: list[dict | None]) -> np.ndarray:
     """Bytes of measured text a token, float64 [domains], NaN where nothing was measured."""
     texts = measured_text(domains, evaluations)
-    found = [texts.get(domain, {"bytes": math.nan, "tokens": 1}) for domain in domains]
-    return np.array([text["bytes"] / text["tokens"] for text in found])
+    sizes = {domain: text["bytes"] / text["tokens"] for domain, text in texts.items()}
+    return np.array([sizes.get(domain, math.nan) for domain in domains])
 
 
-def measured_text(domains: list[str], evaluations: list[dict | None]) -> dict[str, dict[str, int | None]]:
+def measured_text(domains: list[str], evaluations: list[dict | None]) -> dict[str, dict[str, Any]]:
     """What was measured of what is held out, by domain; all models are measured on the same text."""
     keys = ("documents", "tokens", "bytes", "heldout_documents", "heldout_tokens", "cut_documents")
     measured = [entry["domains"] for entry in reversed(evaluations) if entry]

@@ -12,7 +12,7 @@ from perdure.pipeline.core.files import finite, read_json, write_atomic, write_j
 from perdure.pipeline.core.integrity import FORGOTTEN, metrics_lines
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.remedies import remedy
-from perdure.pipeline.evaluate.report.words import heldout_text
+from perdure.pipeline.evaluate.report.formats import heldout_text
 from perdure.pipeline.plan.mixture import is_replayed
 from perdure.pipeline.train.mirror import STEP
 from perdure.pipeline.train.step import Counts

@@ -1,10 +1,11 @@
-"""What was gathered as one HTML file: opens offline, prints, follows light and dark."""
+"""The inspection of data as one HTML file: opens offline, prints, follows light and dark."""
 
-from perdure.pipeline.core.console import tokens_words
-from perdure.pipeline.core.pages import render
+from collections.abc import Callable
+
+from perdure.pipeline.cli.inspection.schema import Inspection
 from perdure.pipeline.evaluate.report.figures import SERIES_COLOURS
-from perdure.pipeline.evaluate.report.page import visible
-from perdure.pipeline.evaluate.report.words import share_words
+from perdure.pipeline.evaluate.report.html import render
+from perdure.pipeline.evaluate.report.page import printable
 
 STRONGEST = 60
 """Percent of colour behind the strongest token; more would hurt the contrast of its text."""
@@ -16,26 +17,25 @@ SHADED_EXCESS = 1.0
 """Excess loss in nats, likewise."""
 
 
-def render_inspection(found: dict) -> str:
+def render_inspection(found: Inspection) -> str:
     """Renders the page; equal arguments give equal bytes.
 
     Args:
         found: What `perdure.pipeline.cli.inspection.gather` returned.
     """
-    filters = {
-        "tokens": tokens_words,
-        "share": share_words,
-        "visible": visible,
-        "number": "{:,}".format,
+    filters: dict[str, Callable[[str], str]] = {
+        "printable": printable,
         "capitalize_first": lambda text: text[:1].upper() + text[1:],
     }
     return render(
+        "perdure.pipeline.cli.inspection",
         "inspection.html",
         filters,
         found=found,
         shade=shade,
         halves=(SHADED, SHADED_EXCESS),
         flow=_flow,
+        below=lambda quantiles: [f"{name} below" for name in quantiles],
         perplexity="{:,.4g}".format,
     )
 

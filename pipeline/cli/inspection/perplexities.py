@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as parquet
 
+from perdure.pipeline.cli.inspection.schema import Distribution, ScoredDocuments
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import open_shard
 
@@ -32,16 +33,12 @@ def scored(data: Path, scores: Path) -> np.ndarray:
     return np.concatenate([open_shard(scores / f"{task:05d}.ref").lengths > 0 for task in tasks])
 
 
-def distribution(data: Path, scores: Path) -> dict:
+def distribution(data: Path, scores: Path) -> ScoredDocuments:
     """Quantiles and a histogram of a source's training documents, as far as they are scored.
 
     Args:
         data: The source's directory of shards.
         scores: One of its directories of scores.
-
-    Returns:
-        `model`, `documents` (with a finite perplexity), `scored` and `of` (training documents); if there are any, `edges` of the bars (the outermost hold the
-        0.5% beyond them, too), `quantiles`, `histogram`, and `topics`: the latter two and `documents` by topic.
     """
     model = scores.name.rpartition("@")[0]
     logs = np.log(
@@ -69,7 +66,7 @@ def distribution(data: Path, scores: Path) -> dict:
     }
 
 
-def _bars(logs: np.ndarray, edges: np.ndarray) -> dict:
+def _bars(logs: np.ndarray, edges: np.ndarray) -> Distribution:
     return {
         "documents": len(logs),
         "quantiles": {f"{q:.0%}": round(float(np.exp(np.quantile(logs, q))), 3) for q in QUANTILES},

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from perdure.pipeline.cli.inspection.schema import Distribution, Inspection, Sample, ScoredDocuments, Source
 from perdure.pipeline.data.cleaning.drops import drops_lines
 
 EXAMPLES_SHOWN = 2
@@ -16,7 +17,7 @@ SHADES = ((0.5, ""), (1.5, "on color(53)"), (3.0, "on color(89)"), (5.0, "on col
 BARS = " ▁▂▃▄▅▆▇█"
 
 
-def print_inspection(found: dict) -> None:
+def print_inspection(found: Inspection) -> None:
     """Prints what `perdure.pipeline.cli.inspection.gather` returned."""
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
@@ -71,7 +72,7 @@ def _without_tokens(lost: dict) -> str:
     return found
 
 
-def _print_labels(console: Console, source: dict) -> None:
+def _print_labels(console: Console, source: Source) -> None:
     """Topics and languages with their counts."""
     facts = source["topics"] or {}
     if "accuracy" in facts:
@@ -114,7 +115,7 @@ def _print_examples(console: Console, examples: dict[str, list[dict]]) -> None:
                 console.print(Text.assemble((f"{step} {row['reason']} ", "dim"), f"{row['id']}: {line}"))
 
 
-def _print_perplexities(console: Console, scores: dict) -> None:
+def _print_perplexities(console: Console, scores: ScoredDocuments) -> None:
     if not scores["documents"]:
         console.print(f"no document has a perplexity under {scores['model']}")
         return
@@ -124,21 +125,21 @@ def _print_perplexities(console: Console, scores: dict) -> None:
     )
     names = list(scores["quantiles"])
     axis = f"{scores['edges'][0]:,.4g} to {scores['edges'][-1]:,.4g}"
+    entries: dict[str, ScoredDocuments | Distribution] = {"all": scores, **scores["topics"]}
     rows = [
         (
             label,
             f"{entry['documents']:,}",
             *(f"{entry['quantiles'][name]:,.4g}" for name in names),
-            _bars(entry),
+            _bars(entry["histogram"]),
         )
-        for label, entry in {"all": scores, **scores["topics"]}.items()
+        for label, entry in entries.items()
     ]
     console.print(_table(("topic", "documents", *names, axis), rows))
 
 
-def _bars(entry: dict) -> str:
-    top = max(entry["histogram"])
-    return "".join(BARS[-(-count * 8 // top)] for count in entry["histogram"])
+def _bars(counts: list[int]) -> str:
+    return "".join(BARS[-(-count * 8 // max(counts))] for count in counts)
 
 
 def _print_mixtures(console: Console, mixtures: list[dict]) -> None:
@@ -163,8 +164,8 @@ def _print_mixtures(console: Console, mixtures: list[dict]) -> None:
         console.print(_table(("version", "source", "share", "tokens", "of", "times over"), rows))
 
 
-def _print_sample(console: Console, sample: dict) -> None:
-    about = ", ".join(sample[key] for key in ("topic", "language") if sample[key])
+def _print_sample(console: Console, sample: Sample) -> None:
+    about = ", ".join(label for label in (sample["topic"], sample["language"]) if label)
     shown = sample["losses"] if sample["excess"] is None else sample["excess"]
     coloured = f", darker where {sample['model']}'s loss is higher" if sample["model"] else ""
     if sample["trainee"]:

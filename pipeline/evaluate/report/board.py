@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from perdure.pipeline.evaluate.report.words import signed
+from perdure.pipeline.evaluate.report.formats import format_change
+from perdure.pipeline.evaluate.report.text_tables import markdown_table
 
 
 def write_board(report: dict, directory: Path) -> None:
@@ -54,16 +55,16 @@ def _write_start(writer: "_Writer", version: dict, losses: list[float | None]) -
 
 def _table(report: dict) -> str:
     """The matrix in Markdown, as TensorBoard shows it."""
-    lines = [["version", *report["domains"]], ["---"] * (1 + len(report["domains"]))]
+    rows = [["version", *report["domains"]]]
     models = [{"id": "initial model", "change": {}}, *report["versions"]]
     for model, losses in zip(models, report["loss_matrix"]):
         cells = [model["id"]]
         for domain, loss in zip(report["domains"], losses):
             change = model["change"].get(domain)
-            beside = "" if change is None else f" ({signed(change)})"
+            beside = "" if change is None else f" ({format_change(change)})"
             cells.append("-" if loss is None else f"{loss:.3f}{beside}")
-        lines.append(cells)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        rows.append(cells)
+    return markdown_table(rows)
 
 
 class _Writer:

@@ -1,132 +1,231 @@
-"""`perdure compare`: versions of several runs side by side, from their reports."""
+"""Versions of several runs side by side, from their reports: the numbers of `perdure compare`."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from perdure.pipeline.core.console import duration_words, tokens_words
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
-from perdure.pipeline.core.pages import render
 from perdure.pipeline.core.paths import VERSIONS, RunPaths
 from perdure.pipeline.evaluate.bootstrap import LEVEL, decided, doubt, interval
 from perdure.pipeline.evaluate.report.paired import Drawn, Measured, drawn_losses, read_measured
-from perdure.pipeline.evaluate.report.words import hours_words, signed
-from perdure.pipeline.evaluate.units import BITS, NATS, WORDS, common_unit, in_unit
-
-COPIED = (
-    "status",
-    "tokens",
-    "lineage_tokens",
-    "tokens_per_second",
-    "seconds",
-    "device",
-    "device_hours",
-    "mfu",
-    "selected_fraction",
-)
+from perdure.pipeline.evaluate.units import BITS, NATS, common_unit, in_unit
 
 
-def compare(places: list[Path]) -> dict[str, Any]:
+class Difference(TypedDict):
+    """A loss less that of the first version, over documents in pairs.
+
+    Attributes:
+        difference: The difference.
+        interval: Its interval [low, high].
+        documents: How many documents it is over.
+        doubt: `within the noise`, `too few documents`, or empty if it says something.
+    """
+
+    difference: float
+    interval: list[float]
+    documents: int
+    doubt: str
+
+
+class Changes(TypedDict):
+    """What is known of a version in one unit of losses; None in what an earlier release left out.
+
+    Attributes:
+        change: By domain, against the version that it started from.
+        acc: ACC along its path.
+        bwt: BWT along its path.
+        forgetting: Mean forgetting along its path.
+        against_first: By domain, against the first row with a loss on it; None without pairs in this unit.
+    """
+
+    change: dict[str, float | None]
+    acc: float | None
+    bwt: float | None
+    forgetting: float | None
+    against_first: dict[str, Difference | None]
+
+
+class ComparedVersion(Changes):
+    """A version as a row of the comparison; losses are in nats per token.
+
+    Attributes:
+        run: The run's directory.
+        version: The version's name.
+        parent: What it started from; None is the initial model.
+        losses: By domain.
+        bits_per_byte: The same losses in bits per byte.
+        in_bits_per_byte: The changes in bits per byte.
+        status: As in its report, like all below.
+        tokens: Tokens it trained on.
+        lineage_tokens: The same with those of its ancestors.
+        tokens_per_second: Mean speed.
+        seconds: Seconds of training.
+        device: What it trained on.
+        device_hours: Hours of GPUs, or of CPU cores.
+        mfu: Model FLOP utilisation.
+        selected_fraction: Share of tokens that selection took.
+    """
+
+    run: str
+    version: str
+    parent: str | None
+    losses: dict[str, float]
+    bits_per_byte: dict[str, float]
+    in_bits_per_byte: Changes
+    status: str
+    tokens: int
+    lineage_tokens: int | None
+    tokens_per_second: float | None
+    seconds: float | None
+    device: str | None
+    device_hours: float | None
+    mfu: float | None
+    selected_fraction: float | None
+
+
+class Comparison(TypedDict):
+    """What `perdure compare --json` prints.
+
+    Attributes:
+        domains: Domains that any version was measured on.
+        rows: The versions.
+        measure: `losses` or `bits_per_byte`, which is shown: the latter where tokenizers differ, or domains' tokens hold unlike
+            amounts of text.
+        level: Level of the intervals.
+        best: By domain the lowest loss; None if its difference to any other may be chance, or if there is one version.
+        notes: Lines on what makes rows incomparable.
+    """
+
+    domains: list[str]
+    rows: list[ComparedVersion]
+    measure: str
+    level: float
+    best: dict[str, float | None]
+    notes: list[str]
+
+
+Text = tuple[int, int, int]
+"""Documents, tokens and bytes of a domain's held-out text, which tell it from another."""
+
+
+@dataclass
+class _Collected:
+    """What was read of the runs.
+
+    Attributes:
+        rows: The versions.
+        models: What each of them was measured on.
+        reports: By directory of the run.
+        tokenizers: By hash, a run that used it.
+        texts: By domain the texts that it was measured on, each with a run.
+    """
+
+    rows: list[ComparedVersion] = field(default_factory=list)
+    models: list[Measured] = field(default_factory=list)
+    reports: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tokenizers: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, dict[Text, str]] = field(default_factory=dict)
+
+
+def compare(places: list[Path]) -> Comparison:
     """Gathers what is compared.
 
     Args:
         places: Directories of runs, of which all versions that were measured are taken, or of versions
             (`RUN/versions/NAME`). A version that is named twice counts where it is named first.
 
-    Returns:
-        JSON-serialisable, null where something is not measured: `domains`; `rows`, per version `run`, `version`,
-        `parent`, `losses` and `change` (against the version it started from) by domain, `acc`, `bwt` and `forgetting` in nats
-        per token, `bits_per_byte` by domain, `in_bits_per_byte` (`change`, `acc`, `bwt`, `forgetting`, `against_first`), by domain
-        `against_first`: the loss less that of the first row with a loss on it, see `_against`, and of its report
-        `status`, `tokens`, `lineage_tokens`,
-        `tokens_per_second`, `seconds`, `device`, `device_hours` (of GPUs or CPU cores), `mfu`, `selected_fraction`;
-        `measure`, which of `losses` and `bits_per_byte` is shown: the latter wherever tokenizers differ, or domains' tokens
-        hold unlike amounts of text; `best`, the lowest of it by domain, null if the interval of its difference to any other does
-        not leave out 0, or if there is none; `level` of intervals; `notes`, lines on what makes rows incomparable.
-
     Raises:
         PerdureError: If a directory is none of a run with a report, or there is nothing to compare.
     """
-    rows: list[dict] = []
-    models: list[Measured] = []
-    reports: dict[str, dict] = {}
-    tokenizers: dict[str, str] = {}
-    measured: dict[str, dict[tuple, str]] = {}
+    found = _Collected()
     for place in places:
-        run, name = (place.parent.parent, place.name) if place.parent.name == VERSIONS else (place, None)
-        if not RunPaths(run).report.exists():
-            raise PerdureError(
-                f"{place}: no run with a report; name the directory of a run (which has `report.json`), or a version's, "
-                "as in runs/NAME/versions/V"
-            )
-        report = read_json(RunPaths(run).report)
-        known = {version["id"]: version for version in report["versions"]}
-        if name is not None and name not in known:
-            raise PerdureError(f"{place}: {run} has no version {name}; it has {', '.join(known)}")
-        reports[str(run)] = report
-        tokenizers |= {data["tokenizer_hash"]: str(run) for data in report["data"].values() if data}
-        for version in known.values():
-            if _wanted(version, name):
-                if (str(run), version["id"]) not in {(row["run"], row["version"]) for row in rows}:
-                    rows.append(_row(report, str(run), version))
-                    models.append(read_measured(run, report, version["id"]))
-                for domain, found in (version["evaluation"] or {}).items():
-                    key = found["documents"], found["tokens"], found["bytes"]
-                    measured.setdefault(domain, {}).setdefault(key, str(run))
+        _collect(found, place)
+    rows = found.rows
     if not rows:
         raise PerdureError(
             f"{', '.join(map(str, places))}: no version there is finished and measured; `perdure run RECIPE` does both"
         )
     domains = list(dict.fromkeys(domain for row in rows for domain in row["losses"]))
-    unit = common_unit(reports.values())
-    measure = "bits_per_byte" if unit == BITS else "losses"
-    best, why = {}, dict[tuple[str, str], list[str]]()
+    unit = common_unit(found.reports.values())
+    best: dict[str, float | None] = {}
+    without: list[str] = []
     for domain in domains:
-        members = [number for number, row in enumerate(rows) if row[measure].get(domain) is not None]
-        drawn = drawn_losses([models[number] for number in members], domain)
-        best[domain] = _best([rows[number][measure][domain] for number in members], drawn, unit)
-        for place, number in enumerate(members[1:], start=1):
-            row, first = rows[number], rows[members[0]]
-            row["against_first"][domain] = _against(row, first, domain, place, drawn, NATS)
-            row["in_bits_per_byte"]["against_first"][domain] = _against(
-                row, first, domain, place, drawn, BITS
-            )
-            if drawn.why[place]:
-                reason = domain, drawn.why[place]
-                why.setdefault(reason, []).append(f"{row['run']}/{row['version']}")
+        members = [number for number, row in enumerate(rows) if losses_in(row, unit).get(domain) is not None]
+        drawn = drawn_losses([found.models[number] for number in members], domain)
+        measured = [rows[number] for number in members]
+        best[domain] = _best([losses_in(row, unit)[domain] for row in measured], drawn, unit)
+        _add_differences(measured, domain, drawn)
+        without += _without_interval(measured, domain, drawn)
     return {
         "domains": domains,
         "rows": rows,
-        "measure": measure,
+        "measure": "bits_per_byte" if unit == BITS else "losses",
         "level": LEVEL,
         "best": best,
-        "notes": [
-            *_notes(tokenizers, measured),
-            *(
-                f"{domain}: no interval for {', '.join(names)}: {reason}."
-                for (domain, reason), names in why.items()
-            ),
-        ],
+        "notes": [*_notes(found.tokenizers, found.texts), *without],
     }
 
 
-def _against(
-    row: dict, first: dict, domain: str, place: int, drawn: Drawn, unit: str
-) -> dict[str, Any] | None:
-    """What a row's loss on a domain is less the first one's, in a unit, pairing documents; None without pairs in this unit.
+def _collect(found: _Collected, place: Path) -> None:
+    """Adds the versions of a run, or one of them."""
+    run, name = (place.parent.parent, place.name) if place.parent.name == VERSIONS else (place, None)
+    if not RunPaths(run).report.exists():
+        raise PerdureError(
+            f"{place}: no run with a report; name the directory of a run (which has `report.json`), or a version's, "
+            "as in runs/NAME/versions/V"
+        )
+    report = read_json(RunPaths(run).report)
+    known = {version["id"]: version for version in report["versions"]}
+    if name is not None and name not in known:
+        raise PerdureError(f"{place}: {run} has no version {name}; it has {', '.join(known)}")
+    found.reports[str(run)] = report
+    found.tokenizers |= {data["tokenizer_hash"]: str(run) for data in report["data"].values() if data}
+    for version in known.values():
+        if not _wanted(version, name):
+            continue
+        if (str(run), version["id"]) not in {(row["run"], row["version"]) for row in found.rows}:
+            found.rows.append(_row(report, str(run), version))
+            found.models.append(read_measured(run, report, version["id"]))
+        for domain, entry in (version["evaluation"] or {}).items():
+            text = entry["documents"], entry["tokens"], entry["bytes"]
+            found.texts.setdefault(domain, {}).setdefault(text, str(run))
 
-    `difference`, its `interval`, over how many `documents`, and `doubt`: `within the noise`, `too few documents`, or empty.
+
+def losses_in(row: ComparedVersion, unit: str) -> dict[str, float]:
+    """A version's losses by domain, in a unit."""
+    return row["losses"] if unit == NATS else row["bits_per_byte"]
+
+
+def _add_differences(rows: list[ComparedVersion], domain: str, drawn: Drawn) -> None:
+    """Adds each row's difference to the first one, in both units.
+
+    Args:
+        rows: The rows with a loss on the domain.
+        domain: The domain.
+        drawn: Their resampled losses.
     """
-    key = "losses" if unit == NATS else "bits_per_byte"
-    span = interval(drawn.values[unit][place] - drawn.values[unit][0])
-    if span is None:
-        return None
-    return {
-        "difference": row[key][domain] - first[key][domain],
-        "interval": span,
-        "documents": drawn.documents,
-        "doubt": doubt(span, drawn.documents),
-    }
+    for unit in (NATS, BITS):
+        for place, row in enumerate(rows[1:], start=1):
+            changes = row if unit == NATS else row["in_bits_per_byte"]
+            span = interval(drawn.values[unit][place] - drawn.values[unit][0])
+            changes["against_first"][domain] = None
+            if span is not None:
+                changes["against_first"][domain] = {
+                    "difference": losses_in(row, unit)[domain] - losses_in(rows[0], unit)[domain],
+                    "interval": span,
+                    "documents": drawn.documents,
+                    "doubt": doubt(span, drawn.documents),
+                }
+
+
+def _without_interval(rows: list[ComparedVersion], domain: str, drawn: Drawn) -> list[str]:
+    """A note for each reason why rows have no interval on a domain."""
+    names: dict[str, list[str]] = {}
+    for row, reason in list(zip(rows, drawn.why, strict=True))[1:]:
+        if reason:
+            names.setdefault(reason, []).append(f"{row['run']}/{row['version']}")
+    return [f"{domain}: no interval for {', '.join(members)}: {reason}." for reason, members in names.items()]
 
 
 def _best(losses: list[float], drawn: Drawn, unit: str) -> float | None:
@@ -142,122 +241,55 @@ def _wanted(version: dict, name: str | None) -> bool:
     return version["id"] == name if name else version["evaluation"] is not None
 
 
-def _row(report: dict, run: str, version: dict) -> dict[str, Any]:
-    name = version["id"]
+def _row(report: dict[str, Any], run: str, version: dict[str, Any]) -> ComparedVersion:
     evaluation = version["evaluation"] or {}
     return {
         "run": run,
-        "version": name,
+        "version": version["id"],
         "parent": version["parent"],
         "losses": {domain: found["loss"] for domain, found in evaluation.items()},
         "bits_per_byte": {domain: found["bits_per_byte"] for domain, found in evaluation.items()},
         **_changes(report, version, NATS),
-        "against_first": {},
-        "in_bits_per_byte": _changes(report, version, BITS) | {"against_first": {}},
-        **{key: version.get(key) for key in COPIED},
+        "in_bits_per_byte": _changes(report, version, BITS),
+        "status": version["status"],
+        "tokens": version["tokens"],
+        "lineage_tokens": version["lineage_tokens"],
+        "tokens_per_second": version["tokens_per_second"],
+        "seconds": version["seconds"],
+        "device": version.get("device"),
+        "device_hours": version.get("device_hours"),
+        "mfu": version.get("mfu"),
+        "selected_fraction": version["selected_fraction"],
     }
 
 
-def _changes(report: dict, version: dict, unit: str) -> dict[str, Any]:
-    """A version's `change` by domain, `acc`, `bwt` and mean `forgetting` in a unit, null in what an earlier release left out."""
+def _changes(report: dict[str, Any], version: dict[str, Any], unit: str) -> Changes:
     name, metrics = version["id"], report if unit == NATS else report.get("in_bits_per_byte", {})
     return {
         "change": in_unit(report, unit)["change"][name],
-        **{key: metrics.get(key, {}).get(name) for key in ("acc", "bwt")},
+        "acc": metrics.get("acc", {}).get(name),
+        "bwt": metrics.get("bwt", {}).get(name),
         "forgetting": metrics.get("forgetting", {}).get(name, {}).get("mean"),
+        "against_first": {},
     }
 
 
-def _differ(kinds: dict[tuple, str]) -> bool:
+def _differ(texts: dict[Text, str]) -> bool:
     """Whether a domain was measured on different texts: their numbers of documents or bytes differ."""
-    return len({(documents, count) for documents, _, count in kinds}) > 1
+    return len({(documents, count) for documents, _, count in texts}) > 1
 
 
-def _notes(tokenizers: dict[str, str], measured: dict[str, dict[tuple, str]]) -> list[str]:
+def _notes(tokenizers: dict[str, str], measured: dict[str, dict[Text, str]]) -> list[str]:
     notes = []
     if len(tokenizers) > 1:
         notes.append(
             "The runs have different tokenizers, so that losses per token have different meanings: these are bits per byte "
             f"({', '.join(f'{run}: {key[:8]}' for key, run in tokenizers.items())})."
         )
-    for domain, kinds in measured.items():
-        if _differ(kinds):
-            texts = ", ".join(f"{documents:,} documents in {run}" for (documents, *_), run in kinds.items())
+    for domain, texts in measured.items():
+        if _differ(texts):
+            each = ", ".join(f"{documents:,} documents in {run}" for (documents, *_), run in texts.items())
             notes.append(
-                f"{domain} was measured on different held-out text: {texts}; none is called the lowest."
+                f"{domain} was measured on different held-out text: {each}; none is called the lowest."
             )
     return notes
-
-
-def compare_table(found: dict[str, Any]) -> str:
-    """What was gathered as plain text; the lowest loss of a domain has a star."""
-    head = [cell for domain in found["domains"] for cell in (domain, "")]
-    metrics = {"ACC": "acc", "BWT": "bwt", "forgetting": "forgetting"}
-    cells = [["run", "version", *head, *metrics, *"tokens tokens/s MFU time".split(), "GPU or core h"]]
-    for row in found["rows"]:
-        line = [row["run"], row["version"]]
-        changes = row if found["measure"] == "losses" else row["in_bits_per_byte"]
-        for domain in found["domains"]:
-            loss = row[found["measure"]].get(domain)
-            change = changes["change"].get(domain)
-            star = "*" if loss is not None and loss == found["best"][domain] else " "
-            line.append("-" if loss is None else f"{loss:.3f}{star}")
-            line.append("" if change is None else f"({change:+.3f})")
-        line += ["-" if changes[key] is None else f"{changes[key]:+.3f}" for key in metrics.values()]
-        line.append(tokens_words(row["tokens"]))
-        line.append("-" if row["tokens_per_second"] is None else f"{row['tokens_per_second']:,.0f}")
-        line.append("-" if row["mfu"] is None else f"{row['mfu']:.1%}")
-        line.append("-" if row["seconds"] is None else duration_words(row["seconds"]))
-        line.append("-" if row["device_hours"] is None else hours_words(row["device_hours"], row["device"]))
-        cells.append(line)
-    unit = WORDS[NATS if found["measure"] == "losses" else BITS]
-    title = (
-        f"Held-out loss, {unit} (change against the version it started from); * is the lowest of its column, by an interval "
-        "that leaves out 0 against every other"
-    )
-    parts = [title, "", *_lines(cells)]
-    if len(found["rows"]) > 1:
-        paired = [["run", "version", *found["domains"]]]
-        paired += [[row["run"], row["version"], *_paired_cells(found, row)] for row in found["rows"]]
-        head = f"Less the first version with a loss on the domain, {unit}, and its {found['level']:.0%} interval over documents, in pairs"
-        parts += ["", head, "", *_lines(paired)]
-    notes = [f"note: {note}" for note in found["notes"]]
-    return "\n".join([*parts, *([""] if notes else []), *notes])
-
-
-def _lines(cells: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths))
-        ).rstrip()
-        for line in cells
-    ]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
-
-
-def _paired_cells(found: dict[str, Any], row: dict[str, Any]) -> list[str]:
-    """A row's differences to the first one, with intervals and what they say."""
-    own, cells = row if found["measure"] == "losses" else row["in_bits_per_byte"], []
-    for domain in found["domains"]:
-        entry = own["against_first"].get(domain)
-        if entry is None:
-            first = row[found["measure"]].get(domain) is not None and domain not in own["against_first"]
-            cells.append("first" if first else "-")
-            continue
-        low, high = entry["interval"]
-        doubted = f", {entry['doubt']}" if entry["doubt"] else ""
-        cells.append(f"{entry['difference']:+.3f} ({low:+.3f} to {high:+.3f}{doubted})")
-    return cells
-
-
-def render_compare(found: dict[str, Any]) -> str:
-    """What was gathered as one HTML file; equal arguments give equal bytes."""
-    filters = {
-        "signed": signed,
-        "tokens": tokens_words,
-        "duration": duration_words,
-        "hours": hours_words,
-    }
-    return render("compare.html", filters, found=found)

@@ -48,36 +48,47 @@ class Line:
     high: Sequence[float | None] | None = None
 
 
-TOKENS = "tokens consumed by this version"
+@dataclass(frozen=True)
+class Axis:
+    """An axis of a chart.
+
+    Attributes:
+        label: Its name and unit.
+        low: Its lower end; None: from the values.
+        high: Its upper end; None: from the values.
+        log: Whether it is logarithmic.
+    """
+
+    label: str
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+
+
+TOKENS = Axis("tokens consumed by this version")
 """The x axis of training curves."""
 
 
 def line_chart(
     x: Sequence[float] | Sequence[str],
     lines: Sequence[Line],
-    ylabel: str,
+    y_axis: Axis,
     title: str,
-    low: float | None = None,
-    high: float | None = None,
+    x_axis: Axis = TOKENS,
     *,
-    xlabel: str = TOKENS,
     marks: Sequence[tuple[float, str]] = (),
     points: bool = False,
-    log_x: bool = False,
 ) -> str:
     """An inline `<svg>` of curves.
 
     Args:
         x: Numbers, or names that stand at equal distances.
         lines: The curves; a legend is drawn if there are several.
-        ylabel: Name and unit of the y axis.
+        y_axis: The y axis.
         title: Read out by screen readers; also makes the ids inside the picture unique.
-        low: Lower end of the y axis; default: from the values.
-        high: Upper end of the y axis; default: from the values.
-        xlabel: Name and unit of the x axis.
+        x_axis: The x axis.
         marks: Places on the x axis with what happens there, drawn as thin lines across.
         points: Mark every value.
-        log_x: Make the x axis logarithmic.
 
     Returns:
         The same text for the same arguments; no outside reference.
@@ -99,19 +110,21 @@ def line_chart(
                 markersize=4,
                 label=line.label,
             )
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
-        axes.set_ylim(low, high)
-        _draw(axes, marks, crowded=0.03 * (x[-1] - x[0]) if marks else 0)  # type: ignore[operator]
-        if log_x:
+        axes.set_xlabel(x_axis.label)
+        axes.set_ylabel(y_axis.label)
+        axes.set_ylim(y_axis.low, y_axis.high)
+        names = [place for place in x if isinstance(place, str)]
+        numbers = [place for place in x if not isinstance(place, str)]
+        _draw(axes, marks, crowded=0.03 * (numbers[-1] - numbers[0]) if marks else 0)
+        if x_axis.log:
             axes.set_xscale("log")
-        if x and isinstance(x[0], str) and len(x) * max(map(len, x)) > ROW_LETTERS:
-            figure.set_figheight(figure.get_figheight() + 0.04 * max(map(len, x)))
+        if len(names) * max(map(len, names), default=0) > ROW_LETTERS:
+            figure.set_figheight(figure.get_figheight() + 0.04 * max(map(len, names)))
             for name in axes.get_xticklabels():
                 name.set(rotation=30, ha="right", rotation_mode="anchor")
-        if xlabel == TOKENS:
+        if x_axis == TOKENS:
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        elif x and not isinstance(x[0], str):
+        elif numbers:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         if len(lines) > 1:

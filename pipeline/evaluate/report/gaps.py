@@ -12,7 +12,7 @@ import numpy as np
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.evaluate import metrics
-from perdure.pipeline.evaluate.report.paths import Path
+from perdure.pipeline.evaluate.report.lineage_paths import LineagePath
 from perdure.pipeline.plan.domains import measured_domains
 from perdure.pipeline.recipe import Recipe
 
@@ -20,7 +20,7 @@ from perdure.pipeline.recipe import Recipe
 def stability_gaps(
     recipe: Recipe,
     steps: dict[str, dict[int, dict]],
-    paths: dict[str, Path],
+    paths: dict[str, LineagePath],
     on: dict[str, Any],
     factors: dict[str, float],
 ) -> dict[str, dict[str, Any]]:
@@ -41,7 +41,7 @@ def _stability_gap(
     recipe: Recipe,
     version: str,
     steps: dict[str, dict[int, dict]],
-    path: Path,
+    path: LineagePath,
     on: dict[str, Any],
     factors: dict[str, float],
 ) -> dict[str, Any] | None:
@@ -63,7 +63,7 @@ def _stability_gap(
         "loss": curves,
         "macro": np.mean(whole, axis=0),
         "domains": {name: metrics.stability_gap(tokens, curve) for name, curve in curves.items()},
-        **_min_acc(recipe, version, steps, path, on, factors),
+        **min_acc(recipe, version, steps, path, on, factors),
     }
 
 
@@ -114,17 +114,26 @@ def start_losses(recipe: Recipe, version: str, steps: dict[int, dict], on: dict[
     return np.array([first.get(domain, math.nan) for domain in measured_domains(recipe)])
 
 
-def _min_acc(
+def min_acc(
     recipe: Recipe,
     version: str,
     steps: dict[str, dict[int, dict]],
-    path: Path,
+    path: LineagePath,
     on: dict[str, Any],
     factors: dict[str, float],
 ) -> dict[str, float | list[str]]:
-    """`min_acc`: each domain at its worst from when it was learned, in every version from there on.
+    """min-ACC: minus the mean loss of each domain at its worst since it was learned, over this version and its ancestors.
 
-    `min_acc_unmeasured` names those of them that were not measured on the way, of which only the end counts.
+    Args:
+        recipe: The run, see `recorded.as_recorded`.
+        version: The version.
+        steps: By version its lines of `metrics.jsonl`, by step.
+        path: Where the version comes from.
+        on: What the recipe measures on, see `evaluate/record.py`.
+        factors: By domain what a loss in nats per token is multiplied by.
+
+    Returns:
+        `min_acc`, and `min_acc_unmeasured`: the versions that were not measured while they trained, of which the end alone counts.
     """
     along = list(zip(path.members, [*path.steps, sys.maxsize]))
     points = {member: _points(recipe, member, steps[member], on) for member, _ in along}

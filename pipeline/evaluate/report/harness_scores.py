@@ -1,19 +1,19 @@
 """What lm-evaluation-harness found, from the files of a run: results, changes, and how a report says them."""
 
 import math
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.evaluate.harness import initial_records, tasks_hash
-from perdure.pipeline.evaluate.report.paths import Path
-from perdure.pipeline.evaluate.report.words import origin_words, signed
+from perdure.pipeline.evaluate.report.formats import format_change, format_origin
+from perdure.pipeline.evaluate.report.lineage_paths import LineagePath
 from perdure.pipeline.recipe import Recipe
 
 INITIAL = "initial model"
 
 
-def harness_scores(recipe: Recipe, paths: dict[str, Path]) -> dict[str, Any]:
+def harness_scores(recipe: Recipe, paths: dict[str, LineagePath]) -> dict[str, Any]:
     """The keys of a report that are the harness's: `harness`, `harness_initial`, `harness_change`, see docs/evaluation.md.
 
     They are of the tasks that the recipe asks for; where the tasks are gone, of the last ones.
@@ -52,7 +52,7 @@ def harness_scores(recipe: Recipe, paths: dict[str, Path]) -> dict[str, Any]:
     }
 
 
-def _read(places: dict[str, FilePath], asked: str | None) -> dict[str, dict[str, Any]]:
+def _read(places: dict[str, Path], asked: str | None) -> dict[str, dict[str, Any]]:
     found = {name: read_json(path) for name, path in places.items() if path.exists()}
     return {name: record for name, record in found.items() if asked in (None, record["identity"]["tasks"])}
 
@@ -80,7 +80,8 @@ def score_changes(before: dict[str, dict], after: dict[str, dict]) -> dict[str, 
         for metric in _metrics(scores):
             if old.get(metric) is not None and scores[metric] is not None:
                 errors = [own.get(_stderr(metric)) for own in (old, scores)]
-                stderr = None if None in errors else math.hypot(*errors)
+                known = [error for error in errors if error is not None]
+                stderr = math.hypot(*known) if len(known) == len(errors) else None
                 found.setdefault(task, {})[metric] = {
                     "change": scores[metric] - old[metric],
                     "stderr": stderr,
@@ -128,7 +129,7 @@ def harness_rows(report: dict, names: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def harness_words(report: dict) -> list[str]:
+def harness_lines(report: dict) -> list[str]:
     """A line for each model and task, with changes against what the model started from, and why there are none."""
     versions = {version["id"]: version for version in report["versions"]}
     lines: dict[tuple[str, str], list[str]] = {}
@@ -137,8 +138,8 @@ def harness_words(report: dict) -> list[str]:
         if row["change"]:
             error = row["change"]["stderr"]
             unpaired = "" if error is None else f", standard error {error:.3f}, unpaired"
-            origin = origin_words(versions[row["model"]])
-            words += f" ({signed(row['change']['change'])} from {origin}{unpaired})"
+            origin = format_origin(versions[row["model"]])
+            words += f" ({format_change(row['change']['change'])} from {origin}{unpaired})"
         lines.setdefault((row["model"], row["task"]), []).append(words)
     note = (report.get("harness_initial") or {}).get("note")
     found = [f"{model}: {task}: {', '.join(parts)}" for (model, task), parts in lines.items()]

@@ -1,7 +1,7 @@
 """What a report says beyond its losses, read from the files of a run: docs/evaluation.md describes every key."""
 
 import math
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,9 @@ from perdure.pipeline.evaluate.documents import table_name
 from perdure.pipeline.evaluate.record import initial_evaluation
 from perdure.pipeline.evaluate.report.harness_scores import harness_scores
 from perdure.pipeline.evaluate.report.ledger import Ancestry, by_label, draws, intervals, read_documents
-from perdure.pipeline.evaluate.report.paths import Path, losses_along
+from perdure.pipeline.evaluate.report.lineage_paths import LineagePath, losses_along
+from perdure.pipeline.evaluate.report.metric_intervals import metric_intervals
 from perdure.pipeline.evaluate.report.siblings import compared, pairs
-from perdure.pipeline.evaluate.report.spreads import metric_intervals
 from perdure.pipeline.plan.domains import measured_domains, source_of
 from perdure.pipeline.plan.recorded import recorded
 from perdure.pipeline.recipe import Recipe
@@ -25,10 +25,10 @@ def measured(
     recipe: Recipe,
     losses: np.ndarray,
     evaluations: list[dict | None],
-    paths: dict[str, Path],
+    paths: dict[str, LineagePath],
     starts: dict[str, np.ndarray],
     on: dict[str, Any],
-    places: dict[str, FilePath],
+    places: dict[str, Path],
 ) -> dict[str, Any]:
     """The keys of `report.json` that docs/evaluation.md lists.
 
@@ -90,7 +90,7 @@ def measured(
     }
 
 
-def _shown(domains: list[str], sources: list[str], path: Path) -> list[str]:
+def _shown(domains: list[str], sources: list[str], path: LineagePath) -> list[str]:
     """The domains of sources that a version or one before it trained on, or that the initial model is taken to know."""
     learned = {source for source, row in zip(sources, path.learned) if row is not None}
     return [domain for domain in domains if source_of(domain) in learned]
@@ -106,7 +106,7 @@ def _macro(values: np.ndarray, columns: list[int]) -> np.ndarray:
     return values[:, columns].mean(axis=1) if columns else np.full(len(values), math.nan)
 
 
-def _best(own: np.ndarray, path: Path, sources: list[str]) -> dict[str, int | None]:
+def _best(own: np.ndarray, path: LineagePath, sources: list[str]) -> dict[str, int | None]:
     """By source that can be forgotten, the row of the lowest loss on the path; see `metrics.forgetting`."""
     rises = metrics.forgetting(own[:, : len(sources)], path.learned)
     return {
@@ -116,7 +116,7 @@ def _best(own: np.ndarray, path: Path, sources: list[str]) -> dict[str, int | No
     }
 
 
-def _files(places: dict[str, FilePath], on: dict[str, Any], what: str) -> list[FilePath]:
+def _files(places: dict[str, Path], on: dict[str, Any], what: str) -> list[Path]:
     """The tables of every row; the initial model's may be absent."""
     start = initial_evaluation(places.values(), on)
     first = start.parent if start else next(iter(places.values())) / "unmeasured"
@@ -126,7 +126,7 @@ def _files(places: dict[str, FilePath], on: dict[str, Any], what: str) -> list[F
     ]
 
 
-def _missing(places: dict[str, FilePath], on: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
+def _missing(places: dict[str, Path], on: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
     """Models that were measured before documents were kept apart: their losses have no intervals."""
     absent = [bool(row) and not path.exists() for row, path in zip(rows, _files(places, on, "documents"))]
     return {
@@ -139,7 +139,7 @@ def _missing(places: dict[str, FilePath], on: dict[str, Any], rows: np.ndarray) 
 
 
 def _probes(
-    recipe: Recipe, paths: dict[str, Path], places: dict[str, FilePath], on: dict[str, Any]
+    recipe: Recipe, paths: dict[str, LineagePath], places: dict[str, Path], on: dict[str, Any]
 ) -> dict[str, Any] | None:
     answers = [
         parquet.read_table(path).to_pylist() if path.exists() else None

@@ -1,26 +1,26 @@
 """The report as one HTML file: opens offline, prints, follows light and dark; a pure function of `report.json`."""
 
-from perdure.pipeline.core.console import duration_words, tokens_words
-from perdure.pipeline.core.pages import render
+from collections.abc import Callable
+
 from perdure.pipeline.evaluate.bootstrap import doubt
-from perdure.pipeline.evaluate.report.figures import SERIES_COLOURS, Line, histogram, line_chart
-from perdure.pipeline.evaluate.report.harness_scores import harness_rows
-from perdure.pipeline.evaluate.report.ledger_words import fuar_words
-from perdure.pipeline.evaluate.report.words import (
-    cost_words,
+from perdure.pipeline.evaluate.report.figures import SERIES_COLOURS, Axis, Line, histogram, line_chart
+from perdure.pipeline.evaluate.report.formats import (
+    cost_lines,
+    format_change,
+    format_layout,
+    format_mixture,
+    format_origin,
     heldout_text,
-    hours_words,
-    layout_words,
-    mixture_words,
-    origin_words,
-    share_words,
-    signed,
     verdict,
 )
-from perdure.pipeline.evaluate.units import BITS, NATS, WORDS, in_unit
+from perdure.pipeline.evaluate.report.harness_scores import harness_rows
+from perdure.pipeline.evaluate.report.html import SHARED, render
+from perdure.pipeline.evaluate.report.ledger_lines import format_fuar
+from perdure.pipeline.evaluate.units import BITS, NATS, UNIT_NAMES, in_unit
 
 LEDGER = ("macro", "labels", "probes", "contamination", "harness_initial")
 """Keys of a report that are null, or not there, where nothing was measured: see docs/evaluation.md."""
+LOSS_AXIS = Axis("training loss (nats per token)")
 _MARKED = 8
 """Most changes of the mixture that are named in a chart."""
 _STRONGEST = 60
@@ -37,18 +37,12 @@ def render_page(report: dict, version: str | None = None) -> str:
     Returns:
         HTML; equal arguments give equal bytes.
     """
-    filters = {
-        "tokens": tokens_words,
-        "signed": signed,
-        "share": share_words,
+    filters: dict[str, Callable[..., str]] = {
         "verdict": verdict,
-        "mixture": mixture_words,
-        "origin": origin_words,
-        "layout": layout_words,
-        "duration": duration_words,
-        "hours": hours_words,
-        "fuar": fuar_words,
-        "loss": "{:.3f}".format,
+        "mixture": format_mixture,
+        "origin": format_origin,
+        "layout": format_layout,
+        "fuar": format_fuar,
         "perplexity": "{:,.4g}".format,
     }
     row_of = {entry["id"]: row for row, entry in enumerate(report["versions"], start=1)}
@@ -59,6 +53,7 @@ def render_page(report: dict, version: str | None = None) -> str:
     own, other = in_unit(report, unit), in_unit(report, BITS if unit == NATS else NATS)
     gaps = {name: gap for name, gap in own["stability_gap"].items() if name in names}
     return render(
+        SHARED,
         "page.html",
         filters,
         report=report | {"versions": path},
@@ -68,8 +63,8 @@ def render_page(report: dict, version: str | None = None) -> str:
         known=[entry["id"] for entry in path],
         row_of=row_of,
         in_matrix=[(entry["id"], row_of[entry["id"]]) for entry in path],
-        unit=WORDS[unit],
-        other_unit=WORDS[BITS if unit == NATS else NATS],
+        unit=UNIT_NAMES[unit],
+        other_unit=UNIT_NAMES[BITS if unit == NATS else NATS],
         matrix=own["loss_matrix"],
         other=other["loss_matrix"],
         change=own["change"],
@@ -81,14 +76,15 @@ def render_page(report: dict, version: str | None = None) -> str:
         | {"intervals": report.get("intervals") or {"change": {}}},
         scores=harness_rows(report, [entry["id"] for entry in path]),
         gaps={
-            name: gap | {"chart": _gap_chart(report, name, gap, WORDS[unit])} for name, gap in gaps.items()
+            name: gap | {"chart": _gap_chart(report, name, gap, UNIT_NAMES[unit])}
+            for name, gap in gaps.items()
         },
         tree=_tree(path, None),
         charts={entry["id"]: _charts(report, entry) for entry in shown if entry["id"] in report["curves"]},
         chosen={name: _histogram(name, report["chosen"][name]) for name in names if name in report["chosen"]},
         passages={name: _passage(report["passages"][name]) for name in names if name in report["passages"]},
         colour={domain: i % SERIES_COLOURS for i, domain in enumerate(report["domains"])},
-        cost=cost_words(report) if "cost" in report and version is None else [],
+        cost=cost_lines(report) if "cost" in report and version is None else [],
         shade=_shade,
         judge=lambda name, domain: _judge(report, name, domain),
         heat=_heat,
@@ -167,10 +163,10 @@ def _charts(report: dict, version: dict) -> list[str]:
     marks = [(phase["after_tokens"], phase["reason"] if named else "") for phase in changes]
     phases = [(phase["after_tokens"], phase["phase"]) for phase in version["schedule_phases"]]
     phases = [phase for phase in phases if phase[0] <= tokens[-1]]
-    loss, rate = f"{name}: training loss by source", f"{name}: learning rate"
+    rates = [Line("lr", curve["lr"], ink=True)]
     charts = [
-        line_chart(tokens, lines, "training loss (nats per token)", loss, marks=marks),
-        line_chart(tokens, [Line("lr", curve["lr"], ink=True)], "learning rate", rate, low=0, marks=phases),
+        line_chart(tokens, lines, LOSS_AXIS, f"{name}: training loss by source", marks=marks),
+        line_chart(tokens, rates, Axis("learning rate", 0), f"{name}: learning rate", marks=phases),
     ]
     if changes:
         charts.append(_mixture_chart(version, tokens[-1], colours))
@@ -181,9 +177,9 @@ def _charts(report: dict, version: dict) -> list[str]:
         ]
         fraction = [Line("selected", curve["selected_fraction"], ink=True)]
         charts += [
-            line_chart(tokens, split, "training loss (nats per token)", f"{name}: loss by selection"),
+            line_chart(tokens, split, LOSS_AXIS, f"{name}: loss by selection"),
             line_chart(
-                tokens, fraction, "selected share of tokens", f"{name}: selected share of tokens", 0, 1
+                tokens, fraction, Axis("selected share of tokens", 0, 1), f"{name}: selected share of tokens"
             ),
         ]
     return charts
@@ -199,18 +195,16 @@ def _mixture_chart(version: dict, end: int, colours: dict[str, int]) -> str:
         shares = [phase["shares"].get(member["key"], 0) for phase in version["phases"] for _ in range(2)]
         label = f"{member['source']} (replay)" if member["replay"] else member["source"]
         lines.append(Line(label, shares, colours.get(member["source"], 0), dashed=member["replay"]))
-    return line_chart(
-        places, lines, "share of tokens in the mixture", f"{version['id']}: mixture over time", low=0
-    )
+    y_axis = Axis("share of tokens in the mixture", 0)
+    return line_chart(places, lines, y_axis, f"{version['id']}: mixture over time")
 
 
 def _gap_chart(report: dict, name: str, gap: dict, unit: str) -> str:
     """Held-out losses while a version trained."""
     colours = {domain: i for i, domain in enumerate(report["domains"])}
     lines = [Line(domain, losses, colours.get(domain, 0)) for domain, losses in gap["loss"].items()]
-    return line_chart(
-        gap["tokens"], lines, f"held-out loss ({unit})", f"{name}: held-out loss while training"
-    )
+    y_axis = Axis(f"held-out loss ({unit})")
+    return line_chart(gap["tokens"], lines, y_axis, f"{name}: held-out loss while training")
 
 
 def _histogram(name: str, found: dict) -> str | None:
@@ -229,11 +223,13 @@ def _passage(passage: dict) -> dict:
     columns = ("tokens", "loss", "reference_loss", "excess", "selected")
     for text, loss, reference, excess, selected in zip(*(passage[key] for key in columns), strict=True):
         compared = (
-            "no reference loss" if excess is None else f"reference {reference:.2f}, excess {signed(excess)}"
+            "no reference loss"
+            if excess is None
+            else f"reference {reference:.2f}, excess {format_change(excess)}"
         )
         tokens.append(
             {
-                "text": visible(text),
+                "text": printable(text),
                 "selected": selected,
                 "excess": excess,
                 "title": f"loss {loss:.2f}, {compared}, {'selected' if selected else 'not selected'}",
@@ -242,7 +238,7 @@ def _passage(passage: dict) -> dict:
     return {"source": passage["source"], "tokens": tokens, "selected": passage["selected_count"]}
 
 
-def visible(text: str) -> str:
+def printable(text: str) -> str:
     """Line ends get a sign, other control characters their Unicode picture; an empty token becomes a dot."""
     pictures = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"}
     return text.translate(pictures | {0x7F: "\u2421", ord("\n"): "\u23ce\n"}) or "\u00b7"

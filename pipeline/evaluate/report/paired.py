@@ -93,7 +93,7 @@ def _aligned(first: Measured, other: Measured, domain: str) -> pa.Table | str:
     if first.table is None or other.table is None:
         return MISSING
     ours, theirs = (
-        model.table.filter(np.asarray(model.table["domain"]) == domain) for model in (first, other)
+        table.filter(np.asarray(table["domain"]) == domain) for table in (first.table, other.table)
     )
     if not len(ours) or not len(theirs):
         return MISSING

@@ -7,12 +7,12 @@ import yaml
 
 from perdure.pipeline.core.files import write_atomic
 from perdure.pipeline.evaluate.report.board import write_board
-from perdure.pipeline.evaluate.report.harness_scores import harness_words
-from perdure.pipeline.evaluate.report.ledger_words import ledger_words
+from perdure.pipeline.evaluate.report.formats import cost_lines, loss_table
+from perdure.pipeline.evaluate.report.harness_scores import harness_lines
+from perdure.pipeline.evaluate.report.ledger_lines import ledger_lines
 from perdure.pipeline.evaluate.report.page import render_page
 from perdure.pipeline.evaluate.report.siblings import replay_controls
 from perdure.pipeline.evaluate.report.summary import build_report
-from perdure.pipeline.evaluate.report.words import cost_words, loss_table
 from perdure.pipeline.recipe import Recipe
 
 
@@ -40,7 +40,7 @@ def write_report(
             write_atomic(page.parent / f"{version['id']}.html", render_page(report, version["id"]))
     write_board(report, recipe.paths.pages / "tb")
     say(loss_table(report))
-    words = [*report["findings"], *ledger_words(report), *harness_words(report), *cost_words(report)]
+    words = [*report["findings"], *ledger_lines(report), *harness_lines(report), *cost_lines(report)]
     for finding in ("", *words, ""):
         say(finding)
     say(_next_commands(recipe, report, recipe_path))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from perdure.pipeline.evaluate.bootstrap import decided, doubt
-from perdure.pipeline.evaluate.report.words import share_words, signed
-from perdure.pipeline.evaluate.units import WORDS, factors
+from perdure.pipeline.evaluate.report.formats import format_change, format_share
+from perdure.pipeline.evaluate.units import UNIT_NAMES, factors
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.recipe import Recipe
 
@@ -172,14 +172,16 @@ def _sentence(report: dict, pair: dict) -> str:
             reason = doubt(entry["interval"], entry["documents"] or 0)
             doubts.setdefault(reason, []).append(f"{domain} ({_span(entry['interval'])})")
     open_ = [
-        f"{domain} ({signed(entry['difference'])})" for domain, entry in told.items() if not entry["interval"]
+        f"{domain} ({format_change(entry['difference'])})"
+        for domain, entry in told.items()
+        if not entry["interval"]
     ]
     parts = [", ".join(claims)] if claims else []
     parts += [f"{reason}: {', '.join(found)}" for reason, found in doubts.items()]
     parts += [f"without an interval, so that nothing follows: {', '.join(open_)}"] if open_ else []
     how = "without it" if pair["plain"] else "with another"
     head = f"{NAMES[pair['by']]} ({pair['version']}; {how}: {pair['against']})"
-    text = f"{head}, {WORDS[unit]}: {'; '.join(parts) or 'nothing measured that either was shown'}."
+    text = f"{head}, {UNIT_NAMES[unit]}: {'; '.join(parts) or 'nothing measured that either was shown'}."
     return text + (_avoided(report, pair, told) if pair["by"] == "replay" and pair["plain"] else "")
 
 
@@ -194,7 +196,7 @@ def _claim(domain: str, entry: dict) -> str:
 
 
 def _span(bounds: list[float]) -> str:
-    return f"{signed(bounds[0])} to {signed(bounds[1])}"
+    return f"{format_change(bounds[0])} to {format_change(bounds[1])}"
 
 
 def _avoided(report: dict, pair: dict, told: dict[str, dict]) -> str:
@@ -206,6 +208,6 @@ def _avoided(report: dict, pair: dict, told: dict[str, dict]) -> str:
         bounds = report["intervals"]["change"].get(pair["against"], {}).get(domain)
         forgotten = decided(bounds, entry["documents"] or 0) and bounds[0] > 0
         if forgotten and not entry["within_noise"] and entry["difference"] < 0:
-            kept = share_words(1 - max(with_it[domain], 0) / without[domain])
+            kept = format_share(1 - max(with_it[domain], 0) / without[domain])
             text += f" Replay avoided {kept} of the forgetting on {domain}."
     return text

@@ -4,6 +4,7 @@ What a run has not made yet is null here, never an error: a report after the fir
 """
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from perdure.pipeline.evaluate.record import (
     run_data_directories,
     unmeasured,
 )
-from perdure.pipeline.evaluate.report.course import add_course, replay_shares, training_curve
 from perdure.pipeline.evaluate.report.gaps import stability_gaps, start_losses
+from perdure.pipeline.evaluate.report.lineage_paths import bases, path_metrics, paths
 from perdure.pipeline.evaluate.report.measured import measured
-from perdure.pipeline.evaluate.report.paths import bases, path_metrics, paths
+from perdure.pipeline.evaluate.report.training import add_derived, replay_shares, training_curve
 from perdure.pipeline.evaluate.units import (
     bits_per_nat,
     bytes_per_token,
@@ -91,95 +92,97 @@ def build_report(recipe: Recipe) -> dict:
     return report
 
 
-def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict:
-    """`build_report` without writing; `data` maps each source to its finished directory or None."""
-    today, recipe, recipes = recipe, as_recorded(recipe), recorded(recipe)
-    records = {name: _optional(recipe, name, "version.json") for name in recipe.versions}
-    on = measured_on(recipe, data)
-    places = {
-        name: evaluation_directory(recipe.paths.version(name).directory, on) for name in recipe.versions
-    }
-    evaluations = {name: _read(VersionPaths(place).evaluation) for name, place in places.items()}
-    for place in {*places.values(), *(recipe.paths.version(name).directory for name in recipe.versions)}:
-        if is_finished(place):
-            require_whole(place)
-    start = initial_evaluation(places.values(), on)
-    initial = read_json(start) if start else None
-    domains = measured_domains(recipe)
-    losses = np.array([_losses(domains, entry) for entry in (initial, *evaluations.values())])
-    manifests = {
-        source: read_json(directory / "manifest.json") if directory else None
-        for source, directory in data.items()
-    }
-    steps = {name: _steps(recipe.paths.version(name).metrics) for name in recipe.versions}
-    curves = {name: training_curve(lines) for name, lines in steps.items()}
-    along = paths(list(recipe.sources), recipes)
-    starts = {name: start_losses(recipe, name, steps[name], on) for name in recipe.versions}
-    before = bases(along, losses, starts)
-    found = [initial, *evaluations.values()]
-    sizes = bytes_per_token(domains, found)
-    in_bits = bits_per_nat(sizes)
+def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict[str, Any]:
+    """`build_report` without writing.
+
+    Args:
+        recipe: Today's recipe. What is said of versions that have begun is from their records.
+        data: By source its finished data directory, or None.
+    """
+    run = _read_run(recipe, data)
+    losses = np.array([_losses(run.domains, entry) for entry in run.rows])
     report = {
-        "name": recipe.name,
+        "name": run.recipe.name,
+        **_losses_and_metrics(run, losses),
+        "measured": run.on,
+        "unmeasured": unmeasured(run.recipe, run.on),
+        "edited": _edited(run.recipes, recipe),
+        **_training(run),
+        "commands": sorted({manifest["command"] for manifest in run.manifests.values() if manifest}),
+        "recipe": recipe_yaml(run.recipe),
+    }
+    report = finite(report)
+    report["in_bits_per_byte"] |= changes_in_bits(report)
+    add_derived(report, run.recipes)
+    return report
+
+
+def _losses_and_metrics(run: "_Run", losses: np.ndarray) -> dict[str, Any]:
+    """The keys of a report from `versions` to `stability_gap`.
+
+    Args:
+        run: The run's records.
+        losses: float64 [rows, domains], the loss matrix, NaN where nothing was measured.
+    """
+    recipe, domains, sources = run.recipe, run.domains, list(run.recipe.sources)
+    along = paths(sources, run.recipes)
+    starts = {name: start_losses(recipe, name, run.steps[name], run.on) for name in recipe.versions}
+    before = bases(along, losses, starts)
+    sizes = bytes_per_token(domains, run.rows)
+    in_bits = bits_per_nat(sizes)
+    starts_in_bits = {name: own * in_bits for name, own in starts.items()}
+    return {
         "versions": [
-            _version(recipes[name], name, records[name], evaluations[name], curves[name])
+            _version(run, name)
             | {"left_at_step": along[name].left_at}
-            | {"replay": replay_shares(recipe.versions[name], records[name], steps[name])}
+            | {"replay": replay_shares(recipe.versions[name], run.records[name], run.steps[name])}
             | {"change": dict(zip(domains, losses[along[name].row] - before[name]))}
             for name in recipe.versions
         ],
         "domains": domains,
         "loss_matrix": losses,
-        "initial": initial and initial["domains"],
-        **path_metrics(along, list(recipe.sources), losses, starts),
-        "heldout": measured_text(domains, found),
+        "initial": run.initial and run.initial["domains"],
+        **path_metrics(along, sources, losses, starts),
+        "heldout": measured_text(domains, run.rows),
         "bytes_per_token": dict(zip(domains, sizes)),
         "unit": default_unit(sizes),
-        "in_bits_per_byte": path_metrics(
-            along,
-            list(recipe.sources),
-            losses * in_bits,
-            {name: own * in_bits for name, own in starts.items()},
-        )
-        | {"stability_gap": stability_gaps(recipe, steps, along, on, dict(zip(domains, in_bits)))},
-        **measured(recipe, losses, found, along, starts, on, places),
-        "stability_gap": stability_gaps(recipe, steps, along, on, dict.fromkeys(domains, 1.0)),
-        "measured": on,
-        "unmeasured": unmeasured(recipe, on),
-        "edited": {
-            name: edits
-            for name, made in recipes.items()
-            if name in today.versions
-            and (edits := differences(deciding_fields(made, name), deciding_fields(today, name)))
-        },
+        "in_bits_per_byte": path_metrics(along, sources, losses * in_bits, starts_in_bits)
+        | {"stability_gap": stability_gaps(recipe, run.steps, along, run.on, dict(zip(domains, in_bits)))},
+        **measured(recipe, losses, run.rows, along, starts, run.on, run.places),
+        "stability_gap": stability_gaps(recipe, run.steps, along, run.on, dict.fromkeys(domains, 1.0)),
+    }
+
+
+def _training(run: "_Run") -> dict[str, Any]:
+    """The keys of a report from `consumed` to `chosen`."""
+    versions, records = run.recipe.versions, run.records
+    passages = {name: _optional(run.recipe, name, "passage.json") for name in versions}
+    chosen = {name: _optional(run.recipe, name, "chosen.json") for name in versions}
+    return {
         "consumed": {name: record["consumed"] for name, record in records.items() if record},
         "selection": {
             name: record["selection_counts"]
             for name, record in records.items()
-            if record and recipes[name].versions[name].selection
+            if record and run.recipes[name].versions[name].selection
         },
         "data": {
             source: manifest and {"tokenizer_hash": manifest["tokenizer_hash"], **manifest["counts"]}
-            for source, manifest in manifests.items()
+            for source, manifest in run.manifests.items()
         },
-        "curves": {name: curve for name, curve in curves.items() if curve},
-        "passages": {
-            name: passage
-            for name in recipe.versions
-            if (passage := _optional(recipe, name, "passage.json")) is not None
-        },
-        "chosen": {
-            name: found
-            for name in recipe.versions
-            if (found := _optional(recipe, name, "chosen.json")) is not None
-        },
-        "commands": sorted({manifest["command"] for manifest in manifests.values() if manifest}),
-        "recipe": recipe_yaml(recipe),
+        "curves": {name: curve for name, curve in run.curves.items() if curve},
+        "passages": {name: passage for name, passage in passages.items() if passage is not None},
+        "chosen": {name: found for name, found in chosen.items() if found is not None},
     }
-    report = finite(report)
-    report["in_bits_per_byte"] |= changes_in_bits(report)
-    add_course(report, recipes)
-    return report
+
+
+def _edited(recipes: dict[str, Recipe], today: Recipe) -> dict[str, list[str]]:
+    """By version that has begun and of which the recipe says something else now, what differs."""
+    found = {
+        name: differences(deciding_fields(made, name), deciding_fields(today, name))
+        for name, made in recipes.items()
+        if name in today.versions
+    }
+    return {name: edits for name, edits in found.items() if edits}
 
 
 def recipe_yaml(recipe: Recipe) -> str:
@@ -189,6 +192,81 @@ def recipe_yaml(recipe: Recipe) -> str:
 
 
 # ------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the directory of a run says.
+
+    Attributes:
+        recipe: The recipe with every version as it was made, see `perdure.pipeline.plan.recorded.as_recorded`.
+        recipes: By version the recipe that it was made by.
+        domains: The domains that are measured.
+        on: What identifies their text and the probes, see `evaluate/record.py`.
+        records: By version its `version.json`; None if it is not finished.
+        places: By version the directory of its evaluation.
+        initial: The initial model's evaluation; None if it was not measured.
+        evaluations: By version its evaluation; None if it was not measured.
+        manifests: By source the manifest of its data; None before there is any.
+        steps: By version its lines of `metrics.jsonl`, by step.
+        curves: By version its training curves; None before its first step.
+    """
+
+    recipe: Recipe
+    recipes: dict[str, Recipe]
+    domains: list[str]
+    on: dict[str, Any]
+    records: dict[str, dict[str, Any] | None]
+    places: dict[str, Path]
+    initial: dict[str, Any] | None
+    evaluations: dict[str, dict[str, Any] | None]
+    manifests: dict[str, dict[str, Any] | None]
+    steps: dict[str, dict[int, dict[str, Any]]]
+    curves: dict[str, dict[str, Any] | None]
+
+    @property
+    def rows(self) -> list[dict[str, Any] | None]:
+        """The evaluations in the order of the loss matrix: the initial model's, then each version's."""
+        return [self.initial, *self.evaluations.values()]
+
+
+def _read_run(today: Recipe, data: dict[str, Path | None]) -> _Run:
+    """Reads what a report needs.
+
+    Args:
+        today: The recipe as it is now.
+        data: By source its finished data directory, or None.
+
+    Raises:
+        PerdureError: If an artefact is broken.
+    """
+    recipe = as_recorded(today)
+    versions = {name: recipe.paths.version(name) for name in recipe.versions}
+    on = measured_on(recipe, data)
+    places = {name: evaluation_directory(version.directory, on) for name, version in versions.items()}
+    for place in {*places.values(), *(version.directory for version in versions.values())}:
+        if is_finished(place):
+            require_whole(place)
+    start = initial_evaluation(places.values(), on)
+    steps = {
+        name: {entry["step"]: entry for entry in metrics_lines(version.metrics)}
+        for name, version in versions.items()
+    }
+    return _Run(
+        recipe=recipe,
+        recipes=recorded(today),
+        domains=measured_domains(recipe),
+        on=on,
+        records={name: _read(version.record) for name, version in versions.items()},
+        places=places,
+        initial=read_json(start) if start else None,
+        evaluations={name: _read(VersionPaths(place).evaluation) for name, place in places.items()},
+        manifests={
+            source: read_json(path / "manifest.json") if path else None for source, path in data.items()
+        },
+        steps=steps,
+        curves={name: training_curve(lines) for name, lines in steps.items()},
+    )
 
 
 def _optional(recipe: Recipe, version: str, file: str) -> Any:
@@ -205,17 +283,12 @@ def _losses(domains: list[str], evaluation: dict | None) -> list[float]:
     return [math.nan if loss is None else loss for loss in losses]
 
 
-def _steps(path: Path) -> dict[int, dict]:
-    """The lines of a version's `metrics.jsonl` by step."""
-    return {entry["step"]: entry for entry in metrics_lines(path)}
-
-
 # ------------------------------------------------------------------------------------------ gathering
 
 
-def _version(
-    recipe: Recipe, name: str, record: dict | None, evaluation: dict | None, curve: dict | None
-) -> dict:
+def _version(run: _Run, name: str) -> dict[str, Any]:
+    recipe, record = run.recipes[name], run.records[name]
+    evaluation, curve = run.evaluations[name], run.curves[name]
     version = recipe.versions[name]
     if record:
         status, steps, tokens = "finished", record["steps"], record["tokens"]
@@ -227,7 +300,8 @@ def _version(
         )
         fraction = None
     copied = ("lineage_tokens", "tokens_per_second", "seconds", "parallel", "weights_hash")
-    spent, lost = ((record or {}).get(key) for key in ("device_seconds", "lost_device_seconds"))
+    spent = (record or {}).get("device_seconds")
+    lost = 0.0 if spent is None or record is None else record["lost_device_seconds"]
     return {
         "id": name,
         "parent": parent_of(version),

@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from perdure.pipeline.core.hashes import hash_of
-from perdure.pipeline.evaluate.report.figures import Line, line_chart
-from perdure.pipeline.evaluate.units import WORDS
+from perdure.pipeline.evaluate.report.figures import Axis, Line, line_chart
+from perdure.pipeline.evaluate.units import UNIT_NAMES
 from perdure.pipeline.run.sweep.gather import row_in
+from perdure.pipeline.run.sweep.schema import Row, Spread, SweepResult
 from perdure.pipeline.run.sweep.table import gap_domains, gap_of, probe_kinds
 
 UNITS = {
@@ -33,80 +35,136 @@ UNITS = {
 PLAIN = re.compile(r"[A-Za-z0-9._+=,-]{1,64}")
 """Settings that stand in a file's name as they are; of others a hash does."""
 
-Measure = tuple[str, str, str, list[tuple[str, Callable[[dict], dict | None]]]]
-"""What one plot shows: its name, in words, the y axis, and by curve the number of a row (see `over_runs`)."""
+
+@dataclass(frozen=True)
+class Measure:
+    """What one plot shows.
+
+    Attributes:
+        name: In the names of files.
+        title: In titles.
+        ylabel: Name and unit of the y axis.
+        curves: By label, what reads a curve's number from a row.
+    """
+
+    name: str
+    title: str
+    ylabel: str
+    curves: dict[str, Callable[[Row], Spread | None]]
 
 
-def charts(found: dict[str, Any]) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class Chart:
+    """A plot of a sweep.
+
+    Attributes:
+        name: Unique, and fit for a file.
+        title: Its title.
+        svg: The inline picture.
+    """
+
+    name: str
+    title: str
+    svg: str
+
+
+def charts(found: SweepResult) -> list[Chart]:
     """The plots of a sweep, in its unit: of each version against the swept field, or of all versions side by side.
 
     Args:
         found: What `perdure.pipeline.run.sweep.gather.gather` returned.
-
-    Returns:
-        Per plot its `name` (unique, fit for a file), `title` and inline `svg`.
     """
-    found = found | {"rows": [row_in(row, found["unit"]) for row in found["rows"]]}
+    all_rows = [row_in(row, found["unit"]) for row in found["rows"]]
     measures = _measures(found)
     if len(found["arms"]) > 1:
-        rows = [row for row in found["rows"] if row["version"] in found["arms"]]
+        rows = [row for row in all_rows if row["version"] in found["arms"]]
         names = [row["version"] for row in rows]
-        return _drawn(rows, names, "version", "all", "", measures)
-    return [chart for name in found["compared"] for chart in _against_field(found, name, measures)]
+        return _draw(rows, names, "version", "all", "", measures)
+    drawn = []
+    for name in found["compared"]:
+        drawn += _against_field([row for row in all_rows if row["version"] == name], name, measures)
+    return drawn
 
 
-def _measures(found: dict[str, Any]) -> list[Measure]:
-    domains = found["domains"]
-    kinds, gaps, unit = probe_kinds(found), gap_domains(found), WORDS[found["unit"]]
+def _measures(found: SweepResult) -> list[Measure]:
+    unit = UNIT_NAMES[found["unit"]]
+    bases = {"to the version before": "parent", "to the initial model": "initial"}
     return [
-        (
+        Measure(
             "loss",
             "held-out loss",
             f"held-out loss ({unit})",
-            [(domain, lambda row, domain=domain: row["losses"][domain]) for domain in domains],
+            {domain: _losses_on(domain) for domain in found["domains"]},
         ),
-        (
+        Measure(
             "change",
             "change against the version it started from",
             f"change ({unit})",
-            [(domain, lambda row, domain=domain: row["change"][domain]) for domain in domains],
+            {domain: _change_on(domain) for domain in found["domains"]},
         ),
-        (
+        Measure(
             "probes",
             "probes answered rightly",
             "accuracy (share of probes)",
-            [(kind, lambda row, kind=kind: (row["probes"] or {}).get(kind)) for kind in kinds],
+            {kind: _accuracy_on(kind) for kind in probe_kinds(found)},
         ),
-        (
+        Measure(
             "fuar",
             "FUAR",
             "FUAR (accuracy dropped / gained)",
-            [
-                (f"to the {words}", lambda row, base=base: (row["fuar"] or {}).get(base, {}).get("value"))
-                for base, words in (("parent", "version before"), ("initial", "initial model"))
-            ],
+            {label: _fuar_against(base) for label, base in bases.items()},
         ),
-        (
+        Measure(
             "stability-gap",
             "stability gap",
             f"rise while training ({unit})",
-            [
-                (domain or "mean", lambda row, domain=domain: (gap_of(row, domain) or {}).get("depth"))
-                for domain in gaps
-            ],
+            {domain or "mean": _depth_on(domain) for domain in gap_domains(found)},
         ),
     ]
 
 
-def _against_field(found: dict, version: str, measures: list[Measure]) -> list[dict[str, str]]:
-    """A version's plots against the field with the most values, one of each kind per setting of the other fields."""
-    rows = [row for row in found["rows"] if row["version"] == version]
+def _losses_on(domain: str) -> Callable[[Row], Spread | None]:
+    return lambda row: row["losses"][domain]
+
+
+def _change_on(domain: str) -> Callable[[Row], Spread | None]:
+    return lambda row: row["change"][domain]
+
+
+def _accuracy_on(kind: str) -> Callable[[Row], Spread | None]:
+    return lambda row: (row["probes"] or {}).get(kind)
+
+
+def _fuar_against(base: str) -> Callable[[Row], Spread | None]:
+    def read(row: Row) -> Spread | None:
+        ratio = (row["fuar"] or {}).get(base)
+        return ratio["value"] if ratio else None
+
+    return read
+
+
+def _depth_on(domain: str | None) -> Callable[[Row], Spread | None]:
+    def read(row: Row) -> Spread | None:
+        gap = gap_of(row, domain)
+        return gap["depth"] if gap else None
+
+    return read
+
+
+def _against_field(rows: list[Row], version: str, measures: list[Measure]) -> list[Chart]:
+    """A version's plots against the field with the most values, one of each kind per setting of the other fields.
+
+    Args:
+        rows: The version's rows.
+        version: Its name.
+        measures: What to plot.
+    """
     fields = list(dict.fromkeys(path for row in rows for path in row["setting"]))
     if not fields:
         return []
     values = {field: {shown(row["setting"].get(field)) for row in rows} for field in fields}
     swept = max(fields, key=lambda field: len(values[field]))
-    panels: dict[str, list[dict]] = {}
+    panels: dict[str, list[Row]] = {}
     for row in rows:
         others = ", ".join(
             f"{field} = {shown(row['setting'].get(field))}" for field in fields if field != swept
@@ -114,39 +172,56 @@ def _against_field(found: dict, version: str, measures: list[Measure]) -> list[d
         panels.setdefault(others, []).append(row)
     drawn = []
     for others, members in panels.items():
-        numbers = [_number(row["setting"].get(swept)) for row in members]
-        x: list = [shown(row["setting"].get(swept)) for row in members]
-        if None not in numbers:
-            order = sorted(range(len(members)), key=lambda i: numbers[i])  # type: ignore[arg-type, return-value]
-            members, x = [members[i] for i in order], [numbers[i] for i in order]
+        x: list[str] | list[float] = [shown(row["setting"].get(swept)) for row in members]
+        places = [
+            (number, row) for row in members if (number := _number(row["setting"].get(swept))) is not None
+        ]
+        if len(places) == len(members):
+            places.sort(key=lambda place: place[0])
+            x, members = [number for number, _ in places], [row for _, row in places]
         unit = UNITS.get(swept.rpartition(".")[2])
-        drawn += _drawn(members, x, f"{swept} ({unit})" if unit else swept, version, others, measures)
+        xlabel = f"{swept} ({unit})" if unit else swept
+        drawn += _draw(members, x, xlabel, version, others, measures)
     return drawn
 
 
-def _drawn(
-    rows: list[dict], x: list, xlabel: str, whose: str, others: str, measures: list[Measure]
-) -> list[dict[str, str]]:
-    """The plots of some rows at their places `x`; those without a number are left out."""
+def _draw(
+    rows: list[Row],
+    x: list[str] | list[float],
+    xlabel: str,
+    whose: str,
+    others: str,
+    measures: list[Measure],
+) -> list[Chart]:
+    """The plots of some rows; measures that no row has are left out.
+
+    Args:
+        rows: The rows.
+        x: The place of each row on the x axis.
+        xlabel: Name and unit of the x axis.
+        whose: The version, or `all`.
+        others: The setting of the fields that are not on the x axis.
+        measures: What to plot.
+    """
     drawn = []
-    wide = not isinstance(x[0], str) and x[0] > 0 and x[-1] >= 50 * x[0]
-    suffix = f"-{_file_words(others)}" if others else ""
-    for name, words, ylabel, curves in measures:
+    numbers = [place for place in x if not isinstance(place, str)]
+    wide = bool(numbers) and numbers[0] > 0 and numbers[-1] >= 50 * numbers[0]
+    suffix = f"-{_in_file_name(others)}" if others else ""
+    for measure in measures:
         lines = []
-        for colour, (label, number) in enumerate(curves):
-            spreads = [number(row) for row in rows]
-            mean, low, high = (
-                [spread and spread[part] for spread in spreads] for part in ("mean", "min", "max")
-            )
-            if any(value is not None for value in mean):
+        for colour, (label, read) in enumerate(measure.curves.items()):
+            spreads = [read(row) for row in rows]
+            if any(spread is not None for spread in spreads):
+                mean = [spread and spread["mean"] for spread in spreads]
+                low = [spread and spread["min"] for spread in spreads]
+                high = [spread and spread["max"] for spread in spreads]
                 lines.append(Line(label, mean, colour, low=low, high=high))
         if lines:
-            ylabel = ylabel if len(lines) > 1 else f"{lines[0].label}: {ylabel}"
-            title = f"{'all versions' if whose == 'all' else whose}: {words}" + (
-                f", {others}" if others else ""
-            )
-            svg = line_chart(x, lines, ylabel, title, xlabel=xlabel, points=True, log_x=wide)
-            drawn.append({"name": f"{whose}-{name}{suffix}", "title": title, "svg": svg})
+            ylabel = measure.ylabel if len(lines) > 1 else f"{lines[0].label}: {measure.ylabel}"
+            title = f"{'all versions' if whose == 'all' else whose}: {measure.title}"
+            title += f", {others}" if others else ""
+            svg = line_chart(x, lines, Axis(ylabel), title, Axis(xlabel, log=wide), points=True)
+            drawn.append(Chart(f"{whose}-{measure.name}{suffix}", title, svg))
     return drawn
 
 
@@ -155,7 +230,7 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _file_words(others: str) -> str:
+def _in_file_name(others: str) -> str:
     """A setting as part of a file's name: as it is, or as a hash."""
     text = re.sub(r"(?:[\w-]+\.)*([\w-]+) = ", r"\1=", others).replace(", ", ",")
     return text if PLAIN.fullmatch(text) else hash_of(others)[:8]

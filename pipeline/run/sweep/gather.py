@@ -2,7 +2,8 @@
 
 import statistics
 from itertools import groupby
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from perdure.pipeline.checks.finished import against_data
 from perdure.pipeline.core.errors import PerdureError
@@ -14,19 +15,27 @@ from perdure.pipeline.evaluate.record import measured_on, run_data_directories
 from perdure.pipeline.evaluate.units import BITS, NATS, common_unit, in_unit
 from perdure.pipeline.plan.domains import measured_domains
 from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.run.sweep.schema import (
+    Gaps,
+    Losses,
+    Measured,
+    Row,
+    RunResult,
+    SweepResult,
+    VersionResult,
+)
 from perdure.pipeline.run.sweep.spec import Plan, Run
 from perdure.pipeline.run.sweep.store import version_keys, version_places
 
-COPIED = ("tokens", "lineage_tokens", "seconds", "tokens_per_second", "selected_fraction")
-BY_VERSION = ("acc", "bwt")
 OWN = "this recipe's held-out text and probes"
-IN_A_UNIT = ("losses", "change", *BY_VERSION, "forgetting", "stability_gap")
+IN_A_UNIT = tuple(Losses.__annotations__)
 """What is known of a version in nats per token, and again in bits per byte."""
-MEASURED = (*IN_A_UNIT, "in_bits_per_byte", "probes", "fuar", *COPIED)
+MEASURED = tuple(Measured.__annotations__)
 """What is known of a version, in a run and in a row."""
+Shown = TypeVar("Shown", Row, VersionResult)
 
 
-def gather(plan: Plan, failed: dict[str, str] | None = None) -> dict[str, Any]:
+def gather(plan: Plan, failed: dict[str, str] | None = None) -> SweepResult:
     """Reads the reports of a sweep's runs.
 
     Args:
@@ -34,43 +43,33 @@ def gather(plan: Plan, failed: dict[str, str] | None = None) -> dict[str, Any]:
         failed: By name of runs that failed just now, why.
 
     Returns:
-        JSON-serialisable; losses are mean nats per held-out token, and again in bits per byte, what is not measured is null:
-
-        - `name`, `recipe`, `over`, `variants`, `seeds`: what was asked for; `domains`; `unit`, in which losses are shown
-          first, see `perdure.pipeline.evaluate.units`; `compared`: the versions that
-          the swept fields decide, all of them if only seeds are swept; `arms`: those that are plotted side by side,
-          empty where there is a field to plot against.
-        - `runs`: per run its `name`, `setting`, `seed`, `status` (`whole`, `started`, `waiting`), `error` (what is
-          wrong with it, null if nothing is known to be), `directory`, and `versions`: by name its `directory` in the sweep's, `status`, and of its report: `losses` and `change` (against
-          the version that it started from) by domain; `acc`, `bwt`, `forgetting` (mean); `stability_gap`: `depth` and
-          `recovery_tokens` (null if the loss never came back) of the `macro` mean and of `domains` learned before;
-          `in_bits_per_byte`: all of these in that unit;
-          `probes`: accuracy by kind, over all files; `fuar`: `value` (null without a gain), `lost` and `gained` against
-          `parent` and `initial`; `tokens`, `lineage_tokens`, `seconds`, `tokens_per_second`, `selected_fraction`.
-        - `rows`: per setting and compared version its `runs` (names of those measured) of `planned` ones, and of each
-          of these numbers, over the runs that have it: `n` of them, `mean`, standard deviation `sd` (n - 1; null for
-          one), `min` and `max`; null for none.
+        What `sweep.json` holds. Losses are mean nats per held-out token, and again in bits per byte.
     """
     places = version_places(plan)
     failed = failed or {}
-    runs, reports = [], []
+    runs: list[RunResult] = []
+    reports: list[dict[str, Any]] = []
     for run in plan.runs:
         found, report = _run(plan, run, places[run.name], failed.get(run.name))
         runs.append(found)
         reports += [report] if report else []
     compared = compared_versions(plan.runs)
     domains = list(dict.fromkeys(domain for run in plan.runs for domain in measured_domains(run.recipe)))
-    rows = []
+    rows: list[Row] = []
     for setting, group in groupby(runs, key=lambda run: run["setting"]):
         members = list(group)
         rows += [
-            _row(setting, name, members, domains)
+            row_of(setting, name, members, domains)
             for name in compared
             if any(name in run["versions"] for run in members)
         ]
+    asked = plan.sweep.model_dump(mode="json", exclude={"out"})
     return {
         "name": plan.name,
-        **plan.sweep.model_dump(mode="json", exclude={"out"}),
+        "recipe": asked["recipe"],
+        "over": asked["over"],
+        "variants": asked["variants"],
+        "seeds": asked["seeds"],
         "domains": domains,
         "unit": common_unit(reports),
         "compared": compared,
@@ -117,8 +116,8 @@ def own_report(recipe: Recipe) -> dict[str, Any] | None:
 
 
 def _run(
-    plan: Plan, run: Run, places: dict, error: str | None
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    plan: Plan, run: Run, places: dict[str, Path], error: str | None
+) -> tuple[RunResult, dict[str, Any] | None]:
     """What `gather` says of a run, and its report, if that is of its recipe."""
     directory, report = run.recipe.directory, None
     # After an edit of the recipe, another version's directory may still be linked.
@@ -134,18 +133,20 @@ def _run(
             error = f"its report is not of {OWN}; the same command without --report measures what is missing"
     except PerdureError as problem:
         error = error or str(problem)
-    found = versions_measured(report) if report else {}
-    versions = {}
-    for name in run.recipe.versions:
-        version = found.get(name, {})
-        versions[name] = {
-            "directory": str(places[name].relative_to(plan.directory)),
-            "status": "finished" if is_finished(places[name]) else version.get("status", "waiting"),
-            **{key: version.get(key, {} if key in ("losses", "change") else None) for key in MEASURED},
+    measured = versions_measured(report) if report else {}
+    statuses = {version["id"]: version["status"] for version in report["versions"]} if report else {}
+    nothing = cast(Measured[float], dict.fromkeys(MEASURED) | {"losses": {}, "change": {}})
+    versions: dict[str, VersionResult] = {
+        name: {
+            "directory": str(place.relative_to(plan.directory)),
+            "status": "finished" if is_finished(place) else statuses.get(name, "waiting"),
+            **measured.get(name, nothing),
         }
+        for name, place in ((name, places[name]) for name in run.recipe.versions)
+    }
     states = [version["status"] for version in versions.values()]
     whole = report is not None and set(states) == {"finished"} and not report["unmeasured"]
-    found = {
+    found: RunResult = {
         "name": run.name,
         "setting": run.setting,
         "seed": run.seed,
@@ -157,50 +158,60 @@ def _run(
     return found, report
 
 
-def versions_measured(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a report says of each version, by name: its `status`, and everything in `MEASURED`."""
-    found = {}
+def versions_measured(report: dict[str, Any]) -> dict[str, Measured[float]]:
+    """What a report says of each version, by name."""
+    found: dict[str, Measured[float]] = {}
     probes = report["probes"] or {"scores": [], "fuar": {}}
     nats, bits = in_unit(report, NATS), in_unit(report, BITS)
     for row, version in enumerate(report["versions"], start=1):
         name = version["id"]
         answers = probes["scores"][row] if probes["scores"] else None
         found[name] = {
-            "status": version["status"],
             **_losses(report["domains"], nats, name, row),
             "in_bits_per_byte": _losses(report["domains"], bits, name, row),
             "probes": answers and _by_kind(answers),
             "fuar": {
-                base: {key: ratio[key] for key in ("value", "lost", "gained")}
+                base: {"value": ratio["value"], "lost": ratio["lost"], "gained": ratio["gained"]}
                 for base, ratio in probes["fuar"].get(name, {}).items()
             }
             or None,
-            **{key: version[key] for key in COPIED},
+            "tokens": version["tokens"],
+            "lineage_tokens": version["lineage_tokens"],
+            "seconds": version["seconds"],
+            "tokens_per_second": version["tokens_per_second"],
+            "selected_fraction": version["selected_fraction"],
         }
     return found
 
 
-def _losses(domains: list[str], own: dict[str, Any], name: str, row: int) -> dict[str, Any]:
-    """What is in `IN_A_UNIT` of a version, of a report in a unit."""
+def _losses(domains: list[str], own: dict[str, Any], name: str, row: int) -> Losses[float]:
+    """A version's losses in one unit.
+
+    Args:
+        domains: Columns of the loss matrix.
+        own: The report in that unit, see `in_unit`.
+        name: The version.
+        row: Its row in the loss matrix.
+    """
     learned = own["forgetting"].get(name, {"mean": None, "domains": {}})
     return {
         "losses": dict(zip(domains, own["loss_matrix"][row])),
         "change": own["change"][name],
-        **{key: own[key].get(name) for key in BY_VERSION},
+        "acc": own["acc"].get(name),
+        "bwt": own["bwt"].get(name),
         "forgetting": learned["mean"],
         "stability_gap": _gap(own["stability_gap"].get(name), list(learned["domains"])),
     }
 
 
-def _gap(gap: dict | None, learned: list[str]) -> dict[str, Any] | None:
+def _gap(gap: dict[str, Any] | None, learned: list[str]) -> Gaps[float] | None:
     if gap is None:
         return None
-    keys = ("depth", "recovery_tokens")
     macro = metrics.stability_gap(gap["tokens"], gap["macro"])
     return {
-        "macro": {key: macro[key] for key in keys},
+        "macro": {"depth": macro["depth"], "recovery_tokens": macro["recovery_tokens"]},
         "domains": {
-            domain: {key: found[key] for key in keys}
+            domain: {"depth": found["depth"], "recovery_tokens": found["recovery_tokens"]}
             for domain, found in gap["domains"].items()
             if domain in learned
         },
@@ -218,27 +229,35 @@ def _by_kind(answers: dict[str, dict[str, dict]]) -> dict[str, float]:
     return {kind: correct / items for kind, (correct, items) in counts.items()}
 
 
-def row_in(row: dict[str, Any], unit: str) -> dict[str, Any]:
-    """A row, or a run's version, whose losses are in a unit."""
-    return row if unit == NATS else row | (row["in_bits_per_byte"] or {"losses": {}})
+def row_in(row: Shown, unit: str) -> Shown:
+    """A row, or a run's version, with its losses in a unit."""
+    return row if unit == NATS else cast(Shown, row | (row["in_bits_per_byte"] or {"losses": {}}))
 
 
-def _row(setting: dict, name: str, runs: list[dict], domains: list[str]) -> dict[str, Any]:
+def row_of(setting: dict[str, Any], name: str, runs: list[RunResult], domains: list[str]) -> Row:
+    """The numbers of a version over the whole runs of one setting.
+
+    Args:
+        setting: The setting.
+        name: The version.
+        runs: All runs of the setting.
+        domains: Domains of held-out text.
+    """
     measured = [run for run in runs if run["status"] == "whole" and name in run["versions"]]
     versions = [run["versions"][name] for run in measured]
-    found = {key: over_runs([version[key] for version in versions]) for key in MEASURED}
+    found = {key: over_runs([version.get(key) for version in versions]) for key in MEASURED}
     bits = dict.fromkeys(IN_A_UNIT) | (found["in_bits_per_byte"] or {})
     for key in ("losses", "change"):
         found[key] = dict.fromkeys(domains) | (found[key] or {})
         bits[key] = dict.fromkeys(domains) | (bits[key] or {})
     found["in_bits_per_byte"] = bits
-    return {
+    head = {
         "setting": setting,
         "version": name,
         "runs": [run["name"] for run in measured],
         "planned": len(runs),
-        **found,
     }
+    return cast(Row, head | found)
 
 
 def over_runs(values: list[Any]) -> Any:

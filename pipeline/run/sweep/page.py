@@ -1,24 +1,23 @@
 """A sweep as one HTML file: its tables, and its plots."""
 
-from typing import Any
+from markupsafe import Markup, escape
 
-from perdure.pipeline.core.console import tokens_words
-from perdure.pipeline.core.pages import render
-from perdure.pipeline.evaluate.report.words import signed
-from perdure.pipeline.evaluate.units import WORDS
-from perdure.pipeline.run.sweep.charts import shown
+from perdure.pipeline.evaluate.report.html import render
+from perdure.pipeline.evaluate.units import UNIT_NAMES
+from perdure.pipeline.run.sweep.charts import Chart, shown
 from perdure.pipeline.run.sweep.gather import row_in
+from perdure.pipeline.run.sweep.schema import SweepResult
 from perdure.pipeline.run.sweep.table import (
-    fuar_words,
+    format_fuar,
+    format_recovery,
     gap_domains,
     gap_of,
     probe_kinds,
-    recovery_words,
     units,
 )
 
 
-def render_sweep(found: dict[str, Any], charts: list[dict[str, str]]) -> str:
+def render_sweep(found: SweepResult, charts: list[Chart]) -> str:
     """Renders the page.
 
     Args:
@@ -28,21 +27,29 @@ def render_sweep(found: dict[str, Any], charts: list[dict[str, str]]) -> str:
     Returns:
         HTML; equal arguments give equal bytes.
     """
-    filters = {"signed": signed, "tokens": tokens_words, "shown": shown}
-    filters |= {"recovery": recovery_words, "fuar": fuar_words}
     unit, other = units(found)
+    fields = list(dict.fromkeys(path for row in found["rows"] for path in row["setting"]))
+    gaps = gap_domains(found)
     return render(
+        "perdure.pipeline.run.sweep",
         "sweep.html",
-        filters,
+        {"shown": shown, "recovery": format_recovery, "fuar": format_fuar},
         found=found,
-        fields=list(dict.fromkeys(path for row in found["rows"] for path in row["setting"])),
+        fields=fields,
+        name_heads=[*map(_breakable, fields), "version"],
         charts=charts,
-        unit=WORDS[unit],
-        other_unit=WORDS[other],
+        unit=UNIT_NAMES[unit],
+        other_unit=UNIT_NAMES[other],
         rows=[(row_in(row, unit), row_in(row, other)) for row in found["rows"]],
         version_in=lambda version: row_in(version, unit),
         kinds=probe_kinds(found),
-        gaps=gap_domains(found),
+        gaps=gaps,
+        gap_heads=[head for domain in gaps for head in (domain or "mean of all", "back after")],
         gap_of=gap_of,
         whole=sum(run["status"] == "whole" for run in found["runs"]),
     )
+
+
+def _breakable(path: str) -> str:
+    """A dotted path that a browser may break before its parts."""
+    return Markup(".<wbr>").join(map(escape, path.split(".")))

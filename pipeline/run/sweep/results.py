@@ -9,11 +9,12 @@ from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.evaluate.report.figures import standalone
 from perdure.pipeline.evaluate.units import BITS, NATS
-from perdure.pipeline.run.sweep.charts import charts
+from perdure.pipeline.run.sweep.charts import Chart, charts
 from perdure.pipeline.run.sweep.gather import gather, row_in
 from perdure.pipeline.run.sweep.page import render_sweep
+from perdure.pipeline.run.sweep.schema import SweepResult
 from perdure.pipeline.run.sweep.spec import Plan
-from perdure.pipeline.run.sweep.table import setting_words, sweep_table
+from perdure.pipeline.run.sweep.table import format_setting, sweep_table
 
 Say = Callable[[str], None]
 
@@ -21,7 +22,7 @@ BOARD = {"heldout_loss": NATS, "heldout_bits_per_byte": BITS}
 """Metrics of TensorBoard's table; curves beside it are in nats per token."""
 
 
-def write_results(plan: Plan, say: Say, failed: dict[str, str] | None = None) -> dict:
+def write_results(plan: Plan, say: Say, failed: dict[str, str] | None = None) -> SweepResult:
     """Writes `<out>/sweep.json`, `sweep.html`, `plots/` and `runs/<run>/tb` from what is there, and says the tables.
 
     Args:
@@ -46,10 +47,10 @@ def write_results(plan: Plan, say: Say, failed: dict[str, str] | None = None) ->
     return found
 
 
-def _write_plots(plan: Plan, drawn: list[dict[str, str]]) -> None:
+def _write_plots(plan: Plan, drawn: list[Chart]) -> None:
     """A file for each plot; those of an earlier state of the sweep go."""
     folder = RunPaths(plan.directory).plots
-    files = {folder / f"{chart['name']}.svg": standalone(chart["svg"]) for chart in drawn}
+    files = {folder / f"{chart.name}.svg": standalone(chart.svg) for chart in drawn}
     for file in folder.glob("*.svg"):
         if file not in files:
             file.unlink()
@@ -57,7 +58,7 @@ def _write_plots(plan: Plan, drawn: list[dict[str, str]]) -> None:
         write_atomic(file, picture)
 
 
-def _write_board(plan: Plan, found: dict[str, Any]) -> None:
+def _write_board(plan: Plan, found: SweepResult) -> None:
     """TensorBoard's hyper-parameter table: a row per whole run, whose metrics are its versions' held-out losses, in both units."""
     for run in found["runs"]:
         board = plan.directory / run["directory"] / "tb"
@@ -87,4 +88,4 @@ def _write_board(plan: Plan, found: dict[str, Any]) -> None:
 
 
 def _scalar(value: Any) -> bool | int | float | str:
-    return value if isinstance(value, bool | int | float | str) else setting_words({"": value}).strip()
+    return value if isinstance(value, bool | int | float | str) else format_setting({"": value}).strip()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -107,7 +108,7 @@ def load_sweep(
     if not is_sweep:
         tree = {"recipe": path.name}
     found = structural_problems(tree, Sweep)
-    values, malformed = _values(over)
+    values, malformed = override_values(over)
     if found := found + malformed:
         raise RecipeError(str(path), found)
     sweep = Sweep.model_validate(tree)
@@ -123,8 +124,17 @@ def load_sweep(
     return Plan(name, sweep, base, directory, runs)
 
 
-def _values(over: list[str] | tuple[str, ...]) -> tuple[dict[str, list], list[Problem]]:
-    values, found = {}, []
+def override_values(over: Sequence[str]) -> tuple[dict[str, list], list[Problem]]:
+    """The values of `--over`, by dotted path.
+
+    Args:
+        over: `a.b=value,value` strings.
+
+    Returns:
+        The values, and what is wrong with strings that have none.
+    """
+    values: dict[str, list] = {}
+    found: list[Problem] = []
     for entry in over:
         path, equals, text = entry.partition("=")
         try:

@@ -7,8 +7,10 @@ import yaml
 
 from perdure.pipeline.core.console import duration_words, tokens_words
 from perdure.pipeline.core.manifest import is_finished
-from perdure.pipeline.evaluate.units import WORDS
+from perdure.pipeline.evaluate.report.text_tables import text_table
+from perdure.pipeline.evaluate.units import UNIT_NAMES
 from perdure.pipeline.run.sweep.gather import row_in
+from perdure.pipeline.run.sweep.schema import Fuar, Gap, Row, Spread, SweepResult
 from perdure.pipeline.run.sweep.spec import Plan
 from perdure.pipeline.run.sweep.store import version_places
 
@@ -16,7 +18,7 @@ NONE = "-"
 """What is not measured."""
 
 
-def plan_words(plan: Plan) -> str:
+def plan_text(plan: Plan) -> str:
     """The runs of a sweep before they start: where each stands, and which of its versions it shares or has already."""
     places = version_places(plan)
     users: dict = {}
@@ -44,7 +46,7 @@ def plan_words(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def setting_words(setting: dict[str, Any]) -> str:
+def format_setting(setting: dict[str, Any]) -> str:
     """A setting in a table: values as typed, each with the last part of its field."""
     parts = []
     for path, value in setting.items():
@@ -54,7 +56,7 @@ def setting_words(setting: dict[str, Any]) -> str:
     return ", ".join(parts) or "the recipe's own"
 
 
-def sweep_table(found: dict[str, Any]) -> str:
+def sweep_table(found: SweepResult) -> str:
     """The rows of a sweep: losses in both units and cost; then probes and stability gaps, where there are any."""
     unit, other = units(found)
     tables = [_losses(found, unit), _in_other_unit(found, other)]
@@ -63,35 +65,37 @@ def sweep_table(found: dict[str, Any]) -> str:
     if domains := gap_domains(found):
         tables.append(_gaps(found, domains, unit))
     broken = [f"{run['name']}: {run['error']}" for run in found["runs"] if run["error"]]
-    parts = ["\n".join([title, "", *_lines(rows), ""]) for title, rows in tables]
+    parts = ["\n".join([title, "", *text_table(rows, rows[0].index("runs")), ""]) for title, rows in tables]
     return "\n".join(["", *parts, *([*broken, ""] if broken else [])])
 
 
-def units(found: dict[str, Any]) -> list[str]:
+def units(found: SweepResult) -> list[str]:
     """The unit that a sweep's losses are shown in first, and the other one."""
-    return sorted(WORDS, key=lambda unit: unit != found["unit"])
+    return sorted(UNIT_NAMES, key=lambda unit: unit != found["unit"])
 
 
-def probe_kinds(found: dict[str, Any]) -> list[str]:
+def probe_kinds(found: SweepResult) -> list[str]:
     """The kinds of probes that any row has."""
     return list(dict.fromkeys(kind for row in found["rows"] for kind in row["probes"] or ()))
 
 
-def gap_domains(found: dict[str, Any]) -> list[str | None]:
+def gap_domains(found: SweepResult) -> list[str | None]:
     """Domains whose losses any row followed while training; None, the mean of all, comes first."""
     gaps = [row["stability_gap"] for row in found["rows"] if row["stability_gap"]]
     domains = dict.fromkeys(domain for gap in gaps for domain in gap["domains"])
     return [None, *domains] if gaps else []
 
 
-def gap_of(row: dict[str, Any], domain: str | None) -> dict[str, Any] | None:
+def gap_of(row: Row, domain: str | None) -> Gap[Spread] | None:
     """A row's stability gap on a domain, None being the mean of all."""
-    gap = row["stability_gap"] or {"macro": None, "domains": {}}
-    return gap["macro"] if domain is None else gap["domains"].get(domain)
+    gaps = row["stability_gap"]
+    if gaps is None:
+        return None
+    return gaps["macro"] if domain is None else gaps["domains"].get(domain)
 
 
-def spread_words(
-    spread: dict | None, of: int | None = None, words: Callable[[float], str] | None = None
+def format_spread(
+    spread: Spread | None, of: int | None = None, words: Callable[[float], str] | None = None
 ) -> str:
     """A mean with its standard deviation, if there is one.
 
@@ -107,23 +111,23 @@ def spread_words(
     return text if of is None or spread["n"] == of else f"{text} ({spread['n']} of {of})"
 
 
-def recovery_words(gap: dict | None) -> str:
+def format_recovery(gap: Gap[Spread] | None) -> str:
     """After how many tokens a loss was back where it had been; runs in which it never was are told."""
     if gap is None or gap["depth"] is None:
         return NONE
     if gap["recovery_tokens"] is None:
         return "never"
-    return spread_words(gap["recovery_tokens"], gap["depth"]["n"], lambda count: tokens_words(round(count)))
+    return format_spread(gap["recovery_tokens"], gap["depth"]["n"], lambda count: tokens_words(round(count)))
 
 
-def fuar_words(ratio: dict | None) -> str:
+def format_fuar(ratio: Fuar[Spread] | None) -> str:
     """FUAR; runs that gained nothing have none, and are told."""
     if ratio is None or ratio["gained"] is None:
         return NONE
-    return "no gain" if ratio["value"] is None else spread_words(ratio["value"], ratio["gained"]["n"])
+    return "no gain" if ratio["value"] is None else format_spread(ratio["value"], ratio["gained"]["n"])
 
 
-def _losses(found: dict[str, Any], unit: str) -> tuple[str, list[list[str]]]:
+def _losses(found: SweepResult, unit: str) -> tuple[str, list[list[str]]]:
     head = [cell for domain in found["domains"] for cell in (domain, "")]
     rows = [[*_names(found, None), *head, "tokens", "of lineage", "tokens/s", "time"]]
     for row in found["rows"]:
@@ -139,71 +143,57 @@ def _losses(found: dict[str, Any], unit: str) -> tuple[str, list[list[str]]]:
     several = len(found["compared"]) > 1
     what = "Held-out loss" + ("" if several else f" of {found['compared'][0]}")
     title = (
-        f"{found['name']}: {whole} of {len(found['runs'])} runs whole. {what}, {WORDS[unit]}{over_seeds} "
+        f"{found['name']}: {whole} of {len(found['runs'])} runs whole. {what}, {UNIT_NAMES[unit]}{over_seeds} "
         "(change against the version it started from)"
     )
     return title, rows
 
 
-def _in_other_unit(found: dict[str, Any], unit: str) -> tuple[str, list[list[str]]]:
+def _in_other_unit(found: SweepResult, unit: str) -> tuple[str, list[list[str]]]:
     head = [cell for domain in found["domains"] for cell in (domain, "")]
     rows = [[*_names(found, row), *_loss_cells(found, row, unit)] for row in found["rows"]]
-    return f"The same in {WORDS[unit]}", [[*_names(found, None), *head], *rows]
+    return f"The same in {UNIT_NAMES[unit]}", [[*_names(found, None), *head], *rows]
 
 
-def _loss_cells(found: dict[str, Any], row: dict[str, Any], unit: str) -> list[str]:
+def _loss_cells(found: SweepResult, row: Row, unit: str) -> list[str]:
     cells, shown = [], row_in(row, unit)
     for domain in found["domains"]:
         loss, change = shown["losses"][domain], shown["change"][domain]
-        cells += [spread_words(loss), f"({change['mean']:+.3f})" if change else ""]
+        cells += [format_spread(loss), f"({change['mean']:+.3f})" if change else ""]
     return cells
 
 
-def _probes(found: dict[str, Any], kinds: list[str]) -> tuple[str, list[list[str]]]:
+def _probes(found: SweepResult, kinds: list[str]) -> tuple[str, list[list[str]]]:
     rows = [[*_names(found, None), *kinds, "FUAR", "FUAR to initial"]]
     for row in found["rows"]:
         probes, fuar = row["probes"] or {}, row["fuar"] or {}
-        ratios = [fuar_words(fuar.get(base)) for base in ("parent", "initial")]
-        rows.append([*_names(found, row), *(spread_words(probes.get(kind)) for kind in kinds), *ratios])
+        ratios = [format_fuar(fuar.get(base)) for base in ("parent", "initial")]
+        rows.append([*_names(found, row), *(format_spread(probes.get(kind)) for kind in kinds), *ratios])
     title = "Share of probes answered rightly, and FUAR (accuracy dropped over gained) against the version it started from"
     return f"{title} and against the initial model", rows
 
 
-def _gaps(found: dict[str, Any], domains: list[str | None], unit: str) -> tuple[str, list[list[str]]]:
+def _gaps(found: SweepResult, domains: list[str | None], unit: str) -> tuple[str, list[list[str]]]:
     head = [cell for domain in domains for cell in (domain or "mean", "back after")]
     rows = [[*_names(found, None), *head]]
     for row in found["rows"]:
         gaps = [gap_of(row_in(row, unit), domain) for domain in domains]
-        cells = [cell for gap in gaps for cell in (spread_words(gap and gap["depth"]), recovery_words(gap))]
+        cells = [cell for gap in gaps for cell in (format_spread(gap and gap["depth"]), format_recovery(gap))]
         rows.append([*_names(found, row), *cells])
-    title = f"Stability gap: the largest rise of the loss over its start while training, {WORDS[unit]}, and the tokens until"
+    title = f"Stability gap: the largest rise of the loss over its start while training, {UNIT_NAMES[unit]}, and the tokens until"
     return f"{title} it is back", rows
 
 
-def _names(found: dict[str, Any], row: dict | None) -> list[str]:
+def _names(found: SweepResult, row: Row | None) -> list[str]:
     """The first cells of a row, or their heads: what is the same everywhere is left out."""
     setting, several = any(row["setting"] for row in found["rows"]), len(found["compared"]) > 1
     cells = (
         ["setting", "version", "runs"]
         if row is None
-        else [setting_words(row["setting"]), row["version"], f"{len(row['runs'])} of {row['planned']}"]
+        else [format_setting(row["setting"]), row["version"], f"{len(row['runs'])} of {row['planned']}"]
     )
     return [*cells[: setting or not several], *cells[1 : 1 + several], cells[2]]
 
 
-def _mean(spread: dict | None, words: Callable[[int], str]) -> str:
+def _mean(spread: Spread | None, words: Callable[[int], str]) -> str:
     return words(round(spread["mean"])) if spread else NONE
-
-
-def _lines(rows: list[list[str]]) -> list[str]:
-    """Columns side by side: names on the left, numbers (from the column `runs` on) aligned on the right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    left = rows[0].index("runs")
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place < left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]

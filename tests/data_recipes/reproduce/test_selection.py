@@ -37,7 +37,7 @@ def test_what_is_kept_of_noise():
     )
     picture = selection.kinds_kept(each)
     assert ">html<" in picture and ">noise<" not in picture
-    assert ">excess<" in selection.courses([made_up(0.0), made_up(0.5)], "bits per byte")
+    assert ">excess<" in selection.clean_loss([made_up(0.0), made_up(0.5)], "bits per byte")
 
 
 def test_arms_are_the_recipes():

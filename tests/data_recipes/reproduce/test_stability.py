@@ -25,7 +25,9 @@ def test_depth_and_recovery_over_seeds():
     assert stability.gap(some, "arm", "general")[2] == "2,048 (1 of 2)"
 
 
-def test_courses_stop_where_an_arm_ends():
-    found = stability.course([made_up(2048, 4.9), made_up(2048, 4.7)], "arm", "general", [0, 1024, 2048])
-    assert found["values"] == [5.0, pytest.approx(4.8), None]
-    assert (found["low"][1], found["high"][1]) == (4.7, 4.9)
+def test_curves_stop_where_an_arm_ends():
+    found = stability.training_curve(
+        [made_up(2048, 4.9), made_up(2048, 4.7)], "arm", "general", [0, 1024, 2048]
+    )
+    assert found.mean == [5.0, pytest.approx(4.8), None]
+    assert (found.low[1], found.high[1]) == (4.7, 4.9)

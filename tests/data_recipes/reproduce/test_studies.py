@@ -5,13 +5,13 @@ import pytest
 from perdure.data_recipes.reproduce import order, replay, slices, studies, topics
 
 
-def test_words_and_tables():
-    assert studies.words([1.0, 2.0, 3.0]) == "2.000 (1.000)"
-    assert studies.words([None, 0.25], "{:.2f}") == "0.25 (1 of 2)"
-    assert studies.words([None, 0.0, 2.0], "{:.1f}") == "1.0 (1.4; 2 of 3)"
-    assert studies.words([0.5]) == "0.500"
-    assert studies.words([-1.0, -3.0], "{:+.1f}") == "-2.0 (1.4)"
-    assert studies.words([None]) == "-"
+def test_means_and_tables():
+    assert studies.mean_and_sd([1.0, 2.0, 3.0]) == "2.000 (1.000)"
+    assert studies.mean_and_sd([None, 0.25], "{:.2f}") == "0.25 (1 of 2)"
+    assert studies.mean_and_sd([None, 0.0, 2.0], "{:.1f}") == "1.0 (1.4; 2 of 3)"
+    assert studies.mean_and_sd([0.5]) == "0.500"
+    assert studies.mean_and_sd([-1.0, -3.0], "{:+.1f}") == "-2.0 (1.4)"
+    assert studies.mean_and_sd([None]) == "-"
     assert studies.table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
     with pytest.raises(SystemExit, match="no runs"):
         studies.reports(studies.Path("nowhere"))
@@ -32,7 +32,7 @@ def test_losses_at_the_turn_of_a_domain_and_what_was_forgotten_since():
     assert order.turns(report, "x") == [("new/b", 0, 1), ("new/a", 1, 2)]
     assert order.by_turn(report, "x") == {"before": 4, "after": 4.75, "forgotten": -2.5}
     assert order.macro(report, "x") == 3.5
-    assert order.course([report], "x")["values"] == [5.5, 3.75, 3.5]
+    assert order.macro_curve([report], "x").mean == [5.5, 3.75, 3.5]
 
 
 def test_losses_over_topics_by_the_shares_of_the_corpus():

@@ -10,7 +10,7 @@ from perdure.pipeline.checks.check import problems
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.evaluate import probe_scores
 from perdure.pipeline.evaluate.probes import parse_probes, probe_files
-from perdure.pipeline.evaluate.report.ledger_words import fuar_words
+from perdure.pipeline.evaluate.report.ledger_lines import format_fuar
 from perdure.pipeline.recipe import Recipe
 
 ITEM = {"id": "a", "kind": "new", "question": "Who?", "choices": ["Ann", "Ben"], "answer": "Ben"}
@@ -265,13 +265,13 @@ def test_a_change_within_chance_is_said():
 def test_fuar_in_words():
     fuar = {"value": 0.5, "words": "more learned", "uncounted": {"new": -0.125}}
     span = {"interval": [0.25, None], "within_chance": True}
-    assert fuar_words(fuar | span) == (
+    assert format_fuar(fuar | span) == (
         "FUAR 0.50 (0.25 to unbounded), within chance; taken for 0: new -12.5 points"
     )
     sure = {"interval": [0.25, 0.75], "within_chance": False, "uncounted": {}}
-    assert fuar_words(fuar | sure) == "FUAR 0.50 (0.25 to 0.75), more learned"
+    assert format_fuar(fuar | sure) == "FUAR 0.50 (0.25 to 0.75), more learned"
     assert (
-        fuar_words(fuar | {"value": None, "words": "no gain", "uncounted": {}} | span)
+        format_fuar(fuar | {"value": None, "words": "no gain", "uncounted": {}} | span)
         == "no gain, so no FUAR"
     )
 

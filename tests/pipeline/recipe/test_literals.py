@@ -12,7 +12,7 @@ from perdure.pipeline.core.errors import RecipeError
 from perdure.pipeline.recipe import load_recipe
 from perdure.pipeline.recipe.literals import read_yaml
 from perdure.pipeline.recipe.training import Parallel, Training
-from perdure.pipeline.run.sweep.spec import _values
+from perdure.pipeline.run.sweep.spec import override_values
 from tests.support import tiny_recipe
 
 
@@ -253,6 +253,6 @@ def test_recipes_bases_overrides_and_sweeps_read_alike(tmp_path):
         (problem,) = refused.value.problems
         assert str(problem).startswith(f"{where} = '0100': should be 100, or 64 if it is octal")
         assert refused.value.exit_status == 2
-    values, problems = _values(["training.seq_length=64,0100"])
+    values, problems = override_values(["training.seq_length=64,0100"])
     assert values == {}
     assert [problem.path for problem in problems] == ["training.seq_length.1"]

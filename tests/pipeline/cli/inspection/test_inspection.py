@@ -17,6 +17,7 @@ from pyarrow import parquet
 from perdure.pipeline.cli import entry
 from perdure.pipeline.cli.inspection import gather
 from perdure.pipeline.cli.inspection.page import render_inspection, shade
+from perdure.pipeline.cli.inspection.sample import sample_row
 from perdure.pipeline.cli.inspection.text import print_inspection
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import open_shard
@@ -229,7 +230,7 @@ def test_the_sample_is_looked_for_in_one_group_of_rows_after_the_other(tmp_path,
         "read_row_group",
         lambda *given, **options: largest.append(len(result := real(*given, **options))) or result,
     )
-    row = gather._fitting(tmp_path / "docs.parquet", np.zeros(len(rows), bool))
+    row = sample_row(tmp_path / "docs.parquet", np.zeros(len(rows), bool))
     assert (row and row["sequence"]) == found and max(largest, default=0) <= 2
 
 
@@ -239,4 +240,4 @@ def test_examples_with_separators_of_lines_inside(tmp_path):
     (tmp_path / "dropped" / "01_length.jsonl").write_text(
         json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    assert gather._examples(tmp_path) == {"01_length": [row]}
+    assert gather.dropped_examples(tmp_path) == {"01_length": [row]}

@@ -11,7 +11,8 @@ import pytest
 from perdure.pipeline.cli import entry
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.evaluate.documents import DOCUMENTS, write_tables
-from perdure.pipeline.evaluate.report.compare import compare, compare_table, render_compare
+from perdure.pipeline.evaluate.report.compare import compare
+from perdure.pipeline.evaluate.report.compare_text import compare_table, render_compare
 
 
 @pytest.fixture

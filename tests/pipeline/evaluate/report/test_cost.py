@@ -5,10 +5,11 @@ import json
 import pytest
 
 from perdure.pipeline.core.files import read_json, write_json
-from perdure.pipeline.evaluate.report.compare import compare, compare_table, render_compare
+from perdure.pipeline.evaluate.report.compare import compare
+from perdure.pipeline.evaluate.report.compare_text import compare_table, render_compare
+from perdure.pipeline.evaluate.report.formats import cost_lines, format_hours
 from perdure.pipeline.evaluate.report.page import render_page
 from perdure.pipeline.evaluate.report.summary import summarize
-from perdure.pipeline.evaluate.report.words import cost_words, hours_words
 
 
 def counted(recipe, name, device, seconds, lost=0.0):
@@ -28,7 +29,7 @@ def test_hours_of_versions_and_of_all(recipe, run):
     }
     assert hours == {"base": (8, 0), "reference": (4.5, 0.5), "update": (0.025, 0), "control": (None, None)}
     assert report["cost"] == {"gpu_hours": 12.5, "cpu_core_hours": 0.025, "uncounted": ["control"]}
-    words = cost_words(report)
+    words = cost_lines(report)
     assert words == [
         "All training took 12.5 GPU h and 0.025 core h, 0.5 h of it in steps that were lost and done again (control not "
         "counted)."
@@ -46,7 +47,7 @@ def test_hours_of_versions_and_of_all(recipe, run):
 
 def test_a_report_from_before_hours_were_counted_is_readable(report):
     assert report["cost"]["gpu_hours"] is None and report["cost"]["cpu_core_hours"] is None
-    assert cost_words(report) == [] and len(report["cost"]["uncounted"]) == 4
+    assert cost_lines(report) == [] and len(report["cost"]["uncounted"]) == 4
     old = report | {"versions": [dict(version) for version in report["versions"]]}
     del old["cost"]
     for version in old["versions"]:
@@ -59,4 +60,4 @@ def test_a_report_from_before_hours_were_counted_is_readable(report):
     [(0.03214, "cpu", "0.0321 core h"), (1234.5, "NVIDIA", "1,234 GPU h"), (12, None, "12 GPU h")],
 )
 def test_hours_in_words(hours, device, words):
-    assert hours_words(hours, device) == words
+    assert format_hours(hours, device) == words

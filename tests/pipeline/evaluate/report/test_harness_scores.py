@@ -6,7 +6,7 @@ from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.evaluate import harness
 from perdure.pipeline.evaluate.harness import initial_records, run_harness, tasks_hash
-from perdure.pipeline.evaluate.report.harness_scores import harness_rows, harness_words, score_changes
+from perdure.pipeline.evaluate.report.harness_scores import harness_lines, harness_rows, score_changes
 from perdure.pipeline.evaluate.report.page import render_page
 from perdure.pipeline.evaluate.report.summary import summarize
 from perdure.pipeline.recipe import Recipe
@@ -63,7 +63,7 @@ def test_changes_are_against_what_a_version_started_from(recipe, run):
         ("initial model", "ppl", 8.0, None),
         ("base", "acc", 0.625, 0.04),
     ]
-    words = harness_words(report)
+    words = harness_lines(report)
     assert words[0] == "lm-evaluation-harness: initial model: quiz: acc 0.500, ppl 8.000"
     assert "base: quiz: acc 0.625 (+0.125 from initial model, standard error 0.050, unpaired)" in words[1]
     assert "0.500 (\N{MINUS SIGN}0.125 from base, standard error 0.040, unpaired)" in words[2]
@@ -82,7 +82,7 @@ def test_a_random_start_has_a_note_and_no_row(recipe, run):
         "note": "No scores of the initial model: it is random.",
     }
     assert report["harness_change"].keys() == {"update"}
-    assert "initial model: it is random." in harness_words(report)[0]
+    assert "initial model: it is random." in harness_lines(report)[0]
     page = render_page(report)
     assert "it is random." in page and "initial model</th><td>quiz" not in page
 
@@ -110,7 +110,7 @@ def test_the_initial_model_is_run_once_and_anew_after_an_edit(recipe, run, monke
 
     monkeypatch.setattr(harness, "_results", results)
     monkeypatch.setattr(harness, "_changed", lambda recipe, name, weights: None)
-    monkeypatch.setattr(harness, "_link_as_export", lambda recipe, folder: None)
+    monkeypatch.setattr(harness, "link_as_export", lambda recipe, folder: None)
     monkeypatch.setattr(harness, "export_of", lambda directory: directory / "hf")
     monkeypatch.setattr(harness.importlib.util, "find_spec", lambda name: True)
     run(recipe, list(recipe.versions))
@@ -162,7 +162,7 @@ def test_the_initial_model_gets_the_tokenizer_that_it_has_rows_for(recipe, tmp_p
     monkeypatch.setattr("perdure.pipeline.data.stage.tokenizer_directory", lambda _: tokenizer)
     tree = recipe.model_dump() | {"model": {"type": "huggingface", "path": str(model)}}
     folder.mkdir()
-    harness._link_as_export(Recipe.model_validate(tree), folder)
+    harness.link_as_export(Recipe.model_validate(tree), folder)
     assert {path.name for path in folder.iterdir()} == {
         "config.json",
         "model.safetensors",

@@ -10,7 +10,7 @@ import pytest
 from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.evaluate.documents import DOCUMENTS, write_tables
 from perdure.pipeline.evaluate.report.ledger import Ancestry, Documents, draws, intervals
-from perdure.pipeline.evaluate.report.ledger_words import ledger_words
+from perdure.pipeline.evaluate.report.ledger_lines import ledger_lines
 from perdure.pipeline.evaluate.report.page import render_page
 from perdure.pipeline.evaluate.report.summary import summarize
 from perdure.pipeline.run.sweep.gather import versions_measured
@@ -202,7 +202,7 @@ def test_a_loss_that_was_not_finite_on_the_way_is_a_break_in_the_curve(recipe, r
     }
     assert gap["domains"]["code"] == dict.fromkeys(gap["domains"]["prose"])
     assert gap["min_acc"] == -4.75
-    page, words = render_page(report), ledger_words(report)
+    page, words = render_page(report), ledger_lines(report)
     assert '<th scope="row">code</th><td colspan="4" class="muted">not measured at the start</td>' in page
     assert [line for line in words if line.startswith("update: while it trained")] == [
         "update: while it trained, the loss on prose rose by 0.250 nats per token, most after 410k tokens, and is back after 614k."
@@ -215,7 +215,7 @@ def test_a_loss_that_was_not_finite_on_the_way_is_a_break_in_the_curve(recipe, r
 
 def test_findings_in_words(recipe, run):
     """Lines that a run has something to say for, and no others."""
-    assert ledger_words(with_documents(recipe, run)) == []
+    assert ledger_lines(with_documents(recipe, run)) == []
     wide = with_documents(make(recipe, "wide"), run, names=["base", "update"], shift=1.0)
     wide["stability_gap"] = {
         "update": {
@@ -234,7 +234,7 @@ def test_findings_in_words(recipe, run):
         "fuar": {"update": {"parent": {"value": None, "words": "no gain"}}},
     }
     wide["contamination"] = {"probes": {"facts.jsonl": {"items": 6, "leaked": 1}}}
-    assert ledger_words(wide) == [
+    assert ledger_lines(wide) == [
         "update: on prose the change may be chance: its 95% interval over documents holds 0.",
         "update: while it trained, the loss on prose rose by 0.500 nats per token, most after 2k tokens, and is not back.",
         "update: while it trained, the loss on code rose by 0.250 nats per token, most after 2k tokens, and is back after 41k.",

@@ -3,8 +3,8 @@
 from support import tiny_recipe
 
 from perdure.pipeline.core.files import write_json
-from perdure.pipeline.evaluate.report.gaps import _min_acc
-from perdure.pipeline.evaluate.report.paths import paths
+from perdure.pipeline.evaluate.report.gaps import min_acc
+from perdure.pipeline.evaluate.report.lineage_paths import paths
 from perdure.pipeline.plan.recorded import recorded
 
 STEP = 32 * 8
@@ -32,7 +32,7 @@ def measurements(recipe, curves: dict, ends: dict) -> tuple[dict, dict]:
     return steps, on
 
 
-def test_min_acc_holds_the_measurement_at_which_a_domain_was_learned(tmp_path):
+def testmin_acc_holds_the_measurement_at_which_a_domain_was_learned(tmp_path):
     """What was learned badly and got better ever since is at its worst where it was learned."""
     versions = {
         "one": version(None, 10, "a"),
@@ -51,7 +51,7 @@ def test_min_acc_holds_the_measurement_at_which_a_domain_was_learned(tmp_path):
     steps, on = measurements(recipe, curves, ends)
 
     def found(name):
-        return _min_acc(recipe, name, steps, paths(list(recipe.sources), recorded(recipe))[name], on, PLAIN)[
+        return min_acc(recipe, name, steps, paths(list(recipe.sources), recorded(recipe))[name], on, PLAIN)[
             "min_acc"
         ]
 
@@ -63,7 +63,7 @@ def test_min_acc_holds_the_measurement_at_which_a_domain_was_learned(tmp_path):
     assert found("three") == -(6 + 4) / 2
 
 
-def test_min_acc_is_over_all_versions_since_a_domain_was_learned(tmp_path):
+def testmin_acc_is_over_all_versions_since_a_domain_was_learned(tmp_path):
     """De Lange et al. 2023: min over t_|T_i| <= n <= t_|T_k|, here by hand."""
     versions = {
         "one": version(None, 10, "a"),
@@ -84,7 +84,7 @@ def test_min_acc_is_over_all_versions_since_a_domain_was_learned(tmp_path):
     steps, on = measurements(recipe, curves, ends)
 
     def found(name):
-        answer = _min_acc(recipe, name, steps, paths(list(recipe.sources), recorded(recipe))[name], on, PLAIN)
+        answer = min_acc(recipe, name, steps, paths(list(recipe.sources), recorded(recipe))[name], on, PLAIN)
         return answer["min_acc"], answer["min_acc_unmeasured"]
 
     assert found("two") == (-6, [])  # a alone was learned before

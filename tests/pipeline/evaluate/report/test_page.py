@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 import yaml
 
-from perdure.pipeline.evaluate.report.figures import Line, line_chart
+from perdure.pipeline.evaluate.report.figures import Axis, Line, line_chart
 from perdure.pipeline.evaluate.report.page import render_page
 from perdure.pipeline.evaluate.report.summary import summarize
 from perdure.pipeline.recipe import Recipe
@@ -87,8 +87,8 @@ def test_tokens_are_shown_and_never_run(report, page):
 
 def test_chart_leaves_gaps_and_repeats_itself():
     lines = [Line("a<b", [1.0, None, 3.0, math.pi]), Line("c", [2.0, 2.0, 2.0, 2.0], 9, dashed=True)]
-    chart = line_chart([10, 20, 30, 40], lines, "loss", 'x "y"')
-    assert chart == line_chart([10, 20, 30, 40], lines, "loss", 'x "y"')
+    chart = line_chart([10, 20, 30, 40], lines, Axis("loss"), 'x "y"')
+    assert chart == line_chart([10, 20, 30, 40], lines, Axis("loss"), 'x "y"')
     assert "var(--series-0)" in chart and "var(--series-1)" in chart and "#0" not in chart.replace("#m", "")
     assert "a&lt;b" in chart and 'aria-label="x &quot;y&quot;"' in chart
     Page(f"<html>{chart}</html>")

@@ -15,12 +15,12 @@ from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.evaluate.record import measured_on, record_data
 from perdure.pipeline.evaluate.report.board import write_board
-from perdure.pipeline.evaluate.report.course import CURVE_POINTS
+from perdure.pipeline.evaluate.report.formats import format_layout, loss_table
 from perdure.pipeline.evaluate.report.page import render_page
 from perdure.pipeline.evaluate.report.report import write_report
 from perdure.pipeline.evaluate.report.siblings import findings, pairs
 from perdure.pipeline.evaluate.report.summary import summarize
-from perdure.pipeline.evaluate.report.words import layout_words, loss_table
+from perdure.pipeline.evaluate.report.training import CURVE_POINTS
 from perdure.pipeline.recipe import Recipe
 
 ALL = ["base", "reference", "update", "control"]
@@ -476,6 +476,6 @@ def test_layout_in_words():
         "sequence_parallel": True,
         "distributed_optimizer": True,
     }
-    assert layout_words(parallel) == "tensor 2, data 4, sequence parallel, distributed optimizer"
+    assert format_layout(parallel) == "tensor 2, data 4, sequence parallel, distributed optimizer"
     plain = dict.fromkeys(parallel, 1) | {"sequence_parallel": False, "distributed_optimizer": False}
-    assert layout_words(plain) == "one rank"
+    assert format_layout(plain) == "one rank"

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from perdure.pipeline.evaluate.documents import DOCUMENTS, write_tables
-from perdure.pipeline.evaluate.report.ledger_words import ledger_words
+from perdure.pipeline.evaluate.report.formats import loss_table
+from perdure.pipeline.evaluate.report.ledger_lines import ledger_lines
 from perdure.pipeline.evaluate.report.page import render_page
 from perdure.pipeline.evaluate.report.siblings import findings, pairs
 from perdure.pipeline.evaluate.report.summary import summarize
-from perdure.pipeline.evaluate.report.words import loss_table
 from perdure.pipeline.recipe import Recipe
 
 ALL = ["base", "reference", "update", "control"]
@@ -153,7 +153,7 @@ def test_means_and_metrics_stand_beside_their_intervals(with_documents):
     in_bits = report["intervals"]["metrics_bits_per_byte"]["update"]["bwt"]
     assert in_bits == pytest.approx([-0.125 / (4 * np.log(2))] * 2)
     page = render_page(report)
-    row = page.partition("along each version's path")[2].partition('<th scope="row">update</th>')[2]
+    row = page.partition("along each version&#39;s path")[2].partition('<th scope="row">update</th>')[2]
     low, high = (f"{bound:+.3f}".replace("-", "\N{MINUS SIGN}") for bound in spans["acc"])
     assert f">{low} to {high}</span>" in row.partition("</tr>")[0]
     low, high = report["intervals"]["macro_bits_per_byte"][3]
@@ -165,7 +165,7 @@ def test_means_and_metrics_stand_beside_their_intervals(with_documents):
     assert line.endswith(f"{low:.3f} to {high:.3f}")
     # A page in bits per byte has intervals in bits per byte.
     page = render_page(report | {"unit": "bits_per_byte"})
-    row = page.partition("along each version's path")[2].partition('<th scope="row">update</th>')[2]
+    row = page.partition("along each version&#39;s path")[2].partition('<th scope="row">update</th>')[2]
     assert "\N{MINUS SIGN}0.045 to \N{MINUS SIGN}0.045" in row.partition("</tr>")[0]
 
 
@@ -178,7 +178,7 @@ def test_a_domain_that_was_never_shown_is_no_finding(with_documents):
     assert report["shown"]["base"] == ["prose"] and report["shown"]["update"] == ["prose", "code"]
     gap = {"depth": 0.762, "recovery_tokens": None, "worst_tokens": 100, "start": 1.0, "worst": 1.762}
     report["stability_gap"] = {"update": {"domains": {"clean": gap, "prose": gap}}}
-    told = [line for line in ledger_words(report) if "0.762" in line]
+    told = [line for line in ledger_lines(report) if "0.762" in line]
     assert len(told) == 1 and "on prose rose by 0.762" in told[0]
     report["stability_gap"] = {}
     card = render_page(report).partition("<h3>control</h3>")[2].partition("</article>")[0]

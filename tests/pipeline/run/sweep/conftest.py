@@ -2,7 +2,7 @@
 
 import pytest
 
-from perdure.pipeline.run.sweep.gather import IN_A_UNIT, _row
+from perdure.pipeline.run.sweep.gather import IN_A_UNIT, row_of
 
 FIELD = "versions.update.mixture.replay.share"
 
@@ -64,7 +64,7 @@ def sweep(runs: list[dict], compared: list[str], arms: list[str]) -> dict:
     ]
     domains = ["prose", "code"]
     rows = [
-        _row(setting, name, [run for run in runs if run["setting"] == setting], domains)
+        row_of(setting, name, [run for run in runs if run["setting"] == setting], domains)
         for setting in settings
         for name in compared
     ]

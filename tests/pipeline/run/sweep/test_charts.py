@@ -23,7 +23,7 @@ def test_the_page_is_self_contained_and_has_axes(swept):
 
 def test_plots_and_page_are_in_the_unit_of_the_sweep(seeded):
     found = seeded | {"unit": "bits_per_byte"}
-    drawn = {chart["name"]: chart["svg"] for chart in charts(found)}
+    drawn = {chart.name: chart.svg for chart in charts(found)}
     for name, label in (
         ("loss", "held-out loss"),
         ("change", "change"),
@@ -49,13 +49,13 @@ def test_names_on_the_axis_stand_in_the_order_given(swept):
 
 
 def test_versions_side_by_side_where_only_seeds_are_swept(seeded):
-    drawn = {chart["name"]: chart for chart in charts(seeded)}
+    drawn = {chart.name: chart for chart in charts(seeded)}
     names = ["all-loss", "all-change", "all-probes", "all-fuar", "all-stability-gap"]
     assert list(drawn) == names
     for chart in drawn.values():
-        texts = re.findall(r">([^<]*)</text>", chart["svg"])
+        texts = re.findall(r">([^<]*)</text>", chart.svg)
         assert {"version", "replay_0", "replay_5"} <= set(texts) and "base" not in texts
-    assert "FUAR (accuracy dropped / gained)" in drawn["all-fuar"]["svg"]
+    assert "FUAR (accuracy dropped / gained)" in drawn["all-fuar"].svg
     page = render_sweep(seeded, list(drawn.values()))
     assert page.count("<svg") == 5 and "Without base, from which the others start" in page
     for number in ("0.500 (1 of 2)", "no gain", "2k (1 of 2)", "never"):
@@ -66,17 +66,17 @@ def test_plots_of_several_settings_have_names_of_their_own(swept):
     rate = "versions.update.schedule.max_lr"
     for row, value in zip(swept["rows"], (0.1, 0.1, 0.2)):
         row["setting"] = row["setting"] | {rate: value}
-    assert [chart["name"] for chart in charts(swept)] == [
+    assert [chart.name for chart in charts(swept)] == [
         *("update-loss-max_lr=0.1", "update-change-max_lr=0.1")
     ]
     for row, value in zip(swept["rows"], ("a b", "a b", "c")):
         row["setting"][rate] = value
-    first, second = (chart["name"] for chart in charts(swept))
+    first, second = (chart.name for chart in charts(swept))
     assert re.fullmatch("update-loss-[0-9a-f]{8}", first) and second == first.replace("loss", "change")
 
 
 def test_a_plot_is_a_file_of_its_own(seeded):
-    inline = charts(seeded)[0]["svg"]
+    inline = charts(seeded)[0].svg
     picture = standalone(inline)
     assert picture == standalone(inline)
     tree = ElementTree.fromstring(picture)

@@ -1,6 +1,6 @@
 """The tables of a sweep on the console."""
 
-from perdure.pipeline.run.sweep.table import setting_words, sweep_table
+from perdure.pipeline.run.sweep.table import format_setting, sweep_table
 
 
 def test_the_table(swept):
@@ -57,5 +57,5 @@ def test_seeds_alone_compare_all_versions(seeded):
 
 def test_settings_in_words():
     setting = {"variant": "plain", "a.b.max_lr": "3e-3", "a.schedule": {"type": "constant", "max_lr": 0.1}}
-    assert setting_words(setting) == "plain, max_lr 3e-3, schedule {max_lr: 0.1, type: constant}"
-    assert setting_words({}) == "the recipe's own"
+    assert format_setting(setting) == "plain, max_lr 3e-3, schedule {max_lr: 0.1, type: constant}"
+    assert format_setting({}) == "the recipe's own"

@@ -1,10 +1,10 @@
 """What the ledger says beyond the table of losses, in words for the console."""
 
 from perdure.pipeline.core.console import tokens_words
-from perdure.pipeline.evaluate.units import NATS, WORDS, in_unit
+from perdure.pipeline.evaluate.units import NATS, UNIT_NAMES, in_unit
 
 
-def ledger_words(report: dict) -> list[str]:
+def ledger_lines(report: dict) -> list[str]:
     """A line a finding: changes that may be chance, stability gaps, probes, and what leaked."""
     return [*_chance(report), *_gaps(report), *_answers(report), *_missing(report), *_unmeasured(report)]
 
@@ -32,7 +32,7 @@ def _gaps(report: dict) -> list[str]:
                 back = found["recovery_tokens"]
                 end = "is not back" if back is None else f"is back after {tokens_words(back)}"
                 lines.append(
-                    f"{version}: while it trained, the loss on {domain} rose by {found['depth']:.3f} {WORDS[unit]}, "
+                    f"{version}: while it trained, the loss on {domain} rose by {found['depth']:.3f} {UNIT_NAMES[unit]}, "
                     f"most after {tokens_words(found['worst_tokens'])} tokens, and {end}."
                 )
     return lines
@@ -52,7 +52,7 @@ def _answers(report: dict) -> list[str]:
             ]
             lines.append(f"{version['id']}: {file}: {', '.join(parts)}{_leaked(report, file)}")
         if (fuar := probes["fuar"].get(version["id"], {}).get("parent")) is not None:
-            lines.append(f"{version['id']}: {fuar_words(fuar)}")
+            lines.append(f"{version['id']}: {format_fuar(fuar)}")
     return lines
 
 
@@ -78,7 +78,7 @@ def _guessed(entry: dict) -> str:
     return chance + old
 
 
-def fuar_words(fuar: dict) -> str:
+def format_fuar(fuar: dict) -> str:
     """FUAR with its interval, whether it is more than chance, and what its formula leaves out."""
     words = "no gain, so no FUAR"
     if fuar["value"] is not None:

@@ -12,11 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from perdure.pipeline.evaluate.documents import DOCUMENTS, write_tables
 from perdure.pipeline.evaluate.probe_scores import ANSWERS
 from perdure.pipeline.evaluate.report.board import write_board
-from perdure.pipeline.evaluate.report.ledger_words import ledger_words
+from perdure.pipeline.evaluate.report.formats import loss_table
+from perdure.pipeline.evaluate.report.ledger_lines import ledger_lines
+from perdure.pipeline.evaluate.report.lineage_paths import path_metrics, paths
 from perdure.pipeline.evaluate.report.page import render_page
-from perdure.pipeline.evaluate.report.paths import path_metrics, paths
 from perdure.pipeline.evaluate.report.summary import summarize
-from perdure.pipeline.evaluate.report.words import loss_table
 from perdure.pipeline.plan.recorded import recorded
 
 ALL = ["base", "reference", "update", "control"]
@@ -199,8 +199,8 @@ def test_a_branch_is_not_compared_with_what_its_parent_became_later(early):
     assert report["forgetting"]["reference"] == {"mean": None, "domains": {}}
     assert list(report["probes"]["change"]["reference"]) == ["initial"]
     assert list(report["probes"]["fuar"]["reference"]) == ["initial"]
-    assert "reference: facts.jsonl: invariant 0 of 1, guessing gives 50%" in ledger_words(report)
-    assert not [line for line in ledger_words(report) if line.startswith("reference: on ")]
+    assert "reference: facts.jsonl: invariant 0 of 1, guessing gives 50%" in ledger_lines(report)
+    assert not [line for line in ledger_lines(report) if line.startswith("reference: on ")]
     page = render_page(report, "reference")
     assert "From base at step 100" in page
     assert "It left base before its end; what it started from was not measured, so that there are no" in page

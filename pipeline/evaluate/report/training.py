@@ -21,7 +21,7 @@ CURVE_POINTS = 160
 CURVE_KEYS = ("loss", "loss_selected", "loss_unselected", "lr", "selected_fraction", "mfu")
 
 
-def add_course(report: dict, recipes: dict[str, Recipe]) -> None:
+def add_derived(report: dict, recipes: dict[str, Recipe]) -> None:
     """Adds to a report what follows from its own numbers and the recipe of each version, so that its page needs nothing else.
 
     - `findings`: what `siblings` say, in words.

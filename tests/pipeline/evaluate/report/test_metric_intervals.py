@@ -7,15 +7,15 @@ import pytest
 
 from perdure.pipeline.evaluate.bootstrap import RESAMPLES
 from perdure.pipeline.evaluate.report.ledger import Documents, draws
-from perdure.pipeline.evaluate.report.paths import Path, path_metrics
-from perdure.pipeline.evaluate.report.spreads import metric_intervals
+from perdure.pipeline.evaluate.report.lineage_paths import LineagePath, path_metrics
+from perdure.pipeline.evaluate.report.metric_intervals import metric_intervals
 
 SEED = 5
 SOURCES = ["a", "b", "c"]
 PATHS = {
-    "one": Path(1, ["one"], [], [0, 1], None, [1, None, None]),
-    "two": Path(2, ["one", "two"], [9], [0, 1, 2], None, [1, 2, None]),
-    "three": Path(3, ["one", "two", "three"], [9, 9], [0, 1, 2, 3], None, [1, 2, 3]),
+    "one": LineagePath(1, ["one"], [], [0, 1], None, [1, None, None]),
+    "two": LineagePath(2, ["one", "two"], [9], [0, 1, 2], None, [1, 2, None]),
+    "three": LineagePath(3, ["one", "two", "three"], [9, 9], [0, 1, 2, 3], None, [1, 2, 3]),
 }
 SIZES = {"a": [10, 20, 30, 40, 50, 60], "b": [10] * 7, "c": [5, 10] * 4}
 
@@ -84,7 +84,7 @@ def test_what_has_no_documents_has_no_interval(measured):
     assert (spans["acc"], spans["bwt"], spans["forgetting"]) == (None, None, None)
     assert spans["fwt"] and spans["fwt_gem"]  # of `b` and `c` alone
     # A branch is compared with its parent where it left it: losses were measured there, documents not kept apart.
-    left = {"three": Path(3, ["one", "two", "three"], [9, 4], [0, 1, None, 3], 4, [1, 2, 3])}
+    left = {"three": LineagePath(3, ["one", "two", "three"], [9, 4], [0, 1, None, 3], 4, [1, 2, 3])}
     starts = {"three": np.array([4.1, 4.2, 4.3])}
     found = {domain: documents(domain) for domain in SOURCES}
     spans = metric_intervals(left, SOURCES, losses, starts, draws(found, SEED))["three"]

@@ -7,7 +7,7 @@ import numpy as np
 
 from perdure.pipeline.evaluate import metrics
 from perdure.pipeline.evaluate.bootstrap import RESAMPLES, interval
-from perdure.pipeline.evaluate.report.paths import Path, losses_along, path_metrics
+from perdure.pipeline.evaluate.report.lineage_paths import LineagePath, losses_along, path_metrics
 
 TERMS: dict[str, Callable[[np.ndarray, Sequence[int | None]], list[np.ndarray]]] = {
     "acc": metrics.accuracy_terms,
@@ -19,7 +19,7 @@ TERMS: dict[str, Callable[[np.ndarray, Sequence[int | None]], list[np.ndarray]]]
 
 
 def metric_intervals(
-    paths: Mapping[str, Path],
+    paths: Mapping[str, LineagePath],
     sources: list[str],
     losses: np.ndarray,
     starts: dict[str, np.ndarray],
@@ -34,7 +34,7 @@ def metric_intervals(
         paths: Of the versions that were measured.
         sources: The first columns of `losses`; parts of sources come behind them.
         losses: float64 [rows, domains], the loss matrix.
-        starts: By version its losses before its first step, see `perdure.pipeline.evaluate.report.paths`.
+        starts: By version its losses before its first step, see `perdure.pipeline.evaluate.report.lineage_paths`.
         drawn: By domain float64 [rows, RESAMPLES], resampled losses in the unit of the intervals.
     """
     found, numbers = {}, path_metrics(dict(paths), sources, losses, starts)
@@ -52,7 +52,7 @@ def metric_intervals(
     return found
 
 
-def _along(path: Path, sources: list[str], drawn: Mapping[str, np.ndarray]) -> np.ndarray:
+def _along(path: LineagePath, sources: list[str], drawn: Mapping[str, np.ndarray]) -> np.ndarray:
     """Resampled losses of every model on a path, float64 [rows of the path, sources, RESAMPLES], NaN without documents."""
     found = np.full((len(path.rows), len(sources), RESAMPLES), math.nan)
     for column, source in enumerate(sources):
@@ -62,11 +62,13 @@ def _along(path: Path, sources: list[str], drawn: Mapping[str, np.ndarray]) -> n
     return found
 
 
-def _divided(key: str, own: np.ndarray, path: Path) -> int:
+def _divided(key: str, own: np.ndarray, path: LineagePath) -> int:
     return metrics.uncounted_domains(own, path.learned) if key == "fwt" else 0
 
 
-def _rises(own: np.ndarray, redrawn: np.ndarray, path: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _rises(
+    own: np.ndarray, redrawn: np.ndarray, path: LineagePath
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The terms of forgetting, measured and resampled."""
     rises = metrics.forgetting(own, path.learned)
     known = np.flatnonzero(~np.isnan(rises))

@@ -1,7 +1,8 @@
 """A report's numbers in words: what the console and the page both say."""
 
 from perdure.pipeline.core.console import tokens_words
-from perdure.pipeline.evaluate.units import BITS, WORDS, in_unit
+from perdure.pipeline.evaluate.report.text_tables import text_table
+from perdure.pipeline.evaluate.units import BITS, UNIT_NAMES, in_unit
 
 UNCHANGED = 0.005
 """Changes below this many nats per token, or bits per byte, are called none."""
@@ -9,48 +10,48 @@ TABLE_DOMAINS = 5
 """Domains side by side in a table on the console."""
 
 
-def hours_words(hours: float, device: str | None) -> str:
+def format_hours(hours: float, device: str | None) -> str:
     """Hours with what they are of, as in `1.25 GPU h` and `0.0321 core h`."""
     unit = "core h" if device == "cpu" else "GPU h"
     return f"{hours:,.0f} {unit}" if hours >= 1000 else f"{hours:.3g} {unit}"
 
 
-def cost_words(report: dict) -> list[str]:
+def cost_lines(report: dict) -> list[str]:
     """What all training took, in a line; none if no version has counted it."""
     cost = report["cost"]
     kinds = (("gpu_hours", None), ("cpu_core_hours", "cpu"))
-    parts = [hours_words(cost[key], device) for key, device in kinds if cost[key] is not None]
+    parts = [format_hours(cost[key], device) for key, device in kinds if cost[key] is not None]
     lost = sum(version["lost_hours"] or 0 for version in report["versions"])
     again = f", {lost:.3g} h of it in steps that were lost and done again" if lost else ""
     missing = f" ({', '.join(cost['uncounted'])} not counted)" if cost["uncounted"] else ""
     return [f"All training took {' and '.join(parts)}{again}{missing}."] if parts else []
 
 
-def signed(change: float) -> str:
+def format_change(change: float) -> str:
     """A change with its sign, as in `+0.071`."""
     return f"{change:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
-def share_words(share: float) -> str:
+def format_share(share: float) -> str:
     """A share as a percentage, without needless digits."""
     return f"{100 * share:.3g}%"
 
 
-def origin_words(version: dict) -> str:
+def format_origin(version: dict) -> str:
     """What a version started from: its parent, and the step where it left that before its end."""
     parent = "initial model" if version["parent"] is None else version["parent"]
     return parent if version.get("left_at_step") is None else f"{parent} at step {version['left_at_step']:,}"
 
 
-def mixture_words(mixture: list[dict]) -> str:
+def format_mixture(mixture: list[dict]) -> str:
     """A version's mixture, as in `90% code, 10% replayed prose`."""
     return ", ".join(
-        f"{share_words(member['share'])} {'replayed ' if member['replay'] else ''}{member['source']}"
+        f"{format_share(member['share'])} {'replayed ' if member['replay'] else ''}{member['source']}"
         for member in mixture
     )
 
 
-def layout_words(parallel: dict) -> str:
+def format_layout(parallel: dict) -> str:
     """A parallel layout, as in `tensor 2, data 4, distributed optimizer`."""
     sizes = [(kind, parallel[f"{kind}_parallel"]) for kind in ("tensor", "pipeline", "data")]
     parts = [f"{kind} {size}" for kind, size in sizes if size > 1] or ["one rank"]
@@ -81,12 +82,12 @@ def loss_table(report: dict) -> str:
 
     Once in the report's unit, once in the other. More than `TABLE_DOMAINS` domains make several tables below one another.
     """
-    units = sorted(WORDS, key=lambda unit: unit != report["unit"])
+    units = sorted(UNIT_NAMES, key=lambda unit: unit != report["unit"])
     starts = range(0, len(report["domains"]), TABLE_DOMAINS)
     parts = []
     for unit in units:
         parts.append(
-            f"Held-out loss, {WORDS[unit]} (change against the version it started from; lower is better)"
+            f"Held-out loss, {UNIT_NAMES[unit]} (change against the version it started from; lower is better)"
         )
         parts += [_table(report, slice(start, start + TABLE_DOMAINS), unit) for start in starts]
     if report["heldout"]:
@@ -106,7 +107,7 @@ def _table(report: dict, part: slice, unit: str) -> str:
     rows = [["version", "from", *head]]
     models = [{"id": "initial model", "parent": ""}, *report["versions"]]
     for row, (model, losses) in enumerate(zip(models, shown["loss_matrix"], strict=True)):
-        cells = [model["id"], origin_words(model)]
+        cells = [model["id"], format_origin(model)]
         for domain, loss in zip(domains, losses[part]):
             change = shown["change"].get(model["id"], {}).get(domain)
             cells += ["-" if loss is None else f"{loss:.3f}", "" if change is None else f"({change:+.3f})"]
@@ -115,8 +116,4 @@ def _table(report: dict, part: slice, unit: str) -> str:
             span = spans[row]
             cells += ["" if span is None else f"{span[0]:.3f} to {span[1]:.3f}"][:known]
         rows.append(cells)
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    names = [f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}" for row in rows]
-    numbers = ["  ".join(cell.rjust(width) for cell, width in zip(row[2:], widths[2:])) for row in rows]
-    lines = [f"{name}  {cells}".rstrip() for name, cells in zip(names, numbers)]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+    return "\n".join(text_table(rows, left=2))

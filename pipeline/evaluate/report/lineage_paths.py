@@ -14,7 +14,7 @@ from perdure.pipeline.recipe import HuggingFaceModel, Recipe
 
 
 @dataclass(frozen=True)
-class Path:
+class LineagePath:
     """Where a version comes from.
 
     Attributes:
@@ -39,11 +39,11 @@ class Path:
         return self.rows[-2]
 
 
-def paths(sources: list[str], recipes: dict[str, Recipe]) -> dict[str, Path]:
+def paths(sources: list[str], recipes: dict[str, Recipe]) -> dict[str, LineagePath]:
     """The path of every version.
 
     Args:
-        sources: The columns of `Path.learned`.
+        sources: The columns of `LineagePath.learned`.
         recipes: By version the recipe that it was made by, see `perdure.pipeline.plan.recorded`.
     """
     numbers = {name: row for row, name in enumerate(recipes, start=1)}
@@ -69,7 +69,7 @@ def paths(sources: list[str], recipes: dict[str, Recipe]) -> dict[str, Path]:
             else _new_sources(recipes[member], member)
             for member in along
         ]
-        found[name] = Path(
+        found[name] = LineagePath(
             row,
             along,
             [steps for _, steps in before],
@@ -91,7 +91,7 @@ def _sources_until(recipe: Recipe, name: str, steps: int) -> list[str]:
     return [source_of(key) for key, samples in taken.items() if samples and not is_replayed(key)]
 
 
-def losses_along(path: Path, losses: np.ndarray, starts: dict[str, np.ndarray]) -> np.ndarray:
+def losses_along(path: LineagePath, losses: np.ndarray, starts: dict[str, np.ndarray]) -> np.ndarray:
     """The losses of every model on a path, float64 [rows of the path, domains].
 
     Where an ancestor was left before its end, they are what the next version was measured at before its first step.
@@ -101,19 +101,21 @@ def losses_along(path: Path, losses: np.ndarray, starts: dict[str, np.ndarray]) 
         losses: The loss matrix.
         starts: By version its losses before its first step, NaN where nothing was measured.
     """
-    after = [*path.members, None]
+    # The version itself, in the last row, was not left: it has a row.
     return np.stack(
-        [starts[after[place]] if row is None else losses[row] for place, row in enumerate(path.rows)]
+        [starts[path.members[place]] if row is None else losses[row] for place, row in enumerate(path.rows)]
     )
 
 
-def bases(paths: dict[str, Path], losses: np.ndarray, starts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def bases(
+    paths: dict[str, LineagePath], losses: np.ndarray, starts: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """By version the losses of what it started from, NaN where nothing was measured; see `losses_along`."""
     return {name: losses_along(path, losses, starts)[-2] for name, path in paths.items()}
 
 
 def path_metrics(
-    paths: dict[str, Path], sources: list[str], losses: np.ndarray, starts: dict[str, np.ndarray]
+    paths: dict[str, LineagePath], sources: list[str], losses: np.ndarray, starts: dict[str, np.ndarray]
 ) -> dict[str, dict]:
     """All metrics of every version that was measured, each along its own path; see `losses_along`.
 
@@ -141,7 +143,7 @@ def path_metrics(
     return found
 
 
-def _hidden(path: Path, own: np.ndarray, before: int) -> bool:
+def _hidden(path: LineagePath, own: np.ndarray, before: int) -> bool:
     """Whether the loss of a domain is missing where an ancestor was left, `before` rows above the one that learned it."""
     return any(
         path.rows[row - before] is None and np.isnan(own[row - before, column])
