@@ -28,7 +28,7 @@ settings.register_profile("explore", max_examples=300, deadline=None, database=N
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "perdure"))
 
 
-LONGEST = ("test_cluster", "test_run", "test_checkpoint", "test_restart", "test_versions")
+LONGEST = ("test_cluster", "test_run", "test_checkpoint", "test_writers", "test_restart", "test_versions")
 """Files that would keep one of two workers busy when the other has nothing left to do, if they came last."""
 
 

@@ -9,7 +9,7 @@ import megatron.core.parallel_state as mpu
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
-from support import tiny_recipe
+from tiny import tiny_recipe
 
 from perdure.pipeline.checks import model as checks
 from perdure.pipeline.model.device import initialise

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import torch
-from megatron.core import dist_checkpointing
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from perdure.pipeline.core.files import read_json
@@ -61,25 +60,6 @@ def heldout_losses(directory: str, budgets: list) -> list:
     return found
 
 
-def copy_checkpoint(directory: str, target: str) -> None:
-    """Loads a version's last checkpoint under the layout of another one, and saves it there."""
-    from perdure.pipeline.model.optimizer import make_optimizer
-    from perdure.pipeline.train import fence
-    from perdure.pipeline.train.checkpoint import Checkpoints, checkpoint_state, load_checkpoint
-
-    recipe, inputs = load_recipe(Path(target) / "recipe.yaml"), read_json(Path(target) / "inputs.json")
-    device = initialise()
-    model = build_model(recipe, inputs["vocab_size"], None, device)
-    optimizer = make_optimizer(recipe.training, model, recipe.parallel.distributed_optimizer)
-    source = finished_checkpoints(Path(directory) / "checkpoints")[-1]
-    load_checkpoint(source, model, optimizer)
-    if torch.distributed.get_rank() == 0:
-        fence.take(Path(target))
-    writer = Checkpoints(Path(target), 1, asynchronous=False)
-    state = {key: value for key, value in checkpoint_state(source).items() if key != "optimizer_steps"}
-    writer.save(model, optimizer, state)
-
-
 def train_poisoned(directory: str, broken: list, spikes: list) -> None:
     """Trains a version; in steps of `broken` the last rank's gradient is NaN, in steps of `spikes` the loss leaps."""
     from perdure.pipeline.core.errors import PerdureError
@@ -105,20 +85,6 @@ def train_poisoned(directory: str, broken: list, spikes: list) -> None:
         worker.main(Path(directory), "train")
     except PerdureError as error:
         sys.exit(str(error))
-
-
-def checkpoint_tensors(directory: str) -> dict:
-    """Hash and shape of every tensor of the last checkpoint, and its state."""
-    import hashlib
-
-    initialise()
-    path = finished_checkpoints(Path(directory) / "checkpoints")[-1]
-    tensors = dist_checkpointing.load_plain_tensors(str(path))
-    found = {
-        name: [list(tensor.shape), hashlib.sha256(tensor.float().numpy().tobytes()).hexdigest()]
-        for name, tensor in tensors.items()
-    }
-    return {"tensors": found, "state": read_json(path / "state.json")}
 
 
 def initial_tensor(directory: str, name: str) -> list:
@@ -159,98 +125,6 @@ def own_excess_loss(directory: str, data: str, scores: str) -> list:
     return found
 
 
-def killed_writer(directory: str) -> list:
-    """What every rank says when the last one's writer is killed, as the system does when memory runs out."""
-    import time
-
-    import psutil
-    from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
-
-    from perdure.pipeline.core.errors import PerdureError
-    from perdure.pipeline.model.optimizer import make_optimizer
-    from perdure.pipeline.train import fence
-    from perdure.pipeline.train.checkpoint import Checkpoints
-
-    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
-    model = build_model(recipe, inputs["vocab_size"], None, initialise())
-    optimizer = make_optimizer(recipe.training, model, False)
-    writer = Checkpoints(Path(directory), fence.take_together(Path(directory)), asynchronous=True)
-    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    if rank == ranks - 1:
-        FileSystemWriterAsync.write_preloaded_data = staticmethod(lambda *_args, **_kwargs: time.sleep(600))
-    writer.save(model, optimizer, {"step": 1, "scheduled": True})
-    if rank == ranks - 1:
-        own = psutil.Process()
-        (fork,) = [child for child in own.children(recursive=True) if child.cmdline() == own.cmdline()]
-        fork.kill()
-    said = ["nothing"] * ranks
-    try:
-        writer.wait()
-    except PerdureError as error:
-        torch.distributed.all_gather_object(said, str(error))
-    return said
-
-
-def saved_shares(directory: str) -> list:
-    """By rank: bytes of the optimizer's states that it saves, of its own share, and whether they are saved without a copy."""
-    from megatron.core.dist_checkpointing.dict_utils import nested_values
-
-    from perdure.pipeline.model import collectives
-    from perdure.pipeline.model.optimizer import make_optimizer, portable_state
-    from perdure.pipeline.train.checkpoint import _weights
-
-    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
-    model = build_model(recipe, inputs["vocab_size"], None, initialise())
-    optimizer = make_optimizer(recipe.training, model, True)
-    pieces = list(nested_values(portable_state(optimizer, _weights(model))))
-    inner = optimizer.chained_optimizers[0].optimizer
-    own = [tensor for states in inner.state.values() for tensor in states.values()]
-    own += [param for group in inner.param_groups for param in group["params"]]
-    places = {tensor.untyped_storage().data_ptr() for tensor in own}
-    in_place = all(piece.data.untyped_storage().data_ptr() in places for piece in pieces)
-    saved = sum(piece.data.nbytes for piece in pieces)
-    return collectives.from_all([saved, sum(tensor.nbytes for tensor in own), in_place])
-
-
-def slow_writer(directory: str) -> list:
-    """Checkpoints that are whole when the last rank's files, in two saves, wait for what rank 0 does while it waits."""
-    import time
-
-    from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
-
-    from perdure.pipeline.model import collectives
-    from perdure.pipeline.model.optimizer import make_optimizer
-    from perdure.pipeline.train import checkpoint, fence
-
-    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
-    model = build_model(recipe, inputs["vocab_size"], None, initialise())
-    optimizer = make_optimizer(recipe.training, model, False)
-    attempt, seen = fence.take_together(Path(directory)), Path(directory) / "seen"
-    write, wait, sleep = FileSystemWriterAsync.write_preloaded_data, collectives.barrier, time.sleep
-
-    def write_late(*arguments, **options):
-        while not seen.exists():
-            sleep(0.01)
-        return write(*arguments, **options)
-
-    if torch.distributed.get_rank():
-        FileSystemWriterAsync.write_preloaded_data = staticmethod(write_late)
-    for step, asynchronous in enumerate((True, False), start=1):
-        writer = checkpoint.Checkpoints(Path(directory), attempt, asynchronous)
-        if torch.distributed.get_rank() == 0:
-            seen.unlink(missing_ok=True)
-            if asynchronous:  # it looks again and again
-                checkpoint.time.sleep = lambda seconds: seen.touch()
-            else:  # the last of its waits that may be long
-                collectives.barrier = lambda: (seen.touch(), wait())
-        wait()
-        writer.save(model, optimizer, {"step": step, "scheduled": True})
-        writer.wait()
-        time.sleep, collectives.barrier = sleep, wait
-    assert collectives.group()._get_backend(torch.device("cpu")).options._timeout == collectives.FILE_TIME
-    return [path.name for path in finished_checkpoints(Path(directory) / "checkpoints")]
-
-
 def embedding_gradients(directory: str) -> bool:
     """Whether an embedding's gradient, as Megatron looks rows up, is the same every time, on several threads."""
     initialise()
@@ -282,96 +156,6 @@ def slow_export(directory: str) -> int:
         if number == 2 and torch.distributed.get_rank() == 0:
             time.sleep(3 * limit.total_seconds())
     return number
-
-
-def hanging_writers(directory: str, number: int) -> list:
-    """Saves while the first `number` forks hang before they begin; the steps of the whole checkpoints, or what is said."""
-    import os
-    import time
-
-    from perdure.pipeline.core.errors import PerdureError
-    from perdure.pipeline.model.optimizer import make_optimizer
-    from perdure.pipeline.train import checkpoint, fence, writers
-
-    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
-    model = build_model(recipe, inputs["vocab_size"], None, initialise())
-    writer = checkpoint.Checkpoints(Path(directory), fence.take_together(Path(directory)), asynchronous=True)
-    writers.BEGIN_SECONDS, forks = 0.5, iter(range(1000))
-    pending: list[int] = []
-    os.register_at_fork(
-        before=lambda: pending.append(next(forks)),
-        after_in_child=lambda: time.sleep(600 if pending[-1] < number else 0),
-    )
-    try:
-        writer.save(model, make_optimizer(recipe.training, model, False), {"step": 1, "scheduled": True})
-        writer.wait()
-    except PerdureError as error:
-        return [str(error)]
-    return [path.name for path in finished_checkpoints(Path(directory) / "checkpoints")]
-
-
-def begun_and_rolled_back(directory: str) -> list:
-    """Steps that each rank begins at and rolls back to, while the last one does not see the newest checkpoint yet."""
-    from types import SimpleNamespace
-
-    from perdure.pipeline.model import collectives
-    from perdure.pipeline.train import loop, start
-    from perdure.pipeline.train.guard import Trouble
-
-    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
-    model = build_model(recipe, inputs["vocab_size"], None, initialise())
-    if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
-        start.finished_checkpoints = lambda path: finished_checkpoints(path)[:-1]
-        loop.last_scheduled = lambda path: finished_checkpoints(path)[0]
-    optimizer, state = start.begin(Path(directory), recipe, inputs, model, lambda _line: None)
-    place = SimpleNamespace(directory=Path(directory) / "checkpoints")
-    after, _ = loop._pass_over(
-        13, 96, Trouble.NOT_FINITE, "", recipe, state, model, optimizer, place, lambda _line: None
-    )
-    return collectives.from_all([state["step"], after["step"]])
-
-
-def differing_views(directory: str) -> list:
-    """What each rank says when the last one does not see a file, reads another content, or sees the file late."""
-    import threading
-
-    from perdure.pipeline.core.errors import PerdureError
-    from perdure.pipeline.model import collectives
-
-    initialise()
-    late, rank = Path(directory) / "late", torch.distributed.get_rank()
-    if rank == 0:
-        threading.Timer(0.3, late.touch).start()
-    collectives.await_file(late)
-    said = []
-    try:
-        collectives.require_same("state.json", f"step {5 - rank}")
-    except PerdureError as error:
-        said.append(str(error))
-    collectives.VISIBLE_SECONDS = 0.1
-    try:
-        collectives.await_file(Path(directory) / "never")
-    except PerdureError as error:
-        said.append(str(error))
-    assert collectives.from_first(lambda: rank) == 0
-    return said
-
-
-def dead_rank(directory: str) -> str:
-    """What rank 0 hears, in the wait that may last for hours, of a rank that dies."""
-    import os
-
-    from perdure.pipeline.model import collectives
-
-    initialise()
-    collectives.barrier()
-    if torch.distributed.get_rank() == 1:
-        os._exit(0)
-    try:
-        collectives.barrier()
-    except RuntimeError as error:
-        return str(error)
-    return "nothing"
 
 
 def train_cases(directory: str, cases: list[dict], steps: int) -> list:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_recipe import perdure
 
 from perdure.pipeline.core.files import read_json
-from tests.test_run import perdure
 
 pytestmark = pytest.mark.slow
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import yaml
 from pyarrow import parquet
+from run_recipe import RECIPE, perdure
 
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.remembered_hashes import VERIFIED
-from tests.pipeline.data.conftest import write_jsonl
-from tests.pipeline.data.test_topics import SUBJECTS, text
-from tests.test_run import RECIPE, perdure
+from tests.pipeline.data.subjects import SUBJECTS, text
+from tests.pipeline.data.texts import write_jsonl
 
 pytestmark = pytest.mark.slow
 

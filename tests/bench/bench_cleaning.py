@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 from corpus import source_files
-from support import on_rank, tiny_recipe
+from support import on_rank
+from tiny import tiny_recipe
 from turns import in_turns, ratio
 
 from perdure.pipeline.core.manifest import finish

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 from corpus import source_files
-from support import EOS, on_rank, write_shard
+from support import on_rank
+from tiny import EOS, write_shard
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from perdure.pipeline.core.manifest import finish

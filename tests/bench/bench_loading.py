@@ -4,7 +4,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from support import EOS, on_rank, tiny_recipe
+from support import on_rank
+from tiny import EOS, tiny_recipe
 
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.manifest import finish

@@ -6,7 +6,8 @@ after an asynchronous save shares the cores with the writers and copies the memo
 
 from pathlib import Path
 
-from support import on_rank, prepare_version, tiny_recipe
+from support import on_rank
+from tiny import prepare_version, tiny_recipe
 from turns import ratio
 
 SHAPE = {

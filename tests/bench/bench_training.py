@@ -4,7 +4,8 @@ import statistics
 from functools import partial
 from pathlib import Path
 
-from support import on_rank, prepare_version, tiny_recipe
+from support import on_rank
+from tiny import prepare_version, tiny_recipe
 from turns import in_turns, ratio
 
 SHAPE = {

@@ -15,7 +15,7 @@ from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.plan.planning import build_plan
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from support import EOS, tiny_recipe
+from tiny import EOS, tiny_recipe
 
 
 def write_documents(directory: Path, number: int) -> tuple[Path, Path]:

@@ -23,7 +23,7 @@ from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.train.dataset import Dataset, open_dataset, read_batch, read_sample
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from support import EOS, tiny_recipe
+from tiny import EOS, tiny_recipe
 
 TASKS = 16
 SEQ_LENGTH = 4096

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support import tiny_recipe
+from tiny import tiny_recipe
 
 from perdure.launch.chain import jobs
 from perdure.pipeline.core.files import write_json

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import tiny_recipe
+from tiny import tiny_recipe
 
 from perdure.launch.attempt import attempts, newest_step
 from perdure.launch.here import render

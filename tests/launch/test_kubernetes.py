@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import tiny_recipe
+from tiny import tiny_recipe
 
 from perdure.launch.chain import jobs
 from perdure.launch.kubernetes import literal, render

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from support import prepare_version, start_ranks, tiny_recipe
+from support import start_ranks
+from tiny import prepare_version, tiny_recipe
 
 from perdure.launch.node import PORT, main, this_node
 from perdure.pipeline.core.errors import PerdureError

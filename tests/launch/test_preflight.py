@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import prepare_version, tiny_recipe
+from tiny import prepare_version, tiny_recipe
 
 from perdure.launch.preflight import MESSAGE_BYTES, _writes, checkpoint_bytes, facts, problems
 from perdure.launch.rank import COMMANDS, FROM_SLURM, cpus, meeting_place

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import start_ranks
 
 from perdure.launch.launch import fitted
 from perdure.pipeline.cli import entry
@@ -15,7 +16,6 @@ from perdure.pipeline.data.backends.slurm import SlurmExecutor
 from perdure.pipeline.recipe import load_recipe
 from perdure.pipeline.recipe.cluster import Cluster, JobSize
 from perdure.pipeline.recipe.load import shown, typed_command
-from tests.support import start_ranks
 
 SECRETS = [f"s3cr3t-{kind}" for kind in ("environment", "setup", "override", "site")]
 SBATCH = """#!{python} -IS

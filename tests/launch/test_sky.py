@@ -10,7 +10,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import tiny_recipe
+from tiny import tiny_recipe
 
 from perdure.launch.sky import render
 from perdure.pipeline.core.errors import RecipeError

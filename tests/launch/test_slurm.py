@@ -8,49 +8,15 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
-from support import tiny_recipe
 
 from perdure.launch.chain import Job, jobs
 from perdure.launch.launch import fitted, hours
 from perdure.launch.slurm import render
 from perdure.pipeline.core.errors import RecipeError
-from perdure.pipeline.data.backends.slurm_scripts import array_script, log_options
-from perdure.pipeline.recipe import Recipe, SlurmArrays
+from perdure.pipeline.data.backends.slurm_scripts import log_options
 from perdure.pipeline.recipe.cluster import Cluster, JobSize
-
-TRAIN = Job("train-v", version="v", gpus=True)
-DUMP = """#!{python} -IS
-import json, os, sys
-with open({file!r}, "a") as file:
-    file.write(json.dumps([os.path.basename(sys.argv[0]), sys.argv[1:], dict(os.environ), os.getcwd()]) + "\\n")
-sys.exit({status})
-"""
-
-
-def launched(out: Path, **cluster) -> Recipe:
-    recipe = tiny_recipe(out)
-    return recipe.model_copy(update={"out": out, "cluster": Cluster.model_validate(cluster)})
-
-
-def commands(text: str, directory: Path, environment=None, statuses=()) -> list:
-    """Runs a script with recorders in place of Slurm's commands; the calls they saw."""
-    tools, record = directory / "tools", directory / "calls.jsonl"
-    tools.mkdir(exist_ok=True)
-    record.unlink(missing_ok=True)
-    for name in ("srun", "scontrol", "sleep"):
-        status = dict(statuses).get(name, 0)
-        (tools / name).write_text(DUMP.format(python=sys.executable, file=str(record), status=status))
-        (tools / name).chmod(0o755)
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
-    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
-    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_CPUS_PER_TASK": "2"}
-    done = subprocess.run(
-        ["bash"], input=text.encode(), env=clean | job | (environment or {}) | {"PATH": path}, timeout=60
-    )
-    calls = [json.loads(line) for line in record.read_text().splitlines()]
-    return [done.returncode, *calls]
+from tests.launch.scripts import NASTY, TRAIN, commands, launched
 
 
 def test_a_training_script(tmp_path):
@@ -105,13 +71,6 @@ def test_jobs_of_one_node_are_not_tried_again_and_have_a_core_for_every_worker(t
     assert "gpus" not in text
 
 
-ANY = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
-NASTY = st.one_of(
-    ANY,
-    st.sampled_from(["a b", "'", '"', "$(touch x)", "`id`", ";exit 3", "\n#SBATCH -N9\n", "%j", "-n", "\\"]),
-)
-
-
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=NASTY, image=NASTY, mount=NASTY, place=NASTY.filter(lambda text: len(text.encode()) < 60))
 def test_a_shell_takes_every_value_literally(tmp_path, value, image, mount, place):
@@ -159,89 +118,6 @@ def test_a_log_is_told_to_sbatch_wherever_paths_are_plain():
     assert log_options(Path("/a/50%j_x@1"), "train-v.log")[1:] == ["--output=/a/50%%j_x@1/train-v.log"]
     assert log_options(Path("/läufe/日本"), "train-v.log")[1:] == ["--output=/läufe/日本/train-v.log"]
     assert log_options(Path("/my runs"), "train-v.log") == ["--open-mode=append"]
-
-
-ARRAYS = {"type": "slurm", "options": ["--mem-per-cpu=8G"]}
-
-
-def with_arrays(recipe: Recipe) -> Recipe:
-    arrays = SlurmArrays.model_validate(ARRAYS)
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"executor": arrays})})
-
-
-@pytest.mark.parametrize(("scoring", "partition"), [(False, "cpu"), (True, "gpu")])
-def test_an_array_asks_for_what_one_task_needs(tmp_path, scoring, partition):
-    slurm = {"partition": "gpu", "cpu_partition": "cpu", "time_limit": "4:00:00", "options": ["--exclusive"]}
-    recipe = with_arrays(launched(tmp_path, slurm=slurm))
-    text = array_script(
-        recipe, "data.a@1.scores.my model@2.score", scoring, tmp_path / "a.sbatch", ("m", "f")
-    )
-    options = {line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")}
-    assert options == {
-        f"--job-name=perdure-{recipe.name}-data.a@1.scores.my_model@2.score",
-        *("--nodes=1", "--ntasks=1", "--cpus-per-task=1", "--requeue"),
-        *(("--gpus-per-node=1",) if scoring else ()),
-        *(f"--partition={partition}", "--time=4:00:00", "--mem-per-cpu=8G"),
-        *("--open-mode=append", f"--output={tmp_path}/logs/slurm_%A_%a.log"),
-    }
-    assert text.splitlines()[-1] == f"exec {sys.executable} -m m f"  # no step of its own
-
-
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(value=NASTY, image=NASTY, place=NASTY.filter(lambda text: len(text.encode()) < 60), name=NASTY)
-def test_an_array_takes_every_value_literally(tmp_path, value, image, place, name):
-    directory = tmp_path / ("x" + place.replace("/", "_"))
-    (directory / "logs").mkdir(parents=True, exist_ok=True)
-    recipe = with_arrays(launched(directory, environment={"VALUE": value}, container={"image": image}))
-    pickle = str(directory / "executor.pik")
-    text = array_script(recipe, name, False, directory / "array.sbatch", ("module", pickle), directory)
-    ids = {"SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "3"}
-    ids |= {"PERDURE_SETUP": recipe.cluster.handed_over}
-    status, (srun, arguments, environment, cwd) = commands(text, tmp_path, ids)
-    assert (status, srun) == (0, "srun") and Path(cwd) == directory.resolve()
-    assert arguments == ["--ntasks=1", f"--container-image={image}", "python", "-m", "module", pickle]
-    assert environment["VALUE"] == value and environment["OMP_NUM_THREADS"] == os.environ["OMP_NUM_THREADS"]
-    assert [log.name for log in directory.glob("logs/*")] == ["slurm_9_3.log"]
-
-
-def test_a_job_that_waits_for_arrays_goes_back_into_the_queue_before_its_time_is_over(tmp_path):
-    recipe = with_arrays(launched(tmp_path, slurm={"partition": "gpu", "cpu_partition": "cpu"}))
-    (tmp_path / "launch").mkdir()
-    job = Job("data", ("data", "my recipe.yaml"), coordinates=True)
-    text = render(job, recipe, JobSize(4, 8, 8), tmp_path, "python")[1]
-    lines = text.splitlines()
-    assert "#SBATCH --signal=B:USR1@300" in lines and "#SBATCH --requeue" in lines
-    assert "#SBATCH --cpus-per-task=1" in lines and "#SBATCH --partition=cpu" in lines
-    status, srun = commands(text, tmp_path)
-    assert (status, srun[1][1:]) == (0, ["python", "-m", "perdure.pipeline.cli", "data", "my recipe.yaml"])
-    assert commands(text, tmp_path, statuses=[("srun", 3)])[0] == 3
-    signalled = text.replace('wait "$!"', 'kill -USR1 $$; wait "$!"')
-    status, *calls = commands(signalled, tmp_path)
-    assert status == 1 and ["requeue", "7"] in [call[1] for call in calls if call[0] == "scontrol"]
-
-
-@pytest.mark.parametrize("export", ["NONE", "ALL", "HOME"])
-def test_what_a_site_lets_jobs_inherit_does_not_keep_settings_from_steps(tmp_path, export):
-    """Slurm sets this one in a job, and `srun` reads it as --export: steps would not get what the script sets."""
-    recipe = launched(tmp_path, environment={"NCCL_DEBUG": "WARN"})
-    arrays = with_arrays(recipe)
-    for folder in ("launch", "logs", "versions/v/launch"):
-        (tmp_path / folder).mkdir(parents=True)
-    data = Job("data", ("data", "recipe.yaml"), coordinates=True)
-    texts = [
-        render(TRAIN, recipe, JobSize(2, 0, 1), tmp_path, "python")[1],
-        render(Job("report", ("report", "recipe.yaml")), recipe, JobSize(1, 0, 1), tmp_path, "python")[1],
-        render(data, arrays, JobSize(1, 0, 1), tmp_path, "python")[1],
-        array_script(arrays, "a", False, tmp_path / "a.sbatch", ("module", "file"), tmp_path),
-    ]
-    handed = {"PERDURE_SETUP": recipe.cluster.handed_over, "SLURM_EXPORT_ENV": export}
-    handed |= {"SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "3"}
-    texts[-1] = texts[-1].replace(f"exec {sys.executable} -m module file", "srun module file")
-    for text in texts:
-        _, *calls = commands(text, tmp_path, handed)
-        steps = [environment for name, _, environment, _ in calls if name == "srun"]
-        assert steps and all("SLURM_EXPORT_ENV" not in environment for environment in steps)
-        assert all(environment["NCCL_DEBUG"] == "WARN" for environment in steps)
 
 
 def test_a_version_that_is_not_whole_goes_back_into_the_queue(tmp_path):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import yaml
-from support import tiny_recipe
+from tiny import tiny_recipe
 
 from perdure.launch.status import lines, status
 from perdure.pipeline.cli import entry

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from support import REF_NATS_PER_UNIT, tiny_recipe, write_data, write_scores, write_shard
+from tiny import tiny_recipe, write_data, write_scores, write_shard
 
 from perdure.data_recipes.reproduce.noise import keep_rates, measure, separation, table, token_kinds
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import write_json
 from perdure.pipeline.core.manifest import finish
+from perdure.pipeline.core.shards import REF_NATS_PER_UNIT
 from perdure.pipeline.model.huggingface import weights_hash
 from perdure.pipeline.train.scores import made_reference
 

@@ -1,8 +1,9 @@
 """Tables of selection on noisy text from reports made by hand."""
 
+from pathlib import Path
+
 from perdure.data_recipes.reproduce import selection
 from perdure.pipeline.recipe import load_recipe
-from tests.data_recipes.reproduce.test_schedules import REPRODUCE
 
 VERSIONS = ["base", "reference", selection.CONTROL, *selection.ARMS]
 
@@ -41,7 +42,7 @@ def test_what_is_kept_of_noise():
 
 
 def test_arms_are_the_recipes():
-    recipe = load_recipe(REPRODUCE.parent / "noisy_web.yaml")
+    recipe = load_recipe(Path(__file__).parents[3] / "data_recipes" / "noisy_web.yaml")
     assert list(recipe.versions) == VERSIONS and recipe.evaluation.interval
     for arm in selection.ARMS:
         assert recipe.versions[arm].selection is not None

@@ -1,9 +1,9 @@
 """Bounds of checks at the very value: the last that is right, and the first that is not."""
 
 import pytest
+from tiny import tiny_recipe
 
 from perdure.pipeline.checks.check import problems
-from tests.support import tiny_recipe
 
 STEP = 32 * 8
 """Tokens of a step."""

@@ -1,7 +1,5 @@
 """Mistakes that would show late, or cost what a check must not: circles, sizes, names, places."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 
@@ -9,14 +7,7 @@ from perdure.pipeline.checks.check import load_lineage, tree_problems
 from perdure.pipeline.core.errors import RecipeError
 from perdure.pipeline.core.hints import near
 from perdure.pipeline.recipe import read_tree
-
-TEMPLATE = Path(__file__).parents[3] / "data_recipes" / "template.yaml"
-
-
-def found(*overrides: str, out: Path | None = None) -> dict[str, tuple]:
-    """Path -> (value, remedy) of the problems of the template with overrides."""
-    problems = tree_problems(read_tree(TEMPLATE, overrides, out))
-    return {problem.path: (problem.value, problem.remedy) for problem in problems}
+from tests.pipeline.checks.template import TEMPLATE, found
 
 
 def update(parent: str) -> str:

@@ -2,15 +2,13 @@
 
 import gzip
 import importlib.util
-from pathlib import Path
 
 import pytest
 
 from perdure.pipeline.checks.check import load_checked
 from perdure.pipeline.checks.preview import preview
 from perdure.pipeline.core.errors import RecipeError
-
-TEMPLATE = Path(__file__).parents[3] / "data_recipes" / "template.yaml"
+from tests.pipeline.checks.template import TEMPLATE
 
 
 def refused(*overrides: str) -> dict[str, tuple]:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mutations import check, originals, write_inputs
 
 from perdure.pipeline.checks import amounts
 from perdure.pipeline.checks.check import tree_problems
 from perdure.pipeline.cli import entry
 from perdure.pipeline.recipe import read_tree
-from tests.mutations import check, originals, write_inputs
 
 SIZES = (50, 100, 200)
 FACTOR = 2.6

@@ -1,12 +1,12 @@
 """Checks of mixtures that need no files."""
 
 import pytest
+from tiny import tiny_recipe
 
 from perdure.pipeline.checks import mixtures
 from perdure.pipeline.checks.finished import _repetition, against_data
 from perdure.pipeline.checks.pools import pool_repetition
 from perdure.pipeline.plan.lineage import planned_samples
-from tests.support import tiny_recipe
 
 STEP = 32 * 8
 """Tokens of a step."""

@@ -5,13 +5,13 @@ from collections import Counter
 
 import pytest
 import yaml
+from mutations import ODD, Outcome, check, originals, trials, write_inputs
+from support import start_ranks
 
 from perdure.pipeline.cli import entry
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import load_recipe
-from tests.mutations import ODD, Outcome, check, originals, trials, write_inputs
-from tests.support import start_ranks
 
 COUNT, RUNS = 250, 2
 SECONDS, BYTES = 5, 1 << 30

@@ -8,7 +8,7 @@ import pytest
 from perdure.pipeline.cli import entry
 from perdure.pipeline.data.read import files
 from perdure.pipeline.evaluate import harness
-from tests.pipeline.checks.test_bounds import TEMPLATE, found
+from tests.pipeline.checks.template import TEMPLATE, found
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from support import tiny_recipe
+from tiny import tiny_recipe
 
 from perdure.pipeline.checks.scoring import positions
 from perdure.pipeline.model.shape import max_positions

@@ -7,11 +7,11 @@ import pkgutil
 from pathlib import Path
 
 import pytest
+from tiny import tiny_recipe
 
 from perdure.pipeline import checks
 from perdure.pipeline.checks import check
 from perdure.pipeline.checks.check import problems
-from tests.support import tiny_recipe
 
 TOOLS = {"check", "lenient", "memory", "preview", "preview_mixture", "sizes", "sizing"}
 """Modules of the room that hold no checks of their own."""

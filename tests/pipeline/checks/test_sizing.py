@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny import tiny_recipe
 
 from perdure.pipeline.checks.check import load_checked, load_on_paper
 from perdure.pipeline.checks.memory import memory_per_rank
@@ -15,7 +16,6 @@ from perdure.pipeline.cli.sizing_text import print_sizing
 from perdure.pipeline.core.errors import RecipeError
 from perdure.pipeline.model.shape import Shape, flops_per_token, model_shape
 from perdure.pipeline.recipe import Recipe
-from tests.support import tiny_recipe
 
 RECIPES = Path(__file__).parents[3] / "data_recipes"
 LLAMA = {"8b": RECIPES / "llama3_8b_update.yaml", "70b": RECIPES / "llama3_70b_update.yaml"}

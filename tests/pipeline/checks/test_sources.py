@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,8 +9,8 @@ import pytest
 
 from perdure.pipeline.checks.check import load_checked
 from perdure.pipeline.core.errors import RecipeError
+from tests.pipeline.checks.template import TEMPLATE
 
-TEMPLATE = Path(__file__).parents[3] / "data_recipes" / "template.yaml"
 ROWS = b"".join(json.dumps({"body": f"text {n}", "title": "t"}).encode() + b"\n" for n in range(200))
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import specification as page
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import EOS, random_data, tiny_recipe
 
 from perdure.kernels import select_tokens
 from perdure.pipeline.core import shards
@@ -22,8 +24,6 @@ from perdure.pipeline.plan.schedule import learning_rate
 from perdure.pipeline.recipe import CosineSchedule, Mixture, Selection
 from perdure.pipeline.train.dataset import open_dataset, read_sample
 from perdure.pipeline.train.scores import made_reference
-from tests import specification as page
-from tests.support import EOS, random_data, tiny_recipe
 
 WORDS = st.text(min_size=1, max_size=12)
 NUMBERS = st.integers(0, (1 << 64) - 1)

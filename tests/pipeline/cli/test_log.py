@@ -9,7 +9,7 @@ from perdure.pipeline.checks.check import load_checked
 from perdure.pipeline.cli import entry
 from perdure.pipeline.cli.log_text import print_diff, print_log
 from perdure.pipeline.core.files import write_atomic
-from tests.pipeline.plan.test_lineage import STEP, main_path, recipe_of, update
+from tests.pipeline.plan.paths import STEP, main_path, recipe_of, update
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time
 import dill
 import pytest
 from busy import busy
-from support import tiny_recipe
+from tiny import tiny_recipe
 
 from perdure.launch import node
 from perdure.pipeline.cli import entry

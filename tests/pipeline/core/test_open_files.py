@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from support import random_documents, tiny_recipe, write_data
+from tiny import random_documents, tiny_recipe, write_data
 
 from perdure.pipeline.checks import sources
 from perdure.pipeline.checks.open_files import files_needed

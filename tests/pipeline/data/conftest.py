@@ -1,27 +1,11 @@
-import json
-import random
+"""Texts, and recipes over them."""
+
 from pathlib import Path
 
 import pytest
 
 from perdure.pipeline.recipe import Recipe
-
-WORDS = [
-    a + b + c
-    for a in ("ba", "ke", "mi", "to", "su")
-    for b in ("ran", "lo", "ti", "ve")
-    for c in ("d", "n", "s")
-]
-
-
-def write_jsonl(path: Path, rows: list[dict]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def random_text(seed: int, words: int = 60) -> str:
-    return " ".join(random.Random(seed).choices(WORDS, k=words))
+from tests.pipeline.data.texts import random_text, write_jsonl
 
 
 @pytest.fixture

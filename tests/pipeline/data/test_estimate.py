@@ -79,7 +79,7 @@ def test_of_parquet_the_text_alone_counts(tmp_path):
 
 
 def test_check_says_how_many_tokens_compressed_files_have(tmp_path):
-    from support import tiny_recipe
+    from tiny import tiny_recipe
 
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "' + b"a" * 80_000 + b'"}\n'))
     source = {"reader": {"type": "jsonl", "path": str(tmp_path)}}

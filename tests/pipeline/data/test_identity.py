@@ -4,7 +4,7 @@ import pytest
 
 from perdure.pipeline.data import identity
 from perdure.pipeline.recipe import Recipe
-from tests.pipeline.data.conftest import write_jsonl
+from tests.pipeline.data.texts import write_jsonl
 
 FACTS = {"tokenizer_hash": "t", "eos_id": 0, "parse_special_tokens": False}
 KINDS = ("clean", "tokenizer", "data", "topics", "subset")

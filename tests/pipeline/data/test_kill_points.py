@@ -10,8 +10,8 @@ import sys
 import pytest
 import yaml
 
-from tests.pipeline.data.conftest import write_jsonl
-from tests.pipeline.data.test_topics import SUBJECTS, labelled, text
+from tests.pipeline.data.subjects import SUBJECTS, labelled, text
+from tests.pipeline.data.texts import write_jsonl
 
 RUN = """
 import contextlib, os, shutil, signal, sys

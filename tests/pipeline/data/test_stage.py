@@ -1,14 +1,11 @@
 import json
-import os
 import random
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
@@ -20,33 +17,12 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.hashes import hash_directory, hash_of
 from perdure.pipeline.core.shards import open_shard
-from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data import identity, stage
 from perdure.pipeline.data.backends.local import TASKS
 from perdure.pipeline.data.cleaning.dedup import ROWS, BoundedSignature, Folder
 from perdure.pipeline.data.cleaning.normalise import Words, is_heldout, text_hash
 from perdure.pipeline.data.stage import finished_data, run_data
-from perdure.pipeline.run.run import make_data
-
-quiet = {"report": lambda line: None}
-
-
-def documents(directory: Path) -> list[dict]:
-    """Every document of a data directory: its row of `docs.parquet`, with its text decoded from its shard."""
-    tokenizer = load_tokenizer(next(directory.parent.parent.glob("tokenizer@*")))
-    rows = pq.read_table(directory / "docs.parquet").to_pylist()
-    for row in rows:
-        prefix = "heldout." if row["split"] == "heldout" else ""
-        shard = open_shard(directory / f"{prefix}{row['shard']:05d}")
-        end = int(shard.lengths[: row["sequence"] + 1].sum())
-        tokens = shard.values[end - row["num_tokens"] : end].tolist()
-        assert tokens[-1] == tokenizer.eos_id
-        row["text"] = tokenizer.tokenizer.decode(tokens[:-1])
-    return rows
-
-
-def counts(directory: Path) -> dict:
-    return read_json(directory / "manifest.json")["counts"]
+from tests.pipeline.data.made import counts, documents, quiet, trained_on
 
 
 def test_shards_hold_every_document_once(make_recipe, texts, tmp_path):
@@ -65,49 +41,6 @@ def test_shards_hold_every_document_once(make_recipe, texts, tmp_path):
     summary = "news: 60 documents in, 60 out (dropped: none); "
     assert f"{summary}{tokens:,} tokens to train on" in [line.rpartition(", ")[0] for line in lines]
     assert not any((tmp_path / "out" / "work").iterdir())
-
-
-def test_what_killed_runs_left_of_finished_work_is_swept_and_unfinished_work_kept(
-    make_recipe, texts, tmp_path
-):
-    recipe, work = make_recipe({"news": texts}), tmp_path / "out" / "work"
-    found = run_data(recipe, **quiet)
-    # Killed right after the artefact had its name, before and while the work was removed, and in another recipe's work.
-    for path in (
-        "clean.news@0/steps/stats",
-        f"data.{found['news'].name}/shard/completions",
-        "clean.b@1/artefact",
-    ):
-        (work / path).mkdir(parents=True)
-    (work / "clean.b@1" / "artefact" / "00000.jsonl.zst").write_bytes(b"x" * 2_500_000)
-    for name in ("data.a@1.scores.ref@2", "data.a@1.leaks.3"):  # which a later stage may go on with
-        (work / name / "artefact").mkdir(parents=True)
-    lines: list[str] = []
-    assert run_data(recipe, lines.append) == found
-    assert not any("left by" in line for line in lines)  # by a run of a sweep, it may be another run's
-    assert sorted(path.name for path in work.iterdir()) == [
-        "clean.b@1",
-        "data.a@1.leaks.3",
-        "data.a@1.scores.ref@2",
-    ]
-    make_data(recipe, lines.append)
-    assert lines[-1] == (
-        f"{work}: left by runs under other recipes that did not end: clean.b@1 (0.0025 GB); remove what nobody goes on with"
-    )
-
-
-def test_half_made_artefacts_are_counted_while_someone_removes_them(tmp_path, monkeypatch):
-    for name in ("a", "b"):
-        (tmp_path / "clean.b@1" / name).mkdir(parents=True)
-        (tmp_path / "clean.b@1" / name / "x").write_bytes(b"x" * 10_000_000)
-    lstat = os.lstat
-
-    def removing(path, *arguments):
-        (tmp_path / "clean.b@1" / "a" / "x").unlink(missing_ok=True)
-        return lstat(path, *arguments)
-
-    monkeypatch.setattr(os, "lstat", removing)
-    assert "that did not end: clean.b@1 (0.01 GB); remove" in stage.left_over(tmp_path)
 
 
 def test_megatron_reads_the_shards(make_recipe, texts):
@@ -164,36 +97,6 @@ def test_signatures_in_bounded_memory_are_datatroves(words, length):
     theirs = MinhashDedupSignature("unused", ours.config, Words())
     shingles = ours.get_shingles(text)
     assert ours.get_signature(shingles) == theirs.get_signature(shingles)
-
-
-def test_the_split_is_stable_and_shared_by_sources(make_recipe, texts, tmp_path):
-    small = documents(run_data(make_recipe({"a": texts[:40]}, out=tmp_path / "1", tasks=1), **quiet)["a"])
-    both = run_data(make_recipe({"a": texts, "b": texts[20:]}, out=tmp_path / "2", tasks=3), **quiet)
-    sides: dict[str, set] = {}
-    for row in [*small, *documents(both["a"]), *documents(both["b"])]:
-        sides.setdefault(row["text"], set()).add(row["split"])
-    assert len(sides) == 60 and all(len(side) == 1 for side in sides.values())
-
-
-def test_what_one_source_holds_out_no_other_trains_on(make_recipe, texts):
-    recipe = make_recipe({"a": texts, "b": texts})
-    sources = recipe.sources | {"b": recipe.sources["b"].model_copy(update={"heldout_fraction": 0.4})}
-    found = run_data(recipe.model_copy(update={"sources": sources}), **quiet)
-    splits = {
-        name: {
-            split: {row["text"] for row in documents(path) if row["split"] == split}
-            for split in ("train", "heldout")
-        }
-        for name, path in found.items()
-    }
-    assert not splits["a"]["train"] & splits["b"]["heldout"]
-    assert splits["a"]["heldout"] < splits["b"]["heldout"] and splits["a"]["train"] == splits["b"]["train"]
-    reserved = len(splits["b"]["heldout"]) - len(splits["a"]["heldout"])
-    assert counts(found["a"])["documents"] == {
-        "in": 60,
-        "dropped": {"heldout_elsewhere": reserved},
-        "out": 60 - reserved,
-    }
 
 
 def test_finished_work_is_kept_and_changes_make_new_directories(make_recipe, texts, tmp_path):
@@ -256,17 +159,6 @@ def test_a_source_with_no_document_left_says_what_dropped_them(make_recipe, tmp_
         run_data(recipe, **quiet)
 
 
-@pytest.mark.parametrize(
-    ("fraction", "split", "remedy"), [(1e-9, "heldout", "raise"), (1 - 1e-9, "train", "lower")]
-)
-def test_an_empty_split_is_refused(make_recipe, texts, fraction, split, remedy):
-    recipe = make_recipe({"news": texts, "other": texts}, heldout_fraction=fraction)
-    with pytest.raises(
-        PerdureError, match=f"sources.news: none of its 60 .* {split} split; {remedy} sources.news.held"
-    ):
-        run_data(recipe, **quiet)
-
-
 def test_a_missing_input_names_the_source(make_recipe, tmp_path):
     recipe = make_recipe({"news": {"type": "text", "path": str(tmp_path / "missing")}})
     assert finished_data(recipe) == {"news": None}  # nothing stands there that could be of any input
@@ -306,63 +198,10 @@ def test_a_document_of_20_mb(make_recipe, texts):
     )
     assert len(giant.encode()) > 20_000_000
     directory = run_data(
-        make_recipe({"news": [*texts, giant], "other": texts}, tokenizer=_trained_on("other")), **quiet
+        make_recipe({"news": [*texts, giant], "other": texts}, tokenizer=trained_on("other")), **quiet
     )["news"]
     (row,) = [row for row in documents(directory) if row["num_chars"] == len(giant)]
     assert row["text"] == giant
-
-
-def test_an_output_that_cannot_be_written(make_recipe, texts, small_disk):
-    recipe = make_recipe({"news": texts}, out=small_disk("ro") / "out")
-    with pytest.raises(PerdureError, match="out: no permission to write; choose another place with --out"):
-        run_data(recipe, **quiet)
-
-
-def test_an_output_below_a_file(make_recipe, texts, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(
-        PerdureError, match="file/out: a file stands in the way; choose another place with --out"
-    ):
-        run_data(make_recipe({"news": texts}, out=tmp_path / "file" / "out"), **quiet)
-
-
-@pytest.mark.slow
-def test_a_full_disk_keeps_what_is_finished(make_recipe, texts, small_disk, tmp_path):
-    noise = [np.random.default_rng(number).bytes(4000).hex(" ", 4) for number in range(150)]
-    out = small_disk("rw") / "out"
-    recipe = make_recipe({"news": texts, "big": noise}, out=out, tokenizer=_trained_on("news"))
-    with pytest.raises(
-        PerdureError, match="the disk is full; free some space and run the same command again"
-    ):
-        run_data(recipe, **quiet)
-    assert (next(out.glob("clean/news@*")) / "_SUCCESS").exists()
-    subprocess.run(["mount", "-o", "remount,size=200m", str(out.parent)], check=True)
-    run_data(recipe, **quiet)
-    run_data(recipe.model_copy(update={"out": tmp_path / "roomy"}), **quiet)
-    assert hash_directory(out / "data") == hash_directory(tmp_path / "roomy" / "data")
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mounts a disk of 1 MB, `ro` or `rw`."""
-    mounted = []
-
-    def mount(mode: str) -> Path:
-        path = tmp_path / "disk"
-        path.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"{mode},size=1m", "tmpfs", str(path)]
-        if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("NOT TESTED: mounting a small disk takes root and the right to mount")
-        mounted.append(path)
-        return path
-
-    yield mount
-    for path in mounted:
-        subprocess.run(["umount", str(path)], check=True)
-
-
-def _trained_on(name: str) -> dict:
-    return {"type": "train", "vocab_size": 400, "sources": [name]}
 
 
 def test_sources_that_lost_what_is_read_by_now_are_made_anew_and_others_kept(make_recipe, texts, tmp_path):

@@ -21,8 +21,8 @@ from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.data.subset import Count, _choose, take_best
 from perdure.pipeline.recipe import DsirSubset
-from tests.pipeline.data.conftest import write_jsonl
-from tests.pipeline.data.test_topics import text
+from tests.pipeline.data.subjects import text
+from tests.pipeline.data.texts import write_jsonl
 
 quiet = {"report": lambda line: None}
 

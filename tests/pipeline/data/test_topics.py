@@ -1,7 +1,6 @@
 """Topics from metadata, a classifier and clusters: what stands in `docs.parquet`, what is counted, what is refused."""
 
 import json
-import random
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,18 +9,8 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.data.identity import WORDS as WORDS_VERSION
 from perdure.pipeline.data.stage import run_data
-from tests.pipeline.data.conftest import write_jsonl
-
-SEA = "ship harbour sailor wave anchor captain storm sail deck island".split()
-FARM = "field barn wheat plough cow farmer harvest tractor soil fence".split()
-KITCHEN = "oven flour recipe butter cook pan sugar onion dish spoon".split()
-SUBJECTS = {"sea": SEA, "farm": FARM, "kitchen": KITCHEN}
-
-
-def text(subject: str, seed: int) -> str:
-    rng = random.Random(f"{subject}{seed}")
-    common = "the of and a in that it was for on".split()
-    return " ".join(rng.choice(SUBJECTS[subject] if rng.random() < 0.5 else common) for _ in range(80))
+from tests.pipeline.data.subjects import SUBJECTS, labelled, text
+from tests.pipeline.data.texts import write_jsonl
 
 
 @pytest.fixture
@@ -38,17 +27,6 @@ def make(make_recipe, tmp_path):
         return make_recipe({"news": reader}, tasks=tasks, topics=topics, **options)
 
     return make
-
-
-def labelled(path, seeds=range(100, 130), wrong: float = 0.0):
-    rng = random.Random(0)
-    names = list(SUBJECTS)
-    rows = [
-        {"text": text(subject, seed), "topic": rng.choice(names) if rng.random() < wrong else subject}
-        for seed in seeds
-        for subject in names
-    ]
-    return str(write_jsonl(path, rows))
 
 
 def topics_of(directory) -> dict[str, str]:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
 
 import pytest
-from support import random_data, tiny_recipe, write_export
+from tiny import random_data, tiny_recipe, write_export
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json, write_json

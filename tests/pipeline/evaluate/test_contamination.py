@@ -1,81 +1,20 @@
 """Leaked evaluation texts: planted ones are found and named, clean ones are not flagged."""
 
 import json
-import random
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from every_script import contaminated
 from languages import LANGUAGES
-from support import tiny_recipe, write_data
+from tiny import tiny_recipe, write_data
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.manifest import finish
-from perdure.pipeline.data import backends, leaks
 from perdure.pipeline.evaluate import contamination
 from perdure.pipeline.evaluate.documents import heldout as measured_part
-from perdure.pipeline.evaluate.record import measured_on
-
-WORDS = [f"{first}{last}" for first in "bcdfghjklm" for last in ("ato", "elu", "imo", "ora", "uno", "aze")]
-PLANTED = "the quiet harbour of northport opened its third lighthouse in the spring of that year"
-HALF = "the quiet harbour of northport opened its third lighthouse in a hurry"
-SHORT = "eight words are enough to be looked for"
-VOCABULARY = ["<eos>", *WORDS, *dict.fromkeys(f"{PLANTED} {HALF} {SHORT} second bridge autumn".split())]
-
-
-def probe(name, text, answer):
-    question = text.replace(answer, "___", 1)
-    return {"id": name, "kind": "new", "question": question, "choices": [answer, "other"], "answer": answer}
-
-
-PROBES = [
-    probe("leaked", PLANTED.capitalize().replace(" northport", " Northport,"), "lighthouse"),
-    probe("clean", PLANTED.replace("third", "second").replace("spring", "autumn"), "lighthouse"),
-    probe("short", SHORT, "enough"),
-    probe("too-short", "eight words are enough", "enough"),
-    # The wrong choice stands in the training data, the right one does not.
-    probe("other-answer", PLANTED.replace("lighthouse", "bridge"), "bridge"),
-]
-
-
-def documents(seed, *planted):
-    rng = random.Random(seed)
-    texts = [" ".join(rng.choices(WORDS, k=40)) for _ in range(20)]
-    texts += [
-        f"{' '.join(rng.choices(WORDS, k=9))} {text} {' '.join(rng.choices(WORDS, k=9))}" for text in planted
-    ]
-    return [np.array([*(VOCABULARY.index(word) for word in text.split()), 0], np.uint16) for text in texts]
-
-
-def found_for(recipe, data):
-    """What the report says, measured on this data."""
-    return contamination.contamination(recipe, measured_on(recipe, data))
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    """Source a with the planted passage in its second shard and half of it in its first; source b with a near duplicate."""
-    tokenizer = tmp_path / "tokenizer"
-    tokenizer.mkdir()
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<eos>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.save(str(tokenizer / "tokenizer.json"))
-    facts = {"eos_id": 0, "vocab_size": len(VOCABULARY), "tokenizer_hash": "test"}
-    finish(tokenizer, facts | {"parse_special_tokens": False})
-    heldout = documents(7)[:5]
-    near = np.concatenate([heldout[2][3:30], documents(9)[0]])
-    data = {
-        "a": write_data(
-            tmp_path / "data/a", [documents(1, HALF), documents(2, PLANTED, SHORT)], heldout, len(VOCABULARY)
-        ),
-        "b": write_data(tmp_path / "data/b", [[*documents(3), near]], documents(8)[:4], len(VOCABULARY)),
-    }
-    facts = tmp_path / "facts.jsonl"
-    facts.write_text("".join(json.dumps(item) + "\n" for item in PROBES))
-    return tiny_recipe(tmp_path, evaluation__probes=[str(facts)]), data, tokenizer
+from tests.pipeline.evaluate.leaked import PLANTED, PROBES, SHORT, VOCABULARY, documents, found_for
 
 
 def test_a_planted_passage_is_found_and_named_and_a_clean_one_is_not(corpus):
@@ -178,20 +117,6 @@ def test_in_every_script_planted_text_is_found_and_everyday_phrases_are_not(tmp_
     ]
 
 
-def test_what_was_looked_for_is_not_looked_for_again(corpus, monkeypatch):
-    recipe, data, tokenizer = corpus
-    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
-    before = read_json(recipe.directory / "contamination.json")
-    with monkeypatch.context() as patch:
-        patch.setattr(leaks, "texts", lambda *_: pytest.fail("looked again"))
-        contamination.look_for_leaks(recipe, data, tokenizer, [].append)
-    # Other probes are.
-    recipe.evaluation.probes[0].write_text(json.dumps(PROBES[1]) + "\n")
-    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
-    after = read_json(recipe.directory / "contamination.json")
-    assert before["probes"]["facts.jsonl"]["leaked"] == 2 and after["probes"]["facts.jsonl"]["leaked"] == 0
-
-
 def test_only_documents_that_are_measured_are_looked_for(corpus):
     recipe, data, tokenizer = corpus
     few = tiny_recipe(recipe.directory, evaluation__max_tokens=3)
@@ -221,74 +146,6 @@ def test_a_missing_file_of_probes_is_one_line(corpus):
     recipe.evaluation.probes[0].unlink()
     with pytest.raises(PerdureError, match=r"facts.jsonl: no such file of probes; restore it"):
         contamination.look_for_leaks(recipe, data, tokenizer, [].append)
-
-
-@pytest.fixture
-def searched(monkeypatch):
-    """By source, shard and number of n-grams, every search of a shard, as it begins."""
-    run, found = leaks.LeakSearch.run, []
-
-    def noted(step, data=None, rank=0, world_size=1):
-        with np.load(step.grams) as grams:
-            found.append((step.data.name, rank, sum(len(grams[n]) for n in grams.files)))
-        return run(step, data, rank, world_size)
-
-    monkeypatch.setattr(leaks.LeakSearch, "run", noted)
-    return found
-
-
-def test_a_search_that_was_killed_goes_on_after_its_last_whole_shard(corpus, monkeypatch):
-    recipe, data, tokenizer = corpus
-    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
-    whole = (recipe.directory / "contamination.json").read_bytes()
-    (recipe.directory / "contamination.json").unlink()
-    for path in data["a"].glob("leaks/*/_SUCCESS"):
-        path.unlink()
-    texts = leaks.texts
-
-    def killed(shard, *arguments):
-        for number, text in texts(shard, *arguments):
-            if PLANTED in text:  # in the second shard
-                raise KeyboardInterrupt
-            yield number, text
-
-    monkeypatch.setattr(leaks, "texts", killed)
-    with pytest.raises(KeyboardInterrupt):
-        contamination.look_for_leaks(recipe, data, tokenizer, [].append)
-    assert list(recipe.directory.glob("work/data.a.leaks.*/shards/00000.npz"))
-    opened, open_shard = [], leaks.open_shard
-    monkeypatch.setattr(leaks, "texts", texts)
-    monkeypatch.setattr(leaks, "open_shard", lambda path: opened.append(path.name) or open_shard(path))
-    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
-    assert opened == ["00001"]
-    assert (recipe.directory / "contamination.json").read_bytes() == whole
-    assert not list(recipe.directory.glob("work/*"))
-
-
-def test_probes_that_are_added_are_all_that_is_looked_for(corpus, searched):
-    recipe, data, tokenizer = corpus
-    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
-    assert [(source, rank) for source, rank, _ in searched] == [("a", 0), ("a", 1), ("b", 0)]
-    searched.clear()
-    added = probe("added", HALF, "lighthouse")  # 12 words: one n-gram
-    with recipe.evaluation.probes[0].open("a") as file:
-        file.write(json.dumps(added) + "\n")
-    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
-    assert searched == [("a", 0, 1), ("a", 1, 1), ("b", 0, 1)]
-    found = found_for(recipe, data)["probes"]["facts.jsonl"]
-    assert [(entry["item"], entry["document"]) for entry in found["found"]] == [
-        ("leaked", "train/1/20"),
-        ("short", "train/1/21"),
-        ("added", "train/0/20"),
-    ]
-    # With fewer there is nothing to look for, with other data there is all.
-    searched.clear()
-    recipe.evaluation.probes[0].write_text(json.dumps(added) + "\n")
-    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
-    assert found_for(recipe, data)["probes"]["facts.jsonl"]["leaked"] == 1
-    other = write_data(recipe.directory / "data/c", [documents(5)], documents(8)[:4], len(VOCABULARY))
-    contamination.look_for_leaks(recipe, data | {"b": other}, tokenizer, [].append)
-    assert [(source, rank) for source, rank, _ in searched] == [("c", 0)]
 
 
 def test_all_documents_that_a_part_is_measured_on_are_looked_for(tmp_path, corpus):
@@ -323,31 +180,3 @@ def test_all_documents_that_a_part_is_measured_on_are_looked_for(tmp_path, corpu
     path.write_text(json.dumps(old))
     assert found_for(recipe, data) is None
     assert found_for(tiny_recipe(tmp_path, evaluation__max_tokens=125), data) is not None
-
-
-def test_large_sources_are_searched_where_the_data_stage_runs(corpus, monkeypatch):
-    recipe, data, tokenizer = corpus
-    handed, said = [], []
-
-    def execute(steps, tasks, directory):
-        handed.append((steps[0].data.name, tasks, directory.name))
-        return leaks.here(steps, tasks, directory)
-
-    monkeypatch.setattr(contamination, "HANDED_ON", 1000)
-    monkeypatch.setattr(backends, "elsewhere", lambda *_, **__: nullcontext(execute))
-    contamination.look_for_leaks(recipe, data, tokenizer, said.append)
-    assert handed == [("a", 2, "search")]  # b is small
-    assert said[0] == "looking for leaks in a: 1.73k tokens in 2 shards"
-
-
-@pytest.mark.slow
-def test_workers_find_the_same(corpus, monkeypatch):
-    recipe, data, tokenizer = corpus
-    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
-    alone = (recipe.directory / "contamination.json").read_bytes()
-    (recipe.directory / "contamination.json").unlink()
-    for path in recipe.directory.glob("data/*/leaks/*/_SUCCESS"):
-        path.unlink()
-    monkeypatch.setattr(contamination, "HANDED_ON", 0)
-    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
-    assert (recipe.directory / "contamination.json").read_bytes() == alone

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from support import random_documents, write_data
+from tiny import random_documents, write_data
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import write_json

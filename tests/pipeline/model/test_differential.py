@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_directories import LENGTH, Variant, cases, make
+from model_directories import Variant
+from model_variants import LENGTH, cases, make
 from safetensors.torch import load_file
 from support import on_rank
 

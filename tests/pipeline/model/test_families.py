@@ -5,9 +5,10 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import metrics, on_rank, prepare_version, read_json, start_ranks, tiny_recipe
+from support import metrics, on_rank, start_ranks
+from tiny import prepare_version, tiny_recipe
 
-from perdure.pipeline.core.files import write_json
+from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.data.tokenizer.extend import extend
 from perdure.pipeline.data.tokenizer.train import train

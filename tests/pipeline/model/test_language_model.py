@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import tiny_recipe
+from tiny import tiny_recipe
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.model.language_model import build_model

@@ -3,7 +3,7 @@
 from itertools import product
 
 import pytest
-from support import tiny_recipe
+from tiny import tiny_recipe
 
 from perdure.pipeline.model.layout import Layout, layout_of, with_layout
 from perdure.pipeline.model.shape import Shape

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tiny import tiny_recipe
 
 from perdure.pipeline.model.families import FAMILIES
 from perdure.pipeline.model.shape import (
@@ -13,7 +14,6 @@ from perdure.pipeline.model.shape import (
     num_parameters,
     padded_vocab_size,
 )
-from tests.support import tiny_recipe
 
 LLAMA_2_7B = {
     "model_type": "llama",

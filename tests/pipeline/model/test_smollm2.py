@@ -5,8 +5,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from smollm2 import gguf_file, write_model
-from support import EOS, on_rank, prepare_version, read_json, tiny_recipe, write_data
+from support import on_rank
+from tiny import EOS, prepare_version, tiny_recipe, write_data
 
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.model.huggingface import tensor_files, weights_hash
 

@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import tiny_recipe
 
 from perdure.pipeline.plan.domains import Domain, measured_domains, overlapping, parse, source_of
-from tests.support import tiny_recipe
 
 
 @pytest.mark.parametrize(

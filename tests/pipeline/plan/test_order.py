@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
+from tiny import write_data
 
 from perdure.pipeline.core.sorting import sort_keys
 from perdure.pipeline.plan.order import Order, count_documents, mix, write_order
-from tests.support import write_data
 
 LENGTHS = [
     np.random.default_rng(shard).integers(1, 9, count).tolist() for shard, count in enumerate((40, 1, 59))

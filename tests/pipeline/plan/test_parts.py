@@ -5,42 +5,29 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
+from tiny import write_data
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.plan.order import Order, count_documents, write_order
 from perdure.pipeline.plan.parts import build_part, describe, finished_part
 from perdure.pipeline.recipe import LowestPerplexity
-from tests.support import write_data
+from tests.pipeline.plan.perplexities import HALF, write_perplexities
 
 LENGTHS = [4, 6, 5, 3, 8, 2]
 """Tokens of the documents of two shards."""
 PERPLEXITIES = [9.0, 2.0, float("nan"), 2.0, 7.0, 30.0]
 TOPICS = ["sea", "farm", "sea", "sea", "farm", None]
 LANGUAGES = ["de", "de", "en", "en", "de", "de"]
-HALF = 3
 
 
 def label(split: str, task: int, number: int) -> dict:
     if split == "heldout":
         return {"topic": "sky", "language": "fr"}
     return {"topic": TOPICS[HALF * task + number], "language": LANGUAGES[HALF * task + number]}
-
-
-def write_perplexities(directory: Path, values: list[float]) -> Path:
-    directory.mkdir(parents=True)
-    columns = {
-        "shard": [0] * HALF + [1] * (len(values) - HALF),
-        "sequence": [*range(HALF), *range(len(values) - HALF)],
-        "perplexity": values,
-    }
-    parquet.write_table(pa.table(columns), directory / "docs.parquet")
-    return directory
 
 
 def write_source(directory: Path, lengths: list[int]) -> Path:
@@ -186,7 +173,7 @@ def test_a_subset_is_what_numpy_would_choose(documents, budget, rows):
 
 def write_source_quickly(directory: Path, lengths: list[int]) -> Path:
     directory.mkdir()
-    from tests.support import write_shard
+    from tiny import write_shard
 
     for task, part in enumerate((lengths[:HALF], lengths[HALF:])):
         write_shard(directory / f"{task:05d}", [np.ones(length, np.uint16) for length in part])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tiny import EOS, tiny_recipe, write_data
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.manifest import finish
@@ -16,8 +17,7 @@ from perdure.pipeline.plan.domain_order import (
 from perdure.pipeline.plan.plan import consumed_by_version, locate, open_order, order_files
 from perdure.pipeline.plan.planning import build_plan
 from perdure.pipeline.train.dataset import open_dataset, open_heldout, read_sample
-from tests.pipeline.plan.test_parts import write_perplexities
-from tests.support import EOS, tiny_recipe, write_data
+from tests.pipeline.plan.perplexities import write_perplexities
 
 SEQ, STEP, DOCUMENTS = 32, 32 * 8, 40
 TOPICS = ("sea", "Art & Music", "farm/cows")

@@ -1,15 +1,14 @@
 """Hints about fields that stand where they do not belong: for every field, at every wrong place."""
 
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 
 from perdure.pipeline.recipe import Recipe, read_tree, structural_problems
 from perdure.pipeline.recipe.fields import belongs, homes
+from tests.pipeline.checks.template import TEMPLATE
 
-TEMPLATE = Path(__file__).parents[3] / "data_recipes" / "template.yaml"
 LEVELS = [
     "",
     "training",

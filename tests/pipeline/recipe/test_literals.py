@@ -7,13 +7,13 @@ from time import process_time
 
 import pytest
 import yaml
+from tiny import tiny_recipe
 
 from perdure.pipeline.core.errors import RecipeError
 from perdure.pipeline.recipe import load_recipe
 from perdure.pipeline.recipe.literals import read_yaml
 from perdure.pipeline.recipe.training import Parallel, Training
 from perdure.pipeline.run.sweep.spec import override_values
-from tests.support import tiny_recipe
 
 
 def remedy(literal: str) -> str:

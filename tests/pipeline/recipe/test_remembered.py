@@ -3,12 +3,12 @@
 from time import process_time
 
 import pytest
+from tiny import tiny_recipe
 
 from perdure.pipeline.checks.check import problems
 from perdure.pipeline.plan import lineage
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recipe.remembered import remembering
-from tests.support import tiny_recipe
 
 NAMES = "ancestors steps_before resolved_schedule planned_phases consumed_before streams_before expected_mixture is_foreseen".split()
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tiny import tiny_recipe
 
 from perdure.pipeline.checks.check import load_checked
 from perdure.pipeline.checks.sizes import estimated_tokens
@@ -23,9 +24,8 @@ from perdure.pipeline.data.read.overlap import same_files
 from perdure.pipeline.data.read.reading import refusal
 from perdure.pipeline.recipe import Source
 from perdure.pipeline.recipe.where import Condition, moment
-from tests.pipeline.checks.test_sources import TEMPLATE
-from tests.pipeline.data.read.test_readers import read
-from tests.support import tiny_recipe
+from tests.pipeline.checks.template import TEMPLATE
+from tests.pipeline.data.read.source import read
 
 MOMENTS = st.datetimes(
     datetime(1, 1, 3),

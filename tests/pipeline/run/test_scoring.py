@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import metrics, run_versions
+from tiny import random_data, tiny_recipe
 
 from perdure.pipeline.cli.preview_text import _score_words
 from perdure.pipeline.core.files import read_json
@@ -12,7 +14,6 @@ from perdure.pipeline.data.score import score as score_module
 from perdure.pipeline.plan.plan import open_plan
 from perdure.pipeline.plan.reads import documents_read, to_score
 from perdure.pipeline.run.scoring import _score
-from tests.support import metrics, random_data, run_versions, tiny_recipe
 
 STEP = 32 * 8
 SCHEDULE = {"type": "cosine", "max_lr": 0.01, "min_lr": 0.001, "warmup": 0.1}

@@ -5,6 +5,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from tiny import random_data, tiny_recipe, write_export
 
 from perdure.launch.chain import jobs
 from perdure.pipeline.core.errors import PerdureError
@@ -13,7 +14,6 @@ from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.run import run
 from perdure.pipeline.run.version_inputs import recipe_identity
-from tests.support import random_data, tiny_recipe, write_export
 
 STEP = 32 * 8
 MIXTURE = {"sources": {"a": {}}, "max_repetition": 100}

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import EOS, prepare_version, random_documents, tiny_recipe, write_data, write_scores
+from tiny import EOS, prepare_version, random_documents, tiny_recipe, write_data, write_scores
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json, write_json

@@ -1,9 +1,11 @@
 """A run of one layout, start to end, among the fast tests: its losses are the golden ones, and every step learns."""
 
 import pytest
-from support import metrics, prepare_version, read_json, start_ranks, tiny_recipe
+from support import metrics, start_ranks
+from tiny import prepare_version, tiny_recipe
 
-from tests.pipeline.train.test_layouts import GOLDEN
+from perdure.pipeline.core.files import read_json
+from tests.pipeline.train.golden import GOLDEN
 
 
 def test_losses_of_one_rank_are_the_golden_ones(tmp_path):

@@ -5,9 +5,11 @@ import math
 import shutil
 
 import pytest
-from support import metrics, on_rank, prepare_version, read_json, tiny_recipe
+from support import metrics, on_rank
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import prepare_version, tiny_recipe
 
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.recipe import Guard
 from perdure.pipeline.train.guard import Trouble, assess, remember

@@ -4,7 +4,8 @@ import hashlib
 
 import numpy as np
 import pytest
-from support import EOS, on_rank, prepare_version, tiny_recipe, write_data
+from support import on_rank
+from tiny import EOS, prepare_version, tiny_recipe, write_data
 
 from perdure.pipeline.evaluate import bootstrap
 

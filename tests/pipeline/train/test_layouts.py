@@ -4,9 +4,12 @@ import json
 
 import pytest
 from pyarrow import parquet
-from support import metrics, on_rank, prepare_version, read_json, start_ranks, tiny_recipe
+from support import metrics, on_rank, start_ranks
+from tiny import prepare_version, tiny_recipe
 
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.model.layout import layout_of
+from tests.pipeline.train.golden import GOLDEN
 
 pytestmark = pytest.mark.slow
 
@@ -18,29 +21,6 @@ LAYOUTS = {
     "tp2_pp2": {"tensor_parallel": 2, "pipeline_parallel": 2, "recompute": True},
     "dp2_distributed": {"data_parallel": 2, "distributed_optimizer": True},
 }
-
-GOLDEN = [
-    5.7049466,
-    5.6648366,
-    5.5953247,
-    5.5288606,
-    5.458564,
-    5.4633271,
-    5.4110256,
-    5.3447609,
-    5.2007153,
-    5.0952352,
-    5.0391651,
-    5.0290904,
-    5.0047027,
-    4.8768138,
-    4.9263224,
-    4.7646122,
-    4.8920947,
-    4.7378687,
-    4.6818183,
-    4.6558021,
-]
 
 
 INTERVAL = 7

@@ -8,7 +8,8 @@ import time
 
 import pytest
 import torch
-from support import metrics, tiny_recipe, wandb_rows
+from support import metrics, wandb_rows
+from tiny import tiny_recipe
 
 from perdure.pipeline.checks.check import problems
 from perdure.pipeline.core.errors import PerdureError

@@ -8,9 +8,11 @@ import pyarrow as pa
 import pytest
 import torch
 from pyarrow import parquet
-from support import metrics, prepare_version, random_data, read_json, start_ranks, stopped_at, tiny_recipe
+from support import metrics, start_ranks, stopped_at
+from tiny import prepare_version, random_data, tiny_recipe
 
 from perdure.kernels import select_tokens
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import REF_NATS_PER_UNIT, open_shard
 from perdure.pipeline.plan.plan import locate
 from perdure.pipeline.train.dataset import open_dataset, read_batch

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
-from support import EOS, write_data
+from tiny import EOS, write_data
 
 from perdure.pipeline.train.dataset import _stream, read_sample
 from perdure.pipeline.train.passage import _label_documents, _topics

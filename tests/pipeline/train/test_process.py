@@ -3,8 +3,10 @@
 import signal
 
 import pytest
-from support import STOPPED, metrics, prepare_version, read_json, start_ranks, stopped_at, tiny_recipe
+from support import STOPPED, metrics, start_ranks, stopped_at
+from tiny import prepare_version, tiny_recipe
 
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.train.checkpoint import finished_checkpoints
 
 pytestmark = pytest.mark.slow

@@ -5,14 +5,15 @@ import math
 
 import numpy as np
 import pytest
+import specification as page
 import torch
 import torch.nn.functional as F
 import yaml
-from support import metrics, prepare_version, read_json, start_ranks, tiny_recipe
+from support import metrics, start_ranks
+from tiny import prepare_version, tiny_recipe
 
-from perdure.pipeline.core.files import write_json
+from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.model.layout import layout_of
-from tests import specification as page
 
 pytestmark = pytest.mark.slow
 

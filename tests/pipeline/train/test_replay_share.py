@@ -4,10 +4,11 @@ import shutil
 
 import pytest
 import yaml
-from support import metrics, read_json, run_versions, tiny_recipe
+from support import metrics, run_versions
+from tiny import tiny_recipe
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.files import write_json
+from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.paths import VersionPaths
 
 pytestmark = pytest.mark.slow

@@ -8,13 +8,13 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import tiny_recipe
 
 from perdure.pipeline.plan.consumption import taken
 from perdure.pipeline.plan.mixture import MAX_BLOCK, mixture_shares, moving_groups
 from perdure.pipeline.plan.plan import Plan, make_plan, phase_entry, with_phases
 from perdure.pipeline.recipe import Mixture
 from perdure.pipeline.train import reweight as module
-from tests.support import tiny_recipe
 
 STEPS, BATCH, INTERVAL = 200, 8, 5
 

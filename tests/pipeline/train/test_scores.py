@@ -5,14 +5,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from support import prepare_version, read_json, tiny_recipe
+from tiny import prepare_version, tiny_recipe, write_shard
 
 from perdure.kernels import select_tokens
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import REF_MISSING, open_shard
 from perdure.pipeline.recipe import Selection
 from perdure.pipeline.train.dataset import open_dataset, read_batch, read_sample
 from perdure.pipeline.train.scores import made_reference, smoothed
-from tests.support import write_shard
 
 CPU = torch.device("cpu")
 

@@ -1,7 +1,8 @@
 """Scopes of the selection and implementations of the loss, trained for real under several layouts."""
 
 import pytest
-from support import on_rank, prepare_version, tiny_recipe
+from support import on_rank
+from tiny import prepare_version, tiny_recipe
 
 from perdure.pipeline.model.layout import layout_of
 

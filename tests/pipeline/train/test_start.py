@@ -1,9 +1,9 @@
 """What a run says as it begins."""
 
 import pytest
+from tiny import tiny_recipe
 
 from perdure.pipeline.train.start import say_other_layout
-from tests.support import tiny_recipe
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support import on_rank, prepare_version, tiny_recipe
+from support import on_rank
+from tiny import prepare_version, tiny_recipe
 
 from perdure.pipeline.core.files import write_atomic, write_json
 from perdure.pipeline.core.shards import REF_MISSING

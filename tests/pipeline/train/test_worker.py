@@ -10,20 +10,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from support import (
-    metrics,
-    on_rank,
-    prepare_version,
-    random_documents,
-    read_json,
-    start_ranks,
-    stopped_at,
-    tiny_recipe,
-    wandb_rows,
-    write_data,
-)
+from support import metrics, on_rank, start_ranks, stopped_at, wandb_rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import prepare_version, random_documents, tiny_recipe, write_data
 
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.model.huggingface import weights_reader
 from perdure.pipeline.model.layout import layout_of

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import yaml
 from pyarrow import parquet
+from tiny import tiny_recipe, write_scores
 
 from perdure.pipeline.cli import entry
 from perdure.pipeline.cli.inspection import gather
@@ -22,8 +23,7 @@ from perdure.pipeline.cli.inspection.text import print_inspection
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.data.stage import run_data
-from tests.pipeline.data.conftest import random_text, write_jsonl
-from tests.support import tiny_recipe, write_scores
+from tests.pipeline.data.texts import random_text, write_jsonl
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from tiny import tiny_recipe
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.recipe import Recipe
-from tests.pipeline.data.conftest import random_text, write_jsonl
-from tests.support import tiny_recipe
+from tests.pipeline.data.texts import random_text, write_jsonl
 
 STEPS = [{"type": "length", "min_chars": 200}, {"type": "exact_dedup"}, {"type": "minhash_dedup"}]
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.pipeline.data.read.test_unpack import PACK
+from tests.pipeline.data.read.packed import PACK
 
 MB = 1 << 20
 GOOD = b'{"text": "good"}\n'

@@ -15,8 +15,8 @@ from perdure.pipeline.data.read.contents import edited, merge_records, record_pa
 from perdure.pipeline.data.read.inputs import read_files
 from perdure.pipeline.data.read.readers import CleanedDocuments
 from perdure.pipeline.recipe import Source
-from tests.pipeline.data.cleaning.test_clean import InProcess
-from tests.pipeline.data.conftest import random_text, write_jsonl
+from tests.pipeline.data.cleaning.cleaned import InProcess
+from tests.pipeline.data.texts import random_text, write_jsonl
 
 MIDDLE = 150_000
 """Place in a file that is in neither of its edges."""

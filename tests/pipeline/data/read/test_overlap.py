@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from perdure.pipeline.data.read.overlap import PAIRED, same_files
-from tests.pipeline.data.conftest import random_text, write_jsonl
+from tests.pipeline.data.texts import random_text, write_jsonl
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_datasets(make_recipe, tmp_path):
 
 
 def test_many_sources_with_one_text_are_named_beside_the_first(tmp_path):
-    from tests.support import tiny_recipe
+    from tiny import tiny_recipe
 
     for number in range(PAIRED + 5):
         (tmp_path / f"{number}.txt").write_text("the same text")

@@ -15,12 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.data.cleaning.normalise import Normaliser
 from perdure.pipeline.data.read import readers
-from perdure.pipeline.data.read.readers import reader_step
 from perdure.pipeline.data.read.reading import share
 from perdure.pipeline.data.read.rows import open_lines
-from perdure.pipeline.recipe import Source
+from tests.pipeline.data.read.source import read
 
 BAD = [
     (b'{"text": "first", "id": 7, "topic": "x", "metadata": {"url": "u"}}', None),
@@ -33,21 +31,6 @@ BAD = [
     (b'{"text": " \\n "}', "empty"),
     (b'{"text": "last \\u00e4"}', None),
 ]
-
-
-def read(reader: dict, tasks: int = 1) -> tuple[list, Counter]:
-    """Documents, and counts of what was met and dropped, of a recipe's reader and the normaliser."""
-    documents, counts = [], Counter()
-    for rank in range(tasks):
-        step = reader_step(Source.model_validate({"reader": reader}).reader)
-        normaliser = Normaliser()
-        documents += normaliser.run(step.run(None, rank, tasks))
-        for stats in (step.stats.stats, normaliser.stats.stats):
-            counts.update(
-                {key: value.total for key, value in stats.items() if key[:2] in ("in", "dr") and value.total}
-            )
-    counts.pop("input_files", None)
-    return documents, counts
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])

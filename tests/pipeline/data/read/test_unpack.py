@@ -1,27 +1,15 @@
 """Compressed files are read whole, or called damaged; never in part."""
 
-import bz2
-import gzip
-import lzma
 import struct
 
-import pyarrow as pa
 import pytest
 import zstandard
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.data.read.rows import open_lines
+from tests.pipeline.data.read.packed import PACK
 
 LINES = b"".join(b'{"text": "%d"}\n' % (number * number) for number in range(4000))
-PACK = {
-    ".gz": gzip.compress,
-    ".bz2": bz2.compress,
-    ".xz": lzma.compress,
-    ".zst": zstandard.compress,
-    ".ZSTD": zstandard.compress,
-    ".lz4": lambda data: pa.compress(data, "lz4", asbytes=True),
-    "": bytes,
-}
 
 
 def read(path, content: bytes) -> bytes:

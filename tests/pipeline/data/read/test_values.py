@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.pipeline.data.read.values import DEPTH, as_json, parse_json
-from tests.pipeline.data.read.test_readers import read
+from tests.pipeline.data.read.source import read
 
 TEXTS = ["one", "zwei", "三つ", ""]
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import random_documents, tiny_recipe, write_data
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from perdure.pipeline.cli.inspection.gather import of_directory
@@ -23,7 +24,6 @@ from perdure.pipeline.plan.planning import build_plan
 from perdure.pipeline.plan.reads import documents_read
 from perdure.pipeline.recipe import Selection
 from perdure.pipeline.train.dataset import open_dataset, read_sample
-from tests.support import random_documents, tiny_recipe, write_data
 
 VOCAB, DOCUMENTS, TASKS = 300, 80, 2
 HOW = {"label": "ref", "context": 24, "overlap": 6, "workers": 1}

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from support import tiny_recipe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import tiny_recipe
 
 from perdure.pipeline.evaluate.documents import DOCUMENTS, write_tables
 from perdure.pipeline.evaluate.probe_scores import ANSWERS

@@ -1,6 +1,6 @@
 """What a report reads of several versions along a path."""
 
-from support import tiny_recipe
+from tiny import tiny_recipe
 
 from perdure.pipeline.core.files import write_json
 from perdure.pipeline.evaluate.report.gaps import min_acc

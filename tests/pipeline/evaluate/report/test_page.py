@@ -14,7 +14,7 @@ from perdure.pipeline.evaluate.report.figures import Axis, Line, line_chart
 from perdure.pipeline.evaluate.report.page import render_page
 from perdure.pipeline.evaluate.report.summary import summarize
 from perdure.pipeline.recipe import Recipe
-from tests.pipeline.evaluate.conftest import make_recipe, write_run
+from tests.pipeline.evaluate.made_up import make_recipe, write_run
 
 
 class Page(HTMLParser):

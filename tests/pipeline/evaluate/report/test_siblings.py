@@ -185,3 +185,61 @@ def test_a_domain_that_was_never_shown_is_no_finding(with_documents):
     rows = card.split("<tr")[1:]
     assert "worse" in rows[0] and "not shown" in rows[1] and "worse" not in rows[1]
     assert 'style="background:transparent"' in rows[1]
+
+
+def siblings_in(tree: dict) -> list[tuple]:
+    recipe = Recipe.model_validate(tree)
+    return [
+        (pair.by, pair.version, pair.against, pair.plain)
+        for pair in pairs(dict.fromkeys(recipe.versions, recipe))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("tokens",), 799_000),
+        (("start", "moments"), "keep"),
+        (("start",), {"type": "branch", "parent": "base", "step": 5}),
+        (("selection", "k"), 0.5),
+        (("schedule", "max_lr"), 1e-3),
+        (("weight_decay",), 0.2),
+        (("mixture", "sources"), {"code": {}, "clean": {}}),
+        (("mixture", "switches"), [{"at": 0.5, "sources": {"clean": {}}}]),
+        (("mixture", "reweight"), {"interval": 1000, "alpha": 0.1}),
+        (("mixture", "domain_order"), "given"),
+        (("mixture", "max_repetition"), 2.0),
+        (("mixture", "perplexity_model"), None),
+    ],
+)
+def test_versions_that_differ_in_more_than_replay_are_not_compared(report, place, value):
+    tree = yaml.safe_load(report["recipe"])
+    node = tree["versions"]["control"]
+    for key in place[:-1]:
+        node = node[key]
+    assert node[place[-1]] != value
+    node[place[-1]] = value
+    assert siblings_in(tree) == []
+
+
+def test_shares_and_order_of_new_sources_are_more_than_replay(report):
+    tree = yaml.safe_load(report["recipe"])
+
+    def findings(domain_order, update, control):
+        for name, sources in (("update", update), ("control", control)):
+            mixture = tree["versions"][name]["mixture"]
+            mixture["domain_order"] = domain_order
+            mixture["sources"] = {source: {"weight": weight} for source, weight in sources.items()}
+        return siblings_in(tree)
+
+    both = {"code": 1.0, "clean": 3.0}
+    assert findings(None, both, both) != [] and findings("given", both, both) != []
+    assert findings(None, both, {"clean": 3.0, "code": 1.0}) != []
+    assert findings("given", both, {"clean": 3.0, "code": 1.0}) == []
+    assert findings(None, both, {"code": 1.0, "clean": 1.0}) == []
+
+
+def test_checkpoints_that_are_kept_decide_nothing(report):
+    tree = yaml.safe_load(report["recipe"])
+    tree["versions"]["control"]["keep"] = [5]
+    assert siblings_in(tree) == [("replay", "update", "control", True)]

@@ -2,7 +2,7 @@
 
 import statistics
 
-from support import tiny_recipe
+from tiny import tiny_recipe
 
 from perdure.pipeline.core.errors import Problem
 from perdure.pipeline.core.files import write_json

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from support import tiny_recipe
+from tiny import tiny_recipe
 
 from perdure.pipeline.core.errors import RecipeError
 from perdure.pipeline.recipe.cluster import JobSize

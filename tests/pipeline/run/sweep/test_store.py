@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 
 import pytest
-from support import tiny_recipe
+from tiny import tiny_recipe
 
 from perdure.launch.sweep import sweep_jobs
 from perdure.pipeline.core.manifest import finish
