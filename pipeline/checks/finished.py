@@ -8,7 +8,7 @@ from perdure.pipeline.checks.sizes import available_tokens, domain_tokens, finis
 from perdure.pipeline.core.errors import Problem
 from perdure.pipeline.core.hints import near
 from perdure.pipeline.plan.domains import PLURALS, parse, source_of
-from perdure.pipeline.plan.lineage import expected_mixture, is_foreseen, planned_samples, streams_before
+from perdure.pipeline.plan.forecast import expected_mixture, is_foreseen, planned_samples, streams_before
 from perdure.pipeline.plan.mixture import is_replayed, members
 from perdure.pipeline.recipe import Recipe, Version
 from perdure.pipeline.recipe.remembered import remembering

@@ -12,7 +12,8 @@ from perdure.pipeline.checks.versions import earlier, model_or_version
 from perdure.pipeline.core.errors import Problem
 from perdure.pipeline.core.hints import near
 from perdure.pipeline.plan.domains import overlapping, parse, source_of
-from perdure.pipeline.plan.lineage import continues_parent, parent_of, stream_settings, switch_steps
+from perdure.pipeline.plan.forecast import stream_settings
+from perdure.pipeline.plan.lineage import continues_parent, parent_of, switch_steps
 from perdure.pipeline.plan.mixture import members, new_sources
 from perdure.pipeline.plan.order import RANKED
 from perdure.pipeline.plan.plan import num_steps

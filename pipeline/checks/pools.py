@@ -6,7 +6,8 @@ from fractions import Fraction
 from perdure.pipeline.checks.sizes import domain_tokens
 from perdure.pipeline.core.errors import Problem
 from perdure.pipeline.plan.domains import source_of
-from perdure.pipeline.plan.lineage import consumed_before, expected_mixture, plan_owner, planned_samples
+from perdure.pipeline.plan.forecast import consumed_before, expected_mixture, planned_samples
+from perdure.pipeline.plan.lineage import plan_owner
 from perdure.pipeline.plan.mixture import is_replayed
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import Recipe, Version

@@ -29,17 +29,14 @@ from perdure.pipeline.model.shape import (
     tensor_sizes,
 )
 from perdure.pipeline.plan.domains import parse, source_of
-from perdure.pipeline.plan.lineage import (
-    ancestors,
+from perdure.pipeline.plan.forecast import (
     domain_sequence,
     expected_mixture,
-    parent_of,
     planned_phases,
     planned_samples,
-    resolved_schedule,
-    steps_before,
     streams_before,
 )
+from perdure.pipeline.plan.lineage import ancestors, parent_of, resolved_schedule, steps_before
 from perdure.pipeline.plan.mixture import (
     is_replayed,
     members,

@@ -10,7 +10,7 @@ takes part.
 
 import numpy as np
 
-from perdure.pipeline.plan.order import mix
+from perdure.pipeline.plan.order import splitmix64
 
 RULE = "pieces by hash, 1"
 """Names how text is sampled; another rule gets another name, so that numbers of both are never mixed."""
@@ -37,7 +37,7 @@ def draw(
     document = np.repeat(np.arange(len(tokens)), counts)
     number = np.arange(len(document)) - (np.cumsum(counts) - counts)[document]
     begin, stop = (place * tokens[document] // counts[document] for place in (number, number + 1))
-    keys = mix(0, hashes[document] ^ mix(1, number))
+    keys = splitmix64(0, hashes[document] ^ splitmix64(1, number))
 
     order = np.lexsort((keys, strata[document]))
     sizes = (stop - begin)[order]
@@ -45,7 +45,7 @@ def draw(
     _, first, length = np.unique(strata[document][order], return_index=True, return_counts=True)
     before = (ends - sizes)[first]
     totals = np.append(before[1:], ends[-1]) - before
-    starts = mix(2, keys[order][first]) / 2.0**64
+    starts = splitmix64(2, keys[order][first]) / 2.0**64
     middles = ends - sizes / 2 - np.repeat(before, length)
     places = (middles / np.repeat(totals, length) - np.repeat(starts, length)) % 1
     order = order[np.argsort(places, kind="stable")]

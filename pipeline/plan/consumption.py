@@ -16,7 +16,7 @@ from perdure.pipeline.plan.plan import Plan, consumed_samples
 Ancestor = tuple[Plan, int]
 
 
-def taken(ancestor: Ancestor, key: str) -> int:
+def samples_consumed(ancestor: Ancestor, key: str) -> int:
     """Samples that an ancestor and its own ancestors took from a stream, repetitions included."""
     plan, end = ancestor
     return plan.sources[key]["start"] + consumed_samples(plan, end)[key]
@@ -34,7 +34,7 @@ def start_of(history: Iterable[Ancestor], key: str, entry: dict, seed: int, seq_
     """
     for plan, end in history:
         if (plan.seed, plan.seq_length) == (seed, seq_length) and same_stream(plan.sources.get(key), entry):
-            return taken((plan, end), key)
+            return samples_consumed((plan, end), key)
     return 0
 
 
@@ -43,7 +43,7 @@ def same_stream(left: dict | None, right: dict) -> bool:
     return left is not None and left | {"start": 0} == right | {"start": 0}
 
 
-def pools(history: Iterable[Ancestor]) -> dict[str, tuple[str, dict, int]]:
+def replay_pools(history: Iterable[Ancestor]) -> dict[str, tuple[str, dict, int]]:
     """What can be replayed of the ancestors' data: their stream's key, its description, distinct samples, by source.
 
     A source counts with what was new data in some ancestor; with what was replayed only if it was never new. Had it
@@ -52,7 +52,7 @@ def pools(history: Iterable[Ancestor]) -> dict[str, tuple[str, dict, int]]:
     found: dict[str, tuple[bool, int, str, dict]] = {}
     for plan, end in history:
         for key, entry in plan.sources.items():
-            distinct = min(taken((plan, end), key), entry["samples_per_epoch"])
+            distinct = min(samples_consumed((plan, end), key), entry["samples_per_epoch"])
             if entry["pool"] is not None or not distinct:
                 continue
             rank = (not is_replayed(key), distinct)
@@ -94,7 +94,7 @@ def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
             if stream in seen:
                 continue
             seen.add(stream)
-            epochs, rest = divmod(taken((plan, end), key), entry["samples_per_epoch"])
+            epochs, rest = divmod(samples_consumed((plan, end), key), entry["samples_per_epoch"])
             whole = min(total, entry["samples_per_epoch"] * plan.seq_length)  # of a pool, what was trained on
             read = epochs * whole + min(rest * plan.seq_length, whole)
             if is_replayed(key):

@@ -1,12 +1,16 @@
 """What a version's records tell of its course: steps done, phases of the mixture, tokens consumed of each domain."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from perdure.pipeline.core.integrity import metrics_lines
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.integrity import metrics_lines, require_whole
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import VersionPaths
-from perdure.pipeline.plan.consumption import ledger
-from perdure.pipeline.plan.lineage import appended_phases, history
+from perdure.pipeline.core.remedies import remedy
+from perdure.pipeline.plan.consumption import Ancestor, ledger
+from perdure.pipeline.plan.lineage import ancestors, plan_owner
 from perdure.pipeline.plan.plan import Plan, open_plan
 from perdure.pipeline.recipe import Recipe
 
@@ -43,3 +47,39 @@ def source_ledger(recipe: Recipe, name: str) -> dict[str, dict[str, int]] | None
 def _plan(recipe: Recipe, name: str) -> Plan | None:
     version = recipe.paths.version(name)
     return open_plan(version.plan, appended=appended_phases(version)) if is_finished(version.plan) else None
+
+
+def history(recipe: Recipe, name: str) -> list[Ancestor]:
+    """The plans of a version's ancestors, the nearest first, and where each was left.
+
+    Raises:
+        PerdureError: If one is missing.
+    """
+    batch, found = recipe.training.global_batch_size, []
+    for ancestor, steps in reversed(ancestors(recipe, name)):
+        paths = recipe.paths.version(ancestor)
+        if is_finished(paths.directory) and not is_finished(paths.plan):
+            raise PerdureError(f"{paths.plan}: not whole; {remedy(paths.plan)}")
+        if not is_finished(paths.plan):
+            raise PerdureError(
+                f"version {name}: its ancestor {ancestor} has no plan in {paths.directory}; `perdure run` trains all in order"
+            )
+        require_whole(paths.plan)
+        plan = open_plan(paths.plan)
+        end = plan.first_sample + steps * batch
+        appended = [entry for entry in appended_phases(paths) if entry["first_sample"] < end]
+        found.append((open_plan(paths.plan, appended=appended), end))
+    return found
+
+
+def history_of_plan(recipe: Recipe, name: str, found: Sequence[Ancestor]) -> Sequence[Ancestor]:
+    """The `history` of the version whose plan a version reads, of its own."""
+    owner, _ = plan_owner(recipe, name)
+    return found if owner == name else found[len(found) - len(ancestors(recipe, owner)) :]
+
+
+def appended_phases(version: VersionPaths) -> list[dict]:
+    """Phases that training has added to a version's plan so far."""
+    states = [path / "state.json" for path in version.finished_checkpoints().values()]
+    record = version.record if version.record.exists() else states[-1] if states else None
+    return read_json(record).get("phases", []) if record else []

@@ -26,7 +26,7 @@ def mixture_shares(mixture: Mixture, part: int = 0, k: float = 1.0) -> dict[str,
     Weights are read as the decimals they are written as, so .1 is one tenth exactly.
 
     Args:
-        mixture: Its replayed sources are named (see `consumption.with_pools` for `from_parents`).
+        mixture: Its replayed sources are named (see `consumption.with_replay_pools` for `from_parents`).
         part: 0 before the first of `switches`, i after the i-th.
         k: Share of the new tokens that are trained on, see `trained_fraction`.
     """

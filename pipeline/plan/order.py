@@ -83,7 +83,7 @@ def write_order(order: Order, documents: Path, ends: Path, rows: int = ROWS) -> 
     shutil.rmtree(scratch)
 
 
-def mix(seed: int, numbers: np.ndarray) -> np.ndarray:
+def splitmix64(seed: int, numbers: np.ndarray) -> np.ndarray:
     """SplitMix64 (Steele et al. 2014) of seed and numbers, uint64, as random as 64 bits can be."""
     step = np.array([0x9E3779B97F4A7C15], np.uint64)
     x = (numbers.astype(np.uint64) + np.uint64(1)) * step + np.uint64(seed & (1 << 64) - 1)
@@ -99,7 +99,7 @@ def _sequence(
     if order.kind == "given":
         yield from _kept(_ranges(number, rows), keep)
     elif order.kind == "shuffled":
-        keys = (mix(order.seed, part) for part in _ranges(number, rows))
+        keys = (splitmix64(order.seed, part) for part in _ranges(number, rows))
         yield from _kept(_sorted(scratch / "shuffled", keys, rows), keep)
     else:
         ranked = _kept(_sorted(scratch / "ranked", _ranks(order), rows), keep)
@@ -111,7 +111,7 @@ def _sequence(
         shift = np.uint64(40)  # of the key's 64 bits, 24 say which bucket
         keys = (
             ((part * order.buckets // chosen).astype(np.uint64) << shift)
-            | (mix(order.seed, part) >> np.uint64(24))
+            | (splitmix64(order.seed, part) >> np.uint64(24))
             for part in _ranges(chosen, rows)
         )
         for places in _sorted(scratch / "buckets", keys, rows):

@@ -11,10 +11,11 @@ from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.integrity import is_whole
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.plan import mixture as mixtures
-from perdure.pipeline.plan.consumption import Ancestor, pools, same_stream, start_of, taken
+from perdure.pipeline.plan.consumption import Ancestor, replay_pools, same_stream, samples_consumed, start_of
 from perdure.pipeline.plan.domain_order import random_order, similarity_order, token_frequencies
 from perdure.pipeline.plan.domains import source_of
-from perdure.pipeline.plan.lineage import continues_parent, history_of_plan, switch_steps
+from perdure.pipeline.plan.history import history_of_plan
+from perdure.pipeline.plan.lineage import continues_parent, switch_steps
 from perdure.pipeline.plan.mixture import is_replayed
 from perdure.pipeline.plan.order import RANKED, Order, count_documents, write_order
 from perdure.pipeline.plan.parts import build_part
@@ -57,9 +58,9 @@ def build_plan(
     """
     version = recipe.versions[name]
     before = history_of_plan(recipe, name, history)
-    mixture = with_pools(version.mixture, before, name)
+    mixture = with_replay_pools(version.mixture, before, name)
     members = mixtures.members(mixture)
-    found = pools(before) if mixture.replay and mixture.replay.from_parents else {}
+    found = replay_pools(before) if mixture.replay and mixture.replay.from_parents else {}
     sources: dict[str, dict] = {}
     orders: dict[str, Order] = {}
     for key, (domain, member) in members.items():
@@ -89,7 +90,7 @@ def build_plan(
     return plan
 
 
-def with_pools(mixture: Mixture, history: Sequence[Ancestor], name: str) -> Mixture:
+def with_replay_pools(mixture: Mixture, history: Sequence[Ancestor], name: str) -> Mixture:
     """Names the sources of `replay.from_parents`, weighted by what the ancestors consumed of them.
 
     Raises:
@@ -100,7 +101,7 @@ def with_pools(mixture: Mixture, history: Sequence[Ancestor], name: str) -> Mixt
         return mixture
     sources = {
         source: MixtureSource(weight=distinct, order=replay.order)
-        for source, (_key, _entry, distinct) in pools(history).items()
+        for source, (_key, _entry, distinct) in replay_pools(history).items()
     }
     if not sources:
         raise PerdureError(
@@ -217,7 +218,7 @@ def _continued(parent: Ancestor, sources: dict[str, dict], directory: Path) -> d
 def _refuse_repetition(plan: Plan, limit: float) -> None:
     for key, samples in consumed_by_version(plan).items():
         entry = plan.sources[key]
-        before = taken((plan, plan.first_sample), key)
+        before = samples_consumed((plan, plan.first_sample), key)
         epochs = (before + samples) / entry["samples_per_epoch"]
         if samples and epochs > limit:
             earlier = f", after {before * plan.seq_length:,} by its ancestors," if before else ""

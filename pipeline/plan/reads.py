@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perdure.pipeline.plan.consumption import taken
+from perdure.pipeline.plan.consumption import samples_consumed
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.mixture import is_replayed, members
 from perdure.pipeline.plan.order import RANKED
@@ -34,7 +34,7 @@ def documents_read(plan: Plan, directory: Path, source: str, number: int, moving
         if is_replayed(key) or source_of(entry["source"]) != source:
             continue
         documents, ends = open_order(directory, key)
-        first = taken((plan, plan.first_sample), key)
+        first = samples_consumed((plan, plan.first_sample), key)
         last = first + (plan.num_samples if moving else counts[key])
         if last - first >= entry["samples_per_epoch"]:
             found[documents] = True

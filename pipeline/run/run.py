@@ -19,7 +19,7 @@ from perdure.pipeline.evaluate.record import evaluation_directory, later_directo
 from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.model.layout import layout_of, with_layout
 from perdure.pipeline.plan.domains import source_of
-from perdure.pipeline.plan.lineage import history
+from perdure.pipeline.plan.history import history
 from perdure.pipeline.plan.mixture import is_replayed
 from perdure.pipeline.plan.parts import describe
 from perdure.pipeline.plan.plan import Plan

@@ -20,15 +20,11 @@ from perdure.pipeline.model.shape import config_vocab_size, model_shape
 from perdure.pipeline.model.vocabulary import extension_between
 from perdure.pipeline.plan.consumption import Ancestor, tokens_at
 from perdure.pipeline.plan.domains import source_of
+from perdure.pipeline.plan.history import history_of_plan
 from perdure.pipeline.plan.identity import deciding, deciding_fields
-from perdure.pipeline.plan.lineage import (
-    history_of_plan,
-    missing_checkpoint,
-    models_needed,
-    parent_of,
-)
+from perdure.pipeline.plan.lineage import missing_checkpoint, models_needed, parent_of
 from perdure.pipeline.plan.mixture import is_replayed, members, order_of_sources
-from perdure.pipeline.plan.planning import data_hash, with_pools
+from perdure.pipeline.plan.planning import data_hash, with_replay_pools
 from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update, typed_command
 from perdure.pipeline.run.scoring import finished_export, perplexity_scores, selection_places
 
@@ -49,7 +45,7 @@ def version_inputs(
     tokenizer = tokenizer_directory(recipe)
     parent = parent_of(version)
     weights, weights_hash, checkpoint = _start(recipe, name, some_source["tokenizer_hash"])
-    mixture = with_pools(version.mixture, history_of_plan(recipe, name, ancestors), name)
+    mixture = with_replay_pools(version.mixture, history_of_plan(recipe, name, ancestors), name)
     places = members(mixture)
     used = sorted({source_of(domain) for domain, _ in places.values()})
     ranked = perplexity_scores(recipe, mixture, data, say)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.evaluate.record import sampled_domains
 from perdure.pipeline.evaluate.sampling import RULE
-from perdure.pipeline.plan.consumption import taken
+from perdure.pipeline.plan.consumption import samples_consumed
 from perdure.pipeline.plan.mixture import MAX_BLOCK, is_replayed, moving_groups, reweighted, rounded_shares
 from perdure.pipeline.plan.plan import Plan, phase_entry, with_phases
 from perdure.pipeline.recipe import Mixture, Recipe, Version
@@ -113,7 +113,7 @@ def exhausted(plan: Plan, first_sample: int, mixture: Mixture) -> list[str]:
     found = [
         source
         for source in mixture.sources
-        if taken((plan, first_sample), source)
+        if samples_consumed((plan, first_sample), source)
         >= mixture.max_repetition * plan.sources[source]["samples_per_epoch"]
     ]
     whole = [group for group in moving_groups(mixture) if set(group) <= set(found)]

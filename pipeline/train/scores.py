@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from perdure.pipeline.core.shards import REF_MISSING
-from perdure.pipeline.plan.order import mix
+from perdure.pipeline.plan.order import splitmix64
 from perdure.pipeline.recipe import Selection
 
 
@@ -43,5 +43,5 @@ def made_reference(selection: Selection, seed: int, indices: Iterable[int], seq_
     places = np.array([*indices], np.uint64)[:, None] * np.uint64(seq_length)
     places = places + np.arange(seq_length, dtype=np.uint64)
     if selection.score == "random":
-        return (mix(seed, places) >> np.uint64(41)).astype(np.int32) + (REF_MISSING + 1)
+        return (splitmix64(seed, places) >> np.uint64(41)).astype(np.int32) + (REF_MISSING + 1)
     return np.zeros(places.shape, np.int32)

@@ -7,7 +7,8 @@ import numpy as np
 
 from perdure.pipeline.evaluate import metrics
 from perdure.pipeline.plan.domains import source_of
-from perdure.pipeline.plan.lineage import ancestors, planned_samples
+from perdure.pipeline.plan.forecast import planned_samples
+from perdure.pipeline.plan.lineage import ancestors
 from perdure.pipeline.plan.mixture import is_replayed, members
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import HuggingFaceModel, Recipe

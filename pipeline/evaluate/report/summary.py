@@ -34,9 +34,10 @@ from perdure.pipeline.evaluate.units import (
     measured_text,
 )
 from perdure.pipeline.plan.domains import measured_domains
+from perdure.pipeline.plan.forecast import expected_mixture
 from perdure.pipeline.plan.history import mixture_phases, source_ledger
 from perdure.pipeline.plan.identity import deciding_fields
-from perdure.pipeline.plan.lineage import expected_mixture, parent_of
+from perdure.pipeline.plan.lineage import parent_of
 from perdure.pipeline.plan.mixture import is_replayed, members, mixture_shares, trained_fraction
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.plan.recorded import as_recorded, made_schedule, recorded

@@ -6,7 +6,7 @@ from tiny import tiny_recipe
 from perdure.pipeline.checks import mixtures
 from perdure.pipeline.checks.finished import _repetition, against_data
 from perdure.pipeline.checks.pools import pool_repetition
-from perdure.pipeline.plan.lineage import planned_samples
+from perdure.pipeline.plan.forecast import planned_samples
 
 STEP = 32 * 8
 """Tokens of a step."""

@@ -33,7 +33,7 @@ NUMBERS = st.integers(0, (1 << 64) - 1)
 def test_hashes(text, a, b):
     assert page.number(text) == plan.hash_key(text)
     assert page.mix(a, b) == plan.mix(a, b)
-    assert page.draw(a, b) == int(order.mix(a, np.array([b], np.uint64))[0])
+    assert page.draw(a, b) == int(order.splitmix64(a, np.array([b], np.uint64))[0])
 
 
 @given(WORDS, st.sampled_from([0.001, 0.02, 0.5]))

@@ -5,7 +5,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.pipeline.plan.consumption import ledger, pools, start_of, taken
+from perdure.pipeline.plan.consumption import ledger, replay_pools, samples_consumed, start_of
 from perdure.pipeline.plan.mixture import block_counts
 from perdure.pipeline.plan.plan import Plan, locate, make_plan
 
@@ -110,7 +110,7 @@ def test_of_a_source_that_changed_only_the_data_that_was_seen_last_counts():
 def test_another_order_or_other_data_are_another_stream():
     first = plan_of([{"a": 1}], [], [4], {})
     history = [(first, 4)]
-    assert start_of(history, "a", entry("a"), 1, 4) == taken((first, 4), "a") == 4
+    assert start_of(history, "a", entry("a"), 1, 4) == samples_consumed((first, 4), "a") == 4
     assert start_of(history, "a", entry("a", "given"), 1, 4) == 0
     assert start_of(history, "a", entry("a") | {"data_hash": "other"}, 1, 4) == 0
     assert start_of(history, "a", entry("a"), 2, 4) == 0
@@ -130,10 +130,10 @@ def test_a_pool_is_of_what_was_new_even_if_more_was_replayed():
     new = plan_of([{"a": 1, "replay/b": 2}], [], [6], {})
     old = plan_of([{"replay/a": 5, "replay/b": 1}], [], [12], {"replay/b": "given"})
     for history in ([(new, 6), (old, 12)], [(old, 12), (new, 6)]):
-        found = {source: (key, distinct) for source, (key, _, distinct) in pools(history).items()}
+        found = {source: (key, distinct) for source, (key, _, distinct) in replay_pools(history).items()}
         assert found == {"a": ("a", 2), "b": ("replay/b", 4)}
-        assert pools(history)["b"][1]["order"] == "shuffled"
-    assert {source: pool[0] for source, pool in pools([(old, 12)]).items()} == {
+        assert replay_pools(history)["b"][1]["order"] == "shuffled"
+    assert {source: pool[0] for source, pool in replay_pools([(old, 12)]).items()} == {
         "a": "replay/a",
         "b": "replay/b",
     }
@@ -141,7 +141,7 @@ def test_a_pool_is_of_what_was_new_even_if_more_was_replayed():
 
 def test_a_pool_replays_exactly_what_was_consumed():
     first = plan_of([{"a": 1, "b": 3}], [], [8], {})
-    found = pools([(first, 8)])
+    found = replay_pools([(first, 8)])
     assert {source: distinct for source, (_, _, distinct) in found.items()} == {"a": 2, "b": 6}
     for order in ("shuffled", "given"):
         sources = {}

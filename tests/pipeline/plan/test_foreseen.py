@@ -10,17 +10,15 @@ from tiny import tiny_recipe
 from perdure.pipeline.checks.preview import preview
 from perdure.pipeline.core.files import write_atomic, write_json
 from perdure.pipeline.core.paths import VersionPaths
-from perdure.pipeline.plan.lineage import (
-    appended_phases,
+from perdure.pipeline.plan.forecast import (
     consumed_before,
-    continues_parent,
     is_foreseen,
     planned_phases,
     planned_samples,
-    resolved_schedule,
     streams_before,
-    switch_steps,
 )
+from perdure.pipeline.plan.history import appended_phases
+from perdure.pipeline.plan.lineage import continues_parent, resolved_schedule, switch_steps
 from perdure.pipeline.plan.plan import consumed_samples, make_plan
 from perdure.pipeline.plan.planning import _phases
 from perdure.pipeline.plan.schedule import learning_rate

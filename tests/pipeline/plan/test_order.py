@@ -12,7 +12,7 @@ from pyarrow import parquet
 from tiny import write_data
 
 from perdure.pipeline.core.sorting import sort_keys
-from perdure.pipeline.plan.order import Order, count_documents, mix, write_order
+from perdure.pipeline.plan.order import Order, count_documents, splitmix64, write_order
 
 LENGTHS = [
     np.random.default_rng(shard).integers(1, 9, count).tolist() for shard, count in enumerate((40, 1, 59))
@@ -71,7 +71,7 @@ def test_orders(data, scores, tmp_path, rows):
     ranked[last] = -np.inf
     assert documents("hard_to_easy").tolist() == np.argsort(-ranked, kind="stable").tolist()
     assert sorted(documents("shuffled")) == list(range(100))
-    assert documents("shuffled").tolist() == np.argsort(mix(5, np.arange(100))).tolist()
+    assert documents("shuffled").tolist() == np.argsort(splitmix64(5, np.arange(100))).tolist()
 
 
 @pytest.mark.parametrize("kind", ["easy_to_hard", "hard_to_easy"])
@@ -96,4 +96,4 @@ def test_counts(data):
 def test_mix_is_splitmix64():
     # The first numbers of the published generator (Vigna's splitmix64.c) from state 1234567.
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
-    assert mix(1234567, np.arange(4)).tolist() == expected
+    assert splitmix64(1234567, np.arange(4)).tolist() == expected

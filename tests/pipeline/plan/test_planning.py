@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny_recipe, write_data
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.plan.lineage import history
+from perdure.pipeline.plan.history import history
 from perdure.pipeline.plan.plan import (
     locate,
     num_samples,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_recipe
 
-from perdure.pipeline.plan.consumption import taken
+from perdure.pipeline.plan.consumption import samples_consumed
 from perdure.pipeline.plan.mixture import MAX_BLOCK, mixture_shares, moving_groups
 from perdure.pipeline.plan.plan import Plan, make_plan, phase_entry, with_phases
 from perdure.pipeline.recipe import Mixture
@@ -78,9 +78,13 @@ def test_a_source_that_gets_worse_and_worse_is_held_once_it_was_repeated_often_e
     assert held == [phase for phase in state["phases"] if phase["first_sample"] >= first]
     assert all(phase["held"] == ["a"] and phase["ratios"]["a"] == 0.01 for phase in held)
     # As soon as it was repeated twice, and not before.
-    assert taken((plan, first - INTERVAL * BATCH), "a") < 2 * 50 <= taken((plan, first), "a")
+    assert (
+        samples_consumed((plan, first - INTERVAL * BATCH), "a")
+        < 2 * 50
+        <= samples_consumed((plan, first), "a")
+    )
     rest = (plan.end - first) // 100 + 1
-    assert taken((plan, plan.end), "a") <= taken((plan, first), "a") + rest
+    assert samples_consumed((plan, plan.end), "a") <= samples_consumed((plan, first), "a") + rest
     where = f"step {first // BATCH + 1}: a was repeated 2 times"
     assert said == [f"{where} (mixture.max_repetition); its share is held at 1.00% of the new data"]
 
@@ -262,7 +266,7 @@ def test_a_group_keeps_its_share_over_a_whole_run_and_after_every_resume(grouped
     assert len({phase["ratios"]["a"] for phase in whole["phases"]}) > 10
     for end in range(0, STEPS * BATCH, INTERVAL * BATCH):
         # Within a phase no source is a whole sample off its share.
-        small = taken((plan, end), "a") + taken((plan, end), "b")
+        small = samples_consumed((plan, end), "a") + samples_consumed((plan, end), "b")
         assert abs(small - Fraction(2, 5) * end) < 2 * (end // (INTERVAL * BATCH) + 1)
     for stop in (1, 20, 111):
         state = json.loads(

@@ -10,8 +10,8 @@ from tiny import random_data, tiny_recipe
 from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.evaluate.record import record_data
+from perdure.pipeline.plan.history import history
 from perdure.pipeline.plan.identity import deciding_fields
-from perdure.pipeline.plan.lineage import history
 from perdure.pipeline.plan.plan import consumed_by_version, num_steps
 from perdure.pipeline.plan.planning import build_plan
 from perdure.pipeline.recipe import Recipe
