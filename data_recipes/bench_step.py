@@ -66,13 +66,12 @@ def training_steps(model: str, dtype: str, repeats: int) -> Iterator[dict]:
 def _steps(name: str, parts: str, dtype: str, repeats: int) -> list[dict]:
     from perdure.kernels.bench_measure import measure, peak_memory
     from perdure.pipeline.model.device import initialise
-    from perdure.pipeline.model.language_model import unwrap
     from perdure.pipeline.model.optimizer import set_learning_rate, update
-    from perdure.pipeline.model.shape import model_shape
+    from perdure.pipeline.model.shape import flops_per_token, model_shape
     from perdure.pipeline.recipe import Selection
-    from perdure.pipeline.train.loop import flops_per_token
     from perdure.pipeline.train.metrics import model_flop_utilisation
-    from perdure.pipeline.train.step import run_batches
+    from perdure.pipeline.train.microbatches import run_batches
+    from perdure.pipeline.train.objectives.lm import LanguageModeling
 
     recipe, device, rows = _recipe(name, dtype), initialise(), []
     peak = peak_memory(device)
@@ -85,14 +84,17 @@ def _steps(name: str, parts: str, dtype: str, repeats: int) -> list[dict]:
         def step() -> float:
             model.zero_grad_buffer()
             optimizer.zero_grad()
-            counts = run_batches(model, iter(batches), len(batches), recipe, 0, 1, forward_only=False)
+            counts = run_batches(
+                model, objective, iter(batches), len(batches), recipe.training, 1, forward_only=False
+            )
             update(optimizer, lambda norm: 0)
             return counts.loss[0] / counts.tokens[0]
 
+        objective = LanguageModeling()
         loss = step()  # makes the moments
         for share in SHARES[parts]:
             if parts == "perdure":
-                unwrap(model).selection = Selection(k=share, score="highest_loss")
+                objective = LanguageModeling(Selection(k=share, score="highest_loss"))
             step()
             memory = next(peak) - before
             found = measure(step, device, repeats)
@@ -135,7 +137,7 @@ def _recipe(name: str, dtype: str):
 
 def _batches(recipe, vocab_size: int, device: torch.device) -> list:
     """Micro-batches of random tokens."""
-    from perdure.pipeline.train.dataset import Batch
+    from perdure.pipeline.train.batch import Batch
 
     generator = torch.Generator().manual_seed(0)
     length, micro = recipe.training.seq_length, recipe.training.micro_batch_size
@@ -144,14 +146,17 @@ def _batches(recipe, vocab_size: int, device: torch.device) -> list:
         ids = torch.randint(1, vocab_size, (micro, length + 1), generator=generator).to(device)
         shape, of = (micro, length), {"device": device}
         batch = Batch(
+            indices=range(number * micro, (number + 1) * micro),
             tokens=ids[:, :-1].contiguous(),
             labels=ids[:, 1:].contiguous(),
             valid=torch.ones(shape, dtype=torch.bool, **of),
+            positions=torch.arange(length, **of).expand(shape),
+            documents=(length,) * micro,
             reference=torch.zeros(shape, dtype=torch.int32, **of),
             source=torch.zeros(micro, dtype=torch.int64, **of),
             replayed=torch.zeros(micro, dtype=torch.bool, **of),
         )
-        made.append((range(number * micro, (number + 1) * micro), batch))
+        made.append(batch)
     return made
 
 
@@ -160,7 +165,7 @@ def _ours(recipe, vocab_size: int, device: torch.device):
     from perdure.pipeline.model.language_model import build_model
     from perdure.pipeline.model.optimizer import make_optimizer
 
-    model = build_model(recipe, vocab_size, None, device)
+    model = build_model(recipe, vocab_size, device)
     _randomise(model)
     return model, make_optimizer(recipe.training, model, False)
 
@@ -184,8 +189,7 @@ def _megatrons(recipe, vocab_size: int, device: torch.device):
     class PlainModel(GPTModel):
         """Megatron's model with the arguments and results of `LanguageModel`."""
 
-        def forward(self, tokens, labels, valid, *_):
-            positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        def forward(self, tokens, positions, labels, _documents, *, valid, **_options):
             nll = super().forward(tokens, positions, None, labels=labels)
             return SelectiveLoss(nll, valid, nll.detach())
 

@@ -22,7 +22,7 @@ def copy_checkpoint(directory: str, target: str) -> None:
 
     recipe, inputs = load_recipe(Path(target) / "recipe.yaml"), read_json(Path(target) / "inputs.json")
     device = initialise()
-    model = build_model(recipe, inputs["vocab_size"], None, device)
+    model = build_model(recipe, inputs["vocab_size"], device)
     optimizer = make_optimizer(recipe.training, model, recipe.parallel.distributed_optimizer)
     source = finished_checkpoints(Path(directory) / "checkpoints")[-1]
     load_checkpoint(source, model, optimizer)
@@ -60,7 +60,7 @@ def killed_writer(directory: str) -> list:
     from perdure.pipeline.train.checkpoint import Checkpoints
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
-    model = build_model(recipe, inputs["vocab_size"], None, initialise())
+    model = build_model(recipe, inputs["vocab_size"], initialise())
     optimizer = make_optimizer(recipe.training, model, False)
     writer = Checkpoints(Path(directory), fence.take_together(Path(directory)), asynchronous=True)
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -85,12 +85,12 @@ def saved_shares(directory: str) -> list:
 
     from perdure.pipeline.model import collectives
     from perdure.pipeline.model.optimizer import make_optimizer, portable_state
-    from perdure.pipeline.train.checkpoint import _weights
+    from perdure.pipeline.train.checkpoint import sharded_weights
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
-    model = build_model(recipe, inputs["vocab_size"], None, initialise())
+    model = build_model(recipe, inputs["vocab_size"], initialise())
     optimizer = make_optimizer(recipe.training, model, True)
-    pieces = list(nested_values(portable_state(optimizer, _weights(model))))
+    pieces = list(nested_values(portable_state(optimizer, sharded_weights(model))))
     inner = optimizer.chained_optimizers[0].optimizer
     own = [tensor for states in inner.state.values() for tensor in states.values()]
     own += [param for group in inner.param_groups for param in group["params"]]
@@ -111,7 +111,7 @@ def slow_writer(directory: str) -> list:
     from perdure.pipeline.train import checkpoint, fence
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
-    model = build_model(recipe, inputs["vocab_size"], None, initialise())
+    model = build_model(recipe, inputs["vocab_size"], initialise())
     optimizer = make_optimizer(recipe.training, model, False)
     attempt, seen = fence.take_together(Path(directory)), Path(directory) / "seen"
     write, wait, sleep = FileSystemWriterAsync.write_preloaded_data, collectives.barrier, time.sleep
@@ -149,7 +149,7 @@ def hanging_writers(directory: str, number: int) -> list:
     from perdure.pipeline.train import checkpoint, fence, writers
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
-    model = build_model(recipe, inputs["vocab_size"], None, initialise())
+    model = build_model(recipe, inputs["vocab_size"], initialise())
     writer = checkpoint.Checkpoints(Path(directory), fence.take_together(Path(directory)), asynchronous=True)
     writers.BEGIN_SECONDS, forks = 0.5, iter(range(1000))
     pending: list[int] = []
@@ -174,7 +174,7 @@ def begun_and_rolled_back(directory: str) -> list:
     from perdure.pipeline.train.guard import Trouble
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
-    model = build_model(recipe, inputs["vocab_size"], None, initialise())
+    model = build_model(recipe, inputs["vocab_size"], initialise())
     if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
         start.finished_checkpoints = lambda path: finished_checkpoints(path)[:-1]
         loop.last_scheduled = lambda path: finished_checkpoints(path)[0]

@@ -68,7 +68,7 @@ def round_trip(jobs: list, parallel: dict, tokens: list, max_shard_bytes: int = 
 
 
 def _round_trip(recipe: Recipe, vocab_size, shape, tokens, to: Path, max_shard_bytes) -> None:
-    model = unwrap(build_model(recipe, vocab_size, None, torch.device("cpu"))).eval()
+    model = unwrap(build_model(recipe, vocab_size, torch.device("cpu"))).eval()
     source = recipe.model.path
     inputs = {"initial_weights": str(source), "tokenizer": str(to / "tokenizer"), "parent": None}
     initial_weights(model, recipe, shape, vocab_size, inputs, print)

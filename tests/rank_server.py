@@ -22,7 +22,7 @@ def main() -> None:
     import perdure.pipeline.train.evaluate
     import perdure.pipeline.train.loop
     import perdure.pipeline.train.metrics
-    import perdure.pipeline.train.passage
+    import perdure.pipeline.train.selection_report
     import perdure.pipeline.train.start  # noqa: F401
 
     answers = os.fdopen(os.dup(1), "w")

@@ -10,20 +10,20 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import REF_NATS_PER_UNIT
 from perdure.pipeline.model import huggingface, weights
-from perdure.pipeline.model.attention import document_lengths
 from perdure.pipeline.model.device import initialise
 from perdure.pipeline.model.language_model import build_model, unwrap
 from perdure.pipeline.model.layers import RecomputedLayer
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import load_recipe
+from perdure.pipeline.train.batch import collate
 from perdure.pipeline.train.checkpoint import finished_checkpoints, load_weights
-from perdure.pipeline.train.dataset import collate, read_sample
+from perdure.pipeline.train.streams import open_stream, read_sample
 
 
-def _model(directory: str, selection=None):
+def _model(directory: str):
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
     device = initialise()
-    return recipe, inputs, unwrap(build_model(recipe, inputs["vocab_size"], selection, device))
+    return recipe, inputs, unwrap(build_model(recipe, inputs["vocab_size"], device))
 
 
 def checkpoint_logits(directory: str, tokens: list) -> list:
@@ -44,7 +44,7 @@ def heldout_losses(directory: str, budgets: list) -> list:
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
     device = initialise()
-    model = build_model(recipe, inputs["vocab_size"], None, device)
+    model = build_model(recipe, inputs["vocab_size"], device)
     torch.manual_seed(1)
     for parameter in model.parameters():
         if parameter.dim() > 1:
@@ -65,8 +65,8 @@ def train_poisoned(directory: str, broken: list, spikes: list) -> None:
     from perdure.pipeline.core.errors import PerdureError
     from perdure.pipeline.train import loop, worker
 
-    def train_step(model, optimizer, dataset, recipe, first_sample, *rest):
-        step = first_sample // recipe.training.global_batch_size + 1
+    def train_step(model, optimizer, objective, loader, training, first_sample, *rest):
+        step = first_sample // training.global_batch_size + 1
         weight = unwrap(model).decoder.final_layernorm.weight
         before = weight.detach().clone()
         last = torch.distributed.get_rank() == torch.distributed.get_world_size() - 1
@@ -74,7 +74,7 @@ def train_poisoned(directory: str, broken: list, spikes: list) -> None:
         hook = weight.register_hook(lambda gradient: gradient * factor)
         if step in spikes:
             weight.data.mul_(50)
-        found = original(model, optimizer, dataset, recipe, first_sample, *rest)
+        found = original(model, optimizer, objective, loader, training, first_sample, *rest)
         if step in spikes and found[2]:
             weight.data.copy_(before)
         hook.remove()
@@ -97,8 +97,6 @@ def initial_tensor(directory: str, name: str) -> list:
 
 def own_excess_loss(directory: str, data: str, scores: str) -> list:
     """Loss minus stored reference loss, for the tokens of documents that start inside their sample."""
-    from perdure.pipeline.train.dataset import _stream
-
     recipe, _, model = _model(directory)
     weights.load_weights(model, model_shape(recipe), huggingface.weights_reader(Path(directory) / "hf"))
     model.eval()
@@ -107,19 +105,12 @@ def own_excess_loss(directory: str, data: str, scores: str) -> list:
     from perdure.pipeline.core.shards import open_shard
 
     lengths = open_shard(Path(data) / "00000").lengths
-    stream = _stream(Path(data), Path(scores), np.arange(len(lengths)), np.cumsum(lengths), prefix="")
+    stream = open_stream(Path(data), Path(scores), np.arange(len(lengths)), np.cumsum(lengths))
     found = []
     for number in range(int(stream.ends[-1]) // 32):
-        batch = collate([read_sample(stream, number, 32)], [0], [False], torch.device("cpu"))
+        batch = collate(range(number, number + 1), [read_sample(stream, number, 32)], torch.device("cpu"))
         with torch.no_grad():
-            _, _, nll = model(
-                batch.tokens,
-                batch.labels,
-                batch.valid,
-                reference=batch.reference,
-                replayed=batch.replayed,
-                documents=document_lengths(batch.tokens, stream.eos_id),
-            )
+            _, _, nll = model(batch.tokens, batch.positions, batch.labels, batch.documents, valid=batch.valid)
         whole = (batch.tokens == stream.eos_id).cumsum(1) > 0
         found += (nll - batch.reference * REF_NATS_PER_UNIT)[whole].tolist()
     return found
@@ -164,20 +155,29 @@ def train_cases(directory: str, cases: list[dict], steps: int) -> list:
     A case may have a `scope`, a `z_loss`, `main_grad`: whether weight gradients go straight there, and `recompute`. `kept` is
     how many bytes are saved for the backward passes of a step, besides the inputs of recomputed layers.
     """
+    import megatron.core.parallel_state as mpu
+
+    from perdure.pipeline.model.layout import layout_of
     from perdure.pipeline.model.optimizer import make_optimizer, set_learning_rate
     from perdure.pipeline.train.dataset import open_dataset
+    from perdure.pipeline.train.loader import Loader
+    from perdure.pipeline.train.objectives import objective_of
+    from perdure.pipeline.train.objectives.lm import LanguageModeling
     from perdure.pipeline.train.step import train_step
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
-    device, selection = initialise(), recipe.versions[inputs["version"]].selection
-    wrapped = build_model(recipe, inputs["vocab_size"], selection, device)
+    device, objective = initialise(), objective_of(recipe.versions[inputs["version"]])
+    selection = objective.selection
+    wrapped = build_model(recipe, inputs["vocab_size"], device)
     model, shape = unwrap(wrapped), model_shape(recipe)
     paths = [{name: Path(path) for name, path in inputs[part].items()} for part in ("data", "scores")]
     dataset = open_dataset(Path(directory) / "plan", *paths)
+    rank = mpu.get_data_parallel_rank()
+    loader = Loader(dataset, layout_of(recipe), recipe.training, rank, device)
     results = []
     for case in cases:
         if "scope" in case:
-            model.selection = selection.model_copy(update={"scope": case["scope"]})
+            objective = LanguageModeling(selection.model_copy(update={"scope": case["scope"]}))
         if "z_loss" in case:
             model.loss_options["z_loss"] = case["z_loss"]
         for layer in model.decoder.layers if "recompute" in case else ():
@@ -197,9 +197,8 @@ def train_cases(directory: str, cases: list[dict], steps: int) -> list:
             with torch.autograd.graph.saved_tensors_hooks(
                 lambda tensor, kept=kept: kept.append(tensor.nbytes) or tensor, lambda tensor: tensor
             ):
-                counts, grad_norm, _ = train_step(
-                    wrapped, optimizer, dataset, recipe, first, device, threshold=threshold
-                )
+                own = objective.with_threshold(threshold)
+                counts, grad_norm, _ = train_step(wrapped, optimizer, own, loader, recipe.training, first)
             threshold = counts.threshold
             told.append(
                 {

@@ -75,7 +75,7 @@ def _save_forever(version: Path, last: int) -> None:
     process.start_rank()
     recipe = load_recipe(version / "recipe.yaml")
     device = initialise()
-    model = build_model(recipe, read_json(version / "inputs.json")["vocab_size"], None, device)
+    model = build_model(recipe, read_json(version / "inputs.json")["vocab_size"], device)
     optimizer = make_optimizer(recipe.training, model, False)
     portable_state(optimizer, model.module.sharded_state_dict())  # makes the moments
     moments = [

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import megatron.core.parallel_state as mpu
 import torch
 import torch.distributed as dist
 
@@ -12,39 +13,50 @@ from perdure.pipeline.core.files import read_json
 from perdure.pipeline.model import collectives, weights
 from perdure.pipeline.model.device import initialise
 from perdure.pipeline.model.language_model import build_model, unwrap
+from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.optimizer import make_optimizer, set_learning_rate
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import load_recipe
-from perdure.pipeline.train import checkpoint, guard, step
+from perdure.pipeline.train import checkpoint, guard, loader, step
+from perdure.pipeline.train.counts import fingerprints
 from perdure.pipeline.train.dataset import open_dataset, read_batch
+from perdure.pipeline.train.objectives import objective_of
 
 
 def prepared(directory: str):
-    """Recipe, wrapped model with random weights, optimizer and dataset of a version."""
+    """Recipe, wrapped model with random weights, optimizer, objective and loader of a version."""
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
-    selection = recipe.versions[inputs["version"]].selection
-    model = build_model(recipe, inputs["vocab_size"], selection, initialise())
+    objective = objective_of(recipe.versions[inputs["version"]])
+    model = build_model(recipe, inputs["vocab_size"], initialise())
     shape = model_shape(recipe)
     # Large enough that losses are far from those of guessing.
     read = weights.random_weights(shape, inputs["vocab_size"], 0.2, recipe.seed)
     weights.load_weights(unwrap(model), shape, read)
     optimizer = make_optimizer(recipe.training, model, recipe.parallel.distributed_optimizer)
     paths = [{name: Path(path) for name, path in inputs[part].items()} for part in ("data", "scores")]
-    return recipe, model, optimizer, open_dataset(Path(directory) / "plan", *paths)
+    dataset = open_dataset(Path(directory) / "plan", *paths, objective=objective)
+    device, rank = torch.device("cpu"), mpu.get_data_parallel_rank()
+    return (
+        recipe,
+        model,
+        optimizer,
+        objective,
+        loader.Loader(dataset, layout_of(recipe), recipe.training, rank, device),
+    )
 
 
 def first_step(directory: str) -> dict:
     """The first step: which samples each rank reads for each of its micro-batches, and what is counted."""
-    recipe, model, optimizer, dataset = prepared(directory)
+    recipe, model, optimizer, objective, reader = prepared(directory)
     read: list[list[int]] = []
 
     def reading(dataset, indices, device):
         read.append(list(indices))
         return read_batch(dataset, indices, device)
 
-    step.read_batch = reading
+    loader.read_batch = reading
     set_learning_rate(optimizer, 0.01, 0.1)
-    counts, grad_norm, _ = step.train_step(model, optimizer, dataset, recipe, 0, torch.device("cpu"))
+    counts, grad_norm, _ = step.train_step(model, optimizer, objective, reader, recipe.training, 0)
     return {"read": collectives.from_all(read), "counts": vars(counts), "grad_norm": grad_norm}
 
 
@@ -53,35 +65,32 @@ def by_hand(directory: str, pooled: int) -> dict:
 
     The loss is the mean over the selected tokens of the whole batch, and its gradient that of this mean.
     """
-    recipe, model, _, dataset = prepared(directory)
+    recipe, model, _, objective, reader = prepared(directory)
     network, training = unwrap(model), recipe.training
-    micro, batch, k = training.micro_batch_size, training.global_batch_size, network.selection.k
-    network.eval()  # everything is selected, so that losses are those of all tokens
+    micro, batch, k = training.micro_batch_size, training.global_batch_size, objective.selection.k
     sums, chosen, tokens, prints = [], 0, 0, torch.zeros(2, dtype=torch.int64)
     for first in range(0, batch, micro * pooled):
         found = []
         for start in range(first, first + micro * pooled, micro):
             indices = range(start, start + micro)
-            own = read_batch(dataset, indices, torch.device("cpu"))
-            nll = network(own.tokens, own.labels, own.valid, reference=own.reference, replayed=own.replayed)[
-                2
-            ]
+            own = read_batch(reader.dataset, indices, torch.device("cpu"))
+            nll = network(own.tokens, own.positions, own.labels, valid=own.valid)[2]
             loss = torch.nn.functional.cross_entropy(
                 logits(network, own).flatten(0, 1), own.labels.flatten(), reduction="none"
             )
             assert torch.allclose(loss.view_as(nll), nll, atol=1e-4)
-            found.append((indices, own, loss.view_as(nll)))
-        excess = torch.cat([(loss.detach() - own.reference / 1000).flatten() for _, own, loss in found])
-        valid = torch.cat([own.valid.flatten() for _, own, _ in found])
-        assert not any(own.replayed.any() or (own.reference[own.valid] == 65535).any() for _, own, _ in found)
+            found.append((own, loss.view_as(nll)))
+        excess = torch.cat([(loss.detach() - own.reference / 1000).flatten() for own, loss in found])
+        valid = torch.cat([own.valid.flatten() for own, _ in found])
+        assert not any(own.replayed.any() or (own.reference[own.valid] == 65535).any() for own, _ in found)
         order = excess.masked_fill(~valid, -torch.inf).sort(descending=True, stable=True).indices
         mask = torch.zeros_like(valid)
         mask[order[: int(k * int(valid.sum()) + 0.5)]] = True
-        for (indices, own, loss), part in zip(found, mask.split(micro * training.seq_length), strict=True):
+        for (own, loss), part in zip(found, mask.split(micro * training.seq_length), strict=True):
             part = part.view_as(own.valid)
             sums.append((loss * part).sum())
             chosen, tokens = chosen + int(part.sum()), tokens + int(own.valid.sum())
-            prints += step._fingerprints(own, part, indices)
+            prints += fingerprints(own, part)
     gradients = torch.autograd.grad(sum(sums) / chosen, list(network.parameters()))
     return {
         "selection": f"{int(prints[1]) & (1 << 64) - 1:016x}",
@@ -94,17 +103,16 @@ def by_hand(directory: str, pooled: int) -> dict:
 
 def logits(network, batch) -> torch.Tensor:
     """float32 [batch, sequence, vocabulary]: the last hidden states times the embedding, padding rows aside."""
-    places = torch.arange(batch.tokens.shape[1]).expand_as(batch.tokens)
-    hidden = super(type(network), network).forward(batch.tokens, places, None)
+    hidden = super(type(network), network).forward(batch.tokens, batch.positions, None)
     rows = network.shared_embedding_or_output_weight()[: network.loss_options["vocab_size"]]
     return hidden.transpose(0, 1) @ rows.t()
 
 
 def one_update(directory: str, lr: float, decay: float) -> dict:
     """One step with a gradient, then one without: norms of first moments, and by what factor each parameter then shrinks."""
-    recipe, model, optimizer, dataset = prepared(directory)
+    recipe, model, optimizer, objective, reader = prepared(directory)
     set_learning_rate(optimizer, 0.0, 0.0)
-    _, grad_norm, _ = step.train_step(model, optimizer, dataset, recipe, 0, torch.device("cpu"))
+    _, grad_norm, _ = step.train_step(model, optimizer, objective, reader, recipe.training, 0)
     states = optimizer.chained_optimizers[0].optimizer.state
     moments = torch.cat([state["exp_avg"].flatten() for state in states.values()])
     for (

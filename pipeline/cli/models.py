@@ -161,7 +161,7 @@ def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: in
         raise PerdureError(f"{path}: no such checkpoint; kept: {_kept(directory)}")
     recipe, inputs = version_recipe(directory), read_json(VersionPaths(directory).inputs)
     recipe = recipe.model_copy(update={"parallel": Parallel()})
-    model = build_weights(recipe, inputs["vocab_size"], None, initialise())
+    model = build_weights(recipe, inputs["vocab_size"], initialise())
     load_weights(path, model)
     write(
         unwrap(model),

@@ -53,7 +53,7 @@ class CoreAttention(torch.nn.Module):
             query: [sequence, batch, heads / tp, head_dim].
             key: [sequence, batch, groups / tp, head_dim].
             value: As `key`.
-            attention_mask: No mask, but what `document_lengths` returns: attention stays inside documents. None: all that
+            attention_mask: No mask, but lengths of documents, row after row: attention stays inside them. None: all that
                 came before.
             attn_mask_type: Unused; always causal.
             attention_bias: Must be None.
@@ -103,24 +103,6 @@ def document_attention(query: Tensor, key: Tensor, value: Tensor, documents: tup
 def _document_ends(documents: tuple[int, ...], device: torch.device) -> Tensor:
     """int32 [documents + 1]: 0, and where each document ends."""
     return torch.tensor((0, *documents)).cumsum(0).to(device, torch.int32)
-
-
-def document_lengths(tokens: Tensor, eos_id: int) -> tuple[int, ...]:
-    """Lengths of the documents of a micro-batch, row after row; they add up to all its tokens.
-
-    An end-of-sequence token opens the document that follows it. Several in a row are padding: all but the last are
-    one document.
-
-    Args:
-        tokens: int64 [batch, sequence].
-        eos_id: The separator.
-    """
-    is_eos = F.pad(tokens.cpu() == eos_id, (1, 1))
-    before, here, after = is_eos[:, :-2], is_eos[:, 1:-1], is_eos[:, 2:]
-    starts = here & ~(before & after)
-    starts[:, 0] = True
-    places = starts.flatten().nonzero()[:, 0]
-    return tuple(places.diff(append=torch.tensor([tokens.numel()])).tolist())
 
 
 @lru_cache(maxsize=4)

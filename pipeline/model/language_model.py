@@ -25,7 +25,7 @@ from perdure.pipeline.model.device import timeout
 from perdure.pipeline.model.layers import GatedMLP, RecomputedLayer, block_spec, install_weight_gradient
 from perdure.pipeline.model.shape import model_shape, padded_vocab_size
 from perdure.pipeline.model.weights import mark_tensor_parallel
-from perdure.pipeline.recipe import Recipe, Selection, Training
+from perdure.pipeline.recipe import Recipe, Training
 
 
 class OutputLayer(ColumnParallelLinear):
@@ -59,13 +59,10 @@ class OutputLayer(ColumnParallelLinear):
 class LanguageModel(GPTModel):
     """GPTModel whose last stage returns per-token losses and the selection instead of logits."""
 
-    def __init__(
-        self, *args, selection: Selection | None, true_vocab_size: int, training: Training, **kwargs
-    ):
+    def __init__(self, *args, true_vocab_size: int, training: Training, **kwargs):
         super().__init__(*args, **kwargs)
         if self.post_process:
             self.output_layer.__class__ = OutputLayer  # GPTModel knows its own class only
-        self.selection = selection
         self.loss_options = {
             "vocab_size": true_vocab_size,
             "z_loss": training.z_loss,
@@ -78,64 +75,41 @@ class LanguageModel(GPTModel):
     def forward(
         self,
         tokens: Tensor,
+        positions: Tensor,
         labels: Tensor,
-        valid: Tensor,
-        *,
-        reference: Tensor,
-        replayed: Tensor,
         documents: tuple[int, ...] | None = None,
-        selected: Tensor | None = None,
-        threshold: float | None = None,
+        **loss_options,
     ) -> Tensor | SelectiveLoss:
         """One micro-batch through this pipeline stage.
 
         Args:
             tokens: int64 [batch, sequence].
+            positions: int64 [batch, sequence], place of each token in its sample.
             labels: int64 [batch, sequence].
-            valid: bool [batch, sequence], labels that count.
-            reference: int32 [batch, sequence], what the score subtracts, in milli-nats (`REF_MISSING` where there is
-                nothing).
-            replayed: bool [batch], samples of old data. All their tokens are trained on: selection is among new data only.
-            documents: Lengths of the documents that attention stays inside (`document_lengths`); None: attention to all
-                that came before.
-            selected: bool [batch, sequence], a selection made before.
-            threshold: For the scope `global_lagged`: the score from which on to select.
+            documents: Lengths of the documents that attention stays inside, row after row; None: attention to all that
+                came before.
+            **loss_options: Arguments of `selective_linear_cross_entropy`, for the last stage: `valid` at least. Given by
+                name, because Megatron's bf16 wrapper casts positional floats.
 
         Returns:
-            The last stage: losses and the selection, each [batch, sequence]. Without `selected`, all valid tokens are
-            selected when evaluating, or without selection. Other stages: hidden states.
+            The last stage: losses and the selection, each [batch, sequence]. Other stages: hidden states.
         """
-        positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         hidden = super().forward(tokens, positions, documents)
         if not self.post_process:
             return hidden
-        options = {"selected": selected}
-        if self.selection is not None and self.selection.k < 1 and self.training and selected is None:
-            options = {
-                "reference_nll": reference_nats(reference),
-                "k": self.selection.k,
-                "scope": self.selection.scope,
-                "use_nll": self.selection.use_nll,
-                "always": replayed[:, None],
-                "dp_group": mpu.get_data_parallel_group(),
-                "threshold": None if threshold is None else torch.tensor(threshold, device=tokens.device),
-            }
         weight = (
             self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
         )
-        return self.output_layer(hidden, weight, labels, valid=valid, **options, **self.loss_options)
+        return self.output_layer(hidden, weight, labels, **loss_options, **self.loss_options)
 
 
-def build_model(
-    recipe: Recipe, vocab_size: int, selection: Selection | None, device: torch.device
-) -> torch.nn.Module:
+def build_model(recipe: Recipe, vocab_size: int, device: torch.device) -> torch.nn.Module:
     """This rank's part of the model, wrapped for its precision and for data parallelism, with room for gradients; weights are
     not set.
 
     Args:
         recipe: Shape, precision and layout. `initialize_model_parallel` is called here.
         vocab_size: True size of the vocabulary.
-        selection: Tokens to train on; None trains on all.
         device: Where the parameters live.
 
     Raises:
@@ -143,7 +117,7 @@ def build_model(
     """
     if recipe.training.loss_implementation == "triton":
         _require_triton(device)
-    model = build_weights(recipe, vocab_size, selection, device)
+    model = build_weights(recipe, vocab_size, device)
     return DistributedDataParallel(
         model.config,
         DistributedDataParallelConfig(
@@ -153,9 +127,7 @@ def build_model(
     )
 
 
-def build_weights(
-    recipe: Recipe, vocab_size: int, selection: Selection | None, device: torch.device
-) -> torch.nn.Module:
+def build_weights(recipe: Recipe, vocab_size: int, device: torch.device) -> torch.nn.Module:
     """`build_model` without data parallelism and gradients, for who only wants the weights."""
     parallel, training, shape = recipe.parallel, recipe.training, model_shape(recipe)
     mpu.initialize_model_parallel(
@@ -174,7 +146,6 @@ def build_weights(
         pre_process=mpu.is_pipeline_first_stage(),
         post_process=mpu.is_pipeline_last_stage(),
         share_embeddings_and_output_weights=shape.tie_embeddings,
-        selection=selection,
         true_vocab_size=vocab_size,
         training=training,
     ).to(device)

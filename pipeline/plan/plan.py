@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -105,12 +105,22 @@ def num_samples(recipe: Recipe, version: Version) -> int:
 # ------------------------------------------------------------------------------------------ locating
 
 
-def locate(plan: Plan, index: int) -> tuple[str, int, int]:
-    """Where the sample with a global index comes from.
+class Place(NamedTuple):
+    """Where a sample comes from.
 
-    Returns:
-        The mixture key, the epoch over its source, and the sample's place in the source's stream.
+    Attributes:
+        source: Number of its mixture key in `Plan.keys`.
+        epoch: Of the pass over the source.
+        sample: Its place in the source's stream.
     """
+
+    source: int
+    epoch: int
+    sample: int
+
+
+def place_of(plan: Plan, index: int) -> Place:
+    """Where the sample with a global index comes from."""
     phase = plan.phases[bisect_right(plan.phases, index, key=lambda phase: phase.first_sample) - 1]
     block, position = divmod(index - phase.first_sample, len(phase.pattern))
     number = int(phase.pattern[position])
@@ -120,11 +130,16 @@ def locate(plan: Plan, index: int) -> tuple[str, int, int]:
     epoch, sample = divmod(taken, entry["samples_per_epoch"])
     if entry["order"] == "shuffled":
         sample = permute(sample, entry["samples_per_epoch"], epoch_key(plan.seed, key, epoch))
-    if (pool := entry["pool"]) and pool[
-        "order"
-    ] == "shuffled":  # the sample that stood there in their first epoch
+    if (pool := entry["pool"]) and pool["order"] == "shuffled":
+        # The sample that stood there in their first epoch.
         sample = permute(sample, pool["samples_per_epoch"], epoch_key(plan.seed, pool["key"], 0))
-    return key, epoch, sample
+    return Place(number, epoch, sample)
+
+
+def locate(plan: Plan, index: int) -> tuple[str, int, int]:
+    """`place_of` with the mixture key in place of its number."""
+    source, epoch, sample = place_of(plan, index)
+    return plan.keys[source], epoch, sample
 
 
 def consumed_samples(plan: Plan, samples: int) -> dict[str, int]:

@@ -91,7 +91,7 @@ class Checkpoints:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
         collectives.barrier()
-        weights = _weights(model)
+        weights = sharded_weights(model)
         contents = {"model": weights, "optimizer": portable_state(optimizer, weights)}
         with self._readable_errors():
             # What replicas hold alike, each of them writes a part of.
@@ -204,7 +204,7 @@ def load_checkpoint(
     """
     require_undamaged(directory, say)
     refuse_code(directory)
-    weights = _weights(model)
+    weights = sharded_weights(model)
     contents = {"model": weights, "optimizer": portable_state(optimizer, weights, loading=True)}
     loaded = _load(contents, directory)
     unwrap(model).load_state_dict(loaded["model"])
@@ -219,7 +219,7 @@ def load_weights(directory: Path, model: torch.nn.Module) -> None:
     """
     require_undamaged(directory)
     refuse_code(directory)
-    unwrap(model).load_state_dict(_load({"model": _weights(model)}, directory)["model"])
+    unwrap(model).load_state_dict(_load({"model": sharded_weights(model)}, directory)["model"])
 
 
 def _load(contents: dict, directory: Path) -> dict:
@@ -266,7 +266,7 @@ def checkpoint_state(directory: Path) -> dict:
     return state
 
 
-def _weights(model: torch.nn.Module) -> dict:
+def sharded_weights(model: torch.nn.Module) -> dict:
     """Megatron's sharded weights. The extra states of its layers are empty, and pickles: they are not stored."""
     return dict_list_map_inplace(
         lambda leaf: LocalNonpersistentObject(None) if isinstance(leaf, ShardedObject) else leaf,

@@ -1,62 +1,39 @@
-"""Reading training samples: the plan says which, the shards hold the tokens, the sidecars the reference losses.
+"""The data of a version: its plan says which sample comes next, a stream for each source reads it.
 
 Every rank reads for itself; what it reads follows from the sample index alone, so there is no state to restore.
 """
 
-import mmap
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.files import read_json
-from perdure.pipeline.core.shards import REF_MISSING, Shard, open_shard
-from perdure.pipeline.evaluate.documents import Heldout
+from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.mixture import is_replayed
-from perdure.pipeline.plan.plan import Plan, locate, open_order, open_plan
-from perdure.pipeline.recipe import Selection
-from perdure.pipeline.train.paging import ask, find_place
-from perdure.pipeline.train.scores import made_reference, smoothed
+from perdure.pipeline.plan.plan import Plan, open_order, open_plan, place_of
+from perdure.pipeline.train.batch import Batch, collate
+from perdure.pipeline.train.streams import Stream, expect_random_access, open_stream, read_sample
 
-
-@dataclass(frozen=True)
-class Stream:
-    """One source in training order.
-
-    Attributes:
-        documents: int64 [entries], document numbers in order, counted over all shards; an entry is a document or a part of one.
-        ends: int64 [entries], where each ends in the stream.
-        shard_starts: int64 [shards], number of each shard's first document.
-        shards: Tokens.
-        sidecars: Per shard, what the score subtracts the largest of, in milli-nats, document by document, of which those that
-            have no scores have no tokens there; empty without a reference.
-        eos_id: Stands before the first document.
-        smoothing: Neighbours to either side that the sidecars are averaged over.
-        tails: int64 [entries], tokens of its document behind each entry; None if entries are whole documents.
-    """
-
-    documents: np.ndarray
-    ends: np.ndarray
-    shard_starts: np.ndarray
-    shards: list[Shard]
-    sidecars: list[tuple[Shard, ...]]
-    eos_id: int
-    smoothing: int = 0
-    tails: np.ndarray | None = None
+if TYPE_CHECKING:  # Megatron's import takes seconds, and reading needs none of it
+    from perdure.pipeline.train.objectives.objective import Objective
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A plan with its opened sources."""
+    """A plan with its opened sources.
+
+    Attributes:
+        plan: Says where each sample comes from.
+        streams: By mixture key.
+        objective: Makes scores that are not on disk; None: there are none.
+    """
 
     plan: Plan
     streams: dict[str, Stream]
-    selection: Selection | None = None
+    objective: "Objective | None" = None
 
 
 def open_dataset(
@@ -64,261 +41,43 @@ def open_dataset(
     data: dict[str, Path],
     scores: dict[str, Path],
     appended: list[dict] | None = None,
-    selection: Selection | None = None,
+    objective: "Objective | None" = None,
 ) -> Dataset:
     """Maps everything that a plan refers to; the time it takes does not grow with the corpus.
 
     Args:
         plan_directory: A version's `plan/`.
         data: Data directory per source.
-        scores: Directory of reference losses per new source; empty without selection.
+        scores: Directory of scores per new source; empty if the objective needs none.
         appended: Phases that training added to the plan.
-        selection: What the scores are for; None reads the reference's losses.
+        objective: Says which scores are read; None: the reference's losses.
 
     Raises:
         PerdureError: If a shard is missing or truncated, or a sidecar does not fit its shard.
     """
     plan = open_plan(plan_directory, appended=appended)
-    kinds = ("ref",) if selection is None else selection.sidecars
-    smoothing = selection.smoothing or 0 if selection else 0
+    kinds, smoothing = (("ref",), 0) if objective is None else (objective.sidecars, objective.smoothing)
     streams, open_once = {}, cache(open_shard)  # streams of one source share its maps
     for key, entry in plan.sources.items():
         name = source_of(entry["source"])
         documents, ends = open_order(plan_directory, key)
         sidecar = scores.get(name) if kinds and not is_replayed(key) else None
-        streams[key] = _stream(data[name], sidecar, documents, ends, "", kinds, smoothing, open_once)
-        _read_no_further(streams[key])
-    return Dataset(plan, streams, selection)
-
-
-def _read_no_further(stream: Stream) -> None:
-    """Lets a page that is asked for come alone: the 128 KiB around it, which the system would read, are other samples'."""
-    shards = [*stream.shards, *(sidecar for group in stream.sidecars for sidecar in group)]
-    arrays = [array for shard in shards for array in (shard.values, shard.lengths, shard.pointers)]
-    for array in (stream.documents, stream.ends, *arrays):
-        if isinstance(array, np.memmap):  # an empty shard is none
-            array._mmap.madvise(mmap.MADV_RANDOM)
-
-
-def open_heldout(data: Path, held: Heldout, lead: int) -> tuple[Stream, np.ndarray]:
-    """What is measured of a domain as a stream, with what has to stand around pieces of documents.
-
-    A piece that does not begin its document comes after as much of it as a sample holds, so that it has the context that it
-    would have if all were measured; one that does not end it comes before the document's separator, as any other text does.
-
-    Args:
-        data: The source's directory of shards.
-        held: What is measured, at least one document.
-        lead: Tokens that a sample holds.
-
-    Returns:
-        The stream, and int64 [its entries]: the row of `held.documents` that each counts for, -1 for what is read but not
-        measured.
-    """
-    numbers, whole = (held.documents[name].to_numpy() for name in ("number", "num_tokens"))
-    whole = whole.astype(np.int64)[held.rows]
-    before = np.stack([np.maximum(held.begins - lead, 0), held.begins], 1)
-    after = np.stack([np.where(held.stops < whole, whole - 1, whole), whole], 1)
-    # Three entries a piece, of which the first and the last may be empty.
-    parts = np.stack([before, np.stack([held.begins, held.stops], 1), after], 1).reshape(-1, 2)
-    rows = np.stack([np.full_like(held.rows, -1), held.rows, np.full_like(held.rows, -1)], 1).flatten()
-    there = parts[:, 1] > parts[:, 0]
-    parts, rows = parts[there], rows[there]
-    documents, tails = numbers[held.rows].repeat(3)[there], whole.repeat(3)[there] - parts[:, 1]
-    stream = _stream(data, None, documents, np.cumsum(parts[:, 1] - parts[:, 0]), prefix="heldout.")
-    return replace(stream, tails=tails), rows
-
-
-def _stream(
-    data: Path,
-    scores: Path | None,
-    documents: np.ndarray,
-    ends: np.ndarray,
-    prefix: str,
-    kinds: tuple[str, ...] = ("ref",),
-    smoothing: int = 0,
-    opened: Callable[[Path], Shard] = open_shard,
-) -> Stream:
-    manifest = read_json(data / "manifest.json")
-    shards = [opened(data / f"{prefix}{task:05d}") for task in range(manifest["tasks"])]
-    sidecars = []
-    if scores is not None:
-        scored = read_json(scores / "manifest.json")
-        for key in ("tokenizer_hash", "data_hash"):
-            if scored[key] != manifest[key]:
-                raise PerdureError(
-                    f"{scores}: made with {key} {scored[key]}, but {data} has {manifest[key]}; delete it and run again"
-                )
-        for task, shard in enumerate(shards):
-            prefixes = [scores / f"{task:05d}.{kind}" for kind in kinds]
-            sidecars.append(tuple(_sidecar(opened(prefix), shard, prefix) for prefix in prefixes))
-    starts = np.cumsum([0, *(len(shard.lengths) for shard in shards)])[:-1]
-    return Stream(documents, ends, starts, shards, sidecars, manifest["eos_id"], smoothing)
-
-
-def _sidecar(sidecar: Shard, shard: Shard, prefix: Path) -> Shard:
-    if len(sidecar.values) > len(shard.values) or len(sidecar.lengths) != len(shard.lengths):
-        raise PerdureError(
-            f"{prefix}: {len(sidecar.values):,} losses for {len(shard.values):,} tokens; "
-            "it belongs to other data: delete it and run again"
-        )
-    return sidecar
-
-
-@dataclass(frozen=True)
-class _Span:
-    """Part of a document: `position` in the stream; the shard `task`; `begin` to `stop`, and the whole `document`, in it.
-
-    `before` are the tokens of documents before it that the shard's sidecars leave out.
-    """
-
-    position: int
-    task: int
-    begin: int
-    stop: int
-    document: tuple[int, int]
-    before: int
-
-
-def _spans(stream: Stream, position: int, last: int) -> list[_Span]:
-    """What lies in [position, last) of a stream. Everything is asked for before any of it is waited for."""
-    place, end = find_place(stream.ends, position), position
-    documents = []
-    while end < last:
-        document, end = int(stream.documents[place]), int(stream.ends[place])
-        tail = 0 if stream.tails is None else int(stream.tails[place])
-        task = int(np.searchsorted(stream.shard_starts, document, side="right")) - 1
-        number = document - int(stream.shard_starts[task])
-        for part in (stream.shards[task], *_partial(stream, task)):
-            ask(part.pointers, number, number + 1)
-            ask(part.lengths, number, number + 1)
-        documents.append((task, number, end, tail))
-        place += 1
-    spans = []
-    for task, number, end, tail in documents:
-        shard = stream.shards[task]
-        start = shard.start(number)
-        whole = start, start + int(shard.lengths[number])
-        stop = min(end, last)
-        # The document's end in its shard, less what is left of it after `stop`.
-        finish = whole[1] - tail - (end - stop)
-        before = start - _scored(stream, task, number) if _partial(stream, task) else 0
-        spans.append(_Span(position, task, finish - (stop - position), finish, whole, before))
-        ask(shard.values, spans[-1].begin, finish)
-        for part in stream.sidecars[task] if stream.sidecars else ():
-            ask(part.values, spans[-1].begin - before, finish - before)
-        position = stop
-    return spans
-
-
-def _partial(stream: Stream, task: int) -> tuple[Shard, ...]:
-    """A shard's sidecars, if they leave any of its documents out."""
-    sidecars = stream.sidecars[task] if stream.sidecars else ()
-    return sidecars if sidecars and len(sidecars[0].values) < len(stream.shards[task].values) else ()
-
-
-def _scored(stream: Stream, task: int, number: int) -> int:
-    """Where a document begins in a shard's sidecars.
-
-    Raises:
-        PerdureError: If it has no scores.
-    """
-    for sidecar in stream.sidecars[task]:
-        if sidecar.lengths[number] != stream.shards[task].lengths[number]:
-            raise PerdureError(
-                f"{sidecar.lengths.filename}: has no scores of document {number:,}, which the plan reads; run `perdure "
-                "prepare` of the version again, which scores what is missing"
-            )
-    return stream.sidecars[task][0].start(number)
-
-
-def read_sample(stream: Stream, sample: int, seq_length: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Reads one packed sample.
-
-    Args:
-        stream: The source.
-        sample: Its place in the stream; its labels are tokens [sample * seq_length, (sample + 1) * seq_length).
-        seq_length: Labels per sample.
-
-    Returns:
-        tokens, int64 [seq_length + 1]: inputs are `[:-1]`, labels `[1:]`; padded with end-of-sequence.
-        reference, int32 [seq_length], what each label's score subtracts, in milli-nats, `REF_MISSING` where there is none.
-        num_valid, labels that are not padding.
-    """
-    first = sample * seq_length - 1
-    last = min(first + 1 + seq_length, int(stream.ends[-1]))
-    tokens = np.full(seq_length + 1, stream.eos_id, np.int64)
-    reference = np.full(seq_length + 1, REF_MISSING, np.int32)
-    for span in _spans(stream, max(first, 0), last):
-        shard = stream.shards[span.task]
-        place = slice(span.position - first, span.position - first + span.stop - span.begin)
-        tokens[place] = shard.values[span.begin : span.stop]
-        if stream.sidecars:
-            # Neighbours lie outside the sample, too, but in the same document.
-            start = max(span.begin - stream.smoothing, span.document[0])
-            around = slice(start, min(span.stop + stream.smoothing, span.document[1]))
-            # What is missing has the largest value of all.
-            place_there = slice(around.start - span.before, around.stop - span.before)
-            units = np.maximum.reduce([sidecar.values[place_there] for sidecar in stream.sidecars[span.task]])
-            if stream.smoothing:
-                units = smoothed(units, stream.smoothing)
-            reference[place] = units[span.begin - start : span.stop - start]
-    return tokens, reference[1:], last - (first + 1)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One micro-batch on its device.
-
-    Attributes:
-        tokens: int64 [batch, sequence].
-        labels: int64 [batch, sequence].
-        valid: bool [batch, sequence].
-        reference: int32 [batch, sequence], what the score subtracts, in milli-nats, `REF_MISSING` where there is none.
-        source: int64 [batch], number of the mixture key.
-        replayed: bool [batch], samples of old data.
-        selected: bool [batch, sequence], a selection made beforehand, if one was.
-    """
-
-    tokens: torch.Tensor
-    labels: torch.Tensor
-    valid: torch.Tensor
-    reference: torch.Tensor
-    source: torch.Tensor
-    replayed: torch.Tensor
-    selected: torch.Tensor | None = None
+        streams[key] = open_stream(data[name], sidecar, documents, ends, "", kinds, smoothing, open_once)
+        expect_random_access(streams[key])
+    return Dataset(plan, streams, objective)
 
 
 def read_batch(dataset: Dataset, indices: range, device: torch.device) -> Batch:
     """Reads the samples with these global indices."""
     plan = dataset.plan
-    keys, samples = [], []
-    for index in indices:
-        key, _epoch, sample = locate(plan, index)
-        keys.append(plan.keys.index(key))
-        samples.append(read_sample(dataset.streams[key], sample, plan.seq_length))
-    if dataset.selection is not None and not dataset.selection.sidecars:
-        made = made_reference(dataset.selection, plan.seed, indices, plan.seq_length)
-        samples = [(tokens, own, valid) for (tokens, _, valid), own in zip(samples, made, strict=True)]
-    return collate(samples, keys, [is_replayed(plan.keys[key]) for key in keys], device)
-
-
-def collate(
-    samples: list[tuple[np.ndarray, np.ndarray, int]],
-    keys: list[int],
-    replayed: list[bool],
-    device: torch.device,
-) -> Batch:
-    """Stacks samples from `read_sample` into a batch; `keys` number their sources."""
-    tokens = torch.from_numpy(np.stack([sample[0] for sample in samples]))
-    reference = torch.from_numpy(np.stack([sample[1] for sample in samples]))
-    num_valid = torch.tensor([sample[2] for sample in samples])
-    valid = torch.arange(tokens.shape[1] - 1)[None] < num_valid[:, None]
-    return Batch(
-        tokens[:, :-1].contiguous().to(device, non_blocking=True),
-        tokens[:, 1:].contiguous().to(device, non_blocking=True),
-        valid.to(device, non_blocking=True),
-        reference.to(device, non_blocking=True),
-        torch.tensor(keys, device=device),
-        torch.tensor(replayed, device=device),
-    )
+    places = [place_of(plan, index) for index in indices]
+    samples = [
+        read_sample(dataset.streams[plan.keys[place.source]], place.sample, plan.seq_length)
+        for place in places
+    ]
+    objective = dataset.objective
+    made = None if objective is None else objective.made_reference(plan.seed, indices, plan.seq_length)
+    if made is not None:
+        samples = [sample._replace(reference=own) for sample, own in zip(samples, made, strict=True)]
+    sources = [place.source for place in places]
+    return collate(indices, samples, device, sources, [is_replayed(plan.keys[number]) for number in sources])

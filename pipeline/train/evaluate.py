@@ -1,21 +1,21 @@
 """Held-out loss of every domain, through the model and layout that train, and of every document of it."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-import megatron.core.parallel_state as mpu
 import numpy as np
 import pyarrow as pa
 import torch
 
 from perdure.pipeline.evaluate.documents import DOCUMENTS, heldout
-from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.train.dataset import Batch, Stream, collate, open_heldout, read_sample
-from perdure.pipeline.train.step import add_up, run_batches
+from perdure.pipeline.train.batch import Batch, Sample, blank_sample
+from perdure.pipeline.train.counts import add_up
+from perdure.pipeline.train.forward import score_rows
+from perdure.pipeline.train.streams import open_heldout, read_sample
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,12 @@ def evaluate(
         Each domain's result, equal on all ranks; None if it was interrupted. A part of a source of which no document is held
         out is left out.
     """
-    model.eval()
-    results: dict[str, Domain] | None = {}
-    with torch.no_grad():
-        for name in sorted(domains):
-            if interrupted():
-                results = None
-                break
-            result = _domain(model, recipe, name, data[source_of(name)], device)
-            results |= {name: result} if result is not None else {}
-    model.train()
+    results: dict[str, Domain] = {}
+    for name in sorted(domains):
+        if interrupted():
+            return None
+        result = _domain(model, recipe, name, data[source_of(name)], device)
+        results |= {name: result} if result is not None else {}
     return results
 
 
@@ -80,41 +76,33 @@ def _domain(
     documents = held.documents
     if not len(documents):
         return None
-    layout, seq_length, micro = (
-        layout_of(recipe),
-        recipe.training.seq_length,
-        recipe.training.micro_batch_size,
-    )
+    seq_length = recipe.training.seq_length
     stream, rows = open_heldout(directory, held, seq_length)
-    num_microbatches = -(-int(stream.ends[-1]) // (seq_length * layout.samples_at_a_time(micro)))
+    num_tokens = int(stream.ends[-1])
     assert stream.tails is not None
     ends, row, tails = (torch.from_numpy(array).to(device) for array in (stream.ends, rows, stream.tails))
     sums = torch.zeros(2, len(documents), dtype=torch.float64, device=device)
 
-    def entries(indices: range) -> tuple[torch.Tensor, torch.Tensor]:
-        """Places in the stream of some samples' labels, and their entries there, int64 [samples, sequence]."""
-        places = torch.arange(indices.start * seq_length, indices.stop * seq_length, device=device)
-        places = places.view(-1, seq_length)
-        return places, torch.searchsorted(ends, places, right=True).clamp(max=len(ends) - 1)
+    def read(index: int) -> Sample:
+        """A sample of the stream; only labels of what is measured count."""
+        places = np.arange(index * seq_length, (index + 1) * seq_length)
+        if places[0] >= num_tokens:
+            return blank_sample(stream.eos_id, seq_length)
+        entry = np.searchsorted(stream.ends, places, side="right").clip(max=len(rows) - 1)
+        return read_sample(stream, index, seq_length)._replace(counted=rows[entry] >= 0)
 
-    def batches() -> Iterator[tuple[range, Batch]]:
-        for number in range(num_microbatches):
-            start = layout.first_sample(number, mpu.get_data_parallel_rank(), micro)
-            indices = range(start, start + micro)
-            samples = [_sample(stream, index, seq_length) for index in indices]
-            batch = collate(samples, [0] * micro, [False] * micro, device)
-            yield indices, replace(batch, valid=batch.valid & (row[entries(indices)[1]] >= 0))
-
-    def observe(indices: range, nll: torch.Tensor, batch: Batch) -> None:
-        places, entry = (found[batch.valid] for found in entries(indices))
+    def observe(nll: torch.Tensor, batch: Batch) -> None:
+        places = torch.arange(
+            batch.indices.start * seq_length, batch.indices.stop * seq_length, device=device
+        )
+        places = places.view(-1, seq_length)[batch.valid]
+        entry = torch.searchsorted(ends, places, right=True)
         losses = nll[batch.valid].double()
         sums[0].index_add_(0, row[entry], losses)
         separators = places == ends[entry] - 1 + tails[entry]
         sums[1].index_add_(0, row[entry][separators], losses[separators])
 
-    counts = run_batches(
-        model, batches(), num_microbatches, recipe, stream.eos_id, 1, forward_only=True, observe=observe
-    )
+    counts = score_rows(model, recipe, read, -(-num_tokens // seq_length), device, observe)
     tokens, num_bytes = (int(documents[name].to_numpy().sum()) for name in ("tokens", "bytes"))
     assert counts.tokens[0] == tokens
     add_up(sums)
@@ -139,11 +127,3 @@ def _domain(
         "hash": documents["hash"],
     }
     return Domain(summary, pa.table(columns).cast(DOCUMENTS))
-
-
-def _sample(stream: Stream, index: int, seq_length: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """A sample of held-out text; one behind the stream's end is empty."""
-    if index * seq_length >= stream.ends[-1]:
-        empty = np.full(seq_length + 1, stream.eos_id, np.int64)
-        return empty, np.zeros(seq_length, np.int32), 0
-    return read_sample(stream, index, seq_length)

@@ -5,6 +5,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import megatron.core.parallel_state as mpu
 import torch
 
 from perdure.pipeline.core.errors import PerdureError, Stopped
@@ -29,12 +30,15 @@ from perdure.pipeline.train.checkpoint import (
     last_scheduled,
     load_checkpoint,
 )
+from perdure.pipeline.train.counts import Counts
 from perdure.pipeline.train.evaluate import evaluate, summaries
 from perdure.pipeline.train.guard import Trouble, agree, assess, remember, rolls_back
+from perdure.pipeline.train.loader import Loader
 from perdure.pipeline.train.metrics import competing, console_line, heldout_words, model_flop_utilisation
+from perdure.pipeline.train.objectives import objective_of
 from perdure.pipeline.train.reweight import reweight
 from perdure.pipeline.train.start import restored_schedule
-from perdure.pipeline.train.step import Counts, train_step
+from perdure.pipeline.train.step import train_step
 
 
 def run_steps(
@@ -101,8 +105,10 @@ def run_steps(
         lr = learning_rate(schedule, step, steps)
         set_learning_rate(optimizer, lr, weight_decay)
         judge = partial(_judge, guard, state["losses"])
+        loader = Loader(dataset, layout_of(recipe), training, mpu.get_data_parallel_rank(), device)
+        objective = objective_of(version).with_threshold(state["threshold"])
         counts, grad_norm, trouble = train_step(
-            model, optimizer, dataset, recipe, first_sample, device, judge, state["threshold"]
+            model, optimizer, objective, loader, training, first_sample, judge
         )
         torch.cuda.synchronize()  # the update's last kernels are part of the step
         seconds = time.perf_counter() - begun
@@ -111,11 +117,11 @@ def run_steps(
                 "scored": state["scored"] + round(competing(dataset.plan.keys, counts)[0]),
                 "selected": state["selected"] + round(counts.selected_tokens),
                 "threshold": counts.threshold,
-                "losses": remember(guard, state["losses"], mean_loss(counts)),
+                "losses": remember(guard, state["losses"], counts.mean_loss),
             }
             skipped = None
         else:
-            what = f"version {directory.name}: loss {mean_loss(counts):.4g} and gradient norm {grad_norm:.4g} at step {step}"
+            what = f"version {directory.name}: loss {counts.mean_loss:.4g} and gradient norm {grad_norm:.4g} at step {step}"
             checkpoints.wait()
             state, skipped = _pass_over(
                 step, first_sample, trouble, what, recipe, state, model, optimizer, checkpoints, say
@@ -163,13 +169,8 @@ def run_steps(
     return state
 
 
-def mean_loss(counts: Counts) -> float:
-    """Nats per token."""
-    return sum(counts.loss) / sum(counts.tokens)
-
-
 def _judge(guard: Guard, losses: list[float], counts: Counts, grad_norm: float) -> Trouble:
-    return Trouble(agree(assess(guard, losses, mean_loss(counts), grad_norm)))
+    return Trouble(agree(assess(guard, losses, counts.mean_loss, grad_norm)))
 
 
 def _save(checkpoints, model, optimizer, state: dict, recorder) -> None:

@@ -14,8 +14,8 @@ from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.evaluate.report.formats import heldout_text
 from perdure.pipeline.plan.mixture import is_replayed
+from perdure.pipeline.train.counts import Counts
 from perdure.pipeline.train.mirror import STEP
-from perdure.pipeline.train.step import Counts
 
 PEAK_FLOPS = {
     "A100": 312e12,
@@ -167,7 +167,7 @@ class Recorder:
         self.board.flush()
 
     def chosen(self, step: int, found: dict) -> None:
-        """Records what `write_chosen` counted: histograms of excess losses, and the selected share by topic."""
+        """Records what `write_selection_counts` counted: histograms of excess losses, and the selected share by topic."""
         edges = found["excess_edges"]
         for part in ("selected", "other") if edges else ():
             counts = found[f"excess_{part}"]

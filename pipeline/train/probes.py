@@ -1,11 +1,8 @@
 """Knowledge probes through the model and layout that train: how likely each choice is."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import megatron.core.parallel_state as mpu
-import numpy as np
 import pyarrow as pa
 import torch
 from tokenizers import Tokenizer
@@ -16,8 +13,9 @@ from perdure.pipeline.evaluate.probe_scores import ANSWERS
 from perdure.pipeline.evaluate.probes import Probe, probe_files
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.train.dataset import Batch, collate
-from perdure.pipeline.train.step import add_up, run_batches
+from perdure.pipeline.train.batch import Batch, Sample, blank_sample
+from perdure.pipeline.train.counts import add_up
+from perdure.pipeline.train.forward import score_rows
 
 WIDTH = 64
 """Rows are padded to a multiple of this many tokens."""
@@ -99,43 +97,31 @@ def score_probes(
     if not questions:
         return None
     rows = [row for question in questions for row in question.rows]
-    layout, longest, micro = layout_of(recipe), recipe.training.seq_length, recipe.training.micro_batch_size
-    width = min(
-        -(-max(len(row.tokens) for row in rows) // (WIDTH * layout.tensor)) * WIDTH * layout.tensor, longest
-    )
-    num_microbatches = -(-len(rows) // layout.samples_at_a_time(micro))
+    longest, tensor = recipe.training.seq_length, layout_of(recipe).tensor
+    width = min(-(-max(len(row.tokens) for row in rows) // (WIDTH * tensor)) * WIDTH * tensor, longest)
     sums = torch.zeros(len(rows), dtype=torch.float64, device=device)
 
-    def batches() -> Iterator[tuple[range, Batch]]:
-        for number in range(num_microbatches):
-            start = layout.first_sample(number, mpu.get_data_parallel_rank(), micro)
-            indices = range(start, start + micro)
-            samples = [_sample(rows, index, width, eos_id) for index in indices]
-            yield indices, collate(samples, [0] * micro, [False] * micro, device)
-
-    def observe(indices: range, nll: torch.Tensor, batch: Batch) -> None:
-        for place, index in enumerate(indices):
+    def observe(nll: torch.Tensor, batch: Batch) -> None:
+        for place, index in enumerate(batch.indices):
             if index < len(rows):
                 stop = min(len(rows[index].tokens), width)
                 sums[index] = nll[place, stop - rows[index].scored : stop].double().sum()
 
     narrow = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seq_length": width})})
-    model.eval()
-    with torch.no_grad():
-        run_batches(model, batches(), num_microbatches, narrow, eos_id, 1, forward_only=True, observe=observe)
-    model.train()
+    score_rows(model, narrow, lambda index: _sample(rows, index, width, eos_id), len(rows), device, observe)
     add_up(sums)
     return _answers(questions, (-sums).tolist())
 
 
-def _sample(rows: list[Row], index: int, width: int, eos_id: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """A row as `read_sample` gives samples; there is nothing beyond the last."""
-    tokens, reference = np.full(width + 1, eos_id, np.int64), np.zeros(width, np.int32)
+def _sample(rows: list[Row], index: int, width: int, eos_id: int) -> Sample:
+    """A row as a padded sample; there is nothing beyond the last."""
+    blank = blank_sample(eos_id, width)
     if index >= len(rows):
-        return tokens, reference, 0
+        return blank
     found = [eos_id, *rows[index].tokens][-(width + 1) :]
-    tokens[: len(found)] = found
-    return tokens, reference, len(found) - 1
+    blank.tokens[: len(found)] = found
+    documents = (len(found), width - len(found)) if len(found) < width else (width,)
+    return blank._replace(num_valid=len(found) - 1, documents=documents)
 
 
 def _answers(questions: list[Question], likelihoods: list[float]) -> pa.Table:

@@ -10,15 +10,21 @@ from torch import Tensor
 from perdure.kernels import excess_loss, excess_threshold, select_tokens
 from perdure.pipeline.model.language_model import reference_nats
 from perdure.pipeline.recipe import Selection
-from perdure.pipeline.train.dataset import Batch
-
-Losses = list[tuple[Tensor, Batch]]
-"""Losses of this rank's micro-batches, float32 [batch, sequence] in nats, and what they are of, in order."""
+from perdure.pipeline.train.batch import Batch
 
 
-def select_batch(losses: Losses, selection: Selection) -> list[Tensor]:
-    """The selection of scope `global`, bool [batch, sequence] a micro-batch; all data-parallel ranks call this."""
-    nll, reference, valid, replayed = _stack(losses)
+def select_batch(losses: list[Tensor], batches: list[Batch], selection: Selection) -> list[Tensor]:
+    """Selects among the tokens of a global batch (scope `global`); all data-parallel ranks call this.
+
+    Args:
+        losses: Of this rank's micro-batches, float32 [batch, sequence] in nats.
+        batches: The micro-batches.
+        selection: Its share and score.
+
+    Returns:
+        By micro-batch bool [batch, sequence].
+    """
+    nll, reference, valid, replayed = _stack(losses, batches)
     selected = select_tokens(
         nll,
         reference,
@@ -32,17 +38,33 @@ def select_batch(losses: Losses, selection: Selection) -> list[Tensor]:
     return list(selected.unbind())
 
 
-def next_threshold(losses: Losses, selection: Selection, before: float | None) -> float | None:
+def select_microbatch(nll: Tensor, batch: Batch, selection: Selection) -> Tensor:
+    """Selects among the tokens of one micro-batch, or of each of its sequences (scope `sequence`): bool [batch, sequence]."""
+    return select_tokens(
+        nll,
+        reference_nats(batch.reference),
+        batch.valid,
+        k=selection.k,
+        scope="sequence" if selection.scope == "sequence" else "microbatch",
+        always=batch.replayed[:, None],
+        use_nll=selection.use_nll,
+    )
+
+
+def next_threshold(
+    losses: list[Tensor], batches: list[Batch], selection: Selection, before: float | None
+) -> float | None:
     """The score that divided a batch, for the next one; equal on all ranks, all of which call this.
 
     Args:
-        losses: Of the last pipeline stage; the other stages have none.
-        selection: Its share.
+        losses: As for `select_batch`, on the last pipeline stage; the other stages have none.
+        batches: As for `select_batch`.
+        selection: Its share and score.
         before: What stays if no token of the batch competed.
     """
     found = torch.full((), torch.inf, dtype=torch.float64)
     if mpu.is_pipeline_last_stage():
-        nll, reference, valid, replayed = _stack(losses)
+        nll, reference, valid, replayed = _stack(losses, batches)
         competing = valid & ~replayed
         excess = excess_loss(nll, reference, competing, selection.use_nll)
         threshold, _ties = excess_threshold(excess, competing, selection.k, mpu.get_data_parallel_group())
@@ -55,11 +77,10 @@ def next_threshold(losses: Losses, selection: Selection, before: float | None) -
     return value if math.isfinite(value) else before
 
 
-def _stack(losses: Losses) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _stack(losses: list[Tensor], batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """nll, reference, valid: [microbatches, batch, sequence]; replayed: [microbatches, batch, 1]."""
-    batches = [batch for _, batch in losses]
     return (
-        torch.stack([nll for nll, _ in losses]),
+        torch.stack(losses),
         torch.stack([reference_nats(batch.reference) for batch in batches]),
         torch.stack([batch.valid for batch in batches]),
         torch.stack([batch.replayed for batch in batches])[..., None],

@@ -55,8 +55,9 @@ def main(directory: Path, task: str) -> None:
     from perdure.pipeline.train.loop import run_steps
     from perdure.pipeline.train.metrics import Recorder, heldout_words
     from perdure.pipeline.train.mirror import open_run
-    from perdure.pipeline.train.passage import write_chosen, write_passage
+    from perdure.pipeline.train.objectives import objective_of
     from perdure.pipeline.train.probes import encode_probes, score_probes
+    from perdure.pipeline.train.selection_report import write_annotated_sample, write_selection_counts
     from perdure.pipeline.train.start import begin, initial_weights, origin
 
     # Together first: on a machine that starts before the others, these files may be an earlier start's.
@@ -77,7 +78,7 @@ def main(directory: Path, task: str) -> None:
     # Before anything is trained: a question that cannot be asked should not be found out at the end.
     questions = encode_probes(recipe, Path(inputs["tokenizer"]))
     attempt = fence.take_together(directory)
-    model = build_model(recipe, vocab_size, version.selection, device)
+    model = build_model(recipe, vocab_size, device)
 
     def measure(file: str, step: int) -> dict[str, dict]:
         domains = evaluate.evaluate(model, recipe, measured_domains(recipe), data, device)
@@ -131,7 +132,7 @@ def main(directory: Path, task: str) -> None:
     for path in writer.remove_partial():
         say(f"{path.name}: half-written, so it is removed")
     optimizer, state = begin(directory, recipe, inputs, model, say)
-    dataset = open_dataset(VersionPaths(directory).plan, data, scores, state["phases"], version.selection)
+    dataset = open_dataset(VersionPaths(directory).plan, data, scores, state["phases"], objective_of(version))
     if state["step"] == 0 and version.start.type == "init":
         measure("eval_initial.json", 0)
 
@@ -149,8 +150,9 @@ def main(directory: Path, task: str) -> None:
     domains = measure("eval.json", state["step"])
     tokenizer = Path(inputs["tokenizer"])
     if version.selection:
-        write_passage(VersionPaths(directory).passage, model, recipe, dataset, tokenizer, device)
-        write_chosen(VersionPaths(directory).chosen, model, recipe, dataset, data, device)
+        paths, training, selection = VersionPaths(directory), recipe.training, version.selection
+        write_annotated_sample(paths.passage, model, training, selection, dataset, tokenizer, device)
+        write_selection_counts(paths.chosen, model, training, selection, dataset, data, device)
     export(
         unwrap(model),
         shape,

@@ -10,7 +10,8 @@ import psutil
 import torch
 
 from perdure.pipeline.plan.plan import locate
-from perdure.pipeline.train.dataset import open_dataset, read_batch, read_sample
+from perdure.pipeline.train.dataset import open_dataset, read_batch
+from perdure.pipeline.train.streams import read_sample
 
 
 def loading(plan: str, data: str, batches: int, micro: int, seeks: int) -> dict:

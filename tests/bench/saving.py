@@ -27,7 +27,7 @@ def save_stalls(directory: str, kinds: dict, turns: int) -> dict:
     from perdure.pipeline.train.checkpoint import Checkpoints
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
-    model = build_model(recipe, inputs["vocab_size"], None, initialise())
+    model = build_model(recipe, inputs["vocab_size"], initialise())
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.02)
     optimizer = make_optimizer(recipe.training, model, False)

@@ -43,25 +43,31 @@ def our_loop(directory: str, steps: int) -> list[float]:
     from perdure.pipeline.model import weights
     from perdure.pipeline.model.device import initialise
     from perdure.pipeline.model.language_model import build_model, unwrap
+    from perdure.pipeline.model.layout import layout_of
     from perdure.pipeline.model.optimizer import make_optimizer, set_learning_rate
     from perdure.pipeline.model.shape import model_shape
     from perdure.pipeline.recipe import load_recipe
     from perdure.pipeline.train.dataset import open_dataset
+    from perdure.pipeline.train.loader import Loader
+    from perdure.pipeline.train.objectives import objective_of
     from perdure.pipeline.train.step import train_step
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
     device = initialise()
-    wrapped = build_model(recipe, inputs["vocab_size"], recipe.versions[inputs["version"]].selection, device)
+    wrapped = build_model(recipe, inputs["vocab_size"], device)
     shape = model_shape(recipe)
     weights.load_weights(unwrap(wrapped), shape, weights.random_weights(shape, inputs["vocab_size"], 0.02, 0))
     optimizer = make_optimizer(recipe.training, wrapped, False)
     paths = [{name: Path(path) for name, path in inputs[part].items()} for part in ("data", "scores")]
-    dataset = open_dataset(Path(directory) / "plan", *paths)
+    objective = objective_of(recipe.versions[inputs["version"]])
+    dataset = open_dataset(Path(directory) / "plan", *paths, objective=objective)
+    training = recipe.training
+    loader = Loader(dataset, layout_of(recipe), training, 0, device)
     seconds = []
     for step in range(steps):
         begun = time.perf_counter()
         set_learning_rate(optimizer, 1e-4, 0.1)
-        train_step(wrapped, optimizer, dataset, recipe, step * recipe.training.global_batch_size, device)
+        train_step(wrapped, optimizer, objective, loader, training, step * training.global_batch_size)
         seconds.append(time.perf_counter() - begun)
     return seconds[1:]
 

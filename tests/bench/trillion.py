@@ -20,7 +20,8 @@ from perdure.pipeline.plan import planning
 from perdure.pipeline.plan.order import Order, write_order
 from perdure.pipeline.plan.plan import locate
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.train.dataset import Dataset, open_dataset, read_batch, read_sample
+from perdure.pipeline.train.dataset import Dataset, open_dataset, read_batch
+from perdure.pipeline.train.streams import read_sample
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny import EOS, tiny_recipe

@@ -22,8 +22,9 @@ from perdure.pipeline.plan import mixture, order, plan
 from perdure.pipeline.plan.planning import build_plan
 from perdure.pipeline.plan.schedule import learning_rate
 from perdure.pipeline.recipe import CosineSchedule, Mixture, Selection
-from perdure.pipeline.train.dataset import open_dataset, read_sample
+from perdure.pipeline.train.dataset import open_dataset
 from perdure.pipeline.train.scores import made_reference
+from perdure.pipeline.train.streams import read_sample
 
 WORDS = st.text(min_size=1, max_size=12)
 NUMBERS = st.integers(0, (1 << 64) - 1)
@@ -127,7 +128,7 @@ def test_every_sample_of_a_plan(planned):
         key, epoch, place = page.locate(description, index)
         assert (key, epoch, place) == plan.locate(dataset.plan, index)
         inputs, labels = page.sample(streams[key], place, 32, EOS)
-        tokens, _, valid = read_sample(dataset.streams[key], place, 32)
+        tokens, _, valid, *_ = read_sample(dataset.streams[key], place, 32)
         assert tokens[:-1].tolist() == inputs.tolist() and tokens[1 : valid + 1].tolist() == labels.tolist()
         seen |= {(key, epoch > 0, len(labels) < 32)}
     assert {key for key, *_ in seen} == set(description["sources"])

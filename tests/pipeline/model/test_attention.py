@@ -1,46 +1,14 @@
 """Attention inside packed documents: what is kept apart, against a mask over the whole sequence."""
 
-import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 
-from perdure.pipeline.model.attention import document_attention, document_lengths
-
-EOS = 0
+from perdure.pipeline.model.attention import document_attention
 
 
 def mask_of(documents, batch, length):
     number = torch.arange(len(documents)).repeat_interleave(torch.tensor(documents)).view(batch, length)
     return ((number[:, :, None] == number[:, None, :]) & torch.ones(length, length).tril().bool())[:, None]
-
-
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        ([5, 5, EOS, 5, 5], (2, 3)),
-        ([EOS, 5, 5, 5, EOS], (4, 1)),
-        ([5, EOS, EOS, 5, 5], (1, 1, 3)),
-        ([5, EOS, EOS, EOS, EOS], (1, 3, 1)),
-        ([EOS, EOS, EOS, EOS, EOS], (4, 1)),
-        ([5, 5, 5, 5, 5], (5,)),
-    ],
-)
-def test_an_end_of_sequence_token_opens_a_document_and_padding_is_one(row, expected):
-    assert document_lengths(torch.tensor([row]), EOS) == expected
-    assert document_lengths(torch.tensor([row, [5] * 5]), EOS) == (*expected, 5)
-
-
-@given(st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=1, max_size=3))
-def test_lengths_are_those_of_the_runs_that_begin_at_end_of_sequence(rows):
-    tokens = torch.tensor(rows)
-    documents = document_lengths(tokens, EOS)
-    assert sum(documents) == tokens.numel()
-    number = (tokens == EOS).cumsum(1)
-    same = (number[:, :, None] == number[:, None, :]) & torch.ones(9, 9).tril().bool()
-    text = tokens != EOS  # rows of padding may see more padding
-    assert torch.equal(mask_of(documents, *tokens.shape)[:, 0][text], same[text])
 
 
 def test_values_and_gradients_are_those_under_a_mask():

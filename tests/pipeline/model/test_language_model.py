@@ -12,5 +12,5 @@ def test_kernels_that_cannot_run_here_are_refused_in_one_line(tmp_path, monkeypa
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     recipe = tiny_recipe(tmp_path, training__loss_implementation="triton")
     with pytest.raises(PerdureError, match=r"training\.loss_implementation: triton needs a GPU") as refused:
-        build_model(recipe, 300, None, torch.device("cpu"))
+        build_model(recipe, 300, torch.device("cpu"))
     assert len(str(refused.value).splitlines()) == 1

@@ -4,7 +4,7 @@ import numpy as np
 from tiny import EOS, tiny_recipe
 
 from perdure.pipeline.plan.planning import build_plan
-from perdure.pipeline.train.dataset import read_sample
+from perdure.pipeline.train.streams import read_sample
 
 SEQ = 32
 
@@ -29,7 +29,7 @@ def build(out, data, mixture, scores=None, **changes):
 
 
 def labels(dataset, key, sample):
-    tokens, _reference, num_valid = read_sample(dataset.streams[key], sample, SEQ)
+    tokens, _reference, num_valid, *_ = read_sample(dataset.streams[key], sample, SEQ)
     return tokens[1 : num_valid + 1]
 
 

@@ -16,7 +16,8 @@ from perdure.pipeline.plan.plan import (
     open_order,
     permute,
 )
-from perdure.pipeline.train.dataset import open_dataset, read_sample
+from perdure.pipeline.train.dataset import open_dataset
+from perdure.pipeline.train.streams import read_sample
 from tests.pipeline.plan.numbered import BOTH, REPLAY, SEQ, build, labels
 
 
@@ -38,7 +39,7 @@ def test_an_input_is_the_token_before_its_label_and_the_first_is_end_of_sequence
     stream = open_dataset(tmp_path / "plan", data, {}).streams["b"]
     text = np.concatenate([[EOS], *(shard.values for shard in stream.shards)])
     for sample in range(-(-(len(text) - 1) // SEQ)):
-        tokens, _reference, num_valid = read_sample(stream, sample, SEQ)
+        tokens, _reference, num_valid, *_ = read_sample(stream, sample, SEQ)
         assert np.array_equal(tokens[: num_valid + 1], text[sample * SEQ : sample * SEQ + num_valid + 1])
         assert (tokens[num_valid + 1 :] == EOS).all()
     assert num_valid == (len(text) - 2) % SEQ + 1

@@ -16,7 +16,8 @@ from perdure.pipeline.plan.domain_order import (
 )
 from perdure.pipeline.plan.plan import consumed_by_version, locate, open_order, order_files
 from perdure.pipeline.plan.planning import build_plan
-from perdure.pipeline.train.dataset import open_dataset, open_heldout, read_sample
+from perdure.pipeline.train.dataset import open_dataset
+from perdure.pipeline.train.streams import open_heldout, read_sample
 from tests.pipeline.plan.perplexities import write_perplexities
 
 SEQ, STEP, DOCUMENTS = 32, 32 * 8, 40
@@ -62,7 +63,7 @@ def consumed(out, plan, data) -> dict[str, list[int]]:
     dataset, found = open_dataset(out / "plan", data, {}), {key: [] for key in plan.keys}
     for index in range(plan.first_sample, plan.end):
         key, _epoch, sample = locate(plan, index)
-        tokens, _, valid = read_sample(dataset.streams[key], sample, SEQ)
+        tokens, _, valid, *_ = read_sample(dataset.streams[key], sample, SEQ)
         found[key] += [token for token in tokens[1 : valid + 1].tolist() if token != EOS]
     return found
 
@@ -196,7 +197,7 @@ def test_held_out_text_of_a_topic_is_that_of_its_documents(data):
         assert np.diff(stream.ends, prepend=0).tolist() == expected
         assert documents["bytes"].to_pylist() == [4 * length for length in expected]
         if expected:
-            tokens, _, valid = read_sample(stream, 0, SEQ)
+            tokens, _, valid, *_ = read_sample(stream, 0, SEQ)
             assert {token // 10_000 for token in tokens[1 : valid + 1].tolist() if token != EOS} == {number}
 
 

@@ -1,18 +1,22 @@
 import itertools
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import EOS, prepare_version, random_documents, tiny_recipe, write_data, write_scores
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.shards import REF_MISSING
 from perdure.pipeline.evaluate.documents import heldout
-from perdure.pipeline.plan.plan import locate
-from perdure.pipeline.train.dataset import open_dataset, open_heldout, read_batch, read_sample
+from perdure.pipeline.plan.plan import locate, place_of
+from perdure.pipeline.train.dataset import open_dataset, read_batch
+from perdure.pipeline.train.streams import open_heldout, open_stream, read_sample
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +34,8 @@ def test_every_token_is_a_label_once_an_epoch_beside_its_own_reference_loss(prep
             read_sample(stream, number, 32)
             for number in range(dataset.plan.sources[key]["samples_per_epoch"])
         ]
-        labels = np.concatenate([tokens[1:][:valid] for tokens, _, valid in samples])
-        reference = np.concatenate([losses[:valid] for _, losses, valid in samples])
+        labels = np.concatenate([sample.tokens[1:][: sample.num_valid] for sample in samples])
+        reference = np.concatenate([sample.reference[: sample.num_valid] for sample in samples])
         pieces, losses = [], []
         for number in stream.documents:
             task = int(number >= stream.shard_starts[1])
@@ -57,6 +61,71 @@ def test_a_batch_names_its_sources_and_masks_padding(prepared):
     ]
     assert batch.tokens.shape == batch.labels.shape == batch.valid.shape == batch.reference.shape == (6, 32)
     assert torch.equal(batch.tokens[:, 1:], batch.labels[:, :-1])
+
+
+def packed(data: Path, sizes: list[list[int]], order: list[int]):
+    """A stream over documents of these sizes, their separator included."""
+    made = iter(range(1, 1 + sum(map(len, sizes))))
+    tasks = [
+        [np.append(np.full(size - 1, next(made)), EOS).astype(np.uint16) for size in task] for task in sizes
+    ]
+    write_data(data, tasks, [], 600)
+    ends = np.cumsum(np.concatenate([*map(np.array, sizes)])[order])
+    return open_stream(data, None, np.array(order), ends)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        # The separator opens the next document; a sample that begins with one reads it as its first input.
+        ([3, 7, 6], [(3, 5), (2, 6)]),
+        # What is left of a sample is padding, a document of its own.
+        ([5, 5], [(5, 3), (2, 6)]),
+        ([8, 8], [(8,), (8,)]),
+        ([9, 7], [(8,), (1, 7)]),
+        ([1, 1, 6], [(1, 1, 6)]),
+        ([20], [(8,), (8,), (4, 4)]),
+    ],
+)
+def test_a_sample_knows_the_lengths_of_its_documents(tmp_path, sizes, expected):
+    stream = packed(tmp_path / "data", [sizes, []], [*range(len(sizes))])
+    assert [read_sample(stream, number, 8).documents for number in range(len(expected))] == expected
+
+
+@given(st.lists(st.integers(2, 20), min_size=1, max_size=8), st.integers(4, 16), st.randoms())
+@settings(max_examples=40, deadline=None)
+def test_lengths_of_documents_are_those_of_the_runs_that_separators_open(sizes, seq_length, rng):
+    order = [*range(len(sizes))]
+    rng.shuffle(order)
+    with TemporaryDirectory() as out:
+        stream = packed(Path(out) / "data", [sizes[::2], sizes[1::2]], order)
+        for number in range(-(-sum(sizes) // seq_length)):
+            sample = read_sample(stream, number, seq_length)
+            opened = [0, *(np.flatnonzero(sample.tokens[1:-1] == EOS) + 1)]
+            text = [place for place in opened if place <= sample.num_valid]  # the last one opens the padding
+            expected = tuple(np.diff([*text, seq_length]))
+            assert sample.documents == expected
+
+
+def test_a_separator_inside_a_document_does_not_end_it(tmp_path):
+    """Chats that were rendered with a template have some."""
+    chat = np.array([5, 5, EOS, 6, 6, EOS], np.uint16)
+    write_data(tmp_path / "data", [[chat, chat], []], [], 16)
+    stream = open_stream(tmp_path / "data", None, np.arange(2), np.array([6, 12]))
+    assert read_sample(stream, 0, 12).documents == (6, 6)
+
+
+def test_a_batch_has_the_documents_of_its_rows_and_the_places_of_its_tokens(prepared):
+    dataset = open_dataset(*prepared)
+    batch = read_batch(dataset, range(3, 9), torch.device("cpu"))
+    places = [place_of(dataset.plan, index) for index in batch.indices]
+    samples = [
+        read_sample(dataset.streams[dataset.plan.keys[place.source]], place.sample, 32) for place in places
+    ]
+    assert batch.indices == range(3, 9) and batch.source.tolist() == [place.source for place in places]
+    assert batch.documents == tuple(size for sample in samples for size in sample.documents)
+    assert sum(batch.documents) == batch.tokens.numel() and len(batch.documents) > 6
+    assert batch.positions.tolist() == [[*range(32)]] * 6
 
 
 def test_a_truncated_shard_is_refused_by_name(tmp_path):
@@ -92,7 +161,7 @@ def test_a_sidecar_of_another_tokenizer_is_refused_naming_both_hashes(tmp_path):
 
 def read_whole(stream) -> np.ndarray:
     size = int(stream.ends[-1])
-    tokens, _, valid = read_sample(stream, 0, size + 3)
+    tokens, _, valid, *_ = read_sample(stream, 0, size + 3)
     assert valid == size
     return tokens[1 : size + 1]
 

@@ -15,8 +15,9 @@ from perdure.kernels import select_tokens
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import REF_NATS_PER_UNIT, open_shard
 from perdure.pipeline.plan.plan import locate
+from perdure.pipeline.train.counts import fingerprints
 from perdure.pipeline.train.dataset import open_dataset, read_batch
-from perdure.pipeline.train.step import _fingerprints
+from perdure.pipeline.train.objectives.lm import LanguageModeling
 
 BUCKETS, BATCH, MICRO, SEQ = 5, 8, 2, 32
 
@@ -52,8 +53,8 @@ def test_buckets_get_harder_along_what_two_ranks_consumed_over_a_resume(tmp_path
     assert outcome.returncode == 0, outcome.stderr
     assert "resume at step 4" in outcome.stdout
 
-    selection = recipe.versions["v1"].selection
-    dataset = open_dataset(directory / "plan", data, {"a": scores["a"]}, selection=selection)
+    objective = LanguageModeling(recipe.versions["v1"].selection)
+    dataset = open_dataset(directory / "plan", data, {"a": scores["a"]}, objective=objective)
     plan, stream = dataset.plan, dataset.streams["a"]
     consumed: list[int] = []
     lines = metrics(directory)
@@ -65,7 +66,7 @@ def test_buckets_get_harder_along_what_two_ranks_consumed_over_a_resume(tmp_path
             batch = read_batch(dataset, indices, torch.device("cpu"))
             reference = batch.reference * REF_NATS_PER_UNIT
             chosen = select_tokens(torch.zeros_like(reference), reference, batch.valid, k=0.5, use_nll=False)
-            prints += _fingerprints(batch, chosen, indices)
+            prints += fingerprints(batch, chosen)
             for index in indices:
                 _key, epoch, sample = locate(plan, index)
                 assert epoch == 0

@@ -11,8 +11,10 @@ from perdure.kernels import select_tokens
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import REF_MISSING, open_shard
 from perdure.pipeline.recipe import Selection
-from perdure.pipeline.train.dataset import open_dataset, read_batch, read_sample
+from perdure.pipeline.train.dataset import open_dataset, read_batch
+from perdure.pipeline.train.objectives.lm import LanguageModeling
 from perdure.pipeline.train.scores import made_reference, smoothed
+from perdure.pipeline.train.streams import read_sample
 
 CPU = torch.device("cpu")
 
@@ -41,7 +43,7 @@ def prepared(tmp_path_factory):
 
 def references(prepared, score: str, indices: range = range(8)) -> np.ndarray:
     selection = Selection(score=score, reference="x" if score in ("reference_loss", "excess") else None)
-    dataset = open_dataset(*prepared, selection=selection)
+    dataset = open_dataset(*prepared, objective=LanguageModeling(selection))
     return read_batch(dataset, indices, CPU).reference.numpy()
 
 
@@ -92,7 +94,9 @@ def test_smoothing_is_the_mean_of_the_neighbours_there_are():
 def test_a_smoothed_score_sees_its_whole_document_and_no_other(prepared):
     """Samples of 32 tokens, cut anywhere: the same numbers as from whole documents."""
     stream, plain = (
-        open_dataset(*prepared, selection=Selection(score="intersection", smoothing=width)).streams["a"]
+        open_dataset(
+            *prepared, objective=LanguageModeling(Selection(score="intersection", smoothing=width))
+        ).streams["a"]
         for width in (5, None)
     )
     reads = [

@@ -5,10 +5,11 @@ import torch
 from support import on_rank
 from tiny import prepare_version, tiny_recipe
 
+from perdure.kernels import SelectiveLoss
 from perdure.pipeline.core.files import write_atomic, write_json
 from perdure.pipeline.core.shards import REF_MISSING
-from perdure.pipeline.train.dataset import Batch
-from perdure.pipeline.train.step import _loss
+from perdure.pipeline.train.batch import Batch
+from perdure.pipeline.train.objectives.lm import LanguageModeling
 
 SELECTION = {"k": 0.6, "reference": "/unused"}
 
@@ -20,9 +21,12 @@ def test_counts_of_a_micro_batch_by_hand():
     reference[0, 1] = reference[1] = REF_MISSING  # one token of new data, and all that is replayed
     reference[0, 3] = REF_MISSING  # padding
     batch = Batch(
+        indices=range(3),
         tokens=torch.zeros(3, 4, dtype=torch.int64),
         labels=torch.arange(12).view(3, 4),
         valid=valid,
+        positions=torch.arange(4).expand(3, 4),
+        documents=(4, 4, 4),
         reference=reference,
         source=torch.tensor([0, 1, 0]),
         replayed=torch.tensor([False, True, False]),
@@ -30,7 +34,7 @@ def test_counts_of_a_micro_batch_by_hand():
     nll = torch.tensor([[1.0, 2.0, 4.0, 8.0], [16.0, 32.0, 64.0, 128.0], [0.5, 0.25, 99.0, 99.0]])
     selected = valid.clone()
     selected[0, 1] = selected[2, 1] = False
-    total, number, told = _loss(10 * nll, selected, nll, batch, range(3), 2)
+    total, number, told = LanguageModeling().reduce(SelectiveLoss(10 * nll, selected, nll), batch, 2)
     assert float(total) == 10 * (1 + 4 + 240 + 0.5) and int(number) == 7
     # Tokens and losses by source; selected tokens of new data and their loss; tokens of new data without a score.
     assert told["sums"].tolist() == [5, 4, 7.75, 240, 3, 5.5, 1]

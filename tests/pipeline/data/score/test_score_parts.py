@@ -23,7 +23,9 @@ from perdure.pipeline.data.score.score import FORMAT, score_source
 from perdure.pipeline.plan.planning import build_plan
 from perdure.pipeline.plan.reads import documents_read
 from perdure.pipeline.recipe import Selection
-from perdure.pipeline.train.dataset import open_dataset, read_sample
+from perdure.pipeline.train.dataset import open_dataset
+from perdure.pipeline.train.objectives.lm import LanguageModeling
+from perdure.pipeline.train.streams import read_sample
 
 VOCAB, DOCUMENTS, TASKS = 300, 80, 2
 HOW = {"label": "ref", "context": 24, "overlap": 6, "workers": 1}
@@ -231,7 +233,9 @@ def test_a_sample_reads_the_same_from_scores_of_its_documents_and_of_all(
     whole = score(here, make_source(tmp_path / "again"), model)
     selection = Selection(score=score_kind, reference="x", smoothing=None if score_kind == "excess" else 2)
     streams = [
-        open_dataset(tmp_path / "plan", {"a": news}, {"a": path}, selection=selection).streams["a"]
+        open_dataset(
+            tmp_path / "plan", {"a": news}, {"a": path}, objective=LanguageModeling(selection)
+        ).streams["a"]
         for path in (part, whole)
     ]
     from perdure.pipeline.plan.plan import locate

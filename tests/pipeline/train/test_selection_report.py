@@ -5,8 +5,8 @@ import pyarrow as pa
 from pyarrow import parquet
 from tiny import EOS, write_data
 
-from perdure.pipeline.train.dataset import _stream, read_sample
-from perdure.pipeline.train.passage import _label_documents, _topics
+from perdure.pipeline.train.selection_report import document_topics, label_documents
+from perdure.pipeline.train.streams import open_stream, read_sample
 
 
 def test_labels_know_their_document_and_its_topic(tmp_path):
@@ -20,11 +20,11 @@ def test_labels_know_their_document_and_its_topic(tmp_path):
     data = write_data(tmp_path / "data", tasks, [], 16)
     order = np.array([3, 0, 4, 2, 1])
     ends = np.cumsum(np.array([size for sizes in lengths for size in sizes])[order])
-    stream = _stream(data, None, order, ends, prefix="")
+    stream = open_stream(data, None, order, ends)
     found = []
     for sample in range(3):
-        tokens, _, valid = read_sample(stream, sample, 8)
-        documents = _label_documents(stream, sample, 8)
+        tokens, _, valid, *_ = read_sample(stream, sample, 8)
+        documents = label_documents(stream, sample, 8)
         assert len(documents) == valid
         own = tokens[1 : 1 + valid]
         assert np.array_equal(own[own != EOS], documents[own != EOS] + 1)
@@ -32,12 +32,12 @@ def test_labels_know_their_document_and_its_topic(tmp_path):
     assert found == np.repeat(order, np.diff([0, *ends])).tolist()
 
     starts, wanted = np.array([0, 2]), np.array([0, 1, 3, 4])
-    assert _topics(data, starts, wanted) == {}
+    assert document_topics(data, starts, wanted) == {}
     table = parquet.read_table(data / "docs.parquet").to_pylist()
     topics = ["law", None, "art", "law", "art"]
     named = [row | {"topic": topic} for row, topic in zip(table, topics, strict=True)]
     held_out = {**named[0], "split": "heldout", "topic": "no"}
     parquet.write_table(pa.Table.from_pylist([held_out, *reversed(named)]), data / "docs.parquet")
-    assert _topics(data, starts, wanted) == {0: "law", 3: "law", 4: "art"}
+    assert document_topics(data, starts, wanted) == {0: "law", 3: "law", 4: "art"}
     parquet.write_table(pa.Table.from_pylist([row | {"topic": None} for row in table]), data / "docs.parquet")
-    assert _topics(data, starts, wanted) == {}
+    assert document_topics(data, starts, wanted) == {}

@@ -1,0 +1,99 @@
+"""Packed samples and micro-batches: tokens, labels, scores, and what the reader knows of where they come from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+
+class Sample(NamedTuple):
+    """One packed sample on the host.
+
+    Attributes:
+        tokens: int64 [sequence + 1]; inputs are `[:-1]`, labels `[1:]`; padded with end-of-sequence.
+        reference: int32 [sequence], what each label's score subtracts, in milli-nats, `REF_MISSING` where there is none.
+        num_valid: Labels that are not padding; they come first.
+        documents: Lengths of the documents that the inputs belong to, in order, padding as one more; they add up to
+            the sequence. An end-of-sequence token opens the document that follows it.
+        counted: bool [sequence], which of the valid labels count; None: all of them.
+    """
+
+    tokens: np.ndarray
+    reference: np.ndarray
+    num_valid: int
+    documents: tuple[int, ...]
+    counted: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of consecutive samples on its device.
+
+    Attributes:
+        indices: Global indices of its samples.
+        tokens: int64 [batch, sequence].
+        labels: int64 [batch, sequence].
+        valid: bool [batch, sequence], the mask of labels that count.
+        positions: int64 [batch, sequence], place of each token in its sample.
+        documents: Lengths of the packed documents, row after row; they add up to all tokens.
+        reference: int32 [batch, sequence], what the score subtracts, in milli-nats, `REF_MISSING` where there is none.
+        source: int64 [batch], number of the mixture key.
+        replayed: bool [batch], samples of old data.
+        selected: bool [batch, sequence], a selection made beforehand, if one was.
+    """
+
+    indices: range
+    tokens: torch.Tensor
+    labels: torch.Tensor
+    valid: torch.Tensor
+    positions: torch.Tensor
+    documents: tuple[int, ...]
+    reference: torch.Tensor
+    source: torch.Tensor
+    replayed: torch.Tensor
+    selected: torch.Tensor | None = None
+
+
+def collate(
+    indices: range,
+    samples: Sequence[Sample],
+    device: torch.device,
+    sources: Sequence[int] | None = None,
+    replayed: Sequence[bool] | None = None,
+) -> Batch:
+    """Stacks samples into a micro-batch.
+
+    Args:
+        indices: Their global indices.
+        samples: At least one, all as long.
+        device: Where the batch goes.
+        sources: Numbers of their mixture keys; None: all are of the first.
+        replayed: Whether each is of old data; None: none is.
+    """
+    tokens = torch.from_numpy(np.stack([sample.tokens for sample in samples]))
+    reference = torch.from_numpy(np.stack([sample.reference for sample in samples]))
+    num_valid = torch.tensor([sample.num_valid for sample in samples])
+    length = tokens.shape[1] - 1
+    valid = torch.arange(length)[None] < num_valid[:, None]
+    for row, sample in enumerate(samples):
+        if sample.counted is not None:
+            valid[row] &= torch.from_numpy(sample.counted)
+    return Batch(
+        indices=indices,
+        tokens=tokens[:, :-1].contiguous().to(device, non_blocking=True),
+        labels=tokens[:, 1:].contiguous().to(device, non_blocking=True),
+        valid=valid.to(device, non_blocking=True),
+        positions=torch.arange(length, device=device).expand(len(samples), length),
+        documents=tuple(size for sample in samples for size in sample.documents),
+        reference=reference.to(device, non_blocking=True),
+        source=torch.tensor([0] * len(samples) if sources is None else sources, device=device),
+        replayed=torch.tensor([False] * len(samples) if replayed is None else replayed, device=device),
+    )
+
+
+def blank_sample(eos_id: int, seq_length: int) -> Sample:
+    """A sample of padding alone, for a row behind the last one."""
+    tokens, reference = np.full(seq_length + 1, eos_id, np.int64), np.zeros(seq_length, np.int32)
+    return Sample(tokens, reference, 0, (seq_length,))
