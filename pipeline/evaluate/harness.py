@@ -24,6 +24,7 @@ from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.data.read.files import MOST_OTHERS
 from perdure.pipeline.data.tokenizer.train import parses_special_tokens
 from perdure.pipeline.model.exports import export_of
+from perdure.pipeline.plan.recorded import recorded_recipe
 from perdure.pipeline.recipe import Harness, HuggingFaceModel, Recipe
 
 MOST_BYTES = 32 << 20
@@ -48,7 +49,7 @@ def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
         raise PerdureError("evaluation.harness: lm-evaluation-harness is missing; install `perdure[harness]`")
     if not harness.include_path.is_dir():
         raise PerdureError(f"evaluation.harness.include_path = {harness.include_path}: no such directory")
-    tasks, parse = tasks_hash(harness), parses_special_tokens(recipe.tokenizer)
+    tasks = tasks_hash(harness)
     words = f"lm-evaluation-harness, {', '.join(harness.tasks)}"
     for name, (path, model) in initial_records(recipe).items():
         identity = {"tasks": tasks} | model
@@ -66,6 +67,7 @@ def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
         if not is_finished(directory):
             continue
         weights = read_json(VersionPaths(directory).record)["weights_hash"]
+        parse = parses_special_tokens((recorded_recipe(directory) or recipe).tokenizer)
         identity = {"tasks": tasks, "weights_hash": weights, "parse_special_tokens": parse}
         path = VersionPaths(directory).harness
         if not _is_there(path, identity):
@@ -93,7 +95,7 @@ def initial_records(recipe: Recipe) -> dict[str, tuple[Path, dict[str, Any]]]:
             "weights_hash": weights,
             "shape": hash_of(made_from["model"].get("shape"))[:16],
             "tokenizer_hash": made_from["tokenizer_hash"],
-            "parse_special_tokens": parses_special_tokens(recipe.tokenizer),
+            "parse_special_tokens": parses_special_tokens((recorded_recipe(directory) or recipe).tokenizer),
         }
         found[name] = (recipe.paths.harness / f"initial@{hash_of(model)[:8]}.json", model)
     return found

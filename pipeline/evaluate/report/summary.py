@@ -4,28 +4,23 @@ What a run has not made yet is null here, never an error: a report after the fir
 """
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from perdure.pipeline.core.files import finite, read_json, write_json
-from perdure.pipeline.core.integrity import metrics_lines, require_whole
-from perdure.pipeline.core.manifest import differences, is_finished
-from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.core.files import finite, write_json
+from perdure.pipeline.core.manifest import differences
 from perdure.pipeline.evaluate.record import (
-    evaluation_directory,
-    initial_evaluation,
-    measured_on,
     run_data_directories,
     unmeasured,
 )
 from perdure.pipeline.evaluate.report.gaps import stability_gaps, start_losses
 from perdure.pipeline.evaluate.report.lineage_paths import bases, path_metrics, paths
 from perdure.pipeline.evaluate.report.measured import measured
-from perdure.pipeline.evaluate.report.training import add_derived, replay_shares, training_curve
+from perdure.pipeline.evaluate.report.records import RunRecords, read_optional, read_records
+from perdure.pipeline.evaluate.report.training import add_derived, replay_shares
 from perdure.pipeline.evaluate.units import (
     bits_per_nat,
     bytes_per_token,
@@ -33,14 +28,13 @@ from perdure.pipeline.evaluate.units import (
     default_unit,
     measured_text,
 )
-from perdure.pipeline.plan.domains import measured_domains
 from perdure.pipeline.plan.forecast import expected_mixture
 from perdure.pipeline.plan.history import mixture_phases, source_ledger
 from perdure.pipeline.plan.identity import deciding_fields
 from perdure.pipeline.plan.lineage import parent_of
 from perdure.pipeline.plan.mixture import is_replayed, members, mixture_shares, trained_fraction
 from perdure.pipeline.plan.plan import num_steps
-from perdure.pipeline.plan.recorded import as_recorded, made_schedule, recorded
+from perdure.pipeline.plan.recorded import as_recorded, made_schedule
 from perdure.pipeline.recipe import Recipe
 
 
@@ -100,7 +94,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict[str, Any]:
         recipe: Today's recipe. What is said of versions that have begun is from their records.
         data: By source its finished data directory, or None.
     """
-    run = _read_run(recipe, data)
+    run = read_records(recipe, data)
     losses = np.array([_losses(run.domains, entry) for entry in run.rows])
     report = {
         "name": run.recipe.name,
@@ -110,7 +104,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict[str, Any]:
         "edited": _edited(run.recipes, recipe),
         **_training(run),
         "commands": sorted({manifest["command"] for manifest in run.manifests.values() if manifest}),
-        "recipe": recipe_yaml(run.recipe),
+        "recipe": recipe_yaml(run.recipe_as_made()),
     }
     report = finite(report)
     report["in_bits_per_byte"] |= changes_in_bits(report)
@@ -118,7 +112,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict[str, Any]:
     return report
 
 
-def _losses_and_metrics(run: "_Run", losses: np.ndarray) -> dict[str, Any]:
+def _losses_and_metrics(run: RunRecords, losses: np.ndarray) -> dict[str, Any]:
     """The keys of a report from `versions` to `stability_gap`.
 
     Args:
@@ -154,11 +148,11 @@ def _losses_and_metrics(run: "_Run", losses: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _training(run: "_Run") -> dict[str, Any]:
+def _training(run: RunRecords) -> dict[str, Any]:
     """The keys of a report from `consumed` to `chosen`."""
     versions, records = run.recipe.versions, run.records
-    passages = {name: _optional(run.recipe, name, "passage.json") for name in versions}
-    chosen = {name: _optional(run.recipe, name, "chosen.json") for name in versions}
+    passages = {name: run.optional(name, "passage.json") for name in versions}
+    chosen = {name: run.optional(name, "chosen.json") for name in versions}
     return {
         "consumed": {name: record["consumed"] for name, record in records.items() if record},
         "selection": {
@@ -192,92 +186,6 @@ def recipe_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
 
 
-# ------------------------------------------------------------------------------------------- reading
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What the directory of a run says.
-
-    Attributes:
-        recipe: The recipe with every version as it was made, see `perdure.pipeline.plan.recorded.as_recorded`.
-        recipes: By version the recipe that it was made by.
-        domains: The domains that are measured.
-        on: What identifies their text and the probes, see `evaluate/record.py`.
-        records: By version its `version.json`; None if it is not finished.
-        places: By version the directory of its evaluation.
-        initial: The initial model's evaluation; None if it was not measured.
-        evaluations: By version its evaluation; None if it was not measured.
-        manifests: By source the manifest of its data; None before there is any.
-        steps: By version its lines of `metrics.jsonl`, by step.
-        curves: By version its training curves; None before its first step.
-    """
-
-    recipe: Recipe
-    recipes: dict[str, Recipe]
-    domains: list[str]
-    on: dict[str, Any]
-    records: dict[str, dict[str, Any] | None]
-    places: dict[str, Path]
-    initial: dict[str, Any] | None
-    evaluations: dict[str, dict[str, Any] | None]
-    manifests: dict[str, dict[str, Any] | None]
-    steps: dict[str, dict[int, dict[str, Any]]]
-    curves: dict[str, dict[str, Any] | None]
-
-    @property
-    def rows(self) -> list[dict[str, Any] | None]:
-        """The evaluations in the order of the loss matrix: the initial model's, then each version's."""
-        return [self.initial, *self.evaluations.values()]
-
-
-def _read_run(today: Recipe, data: dict[str, Path | None]) -> _Run:
-    """Reads what a report needs.
-
-    Args:
-        today: The recipe as it is now.
-        data: By source its finished data directory, or None.
-
-    Raises:
-        PerdureError: If an artefact is broken.
-    """
-    recipe = as_recorded(today)
-    versions = {name: recipe.paths.version(name) for name in recipe.versions}
-    on = measured_on(recipe, data)
-    places = {name: evaluation_directory(version.directory, on) for name, version in versions.items()}
-    for place in {*places.values(), *(version.directory for version in versions.values())}:
-        if is_finished(place):
-            require_whole(place)
-    start = initial_evaluation(places.values(), on)
-    steps = {
-        name: {entry["step"]: entry for entry in metrics_lines(version.metrics)}
-        for name, version in versions.items()
-    }
-    return _Run(
-        recipe=recipe,
-        recipes=recorded(today),
-        domains=measured_domains(recipe),
-        on=on,
-        records={name: _read(version.record) for name, version in versions.items()},
-        places=places,
-        initial=read_json(start) if start else None,
-        evaluations={name: _read(VersionPaths(place).evaluation) for name, place in places.items()},
-        manifests={
-            source: read_json(path / "manifest.json") if path else None for source, path in data.items()
-        },
-        steps=steps,
-        curves={name: training_curve(lines) for name, lines in steps.items()},
-    )
-
-
-def _optional(recipe: Recipe, version: str, file: str) -> Any:
-    return _read(recipe.paths.version(version).directory / file)
-
-
-def _read(path: Path) -> Any:
-    return read_json(path) if path.exists() else None
-
-
 def _losses(domains: list[str], evaluation: dict | None) -> list[float]:
     found = evaluation["domains"] if evaluation else {}
     losses = [found.get(domain, {}).get("loss") for domain in domains]
@@ -287,7 +195,7 @@ def _losses(domains: list[str], evaluation: dict | None) -> list[float]:
 # ------------------------------------------------------------------------------------------ gathering
 
 
-def _version(run: _Run, name: str) -> dict[str, Any]:
+def _version(run: RunRecords, name: str) -> dict[str, Any]:
     recipe, record = run.recipes[name], run.records[name]
     evaluation, curve = run.evaluations[name], run.curves[name]
     version = recipe.versions[name]
@@ -318,17 +226,18 @@ def _version(run: _Run, name: str) -> dict[str, Any]:
         "device": (record or {}).get("device"),
         "device_hours": None if spent is None else (spent + lost) / 3600,
         "lost_hours": None if spent is None else lost / 3600,
-        "mixture": _mixture(recipe, name),
+        "mixture": _mixture(run, name),
         "phases": mixture_phases(recipe, name),
         "sources": source_ledger(recipe, name),
         "evaluation": evaluation and evaluation["domains"],
     }
 
 
-def _mixture(recipe: Recipe, name: str) -> list[dict]:
+def _mixture(run: RunRecords, name: str) -> list[dict[str, Any]]:
+    recipe = run.recipes[name]
     mixture = expected_mixture(recipe, name)
     shares = mixture_shares(mixture, k=trained_fraction(recipe.versions[name]))
-    plan = _optional(recipe, name, "plan/plan.json")
+    plan = run.optional(name, "plan/plan.json")
     return [
         {
             "key": key,
@@ -349,7 +258,7 @@ def _lineage(recipe: Recipe, report: dict) -> dict:
     keys = ("id", "parent", "start", "status", "steps", "tokens", "lineage_tokens", "weights_hash")
     versions = []
     for entry in report["versions"]:
-        record = _optional(recipe, entry["id"], "version.json") or {}
+        record = read_optional(recipe.paths.version(entry["id"]).record) or {}
         versions.append(
             {key: entry[key] for key in keys}
             | {"tokenizer_hash": record.get("tokenizer_hash"), "data": record.get("data")}
