@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ import numpy as np
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.manifest import is_finished
-from perdure.pipeline.core.paths import VersionPaths
-from perdure.pipeline.core.shards import Shard, open_shard
+from perdure.pipeline.core.shards import REF_NATS_PER_UNIT, Shard, open_shard
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.evaluate.report.text_tables import markdown_table
 from perdure.pipeline.model.exports import export_of
@@ -88,76 +88,121 @@ def measure(
     Raises:
         PerdureError: If the version is not finished or selects nothing, or the documents have no spans.
     """
+    from perdure.pipeline.data.score.losses import load_model, score_documents
+
+    paths, weights = recipe.paths.version(version), recipe.paths.version(trainee or version)
+    for path in (paths.directory, weights.directory):
+        if not is_finished(path):
+            raise PerdureError(f"version {path.name} is not finished; run `perdure run` first")
+    recipe = version_recipe(paths.directory)  # as it was trained, whatever fields were set to
+    inputs, selection = read_json(paths.inputs), recipe.versions[version].selection
+    if selection is None or source not in inputs["data"]:
+        raise PerdureError(f"version {version}: no tokens of source {source} are selected")
+    sample = _read_sample(inputs, source, tokens)
+    if all(kind == CLEAN for found in sample.kinds for kind in found):
+        raise PerdureError(f"source {source}: no document has spans of noise in `metadata.noise`")
+    model = load_model(export_of(weights.directory), recipe.training.precision, "cpu")
+    windows = recipe.scoring.windows(recipe.training.seq_length)
+    losses = score_documents(model, sample.documents, inputs["eos_id"], *windows)
+    nll = np.concatenate([scores[0] for scores in losses])
+    group = recipe.training.micro_batch_size * recipe.training.seq_length
+    rows = len(nll) // group
+    if not rows:
+        raise PerdureError(f"source {source}: fewer than the {group:,} tokens that compete in training")
+    nll = nll[: rows * group].reshape(rows, group)
+    kinds = np.concatenate(sample.kinds)[: rows * group]
+    return {
+        "k": selection.k,
+        "tokens": {str(kind): int((kinds == kind).sum()) for kind in np.unique(kinds)},
+        "ways": {
+            way.score + (f" +-{way.smoothing}" if way.smoothing else ""): _measure_way(
+                way, nll, _reference(way, sample, recipe.seed, nll.shape), kinds
+            )
+            for way in _ways(selection.k, smoothing)
+            if sample.sidecars.keys() >= set(way.sidecars)
+        },
+    }
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The first training documents of a source.
+
+    Attributes:
+        kinds: Per document the kind of every token, str [tokens].
+        documents: Per document its ids, int64 [tokens].
+        sidecars: By kind of score, per document its values, int64 [tokens]; empty without a reference.
+    """
+
+    kinds: list[np.ndarray]
+    documents: list[np.ndarray]
+    sidecars: dict[str, list[np.ndarray]]
+
+
+def _read_sample(inputs: dict[str, Any], source: str, tokens: int) -> _Sample:
+    """Reads the documents that a version's plan reads, until there are `tokens` tokens."""
+    data, scores = Path(inputs["data"][source]), Path(inputs["scores"].get(source, ""))
+    sample = _Sample([], [], {"ref": [], "ent": []} if source in inputs["scores"] else {})
+    for kinds, place, ids in _documents(data, Path(inputs["tokenizer"])):
+        units = {
+            kind: _document(open_shard(scores / f"{place[0]:05d}.{kind}"), place[1])
+            for kind in sample.sidecars
+        }
+        if any(len(values) != len(ids) for values in units.values()):
+            continue  # the version's plan does not read it, so that it was not scored
+        sample.kinds.append(kinds)
+        sample.documents.append(ids)
+        for kind, values in units.items():
+            sample.sidecars[kind].append(values)
+        if sum(map(len, sample.kinds)) >= tokens:
+            break
+    return sample
+
+
+def _reference(way: Selection, sample: _Sample, seed: int, shape: tuple[int, int]) -> np.ndarray:
+    """What a way of choosing compares losses with, in units of the sidecars.
+
+    Args:
+        way: The selection.
+        sample: Documents with their scores.
+        seed: The version's seed, which decides random scores.
+        shape: Rows, and tokens a row that compete.
+
+    Returns:
+        int32 [rows, tokens].
+    """
+    from perdure.pipeline.train.scores import made_reference, smoothed
+
+    if not way.sidecars:
+        return made_reference(way, seed, range(shape[0]), shape[1])
+    columns = zip(*(sample.sidecars[kind] for kind in way.sidecars), strict=True)
+    each = [np.maximum.reduce(values) for values in columns]
+    if way.smoothing:
+        each = [smoothed(units, way.smoothing) for units in each]
+    return np.concatenate(each)[: shape[0] * shape[1]].astype(np.int32).reshape(shape)
+
+
+def _measure_way(way: Selection, nll: np.ndarray, units: np.ndarray, kinds: np.ndarray) -> dict[str, Any]:
+    """What one way of choosing keeps: `rates` and `separation`.
+
+    Args:
+        way: The selection.
+        nll: Losses in nats, float [rows, tokens].
+        units: From `_reference`, int32 [rows, tokens].
+        kinds: str [rows * tokens].
+    """
     import torch
 
     from perdure.kernels import select_tokens
-    from perdure.pipeline.data.score.losses import load_model, score_documents
-    from perdure.pipeline.train.scores import made_reference, smoothed
 
-    directory = recipe.paths.version(version).directory
-    weights = recipe.paths.version(trainee or version).directory
-    for path in (directory, weights):
-        if not is_finished(path):
-            raise PerdureError(f"version {path.name} is not finished; run `perdure run` first")
-    recipe = version_recipe(directory)  # as it was trained, whatever fields were set to
-    inputs, selection = read_json(VersionPaths(directory).inputs), recipe.versions[version].selection
-    if selection is None or source not in inputs["data"]:
-        raise PerdureError(f"version {version}: no tokens of source {source} are selected")
-    data, scores = Path(inputs["data"][source]), Path(inputs["scores"].get(source, ""))
-    kinds, documents = [], []
-    sidecars: dict[str, list] = {"ref": [], "ent": []} if source in inputs["scores"] else {}
-    for found, place, values in _documents(data, Path(inputs["tokenizer"])):
-        given = {
-            kind: _document(open_shard(scores / f"{place[0]:05d}.{kind}"), place[1]) for kind in sidecars
-        }
-        if any(len(units) != len(values) for units in given.values()):
-            continue  # the version's plan does not read it, so that it was not scored
-        kinds.append(found)
-        documents.append(values)
-        for kind, parts in sidecars.items():
-            parts.append(given[kind])
-        if sum(map(len, kinds)) >= tokens:
-            break
-    if all(kind == CLEAN for found in kinds for kind in found):
-        raise PerdureError(f"source {source}: no document has spans of noise in `metadata.noise`")
-    windows = recipe.scoring.windows(recipe.training.seq_length)
-    model = load_model(export_of(weights), recipe.training.precision, "cpu")
-    losses = score_documents(model, documents, inputs["eos_id"], *windows)
-    nll = np.concatenate([scores[0] for scores in losses])
-    group = recipe.training.micro_batch_size * recipe.training.seq_length
-    whole = len(nll) // group * group
-    if not whole:
-        raise PerdureError(f"source {source}: fewer than the {group:,} tokens that compete in training")
-    flat = np.concatenate(kinds)[:whole]
-    result: dict[str, Any] = {
-        "k": selection.k,
-        "tokens": {str(kind): int((flat == kind).sum()) for kind in np.unique(flat)},
-        "ways": {},
+    trainee, reference = torch.from_numpy(nll), torch.from_numpy(units) * REF_NATS_PER_UNIT
+    valid = torch.ones_like(trainee, dtype=torch.bool)
+    selected = select_tokens(trainee, reference, valid, k=way.k, scope="sequence", use_nll=way.use_nll)
+    value = (trainee if way.use_nll else torch.zeros_like(trainee)) - reference
+    return {
+        "rates": keep_rates(selected.numpy().ravel(), kinds),
+        "separation": separation(value.numpy().ravel(), kinds),
     }
-    trainee = torch.from_numpy(nll[:whole]).view(-1, group)
-    for way in _ways(selection.k, smoothing):
-        if not sidecars.keys() >= set(way.sidecars):
-            continue
-        if way.sidecars:
-            each = [
-                np.maximum.reduce(kinds)
-                for kinds in zip(*(sidecars[kind] for kind in way.sidecars), strict=True)
-            ]
-            each = [smoothed(units, way.smoothing) for units in each] if way.smoothing else each
-            units = np.concatenate(each)[:whole].astype(np.int32)
-        else:
-            units = made_reference(way, recipe.seed, range(whole // group), group)
-        reference = torch.from_numpy(units.reshape(-1, group)) * 1e-3
-        valid = torch.ones_like(trainee, dtype=torch.bool)
-        selected = select_tokens(
-            trainee, reference, valid, k=selection.k, scope="sequence", use_nll=way.use_nll
-        )
-        value = (trainee if way.use_nll else torch.zeros_like(trainee)) - reference
-        result["ways"][way.score + (f" +-{way.smoothing}" if way.smoothing else "")] = {
-            "rates": keep_rates(selected.numpy().ravel(), flat),
-            "separation": separation(value.numpy().ravel(), flat),
-        }
-    return result
 
 
 def _ways(k: float, smoothing: int) -> list[Selection]:
