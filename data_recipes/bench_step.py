@@ -1,4 +1,4 @@
-"""Whole training steps of a Llama: Perdure's trainer, beside the layers, loss and AdamW that Megatron-core itself has.
+"""Times whole training steps of a Llama: Perdure's trainer, and Megatron-core's own layers, loss and AdamW.
 
 Both are Megatron-core on one device, without Transformer Engine or Apex, with the same shapes, batches, precision and
 deterministic algorithms: forward, backward, clipping and update. The only file of this folder that knows the trainer.
@@ -42,11 +42,11 @@ VOCABULARIES = {"Llama-3.2-1B": 128_256, "SmolLM2-135M": 49_152, "tiny": 384}
 """Multiples of 128, to which Megatron pads: its own loss would give padding probability."""
 PARTS = ("perdure", "megatron")
 SHARES = {"perdure": (1.0, 0.6), "megatron": (1.0,)}
-"""Shares of tokens that are trained on."""
+"""Shares of tokens that are trained on (selection's k)."""
 
 
 def training_steps(model: str, dtype: str, repeats: int) -> Iterator[dict]:
-    """Measures both, each in a process of its own.
+    """Times the training steps of Perdure and of Megatron-core, each in its own process.
 
     Args:
         model: Name in `SHAPES`.
@@ -112,7 +112,7 @@ def _steps(name: str, parts: str, dtype: str, repeats: int) -> list[dict]:
 
 
 def _recipe(name: str, dtype: str):
-    """A recipe of which the model, the training and nothing else counts."""
+    """A recipe for the model and the training; its data is never read."""
     from perdure.pipeline.recipe import Recipe
 
     length, samples, micro = BATCHES[name]

@@ -1,4 +1,4 @@
-"""Yearly slices of text with facts that stay, change and appear, and the questions about them; for slices.yaml.
+"""Makes yearly slices of text with invariant, updated and new facts, and probes about them, for slices.yaml.
 
     python data_recipes/reproduce/facts.py TEXT.jsonl --to corpus
 
@@ -47,7 +47,7 @@ RELATIONS = {
 
 @dataclass(frozen=True)
 class Fact:
-    """What is true of a town.
+    """A fact about a town.
 
     Attributes:
         town: Its name.
@@ -67,7 +67,7 @@ class Fact:
 
 
 def make_facts(number: int, rng: random.Random) -> list[Fact]:
-    """As many facts of each kind; those updated and new are spread over the years after the first. A town has one."""
+    """`number` facts of each kind, one per town; updated and new ones are spread over the years after the first."""
     later = YEARS[1:]
     kinds = [("invariant", YEARS[0])] * number
     kinds += [(kind, later[place % len(later)]) for kind in ("updated", "new") for place in range(number)]
@@ -81,7 +81,7 @@ def make_facts(number: int, rng: random.Random) -> list[Fact]:
 
 
 def town_names(number: int, rng: random.Random) -> list[str]:
-    """Names that differ before their last syllable."""
+    """Town names that differ in their stems."""
     starts = "Bel Cal Dor Esk Fen Gar Hal Ist Jar Kor Lun Mar Nor Orm Pel Quin Ros Sel Tor Ulm Ven Wil Yar Zan".split()
     ends = "bury dale field ford gate ham mouth port stead ton vale wick".split()
     stems = [start + vowel for start, vowel in product(starts, "aeiou")]
@@ -91,12 +91,12 @@ def town_names(number: int, rng: random.Random) -> list[str]:
 
 
 def values(relation: str) -> list[str]:
-    """What may be true in a relation."""
+    """The possible values of a relation."""
     return RELATIONS[relation][0].split()
 
 
 def told(facts: list[Fact], year: int) -> list[Fact]:
-    """The facts that a year's notes tell, with what is true then."""
+    """The facts in a year's notes, with their values in that year."""
     if year == YEARS[0]:
         return [
             fact if fact.old is None else replace(fact, value=fact.old)
@@ -107,7 +107,7 @@ def told(facts: list[Fact], year: int) -> list[Fact]:
 
 
 def notes(facts: list[Fact], times: int, rng: random.Random, size: int = 5) -> list[str]:
-    """Documents of `size` sentences that tell every fact `times` times, in varied words and company."""
+    """Documents of `size` sentences that state every fact `times` times, in different wordings and orders."""
     sentences = []
     for fact in facts:
         forms = RELATIONS[fact.relation][1:]
@@ -118,7 +118,7 @@ def notes(facts: list[Fact], times: int, rng: random.Random, size: int = 5) -> l
 
 
 def probe(fact: Fact, rng: random.Random) -> dict:
-    """The question about a fact; wrong choices are what is true of other towns."""
+    """The probe about a fact; wrong choices are other values of the same relation."""
     wrong = [value for value in values(fact.relation) if value not in (fact.value, fact.old)]
     choices = [fact.value, *([fact.old] if fact.old else [])]
     choices += rng.sample(wrong, CHOICES - len(choices))
@@ -134,7 +134,7 @@ def probe(fact: Fact, rng: random.Random) -> dict:
 
 
 def background(path: Path, year: int, chars: int) -> list[str]:
-    """Documents of a year: every fourth of the file, from another start each year, up to `chars` characters."""
+    """Background documents of a year: every fourth of the file with an offset per year, up to `chars` characters."""
     found, left = [], chars
     with path.open(encoding="utf-8") as lines:
         for place, line in enumerate(lines):
@@ -151,7 +151,7 @@ def write(path: Path, rows: list[dict]) -> None:
 
 
 def main() -> None:
-    """See the module."""
+    """Writes the slices and the probes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

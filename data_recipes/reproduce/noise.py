@@ -1,4 +1,4 @@
-"""What selection keeps of noise: `python -m perdure.data_recipes.reproduce.noise RECIPE --version V`.
+"""Measures how much noise token selection keeps: `python -m perdure.data_recipes.reproduce.noise RECIPE --version V`.
 
 For corpora whose noise is known: documents with `metadata.noise`, a list of [start, end, kind] in characters. The selection
 is made anew with the finished model: its losses of the training documents, the stored scores of the reference (if the version
@@ -31,7 +31,7 @@ CLEAN = "clean"
 
 
 def token_kinds(offsets: list[tuple[int, int]], spans: list[tuple[int, int, str]]) -> list[str]:
-    """The kind of every token.
+    """The kind of noise of every token.
 
     Args:
         offsets: Start and end of every token, in characters.
@@ -48,7 +48,7 @@ def token_kinds(offsets: list[tuple[int, int]], spans: list[tuple[int, int, str]
 
 
 def keep_rates(selected: np.ndarray, kinds: np.ndarray) -> dict[str, float]:
-    """Share of the tokens of every kind that is selected; `noise` stands for all kinds but `CLEAN`.
+    """Share of selected tokens by kind; `noise` stands for all kinds but `CLEAN`.
 
     Args:
         selected: bool [tokens].
@@ -60,7 +60,7 @@ def keep_rates(selected: np.ndarray, kinds: np.ndarray) -> dict[str, float]:
 
 
 def separation(scores: np.ndarray, kinds: np.ndarray) -> float:
-    """Chance that a clean token scores higher than one of noise (area under the ROC curve; ties count half)."""
+    """Area under the ROC curve: the chance that a clean token scores higher than a noisy one; ties count half."""
     order = np.unique(scores, return_inverse=True)[1]
     counts = np.bincount(order)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[order]
@@ -72,7 +72,7 @@ def separation(scores: np.ndarray, kinds: np.ndarray) -> float:
 def measure(
     recipe: Recipe, version: str, source: str, tokens: int, smoothing: int, trainee: str | None = None
 ) -> dict[str, Any]:
-    """Rates at which each way of choosing keeps clean tokens and those of noise.
+    """Shares of clean and noisy tokens that each kind of selection keeps.
 
     Args:
         recipe: The recipe of the run: where its versions stand. How one was trained, its seed above all, is read there.
@@ -160,7 +160,7 @@ def _read_sample(inputs: dict[str, Any], source: str, tokens: int) -> _Sample:
 
 
 def _reference(way: Selection, sample: _Sample, seed: int, shape: tuple[int, int]) -> np.ndarray:
-    """What a way of choosing compares losses with, in units of the sidecars.
+    """The score that a selection subtracts from losses, in units of the sidecars.
 
     Args:
         way: The selection.
@@ -183,7 +183,7 @@ def _reference(way: Selection, sample: _Sample, seed: int, shape: tuple[int, int
 
 
 def _measure_way(way: Selection, nll: np.ndarray, units: np.ndarray, kinds: np.ndarray) -> dict[str, Any]:
-    """What one way of choosing keeps: `rates` and `separation`.
+    """What one selection keeps: `rates` and `separation`.
 
     Args:
         way: The selection.
@@ -212,7 +212,7 @@ def _ways(k: float, smoothing: int) -> list[Selection]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as a table in Markdown: a row a way of choosing, a column a kind."""
+    """The result as a Markdown table: a row per selection, a column per kind."""
     kinds = [CLEAN, "noise", *(kind for kind in result["tokens"] if kind != CLEAN)]
     counts = result["tokens"] | {"noise": sum(result["tokens"].values()) - result["tokens"][CLEAN]}
     head = ["score", *(f"{kind} ({counts[kind]:,})" for kind in kinds), "noise / clean", "AUC"]
@@ -227,7 +227,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _documents(data: Path, tokenizer: Path) -> Iterator[tuple[np.ndarray, tuple[int, int], np.ndarray]]:
-    """Kinds and ids of every training document's tokens (the separator counts as clean), and its place."""
+    """Yields for every training document the kinds of its tokens (the separator is clean), its shard and sequence, and its ids."""
     import pyarrow.parquet as parquet
 
     vocabulary = load_tokenizer(tokenizer).tokenizer

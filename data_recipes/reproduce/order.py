@@ -1,4 +1,4 @@
-"""Tables and pictures of order.yaml: where each order ends, what every domain's loss was at its turn, and what was forgotten.
+"""Tables and figures of order.yaml: final losses, losses of domains before and after their turn, and forgetting.
 
 python data_recipes/reproduce/order.py runs/order
 """
@@ -37,13 +37,13 @@ def new_domains(report: dict) -> list[str]:
 
 
 def macro(report: dict, version: str) -> float:
-    """Mean loss over the new domains in the end."""
+    """Mean final loss over the new domains."""
     found = losses(report, version)
     return statistics.fmean(found[domain] for domain in new_domains(report))
 
 
 def turns(report: dict, version: str) -> list[tuple[str, int, int]]:
-    """The domains in the order of their turns, each with the numbers of the measurements before and after it."""
+    """The domains in training order, each with the indices of the measurements before and after it."""
     steps = report["stability_gap"][version]["steps"]
     phases = next(entry for entry in report["versions"] if entry["id"] == version)["phases"]
     borders = [phase["after_step"] for phase in phases] + [steps[-1]]
@@ -55,7 +55,7 @@ def turns(report: dict, version: str) -> list[tuple[str, int, int]]:
 
 
 def by_turn(report: dict, version: str) -> dict[str, float]:
-    """Means over the domains: loss right `before` and `after` its turn, and the rise since, `forgotten`."""
+    """Means over the domains of the loss `before` and `after` training on the domain, and of the rise since (`forgotten`)."""
     curves = report["stability_gap"][version]["loss"]
     found = turns(report, version)
     after = [curves[domain][stop] for domain, _, stop in found]
@@ -124,7 +124,7 @@ def tables(found: list[dict], unit: str) -> None:
 
 
 def main(sweep: Path) -> None:
-    """Prints the tables and writes the pictures."""
+    """Prints the tables and writes the figures."""
     both = in_units(reports(sweep))
     for unit, found in both:
         tables(found, unit)

@@ -1,4 +1,4 @@
-"""Table and picture of replay.yaml: losses by the share of replay, beside the published ones.
+"""Table and figure of replay.yaml: losses by share of replay, beside the published ones.
 
 python data_recipes/reproduce/replay.py runs/replay
 """
@@ -74,7 +74,7 @@ def chart(found: list[dict], unit: str) -> str:
 
 
 def main(sweep: Path) -> None:
-    """Prints the tables and writes the picture."""
+    """Prints the tables and writes the figure."""
     both = in_units(reports(sweep))
     for unit, found in both:
         print(f"Held-out loss, {unit}\n")

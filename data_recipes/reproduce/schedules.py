@@ -1,4 +1,4 @@
-"""Tables and pictures of schedules.yaml: the loss of every version of every arm on old and new text, and what the arms cost.
+"""Tables and figures of schedules.yaml: losses of every version on old and new text, and the cost of each arm.
 
 python data_recipes/reproduce/schedules.py runs/schedules
 """
@@ -21,7 +21,7 @@ from perdure.pipeline.plan.schedule import path_switching_cost
 
 ARMS = ("rewarm", "constant", "switched", "infinite", "annealed", "scratch")
 PATHS = {"switched": "constant", "annealed": "infinite"}
-"""Arms whose versions are branches, and the main path that they leave."""
+"""Arms whose versions are branches, and the arm that they branch from."""
 VERSIONS = 5
 NAMES = ("first", *(f"update {number}" for number in range(1, VERSIONS)))
 TEXTS = {"german": ("German, the new text", 1), "english": ("English, the old text", 0)}
@@ -85,7 +85,7 @@ def tables(found: list[dict], unit: str) -> list[tuple[str, str, list[Line]]]:
 
 
 def main(sweep: Path) -> None:
-    """Prints the tables and writes the pictures."""
+    """Prints the tables and writes the figures."""
     both = in_units(reports(sweep))
     drawn = [tables(found, unit) for unit, found in both]
     unit, found = both[0]

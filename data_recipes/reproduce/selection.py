@@ -1,4 +1,4 @@
-"""Tables and pictures of ../noisy_web.yaml: what clean text gains by each way of choosing tokens, and what each keeps of noise.
+"""Tables and figures of ../noisy_web.yaml: loss on clean text under each kind of selection, and how much noise each keeps.
 
 python data_recipes/reproduce/selection.py runs/selection
 """
@@ -42,7 +42,7 @@ ROWS = {
 
 
 def chosen(run: Path) -> dict[str, dict]:
-    """What every row's selection keeps in one run: `rates` and `separation`, see `measure`."""
+    """By row of `ROWS` what its selection keeps in one run: `rates` and `separation`, see `measure`."""
     recipe, found, made = load_recipe(RunPaths(run).version("excess").recipe, out=run), {}, {}
     for row, (arm, trainee, way) in ROWS.items():
         if (arm, trainee) not in made:
@@ -52,7 +52,7 @@ def chosen(run: Path) -> dict[str, dict]:
 
 
 def gains(found: list[dict]) -> str:
-    """Losses on clean text in the end, and less those of plain training, seed by seed."""
+    """Table of final losses on clean text, and of their differences to plain training by seed."""
     rows = []
     for version in ("base", "reference", CONTROL, *ARMS):
         each = [losses(report, version)[YARDSTICK] for report in found]
@@ -70,7 +70,7 @@ def gains(found: list[dict]) -> str:
 
 
 def kept(each: list[dict[str, dict]]) -> str:
-    """Shares of clean tokens and of every kind of noise that are kept, over seeds."""
+    """Table of the shares of clean tokens and of each kind of noise that are kept, over seeds."""
     kinds = [CLEAN, "noise", *sorted(each[0]["`excess`"]["rates"].keys() - {CLEAN, "noise"})]
     rows = []
     for row in ROWS:
@@ -89,7 +89,7 @@ def kept(each: list[dict[str, dict]]) -> str:
 
 
 def clean_loss(found: list[dict], unit: str) -> str:
-    """Loss on clean text while training."""
+    """Chart of the loss on clean text while training."""
     lines = []
     for colour, arm in enumerate((CONTROL, *ARMS)):
         gaps = [report["stability_gap"][arm] for report in found]
@@ -100,7 +100,7 @@ def clean_loss(found: list[dict], unit: str) -> str:
 
 
 def kinds_kept(each: list[dict[str, dict]]) -> str:
-    """Shares kept, by kind of text."""
+    """Chart of the shares kept, by kind of text."""
     kinds = [CLEAN, *sorted(each[0]["`excess`"]["rates"].keys() - {CLEAN, "noise"})]
     lines = [
         Line(
@@ -114,7 +114,7 @@ def kinds_kept(each: list[dict[str, dict]]) -> str:
 
 
 def main(sweep: Path) -> None:
-    """Prints the tables and writes the pictures."""
+    """Prints the tables and writes the figures."""
     both = in_units(reports(sweep))
     for unit, found in both:
         print(f"Loss on clean text in the end, {unit}\n")

@@ -1,4 +1,4 @@
-"""Tables and pictures of slices.yaml: what was kept, updated and learned over all updates, and at which price (FUAR).
+"""Tables and figures of slices.yaml: accuracy on invariant, updated and new facts over all updates, and FUAR.
 
 python data_recipes/reproduce/slices.py runs/slices
 """
@@ -28,23 +28,23 @@ ENDS = (
     | {name: f"{arm}_{YEARS[-1]}" for arm, name in ARMS.items()}
     | {"all years at once": "at_once"}
 )
-"""What the updates start from, what they come to, and what could be had at once."""
+"""Versions by label: before all updates, the last of each arm, and one trained on all years at once."""
 
 
 def version_of(arm: str, year: str) -> str:
-    """The version of an arm after a year's update; all arms share the first."""
+    """Name of an arm's version after a year's update; all arms share the first."""
     return FIRST if year == YEARS[0] else f"{arm}_{year}"
 
 
 def scores(report: dict, version: str) -> dict[str, dict]:
-    """What a version answered, by kind."""
+    """Probe scores of a version by kind."""
     row = [entry["id"] for entry in report["versions"]].index(version) + 1
     (of_file,) = report["probes"]["scores"][row].values()
     return of_file
 
 
 def told(report: dict, version: str, year: str, kind: str) -> float | None:
-    """Accuracy on the facts that were told by a year, that year's included; None before there are any."""
+    """Accuracy on the facts of all years up to `year`; None before there are any."""
     dates = {date: entry for date, entry in scores(report, version)[kind]["by_date"].items() if date <= year}
     items = sum(entry["items"] for entry in dates.values())
     return sum(entry["items"] * entry["accuracy"] for entry in dates.values()) / items if items else None
@@ -58,7 +58,7 @@ def over_all_updates(report: dict, version: str) -> dict:
 
 
 def accuracies(found: list[dict]) -> list[list[str]]:
-    """A row for each of `ENDS`: accuracies by kind, old answers among them, and FUAR."""
+    """Rows of a table, one per entry of `ENDS`: accuracies by kind, the share of old answers, and FUAR."""
     rows = []
     for name, version in ENDS.items():
         kinds = [scores(report, version) for report in found]
@@ -71,7 +71,7 @@ def accuracies(found: list[dict]) -> list[list[str]]:
 
 
 def each_update(found: list[dict]) -> list[list[str]]:
-    """A row for each arm: FUAR of every update against the version before."""
+    """Rows of a table, one per arm: FUAR of every update against the version before."""
     rows = []
     for arm, name in ARMS.items():
         updates = [
@@ -82,7 +82,7 @@ def each_update(found: list[dict]) -> list[list[str]]:
 
 
 def by_year(found: list[dict]) -> list[list[str]]:
-    """A row for each arm and kind: accuracy on the facts of every year, right after its update and in the end."""
+    """Rows of a table, one per arm and kind: accuracy on the facts of each year, after its update and at the end."""
 
     def accuracy(version: str, kind: str, year: str) -> str:
         return mean_and_sd(
@@ -101,7 +101,7 @@ def by_year(found: list[dict]) -> list[list[str]]:
 
 
 def by_slice(found: list[dict]) -> list[list[str]]:
-    """A row for each of `ENDS`: held-out losses, and their mean."""
+    """Rows of a table, one per entry of `ENDS`: held-out losses, and their mean."""
     rows = []
     for name, version in ENDS.items():
         each = [losses(report, version) for report in found]
@@ -111,7 +111,7 @@ def by_slice(found: list[dict]) -> list[list[str]]:
 
 
 def picture(found: list[dict], kind: str) -> str:
-    """Accuracy on the facts told so far, year by year, a curve an arm."""
+    """Chart of the accuracy on all facts so far by year, a curve per arm."""
     years = [year for year in YEARS if told(found[0], version_of("none", year), year, kind) is not None]
     lines = []
     for number, (arm, name) in enumerate(ARMS.items()):
@@ -123,7 +123,7 @@ def picture(found: list[dict], kind: str) -> str:
 
 
 def main(sweep: Path) -> None:
-    """Prints the tables and writes the pictures."""
+    """Prints the tables and writes the figures."""
     found = reports(sweep)
     print("Accuracies in the end, and FUAR of all updates\n")
     head = ["replay", "invariant", "updated", "old answer instead", "new", "lost", "gained", "FUAR"]

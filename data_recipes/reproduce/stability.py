@@ -1,4 +1,4 @@
-"""Tables and pictures of stability.yaml: depth and recovery of the stability gap, and where every arm ends.
+"""Tables and figures of stability.yaml: depth and recovery of the stability gap, and final losses.
 
 python data_recipes/reproduce/stability.py runs/stability
 """
@@ -43,7 +43,7 @@ def having(reports: list[dict], version: str) -> list[dict]:
 
 
 def gap(reports: list[dict], arm: str, domain: str) -> list[str]:
-    """Depth of the gap, where the loss was highest, tokens until it was back, and rise in the end, over seeds."""
+    """Cells of a table, over seeds: depth of the gap, tokens at the highest loss, tokens until recovery, and final rise."""
     reports = having(reports, arm)
     found = [report["stability_gap"][arm]["domains"][domain] for report in reports]
     back = [entry["recovery_tokens"] for entry in found]
@@ -58,7 +58,7 @@ def gap(reports: list[dict], arm: str, domain: str) -> list[str]:
 
 
 def training_curve(reports: list[dict], arm: str, domain: str, tokens: list[int]) -> Spread:
-    """Losses while training at the places `tokens`; None where the arm has ended."""
+    """Losses while training after each of `tokens`; None after the arm's end."""
     reports = having(reports, arm)
     curves = [report["stability_gap"][arm]["loss"][domain] for report in reports]
     places = reports[0]["stability_gap"][arm]["tokens"]
@@ -90,7 +90,7 @@ def tables(found: list[dict], unit: str) -> None:
 
 
 def main(sweep: Path) -> None:
-    """Prints the tables and writes the pictures."""
+    """Prints the tables and writes the figures."""
     both = in_units(reports(sweep))
     for unit, found in both:
         tables(found, unit)

@@ -1,4 +1,4 @@
-"""What the scripts beside this one share: the reports of a sweep's runs, and tables and pictures of numbers over seeds."""
+"""Shared by the scripts of this folder: reads the reports of a sweep, and makes tables and figures over seeds."""
 
 import argparse
 import statistics
@@ -21,7 +21,7 @@ def reports(sweep: Path) -> list[dict]:
 
 
 def in_units(found: list[dict]) -> list[tuple[str, list[dict]]]:
-    """The reports with losses and stability gaps in each unit, under its name: first the one to compare these runs in."""
+    """The reports in each unit of losses, by its name; the unit in which to compare these runs comes first."""
     units = sorted(UNIT_NAMES, key=lambda unit: unit != common_unit(found))
     keys = ("loss_matrix", "stability_gap")
     return [
@@ -31,7 +31,7 @@ def in_units(found: list[dict]) -> list[tuple[str, list[dict]]]:
 
 
 def directory(description: str | None) -> Path:
-    """The sweep's directory, as typed."""
+    """The sweep's directory from the command line."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, formatter_class=raw)
     parser.add_argument("sweep", type=Path, help="the directory of `perdure sweep --out`")

@@ -1,4 +1,4 @@
-"""Tables and pictures of topics.yaml: losses by topic, how far apart they are, and where the shares went.
+"""Tables and figures of topics.yaml: losses by topic, their spread, and the shares of topics over training.
 
 python data_recipes/reproduce/topics.py runs/topics
 """
@@ -33,13 +33,13 @@ def short(topic: str) -> str:
 
 
 def shares(report: dict, version: str) -> list[tuple[int, dict[str, float]]]:
-    """The shares of the topics, from which token of the version on."""
+    """The shares of the topics, each with the number of tokens after which they hold."""
     phases = next(entry for entry in report["versions"] if entry["id"] == version)["phases"]
     return [(phase["after_tokens"], phase["shares"]) for phase in phases]
 
 
 def summary(report: dict, version: str) -> dict[str, float]:
-    """Over the topics: the mean loss, the mean by the corpus' shares, the worst, and the mean gain on `base` with its extremes."""
+    """Over the topics: mean loss, mean weighted by the corpus, worst loss, and the least and largest gain on `base`."""
     after, before = losses(report, version), losses(report, "base")
     corpus = shares(report, "fixed")[0][1]
     gains = [before[topic] - after[topic] for topic in topics(report)]
@@ -86,7 +86,7 @@ def tables(found: list[dict], unit: str) -> None:
 
 
 def main(sweep: Path) -> None:
-    """Prints the tables and writes the pictures."""
+    """Prints the tables and writes the figures."""
     both = in_units(reports(sweep))
     for unit, found in both:
         tables(found, unit)

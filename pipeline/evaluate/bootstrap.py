@@ -6,19 +6,19 @@ In each stratum one document fewer is drawn than it has, which makes variances u
 import numpy as np
 
 LEVEL = 0.95
-"""Of the intervals: from percentile 2.5 to 97.5."""
+"""Confidence level of the intervals: from percentile 2.5 to 97.5."""
 RESAMPLES = 1000
-"""Drawn for every interval."""
+"""Resamples per interval."""
 FEWEST = 6
-"""Documents, or probes, from which on an interval can leave out chance: of 5 that all agree, a sign test gives p = 2^-4 = 6%."""
+"""Fewest documents, or probes, of a significant result: with 5 that all agree, a sign test gives p = 2^-4 = 6%."""
 SMALLEST = 5
-"""Documents of a stratum that are drawn among themselves: fewer tell too little of how they differ."""
+"""Fewest documents of a stratum that is resampled on its own."""
 CHUNK = 1 << 24
-"""Counts held at a time."""
+"""Counts held in memory at a time."""
 
 
 def resampled(sums: np.ndarray, sizes: np.ndarray, seed: int, strata: np.ndarray | None = None) -> np.ndarray:
-    """Means over documents that are drawn with replacement: what they cost together over their joint size.
+    """Bootstrap resamples of a mean over documents: summed losses over summed sizes.
 
     The draws follow from the seed and the numbers of documents, so that models measured on the same documents can be
     compared in pairs, resample by resample. A stratum keeps its share of the size, as the sample of held-out text does.
@@ -41,7 +41,7 @@ def resampled(sums: np.ndarray, sizes: np.ndarray, seed: int, strata: np.ndarray
 
 
 def _groups(strata: np.ndarray) -> list[np.ndarray]:
-    """The documents of each stratum; those of fewer than `SMALLEST` are one together, with the next larger one if need be."""
+    """The documents of each stratum; strata of fewer than `SMALLEST` are merged."""
     _, numbers, counts = np.unique(strata, return_inverse=True, return_counts=True)
     groups = [np.flatnonzero(numbers == number) for number in np.argsort(counts, kind="stable")]
     together = [np.empty(0, np.int64)]
@@ -51,7 +51,7 @@ def _groups(strata: np.ndarray) -> list[np.ndarray]:
 
 
 def _means(sums: np.ndarray, sizes: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Means over draws from one stratum, float64 [models, RESAMPLES]."""
+    """Resampled means of one stratum, float64 [models, RESAMPLES]."""
     documents, found = len(sizes), []
     rows = max(1, CHUNK // documents)
     for start in range(0, RESAMPLES, rows):
@@ -65,12 +65,12 @@ def _means(sums: np.ndarray, sizes: np.ndarray, random: np.random.Generator) -> 
 
 
 def decided(bounds: list[float] | None, items: int, chance: float = 0.0) -> bool:
-    """Whether an interval over so many items leaves out what chance alone would give; False without an interval."""
+    """Whether an interval over `items` documents or probes excludes the value of pure chance; False without an interval."""
     return bounds is not None and items >= FEWEST and not bounds[0] <= chance <= bounds[1]
 
 
 def doubt(bounds: list[float], documents: int) -> str:
-    """Why a change with an interval over so many documents says nothing, in words; empty if it does say something."""
+    """Why a change is not significant, in words; empty if it is."""
     if decided(bounds, documents):
         return ""
     return "too few documents" if decided(bounds, FEWEST) else "within the noise"

@@ -1,4 +1,4 @@
-"""Evaluation texts in the training shards: n-grams of words that both hold (Brown et al. 2020, appendix C).
+"""Finds evaluation texts in the training shards by shared n-grams of words (Brown et al. 2020, appendix C).
 
 Held-out documents are in no training shard by their hash, but near duplicates of them may be; probes may stand anywhere.
 What is looked at is what was trained on: the shards' own tokens, decoded.
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from perdure.pipeline.data.leaks import Grams, Place, Places
 
 FOUND = 20
-"""Held-out documents that the report names."""
+"""Most held-out documents that the report names."""
 BY_AMOUNT = "by_amount"
 """Key of `contamination.json`: whether a text that was looked for has words that version 0.1 compared otherwise."""
 HANDED_ON = 5_000_000
-"""Training tokens from which on a source is searched by the data stage's executor: fewer take seconds."""
+"""Fewest training tokens of a source that the data stage's executor searches; fewer take seconds."""
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A text to look for.
+    """An evaluation text to look for.
 
     Attributes:
         part: `probes` or `heldout`.
@@ -64,7 +64,7 @@ class Passage:
 def look_for_leaks(
     recipe: Recipe, data: dict[str, Path], tokenizer: Path, say: Callable[[str], None]
 ) -> None:
-    """Writes `<out>/contamination.json`, unless the one that is there is of the same texts, data and settings.
+    """Looks for evaluation texts in training data and writes `<out>/contamination.json`, unless it is up to date.
 
     Args:
         recipe: What to look for.
@@ -106,7 +106,7 @@ def look_for_leaks(
 
 
 def contamination(recipe: Recipe, on: dict[str, Any]) -> dict | None:
-    """What was found, as docs/evaluation.md says; None if it was not looked for, or for other texts or settings.
+    """The recorded contamination, see docs/evaluation.md; None if there is none for these texts and settings.
 
     Args:
         recipe: The run.
@@ -132,7 +132,7 @@ def contamination(recipe: Recipe, on: dict[str, Any]) -> dict | None:
 
 
 def contamination_lines(report: dict) -> list[str]:
-    """A line for each file or domain of which something leaked."""
+    """A line for each probe file or domain with contamination."""
     lines = []
     for part, noun in (("probes", "items"), ("heldout", "held-out documents")):
         for group, entry in report[part].items():
@@ -146,7 +146,7 @@ def contamination_lines(report: dict) -> list[str]:
 
 
 def _identity(recipe: Recipe, data: dict[str, Path]) -> dict:
-    """What the answer depends on."""
+    """What the result depends on: texts, data and settings."""
     assert recipe.evaluation.contamination is not None
     on = measured_on(recipe, data)
     return {
@@ -160,7 +160,7 @@ def _identity(recipe: Recipe, data: dict[str, Path]) -> dict:
 
 
 def _as_now(recipe: Recipe, identity: dict) -> dict:
-    """An identity as it is today: once, it named no domains, as parts of sources were not looked at, and no sample."""
+    """A recorded identity with the keys that earlier releases left out."""
     return {"domains": list(recipe.sources), "sampled": None} | identity
 
 
@@ -183,7 +183,7 @@ def _passages(recipe: Recipe, data: dict[str, Path], tokenizer: Path, n_grams: i
 
 
 def _measured_places(recipe: Recipe, directory: Path, domain: str) -> "list[Place]":
-    """The held-out documents that a domain is measured on, in part at least."""
+    """The shard and sequence of each held-out document that a domain is measured on."""
     measured = heldout(directory, domain, recipe.evaluation.max_tokens).documents
     return list(zip(measured["shard"].to_pylist(), measured["sequence"].to_pylist(), strict=True))
 
@@ -252,7 +252,7 @@ def _search(
 
 
 def _group(passages: list[Passage], searched: "dict[str, Places]", data: dict[str, Path]) -> dict[str, Any]:
-    """What of one file or domain leaked: an entry for each item and source that holds some of it."""
+    """The contamination of one file or domain: an entry for each item and source that share text."""
     from perdure.pipeline.data.ngrams import shown
 
     found: list[dict[str, Any]] = []
@@ -285,7 +285,7 @@ def _group(passages: list[Passage], searched: "dict[str, Places]", data: dict[st
 
 
 def _ids(directory: Path, split: str, places: "set[Place]") -> "dict[Place, str]":
-    """The names of some documents, out of a table that may be too large to hold."""
+    """Ids of some documents, read in parts: the table may not fit in memory."""
     found: dict[Place, str] = {}
     if not places:
         return found

@@ -1,4 +1,4 @@
-"""Held-out documents: which of them a domain is measured on, and what each cost a model (`eval_documents.parquet`)."""
+"""Held-out documents: which of them a domain is measured on, and their losses (`eval_documents.parquet`)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from perdure.pipeline.evaluate.sampling import draw
 from perdure.pipeline.plan.domains import PLURALS, parse
 
 LABELS = tuple(PLURALS)
-"""Kinds of labels of documents; those that have all alike are a stratum."""
+"""Kinds of labels of documents; documents with equal labels are a stratum."""
 DOCUMENTS = pa.schema(
     {
         "domain": pa.string(),
@@ -39,7 +39,7 @@ releases have none."""
 
 @dataclass(frozen=True)
 class Heldout:
-    """What a domain is measured on.
+    """The held-out text that a domain is measured on.
 
     Attributes:
         documents: A table, a row a document that is measured, in part at least: its `number` over all shards, `shard`,
@@ -108,7 +108,7 @@ def _labelled(data: Path, domain: str) -> pa.Table:
 
 @cache
 def _heldout_table(data: Path, _written: int) -> pa.Table:
-    """Read once: `docs.parquet` has all documents, and this is asked for at every measurement."""
+    """The held-out rows of `docs.parquet`, cached since every measurement reads them."""
     columns = ["shard", "sequence", "num_tokens", "num_bytes", "hash", *LABELS]
     rows = [("split", "==", "heldout")]
     table = parquet.read_table(data / "docs.parquet", columns=columns, filters=rows)
@@ -117,7 +117,7 @@ def _heldout_table(data: Path, _written: int) -> pa.Table:
 
 
 def strata(table: pa.Table) -> np.ndarray:
-    """The number of each document's topic and language, int64 [documents], counted in the order of their names."""
+    """Stratum of each document, by topic and language, int64 [documents]."""
     columns = (table[kind].to_pylist() for kind in LABELS)
     names = [tuple("" if label is None else f"={label}" for label in labels) for labels in zip(*columns)]
     numbers = {name: number for number, name in enumerate(sorted(set(names)))}
@@ -130,7 +130,7 @@ def table_name(evaluation: str, what: str) -> str:
 
 
 def require_tables(evaluation: Path) -> None:
-    """Raises if the tables beside an evaluation are not those that were made with it.
+    """Checks that the tables beside an evaluation are those that were made with it.
 
     Args:
         evaluation: Its JSON file, which may be absent, or from before it recorded their hashes.
@@ -146,7 +146,7 @@ def require_tables(evaluation: Path) -> None:
 
 
 def write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
-    """Writes tables below one another, whole or not at all; equal tables give equal bytes."""
+    """Writes the concatenation of tables atomically; equal tables give equal bytes."""
     sink = pa.BufferOutputStream()
     parquet.write_table(pa.concat_tables(tables), sink, compression="zstd")
     write_atomic(path, sink.getvalue().to_pybytes())

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness on the initial model and on exports, without the internet: tasks and texts are files of this machine.
+"""Runs lm-evaluation-harness offline on the initial model and on exports, with tasks in local files.
 
 `python -m perdure.pipeline.evaluate.harness MODEL INCLUDE_PATH RESULT special|text TASK...` runs it in a process of its
 own, because the libraries below it read as they are imported that there is no internet.
@@ -28,14 +28,14 @@ from perdure.pipeline.plan.recorded import recorded_recipe
 from perdure.pipeline.recipe import Harness, HuggingFaceModel, Recipe
 
 MOST_BYTES = 32 << 20
-"""YAML that is read for names of tasks; all of the harness's own have a quarter of it."""
+"""Most bytes of YAML that are read for names of tasks; the harness's own tasks have a quarter of it."""
 NAMING = re.compile(rb"task|group|include")
-"""What stands in every file that defines a task."""
+"""Matches a file that may define a task."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
-    """Runs the tasks on the initial model and on every finished version of which there are no results of the same tasks.
+    """Runs the tasks on the initial model and on finished versions, where there are no results of these tasks yet.
 
     They are written as `harness/initial@<hash8>.json` and each version's `harness.json`. A random initial model has none.
 
@@ -76,7 +76,7 @@ def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
 
 
 def initial_records(recipe: Recipe) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Where the results of initial models stand, and what identifies these models, by finished version that starts at one.
+    """By finished version that starts from an initial model, the path of that model's results and the model's identity.
 
     All of it is from the versions' own records, so that a report needs no model. A random start has none, nor has
     a recipe that does not ask for the harness.
@@ -140,7 +140,7 @@ def link_as_export(recipe: Recipe, folder: Path) -> None:
 
 
 def task_names(include_path: Path) -> set[str]:
-    """Names of tasks, groups and tags that the YAML files below a directory define, as the harness finds them.
+    """Names of tasks, groups and tags that the harness finds in the YAML files below a directory.
 
     It is read here, since the harness's own index takes a second to import. Files that cannot be read define nothing.
 
@@ -181,14 +181,14 @@ def _task_files(include_path: Path) -> Iterator[Path]:
 
 
 class _TaskLoader(yaml.SafeLoader):
-    """Reads what tasks write as `!function utils.clean` as nothing."""
+    """YAML loader that reads tags such as `!function utils.clean` as None."""
 
 
 _TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
 
 
 def _task_file(path: Path, seen: set[Path]) -> dict[str, Any]:
-    """Fields of a task's file, those of the files that it includes below its own."""
+    """Fields of a task's file, merged over those of the files that it includes."""
     if (place := path.resolve()) in seen:
         raise ValueError("it includes itself")
     if not place.is_file():
@@ -204,12 +204,12 @@ def _task_file(path: Path, seen: set[Path]) -> dict[str, Any]:
 
 
 def tasks_hash(harness: Harness) -> str:
-    """What identifies tasks and their texts: their files, but for what Python and editors leave beside them."""
+    """Hash of the tasks and their texts, without hidden files and caches."""
     return hash_of([hash_directory(harness.include_path, hidden=False), harness.tasks])[:16]
 
 
 def _run(path: Path, identity: dict[str, Any], model: Path, harness: Harness) -> None:
-    """Writes the results of a model's tasks, and what identifies them."""
+    """Runs the tasks on a model and writes their results with an identity."""
     parse = "special" if identity["parse_special_tokens"] else "text"
     found = _results(model, harness, parse, path.with_suffix(".log"))
     write_json(path, {"identity": identity} | found)

@@ -50,7 +50,7 @@ def average_accuracy(losses: np.ndarray, learned: Sequence[int | None]) -> float
 
 
 def accuracy_terms(losses: np.ndarray, learned: Sequence[int | None]) -> list[np.ndarray]:
-    """What ACC is the mean of. Like all terms, one for every last axis of `losses`, if that has a third (resamples)."""
+    """The terms of ACC, one per domain; arrays over resamples if `losses` has a third axis."""
     return [-losses[-1, i] for i, row in enumerate(learned) if row is not None]
 
 
@@ -63,7 +63,7 @@ def backward_transfer(losses: np.ndarray, learned: Sequence[int | None]) -> floa
 
 
 def backward_terms(losses: np.ndarray, learned: Sequence[int | None]) -> list[np.ndarray]:
-    """What BWT is the mean of."""
+    """The terms of BWT, one per domain."""
     last = len(losses) - 1
     return [
         losses[row, i] - losses[last, i] for i, row in enumerate(learned) if row is not None and row < last
@@ -85,7 +85,7 @@ def forward_transfer(losses: np.ndarray, learned: Sequence[int | None]) -> float
 
 
 def forward_terms(losses: np.ndarray, learned: Sequence[int | None]) -> list[np.ndarray]:
-    """What FWT is the sum of."""
+    """The terms of FWT, one per domain."""
     last = len(losses) - 1
     return [
         losses[0, i] - losses[last, i] for i, row in enumerate(learned) if row is not None and 2 <= row < last
@@ -93,7 +93,7 @@ def forward_terms(losses: np.ndarray, learned: Sequence[int | None]) -> list[np.
 
 
 def uncounted_domains(losses: np.ndarray, learned: Sequence[int | None]) -> int:
-    """The domains that count in FWT's divisor alone: the last version's own."""
+    """Number of domains in FWT's divisor without a term: the last version's own."""
     return sum(row is not None and 2 <= row == len(losses) - 1 for row in learned)
 
 
@@ -106,7 +106,7 @@ def gem_forward_transfer(losses: np.ndarray, learned: Sequence[int | None]) -> f
 
 
 def gem_forward_terms(losses: np.ndarray, learned: Sequence[int | None]) -> list[np.ndarray]:
-    """What GEM's FWT is the mean of."""
+    """The terms of GEM's FWT, one per domain."""
     return [
         losses[0, i] - losses[row - 1, i] for i, row in enumerate(learned) if row is not None and row >= 2
     ]

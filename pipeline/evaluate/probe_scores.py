@@ -26,7 +26,7 @@ log-likelihood of each, in nats per byte of the choice (and of the text after a 
 
 
 def right(answers: list[dict]) -> dict[tuple[str, str], bool]:
-    """Whether each item, by file and id, is answered rightly: its answer has the highest score, the first of equals."""
+    """Whether each item, by file and id, is answered correctly: the answer is the first choice with the highest score."""
     return {(row["file"], row["id"]): int(np.argmax(row["scores"])) == row["answer"] for row in answers}
 
 
@@ -112,7 +112,7 @@ def fuar(changed: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def fuar_interval(before: list[dict], after: list[dict], seed: int) -> dict[str, Any]:
-    """How far the choice of items decides FUAR: a paired bootstrap over the items of every file and kind.
+    """Confidence interval of FUAR: a paired bootstrap over the items of every file and kind.
 
     A resample that gains nothing has an unbounded ratio if it loses, and any ratio if it does not: it counts as 0 for the lower
     end, and as unbounded for the upper one.
@@ -134,7 +134,7 @@ def fuar_interval(before: list[dict], after: list[dict], seed: int) -> dict[str,
 
 
 def _pairs(before: list[dict], after: list[dict]):
-    """Of every file and kind the items that both were asked, and float64 [items]: 1 gained, -1 lost, else 0."""
+    """Yields per file and kind the items that both models answered, and float64 [items]: 1 gained, -1 lost, else 0."""
     old, new = right(before), right(after)
     for file, kind, rows in _groups(after):
         keys = [(file, row["id"]) for row in rows if (file, row["id"]) in old]
@@ -177,7 +177,7 @@ def _words(value: float | None) -> str:
 
 
 def _groups(answers: list[dict]):
-    """The rows of every file and kind, in the order of the files and of `KINDS`."""
+    """Yields the rows of every file and kind, in the order of the files and of `KINDS`."""
     for file in dict.fromkeys(row["file"] for row in answers):
         for kind in KINDS:
             if rows := [row for row in answers if row["file"] == file and row["kind"] == kind]:

@@ -1,4 +1,4 @@
-"""Knowledge probes: questions with choices, tagged by what a version should do with what it knew.
+"""Knowledge probes: multiple-choice questions about invariant, updated and new facts.
 
 Kinds as in CKL (Jang et al. 2022): `invariant` facts should be kept, `updated` ones have changed, `new` ones are new.
 """
@@ -17,7 +17,7 @@ from perdure.pipeline.core.hashes import hash_file
 Kind = Literal["invariant", "updated", "new"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 BLANK = "___"
-"""Where a choice goes in a cloze question; in others it follows after a blank."""
+"""Where a choice goes in a cloze question; in others it follows after a space."""
 ANSWERS = ("answer", "old_answer")
 """Fields that hold the text of a choice."""
 
@@ -42,14 +42,14 @@ class Probe(BaseModel):
     """When the fact became true: a year, a month or a day."""
 
     def filled(self, choice: str) -> tuple[str, str]:
-        """The text that a choice makes: what comes before it, and the choice with what follows."""
+        """The context before a choice, and the choice with the text after it."""
         before, blank, after = self.question.partition(BLANK)
         return (before, choice + after) if blank else (self.question.rstrip() + " ", choice)
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """Why an item is no probe.
+    """A mistake in an item of a probe file.
 
     Attributes:
         line: Its line, from 1; None for the whole file.
@@ -67,7 +67,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class ProbeFile:
-    """A file of probes, by name; the names of a recipe's files differ."""
+    """A file of probes; the names of a recipe's files differ."""
 
     name: str
     probes: list[Probe]
@@ -91,7 +91,7 @@ def probe_files(paths: Iterable[Path]) -> list[ProbeFile]:
 
 
 def probe_hashes(paths: Sequence[Path]) -> dict[str, str]:
-    """What identifies each file's content, by name.
+    """SHA-256 of each file by name, after all items were checked.
 
     Raises:
         PerdureError: If a file is missing, or an item is no probe.
@@ -104,7 +104,7 @@ def probe_hashes(paths: Sequence[Path]) -> dict[str, str]:
 
 
 def parse_probes(path: Path) -> Iterator[Probe | list[Mistake]]:
-    """The probes of a JSONL file and, in place of items that are none, all that is wrong with them."""
+    """Yields the probes of a JSONL file and, in place of invalid items, their mistakes."""
     lines: dict[str, int] = {}
     empty = True
     with path.open("rb") as file:
@@ -125,7 +125,7 @@ def parse_probes(path: Path) -> Iterator[Probe | list[Mistake]]:
 
 
 def _parse(line: bytes) -> tuple[Any, dict[str, str]]:
-    """What a line holds, and its mistakes by kind."""
+    """The parsed line, and its mistakes by kind."""
     try:
         item = json.loads(line)
     except UnicodeDecodeError:
@@ -143,7 +143,7 @@ def _parse(line: bytes) -> tuple[Any, dict[str, str]]:
 
 
 def _of_type(detail: Any, item: dict) -> tuple[str, str]:
-    """Kind and words of one of pydantic's error entries."""
+    """Kind and message of one of pydantic's error entries."""
     place, kind = ".".join(map(str, detail["loc"])), detail["type"]
     field, value = detail["loc"][0], detail["input"]
     if kind == "missing":
@@ -162,7 +162,7 @@ def _of_type(detail: Any, item: dict) -> tuple[str, str]:
 
 
 def _of_sense(item: dict) -> Iterator[tuple[str, str]]:
-    """Kinds and words of mistakes that types cannot tell, as far as types are right."""
+    """Yields kinds and messages of mistakes between fields, such as an answer that is no choice."""
     choices, answer, question = item.get("choices"), item.get("answer"), item.get("question")
     if isinstance(choices, list) and all(isinstance(choice, str) for choice in choices):
         if len(set(choices)) < len(choices):

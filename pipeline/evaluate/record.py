@@ -1,4 +1,4 @@
-"""What a run measures its versions on, and where a version's measurements of just that stand.
+"""Identity of the text that a run measures on, and where a version's evaluations on it are.
 
 A version's own evaluation, made as it was trained, stands beside it (`eval.json` and its tables). Whatever is measured of it
 later on other held-out text or probes stands in `eval@<hash8>/` below it, so that runs that share a version, but not the
@@ -21,7 +21,7 @@ from perdure.pipeline.recipe import Recipe
 
 
 def measured_on(recipe: Recipe, data: dict[str, Path | None] | dict[str, Path]) -> dict[str, Any]:
-    """What identifies all held-out text and probes of a recipe.
+    """Identity of all held-out text and probes of a recipe.
 
     Args:
         recipe: The recipe.
@@ -46,13 +46,13 @@ def measured_on(recipe: Recipe, data: dict[str, Path | None] | dict[str, Path]) 
 
 
 def sampled_domains(data: Mapping[str, Path | None], domains: Iterable[str], max_tokens: int) -> list[str]:
-    """The domains of which a sample is measured, since they hold more than `max_tokens` out; those without data are none."""
+    """The domains with data and more than `max_tokens` held-out tokens, of which a sample is measured."""
     places = {domain: data.get(source_of(domain)) for domain in domains}
     return [domain for domain, place in places.items() if place and is_sampled(place, domain, max_tokens)]
 
 
 def evaluation_directory(version: Path, on: dict[str, Any]) -> Path:
-    """Where a version's evaluation on just this stands, or belongs: its own directory, or one below it.
+    """Directory of a version's evaluation on this text: its own, or one below it.
 
     Args:
         version: The version's directory.
@@ -64,18 +64,18 @@ def evaluation_directory(version: Path, on: dict[str, Any]) -> Path:
 
 
 def later_directory(version: Path, on: dict[str, Any]) -> Path:
-    """Where a finished version's evaluation on this is made."""
+    """Directory of a finished version's later evaluation on this text."""
     return version / f"eval@{hash_of(on)[:8]}"
 
 
 def evaluation(version: Path, on: dict[str, Any]) -> dict[str, Any] | None:
-    """What a version's `eval.json` on just this holds; None if it was not measured."""
+    """A version's evaluation on this text; None if it was not measured."""
     path = VersionPaths(evaluation_directory(version, on)).evaluation
     return read_json(path) if path.exists() else None
 
 
 def initial_evaluation(places: Iterable[Path], on: dict[str, Any]) -> Path | None:
-    """The first of versions' `eval_initial.json` on just this; all that start at random start from the same model."""
+    """Path of the first `eval_initial.json` on this text; all versions with a random start share their initial model."""
     # Once, it did not say what it was measured on; of text that was sampled, it was another sample.
     unsaid = None if "sampled" in on else on
     found = (VersionPaths(place).initial_evaluation for place in places)
@@ -85,7 +85,7 @@ def initial_evaluation(places: Iterable[Path], on: dict[str, Any]) -> Path | Non
 
 
 def unmeasured(recipe: Recipe, on: dict[str, Any]) -> list[str]:
-    """The finished versions that were not measured on this."""
+    """The finished versions that were not measured on this text."""
     directories = {name: recipe.paths.version(name).directory for name in recipe.versions}
     return [name for name, path in directories.items() if is_finished(path) and evaluation(path, on) is None]
 
@@ -94,26 +94,26 @@ def unmeasured(recipe: Recipe, on: dict[str, Any]) -> list[str]:
 
 
 def data_sections(recipe: Recipe) -> dict:
-    """What the data stage of a run depends on; runs that agree in it share the stage."""
+    """What a run's data depends on; runs that agree in it share their data."""
     tree = recipe.model_dump(mode="json", include={"sources", "tokenizer"})
     seed = recipe.seed if any(source.subset for source in recipe.sources.values()) else None
     return tree | {"tasks": recipe.data.tasks, "seed": seed}
 
 
 def text_sections(recipe: Recipe) -> dict:
-    """What decides a run's held-out text and probes, before there is data; runs that agree in it measure the same."""
+    """What a run's held-out text and probes depend on, known before there is data."""
     asked = recipe.evaluation.model_dump(mode="json", include={"max_tokens", "probes"})
     return data_sections(recipe) | asked | {"domains": sorted(measured_domains(recipe))}
 
 
 def record_data(recipe: Recipe, data: dict[str, Path]) -> None:
-    """Writes `<out>/data.json`: the data of this recipe, so that it can be reported after its raw text is gone."""
+    """Records the recipe's data directories in `<out>/data.json`, for reports after the raw text is gone."""
     names = {source: path.name for source, path in data.items()}
     write_json(recipe.paths.data_record, {"of": hash_of(data_sections(recipe)), "data": names})
 
 
 def run_data_directories(recipe: Recipe) -> dict[str, Path | None]:
-    """Each source's finished data directory, or None: as recorded for this recipe, else looked for.
+    """By source its finished data directory or None: as recorded for this recipe, else found by its hash.
 
     Raises:
         PerdureError: If there is no record, and an input is missing.

@@ -1,4 +1,4 @@
-"""Which held-out text stands for all of it: an equal-probability sample by hash, stratified, of documents and pieces of them.
+"""Stratified equal-probability sampling of held-out documents, and of pieces of them, by hash.
 
 A document longer than a twentieth of the budget is cut into equal pieces that are drawn on their own. In each stratum the
 pieces lie on a circle in the order of their hashes, each as long as it has tokens; an arc of the same share of every circle
@@ -13,9 +13,9 @@ import numpy as np
 from perdure.pipeline.plan.order import splitmix64
 
 RULE = "pieces by hash, 1"
-"""Names how text is sampled; another rule gets another name, so that numbers of both are never mixed."""
+"""Name of the sampling rule; numbers under another rule are never compared with these."""
 PIECES = 20
-"""A piece has at most one over this of the budget."""
+"""A piece has at most the budget over this many tokens."""
 
 
 def draw(

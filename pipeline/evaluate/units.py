@@ -1,4 +1,4 @@
-"""What losses were measured on, and losses in bits per byte of it, which mean the same under every tokenizer and in every language."""
+"""Units of losses: nats per token, and bits per byte, which are comparable between tokenizers and languages."""
 
 import math
 from collections.abc import Collection, Iterable
@@ -9,18 +9,18 @@ import numpy as np
 NATS, BITS = "nats_per_token", "bits_per_byte"
 UNIT_NAMES = {NATS: "nats per token", BITS: "bits per byte"}
 ALIKE = 1.1
-"""Where a domain's tokens hold this many times the bytes of another's, losses per token are not compared between them."""
+"""Largest ratio of bytes per token between domains at which losses per token are compared."""
 
 
 def bytes_per_token(domains: list[str], evaluations: list[dict | None]) -> np.ndarray:
-    """Bytes of measured text a token, float64 [domains], NaN where nothing was measured."""
+    """Bytes of measured text per token, float64 [domains]; NaN where nothing was measured."""
     texts = measured_text(domains, evaluations)
     sizes = {domain: text["bytes"] / text["tokens"] for domain, text in texts.items()}
     return np.array([sizes.get(domain, math.nan) for domain in domains])
 
 
 def measured_text(domains: list[str], evaluations: list[dict | None]) -> dict[str, dict[str, Any]]:
-    """What was measured of what is held out, by domain; all models are measured on the same text."""
+    """By domain, documents, tokens and bytes that were measured and held out; the same for all models."""
     keys = ("documents", "tokens", "bytes", "heldout_documents", "heldout_tokens", "cut_documents")
     measured = [entry["domains"] for entry in reversed(evaluations) if entry]
     texts = {domain: [own[domain] for own in measured if domain in own] for domain in domains}
@@ -28,13 +28,13 @@ def measured_text(domains: list[str], evaluations: list[dict | None]) -> dict[st
 
 
 def bits_per_nat(bytes_a_token: np.ndarray) -> np.ndarray:
-    """What makes bits per byte of nats per token, float64 [domains]; NaN where it is not known."""
+    """Factor from nats per token to bits per byte, float64 [domains]; NaN where it is not known."""
     known = np.where(bytes_a_token > 0, bytes_a_token, math.nan)  # text without a byte has no bits per byte
     return 1 / (math.log(2) * known)
 
 
 def default_unit(bytes_a_token: Iterable[float | None], tokenizers: Collection[str] = ()) -> str:
-    """The unit that losses are shown in side by side: the one rule for reports, comparisons, sweeps and studies.
+    """The unit in which losses are compared, in reports, comparisons, sweeps and studies.
 
     Args:
         bytes_a_token: Of every domain, in every run; None or NaN where nothing was measured.
@@ -50,7 +50,7 @@ def default_unit(bytes_a_token: Iterable[float | None], tokenizers: Collection[s
 
 
 def common_unit(reports: Iterable[dict[str, Any]]) -> str:
-    """The unit that several runs' losses are shown in side by side; see `default_unit`."""
+    """The unit in which several runs' losses are compared; see `default_unit`."""
     reports = list(reports)
     sizes = [size for report in reports for size in (report.get("bytes_per_token") or {}).values()]
     return default_unit(sizes, tokenizers(reports))
@@ -63,7 +63,7 @@ def tokenizers(reports: Iterable[dict[str, Any]]) -> set[str]:
 
 
 def factors(report: dict[str, Any], unit: str) -> dict[str, float | None]:
-    """By domain of a report, what makes losses in a unit of nats per token; None where it is not known."""
+    """By domain of a report, the factor from nats per token to a unit; None where it is not known."""
     if unit == NATS:
         return dict.fromkeys(report["domains"], 1.0)
     sizes = report.get("bytes_per_token") or {}
@@ -74,12 +74,12 @@ def factors(report: dict[str, Any], unit: str) -> dict[str, float | None]:
 
 
 def times(value: float | None, factor: float | None) -> float | None:
-    """A loss in another unit; None where either is not known."""
+    """The product; None where either factor is None."""
     return None if value is None or factor is None else value * factor
 
 
 def changes_in_bits(report: dict[str, Any]) -> dict[str, Any]:
-    """By version each domain's `change`, and its interval in `change_intervals`, of a report in bits per byte."""
+    """By version each domain's `change` and `change_intervals` in bits per byte."""
     own = factors(report, BITS)
     return {
         "change": {

@@ -55,7 +55,7 @@ def of_directory(directory: Path) -> Inspection:
 
 
 def _mixtures_of(directory: Path, counts: dict[str, dict]) -> list[dict]:
-    """Mixtures as versions were made with, and of those that wait as the newest of them was prepared; raw text may be gone."""
+    """The mixtures of versions as recorded, by the recipe of the newest one; raw text may be gone."""
     recipes = sorted(directory.glob("versions/*/recipe.yaml"), key=lambda path: path.stat().st_mtime)
     if not recipes:
         return []
@@ -107,7 +107,7 @@ def _source(name: str, out: Path, directory: Path) -> Source:
 
 
 def _facts(parent: Path, name: str | None, keys: tuple[str, ...]) -> dict | None:
-    """Some entries of an artefact's manifest; None if there is no such artefact (any more)."""
+    """Some entries of an artefact's manifest; None if the artefact is missing."""
     if name is None or not is_finished(parent / name):
         return None
     manifest = read_json(parent / name / "manifest.json")
@@ -127,7 +127,7 @@ def dropped_examples(directory: Path) -> dict[str, list[dict]]:
 
 
 def _parts(directory: Path) -> list[str]:
-    """Parts of a source that versions chose, in words; only those by perplexity say what tables of labels do not."""
+    """Descriptions of a source's parts that were chosen by perplexity; tables of labels already show the others."""
     manifests = [
         read_json(path.with_name("manifest.json")) for path in sorted(directory.glob("parts/*/_SUCCESS"))
     ]

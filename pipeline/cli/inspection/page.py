@@ -10,9 +10,9 @@ from perdure.pipeline.evaluate.report.page import printable
 STRONGEST = 60
 """Percent of colour behind the strongest token; more would hurt the contrast of its text."""
 LEFT_COLOUR = 2
-"""Of what is left; nothing that was dropped has it."""
+"""Colour number of what is left; dropped parts have other ones."""
 SHADED = 4.0
-"""Loss in nats at which a token has half of that."""
+"""Loss in nats at which a token has half of `STRONGEST`."""
 SHADED_EXCESS = 1.0
 """Excess loss in nats, likewise."""
 
@@ -41,8 +41,7 @@ def render_inspection(found: Inspection) -> str:
 
 
 def shade(loss: float | None, half: float = SHADED) -> str:
-    """Background of a token by its (excess) loss in nats: none without one, stronger for larger ones; negative ones,
-    which an excess can be, have another colour."""
+    """CSS background of a token by its loss or excess loss in nats; negative excess has another colour."""
     if loss is None:
         return "transparent"
     colour, size = "excess" if loss >= 0 else "better", abs(loss)
@@ -50,7 +49,7 @@ def shade(loss: float | None, half: float = SHADED) -> str:
 
 
 def _flow(counts: dict, unit: str) -> list[dict]:
-    """Parts of everything read: what each step dropped, and what was left, as shares of the whole."""
+    """Shares of all documents (or words): what each step dropped, and what was left."""
     whole = counts[unit]["in"] or 1
     parts = [
         {"name": step["step"], "count": sum(entry[unit] for entry in step["dropped"].values())}

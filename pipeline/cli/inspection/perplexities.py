@@ -17,7 +17,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def newest(scores: Iterable[Path]) -> list[Path]:
-    """Of scores of a source by the same model, which hold one another, those of most documents."""
+    """The scores of a source, of each model the directory with the most documents."""
     found: dict[str, tuple[int, Path]] = {}
     for path in sorted(scores):
         name = re.sub(r"\+[0-9a-f]{8}$", "", path.name)
@@ -34,7 +34,7 @@ def scored(data: Path, scores: Path) -> np.ndarray:
 
 
 def distribution(data: Path, scores: Path) -> ScoredDocuments:
-    """Quantiles and a histogram of a source's training documents, as far as they are scored.
+    """Quantiles and a histogram of the perplexities of a source's scored training documents.
 
     Args:
         data: The source's directory of shards.

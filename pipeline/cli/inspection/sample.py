@@ -20,7 +20,7 @@ from perdure.pipeline.core.token_texts import token_texts
 SAMPLE_TOKENS = 240
 """Tokens shown of a document."""
 FITTING = (60, 240)
-"""Tokens of a document that makes a good sample."""
+"""Least and most tokens of a document that makes a good sample."""
 
 
 def sample_document(
@@ -81,7 +81,7 @@ def _excess(losses: list[float | None], most: list[float | None]) -> list[float 
 
 
 def sample_row(path: Path, known: np.ndarray) -> dict[str, Any] | None:
-    """The row of the training document with scores, if any has, and of fitting length, if one has, that has the lowest hash.
+    """The row of the training document with the lowest hash, if possible among those with scores and a fitting length.
 
     Args:
         path: The source's table of documents.
@@ -129,7 +129,7 @@ def _losses(scores: Path, task: int, number: int, count: int) -> list[float | No
 
 
 def _tokenizer(out: Path, wanted: str) -> Any:
-    """The run's tokenizer with a hash; None if it is gone."""
+    """The run's tokenizer with a given hash; None if it is missing."""
     from perdure.pipeline.core.tokenizers import load_tokenizer
 
     for directory in sorted(out.glob("tokenizer@*")):

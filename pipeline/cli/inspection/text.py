@@ -1,4 +1,4 @@
-"""Prints what was gathered: tables on a terminal or in a file."""
+"""Prints an inspection: tables on a terminal or in a file."""
 
 from collections.abc import Iterable
 
@@ -65,7 +65,7 @@ def _steps(counts: dict) -> Iterable[tuple[str, ...]]:
 
 
 def _without_tokens(lost: dict) -> str:
-    """What the tokenizer has no tokens for."""
+    """A line on the characters that the tokenizer has no tokens for."""
     found = f"without tokens: {lost['characters']:,} of {lost['of']:,} characters, in {lost['documents']:,} documents"
     if example := lost["example"]:
         found += f"; most in {example['id']} ({example['share']:.0%}): {example['text']}"
@@ -73,7 +73,7 @@ def _without_tokens(lost: dict) -> str:
 
 
 def _print_labels(console: Console, source: Source) -> None:
-    """Topics and languages with their counts."""
+    """Prints topics and languages with their counts."""
     facts = source["topics"] or {}
     if "accuracy" in facts:
         console.print(
@@ -143,7 +143,7 @@ def _bars(counts: list[int]) -> str:
 
 
 def _print_mixtures(console: Console, mixtures: list[dict]) -> None:
-    """What every version takes of each source, and how often it repeats."""
+    """Prints what every version takes of each source, and how often it repeats it."""
     if mixtures:
         console.print(Text("\nmixtures", "bold underline"))
     rows = []

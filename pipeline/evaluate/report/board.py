@@ -46,7 +46,7 @@ def write_board(report: dict, directory: Path) -> None:
 
 
 def _write_start(writer: "_Writer", version: dict, losses: list[float | None]) -> None:
-    """The losses of what a version started from, which are its own less the change."""
+    """Writes the losses of what a version started from: its own minus the change."""
     for (domain, change), loss in zip(version["change"].items(), losses):
         if loss is not None and change is not None:
             step = version["lineage_tokens"] - version["tokens"]
@@ -68,7 +68,7 @@ def _table(report: dict) -> str:
 
 
 class _Writer:
-    """An event file, by the `tensorboard` package alone: torch's writer would cost seconds to import."""
+    """Writer of an event file with the `tensorboard` package alone; torch's takes seconds to import."""
 
     def __init__(self, directory: Path):
         from tensorboard.summary.writer.event_file_writer import EventFileWriter

@@ -13,7 +13,7 @@ from perdure.pipeline.evaluate.units import BITS, NATS, common_unit, in_unit
 
 
 class Difference(TypedDict):
-    """A loss less that of the first version, over documents in pairs.
+    """A version's loss minus that of the first version, paired by document.
 
     Attributes:
         difference: The difference.
@@ -29,7 +29,7 @@ class Difference(TypedDict):
 
 
 class Changes(TypedDict):
-    """What is known of a version in one unit of losses; None in what an earlier release left out.
+    """Changes and metrics of a version in one unit; None where an earlier release left them out.
 
     Attributes:
         change: By domain, against the version that it started from.
@@ -106,12 +106,12 @@ class Comparison(TypedDict):
 
 
 Text = tuple[int, int, int]
-"""Documents, tokens and bytes of a domain's held-out text, which tell it from another."""
+"""Documents, tokens and bytes of a domain's held-out text, by which texts are told apart."""
 
 
 @dataclass
 class _Collected:
-    """What was read of the runs.
+    """What was read of the compared runs.
 
     Attributes:
         rows: The versions.
@@ -129,7 +129,7 @@ class _Collected:
 
 
 def compare(places: list[Path]) -> Comparison:
-    """Gathers what is compared.
+    """Compares versions of several runs.
 
     Args:
         places: Directories of runs, of which all versions that were measured are taken, or of versions
@@ -229,7 +229,7 @@ def _without_interval(rows: list[ComparedVersion], domain: str, drawn: Drawn) ->
 
 
 def _best(losses: list[float], drawn: Drawn, unit: str) -> float | None:
-    """The lowest of some models' losses, if it is lower than every other one by more than chance."""
+    """The lowest loss, if it is significantly lower than every other one; else None."""
     lowest = min(losses)
     winner, values = losses.index(lowest), drawn.values[unit]
     others = [number for number, loss in enumerate(losses) if loss > lowest]

@@ -9,7 +9,7 @@ from perdure.pipeline.evaluate.units import BITS, NATS, UNIT_NAMES
 
 
 def compare_table(found: Comparison) -> str:
-    """What was gathered as plain text; the lowest loss of a domain has a star."""
+    """The comparison as plain text; the lowest loss of a domain has a star."""
     head = [cell for domain in found["domains"] for cell in (domain, "")]
     unit = _unit(found)
     names = ["ACC", "BWT", "forgetting", "tokens", "tokens/s", "MFU", "time", "GPU or core h"]
@@ -46,7 +46,7 @@ def compare_table(found: Comparison) -> str:
 
 
 def _paired_cells(found: Comparison, row: ComparedVersion) -> list[str]:
-    """A row's differences to the first one, with intervals and what they say."""
+    """Cells with a row's differences to the first row and their intervals."""
     unit = _unit(found)
     differences, cells = _changes(row, unit)["against_first"], list[str]()
     for domain in found["domains"]:
@@ -70,5 +70,5 @@ def _changes(row: ComparedVersion, unit: str) -> Changes:
 
 
 def render_compare(found: Comparison) -> str:
-    """What was gathered as one HTML file; equal arguments give equal bytes."""
+    """The comparison as one HTML file; equal arguments give equal bytes."""
     return render(SHARED, "compare.html", {}, found=found)

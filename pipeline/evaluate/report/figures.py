@@ -1,4 +1,4 @@
-"""Line charts as small SVG that follows the page's light or dark colours.
+"""Line charts and histograms as inline SVG in the page's light or dark colours.
 
 Matplotlib draws with placeholder colours; each becomes a CSS variable of the page, so one picture serves light,
 dark and print.
@@ -18,7 +18,7 @@ SERIES_COLOURS = 8
 """Number of distinguishable line colours: `--series-0` ... `--series-7` in `page.css`."""
 
 ROW_LETTERS = 64
-"""Names on the x axis that need more room than so many letters are written at an angle."""
+"""Names on the x axis with more letters than this in all are written at an angle."""
 
 FONTS = "system-ui, 'Segoe UI', 'Helvetica Neue', 'Liberation Sans', sans-serif"
 
@@ -133,7 +133,7 @@ def line_chart(
 
 
 def standalone(svg: str) -> str:
-    """An inline picture as a file of its own, light or dark as its reader likes, on a ground of its own.
+    """An inline chart as an SVG file of its own, in the reader's light or dark colours.
 
     The light colours are plain attributes, so that programs that know no style sheets draw it, too.
 
@@ -234,7 +234,7 @@ def _svg(figure: Any, title: str) -> str:
 
 
 def _draw(axes: Any, marks: Sequence[tuple[float, str]], crowded: float) -> None:
-    """Thin lines across with their texts; of those that would overlap, the last text stands."""
+    """Draws vertical lines with labels; of labels that would overlap, the last one stays."""
     for number, (place, text) in enumerate(marks):
         if number or place:
             axes.axvline(place, color=_INK, linewidth=0.7, linestyle=":")
@@ -256,7 +256,7 @@ def _gaps(values: Sequence[float | None]) -> list[float]:
 
 
 def _inline(document: str, title: str) -> str:
-    """Keeps what a browser needs inside HTML: no prolog, fixed size, font or ids that every chart repeats."""
+    """Strips an SVG document down to what inline SVG needs, and puts in the page's colours."""
     svg = document[document.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.S)
     referred = set(re.findall(r"#([\w.-]+)", svg))

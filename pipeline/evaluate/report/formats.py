@@ -1,23 +1,23 @@
-"""A report's numbers in words: what the console and the page both say."""
+"""Formats of a report's numbers, for the console and the page."""
 
 from perdure.pipeline.core.console import tokens_words
 from perdure.pipeline.evaluate.report.text_tables import text_table
 from perdure.pipeline.evaluate.units import BITS, UNIT_NAMES, in_unit
 
 UNCHANGED = 0.005
-"""Changes below this many nats per token, or bits per byte, are called none."""
+"""Changes below this many nats per token, or bits per byte, are called `unchanged`."""
 TABLE_DOMAINS = 5
-"""Domains side by side in a table on the console."""
+"""Most domains side by side in a table on the console."""
 
 
 def format_hours(hours: float, device: str | None) -> str:
-    """Hours with what they are of, as in `1.25 GPU h` and `0.0321 core h`."""
+    """Hours with their device, as in `1.25 GPU h` and `0.0321 core h`."""
     unit = "core h" if device == "cpu" else "GPU h"
     return f"{hours:,.0f} {unit}" if hours >= 1000 else f"{hours:.3g} {unit}"
 
 
 def cost_lines(report: dict) -> list[str]:
-    """What all training took, in a line; none if no version has counted it."""
+    """A line with the cost of all training; none if no version has counted it."""
     cost = report["cost"]
     kinds = (("gpu_hours", None), ("cpu_core_hours", "cpu"))
     parts = [format_hours(cost[key], device) for key, device in kinds if cost[key] is not None]
@@ -38,7 +38,7 @@ def format_share(share: float) -> str:
 
 
 def format_origin(version: dict) -> str:
-    """What a version started from: its parent, and the step where it left that before its end."""
+    """What a version started from: its parent, with the step if it is not the parent's last."""
     parent = "initial model" if version["parent"] is None else version["parent"]
     return parent if version.get("left_at_step") is None else f"{parent} at step {version['left_at_step']:,}"
 

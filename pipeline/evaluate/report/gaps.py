@@ -1,6 +1,6 @@
-"""What was measured while a version trained: its curves on held-out text, the stability gap, and min-ACC.
+"""Stability gap and min-ACC: metrics over the held-out losses that were measured during training.
 
-Documents are not kept apart on the way, so that nothing here has an interval.
+These measurements have no losses by document, and so no intervals.
 """
 
 import math
@@ -24,7 +24,7 @@ def stability_gaps(
     on: dict[str, Any],
     factors: dict[str, float],
 ) -> dict[str, dict[str, Any]]:
-    """What docs/evaluation.md says of `stability_gap`, by version that was measured on the way.
+    """By version that was measured during training, `stability_gap` of docs/evaluation.md.
 
     Args:
         recipe: The run, see `recorded.as_recorded`.
@@ -45,7 +45,7 @@ def _stability_gap(
     on: dict[str, Any],
     factors: dict[str, float],
 ) -> dict[str, Any] | None:
-    """The held-out losses while a version trained, and what they show; None if none were measured on this text."""
+    """A version's held-out losses during training and their metrics; None if there are none on this text."""
     points = _points(recipe, version, steps[version], on)
     if not _measured_on_the_way(points):
         return None
@@ -68,14 +68,14 @@ def _stability_gap(
 
 
 def _number(value: float | None) -> float:
-    """JSON has no NaN."""
+    """NaN for None, which JSON has in its place."""
     return math.nan if value is None else value
 
 
 def _points(
     recipe: Recipe, version: str, steps: dict[int, dict], on: dict[str, Any]
 ) -> list[tuple[int, int, dict[str, float]]]:
-    """Steps, tokens and held-out losses on this text of every measurement of a version: on the way, and at its end.
+    """Step, tokens and held-out losses of every measurement of a version, during training and at its end.
 
     NaN is a loss that was not finite.
     """
@@ -158,5 +158,5 @@ def min_acc(
 
 
 def _measured_on_the_way(points: list[tuple[int, int, dict[str, float]]]) -> bool:
-    """Whether the version was measured before its end, as `evaluation.interval` does, and not at its end alone."""
+    """Whether the version was measured before its end (`evaluation.interval`)."""
     return len(points) > 1 or any(step == 0 for step, _, _ in points)

@@ -1,4 +1,4 @@
-"""What lm-evaluation-harness found, from the files of a run: results, changes, and how a report says them."""
+"""Results of lm-evaluation-harness in a report: scores, and changes between models."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ INITIAL = "initial model"
 
 
 def harness_scores(recipe: Recipe, paths: dict[str, LineagePath]) -> dict[str, Any]:
-    """The keys of a report that are the harness's: `harness`, `harness_initial`, `harness_change`, see docs/evaluation.md.
+    """The report's keys `harness`, `harness_initial` and `harness_change`, see docs/evaluation.md.
 
     They are of the tasks that the recipe asks for; where the tasks are gone, of the last ones.
 
@@ -58,12 +58,12 @@ def _read(places: dict[str, Path], asked: str | None) -> dict[str, dict[str, Any
 
 
 def _comparable(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Whether two models were given the same tasks in the same way."""
+    """Whether two models were scored on the same tasks with the same tokenisation of special tokens."""
     return all(before["identity"][key] == after["identity"][key] for key in ("tasks", "parse_special_tokens"))
 
 
 def score_changes(before: dict[str, dict], after: dict[str, dict]) -> dict[str, dict[str, dict]]:
-    """What metrics changed by from one model to another.
+    """Changes of all metrics from one model to another.
 
     Args:
         before: Task -> metric -> value, `<metric>_stderr` where there is one.
@@ -96,7 +96,7 @@ def _stderr(metric: str) -> str:
 
 
 def _metrics(scores: dict[str, Any]) -> list[str]:
-    """The metrics among a task's numbers, without standard errors."""
+    """Names of a task's metrics, without the standard errors."""
     errors = {_stderr(name) for name in scores}
     return [name for name in scores if name not in errors]
 
@@ -130,7 +130,7 @@ def harness_rows(report: dict, names: list[str]) -> list[dict[str, Any]]:
 
 
 def harness_lines(report: dict) -> list[str]:
-    """A line for each model and task, with changes against what the model started from, and why there are none."""
+    """A line for each model and task, with changes against what the model started from."""
     versions = {version["id"]: version for version in report["versions"]}
     lines: dict[tuple[str, str], list[str]] = {}
     for row in harness_rows(report, list(versions)):

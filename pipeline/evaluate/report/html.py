@@ -1,4 +1,4 @@
-"""HTML pages from templates: what reports, comparisons, sweeps and inspections of data share.
+"""Renders HTML pages from templates: reports, comparisons, sweeps and inspections of data.
 
 This package has the head, the style sheet and the table of all pages (`head.html`, `page.css`, `table.html`); each page's own
 template stands beside the code that gathers what it shows.

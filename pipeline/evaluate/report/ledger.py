@@ -1,4 +1,4 @@
-"""What the documents' own sums say beyond their totals: intervals, paired changes, and losses by topic and language."""
+"""Statistics over losses by document: intervals, paired changes, and losses by topic and language."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from perdure.pipeline.evaluate.units import bits_per_nat
 
 @dataclass(frozen=True)
 class Documents:
-    """The held-out documents of a domain, and what they cost each model.
+    """The held-out documents of a domain, with each model's losses.
 
     Attributes:
         tokens: float64 [documents].
@@ -34,13 +34,13 @@ class Documents:
 
     @property
     def bits_per_nat(self) -> float:
-        """What makes bits per byte of nats per token."""
+        """Factor from nats per token to bits per byte."""
         return float(bits_per_nat(self.bytes.sum() / self.tokens.sum()))
 
 
 @dataclass(frozen=True)
 class Ancestry:
-    """Where a version stands in the matrix.
+    """A version's row in the loss matrix, and those it is compared with.
 
     Attributes:
         row: Its row.
@@ -55,7 +55,7 @@ class Ancestry:
 
 
 def read_documents(paths: list[Path], domains: list[str]) -> dict[str, Documents]:
-    """The documents of every domain from a table per row, some of which may not exist.
+    """Reads the documents of every domain from one table per row of the loss matrix; tables may be missing.
 
     A row that was measured on other documents than the latest counts as not measured: pairs would be no pairs.
     """
@@ -157,7 +157,7 @@ def intervals(
 
 
 def by_label(documents: dict[str, Documents], seed: int) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
-    """Losses by topic and by language: kind -> domain -> label -> what docs/evaluation.md says.
+    """Losses by topic and language: kind -> domain -> label -> numbers, see docs/evaluation.md.
 
     Documents without a label are left out, and so are domains without any label.
     """

@@ -1,16 +1,16 @@
-"""What the ledger says beyond the table of losses, in words for the console."""
+"""Findings of a report beyond its table of losses, as lines for the console."""
 
 from perdure.pipeline.core.console import tokens_words
 from perdure.pipeline.evaluate.units import NATS, UNIT_NAMES, in_unit
 
 
 def ledger_lines(report: dict) -> list[str]:
-    """A line a finding: changes that may be chance, stability gaps, probes, and what leaked."""
+    """A line per finding: changes within the noise, stability gaps, probe scores, and missing measurements."""
     return [*_chance(report), *_gaps(report), *_answers(report), *_missing(report), *_unmeasured(report)]
 
 
 def _chance(report: dict) -> list[str]:
-    """Changes whose interval holds 0."""
+    """Lines on changes whose interval includes 0."""
     level = report["intervals"]["level"]
     lines = []
     for version, domains in report["intervals"]["change"].items():
@@ -39,7 +39,7 @@ def _gaps(report: dict) -> list[str]:
 
 
 def _answers(report: dict) -> list[str]:
-    """Accuracies of each version, against what it started from."""
+    """Lines on each version's probe accuracies, with changes against what it started from."""
     probes, lines = report["probes"], list[str]()
     if probes is None:
         return lines
@@ -57,7 +57,7 @@ def _answers(report: dict) -> list[str]:
 
 
 def _leaked(report: dict, file: str) -> str:
-    """What of a file of probes stands in the training data."""
+    """How many items of a probe file are in the training data."""
     found = (report["contamination"] or {}).get("probes", {}).get(file)
     return f"; {found['leaked']} of {found['items']} items leaked" if found and found["leaked"] else ""
 
@@ -72,14 +72,14 @@ def _movement(change: dict | None) -> str:
 
 
 def _guessed(entry: dict) -> str:
-    """Whether an accuracy may be that of guessing, and how often the old answer was chosen."""
+    """Whether an accuracy may be that of guessing, and the share of old answers."""
     chance = f", guessing gives {entry['chance']:.0%}" if entry.get("within_chance") else ""
     old = f", old answer {entry['old']:.0%}" if entry.get("old") is not None else ""
     return chance + old
 
 
 def format_fuar(fuar: dict) -> str:
-    """FUAR with its interval, whether it is more than chance, and what its formula leaves out."""
+    """FUAR with its interval, its verdict, and the changes that its formula leaves out."""
     words = "no gain, so no FUAR"
     if fuar["value"] is not None:
         low, high = (

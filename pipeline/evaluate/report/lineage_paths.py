@@ -1,4 +1,4 @@
-"""A version's path from the initial model, as rows of the loss matrix: what its metrics look at."""
+"""A version's path from the initial model as rows of the loss matrix, and the metrics along it."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from perdure.pipeline.recipe import HuggingFaceModel, Recipe
 
 @dataclass(frozen=True)
 class LineagePath:
-    """Where a version comes from.
+    """A version's ancestors, as rows of the loss matrix.
 
     Attributes:
         row: The version's row in the loss matrix; row 0 is the initial model.
@@ -87,7 +87,7 @@ def _new_sources(recipe: Recipe, name: str) -> list[str]:
 
 
 def _sources_until(recipe: Recipe, name: str, steps: int) -> list[str]:
-    """The new sources of a version's first steps: switches, and domains that come later, may add others."""
+    """The new sources that a version reads in its first steps; later phases may add others."""
     taken = planned_samples(recipe, name, steps)
     return [source_of(key) for key, samples in taken.items() if samples and not is_replayed(key)]
 
@@ -118,7 +118,7 @@ def bases(
 def path_metrics(
     paths: dict[str, LineagePath], sources: list[str], losses: np.ndarray, starts: dict[str, np.ndarray]
 ) -> dict[str, dict]:
-    """All metrics of every version that was measured, each along its own path; see `losses_along`.
+    """The metrics of every measured version along its path; see `losses_along`.
 
     They are means over whole sources: a document that counts with its source does not count with its topic again. A metric
     that needs losses at a place where an ancestor was left, and nothing was measured, is NaN as a whole.
@@ -145,7 +145,7 @@ def path_metrics(
 
 
 def _hidden(path: LineagePath, own: np.ndarray, before: int) -> bool:
-    """Whether the loss of a domain is missing where an ancestor was left, `before` rows above the one that learned it."""
+    """Whether a loss is missing at a row where an ancestor was left, `before` rows above the one that learned its domain."""
     return any(
         path.rows[row - before] is None and np.isnan(own[row - before, column])
         for column, row in enumerate(path.learned)

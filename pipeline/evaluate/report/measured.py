@@ -1,4 +1,4 @@
-"""What a report says beyond its losses, read from the files of a run: docs/evaluation.md describes every key."""
+"""Measurements of a report beyond its loss matrix; docs/evaluation.md describes every key."""
 
 import math
 from pathlib import Path
@@ -30,7 +30,7 @@ def measured(
     on: dict[str, Any],
     places: dict[str, Path],
 ) -> dict[str, Any]:
-    """The keys of `report.json` that docs/evaluation.md lists.
+    """The measured keys of `report.json`, see docs/evaluation.md.
 
     Args:
         recipe: The run, see `recorded.as_recorded`.
@@ -91,7 +91,7 @@ def measured(
 
 
 def _shown(domains: list[str], sources: list[str], path: LineagePath) -> list[str]:
-    """The domains of sources that a version or one before it trained on, or that the initial model is taken to know."""
+    """The domains of sources that a version or an ancestor trained on, or that the initial model is taken to know."""
     learned = {source for source, row in zip(sources, path.learned) if row is not None}
     return [domain for domain in domains if source_of(domain) in learned]
 
@@ -107,7 +107,7 @@ def _macro(values: np.ndarray, columns: list[int]) -> np.ndarray:
 
 
 def _best(own: np.ndarray, path: LineagePath, sources: list[str]) -> dict[str, int | None]:
-    """By source that can be forgotten, the row of the lowest loss on the path; see `metrics.forgetting`."""
+    """By source that was learned before, the row of the lowest loss on the path; see `metrics.forgetting`."""
     rises = metrics.forgetting(own[:, : len(sources)], path.learned)
     return {
         source: path.rows[int(np.nanargmin(own[:, column]))]
@@ -117,7 +117,7 @@ def _best(own: np.ndarray, path: LineagePath, sources: list[str]) -> dict[str, i
 
 
 def _files(places: dict[str, Path], on: dict[str, Any], what: str) -> list[Path]:
-    """The tables of every row; the initial model's may be absent."""
+    """Paths of the tables of every row; the initial model's may not exist."""
     start = initial_evaluation(places.values(), on)
     first = start.parent if start else next(iter(places.values())) / "unmeasured"
     return [
@@ -127,7 +127,7 @@ def _files(places: dict[str, Path], on: dict[str, Any], what: str) -> list[Path]
 
 
 def _missing(places: dict[str, Path], on: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
-    """Models that were measured before documents were kept apart: their losses have no intervals."""
+    """Models without losses by document, from earlier releases: their losses have no intervals."""
     absent = [bool(row) and not path.exists() for row, path in zip(rows, _files(places, on, "documents"))]
     return {
         "initial": absent[0],

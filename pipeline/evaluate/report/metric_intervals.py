@@ -1,4 +1,4 @@
-"""Bootstrap intervals of the metrics along versions' paths: those of domains' losses, put together resample by resample."""
+"""Bootstrap intervals of the metrics along versions' paths, from resampled losses of domains."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ TERMS: dict[str, Callable[[np.ndarray, Sequence[int | None]], list[np.ndarray]]]
     "fwt": metrics.forward_terms,
     "fwt_gem": metrics.gem_forward_terms,
 }
-"""What each metric adds up, by its key in a report."""
+"""The terms of each metric, by its key in a report."""
 
 
 def metric_intervals(
@@ -25,7 +25,7 @@ def metric_intervals(
     starts: dict[str, np.ndarray],
     drawn: Mapping[str, np.ndarray],
 ) -> dict[str, dict[str, list[float] | None]]:
-    """By version the intervals of `acc`, `bwt`, `fwt`, `fwt_gem` and of the mean of `forgetting`.
+    """By version the intervals of `acc`, `bwt`, `fwt`, `fwt_gem` and mean `forgetting`.
 
     Domains are resampled independently; one draw of a domain's documents serves all models. The best row that forgetting
     compares with is the one of the measured losses. An interval is None where a loss that the metric takes has no documents.
@@ -78,7 +78,7 @@ def _rises(
 def _interval(
     measured: Sequence[np.ndarray], redrawn: Sequence[np.ndarray], uncounted: int = 0
 ) -> list[float] | None:
-    """The interval of a mean over terms; those that were not measured are left out of both."""
+    """The interval of a mean over terms; terms that were not measured are left out."""
     terms = [values for value, values in zip(measured, redrawn, strict=True) if not np.isnan(value)]
     if not terms or np.isnan(terms).any():
         return None

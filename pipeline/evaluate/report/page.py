@@ -1,4 +1,4 @@
-"""The report as one HTML file: opens offline, prints, follows light and dark; a pure function of `report.json`."""
+"""The report as one HTML file that opens offline: a pure function of `report.json`."""
 
 from collections.abc import Callable
 
@@ -19,10 +19,10 @@ from perdure.pipeline.evaluate.report.ledger_lines import format_fuar
 from perdure.pipeline.evaluate.units import BITS, NATS, UNIT_NAMES, in_unit
 
 LEDGER = ("macro", "labels", "probes", "contamination", "harness_initial")
-"""Keys of a report that are null, or not there, where nothing was measured: see docs/evaluation.md."""
+"""Keys of a report that are null or missing where nothing was measured, see docs/evaluation.md."""
 LOSS_AXIS = Axis("training loss (nats per token)")
 _MARKED = 8
-"""Most changes of the mixture that are named in a chart."""
+"""Most changes of the mixture that are labelled in a chart."""
 _STRONGEST = 60
 """Percent of colour behind the strongest cell; more would hurt the contrast of its text."""
 
@@ -115,7 +115,7 @@ def _tree(versions: list[dict], parent: str | None) -> list[tuple[dict, list]]:
 
 
 def _judge(report: dict, name: str, domain: str) -> str:
-    """What a change of a loss is worth: `better`, `worse`, `unchanged`, or why it says nothing."""
+    """Verdict on a change of a loss: `better`, `worse`, `unchanged`, or why it is not significant."""
     change = next(version for version in report["versions"] if version["id"] == name)["change"][domain]
     intervals = report.get("intervals") or {"change": {}}
     bounds = intervals["change"].get(name, {}).get(domain)
@@ -127,14 +127,14 @@ def _judge(report: dict, name: str, domain: str) -> str:
 
 
 def _shade(change: float | None, judged: str) -> str:
-    """Background of a cell: blue for a lower loss, orange for a higher one, stronger for larger changes."""
+    """CSS background of a cell: blue for a lower loss, orange for a higher one, stronger for larger changes."""
     if change is None or judged not in ("better", "worse"):
         return "transparent"
     return _tint(f"--{judged}", abs(change) / (abs(change) + 0.5))
 
 
 def _heat(excess: float | None) -> str:
-    """Background of a token: none where the model is no worse than the reference, stronger for larger excess."""
+    """CSS background of a token: stronger for larger excess loss, none without."""
     if excess is None or excess <= 0:
         return "transparent"
     return _tint("--excess", excess / (excess + 1))
@@ -148,7 +148,7 @@ def _tint(colour: str, strength: float) -> str:
 
 
 def _charts(report: dict, version: dict) -> list[str]:
-    """A version's curves: loss per source, learning rate and, with selection, what was selected."""
+    """A version's charts: loss per source, learning rate, mixture and selection."""
     curve, name = report["curves"][version["id"]], version["id"]
     tokens = curve["tokens"]
     colours = {domain: i for i, domain in enumerate(report["domains"])}
@@ -186,7 +186,7 @@ def _charts(report: dict, version: dict) -> list[str]:
 
 
 def _mixture_chart(version: dict, end: int, colours: dict[str, int]) -> str:
-    """The planned share of every place in a mixture over a version's tokens: a step at each change."""
+    """Chart of the planned shares of a mixture over a version's tokens."""
     starts = [phase["after_tokens"] for phase in version["phases"]]
     ends = [*starts[1:], max(end, starts[-1])]
     places = [place for pair in zip(starts, ends) for place in pair]
@@ -200,7 +200,7 @@ def _mixture_chart(version: dict, end: int, colours: dict[str, int]) -> str:
 
 
 def _gap_chart(report: dict, name: str, gap: dict, unit: str) -> str:
-    """Held-out losses while a version trained."""
+    """Chart of held-out losses while a version trained."""
     colours = {domain: i for i, domain in enumerate(report["domains"])}
     lines = [Line(domain, losses, colours.get(domain, 0)) for domain, losses in gap["loss"].items()]
     y_axis = Axis(f"held-out loss ({unit})")
@@ -208,7 +208,7 @@ def _gap_chart(report: dict, name: str, gap: dict, unit: str) -> str:
 
 
 def _histogram(name: str, found: dict) -> str | None:
-    """What was selected by excess loss; None where the score is another one."""
+    """Histogram of selected tokens by excess loss; None under another score."""
     if found["excess_edges"] is None:
         return None
     parts = [("selected", found["excess_selected"], 3), ("other tokens", found["excess_other"], 7)]
@@ -218,7 +218,7 @@ def _histogram(name: str, found: dict) -> str | None:
 
 
 def _passage(passage: dict) -> dict:
-    """A passage as tokens with their text made visible and their numbers in words."""
+    """A passage's tokens with printable text, and their losses as titles."""
     tokens = []
     columns = ("tokens", "loss", "reference_loss", "excess", "selected")
     for text, loss, reference, excess, selected in zip(*(passage[key] for key in columns), strict=True):
@@ -239,6 +239,6 @@ def _passage(passage: dict) -> dict:
 
 
 def printable(text: str) -> str:
-    """Line ends get a sign, other control characters their Unicode picture; an empty token becomes a dot."""
+    """Text with visible signs for line ends and control characters; a dot for an empty token."""
     pictures = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"}
     return text.translate(pictures | {0x7F: "\u2421", ord("\n"): "\u23ce\n"}) or "\u00b7"

@@ -1,4 +1,4 @@
-"""Versions of any runs on the same documents: resampled losses that can be compared in pairs."""
+"""Paired bootstrap between versions of different runs that were measured on the same documents."""
 
 import math
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ SINGLE = "of one document alone"
 
 @dataclass(frozen=True)
 class Measured:
-    """What a version was measured on, and its documents.
+    """A version's losses by document, and what identifies their text.
 
     Attributes:
         on: What identifies the text, as `measured` in its report.
@@ -37,7 +37,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Resampled losses on a domain of several models that were measured on the same documents.
+    """Resampled losses of several models on the same documents of a domain.
 
     Attributes:
         values: By unit float64 [models, RESAMPLES], NaN for those without the first one's documents; in nats per token only
@@ -52,7 +52,7 @@ class Drawn:
 
 
 def read_measured(run: Path, report: dict[str, Any], version: str) -> Measured:
-    """What a version of a run was measured on, as its report says.
+    """Reads a version's losses by document, on the text of its run's report.
 
     Raises:
         PerdureError: If its table of documents is damaged.
@@ -66,7 +66,7 @@ def read_measured(run: Path, report: dict[str, Any], version: str) -> Measured:
 
 
 def drawn_losses(models: list[Measured], domain: str) -> Drawn:
-    """Resampled losses of the models that were measured on the same documents as the first; the same draws for all.
+    """Resampled losses on a domain, with the same draws for all models that were measured on the first one's documents.
 
     Documents are drawn by their tokens, as in reports, or by their bytes if tokenizers differ.
     """
@@ -110,7 +110,7 @@ def _aligned(first: Measured, other: Measured, domain: str) -> pa.Table | str:
 
 
 def _same_text(one: dict[str, Any], other: dict[str, Any], domain: str) -> bool:
-    """Whether two models were measured on the same pieces of the same shards, by what identifies these."""
+    """Whether two identities of text mean the same pieces of the same shards."""
     data = one.get("data", {}).get(domain)
     rules = [on.get("sampled", {}).get(domain) for on in (one, other)]
     sizes = [on.get("max_tokens") for on in (one, other)]
@@ -119,7 +119,7 @@ def _same_text(one: dict[str, Any], other: dict[str, Any], domain: str) -> bool:
 
 
 def _whole(table: pa.Table) -> bool:
-    """Whether a table says of every document which it is, and all of it was measured."""
+    """Whether a table has the hash of every document, and all of each was measured."""
     return (
         "hash" in table.column_names
         and not table["hash"].null_count

@@ -31,7 +31,7 @@ RECORDED_SECTIONS = (
 
 @dataclass(frozen=True)
 class RunRecords:
-    """What the directory of a run says, read once for its report.
+    """The records of a run's directory.
 
     Attributes:
         recipe: The recipe with every version as it was made, see `perdure.pipeline.plan.recorded.as_recorded`.
@@ -66,12 +66,12 @@ class RunRecords:
 
     @property
     def begun(self) -> dict[str, Recipe]:
-        """By version that has begun the recipe that it was made by."""
+        """By version that has begun, the recipe that it was made by."""
         paths = self.recipe.paths
         return {name: made for name, made in self.recipes.items() if paths.version(name).inputs.exists()}
 
     def recipe_as_made(self) -> Recipe:
-        """The recipe with all that made versions as they recorded it.
+        """The recipe with all that decides versions as recorded.
 
         Of sections that hold for all versions, it is what the last one that has begun recorded; of a source, what the last one
         recorded that reads it. What chooses the versions and the text of a report, and its title, is as asked for today.
@@ -93,7 +93,7 @@ class RunRecords:
 
 
 def read_records(today: Recipe, data: dict[str, Path | None]) -> RunRecords:
-    """Reads what a report needs.
+    """Reads the records that a report needs.
 
     Args:
         today: The recipe as it is now.

@@ -1,4 +1,4 @@
-"""The report a run ends with: `report.json`, `lineage.json`, `report/*.html`, and a table on the console."""
+"""Writes the report of a run: `report.json`, `lineage.json`, `report/*.html`, and a table on the console."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ from perdure.pipeline.recipe import Recipe
 def write_report(
     recipe: Recipe, say: Callable[[str], None] = print, recipe_path: Path | str = "RECIPE"
 ) -> dict:
-    """Writes all of a run's reports, a page for all of it and one for each version, and says what it found.
+    """Writes a run's report, with a page for the run and one for each version, and prints its findings.
 
     Args:
         recipe: The run, finished or not: what it has not made yet is shown as missing.
@@ -48,7 +48,7 @@ def write_report(
 
 
 def _next_commands(recipe: Recipe, report: dict, recipe_path: Path | str) -> str:
-    """What to do with the run now."""
+    """Lines with the commands to use next."""
     finished = [version["id"] for version in report["versions"] if version["status"] == "finished"]
     commands = {}
     if finished:
@@ -68,7 +68,7 @@ def _next_commands(recipe: Recipe, report: dict, recipe_path: Path | str) -> str
 
 
 def _exported(report: dict, finished: list[str]) -> tuple[str, str]:
-    """The version offered for export, and which one that is: the last of the recipe, but for controls without replay."""
+    """The version to export and its description: the last finished one that is no control without replay."""
     controls = replay_controls(yaml.safe_load(report["recipe"])["versions"])
     name = next((name for name in reversed(finished) if name not in controls), finished[-1])
     passed = finished[finished.index(name) + 1 :]

@@ -1,4 +1,4 @@
-"""Versions that differ in one thing alone (replay, selection, order, reweighting), and what that is worth, with intervals."""
+"""Ablations: pairs of versions that differ in replay, selection, order or reweighting alone, and their differences."""
 
 import math
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.recipe import Recipe
 
 NAMES = {"replay": "Replay", "selection": "Selection", "order": "Order", "reweight": "Reweighting"}
-"""What siblings may differ in, as it begins a sentence."""
+"""Components that siblings may differ in, as they begin a sentence."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two versions that differ in one thing alone.
+    """Two versions that differ in one component alone.
 
     Attributes:
         by: In what, see `NAMES`.
@@ -35,7 +35,7 @@ class Pair:
 
 
 def pairs(recipes: Mapping[str, Recipe]) -> list[Pair]:
-    """All pairs of versions that differ in one thing alone.
+    """All pairs of versions that differ in one component alone.
 
     Args:
         recipes: By version the recipe that it was made by, see `perdure.pipeline.plan.recorded`.
@@ -60,7 +60,7 @@ def pairs(recipes: Mapping[str, Recipe]) -> list[Pair]:
 
 
 def replay_controls(versions: Mapping[str, dict]) -> list[str]:
-    """Versions that show what replay is worth: without it, and like another one in all else.
+    """Names of controls: versions without replay that equal another version in all else.
 
     Args:
         versions: As the recipe in a report has them.
@@ -74,7 +74,7 @@ def replay_controls(versions: Mapping[str, dict]) -> list[str]:
 
 
 def _split(version: dict) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What siblings may differ in, None where a version does without it, and everything else that decides it."""
+    """A version's components of `NAMES` (None without), and everything else that decides it."""
     mixture = version["mixture"]
     placed = [mixture["sources"], *(switch["sources"] for switch in mixture["switches"])]
     places = [place for sources in placed for place in sources.values()]
@@ -120,7 +120,7 @@ def compared(
     documents: Mapping[str, int],
     shown: Mapping[str, list[str]],
 ) -> list[dict[str, Any]]:
-    """What docs/evaluation.md says of `siblings`.
+    """The differences of pairs: `siblings` of docs/evaluation.md.
 
     Args:
         found: From `pairs`, both measured.
@@ -154,7 +154,7 @@ def compared(
 
 
 def findings(report: dict) -> list[str]:
-    """What replay, selection, order and reweighting are worth, in a sentence a pair; claims have intervals that leave out 0."""
+    """A sentence per pair on the effect of its component; effects are claimed only if significant."""
     return [_sentence(report, pair) for pair in report["siblings"] if pair["domains"]]
 
 
@@ -200,7 +200,7 @@ def _span(bounds: list[float]) -> str:
 
 
 def _avoided(report: dict, pair: dict, told: dict[str, dict]) -> str:
-    """Of what was forgotten without replay, the share that replay avoided: only where both are more than chance."""
+    """Sentences on the share of forgetting that replay avoided, where both are significant."""
     changes = {version["id"]: version["change"] for version in report["versions"]}
     with_it, without = changes[pair["version"]], changes[pair["against"]]
     text = ""

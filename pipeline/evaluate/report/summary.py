@@ -1,6 +1,6 @@
-"""Everything a finished (or half-finished) run says about itself, gathered into `report.json` and `lineage.json`.
+"""Summarises a run, finished or not, into `report.json` and `lineage.json`.
 
-What a run has not made yet is null here, never an error: a report after the first version is as good as its data.
+What a run has not made yet is null, never an error.
 """
 
 import math
@@ -171,7 +171,7 @@ def _training(run: RunRecords) -> dict[str, Any]:
 
 
 def _edited(recipes: dict[str, Recipe], today: Recipe) -> dict[str, list[str]]:
-    """By version that has begun and of which the recipe says something else now, what differs."""
+    """By version, how today's recipe differs from the one it was made by; only versions with differences."""
     found = {
         name: differences(deciding_fields(made, name), deciding_fields(today, name))
         for name, made in recipes.items()
@@ -181,7 +181,7 @@ def _edited(recipes: dict[str, Recipe], today: Recipe) -> dict[str, list[str]]:
 
 
 def recipe_yaml(recipe: Recipe) -> str:
-    """The recipe with everything written out but `out`, so that a copied run directory gives the same report."""
+    """The whole recipe in YAML without `out`, so that a copied run directory gives the same report."""
     tree = recipe.model_dump(mode="json", exclude={"out"})
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
 

@@ -1,4 +1,4 @@
-"""Tables in plain text for a console, and in Markdown."""
+"""Tables in plain text and in Markdown."""
 
 from collections.abc import Sequence
 

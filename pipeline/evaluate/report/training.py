@@ -1,4 +1,4 @@
-"""What a report says of each version's training beyond its losses: its phases, its cost, its command."""
+"""Training curves, phases, cost and commands of a report's versions."""
 
 import math
 from pathlib import Path
@@ -16,13 +16,13 @@ from perdure.pipeline.plan.schedule import phase_of
 from perdure.pipeline.recipe import Recipe, Replay, Version
 
 CURVE_POINTS = 160
-"""Longest training curve; longer ones are averaged over this many stretches of equal length."""
+"""Most points of a training curve; longer ones are averaged over stretches of equal length."""
 
 CURVE_KEYS = ("loss", "loss_selected", "loss_unselected", "lr", "selected_fraction", "mfu")
 
 
 def add_derived(report: dict, recipes: dict[str, Recipe]) -> None:
-    """Adds to a report what follows from its own numbers and the recipe of each version, so that its page needs nothing else.
+    """Adds to a report what follows from its numbers and the versions' recipes.
 
     - `findings`: what `siblings` say, in words.
     - `cost`: hours of all versions, by kind of device.
@@ -88,7 +88,7 @@ def training_curve(steps: dict[int, dict]) -> dict | None:
 
 
 def replay_shares(version: Version, record: dict | None, steps: dict[int, dict]) -> dict | None:
-    """What share of a version is replay: by its plan, of what is read and of what is trained on, and as measured.
+    """A version's shares of replay: planned, of tokens read and of tokens trained on, and measured.
 
     Args:
         version: As in the recipe.
@@ -127,7 +127,7 @@ def _cost(versions: list[dict]) -> dict:
 
 
 def _tokens(report: dict, version: dict, domain: str) -> int:
-    """Training tokens of a domain: as its plan counts them, or of the whole source where there is no plan."""
+    """Training tokens of a domain by its plan; of the whole source where there is no plan."""
     if version["sources"]:
         return version["sources"].get(domain, {}).get("total", 0)
     data = report["data"].get(source_of(domain))
@@ -149,7 +149,7 @@ def _command(directory: Path) -> str | None:
 
 
 def _phases(recipe: Recipe, name: str, step_tokens: int) -> list[dict]:
-    """The phases of a version's schedule in order, each with what came before it."""
+    """The phases of a version's schedule in order, each with the steps and tokens before it."""
     schedule, steps = made_schedule(recipe, name), num_steps(recipe, recipe.versions[name])
     found: list[dict] = []
     for step in range(1, steps + 1):

@@ -1,4 +1,4 @@
-"""The plots of a sweep: what its rows have in common, against the swept field, or version by version."""
+"""The plots of a sweep: measures against the swept field, or version by version."""
 
 import json
 import re
@@ -33,12 +33,12 @@ UNITS = {
 """Units of fields that have one, by the last part of their path."""
 
 PLAIN = re.compile(r"[A-Za-z0-9._+=,-]{1,64}")
-"""Settings that stand in a file's name as they are; of others a hash does."""
+"""Settings that are put in a file's name as they are; others are hashed."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What one plot shows.
+    """A measure that a plot shows.
 
     Attributes:
         name: In the names of files.
@@ -69,7 +69,7 @@ class Chart:
 
 
 def charts(found: SweepResult) -> list[Chart]:
-    """The plots of a sweep, in its unit: of each version against the swept field, or of all versions side by side.
+    """Draws the plots of a sweep: each version against the swept field, or all versions side by side.
 
     Args:
         found: What `perdure.pipeline.run.sweep.gather.gather` returned.
@@ -152,7 +152,7 @@ def _depth_on(domain: str | None) -> Callable[[Row], Spread | None]:
 
 
 def _against_field(rows: list[Row], version: str, measures: list[Measure]) -> list[Chart]:
-    """A version's plots against the field with the most values, one of each kind per setting of the other fields.
+    """A version's plots against the field with the most values, for each setting of the other fields.
 
     Args:
         rows: The version's rows.
@@ -226,7 +226,7 @@ def _draw(
 
 
 def shown(value: Any) -> str:
-    """A swept value as it would be typed."""
+    """A swept value as it is typed."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 

@@ -1,4 +1,4 @@
-"""What a sweep's runs found, read from their reports: every number of `sweep.json`."""
+"""Gathers the results of a sweep's runs from their reports, for `sweep.json`."""
 
 import statistics
 from itertools import groupby
@@ -94,7 +94,7 @@ def compared_versions(runs: list[Run]) -> list[str]:
 
 
 def _arms(run: Run) -> list[str]:
-    """A recipe's versions without those that begin a lineage: beside a first model, updates of it look all alike."""
+    """Versions to plot side by side: all but roots with descendants, beside which updates would look alike."""
     versions = run.recipe.versions
     parents = {name: getattr(version.start, "parent", None) for name, version in versions.items()}
     roots = {name for name, parent in parents.items() if parent is None and name in parents.values()}
@@ -102,7 +102,7 @@ def _arms(run: Run) -> list[str]:
 
 
 def own_report(recipe: Recipe) -> dict[str, Any] | None:
-    """A run's report; None if it is not there, or is of other held-out text or probes than the recipe's.
+    """A run's report; None if there is none on the recipe's held-out text and probes.
 
     Raises:
         PerdureError: If it is broken, or it cannot be told what the recipe's text is.
@@ -118,7 +118,7 @@ def own_report(recipe: Recipe) -> dict[str, Any] | None:
 def _run(
     plan: Plan, run: Run, places: dict[str, Path], error: str | None
 ) -> tuple[RunResult, dict[str, Any] | None]:
-    """What `gather` says of a run, and its report, if that is of its recipe."""
+    """The result of a run, and its report if that is on its recipe's text."""
     directory, report = run.recipe.directory, None
     # After an edit of the recipe, another version's directory may still be linked.
     linked = all(
@@ -261,7 +261,7 @@ def row_of(setting: dict[str, Any], name: str, runs: list[RunResult], domains: l
 
 
 def over_runs(values: list[Any]) -> Any:
-    """Numbers of several runs as `n`, `mean`, `sd`, `min`, `max`, key by key in mappings; None if there are none."""
+    """The `Spread` of numbers over runs, key by key in mappings; None if no run has them."""
     present = [value for value in values if value is not None]
     if not present:
         return None

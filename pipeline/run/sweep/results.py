@@ -1,4 +1,4 @@
-"""What a sweep ends with: `sweep.json`, tables, a page, plots, and TensorBoard's table of hyper-parameters."""
+"""Writes the results of a sweep: `sweep.json`, tables, a page, plots, and TensorBoard's table of hyper-parameters."""
 
 import shutil
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def write_results(plan: Plan, say: Say, failed: dict[str, str] | None = None) ->
 
 
 def _write_plots(plan: Plan, drawn: list[Chart]) -> None:
-    """A file for each plot; those of an earlier state of the sweep go."""
+    """Writes a file for each plot, and removes those of an earlier state of the sweep."""
     folder = RunPaths(plan.directory).plots
     files = {folder / f"{chart.name}.svg": standalone(chart.svg) for chart in drawn}
     for file in folder.glob("*.svg"):
@@ -59,7 +59,7 @@ def _write_plots(plan: Plan, drawn: list[Chart]) -> None:
 
 
 def _write_board(plan: Plan, found: SweepResult) -> None:
-    """TensorBoard's hyper-parameter table: a row per whole run, whose metrics are its versions' held-out losses, in both units."""
+    """Writes TensorBoard's table of hyper-parameters: held-out losses of each whole run, in both units."""
     for run in found["runs"]:
         board = plan.directory / run["directory"] / "tb"
         done, state = board / "hparams.json", hash_of(run)

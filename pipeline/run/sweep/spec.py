@@ -1,4 +1,4 @@
-"""What a sweep is: its runs, each a recipe of its own, and all of its mistakes before anything starts."""
+"""Reads a sweep, makes a recipe for each of its runs, and finds all mistakes before anything starts."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from perdure.pipeline.recipe.cluster import JobSize
 from perdure.pipeline.recipe.literals import read_yaml, within
 
 PLAIN = re.compile(r"[A-Za-z0-9._+-]{1,32}")
-"""Values that stand in a run's name as they are; of others a hash does."""
+"""Values that are put in a run's name as they are; others are hashed."""
 
 
 class Sweep(Section):
@@ -156,7 +156,7 @@ def override_values(over: Sequence[str]) -> tuple[dict[str, list], list[Problem]
 def _runs(
     sweep: Sweep, base: dict, directory: Path, size: JobSize | None, checked: bool
 ) -> tuple[list[Run], list[Problem]]:
-    """The runs, or what is wrong with them; a mistake that all of them have stands there once."""
+    """The runs, or their mistakes; a mistake that all runs share is listed once."""
     found = list(_field_problems(sweep, base))
     if found:
         return [], found
@@ -202,7 +202,7 @@ def _runs(
 
 
 def _field_problems(sweep: Sweep, base: dict) -> list[Problem]:
-    """What is wrong with the fields themselves, whatever their values."""
+    """Mistakes of the swept fields, whatever their values."""
     if not (sweep.over or sweep.variants or sweep.seeds):
         return [Problem("over", {}, "nothing to sweep: name a field and its values, variants or seeds")]
     named = [("over", path) for path in sweep.over]
@@ -242,7 +242,7 @@ def _duplicates(runs: list[Run]) -> list[Problem]:
 
 
 def _labels(paths: list[str]) -> dict[str, str]:
-    """The shortest end of each path that is no other's."""
+    """The shortest unique suffix of each path."""
     found = {}
     for path in paths:
         names = path.split(".")

@@ -1,4 +1,4 @@
-"""Where a sweep's runs stand, and what they share.
+"""Directories of a sweep's runs, and what runs share.
 
     <out>/contents, clean, topics, subset, data, tokenizer@<hash8>   made once; their names hold what they depend on
     <out>/harness/initial@<hash8>.json                     what lm-evaluation-harness says of the model that all start from
@@ -58,7 +58,7 @@ def version_keys(recipe: Recipe, changes: dict) -> dict[str, str]:
 
 
 def _lineage(recipe: Recipe, name: str) -> dict:
-    """A version with every version and source that it depends on."""
+    """What a version's key depends on: its ancestors, the models it needs, and their sources."""
     needed = [name]
     for version in needed:
         needed += [other for other in models_needed(recipe.versions[version]) if other not in needed]
@@ -80,7 +80,7 @@ def _lineage(recipe: Recipe, name: str) -> dict:
 
 
 def version_places(plan: Plan) -> dict[str, dict[str, Path]]:
-    """Where each run's versions really stand, by the names of run and version; not made yet, perhaps."""
+    """The shared directory of each run's versions, by run and version; it may not exist yet."""
     return {
         run.name: {
             name: RunPaths(plan.directory).version(f"{name}@{key}").directory
@@ -91,7 +91,7 @@ def version_places(plan: Plan) -> dict[str, dict[str, Path]]:
 
 
 def with_kept_steps(plan: Plan) -> list[Run]:
-    """The runs; what they share keeps the checkpoints that branches of any of them start from."""
+    """The runs, with versions that keep the checkpoints of all branches in any run."""
     places = version_places(plan)
     kept: dict[Path, set[int]] = {}
     for run in plan.runs:
@@ -117,7 +117,7 @@ def with_kept_steps(plan: Plan) -> list[Run]:
 
 
 def link(plan: Plan, run: Run, places: dict[str, Path]) -> None:
-    """Makes a run's directory: links to what it shares.
+    """Makes a run's directory, with links to what it shares.
 
     Args:
         plan: The sweep.
@@ -137,7 +137,7 @@ def link(plan: Plan, run: Run, places: dict[str, Path]) -> None:
 
 
 def _link(out: Path, targets: dict[Path, Path], whole: bool) -> None:
-    """Links paths of a run to what they stand for, which is made unless it appears `whole`, by a rename."""
+    """Links paths of a run to their targets; targets that do not appear `whole` by a rename are made."""
     for path, target in targets.items():
         if not whole:
             target.mkdir(parents=True, exist_ok=True)

@@ -15,11 +15,11 @@ from perdure.pipeline.run.sweep.spec import Plan
 from perdure.pipeline.run.sweep.store import version_places
 
 NONE = "-"
-"""What is not measured."""
+"""Stands for what is not measured."""
 
 
 def plan_text(plan: Plan) -> str:
-    """The runs of a sweep before they start: where each stands, and which of its versions it shares or has already."""
+    """The plan of a sweep as text: its runs, and which of their versions are shared or finished."""
     places = version_places(plan)
     users: dict = {}
     for run in plan.runs:
@@ -47,7 +47,7 @@ def plan_text(plan: Plan) -> str:
 
 
 def format_setting(setting: dict[str, Any]) -> str:
-    """A setting in a table: values as typed, each with the last part of its field."""
+    """A setting in words: the last part of each field with its value."""
     parts = []
     for path, value in setting.items():
         text = value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=1000)
@@ -57,7 +57,7 @@ def format_setting(setting: dict[str, Any]) -> str:
 
 
 def sweep_table(found: SweepResult) -> str:
-    """The rows of a sweep: losses in both units and cost; then probes and stability gaps, where there are any."""
+    """The tables of a sweep: losses in both units and cost, probes, and stability gaps."""
     unit, other = units(found)
     tables = [_losses(found, unit), _in_other_unit(found, other)]
     if kinds := probe_kinds(found):
@@ -80,7 +80,7 @@ def probe_kinds(found: SweepResult) -> list[str]:
 
 
 def gap_domains(found: SweepResult) -> list[str | None]:
-    """Domains whose losses any row followed while training; None, the mean of all, comes first."""
+    """Domains with a stability gap in any row, after None, the mean of all."""
     gaps = [row["stability_gap"] for row in found["rows"] if row["stability_gap"]]
     domains = dict.fromkeys(domain for gap in gaps for domain in gap["domains"])
     return [None, *domains] if gaps else []
@@ -112,7 +112,7 @@ def format_spread(
 
 
 def format_recovery(gap: Gap[Spread] | None) -> str:
-    """After how many tokens a loss was back where it had been; runs in which it never was are told."""
+    """Tokens until a loss recovered, and in how many runs it did."""
     if gap is None or gap["depth"] is None:
         return NONE
     if gap["recovery_tokens"] is None:
@@ -121,7 +121,7 @@ def format_recovery(gap: Gap[Spread] | None) -> str:
 
 
 def format_fuar(ratio: Fuar[Spread] | None) -> str:
-    """FUAR; runs that gained nothing have none, and are told."""
+    """FUAR, and how many runs have one: those without a gain do not."""
     if ratio is None or ratio["gained"] is None:
         return NONE
     return "no gain" if ratio["value"] is None else format_spread(ratio["value"], ratio["gained"]["n"])
@@ -185,7 +185,7 @@ def _gaps(found: SweepResult, domains: list[str | None], unit: str) -> tuple[str
 
 
 def _names(found: SweepResult, row: Row | None) -> list[str]:
-    """The first cells of a row, or their heads: what is the same everywhere is left out."""
+    """The first cells of a row, or of the head for None; columns with one value are left out."""
     setting, several = any(row["setting"] for row in found["rows"]), len(found["compared"]) > 1
     cells = (
         ["setting", "version", "runs"]

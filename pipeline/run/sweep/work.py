@@ -1,4 +1,4 @@
-"""Running a sweep on this machine: its runs one after another, each made of what is not there yet."""
+"""Runs a sweep on this machine: its runs one after another, without what is finished."""
 
 import sys
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 
 
 def run_sweep(plan: Plan, say: Say) -> None:
-    """Makes every run that is not whole, then the table; a run that fails does not keep the others from going on.
+    """Makes every run that is not whole, then the results; the others go on after a run that fails.
 
     Raises:
         PerdureError: At the end, if runs failed, naming them.
@@ -67,7 +67,7 @@ def run_sweep(plan: Plan, say: Say) -> None:
 
 
 def at(plan: Plan, recipe: Recipe) -> Recipe:
-    """A run's recipe in the sweep's own directory, where its data is made."""
+    """A run's recipe with the sweep's directory as `out`, where its data is made."""
     return recipe.model_copy(update={"out": plan.directory})
 
 
@@ -84,7 +84,7 @@ def is_whole(run: Run) -> bool:
 
 
 def _reported(run: Run) -> bool:
-    """Whether nothing that is measured after the report is newer than it."""
+    """Whether the report is newer than everything that is measured after training."""
     report = run.recipe.paths.report
     later = [run.recipe.paths.version(name).harness for name in run.recipe.versions]
     later += [path for path, _ in initial_records(run.recipe).values()]
