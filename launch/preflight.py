@@ -21,6 +21,7 @@ from typing import Any
 from perdure.pipeline.checks.open_files import files_needed
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.formats import format_bytes
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.locks import lock
 from perdure.pipeline.core.open_files import allow_open_files
@@ -138,9 +139,9 @@ def _alone(machine: dict[str, Any], checkpoint_bytes: int, others: bool) -> Iter
     if machine["writes"]:
         yield machine["writes"]
     if machine["free_bytes"] < 2 * checkpoint_bytes:
-        yield f"{_size(machine['free_bytes'])} free, but two checkpoints take {_size(2 * checkpoint_bytes)}"
+        yield f"{format_bytes(machine['free_bytes'])} free, but two checkpoints take {format_bytes(2 * checkpoint_bytes)}"
     if machine["shared_memory_bytes"] < MIN_SHARED_MEMORY:
-        yield f"/dev/shm has {_size(machine['shared_memory_bytes'])}, at least {_size(MIN_SHARED_MEMORY)} are needed"
+        yield f"/dev/shm has {format_bytes(machine['shared_memory_bytes'])}, at least {format_bytes(MIN_SHARED_MEMORY)} are needed"
     if (allowed := machine["open_files"]) < (needed := machine["files_needed"]):
         yield f"{allowed:,} open files allowed, {needed:,} are needed: raise the hard limit (ulimit -Hn)"
 
@@ -152,9 +153,9 @@ def _slow_links(found: list[dict[str, Any]]) -> Iterable[str]:
     seconds = [machine["send_seconds"] for machine in found]
     slow = [value > SLOW * min(seconds) for value in seconds]
     bad = [slow[place] and slow[place - 1] for place in range(len(found))]
-    usual = _size(MESSAGE_BYTES / min(seconds))
+    usual = format_bytes(MESSAGE_BYTES / min(seconds))
     for place, machine in enumerate(found):
-        rate = _size(MESSAGE_BYTES / seconds[place])
+        rate = format_bytes(MESSAGE_BYTES / seconds[place])
         following = (place + 1) % len(found)
         if bad[place]:
             yield f"{machine['node']}: sends at {rate}/s, the fastest at {usual}/s"
@@ -214,7 +215,7 @@ def _exchange(mine: dict[str, Any]) -> list[dict[str, Any]]:
     import torch
     import torch.distributed as dist
 
-    everyone: list[Any] = [None] * dist.get_world_size()
+    everyone: list[Any] = [None] * dist.get_worldformat_bytes()
     dist.all_gather_object(everyone, mine["node"])
     leaders = [everyone.index(node) for node in dict.fromkeys(everyone)]  # one rank a machine
     mine = mine | {"send_seconds": None}
@@ -234,7 +235,7 @@ def _exchange(mine: dict[str, Any]) -> list[dict[str, Any]]:
                 dist.send(message[:1], sender)
     dist.barrier()
     mine["clock"] = time.time()
-    gathered: list[Any] = [None] * dist.get_world_size()
+    gathered: list[Any] = [None] * dist.get_worldformat_bytes()
     dist.all_gather_object(gathered, mine)
     return [gathered[rank] for rank in leaders]
 
@@ -279,14 +280,6 @@ def _driver() -> str | None:
 
 def _manifest_hash(directory: Path) -> str:
     return hash_file(directory / "manifest.json")[:8]
-
-
-def _size(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"
 
 
 if __name__ == "__main__":

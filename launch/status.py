@@ -7,9 +7,9 @@ from typing import Any
 
 from perdure.launch.attempt import attempts, newest_step
 from perdure.launch.queue import job_states
-from perdure.pipeline.core.console import duration_words
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.formats import format_duration
 from perdure.pipeline.core.integrity import json_lines
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import RunPaths, VersionPaths
@@ -93,9 +93,9 @@ def lines(found: dict[str, Any]) -> list[str]:
             if version["tokens_per_second"]:
                 parts.append(f"{version['tokens_per_second']:,.0f} tokens/s")
             if version["state"] == "training" and version["eta_seconds"] is not None:
-                parts.append(f"ETA {duration_words(version['eta_seconds'])}")
+                parts.append(f"ETA {format_duration(version['eta_seconds'])}")
             if version["seconds_since_step"] is not None:
-                parts.append(f"last step {duration_words(version['seconds_since_step'])} ago")
+                parts.append(f"last step {format_duration(version['seconds_since_step'])} ago")
             parts.append(f"checkpoint {version['checkpoint'] or 'none'}")
         if version["attempts"] > 1:
             parts.append(f"attempt {version['attempts']}")

@@ -17,14 +17,14 @@ from perdure.pipeline.data.backends.slurm_scripts import interpreter
 from perdure.pipeline.evaluate.record import data_sections, text_sections
 from perdure.pipeline.recipe.cluster import JobSize, without_values
 from perdure.pipeline.run.run import alone
-from perdure.pipeline.run.sweep.spec import Plan, Run
+from perdure.pipeline.run.sweep.spec import Run, SweepPlan
 from perdure.pipeline.run.sweep.store import link, version_places, with_kept_steps
 from perdure.pipeline.run.sweep.work import at, is_whole
 
 Say = Callable[[str], None]
 
 
-def submit_sweep(plan: Plan, size: JobSize, directory: Path, after: str | None, say: Say) -> None:
+def submit_sweep(plan: SweepPlan, size: JobSize, directory: Path, after: str | None, say: Say) -> None:
     """Submits the runs that are not whole, and a job that writes the table when all have ended.
 
     Args:
@@ -69,7 +69,7 @@ def submit_sweep(plan: Plan, size: JobSize, directory: Path, after: str | None, 
 
 
 def sweep_jobs(
-    plan: Plan, runs: list[Run], places: dict[str, dict[str, Path]], ranks: int | None = None
+    plan: SweepPlan, runs: list[Run], places: dict[str, dict[str, Path]], ranks: int | None = None
 ) -> tuple[list[tuple[Run, Job, Job]], dict[str, dict[str, str]]]:
     """The jobs of some runs, each once.
 
@@ -117,7 +117,7 @@ def sweep_jobs(
     return chain, names
 
 
-def _table_command(plan: Plan) -> tuple[str, ...]:
+def _table_command(plan: SweepPlan) -> tuple[str, ...]:
     """Writes the sweep as it was submitted, for the job that makes its table; returns what that job runs."""
     folder = RunPaths(plan.directory).launch
     base = f"{plan.name}.recipe.yaml"  # no name of the sweep's own can be this

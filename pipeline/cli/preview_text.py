@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from perdure.pipeline.checks.preview_mixture import LISTED, listed_some, mixture_tree, more_of
+from perdure.pipeline.core.formats import format_memory
 from perdure.pipeline.model.files import listed
 
 PLOT_HEIGHT = 6
@@ -218,20 +219,11 @@ def _print_layout(console: Console, layout: dict[str, Any]) -> None:
 def _print_memory(console: Console, memory: dict[str, Any]) -> None:
     heading(console, "Memory of the fullest rank")
     rows = [
-        (name, "~" if name in ("activations", "total") else "", bytes_text(memory[name]))
+        (name, "~" if name in ("activations", "total") else "", format_memory(memory[name]))
         for name in ("weights", "gradients", "optimizer", "activations", "total")
     ]
     console.print(table(("", "", ""), rows))
     console.print(f"[dim]activations = {memory['activations_formula']}[/]")
     console.print(
-        f"[dim]a save holds {bytes_text(memory['save'])} of the host's memory for every rank until it is written[/]"
+        f"[dim]a save holds {format_memory(memory['save'])} of the host's memory for every rank until it is written[/]"
     )
-
-
-def bytes_text(number: float) -> str:
-    """Bytes in a unit that suits them."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:,.1f} {unit}"
-        number /= 1024
-    return f"{number:,.1f} TiB"

@@ -38,18 +38,3 @@ def speaker(stream: Any = None) -> Say:
 def print_json(value: Any) -> None:
     """A value for programs, on stdout; numbers that are not finite are null, since JSON has none."""
     print(json.dumps(finite(value), indent=1, default=str, ensure_ascii=False))
-
-
-def tokens_words(count: int) -> str:
-    """A token count with three significant digits: 950, 12.3k, 1.25M, 3B."""
-    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= size * 0.9995:
-            return f"{count / size:.3g}{unit}"
-    return str(count)
-
-
-def duration_words(seconds: float) -> str:
-    """Minutes and seconds, or hours before them, as in `2:42` and `1:02:42`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

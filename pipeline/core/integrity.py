@@ -12,6 +12,7 @@ from pathlib import Path
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.formats import format_bytes
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.remedies import readable, remedy
@@ -55,7 +56,7 @@ def damaged_files(
 def _tell(store: Path, size: int) -> None:
     """Says that a start takes longer than it will again."""
     if size >= TELL_BYTES:
-        words = f"{store.parent}: comparing {size / 1e9:,.0f} GB with their recorded hashes, once"
+        words = f"{store.parent}: comparing {format_bytes(size)} with their recorded hashes, once"
         print(words, file=sys.stderr, flush=True)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.formats import format_bytes
 from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.integrity import is_whole, require_whole
 from perdure.pipeline.core.manifest import disk_errors, is_finished, refuse_link
@@ -83,7 +84,7 @@ def left_over(work: Path) -> str:
     entries = [entry for entry in sorted(work.glob("*@*")) if "." not in entry.name.partition("@")[2]]
     if not entries:
         return ""
-    named = ", ".join(f"{entry.name} ({_size(entry) / 1e9:.3g} GB)" for entry in entries)
+    named = ", ".join(f"{entry.name} ({format_bytes(_size(entry))})" for entry in entries)
     return (
         f"{work}: left by runs under other recipes that did not end: {named}; remove what nobody goes on with"
     )

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pyarrow import parquet
 
-from perdure.pipeline.core.console import tokens_words
 from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.formats import format_tokens
 from perdure.pipeline.core.hashes import hash_file, hash_of
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.evaluate.documents import heldout
@@ -241,7 +241,7 @@ def _search(
 
             def handed_on(*arguments: Any) -> list[Counter]:
                 say(
-                    f"looking for leaks in {source}: {tokens_words(tokens)} tokens in {manifest['tasks']} shards"
+                    f"looking for leaks in {source}: {format_tokens(tokens)} tokens in {manifest['tasks']} shards"
                 )
                 return executor()(*arguments)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.formats import format_bytes
 from perdure.pipeline.core.integrity import damaged_files
 from perdure.pipeline.core.manifest import HASHES
 from perdure.pipeline.core.paths import CHECKPOINTS, SUCCESS, VERSIONS
@@ -71,11 +72,11 @@ def verify(directory: Path, say: Say) -> None:
             say(f"damaged  {problem}")
         if not artefact.problems:
             read = sum(map(_bytes, artefact.files.values()))
-            what = artefact.note or f"{len(artefact.files)} files, {_gigabytes(read)}"
+            what = artefact.note or f"{len(artefact.files)} files, {format_bytes(read)}"
             say(f"{'as made' if not artefact.note else 'unknown'}  {place}: {what}")
     seconds, damaged = time.monotonic() - begun, [artefact for artefact in found if artefact.problems]
     say(
-        f"{len(found)} artefacts, {_gigabytes(size)} compared in {seconds:.0f} s ({size / 1e9 / seconds:.2f} GB/s)"
+        f"{len(found)} artefacts, {format_bytes(size)} compared in {seconds:.0f} s ({format_bytes(size / seconds)}/s)"
     )
     if damaged:
         raise PerdureError(
@@ -94,7 +95,7 @@ class _Progress:
         self.done += size
         if time.monotonic() - self.told > TELL_SECONDS:
             self.told = time.monotonic()
-            self.say(f"... {_gigabytes(self.done)} of {_gigabytes(self.total)}")
+            self.say(f"... {format_bytes(self.done)} of {format_bytes(self.total)}")
 
 
 def artefacts(directory: Path) -> Iterator[Found]:
@@ -171,7 +172,3 @@ def _compare(artefact: Found, progress: _Progress) -> None:
 
 def _bytes(entry: dict) -> int:
     return entry.get("bytes", 0)
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.3g} GB"

@@ -6,9 +6,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from perdure.pipeline.core.console import duration_words
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import finite, read_json, write_atomic, write_json
+from perdure.pipeline.core.formats import format_duration
 from perdure.pipeline.core.integrity import FORGOTTEN, metrics_lines
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.remedies import remedy
@@ -246,7 +246,7 @@ def console_line(line: dict, total_steps: int, recent: list[tuple[float, float]]
     parts.append(f"{tokens / seconds:,.0f} tokens/s")
     if line["mfu"] is not None:
         parts.append(f"MFU {line['mfu'] * recent[-1][1] / pace:.0%}")  # all steps compute the same
-    parts.append(f"ETA {duration_words((total_steps - line['step']) * (pace + overhead))}")
+    parts.append(f"ETA {format_duration((total_steps - line['step']) * (pace + overhead))}")
     return "  ".join(parts)
 
 

@@ -6,13 +6,13 @@ from perdure.launch.sweep import submit_sweep
 from perdure.pipeline.core.errors import PerdureError, RecipeError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.recipe.cluster import JobSize
-from perdure.pipeline.run.sweep.spec import Plan, load_sweep
+from perdure.pipeline.run.sweep.spec import SweepPlan, load_sweep
 
 SIZE = JobSize(1, 0, 1)
 
 
 @pytest.fixture
-def plan(tmp_path, recipe_file, monkeypatch) -> Plan:
+def plan(tmp_path, recipe_file, monkeypatch) -> SweepPlan:
     """Of two values, by a file that is called as its recipe's copy once was."""
     (tmp_path / "base.yaml").write_text("recipe: recipe.yaml\nover: {training.clip_grad: [1, 2]}\n")
     return load_sweep(tmp_path / "base.yaml", out=tmp_path / "o", size=SIZE)

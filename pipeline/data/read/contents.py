@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.formats import format_bytes
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.data.read.inputs import edges
@@ -90,7 +91,7 @@ def _hash_all(folder: Path, files: list[str]) -> dict[str, str]:
     if size >= TOLD:
         print(
             f"{folder}: files touched since they were read: {len(files):,}; comparing their content once, "
-            f"{size / 1e9:,.0f} GB",
+            f"{format_bytes(size)}",
             file=sys.stderr,
             flush=True,
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from perdure.pipeline.core.console import duration_words, tokens_words
+from perdure.pipeline.core.formats import format_duration, format_tokens
 
 PAUSE, LONGEST_PAUSE, SHARE = 10.0, 300.0, 0.1
 """Seconds between two lines on what is scored, at least and at most, and their share of the time so far."""
@@ -53,6 +53,6 @@ def _scored(folder: Path) -> int:
 
 def _line(source: str, done: int, total: int, rate: float) -> str:
     return (
-        f"scoring {source}: {tokens_words(done)} of {tokens_words(total)} tokens ({done / total:.0%}), {rate:,.0f} tokens/s, "
-        f"ETA {duration_words((total - done) / rate)}"
+        f"scoring {source}: {format_tokens(done)} of {format_tokens(total)} tokens ({done / total:.0%}), {rate:,.0f} tokens/s, "
+        f"ETA {format_duration((total - done) / rate)}"
     )

@@ -1,6 +1,6 @@
 """The comparison of versions as plain text, and as one HTML file."""
 
-from perdure.pipeline.core.console import duration_words, tokens_words
+from perdure.pipeline.core.formats import format_duration, format_tokens
 from perdure.pipeline.evaluate.report.compare import Changes, ComparedVersion, Comparison, losses_in
 from perdure.pipeline.evaluate.report.formats import format_hours
 from perdure.pipeline.evaluate.report.html import SHARED, render
@@ -25,10 +25,10 @@ def compare_table(found: Comparison) -> str:
             line.append("" if change is None else f"({change:+.3f})")
         metrics = (changes["acc"], changes["bwt"], changes["forgetting"])
         line += ["-" if value is None else f"{value:+.3f}" for value in metrics]
-        line.append(tokens_words(row["tokens"]))
+        line.append(format_tokens(row["tokens"]))
         line.append("-" if row["tokens_per_second"] is None else f"{row['tokens_per_second']:,.0f}")
         line.append("-" if row["mfu"] is None else f"{row['mfu']:.1%}")
-        line.append("-" if row["seconds"] is None else duration_words(row["seconds"]))
+        line.append("-" if row["seconds"] is None else format_duration(row["seconds"]))
         line.append("-" if row["device_hours"] is None else format_hours(row["device_hours"], row["device"]))
         cells.append(line)
     title = (

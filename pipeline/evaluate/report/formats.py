@@ -1,6 +1,6 @@
 """Formats of a report's numbers, for the console and the page."""
 
-from perdure.pipeline.core.console import tokens_words
+from perdure.pipeline.core.formats import format_tokens
 from perdure.pipeline.evaluate.report.text_tables import text_table
 from perdure.pipeline.evaluate.units import BITS, UNIT_NAMES, in_unit
 
@@ -69,7 +69,7 @@ def verdict(change: float) -> str:
 def heldout_text(name: str, text: dict) -> str:
     """What of a domain's held-out text is measured, as in `web 24 of 150 documents, 4.87k of 24.1k tokens, 2 in pieces`."""
     parts = []
-    for unit, words in (("documents", "{:,}".format), ("tokens", tokens_words)):
+    for unit, words in (("documents", "{:,}".format), ("tokens", format_tokens)):
         count, total = text[unit], text.get(f"heldout_{unit}")
         of = f" of {words(total)}" if total is not None and text["tokens"] < text["heldout_tokens"] else ""
         parts.append(f"{words(count)}{of} {unit}")

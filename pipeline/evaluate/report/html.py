@@ -8,19 +8,19 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from perdure.pipeline.core.console import duration_words, tokens_words
+from perdure.pipeline.core.formats import format_duration, format_tokens
 from perdure.pipeline.evaluate.report.formats import format_change, format_hours, format_share
 
 SHARED = "perdure.pipeline.evaluate.report"
 """The package of the templates that all pages include."""
 FILTERS: dict[str, Callable[..., str]] = {
     "integer": "{:,}".format,
-    "duration": duration_words,
+    "duration": format_duration,
     "hours": format_hours,
     "loss": "{:.3f}".format,
     "share": format_share,
     "signed": format_change,
-    "tokens": tokens_words,
+    "tokens": format_tokens,
 }
 """Formats of numbers for every template: as filters, and as functions in `form`."""
 

@@ -1,6 +1,6 @@
 """Findings of a report beyond its table of losses, as lines for the console."""
 
-from perdure.pipeline.core.console import tokens_words
+from perdure.pipeline.core.formats import format_tokens
 from perdure.pipeline.evaluate.units import NATS, UNIT_NAMES, in_unit
 
 
@@ -30,10 +30,10 @@ def _gaps(report: dict) -> list[str]:
             # What was never shown is no loss of knowledge, whichever way it moves.
             if (found["depth"] or 0) > 0 and domain in report["shown"][version]:
                 back = found["recovery_tokens"]
-                end = "is not back" if back is None else f"is back after {tokens_words(back)}"
+                end = "is not back" if back is None else f"is back after {format_tokens(back)}"
                 lines.append(
                     f"{version}: while it trained, the loss on {domain} rose by {found['depth']:.3f} {UNIT_NAMES[unit]}, "
-                    f"most after {tokens_words(found['worst_tokens'])} tokens, and {end}."
+                    f"most after {format_tokens(found['worst_tokens'])} tokens, and {end}."
                 )
     return lines
 

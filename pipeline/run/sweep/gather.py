@@ -24,7 +24,7 @@ from perdure.pipeline.run.sweep.schema import (
     SweepResult,
     VersionResult,
 )
-from perdure.pipeline.run.sweep.spec import Plan, Run
+from perdure.pipeline.run.sweep.spec import Run, SweepPlan
 from perdure.pipeline.run.sweep.store import version_keys, version_places
 
 OWN = "this recipe's held-out text and probes"
@@ -35,7 +35,7 @@ MEASURED = tuple(Measured.__annotations__)
 Shown = TypeVar("Shown", Row, VersionResult)
 
 
-def gather(plan: Plan, failed: dict[str, str] | None = None) -> SweepResult:
+def gather(plan: SweepPlan, failed: dict[str, str] | None = None) -> SweepResult:
     """Reads the reports of a sweep's runs.
 
     Args:
@@ -116,7 +116,7 @@ def own_report(recipe: Recipe) -> dict[str, Any] | None:
 
 
 def _run(
-    plan: Plan, run: Run, places: dict[str, Path], error: str | None
+    plan: SweepPlan, run: Run, places: dict[str, Path], error: str | None
 ) -> tuple[RunResult, dict[str, Any] | None]:
     """The result of a run, and its report if that is on its recipe's text."""
     directory, report = run.recipe.directory, None

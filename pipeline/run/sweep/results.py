@@ -13,7 +13,7 @@ from perdure.pipeline.run.sweep.charts import Chart, charts
 from perdure.pipeline.run.sweep.gather import gather, row_in
 from perdure.pipeline.run.sweep.page import render_sweep
 from perdure.pipeline.run.sweep.schema import SweepResult
-from perdure.pipeline.run.sweep.spec import Plan
+from perdure.pipeline.run.sweep.spec import SweepPlan
 from perdure.pipeline.run.sweep.table import format_setting, sweep_table
 
 Say = Callable[[str], None]
@@ -22,7 +22,7 @@ BOARD = {"heldout_loss": NATS, "heldout_bits_per_byte": BITS}
 """Metrics of TensorBoard's table; curves beside it are in nats per token."""
 
 
-def write_results(plan: Plan, say: Say, failed: dict[str, str] | None = None) -> SweepResult:
+def write_results(plan: SweepPlan, say: Say, failed: dict[str, str] | None = None) -> SweepResult:
     """Writes `<out>/sweep.json`, `sweep.html`, `plots/` and `runs/<run>/tb` from what is there, and says the tables.
 
     Args:
@@ -47,7 +47,7 @@ def write_results(plan: Plan, say: Say, failed: dict[str, str] | None = None) ->
     return found
 
 
-def _write_plots(plan: Plan, drawn: list[Chart]) -> None:
+def _write_plots(plan: SweepPlan, drawn: list[Chart]) -> None:
     """Writes a file for each plot, and removes those of an earlier state of the sweep."""
     folder = RunPaths(plan.directory).plots
     files = {folder / f"{chart.name}.svg": standalone(chart.svg) for chart in drawn}
@@ -58,7 +58,7 @@ def _write_plots(plan: Plan, drawn: list[Chart]) -> None:
         write_atomic(file, picture)
 
 
-def _write_board(plan: Plan, found: SweepResult) -> None:
+def _write_board(plan: SweepPlan, found: SweepResult) -> None:
     """Writes TensorBoard's table of hyper-parameters: held-out losses of each whole run, in both units."""
     for run in found["runs"]:
         board = plan.directory / run["directory"] / "tb"

@@ -59,7 +59,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """A sweep that is ready to run.
 
     Attributes:
@@ -86,7 +86,7 @@ def load_sweep(
     site: Path | None = None,
     size: JobSize | None = None,
     checked: bool = True,
-) -> Plan:
+) -> SweepPlan:
     """Reads a sweep, or makes one of a recipe.
 
     Args:
@@ -121,7 +121,7 @@ def load_sweep(
     runs, found = _runs(sweep, base, directory, size, checked)
     if found:
         raise RecipeError(str(path), found)
-    return Plan(name, sweep, base, directory, runs)
+    return SweepPlan(name, sweep, base, directory, runs)
 
 
 def override_values(over: Sequence[str]) -> tuple[dict[str, list], list[Problem]]:

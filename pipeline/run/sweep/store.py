@@ -20,7 +20,7 @@ from perdure.pipeline.plan.identity import not_deciding, reweight_tokens
 from perdure.pipeline.plan.lineage import kept_steps, models_needed
 from perdure.pipeline.plan.mixture import members, order_of_sources, without_idle
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.run.sweep.spec import Plan, Run
+from perdure.pipeline.run.sweep.spec import Run, SweepPlan
 
 SHARED = ("contents", "clean", "topics", "subset", "data")
 
@@ -79,7 +79,7 @@ def _lineage(recipe: Recipe, name: str) -> dict:
     }
 
 
-def version_places(plan: Plan) -> dict[str, dict[str, Path]]:
+def version_places(plan: SweepPlan) -> dict[str, dict[str, Path]]:
     """The shared directory of each run's versions, by run and version; it may not exist yet."""
     return {
         run.name: {
@@ -90,7 +90,7 @@ def version_places(plan: Plan) -> dict[str, dict[str, Path]]:
     }
 
 
-def with_kept_steps(plan: Plan) -> list[Run]:
+def with_kept_steps(plan: SweepPlan) -> list[Run]:
     """The runs, with versions that keep the checkpoints of all branches in any run."""
     places = version_places(plan)
     kept: dict[Path, set[int]] = {}
@@ -116,7 +116,7 @@ def with_kept_steps(plan: Plan) -> list[Run]:
     ]
 
 
-def link(plan: Plan, run: Run, places: dict[str, Path]) -> None:
+def link(plan: SweepPlan, run: Run, places: dict[str, Path]) -> None:
     """Makes a run's directory, with links to what it shares.
 
     Args:

@@ -5,20 +5,20 @@ from typing import Any
 
 import yaml
 
-from perdure.pipeline.core.console import duration_words, tokens_words
+from perdure.pipeline.core.formats import format_duration, format_tokens
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.evaluate.report.text_tables import text_table
 from perdure.pipeline.evaluate.units import UNIT_NAMES
 from perdure.pipeline.run.sweep.gather import row_in
 from perdure.pipeline.run.sweep.schema import Fuar, Gap, Row, Spread, SweepResult
-from perdure.pipeline.run.sweep.spec import Plan
+from perdure.pipeline.run.sweep.spec import SweepPlan
 from perdure.pipeline.run.sweep.store import version_places
 
 NONE = "-"
 """Stands for what is not measured."""
 
 
-def plan_text(plan: Plan) -> str:
+def plan_text(plan: SweepPlan) -> str:
     """The plan of a sweep as text: its runs, and which of their versions are shared or finished."""
     places = version_places(plan)
     users: dict = {}
@@ -117,7 +117,7 @@ def format_recovery(gap: Gap[Spread] | None) -> str:
         return NONE
     if gap["recovery_tokens"] is None:
         return "never"
-    return format_spread(gap["recovery_tokens"], gap["depth"]["n"], lambda count: tokens_words(round(count)))
+    return format_spread(gap["recovery_tokens"], gap["depth"]["n"], lambda count: format_tokens(round(count)))
 
 
 def format_fuar(ratio: Fuar[Spread] | None) -> str:
@@ -132,10 +132,10 @@ def _losses(found: SweepResult, unit: str) -> tuple[str, list[list[str]]]:
     rows = [[*_names(found, None), *head, "tokens", "of lineage", "tokens/s", "time"]]
     for row in found["rows"]:
         cells = [*_names(found, row), *_loss_cells(found, row, unit)]
-        cells += [_mean(row[key], tokens_words) for key in ("tokens", "lineage_tokens")]
+        cells += [_mean(row[key], format_tokens) for key in ("tokens", "lineage_tokens")]
         cells += [
             _mean(row["tokens_per_second"], "{:,}".format),
-            _mean(row["seconds"], duration_words),
+            _mean(row["seconds"], format_duration),
         ]
         rows.append(cells)
     whole = sum(run["status"] == "whole" for run in found["runs"])

@@ -16,14 +16,14 @@ from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.run.run import alone, make_versions
 from perdure.pipeline.run.sweep.gather import own_report
 from perdure.pipeline.run.sweep.results import write_results
-from perdure.pipeline.run.sweep.spec import Plan, Run
+from perdure.pipeline.run.sweep.spec import Run, SweepPlan
 from perdure.pipeline.run.sweep.store import link, version_places, with_kept_steps
 from perdure.pipeline.train.ranks import ABOVE
 
 Say = Callable[[str], None]
 
 
-def run_sweep(plan: Plan, say: Say) -> None:
+def run_sweep(plan: SweepPlan, say: Say) -> None:
     """Makes every run that is not whole, then the results; the others go on after a run that fails.
 
     Raises:
@@ -66,7 +66,7 @@ def run_sweep(plan: Plan, say: Say) -> None:
         )
 
 
-def at(plan: Plan, recipe: Recipe) -> Recipe:
+def at(plan: SweepPlan, recipe: Recipe) -> Recipe:
     """A run's recipe with the sweep's directory as `out`, where its data is made."""
     return recipe.model_copy(update={"out": plan.directory})
 

@@ -206,7 +206,7 @@ def test_verify_lists_artefacts_and_fails_on_damage(artefact, capsys):
     write_json(out / "data.json", {"of": 1})
     assert main(["verify", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "as made  data/web@0123abcd: 3 files, 3e-07 GB" in said and "1 artefacts" in said
+    assert "as made  data/web@0123abcd: 3 files, 300 B" in said and "1 artefacts" in said
     flip(artefact / "2.bin")
     (out / "data.json").write_text((out / "data.json").read_text().replace("1", "2", 1))
     assert main(["verify", str(out)]) == 1

@@ -40,7 +40,7 @@ def test_what_killed_runs_left_of_finished_work_is_swept_and_unfinished_work_kep
     ]
     make_data(recipe, lines.append)
     assert lines[-1] == (
-        f"{work}: left by runs under other recipes that did not end: clean.b@1 (0.0025 GB); remove what nobody goes on with"
+        f"{work}: left by runs under other recipes that did not end: clean.b@1 (2.5 MB); remove what nobody goes on with"
     )
 
 
@@ -55,7 +55,7 @@ def test_half_made_artefacts_are_counted_while_someone_removes_them(tmp_path, mo
         return lstat(path, *arguments)
 
     monkeypatch.setattr(os, "lstat", removing)
-    assert "that did not end: clean.b@1 (0.01 GB); remove" in stage.left_over(tmp_path)
+    assert "that did not end: clean.b@1 (10 MB); remove" in stage.left_over(tmp_path)
 
 
 def test_an_output_that_cannot_be_written(make_recipe, texts, small_disk):

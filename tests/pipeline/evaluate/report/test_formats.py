@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from perdure.pipeline.core.console import tokens_words
 from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.formats import format_tokens
 from perdure.pipeline.evaluate.report.formats import format_layout, loss_table
 from perdure.pipeline.evaluate.report.summary import summarize
 
@@ -105,7 +105,7 @@ def test_console_table_of_many_domains():
     ],
 )
 def test_token_counts_in_words(count, words):
-    assert tokens_words(count) == words
+    assert format_tokens(count) == words
 
 
 def test_layout_in_words():

@@ -9,7 +9,7 @@ from perdure.pipeline.core.files import write_json
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.evaluate.record import measured_on, record_data
 from perdure.pipeline.run.sweep.gather import MEASURED, gather, over_runs, versions_measured
-from perdure.pipeline.run.sweep.spec import Plan, Run, Sweep
+from perdure.pipeline.run.sweep.spec import Run, Sweep, SweepPlan
 from perdure.pipeline.run.sweep.store import version_places
 from perdure.pipeline.run.sweep.table import sweep_table
 
@@ -160,7 +160,7 @@ def test_one_runs_mistake_does_not_hide_the_others(tmp_path, monkeypatch):
         runs.append(Run(name, {"seed": name}, {"seed": name}, None, recipe))
         record_data(recipe, {})
         (directory / "versions").mkdir()
-    plan = Plan("test", Sweep(recipe="test.yaml"), {}, tmp_path, runs)
+    plan = SweepPlan("test", Sweep(recipe="test.yaml"), {}, tmp_path, runs)
     for run, places in version_places(plan).items():
         places["v1"].mkdir(parents=True, exist_ok=True)
         finish(places["v1"], {})

@@ -6,7 +6,7 @@ from tiny import tiny_recipe
 
 from perdure.pipeline.core.errors import RecipeError
 from perdure.pipeline.recipe.cluster import JobSize
-from perdure.pipeline.run.sweep.spec import Plan, load_sweep
+from perdure.pipeline.run.sweep.spec import SweepPlan, load_sweep
 
 RATE, SHARE = "versions.v1.schedule.max_lr", "versions.v1.mixture.replay.share"
 
@@ -34,7 +34,7 @@ def problems(path, *over: str, **options) -> list[str]:
     return [str(problem) for problem in error.value.problems]
 
 
-def names(plan: Plan) -> list[str]:
+def names(plan: SweepPlan) -> list[str]:
     return [run.name for run in plan.runs]
 
 

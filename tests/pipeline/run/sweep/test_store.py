@@ -11,7 +11,7 @@ from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.evaluate.record import record_data
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.run.sweep.gather import compared_versions
-from perdure.pipeline.run.sweep.spec import Plan, Run, Sweep
+from perdure.pipeline.run.sweep.spec import Run, Sweep, SweepPlan
 from perdure.pipeline.run.sweep.store import link, version_keys, version_places, with_kept_steps
 
 COSINE = {"type": "cosine", "max_lr": 0.01, "min_lr": 0.001}
@@ -71,7 +71,7 @@ def test_what_decides_nothing_makes_runs_of_its_own_where_it_is_swept(tmp_path):
     assert asked[0]["base"] != asked[1]["base"]
 
 
-def plan(out, *updates: dict, seeds: tuple = (None,)) -> Plan:
+def plan(out, *updates: dict, seeds: tuple = (None,)) -> SweepPlan:
     runs = []
     for number, update in enumerate(updates):
         for seed in seeds:
@@ -79,11 +79,11 @@ def plan(out, *updates: dict, seeds: tuple = (None,)) -> Plan:
             recipe = make(out / "runs" / name, update, seed=seed or 1234)
             changes = {"versions.update": update} | ({"seed": seed} if seed else {})
             runs.append(Run(name, {"versions.update": update}, changes, seed, recipe))
-    return Plan("test", Sweep(recipe="test.yaml", seeds=tuple(filter(None, seeds))), {}, out, runs)
+    return SweepPlan("test", Sweep(recipe="test.yaml", seeds=tuple(filter(None, seeds))), {}, out, runs)
 
 
 @pytest.fixture
-def three(tmp_path, monkeypatch) -> Plan:
+def three(tmp_path, monkeypatch) -> SweepPlan:
     def tokenizer(recipe):
         assert (recipe.directory / "contents").is_dir()  # which the tokenizer's name depends on
         return recipe.directory / "tokenizer@1"
