@@ -20,12 +20,12 @@ from typing import Any
 
 from perdure.pipeline.checks.open_files import files_needed
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.formats import format_bytes
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.locks import lock
 from perdure.pipeline.core.open_files import allow_open_files
 from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.core.records import read_inputs
 from perdure.pipeline.model.shape import model_shape, num_parameters
 from perdure.pipeline.recipe import Recipe, load_recipe
 
@@ -61,7 +61,7 @@ def facts(version_directory: Path) -> dict[str, Any]:
     """What one machine is and sees; nothing here talks to another one."""
     import torch
 
-    inputs = read_json(VersionPaths(version_directory).inputs)
+    inputs = read_inputs(VersionPaths(version_directory))
     cuda = torch.cuda.is_available()
     name = socket.gethostname()
     try:
@@ -172,7 +172,7 @@ def main(version_directory: Path) -> int:
     begun = time.monotonic()
     recipe, inputs = (
         load_recipe(VersionPaths(version_directory).recipe),
-        read_json(VersionPaths(version_directory).inputs),
+        read_inputs(VersionPaths(version_directory)),
     )
     mine = facts(version_directory)
     needed = checkpoint_bytes(recipe, inputs["vocab_size"])

@@ -19,7 +19,7 @@ from perdure.pipeline.train.ranks import WORKER, Node, _environments, _free_port
 
 def run_versions(recipe: Recipe, *names: str) -> list[str]:
     """Trains versions over random data as `perdure run` does, all or some; returns what it says."""
-    from perdure.pipeline.run.run import _version
+    from perdure.pipeline.run.run import make_version
 
     def start(directory: Path, world_size: int, task: str = "train") -> None:
         outcome = start_ranks(directory, world_size, task)
@@ -33,7 +33,7 @@ def run_versions(recipe: Recipe, *names: str) -> list[str]:
         patch("perdure.pipeline.train.ranks.start", start),
     ):
         for name in names or recipe.versions:
-            _version(recipe, name, data, said.append)
+            make_version(recipe, name, data, said.append)
     return said
 
 

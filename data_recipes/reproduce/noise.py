@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.manifest import is_finished
+from perdure.pipeline.core.records import read_inputs
 from perdure.pipeline.core.shards import REF_NATS_PER_UNIT, Shard, open_shard
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.evaluate.report.text_tables import markdown_table
@@ -95,7 +95,7 @@ def measure(
         if not is_finished(path):
             raise PerdureError(f"version {path.name} is not finished; run `perdure run` first")
     recipe = version_recipe(paths.directory)  # as it was trained, whatever fields were set to
-    inputs, selection = read_json(paths.inputs), recipe.versions[version].selection
+    inputs, selection = read_inputs(paths), recipe.versions[version].selection
     if selection is None or source not in inputs["data"]:
         raise PerdureError(f"version {version}: no tokens of source {source} are selected")
     sample = _read_sample(inputs, source, tokens)

@@ -11,6 +11,7 @@ from perdure.pipeline.core.errors import Problem, RecipeError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.integrity import require_whole
 from perdure.pipeline.core.manifest import differences, is_finished
+from perdure.pipeline.core.records import MeasuredOn
 from perdure.pipeline.evaluate.record import evaluation, measured_on, run_data_directories
 from perdure.pipeline.evaluate.units import default_unit
 from perdure.pipeline.plan.consumption import tokens_at
@@ -47,7 +48,7 @@ def _measured_on(recipe: Recipe) -> dict[str, Any] | None:
     return measured_on(whole, run_data_directories(whole))
 
 
-def _version(recipe: Recipe, name: str, on: dict[str, Any] | None) -> dict[str, Any]:
+def _version(recipe: Recipe, name: str, on: MeasuredOn | None) -> dict[str, Any]:
     version, directory = recipe.versions[name], recipe.paths.version(name).directory
     step_tokens = recipe.training.global_batch_size * recipe.training.seq_length
     steps, planned, schedule = (

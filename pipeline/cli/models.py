@@ -10,10 +10,11 @@ from pathlib import Path
 import yaml
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.files import write_json
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.manifest import HASHES, disk_errors, is_finished
 from perdure.pipeline.core.paths import RunPaths, VersionPaths
+from perdure.pipeline.core.records import read_inputs
 from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.model.files import listed, model_tensors
@@ -159,7 +160,7 @@ def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: in
     path = VersionPaths(directory).checkpoint(step)
     if not is_finished(path):
         raise PerdureError(f"{path}: no such checkpoint; kept: {_kept(directory)}")
-    recipe, inputs = version_recipe(directory), read_json(VersionPaths(directory).inputs)
+    recipe, inputs = version_recipe(directory), read_inputs(VersionPaths(directory))
     recipe = recipe.model_copy(update={"parallel": Parallel()})
     model = build_weights(recipe, inputs["vocab_size"], initialise())
     load_weights(path, model)

@@ -8,10 +8,11 @@ Damage is found in two ways: every JSON file has a checksum of its own, compared
 the SHA-256 of the artefact's files, which `integrity.py` compares before they are used.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import write_atomic, write_json
@@ -64,7 +65,7 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def differences(expected: dict, found: dict, prefix: str = "") -> list[str]:
+def differences(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Names what differs between two nested mappings, a `path: expected -> found` line each."""
     lines = []
     for key in sorted(expected.keys() | found.keys(), key=str):

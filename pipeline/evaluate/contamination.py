@@ -18,6 +18,7 @@ from pyarrow import parquet
 from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.formats import format_tokens
 from perdure.pipeline.core.hashes import hash_file, hash_of
+from perdure.pipeline.core.records import MeasuredOn
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.evaluate.documents import heldout
 from perdure.pipeline.evaluate.probes import probe_files, probe_hashes
@@ -105,7 +106,7 @@ def look_for_leaks(
         say("\n".join(lines))
 
 
-def contamination(recipe: Recipe, on: dict[str, Any]) -> dict | None:
+def contamination(recipe: Recipe, on: MeasuredOn) -> dict | None:
     """The recorded contamination, see docs/evaluation.md; None if there is none for these texts and settings.
 
     Args:

@@ -21,6 +21,7 @@ from perdure.pipeline.core.files import read_json, write_atomic, write_json
 from perdure.pipeline.core.hashes import hash_directory, hash_of
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.core.records import read_inputs, read_record
 from perdure.pipeline.data.read.files import MOST_OTHERS
 from perdure.pipeline.data.tokenizer.train import parses_special_tokens
 from perdure.pipeline.model.exports import export_of
@@ -66,7 +67,7 @@ def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
         directory = recipe.paths.version(name).directory
         if not is_finished(directory):
             continue
-        weights = read_json(VersionPaths(directory).record)["weights_hash"]
+        weights = read_record(VersionPaths(directory))["weights_hash"]
         parse = parses_special_tokens((recorded_recipe(directory) or recipe).tokenizer)
         identity = {"tasks": tasks, "weights_hash": weights, "parse_special_tokens": parse}
         path = VersionPaths(directory).harness
@@ -88,7 +89,7 @@ def initial_records(recipe: Recipe) -> dict[str, tuple[Path, dict[str, Any]]]:
         directory = recipe.paths.version(name).directory
         if version.start.type != "init" or not is_finished(directory):
             continue
-        made_from = read_json(VersionPaths(directory).inputs)["identity"]
+        made_from = read_inputs(VersionPaths(directory))["identity"]
         if (weights := made_from.get("initial_weights")) is None:
             continue
         model = {

@@ -13,6 +13,7 @@ from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.hashes import hash_file, hash_of
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.core.records import MeasuredOn
 from perdure.pipeline.evaluate.documents import is_sampled
 from perdure.pipeline.evaluate.sampling import RULE
 from perdure.pipeline.plan.domains import measured_domains, source_of
@@ -20,7 +21,7 @@ from perdure.pipeline.plan.planning import data_hash
 from perdure.pipeline.recipe import Recipe
 
 
-def measured_on(recipe: Recipe, data: dict[str, Path | None] | dict[str, Path]) -> dict[str, Any]:
+def measured_on(recipe: Recipe, data: Mapping[str, Path | None]) -> MeasuredOn:
     """Identity of all held-out text and probes of a recipe.
 
     Args:
@@ -33,16 +34,17 @@ def measured_on(recipe: Recipe, data: dict[str, Path | None] | dict[str, Path]) 
         gone.
     """
     domains, asked = measured_domains(recipe), recipe.evaluation.max_tokens
-    hashes = {source: path and data_hash(path) for source, path in data.items()}
-    sampled = sampled_domains(data, domains, asked)
-    probes = {path.name: hash_file(path) if path.is_file() else None for path in recipe.evaluation.probes}
-    return {
+    hashes = {source: None if path is None else data_hash(path) for source, path in data.items()}
+    found: MeasuredOn = {
         "max_tokens": asked,
         "data": {domain: hashes.get(source_of(domain)) for domain in domains},
-        # All of a text is measured alike under every rule.
-        **({"sampled": dict.fromkeys(sampled, RULE)} if sampled else {}),
-        **({"probes": probes} if probes else {}),
     }
+    if sampled := sampled_domains(data, domains, asked):  # all of a text is measured alike under every rule
+        found["sampled"] = dict.fromkeys(sampled, RULE)
+    if recipe.evaluation.probes:
+        files = recipe.evaluation.probes
+        found["probes"] = {path.name: hash_file(path) if path.is_file() else None for path in files}
+    return found
 
 
 def sampled_domains(data: Mapping[str, Path | None], domains: Iterable[str], max_tokens: int) -> list[str]:
@@ -51,7 +53,7 @@ def sampled_domains(data: Mapping[str, Path | None], domains: Iterable[str], max
     return [domain for domain, place in places.items() if place and is_sampled(place, domain, max_tokens)]
 
 
-def evaluation_directory(version: Path, on: dict[str, Any]) -> Path:
+def evaluation_directory(version: Path, on: MeasuredOn) -> Path:
     """Directory of a version's evaluation on this text: its own, or one below it.
 
     Args:
@@ -63,18 +65,18 @@ def evaluation_directory(version: Path, on: dict[str, Any]) -> Path:
     return version if as_trained and not is_finished(later) else later
 
 
-def later_directory(version: Path, on: dict[str, Any]) -> Path:
+def later_directory(version: Path, on: MeasuredOn) -> Path:
     """Directory of a finished version's later evaluation on this text."""
     return version / f"eval@{hash_of(on)[:8]}"
 
 
-def evaluation(version: Path, on: dict[str, Any]) -> dict[str, Any] | None:
+def evaluation(version: Path, on: MeasuredOn) -> dict[str, Any] | None:
     """A version's evaluation on this text; None if it was not measured."""
     path = VersionPaths(evaluation_directory(version, on)).evaluation
     return read_json(path) if path.exists() else None
 
 
-def initial_evaluation(places: Iterable[Path], on: dict[str, Any]) -> Path | None:
+def initial_evaluation(places: Iterable[Path], on: MeasuredOn) -> Path | None:
     """Path of the first `eval_initial.json` on this text; all versions with a random start share their initial model."""
     # Once, it did not say what it was measured on; of text that was sampled, it was another sample.
     unsaid = None if "sampled" in on else on
@@ -84,7 +86,7 @@ def initial_evaluation(places: Iterable[Path], on: dict[str, Any]) -> Path | Non
     )
 
 
-def unmeasured(recipe: Recipe, on: dict[str, Any]) -> list[str]:
+def unmeasured(recipe: Recipe, on: MeasuredOn) -> list[str]:
     """The finished versions that were not measured on this text."""
     directories = {name: recipe.paths.version(name).directory for name in recipe.versions}
     return [name for name, path in directories.items() if is_finished(path) and evaluation(path, on) is None]

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.integrity import require_whole
 from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.core.records import read_record
 from perdure.pipeline.core.remedies import readable, remedy
 from perdure.pipeline.core.remembered_hashes import VERIFIED, remembered_hash
 from perdure.pipeline.model.shape import config_vocab_size, model_shape, tensor_sizes
@@ -44,7 +44,7 @@ def export_hash(version: Path, remember: bool = True) -> str:
 
 def compare_weights(version: Path, remember: bool = True) -> None:
     """Raises PerdureError if the weights of a finished version's export are not those that it was finished with."""
-    recorded = read_json(VersionPaths(version).record)["weights_hash"]
+    recorded = read_record(VersionPaths(version))["weights_hash"]
     try:
         found = export_hash(version, remember)
     except PerdureError as error:

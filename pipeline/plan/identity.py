@@ -1,10 +1,13 @@
 """What in a recipe decides a version's result."""
 
+from typing import Any
+
+from perdure.pipeline.core.records import RecipeIdentity
 from perdure.pipeline.plan.mixture import order_of_sources, without_idle
 from perdure.pipeline.recipe import Recipe, Version
 
 
-def deciding_fields(recipe: Recipe, name: str) -> dict:
+def deciding_fields(recipe: Recipe, name: str) -> RecipeIdentity:
     """The fields of a recipe that decide a version; reads no model, which may be gone."""
     version = recipe.versions[name]
     dumped = version.model_dump(mode="json", exclude={"keep"})
@@ -18,7 +21,7 @@ def deciding_fields(recipe: Recipe, name: str) -> dict:
     }
 
 
-def deciding(version: dict) -> dict:
+def deciding(version: dict[str, Any]) -> dict[str, Any]:
     """A version as dumped, without what does not decide its result: `max_repetition` decides nothing but which shares may rise."""
     mixture = version["mixture"]
     if not mixture.get("reweight"):

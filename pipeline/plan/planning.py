@@ -74,7 +74,7 @@ def build_plan(
         "first_sample": 0,
         "num_samples": num_samples(recipe, version),
         "sources": sources,
-        "phases": [] if continues else _phases(recipe, name, mixture, orders),
+        "phases": [] if continues else phase_entries(recipe, name, mixture, orders),
     }
     if continues:
         description |= _continued(history[0], sources, directory)
@@ -165,7 +165,7 @@ def _stream(recipe, name, key, domain, member, data, scores, pool) -> tuple[Orde
     return Order(data[source], order, buckets, ranking, mix(recipe.seed, hash_key(stream)), part), entry
 
 
-def _phases(recipe: Recipe, name: str, mixture: Mixture, orders: dict[str, Order]) -> list[dict]:
+def phase_entries(recipe: Recipe, name: str, mixture: Mixture, orders: dict[str, Order]) -> list[dict]:
     """The mixture's planned phases, numbered from the version's first sample."""
     batch, k = recipe.training.global_batch_size, mixtures.trained_fraction(recipe.versions[name])
     if mixture.domain_order is not None:

@@ -112,7 +112,8 @@ def _begun(recipe: Recipe) -> dict[str, Recipe]:
 def _whole(recipe: Recipe, begun: dict[str, Recipe]) -> Recipe:
     if not begun:
         return recipe
-    versions, sources = {}, dict(recipe.sources)
+    versions: dict[str, Version] = {}
+    sources = dict(recipe.sources)
     for name in recipe.versions:
         made = begun.get(name, recipe)
         if name in begun:

@@ -57,7 +57,8 @@ def remembered(function: Callable[[Recipe, str], Answer]) -> Callable[[Recipe, s
     def ask(recipe: Recipe, name: str) -> Answer:
         with remembering() as known:
             known[id(recipe)] = recipe  # which keeps its id from others
-            missing, version = [], name
+            missing: list[str] = []
+            version: str | None = name
             while version in recipe.versions and (function, id(recipe), version) not in known:
                 missing.append(version)
                 version = parent_of(recipe.versions[version])

@@ -8,6 +8,7 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.manifest import is_finished
+from perdure.pipeline.core.records import read_inputs
 from perdure.pipeline.data import identity
 from perdure.pipeline.data.stage import finished_data, tokenizer_directory
 from perdure.pipeline.plan.planning import data_hash
@@ -21,8 +22,8 @@ def changed_data(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
 
     Finished data is compared by its hash, as before training; of data that would have to be made anew, what it is made from.
     """
-    records = {name: recipe.paths.version(name).inputs for name in names}
-    records = {name: path for name, path in records.items() if path.exists()}
+    versions = {name: recipe.paths.version(name) for name in names}
+    records = {name: version for name, version in versions.items() if version.inputs.exists()}
     if not records:
         return {}
     try:
@@ -31,8 +32,8 @@ def changed_data(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
     except PerdureError:
         return {}  # an input is missing, which has a problem of its own
     found = {}
-    for name, path in records.items():
-        record = read_json(path)
+    for name, version in records.items():
+        record = read_inputs(version)
         theirs, differing = record["identity"], []
         if tokenizer not in (None, theirs["tokenizer_hash"]):
             differing.append(f"tokenizer: {theirs['tokenizer_hash'][:16]} -> {tokenizer[:16]}")

@@ -15,6 +15,7 @@ from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.locks import lock, open_lock
 from perdure.pipeline.core.manifest import disk_errors, is_finished
 from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.core.records import VersionInputs, read_inputs
 from perdure.pipeline.evaluate.record import evaluation_directory, later_directory, record_data
 from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.model.layout import layout_of, with_layout
@@ -37,7 +38,7 @@ def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
 
     with alone(recipe, say):
         refuse_edited(recipe, recipe.versions)
-        data = _data(recipe, recipe_path, say)
+        data = run_data_stage(recipe, recipe_path, say)
         _say_left_over(recipe, say)
         make_versions(recipe, data, say)
         write_report(recipe, say)
@@ -62,14 +63,14 @@ def _say_left_over(recipe: Recipe, say: Say) -> None:
 def make_versions(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
     """Every version in order, from finished data, and all that is measured of them; what is there is skipped."""
     for name in recipe.versions:
-        _version(recipe, name, data, say)
+        make_version(recipe, name, data, say)
     _look_beyond(recipe, data, say)
 
 
 def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Everything that one version's ranks need, so that they can be started anywhere: scores, plan, inputs."""
     with alone(recipe, say):
-        directory, _ = _prepare(recipe, version, _data(recipe, recipe_path, say), say)
+        directory, _ = prepare_version(recipe, version, run_data_stage(recipe, recipe_path, say), say)
         if directory == recipe.paths.version(version).directory:
             say(f"{directory} is ready for {layout_of(recipe).world_size} ranks")
 
@@ -77,7 +78,7 @@ def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
 def train(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
     """Data, if need be, and one version; its parent and its models must be finished."""
     with alone(recipe, say):
-        _version(recipe, version, _data(recipe, recipe_path, say), say)
+        make_version(recipe, version, run_data_stage(recipe, recipe_path, say), say)
 
 
 def evaluate(
@@ -102,9 +103,9 @@ def evaluate(
             f"{recipe.directory}: no version is finished yet; `perdure run {recipe_path}` makes them"
         )
     with alone(recipe, say):
-        data = _data(recipe, recipe_path, say)
+        data = run_data_stage(recipe, recipe_path, say)
         for name in [version] if version else names:
-            _version(fitted, name, data, say, documents=True)
+            make_version(fitted, name, data, say, documents=True)
         _look_beyond(recipe, data, say)
         write_report(recipe, say)
 
@@ -144,7 +145,7 @@ def alone(recipe: Recipe, say: Say) -> Iterator[None]:
         yield
 
 
-def _data(recipe: Recipe, recipe_path: Path, say: Say) -> dict[str, Path]:
+def run_data_stage(recipe: Recipe, recipe_path: Path, say: Say) -> dict[str, Path]:
     """The data stage; what only the data can tell of any version is told before the first one trains."""
     from perdure.pipeline.data.stage import run_data
 
@@ -155,10 +156,14 @@ def _data(recipe: Recipe, recipe_path: Path, say: Say) -> dict[str, Path]:
     return data
 
 
-def _version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False) -> None:
+def make_version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False) -> None:
+    """Makes all of one version: scores, plan, training, evaluation and export; or measures it again if it is finished.
+
+    With `documents`, one whose evaluation has no sums by document is measured again as well.
+    """
     from perdure.pipeline.train import ranks
 
-    directory, inputs = _prepare(recipe, name, data, say, documents)
+    directory, inputs = prepare_version(recipe, name, data, say, documents)
     if directory == recipe.paths.version(name).directory:
         ranks.start(directory, layout_of(recipe).world_size)
     elif directory:
@@ -179,9 +184,9 @@ def _wait_for(file: int, path: Path, who: str, say: Say) -> None:
             time.sleep(1)
 
 
-def _prepare(
+def prepare_version(
     recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False
-) -> tuple[Path | None, dict]:
+) -> tuple[Path | None, VersionInputs]:
     """Prepares all that a version's ranks read.
 
     With `documents`, a finished version that has no sums by document is measured again.
@@ -198,10 +203,10 @@ def _prepare(
         inputs = version_inputs(recipe, name, data, ancestors, say)
         if paths.inputs.exists():
             refuse_other(recipe, name, inputs["identity"])
-            found = read_json(paths.inputs)
-            # The first one made it; later ones go on.
-            kept = {"command": found.get("command"), "identity": found["identity"], "scores": found["scores"]}
-            inputs |= kept
+            found = read_inputs(paths)
+            # The first command made the version; later ones go on.
+            inputs["command"] = found.get("command")
+            inputs["identity"], inputs["scores"] = found["identity"], found["scores"]
         record_data(recipe, data)
         if is_finished(directory):
             export_of(directory)
@@ -230,7 +235,7 @@ def _prepare(
     return directory, inputs
 
 
-def _write_inputs(paths: VersionPaths, recipe: Recipe, inputs: dict) -> None:
+def _write_inputs(paths: VersionPaths, recipe: Recipe, inputs: VersionInputs) -> None:
     content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
     write_atomic(paths.recipe, content)
     write_json(paths.inputs, inputs | {"recipe": hash_file(paths.recipe)})

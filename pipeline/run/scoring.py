@@ -31,7 +31,8 @@ def perplexity_scores(recipe: Recipe, mixture: Mixture, data: dict[str, Path], s
         return {}
     assert mixture.perplexity_model is not None
     return {
-        source: _score(recipe, mixture.perplexity_model, data[source], None, say) for source in sorted(judged)
+        source: score_by_model(recipe, mixture.perplexity_model, data[source], None, say)
+        for source in sorted(judged)
     }
 
 
@@ -60,11 +61,11 @@ def score_what_is_read(
         moving = version.mixture.reweight is not None
         directory = recipe.paths.version(name).plan
         wanted = documents_read(plan, directory, source, number, moving)
-        found[source] = _score(recipe, version.selection.reference, data[source], wanted, say)
+        found[source] = score_by_model(recipe, version.selection.reference, data[source], wanted, say)
     return found
 
 
-def _score(recipe: Recipe, model: str, data: Path, wanted: np.ndarray | None, say: Say) -> Path:
+def score_by_model(recipe: Recipe, model: str, data: Path, wanted: np.ndarray | None, say: Say) -> Path:
     """Scores of documents of a source by a model, named as in the recipe."""
     from perdure.pipeline.data.backends import elsewhere
     from perdure.pipeline.data.score.score import score_source

@@ -6,12 +6,20 @@ Perplexities that are missing are made on the way; what a selection goes by, onc
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.manifest import differences, is_finished
 from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.core.records import (
+    RecipeIdentity,
+    VersionIdentity,
+    VersionInputs,
+    read_inputs,
+    read_record,
+)
 from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.evaluate.probes import probe_hashes
 from perdure.pipeline.evaluate.record import measured_on
@@ -35,7 +43,7 @@ SHARE_OF_TRAINED = "version.mixture.replay.share_of: None -> 'trained'"
 
 def version_inputs(
     recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[Ancestor], say: Say
-) -> dict:
+) -> VersionInputs:
     """What a version's trainer reads, and, as `identity`, everything that decides its result."""
     from perdure.pipeline.data.stage import tokenizer_directory
 
@@ -56,9 +64,9 @@ def version_inputs(
         "command": typed_command(),
         "parent": parent,
         "parent_lineage_tokens": _lineage_tokens(recipe, name),
-        "vocab_size": read_json(VersionPaths(checkpoint.parents[1]).inputs)["vocab_size"]
+        "vocab_size": read_inputs(VersionPaths(checkpoint.parents[1]))["vocab_size"]
         if checkpoint
-        else _vocab_size(weights, tokenizer, some_source["vocab_size"]),
+        else embedding_rows(weights, tokenizer, some_source["vocab_size"]),
         "eos_id": some_source["eos_id"],
         "tokenizer": str(tokenizer),
         "initial_weights": str(weights) if weights else None,
@@ -67,8 +75,8 @@ def version_inputs(
         "scores": {source: str(path) for source, path in scores.items()},
         "perplexity_scores": {source: str(path) for source, path in ranked.items()},
         "measured": measured_on(recipe, data),
-        "identity": recipe_identity(recipe, name)
-        | {
+        "identity": {
+            **recipe_identity(recipe, name),
             "tokenizer_hash": some_source["tokenizer_hash"],
             "data": {source: data_hash(data[source]) for source in used if source in data},
             "initial_weights": weights_hash,
@@ -78,10 +86,10 @@ def version_inputs(
     }
 
 
-def recipe_identity(recipe: Recipe, name: str) -> dict:
-    """What the recipe alone says of a version's identity; the rest of it follows from data and models."""
+def recipe_identity(recipe: Recipe, name: str) -> RecipeIdentity:
+    """The part of a version's identity that the recipe decides; the rest of it follows from data and models."""
     found = deciding_fields(recipe, name)
-    return found | {"model": found["model"] | {"shape": asdict(model_shape(recipe))}}
+    return {**found, "model": found["model"] | {"shape": asdict(model_shape(recipe))}}
 
 
 def refuse_edited(recipe: Recipe, names: Iterable[str]) -> None:
@@ -107,7 +115,7 @@ def edited_versions(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
     return {name: what for name, what in found.items() if what}
 
 
-def refuse_other(recipe: Recipe, name: str, identity: dict) -> None:
+def refuse_other(recipe: Recipe, name: str, identity: VersionIdentity) -> None:
     """Compares (a part of) what identifies a version now with what its directory was made from.
 
     Raises:
@@ -117,13 +125,13 @@ def refuse_other(recipe: Recipe, name: str, identity: dict) -> None:
         raise PerdureError(f"version {name}: {recipe.paths.version(name).directory} {what}")
 
 
-def _edited(recipe: Recipe, name: str, identity: dict) -> str | None:
-    path = recipe.paths.version(name).inputs
-    found = read_json(path)
+def _edited(recipe: Recipe, name: str, identity: RecipeIdentity | VersionIdentity) -> str | None:
+    version = recipe.paths.version(name)
+    path, found = version.inputs, read_inputs(version)
     if (other := found.get("version", name)) != name:
         raise PerdureError(f"{path}: is that of version {other}; {remedy(path)}")
     recorded = _as_now(found["identity"])
-    differing = differences({key: recorded.get(key) for key in identity}, identity)
+    differing = differences({key: recorded.get(key) for key in identity}, dict(identity))
     if not differing:
         return None
     told = (
@@ -135,7 +143,7 @@ def _edited(recipe: Recipe, name: str, identity: dict) -> str | None:
     return told
 
 
-def _as_now(recorded: dict) -> dict:
+def _as_now(recorded: VersionIdentity) -> dict[str, Any]:
     """An identity as `recipe_identity` says it now; older ones tell the order of sources by their keys alone."""
     order = order_of_sources(Mixture.model_construct(**recorded["version"]["mixture"]))
     return {"order_of_sources": order} | recorded | {"version": deciding(recorded["version"])}
@@ -146,7 +154,7 @@ def _start(recipe: Recipe, name: str, tokenizer_hash: str) -> tuple[Path | None,
     start, done = recipe.versions[name].start, is_finished(recipe.paths.version(name).directory)
     if isinstance(start, Branch):
         parent = recipe.paths.version(start.parent)
-        identity = read_json(parent.inputs)["identity"]
+        identity = read_inputs(parent)["identity"]
         _same_tokenizer(name, start.parent, identity["tokenizer_hash"], tokenizer_hash)
         if not done and (reason := missing_checkpoint(recipe, start)):
             raise PerdureError(f"version {name}: {reason}")
@@ -159,7 +167,7 @@ def _start(recipe: Recipe, name: str, tokenizer_hash: str) -> tuple[Path | None,
         return None, f"{hash_of(identity)[:16]}@{start.step}", checkpoint
     if isinstance(start, Update):
         export, parent = finished_export(recipe, start.parent), recipe.paths.version(start.parent)
-        record = read_json(parent.record)
+        record = read_record(parent)
         if start.moments == "reset":
             return export, record["weights_hash"], None
         _same_tokenizer(name, start.parent, record["tokenizer_hash"], tokenizer_hash)
@@ -187,16 +195,16 @@ def _lineage_tokens(recipe: Recipe, name: str) -> int:
     start, training = recipe.versions[name].start, recipe.training
     if isinstance(start, Branch):
         parent = recipe.paths.version(start.parent)
-        before = read_json(parent.inputs)["parent_lineage_tokens"]
+        before = read_inputs(parent)["parent_lineage_tokens"]
         return before + tokens_at(
             parent.directory, start.step, training.global_batch_size * training.seq_length
         )
     if isinstance(start, Update):
-        return read_json(recipe.paths.version(start.parent).record)["lineage_tokens"]
+        return read_record(recipe.paths.version(start.parent))["lineage_tokens"]
     return 0
 
 
-def _vocab_size(weights: Path | None, tokenizer: Path, tokens: int) -> int:
+def embedding_rows(weights: Path | None, tokenizer: Path, tokens: int) -> int:
     """Rows of the embedding: those of the weights that it starts from, and of what the tokenizer adds to theirs."""
     if weights is None:
         return tokens

@@ -9,9 +9,9 @@ import megatron.core.parallel_state as mpu
 import torch
 
 from perdure.pipeline.core.errors import PerdureError, Stopped
-from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.core.records import read_inputs
 from perdure.pipeline.model.collectives import from_first
 from perdure.pipeline.model.device import devices
 from perdure.pipeline.model.layout import layout_of
@@ -52,7 +52,7 @@ def run_steps(
     """
     training, guard, (schedule, steps) = recipe.training, recipe.training.guard, restored_schedule(state)
     tokens_per_step = training.seq_length * training.global_batch_size
-    inputs = read_json(VersionPaths(directory).inputs)
+    inputs = read_inputs(VersionPaths(directory))
     data = {name: Path(path) for name, path in inputs["data"].items()}
     flops = flops_per_token(model_shape(recipe), inputs["vocab_size"], training.seq_length)
     weight_decay = training.weight_decay if version.weight_decay is None else version.weight_decay

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from perdure.pipeline.core.manifest import differences
 from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.core.records import VersionInputs
 from perdure.pipeline.model import huggingface, weights
 from perdure.pipeline.model.files import listed, model_tensors
 from perdure.pipeline.model.language_model import unwrap
@@ -21,7 +22,7 @@ from perdure.pipeline.train.checkpoint import agreed, checkpoint_state, finished
 
 
 def begin(
-    directory: Path, recipe: Recipe, inputs: dict, model: torch.nn.Module, say
+    directory: Path, recipe: Recipe, inputs: VersionInputs, model: torch.nn.Module, say
 ) -> tuple[MegatronOptimizer, dict]:
     """Sets the weights (and moments) that a version goes on from, and says what is restored and what is reset.
 
@@ -95,7 +96,7 @@ def _fresh_state(recipe: Recipe, name: str) -> dict:
     }
 
 
-def initial_weights(model, recipe: Recipe, shape: Shape, vocab_size: int, inputs: dict, say) -> None:
+def initial_weights(model, recipe: Recipe, shape: Shape, vocab_size: int, inputs: VersionInputs, say) -> None:
     """Sets the weights that a version starts from, and says what is restored and what is reset."""
     fresh = "reset: optimizer, schedule, plan"
     if inputs["initial_weights"] is not None:

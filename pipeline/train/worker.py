@@ -16,6 +16,7 @@ from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.manifest import disk_errors, finish
 from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.core.records import VersionInputs, read_inputs
 from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.model.exports import export_hash, version_files
 from perdure.pipeline.model.layout import layout_of
@@ -62,7 +63,7 @@ def main(directory: Path, task: str) -> None:
 
     # Together first: on a machine that starts before the others, these files may be an earlier start's.
     device = initialise()
-    recipe, inputs = version_recipe(directory), read_json(VersionPaths(directory).inputs)
+    recipe, inputs = version_recipe(directory), read_inputs(VersionPaths(directory))
     version = recipe.versions[inputs["version"]]
     shape, vocab_size = model_shape(recipe), inputs["vocab_size"]
     data = {name: Path(path) for name, path in inputs["data"].items()}
@@ -182,7 +183,7 @@ def main(directory: Path, task: str) -> None:
 def _finish(
     directory: Path,
     recipe: Recipe,
-    inputs: dict,
+    inputs: VersionInputs,
     plan: Plan,
     state: dict,
     weights_hash: str,

@@ -11,6 +11,7 @@ import numpy as np
 
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.hashes import hash_of
+from perdure.pipeline.core.records import MeasuredOn, read_inputs
 from perdure.pipeline.evaluate import metrics
 from perdure.pipeline.evaluate.report.lineage_paths import LineagePath
 from perdure.pipeline.plan.domains import measured_domains
@@ -21,7 +22,7 @@ def stability_gaps(
     recipe: Recipe,
     steps: dict[str, dict[int, dict]],
     paths: dict[str, LineagePath],
-    on: dict[str, Any],
+    on: MeasuredOn,
     factors: dict[str, float],
 ) -> dict[str, dict[str, Any]]:
     """By version that was measured during training, `stability_gap` of docs/evaluation.md.
@@ -42,7 +43,7 @@ def _stability_gap(
     version: str,
     steps: dict[str, dict[int, dict]],
     path: LineagePath,
-    on: dict[str, Any],
+    on: MeasuredOn,
     factors: dict[str, float],
 ) -> dict[str, Any] | None:
     """A version's held-out losses during training and their metrics; None if there are none on this text."""
@@ -73,7 +74,7 @@ def _number(value: float | None) -> float:
 
 
 def _points(
-    recipe: Recipe, version: str, steps: dict[int, dict], on: dict[str, Any]
+    recipe: Recipe, version: str, steps: dict[int, dict], on: MeasuredOn
 ) -> list[tuple[int, int, dict[str, float]]]:
     """Step, tokens and held-out losses of every measurement of a version, during training and at its end.
 
@@ -90,7 +91,7 @@ def _points(
         points.append((final["steps"], final["tokens"], final["heldout"]))
     if not points:
         return []
-    then = read_json(recipe.paths.version(version).inputs)["measured"]
+    then = read_inputs(recipe.paths.version(version))["measured"]
     if then["max_tokens"] != on["max_tokens"]:
         return []
     own = (None, hash_of(then)[:8])
@@ -108,7 +109,7 @@ def _points(
     ]
 
 
-def start_losses(recipe: Recipe, version: str, steps: dict[int, dict], on: dict[str, Any]) -> np.ndarray:
+def start_losses(recipe: Recipe, version: str, steps: dict[int, dict], on: MeasuredOn) -> np.ndarray:
     """A version's losses before its first step by domain, NaN where they were not measured on this text."""
     first = next((losses for step, _, losses in _points(recipe, version, steps, on) if step == 0), {})
     return np.array([first.get(domain, math.nan) for domain in measured_domains(recipe)])
@@ -119,7 +120,7 @@ def min_acc(
     version: str,
     steps: dict[str, dict[int, dict]],
     path: LineagePath,
-    on: dict[str, Any],
+    on: MeasuredOn,
     factors: dict[str, float],
 ) -> dict[str, float | list[str]]:
     """min-ACC: minus the mean loss of each domain at its worst since it was learned, over this version and its ancestors.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from pyarrow import parquet
 
+from perdure.pipeline.core.records import MeasuredOn
 from perdure.pipeline.evaluate import metrics, probe_scores
 from perdure.pipeline.evaluate.contamination import contamination
 from perdure.pipeline.evaluate.documents import table_name
@@ -27,7 +28,7 @@ def measured(
     evaluations: list[dict | None],
     paths: dict[str, LineagePath],
     starts: dict[str, np.ndarray],
-    on: dict[str, Any],
+    on: MeasuredOn,
     places: dict[str, Path],
 ) -> dict[str, Any]:
     """The measured keys of `report.json`, see docs/evaluation.md.
@@ -116,7 +117,7 @@ def _best(own: np.ndarray, path: LineagePath, sources: list[str]) -> dict[str, i
     }
 
 
-def _files(places: dict[str, Path], on: dict[str, Any], what: str) -> list[Path]:
+def _files(places: dict[str, Path], on: MeasuredOn, what: str) -> list[Path]:
     """Paths of the tables of every row; the initial model's may not exist."""
     start = initial_evaluation(places.values(), on)
     first = start.parent if start else next(iter(places.values())) / "unmeasured"
@@ -126,7 +127,7 @@ def _files(places: dict[str, Path], on: dict[str, Any], what: str) -> list[Path]
     ]
 
 
-def _missing(places: dict[str, Path], on: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
+def _missing(places: dict[str, Path], on: MeasuredOn, rows: np.ndarray) -> dict[str, Any]:
     """Models without losses by document, from earlier releases: their losses have no intervals."""
     absent = [bool(row) and not path.exists() for row, path in zip(rows, _files(places, on, "documents"))]
     return {
@@ -139,7 +140,7 @@ def _missing(places: dict[str, Path], on: dict[str, Any], rows: np.ndarray) -> d
 
 
 def _probes(
-    recipe: Recipe, paths: dict[str, LineagePath], places: dict[str, Path], on: dict[str, Any]
+    recipe: Recipe, paths: dict[str, LineagePath], places: dict[str, Path], on: MeasuredOn
 ) -> dict[str, Any] | None:
     answers = [
         parquet.read_table(path).to_pylist() if path.exists() else None

@@ -3,13 +3,14 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
 from perdure.pipeline.core.paths import RunPaths, VersionPaths
+from perdure.pipeline.core.records import MeasuredOn
 from perdure.pipeline.evaluate.bootstrap import RESAMPLES, resampled
 from perdure.pipeline.evaluate.documents import require_tables, strata, table_name
 from perdure.pipeline.evaluate.record import evaluation_directory
@@ -30,7 +31,7 @@ class Measured:
         seeds: By domain what decides the draws of its report's intervals.
     """
 
-    on: dict[str, Any]
+    on: MeasuredOn
     table: pa.Table | None
     seeds: dict[str, int]
 
@@ -57,7 +58,8 @@ def read_measured(run: Path, report: dict[str, Any], version: str) -> Measured:
     Raises:
         PerdureError: If its table of documents is damaged.
     """
-    on, spans = report.get("measured") or {}, report.get("intervals") or {}
+    on = cast(MeasuredOn, report.get("measured") or {})
+    spans = report.get("intervals") or {}
     place = evaluation_directory(RunPaths(run).version(version).directory, on)
     require_tables(VersionPaths(place).evaluation)
     path = place / table_name("eval.json", "documents")
@@ -109,7 +111,7 @@ def _aligned(first: Measured, other: Measured, domain: str) -> pa.Table | str:
     return theirs if theirs["bytes"].equals(ours["bytes"]) else OTHER
 
 
-def _same_text(one: dict[str, Any], other: dict[str, Any], domain: str) -> bool:
+def _same_text(one: MeasuredOn, other: MeasuredOn, domain: str) -> bool:
     """Whether two identities of text mean the same pieces of the same shards."""
     data = one.get("data", {}).get(domain)
     rules = [on.get("sampled", {}).get(domain) for on in (one, other)]

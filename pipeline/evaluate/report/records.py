@@ -8,6 +8,7 @@ from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.integrity import metrics_lines, require_whole
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.core.records import MeasuredOn
 from perdure.pipeline.evaluate.record import evaluation_directory, initial_evaluation, measured_on
 from perdure.pipeline.evaluate.report.training import training_curve
 from perdure.pipeline.plan.domains import measured_domains, source_of
@@ -50,7 +51,7 @@ class RunRecords:
     recipe: Recipe
     recipes: dict[str, Recipe]
     domains: list[str]
-    on: dict[str, Any]
+    on: MeasuredOn
     records: dict[str, dict[str, Any] | None]
     places: dict[str, Path]
     initial: dict[str, Any] | None

@@ -16,7 +16,7 @@ from perdure.pipeline.checks.sizes import finished_sources
 from perdure.pipeline.cli.preview_text import print_preview
 from perdure.pipeline.core.errors import RecipeError
 from perdure.pipeline.core.files import read_json
-from perdure.pipeline.run.run import _data
+from perdure.pipeline.run.run import run_data_stage
 from tests.pipeline.checks.template import DOMAIN_ORDER, LOWEST, MAPPED, SOURCES, TEMPLATE, found
 
 PERDURE = [sys.executable, "-P", "-m", "perdure.pipeline.cli"]
@@ -183,7 +183,7 @@ def test_repetition_and_labels_are_judged_once_the_data_is_there(tmp_path, capsy
     assert (row["source"], row["available"]) == ("a/odd", odd)
     assert remedies(odd, {"a/old": {}}) == ["no such topic in `a`; did you mean `odd`?"]
     with pytest.raises(RecipeError) as refused:  # before the first version trains
-        _data(recipe_of(odd, {"a/old": {}}), Path("my.yaml"), lambda line: None)
+        run_data_stage(recipe_of(odd, {"a/old": {}}), Path("my.yaml"), lambda line: None)
     assert [problem.path for problem in refused.value.problems] == ["versions.v1.mixture.sources.a/old"]
     assert remedies(odd, {"a@de": {}}) == ["no such language in `a`: none of its documents has one"]
     assert remedies(5 * odd, {"a/odd": {}})[0].startswith("`a/odd` would repeat 5.")

@@ -35,7 +35,9 @@ def finished(tmp_path):
 def asked(finished, documents, **changes):
     directory, data = finished
     said = []
-    place, _ = run._prepare(tiny_recipe(directory.parents[1], **changes), "v1", data, said.append, documents)
+    place, _ = run.prepare_version(
+        tiny_recipe(directory.parents[1], **changes), "v1", data, said.append, documents
+    )
     return place, said[0].removeprefix("version v1: ")
 
 
@@ -49,7 +51,7 @@ def started(finished, say=lambda line: None, documents=False, **changes):
         say(line)
 
     with patch("perdure.pipeline.train.ranks.start", lambda *arguments: starts.append(arguments)):
-        run._version(tiny_recipe(directory.parents[1], **changes), "v1", data, hear, documents)
+        run.make_version(tiny_recipe(directory.parents[1], **changes), "v1", data, hear, documents)
     return starts, said[0].removeprefix("version v1: ")
 
 

@@ -14,7 +14,7 @@ from perdure.pipeline.core.files import write_json
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.data.tokenizer.train import train
 from perdure.pipeline.model.vocabulary import Extension, extended_reader, extension_between
-from perdure.pipeline.run.version_inputs import _vocab_size
+from perdure.pipeline.run.version_inputs import embedding_rows
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def directories(tmp_path):
 
 def test_an_extension_of_the_models_tokenizer_is_found(directories):
     assert extension_between(*directories) == Extension(299, [[0, 2], [1]])
-    assert _vocab_size(*directories, 301) == 301
-    assert _vocab_size(*directories, 299) == 300  # a model may have spare rows
+    assert embedding_rows(*directories, 301) == 301
+    assert embedding_rows(*directories, 299) == 300  # a model may have spare rows
 
 
 def test_a_model_that_has_the_tokenizer_already_is_left_alone(directories):
@@ -42,7 +42,7 @@ def test_a_model_that_has_the_tokenizer_already_is_left_alone(directories):
     (model / "tokenizer.json").write_text("new")
     assert extension_between(model, tokenizer) is None
     with pytest.raises(PerdureError, match="300 embeddings, but the tokenizer has 301 tokens"):
-        _vocab_size(model, tokenizer, 301)
+        embedding_rows(model, tokenizer, 301)
 
 
 def test_any_other_tokenizer_is_refused_naming_the_hashes(directories):

@@ -20,7 +20,7 @@ from perdure.pipeline.plan.forecast import (
 from perdure.pipeline.plan.history import appended_phases
 from perdure.pipeline.plan.lineage import continues_parent, resolved_schedule, switch_steps
 from perdure.pipeline.plan.plan import consumed_samples, make_plan
-from perdure.pipeline.plan.planning import _phases
+from perdure.pipeline.plan.planning import phase_entries
 from perdure.pipeline.plan.schedule import learning_rate
 from tests.pipeline.plan.paths import MIXTURE, STEP, branch, main_path, recipe_of, update
 
@@ -127,7 +127,7 @@ def test_what_is_foreseen_of_a_branch_is_what_plans_take(data):
         "first_sample": 0,
         "num_samples": (at + own + 3 + length) * 8,
         "sources": {key: {"start": 0} for key in keys},
-        "phases": _phases(recipe, "main", recipe.versions["main"].mixture, {}),
+        "phases": phase_entries(recipe, "main", recipe.versions["main"].mixture, {}),
     }
     plan = make_plan(description)
 

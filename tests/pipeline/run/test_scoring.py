@@ -13,7 +13,7 @@ from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.data.score import score as score_module
 from perdure.pipeline.plan.plan import open_plan
 from perdure.pipeline.plan.reads import documents_read, to_score
-from perdure.pipeline.run.scoring import _score
+from perdure.pipeline.run.scoring import score_by_model
 
 STEP = 32 * 8
 SCHEDULE = {"type": "cosine", "max_lr": 0.01, "min_lr": 0.001, "warmup": 0.1}
@@ -84,7 +84,7 @@ def test_versions_score_what_they_read_once_and_end_as_if_all_was_scored(tmp_pat
     recipe, whole = (make_recipe(tmp_path / name) for name in ("read", "whole"))
     said = run_versions(recipe)
     run_versions(whole, "reference")
-    all_scores = _score(whole, "reference", random_data(whole.directory)[0]["a"], None, print)
+    all_scores = score_by_model(whole, "reference", random_data(whole.directory)[0]["a"], None, print)
     run_versions(whole)
 
     data = random_data(recipe.directory)[0]

@@ -1,0 +1,137 @@
+"""What a version's JSON files hold: what it was made from (`inputs.json`) and what it came to (`version.json`).
+
+The types name the keys that this release writes. Files of older releases may lack some; asking for one that is missing
+raises an error that names the file (`files.JsonObject`).
+"""
+
+from typing import Any, NotRequired, TypedDict, cast
+
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.paths import VersionPaths
+
+
+class MeasuredOn(TypedDict):
+    """What identifies the held-out text and probes that a version is measured on."""
+
+    max_tokens: int
+    """Held-out tokens a domain, at most."""
+    data: dict[str, str | None]
+    """Hash of the data by domain; None where there is no data yet."""
+    sampled: NotRequired[dict[str, str]]
+    """By domain with more than `max_tokens`, the rule by which its sample was drawn."""
+    probes: NotRequired[dict[str, str | None]]
+    """SHA-256 by file of questions; None for a file that is gone."""
+
+
+class RecipeIdentity(TypedDict):
+    """The fields of a recipe that decide a version's result."""
+
+    seed: int
+    model: dict[str, Any]
+    training: dict[str, Any]
+    version: dict[str, Any]
+    order_of_sources: Any
+    reweight_tokens: int | None
+
+
+class VersionIdentity(RecipeIdentity):
+    """Everything that decides a version's result; a version that goes on must have the same."""
+
+    tokenizer_hash: str
+    data: dict[str, str]
+    """Hash of the data by source that the version reads."""
+    initial_weights: str | None
+    """What identifies the weights that it starts from; None for random ones."""
+    scores: dict[str, str]
+    """Name of the directory of scores by source, for its selection."""
+    perplexity_scores: dict[str, str]
+    """The same for the perplexities that order or choose its documents."""
+
+
+class VersionInputs(TypedDict):
+    """`inputs.json`: what a version's ranks read, and what identifies it. Paths are strings."""
+
+    version: str
+    command: str | None
+    """As typed."""
+    parent: str | None
+    parent_lineage_tokens: int
+    """Tokens that its ancestors trained on."""
+    vocab_size: int
+    """Rows of the embedding, without padding."""
+    eos_id: int
+    tokenizer: str
+    initial_weights: str | None
+    """Hugging Face directory of the weights that it starts from."""
+    parent_checkpoint: str | None
+    """Checkpoint that it starts from, with moments."""
+    data: dict[str, str]
+    """Data directory by source."""
+    scores: dict[str, str]
+    """Directory of scores by source, for its selection."""
+    perplexity_scores: dict[str, str]
+    measured: MeasuredOn
+    identity: VersionIdentity
+    recipe: NotRequired[str]
+    """SHA-256 of `recipe.yaml` beside it."""
+
+
+class VersionRecord(TypedDict):
+    """`version.json`: what a finished version came to."""
+
+    id: str
+    index: int
+    """Place among the recipe's versions, from 0."""
+    parent: str | None
+    start: str
+    """`init`, `update` or `branch`."""
+    status: str
+    steps: int
+    tokens: int
+    """Tokens trained on."""
+    budget_tokens: int
+    lineage_tokens: int
+    """Tokens trained on with those of its ancestors."""
+    schedule: dict[str, Any]
+    """The schedule with all that followed from ancestors filled in."""
+    selection: dict[str, Any] | None
+    mixture: dict[str, Any]
+    consumed: dict[str, int]
+    """Tokens by place in the mixture."""
+    first_sample: int
+    phases: list[dict[str, Any]]
+    """Phases of the mixture that training added to the plan."""
+    skipped: list[int]
+    """Steps whose update was left out."""
+    selection_counts: dict[str, int]
+    """`scored` and `selected` tokens."""
+    tokens_per_second: float
+    parallel: dict[str, Any]
+    weights_hash: str
+    parent_weights_hash: str | None
+    data: dict[str, str]
+    tokenizer_hash: str
+    heldout: dict[str, float | None]
+    """Loss by domain, in nats per token."""
+    seconds: float
+    device_seconds: float
+    device: str
+    lost_device_seconds: float
+
+
+def read_inputs(version: VersionPaths) -> VersionInputs:
+    """Reads what a version was made from.
+
+    Raises:
+        PerdureError: If the file is missing or damaged.
+    """
+    return cast(VersionInputs, read_json(version.inputs))
+
+
+def read_record(version: VersionPaths) -> VersionRecord:
+    """Reads what a finished version came to.
+
+    Raises:
+        PerdureError: If the file is missing or damaged.
+    """
+    return cast(VersionRecord, read_json(version.record))
