@@ -215,7 +215,7 @@ def _exchange(mine: dict[str, Any]) -> list[dict[str, Any]]:
     import torch
     import torch.distributed as dist
 
-    everyone: list[Any] = [None] * dist.get_worldformat_bytes()
+    everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, mine["node"])
     leaders = [everyone.index(node) for node in dict.fromkeys(everyone)]  # one rank a machine
     mine = mine | {"send_seconds": None}
@@ -235,7 +235,7 @@ def _exchange(mine: dict[str, Any]) -> list[dict[str, Any]]:
                 dist.send(message[:1], sender)
     dist.barrier()
     mine["clock"] = time.time()
-    gathered: list[Any] = [None] * dist.get_worldformat_bytes()
+    gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, mine)
     return [gathered[rank] for rank in leaders]
 
