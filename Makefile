@@ -13,7 +13,7 @@ PYTEST := $(VENV)/bin/pytest
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 TYPED := $(addprefix -p perdure.pipeline., core recipe plan)
 
-.PHONY: help quickstart test damage test-fast audit lint format docs bench clean
+.PHONY: help quickstart test damage test-fast audit lint types imports format docs bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -33,14 +33,19 @@ test-fast: $(STAMP)  ## tests that spawn no ranks, but for one short golden run
 audit: $(STAMP)  ## small faults, planted one at a time, each noticed by its tests; writes docs/audit.md
 	$(VENV)/bin/python -m tests.audit
 
-lint: $(STAMP)  ## ruff, mypy, the rooms' imports, and the documentation's links
+lint: $(STAMP) types imports  ## ruff, mypy, the rooms' imports, and the documentation's links
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --site-dir $(VENV)/site
+
+types: $(STAMP)  ## mypy alone
 	@# mypy cannot follow an editable install whose folders are mapped: it gets a tree that has them in place.
 	@mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/perdure
 	MYPYPATH=$(VENV)/types $(VENV)/bin/mypy $(TYPED)
+
+imports: $(STAMP)  ## the rooms' imports alone
+	@mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/perdure
 	PYTHONPATH=$(VENV)/types $(VENV)/bin/lint-imports --cache-dir $(VENV)/imports
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --site-dir $(VENV)/site
 
 format: $(STAMP)  ## let ruff put the code in order
 	$(VENV)/bin/ruff check --fix

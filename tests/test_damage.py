@@ -16,8 +16,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from run_recipe import outcome, timeless, write_recipe
 from support import start_ranks
-from test_run import outcome, timeless, write_recipe
 
 from perdure.pipeline.cli.entry import main
 from perdure.pipeline.core.errors import PerdureError

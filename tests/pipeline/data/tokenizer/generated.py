@@ -79,13 +79,12 @@ def token(content: str, rng: random.Random, **fixed) -> dict:
     return {"content": content} | flags | fixed
 
 
-def generate(number: int, directory: Path) -> tuple[HuggingFaceTokenizer, dict]:
-    """Writes the directory of a configuration; returns it with what its model's `config.json` says."""
-    rng = random.Random(number)
-    kind = KINDS[number % len(KINDS)]
-    tree, config, often = json.loads(base(kind)), {"eos_token": EOS}, lambda share: rng.random() < share
-    size = 1 + max(entry["id"] for entry in tree["added_tokens"])
-    size = max(size, len(tree["model"]["vocab"]))
+def change_model(tree: dict, kind: str, rng: random.Random) -> None:
+    """Changes what `tokenizer.json` does to a text, in some of its parts."""
+
+    def often(share: float) -> bool:
+        return rng.random() < share
+
     if often(0.3):
         tree["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
     if often(0.3):
@@ -126,9 +125,10 @@ def generate(number: int, directory: Path) -> tuple[HuggingFaceTokenizer, dict]:
             "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
             "special_tokens": {"<s>": {"id": "<s>", "ids": [2], "tokens": ["<s>"]}},
         }
-    for content in rng.sample(["<tool>", "tool", "<Extra>", " here", "<tool>s"], rng.choice([0, 0, 1, 3])):
-        tree["added_tokens"].append({"id": size} | token(content, rng))
-        size += 1
+
+
+def change_config(config: dict, rng: random.Random) -> None:
+    """Fills in `tokenizer_config.json`."""
     if (name := rng.choice(CLASSES)) is not None:
         config["tokenizer_class"] = name
     for key, values in (
@@ -145,8 +145,22 @@ def generate(number: int, directory: Path) -> tuple[HuggingFaceTokenizer, dict]:
         ("model_max_length", (8, 10**9)),
         ("padding_side", ("left",)),
     ):
-        if often(0.2):
+        if rng.random() < 0.2:
             config[key] = rng.choice(values)
+
+
+def generate(number: int, directory: Path) -> tuple[HuggingFaceTokenizer, dict]:
+    """Writes the directory of a configuration; returns it with what its model's `config.json` says."""
+    rng = random.Random(number)
+    kind = KINDS[number % len(KINDS)]
+    tree, config, often = json.loads(base(kind)), {"eos_token": EOS}, lambda share: rng.random() < share
+    size = 1 + max(entry["id"] for entry in tree["added_tokens"])
+    size = max(size, len(tree["model"]["vocab"]))
+    change_model(tree, kind, rng)
+    for content in rng.sample(["<tool>", "tool", "<Extra>", " here", "<tool>s"], rng.choice([0, 0, 1, 3])):
+        tree["added_tokens"].append({"id": size} | token(content, rng))
+        size += 1
+    change_config(config, rng)
     if often(0.15):
         listed = {
             str(entry["id"]): {k: v for k, v in entry.items() if k != "id"} for entry in tree["added_tokens"]

@@ -32,7 +32,7 @@ def measurements(recipe, curves: dict, ends: dict) -> tuple[dict, dict]:
     return steps, on
 
 
-def testmin_acc_holds_the_measurement_at_which_a_domain_was_learned(tmp_path):
+def test_min_acc_holds_the_measurement_at_which_a_domain_was_learned(tmp_path):
     """What was learned badly and got better ever since is at its worst where it was learned."""
     versions = {
         "one": version(None, 10, "a"),
@@ -63,7 +63,7 @@ def testmin_acc_holds_the_measurement_at_which_a_domain_was_learned(tmp_path):
     assert found("three") == -(6 + 4) / 2
 
 
-def testmin_acc_is_over_all_versions_since_a_domain_was_learned(tmp_path):
+def test_min_acc_is_over_all_versions_since_a_domain_was_learned(tmp_path):
     """De Lange et al. 2023: min over t_|T_i| <= n <= t_|T_k|, here by hand."""
     versions = {
         "one": version(None, 10, "a"),
