@@ -21,7 +21,8 @@ WORKDIR /opt/perdure
 # are held at their versions: an install that wants others fails instead of replacing them.
 COPY pyproject.toml ./
 RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-        print(*project['dependencies'], *project['optional-dependencies']['hub'], sep='\n')" > /tmp/requirements.txt \
+        extras = project['optional-dependencies']; \
+        print(*project['dependencies'], *extras['data'], *extras['train'], *extras['hub'], sep='\n')" > /tmp/requirements.txt \
     && python -c "from importlib.metadata import distributions; \
         print(*(f'{name}=={d.version}' for name in ('torch', 'triton') for d in distributions(name=name)), sep='\n')" \
         > /tmp/constraints.txt \

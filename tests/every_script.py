@@ -15,10 +15,10 @@ from datatrove.utils.text import ngrams, simplify_text
 from languages import LANGUAGES, Language
 
 from perdure.pipeline import recipe
-from perdure.pipeline.data.cleaning.blocks import block
-from perdure.pipeline.data.cleaning.decontaminate import NgramFilter, NgramIndex
 from perdure.pipeline.data.cleaning.languages import splitter
 from perdure.pipeline.data.cleaning.normalise import split_words
+from perdure.pipeline.data.cleaning.steps import block
+from perdure.pipeline.data.cleaning.steps.decontaminate import NgramFilter, NgramIndex
 
 STEPS = {
     "gopher_quality": (recipe.GopherQuality, GopherQualityFilter),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perdure.pipeline.core.errors import PerdureError, Problem
+from perdure.pipeline.core.extras import is_installed
 from perdure.pipeline.core.hints import missing
 from perdure.pipeline.data.cleaning.languages import splitter
 from perdure.pipeline.data.cleaning.step_inputs import SAMPLES, language_model, languages
@@ -52,12 +53,14 @@ def labels(name: str, source: Source) -> Problems:
 
 def _evaluation_file(where: str, path: Path, n: int) -> Problems:
     """A file with a string that is long enough to be looked for."""
-    from perdure.pipeline.data.ngrams import wanted_hashes
-    from perdure.pipeline.data.read.texts import evaluation_texts
-
     if not path.is_file():
         yield missing(where, path, "evaluation file")
         return
+    if not is_installed("datatrove"):
+        return  # left to the machine that cleans
+    from perdure.pipeline.data.ngrams import wanted_hashes
+    from perdure.pipeline.data.read.texts import evaluation_texts
+
     try:
         if not any(len(wanted_hashes(text, n)[1]) for text in evaluation_texts(path)):
             remedy = (
@@ -70,11 +73,13 @@ def _evaluation_file(where: str, path: Path, n: int) -> Problems:
 
 def _sample(where: str, path: Path, field: str) -> Problems:
     """A file with texts; with topics as well, two at least, if a classifier learns them."""
-    from perdure.pipeline.data.features import read_rows
-
     if not path.is_file():
         yield missing(where, path, "file")
         return
+    if not is_installed("datatrove"):
+        return  # left to the machine that cleans
+    from perdure.pipeline.data.features import read_rows
+
     try:
         if field == "labelled":
             if len(topics := {topic for _, topic in read_rows(path, "text", "topic")}) < 2:

@@ -50,8 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _report(error: Exception) -> int:
     from perdure.pipeline.core.console import visible
     from perdure.pipeline.core.errors import PerdureError
+    from perdure.pipeline.core.extras import missing_extra
     from perdure.pipeline.core.remedies import readable
 
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        error = missing_extra(error.name) or error
     if isinstance(error, OSError) and error.filename:
         error = readable(error, Path(os.fsdecode(error.filename)))
     if isinstance(error, PerdureError):

@@ -10,6 +10,7 @@ from rich.table import Table
 from perdure.pipeline.checks.preview_mixture import LISTED, listed_some, mixture_tree, more_of
 from perdure.pipeline.core.formats import format_memory
 from perdure.pipeline.model.files import listed
+from perdure.pipeline.recipe.versions import SCORES
 
 PLOT_HEIGHT = 6
 """Lines of the learning-rate curve."""
@@ -130,17 +131,6 @@ def _tokens(tokens: int | None, mark: str) -> str:
     return "unknown" if tokens is None else f"{mark}{tokens:,}"
 
 
-SCORE_WORDS = {
-    "excess": "with the highest excess loss over {}",
-    "reference_loss": "with the lowest loss of {}",
-    "reference_entropy": "with the lowest entropy of {}",
-    "intersection": "with the lowest loss and entropy of {}",
-    "random": "chosen at random",
-    "highest_loss": "with the highest loss",
-}
-"""Which tokens a selection keeps, for people."""
-
-
 def _print_version(console: Console, version: dict[str, Any], estimated: dict[str, bool]) -> None:
     origin = version["start"] + (f" of {version['parent']}" if version["parent"] else "")
     if version["branch_step"]:
@@ -153,7 +143,7 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
     if selection := version["selection"]:
         console.print(
             f"trains on the {selection['k']:.0%} of tokens {SCOPES[selection['scope']]} "
-            + SCORE_WORDS[selection["score"]].format(selection["reference"])
+            + SCORES[selection["score"]].words.format(selection["reference"])
             + (
                 f", averaged over {selection['smoothing']} tokens to either side"
                 if selection["smoothing"]

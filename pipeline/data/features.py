@@ -10,10 +10,10 @@ import regex
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.data.cleaning.normalise import WORD, is_heldout, normalise, text_hash
-from perdure.pipeline.data.ngrams import WITHOUT_BLANKS
 from perdure.pipeline.data.read.inputs import is_json_lines
 from perdure.pipeline.data.read.readers import CleanedDocuments
 from perdure.pipeline.data.read.texts import ARRAY, json_lines, plain_lines
+from perdure.pipeline.data.scripts import WITHOUT_BLANKS
 
 CHARS = 10_000
 """Characters of a document that classifiers and clusters look at."""
@@ -127,7 +127,8 @@ def read_rows(path: Path, *fields: str) -> Iterator[tuple[str, ...]]:
     for number, row in json_lines(path):
         if isinstance(row, list):
             raise PerdureError(f"{path}: line {number} is {ARRAY}, with {wanted}")
-        values = [row.get(field) for field in fields] if isinstance(row, dict) else [None]
-        if not all(isinstance(value, str) for value in values):
+        values = [row.get(field) for field in fields] if isinstance(row, dict) else []
+        texts = [value for value in values if isinstance(value, str)]
+        if len(texts) < len(fields):
             raise PerdureError(f"{path}: line {number} should be JSON with {wanted} as text")
-        yield (normalise(values[0]), *values[1:])
+        yield (normalise(texts[0]), *texts[1:])

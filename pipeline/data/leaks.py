@@ -68,8 +68,8 @@ def search_source(data: Path, tokenizer: Path, wanted: Grams, execute: Execute) 
     return places
 
 
-def here(steps: list[PipelineStep], tasks: int, directory: Path) -> list[Counter]:
-    """An `Execute` in this process, for what is too small to be worth a pool's start."""
+def in_this_process(steps: list[PipelineStep], tasks: int, directory: Path) -> list[Counter]:
+    """Runs tasks one after the other in this process: for searches that take less time than worker processes to start."""
     for rank in range(tasks):
         for step in steps:
             step.run(None, rank, tasks)
@@ -161,5 +161,5 @@ def _load(path: Path) -> Places:
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     content = io.BytesIO()
-    np.savez(content, **arrays)
+    np.savez(content, allow_pickle=False, **arrays)
     write_atomic(path, content.getvalue())

@@ -15,6 +15,15 @@ import regex
 import xxhash
 from datatrove.utils.text import TextNormConfig, simplify_text
 
+from perdure.pipeline.data.scripts import (
+    ACCENTS,
+    HAN_SCRIPTS,
+    KANA_SCRIPTS,
+    OTHER_SCRIPTS,
+    PUNCTUATION,
+    WITHOUT_BLANKS,
+)
+
 BASE = np.uint64(0x9E3779B97F4A7C15)
 """Multiplier of the rolling hash, odd, so that every word of an n-gram counts."""
 WORD, HAN, KANA, LETTER = 30, 15, 10, 9
@@ -22,25 +31,11 @@ WORD, HAN, KANA, LETTER = 30, 15, 10, 9
 MIN_WORDS = 8
 """A shorter text is not looked for: it would be found anywhere (the lower bound of Brown et al. 2020, appendix C)."""
 
-_HAN = r"\p{Han}\p{Yi}\p{Tangut}\p{Nushu}"
-# Line_Break=SA: what Unicode breaks by dictionaries, as Thai, Lao, Khmer, Burmese. Katakana's long vowel is of no script.
-_KANA = r"\p{Hiragana}\p{Katakana}\p{Bopomofo}\u30fc\uff70\uff9e\uff9f"
-_OTHERS = rf"{_KANA}\p{{Line_Break=SA}}\p{{Tibetan}}\p{{Javanese}}\p{{Balinese}}"
-WITHOUT_BLANKS = _HAN + _OTHERS
-"""Characters of scripts without blanks between words, for a set of an expression of `regex`."""
 _WORDS = regex.compile(rf"[{WITHOUT_BLANKS}]\p{{M}}*|[^\s{WITHOUT_BLANKS}]+")
 _SIZES = [
-    (regex.compile(f"[{part}]"), size) for part, size in ((_HAN, HAN), (_KANA, KANA), (_OTHERS, LETTER))
+    (regex.compile(f"[{part}]"), size)
+    for part, size in ((HAN_SCRIPTS, HAN), (KANA_SCRIPTS, KANA), (OTHER_SCRIPTS, LETTER))
 ]
-# Accents that are left out by some writers. Other marks are letters: kana's voicing, Thai tones, Indian vowels.
-_ACCENT = (
-    r"[\p{Mn}&&[\p{Latin}\p{Greek}\p{Cyrillic}\p{Hebrew}\p{Arabic}\p{Syriac}\p{Inherited}]--[\u3099\u309a]]"
-)
-_ACCENTS = regex.compile(rf"(?V1){_ACCENT}+")
-# What datatrove's list of punctuation lacks; it is for scripts with the punctuation of Latin, whose results stay.
-_MARK = r"[[\p{P}\u200b\u2060]--[\u0000-\u036f\u2000-\u200a\u200c-\u205f\u2061-\u206f]]"
-_PUNCTUATION = regex.compile(rf"(?V1){_MARK}")
-_BY_AMOUNT = regex.compile(rf"(?V1)[{WITHOUT_BLANKS}]|[\p{{Mn}}--{_ACCENT}]|{_MARK}")
 _WITH_MARKS = TextNormConfig(norm_unicode_diacritics=False)
 
 
@@ -71,12 +66,7 @@ def simple_words(text: str) -> list[str]:
     if text.isascii():
         return simplify_text(text).split()
     text = unicodedata.normalize("NFD", simplify_text(text, _WITH_MARKS))
-    return _WORDS.findall(_PUNCTUATION.sub(" ", _ACCENTS.sub("", text)))
-
-
-def compared_by_amount(text: str) -> bool:
-    """Whether a text has anything that version 0.1 compared otherwise: by count of characters, or without marks."""
-    return not text.isascii() and _BY_AMOUNT.search(unicodedata.normalize("NFD", text)) is not None
+    return _WORDS.findall(PUNCTUATION.sub(" ", ACCENTS.sub("", text)))
 
 
 def word_sizes(words: list[str]) -> np.ndarray:

@@ -1,10 +1,8 @@
-"""Tokenising cleaned documents into Megatron shards: a train and a held-out one a task, and a table of documents."""
+"""The datatrove step that writes Megatron shards: a train and a held-out one a task, and a table of documents."""
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,17 +10,9 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
 
-from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.files import read_json
-from perdure.pipeline.core.manifest import finish
-from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.core.tokenizers import LoadedTokenizer, load_tokenizer
-from perdure.pipeline.data.backends.local import Execute, building
-from perdure.pipeline.data.cleaning.counted import step_counts, total
 from perdure.pipeline.data.cleaning.normalise import count_words, is_heldout, text_hash
-from perdure.pipeline.data.read.readers import CleanedDocuments
-from perdure.pipeline.data.read.rows import merge_tables
-from perdure.pipeline.data.tokenizer.compared import SAMPLES, Sample, compare, read_samples
+from perdure.pipeline.data.tokenizer.compared import SAMPLES, Sample
 from perdure.pipeline.data.tokenizer.coverage import NOTHING_LEFT, count_visible, gaps
 
 UINT16_VOCAB = 65500
@@ -154,124 +144,9 @@ class ShardWriter(PipelineStep):
         return WITHOUT_TOKENS if lost >= NOTHING_LEFT * visible else None
 
 
-def write_shards(
-    out: Path,
-    final: Path,
-    name: str,
-    clean: Path,
-    tokenizer: Path,
-    topics: Path | None,
-    subset: Path | None,
-    heldout_fraction: float,
-    reserved_fraction: float,
-    tasks: int,
-    execute: Execute,
-    exported: Callable[[], Any],
-    manifest: dict,
-) -> None:
-    """Tokenises one source.
-
-    Args:
-        out: The run's directory.
-        final: Where the artefact goes.
-        name: The source's name in the recipe.
-        clean: Its cleaned documents.
-        tokenizer: The tokenizer's directory.
-        topics: The topic of each document, if told.
-        subset: Whether each document is taken, if not all are.
-        heldout_fraction: Share of documents held out.
-        reserved_fraction: Largest such share of any source; what another source would hold out is dropped here.
-        tasks: Number of parts, the same as in `clean`.
-        execute: Runs the tasks.
-        exported: Loads the tokenizer as AutoTokenizer does from an export.
-        manifest: What the artefact depends on; `counts` and `files` are added. `counts.tokens` is what was tokenised:
-            the documents that the cleaning left, separators included. `counts.separators_inside` are those that stand
-            in texts, as far as the tokenizer takes their spelling for them. Of a tokenizer that loses characters,
-            `counts.without_tokens` has the `characters` that have no token, `of` how many, in how many `documents`, and
-            as `example` the document that lost the largest share.
-
-    Raises:
-        PerdureError: If a split has no document, or AutoTokenizer gives other tokens for a document.
-    """
-    with building(out, final) as work:
-        artefact = work / "artefact"
-        steps = [
-            CleanedDocuments(str(clean)),
-            ShardWriter(artefact, tokenizer, topics, subset, heldout_fraction, reserved_fraction),
-        ]
-        *_, counts = execute(steps, tasks, work / "tokenise")
-        facts = read_json(tokenizer / "manifest.json")
-        compared, worst = read_samples(work / SAMPLES)
-        compare(compared, exported(), facts["parse_special_tokens"], f"sources.{name}")
-        steps = list(manifest["counts"]["steps"])
-        steps.append(_record("split", steps[-1]["out"], "heldout_elsewhere", counts))
-        if subset is not None:
-            steps.append(_record("subset", steps[-1]["out"], "not_in_subset", counts))
-        loses = (facts.get("loaded") or {}).get("loses_characters")
-        if loses:
-            steps.append(_record("tokens", steps[-1]["out"], WITHOUT_TOKENS, counts))
-        documents, words = total(steps, "documents"), total(steps, "words")
-        assert documents["out"] == counts["train_documents"] + counts["heldout_documents"]
-        for split, remedy in (("heldout", "raise"), ("train", "lower")):
-            if not counts[f"{split}_documents"]:
-                remedy = f"{remedy} sources.{name}.heldout_fraction = {heldout_fraction}, or give it more documents"
-                if (gone := counts[WITHOUT_TOKENS]) and worst:
-                    remedy = (
-                        f"the tokenizer has no tokens for the characters of {gone:,} others, such as {worst['id']} "
-                        f"({worst['text']!r}); choose one with bytes in its vocabulary"
-                    )
-                raise PerdureError(
-                    f"sources.{name}: none of its {documents['out']} documents falls into the {split} split; {remedy}"
-                )
-        splits = {
-            "train": {key: counts[f"train_{key}"] for key in ("documents", "tokens")},
-            "heldout": {key: counts[f"heldout_{key}"] for key in ("documents", "tokens", "bytes")},
-        }
-        merge_tables(
-            [artefact / f"docs.{task:05d}.parquet" for task in range(tasks)], artefact / "docs.parquet"
-        )
-        files = hash_files(artefact, shard_files(artefact))
-        labels = {kind: _by_label(counts, kind) for kind in ("topics", "languages")}
-        kept = sum(split["tokens"] for split in splits.values())
-        dropped = {
-            reason: count
-            for reason in ("heldout_elsewhere", "not_in_subset", WITHOUT_TOKENS)
-            if (count := counts[f"{reason}:tokens"])
-        }
-        tokens = {"in": kept + sum(dropped.values()), "dropped": dropped, "out": kept}
-        counted = {"documents": documents, "words": words, "tokens": tokens, "steps": steps} | splits | labels
-        counted["separators_inside"] = counts["separators"]
-        if loses:
-            lost = {"characters": counts["lost:characters"], "of": counts["visible"]}
-            counted[WITHOUT_TOKENS] = lost | {"documents": counts["lost"], "example": worst}
-        finish(artefact, manifest | {"counts": counted, "files": files})
-
-
 def shard_files(directory: Path) -> list[str]:
     """Names of the shards, indices and tables in an artefact: what identifies its content."""
     return [path.name for path in directory.iterdir() if path.suffix in (".bin", ".idx", ".parquet")]
-
-
-def _record(name: str, given: dict, reason: str, counts: Counter) -> dict:
-    """The record of a step that drops documents for one reason."""
-    documents, words = counts[reason], counts[f"{reason}:words"]
-    counter = Counter({"in": given["documents"], "words_in": given["words"]})
-    counter["out"], counter["words_out"] = given["documents"] - documents, given["words"] - words
-    if documents:
-        counter[f"dropped:{reason}"], counter[f"words_dropped:{reason}"] = documents, words
-    return step_counts(name, counter)
-
-
-def _by_label(counts: Counter, kind: str) -> dict:
-    """Documents and tokens of each split by topic or language."""
-    labels = sorted({key.split(":", 2)[2] for key in counts if key.startswith(f"{kind}:")})
-    return {
-        label: {
-            split: {unit: counts[f"{kind}:{split}_{unit}:{label}"] for unit in ("documents", "tokens")}
-            for split in PREFIXES
-        }
-        for label in labels
-    }
 
 
 def _column(directory: Path | None, rank: int, column: str) -> list:

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.formats import format_bytes
-from perdure.pipeline.core.hashes import hash_of
-from perdure.pipeline.core.integrity import is_whole, require_whole
 from perdure.pipeline.core.manifest import disk_errors, is_finished, refuse_link
 from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.data import identity
 from perdure.pipeline.data.cleaning.drops import drops_lines, heavy_drops, lost_line
+from perdure.pipeline.data.context import ShardInputs, StageContext
 from perdure.pipeline.data.read.inputs import files_not_read
 from perdure.pipeline.data.read.overlap import same_files
+from perdure.pipeline.data.source_steps import Report, make_clean, make_shards, make_topics
+from perdure.pipeline.data.summaries import source_summary, tokenizer_summary
 from perdure.pipeline.data.tokenizer.auto import as_loaded, load_as_exported, model_config
 from perdure.pipeline.data.tokenizer.train import build_tokenizer
-from perdure.pipeline.recipe import ExtendedTokenizer, HuggingFaceTokenizer, Recipe, typed_command
+from perdure.pipeline.recipe import ExtendedTokenizer, HuggingFaceTokenizer, Recipe
 from perdure.pipeline.recipe.remembered import asked_once
 
 if TYPE_CHECKING:
@@ -163,139 +164,38 @@ def tokenizer_directory(recipe: Recipe) -> Path:
     )
 
 
-def _run(recipe: Recipe, execute: Callable[[], "Execute"], report: Callable[[str], None]) -> dict[str, Path]:
-    out, tasks, clean = recipe.directory, recipe.data.tasks, identity.clean_inputs(recipe)
-    tokenizer = identity.tokenizer_inputs(recipe, clean)
-    command = typed_command()
+def _run(recipe: Recipe, start: Callable[[], "Execute"], report: Report) -> dict[str, Path]:
+    """Makes what is missing: cleaned documents and topics of all sources, the tokenizer, then subsets and shards."""
+    inputs = identity.clean_inputs(recipe)
+    reserved = identity.reserved_fraction(recipe)
+    context = StageContext(recipe.directory, recipe.data.tasks, start, reserved, recipe.seed)
     for note in same_files(recipe):
         report(note)
-    cleaned = {name: identity.place(out, f"clean/{name}", inputs) for name, inputs in clean.items()}
-    labelled: dict[str, Path] = {}
     config = model_config(recipe.model)
-    place = identity.place(out, "tokenizer", tokenizer)
-    given = identity.reserved_fraction(recipe), tokenizer, tasks, execute
+    tokenizer_inputs = identity.tokenizer_inputs(recipe, inputs)
+    place = identity.place(recipe.directory, "tokenizer", tokenizer_inputs)
     if not is_finished(place):
         match recipe.tokenizer:  # what can fail without documents does so before they are cleaned
             case HuggingFaceTokenizer():
-                as_loaded(build_tokenizer(recipe.tokenizer, place, {}, *given), config)
+                as_loaded(build_tokenizer(context, recipe.tokenizer, place, {}, tokenizer_inputs), config)
             case ExtendedTokenizer():
                 load_as_exported(recipe.tokenizer.path, config)
-    for name, source in recipe.sources.items():
-        if not is_finished(cleaned[name]):
-            from perdure.pipeline.data.cleaning.clean import clean_source
-
-            facts = {"source": name, "hash": hash_of(clean[name]), "inputs": clean[name], "command": command}
-            facts["reading"] = identity.READING
-            report(f"cleaning {name}")
-            clean_source(out, cleaned[name], name, source, tasks, execute(), facts)
-        topics = recipe.sources[name].topics
-        if topics is not None:
-            inputs = identity.part_inputs(recipe, name, "topics", clean)
-            labelled[name] = identity.place(out, f"topics/{name}", inputs)
-            if not is_finished(labelled[name]):
-                from perdure.pipeline.data.topics import label_topics
-
-                report(f"labelling {name} with topics")
-                facts = {"source": name, "inputs": inputs, "command": command, "words": identity.WORDS}
-                require_whole(cleaned[name])
-                label_topics(out, labelled[name], name, topics, cleaned[name], tasks, execute(), facts)
-            report(_topics_summary(name, read_json(labelled[name] / "manifest.json")))
-    directory = build_tokenizer(recipe.tokenizer, place, cleaned, *given)
-    facts = as_loaded(directory, config)
-    exported = cache(lambda: load_as_exported(directory, config))
-    learnt = ""
-    if (sample := facts["sample"]) is not None:
-        learnt = f", learnt from {sample['words']:,} of {sample['of_words']:,} words (tokenizer.sample_words)"
-    report(
-        f"tokenizer: {facts['vocab_size']:,} tokens{_asked(recipe, facts)}, documents end in {facts['eos_token']!r}{learnt}"
-    )
-    found = {}
+    cleaned: dict[str, Path] = {}
+    topics: dict[str, Path | None] = {}
     for name in recipe.sources:
-        inputs = identity.data_inputs(recipe, name, clean, facts)
-        final = found[name] = identity.place(out, f"data/{name}", inputs)
-        if not is_whole(final):
-            from perdure.pipeline.data.shard import write_shards
-
-            require_whole(cleaned[name])
-            if name in labelled:
-                require_whole(labelled[name])
-            subset = None
-            if (chosen := recipe.sources[name].subset) is not None:
-                from perdure.pipeline.data.subset import choose_subset
-
-                subset_inputs = identity.subset_inputs(recipe, name, clean, facts)
-                subset = identity.place(out, f"subset/{name}", subset_inputs)
-                if not is_whole(subset):
-                    report(f"choosing a subset of {name}")
-                    begun = {"source": name, "inputs": subset_inputs, "command": command}
-                    where = cleaned[name], directory
-                    shared = identity.reserved_fraction(recipe), recipe.seed, tasks, execute(), begun
-                    choose_subset(out, subset, name, chosen, *where, *shared)
-            heldout = recipe.sources[name].heldout_fraction
-            manifest: dict = {
-                "source": name,
-                "data_hash": hash_of(inputs),
-                "tokenizer_hash": facts["tokenizer_hash"],
-                "eos_id": facts["eos_id"],
-                "vocab_size": facts["vocab_size"],
-                "tasks": tasks,
-                "heldout_fraction": heldout,
-                "inputs": clean[name],
-                "clean": cleaned[name].name,
-                "reading": read_json(cleaned[name] / "manifest.json").get("reading", 1),
-                "topics": labelled[name].name if name in labelled else None,
-                "subset": subset.name if subset else None,
-                "counts": read_json(cleaned[name] / "manifest.json")["counts"],
-                "command": command,
-            }
-            report(f"tokenising {name}")
-            labels = labelled.get(name), subset
-            fractions = heldout, identity.reserved_fraction(recipe)
-            how = tasks, execute(), exported
-            write_shards(out, final, name, cleaned[name], directory, *labels, *fractions, *how, manifest)
-        counts = read_json(final / "manifest.json")["counts"]
-        report("; ".join(filter(None, [_summary(name, counts), files_not_read(recipe.sources[name].reader)])))
+        cleaned[name] = make_clean(recipe, context, name, inputs, report)
+        topics[name] = make_topics(recipe, context, name, inputs, cleaned[name], report)
+    tokenizer = build_tokenizer(context, recipe.tokenizer, place, cleaned, tokenizer_inputs)
+    report(tokenizer_summary(recipe.tokenizer, as_loaded(tokenizer, config)))
+    exported = cache(lambda: load_as_exported(tokenizer, config))
+    found = {}
+    for name, source in recipe.sources.items():
+        made = ShardInputs(cleaned[name], tokenizer, topics[name])
+        found[name] = make_shards(recipe, context, name, inputs, made, exported, report)
+        counts = read_json(found[name] / "manifest.json")["counts"]
+        report("; ".join(filter(None, [source_summary(name, counts), files_not_read(source.reader)])))
         for line in drops_lines(name, heavy_drops(counts, cleaned[name] / "dropped")):
             report(line)
         if lost := lost_line(name, counts):
             report(lost)
     return found
-
-
-def _asked(recipe: Recipe, facts: dict) -> str:
-    """What to add if a trained tokenizer is smaller than asked for."""
-    tokenizer = recipe.tokenizer
-    if tokenizer.type != "train" or facts["vocab_size"] == tokenizer.vocab_size:
-        return ""
-    return f" (vocab_size = {tokenizer.vocab_size:,}: the text has no more pairs to merge)"
-
-
-def _topics_summary(name: str, manifest: dict) -> str:
-    """Topics of a source with their documents, what a classifier is worth, and the words of clusters."""
-    words = manifest.get("top_words", {})
-    found = [
-        f"{topic} {count:,}" + (f" ({', '.join(words[topic])})" if topic in words else "")
-        for topic, count in manifest["topics"].items()
-    ]
-    right = f", right on {manifest['accuracy']:.1%} of labelled texts" if "accuracy" in manifest else ""
-    return f"{name}: {len(found)} topics{right}: " + ", ".join(found)
-
-
-def _summary(name: str, counts: dict) -> str:
-    documents, train, heldout = counts["documents"], counts["train"], counts["heldout"]
-    by_count = sorted(documents["dropped"].items(), key=lambda item: -item[1])
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in by_count)
-    return (
-        f"{name}: {documents['in']:,} documents in, {documents['out']:,} out (dropped: {dropped or 'none'}); "
-        f"{train['tokens']:,} tokens to train on, {heldout['tokens']:,} held out"
-        + (
-            f"; {inside:,} separators stand inside documents"
-            if (inside := counts["separators_inside"])
-            else ""
-        )
-    ) + "".join(
-        f"; of {file['file']}, {file['too_short']:,} of {file['strings']:,} strings were too short to be looked for"
-        for step in counts["steps"]
-        for file in step.get("evaluation", [])
-        if file["too_short"]
-    )

@@ -21,58 +21,52 @@ from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.core.sorting import ROWS, new_array, sort_keys
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data import dsir
-from perdure.pipeline.data.backends.local import Execute, building
+from perdure.pipeline.data.backends.local import building
 from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
+from perdure.pipeline.data.context import StageContext
 from perdure.pipeline.data.features import classifier, read_rows, sample_texts
 from perdure.pipeline.data.read.readers import CleanedDocuments
 from perdure.pipeline.data.shard import batches, encode
 
 
 def choose_subset(
-    out: Path,
+    context: StageContext,
     final: Path,
     name: str,
     subset: recipe.Subset,
     clean: Path,
     tokenizer: Path,
-    reserved_fraction: float,
-    seed: int,
-    tasks: int,
-    execute: Execute,
     manifest: dict,
 ) -> None:
     """Chooses documents of one source.
 
     Args:
-        out: The run's directory.
+        context: What the stage's steps share; `reserved_fraction`: documents below it are neither chosen nor looked at;
+            `seed`: of DSIR's noise.
         final: Where the artefact goes.
         name: The source's name in the recipe.
         subset: Method and budget.
         clean: The source's cleaned documents.
         tokenizer: The tokenizer's directory; tokens are counted with their separator.
-        reserved_fraction: Documents whose hash is below this do not train, and neither are chosen nor looked at.
-        seed: Of DSIR's noise.
-        tasks: Number of parts, the same as in `clean`.
-        execute: Runs the tasks.
         manifest: What the artefact depends on; `taken` and `available` (documents, tokens) are added.
 
     Raises:
         PerdureError: If the budget exceeds the source, or a sample has no text.
     """
     where = f"sources.{name}.subset"
-    with building(out, final) as work:
+    reserved = context.reserved_fraction
+    with building(context.out, final) as work:
         documents = CleanedDocuments(str(clean))
         if isinstance(subset, recipe.DsirSubset):
-            execute([documents, Count(subset, reserved_fraction, work / "counts")], tasks, work / "count")
-        execute([Fit(subset, clean, reserved_fraction, work, where)], 1, work / "fit")
-        score = Score(subset, tokenizer, reserved_fraction, work)
-        execute([documents, score], tasks, work / "score")
-        taken, available = _choose(subset, work, tasks, seed, where)
+            context.execute([documents, Count(subset, reserved, work / "counts")], work / "count")
+        context.execute([Fit(subset, clean, reserved, work, where)], work / "fit", tasks=1)
+        context.execute([documents, Score(subset, tokenizer, reserved, work)], work / "score")
+        taken, available = choose(subset, work, context.tasks, context.seed, where)
         counts = {"taken": taken, "available": available}
         finish(work / "artefact", manifest | counts | {"files": hash_files(work / "artefact")})
 
 
-def _choose(subset: recipe.Subset, work: Path, tasks: int, seed: int, where: str) -> tuple[dict, dict]:
+def choose(subset: recipe.Subset, work: Path, tasks: int, seed: int, where: str) -> tuple[dict, dict]:
     """Writes what is kept of each task's documents; returns how many are taken, of how many.
 
     The columns of all documents stand in mapped files, so that memory does not grow with the corpus.

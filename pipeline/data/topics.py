@@ -19,8 +19,9 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.core.remembered_hashes import hash_files
-from perdure.pipeline.data.backends.local import Execute, building
+from perdure.pipeline.data.backends.local import building
 from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
+from perdure.pipeline.data.context import StageContext
 from perdure.pipeline.data.features import CHARS, classifier, letters, read_rows, sample_texts
 from perdure.pipeline.data.read.readers import CleanedDocuments
 from perdure.pipeline.data.shard import batches
@@ -33,25 +34,16 @@ TOP_WORDS = 8
 
 
 def label_topics(
-    out: Path,
-    final: Path,
-    name: str,
-    topics: recipe.Topics,
-    clean: Path,
-    tasks: int,
-    execute: Execute,
-    manifest: dict,
+    context: StageContext, final: Path, name: str, topics: recipe.Topics, clean: Path, manifest: dict
 ) -> None:
     """Writes the topic of every cleaned document of one source.
 
     Args:
-        out: The run's directory.
+        context: What the stage's steps share.
         final: Where the artefact goes.
         name: The source's name in the recipe.
         topics: How topics are told.
         clean: The source's cleaned documents.
-        tasks: Number of parts, the same as in `clean`.
-        execute: Runs the tasks.
         manifest: What the artefact depends on; `topics` (documents by topic) is added, and what was learned: `accuracy`
             and `majority` (the share of the most frequent topic) of a classifier, `top_words` of clusters.
 
@@ -59,13 +51,13 @@ def label_topics(
         PerdureError: If a label is not mapped, no document has the field, or a classifier is not accurate enough.
     """
     where = f"sources.{name}.topics"
-    with building(out, final) as work:
+    with building(context.out, final) as work:
         learned = {}
         if not isinstance(topics, recipe.MetadataTopics):
-            execute([Learn(topics, clean, work / "model", where)], 1, work / "learn")
+            context.execute([Learn(topics, clean, work / "model", where)], work / "learn", tasks=1)
             learned = read_json(work / "model" / "learned.json")
         label = Label(topics, work / "model", work / "artefact")
-        *_, counts = execute([CleanedDocuments(str(clean)), label], tasks, work / "label")
+        *_, counts = context.execute([CleanedDocuments(str(clean)), label], work / "label")
         found = {key[6:]: count for key, count in sorted(counts.items()) if key.startswith("topic:")}
         unmapped = {key[9:]: count for key, count in sorted(counts.items()) if key.startswith("unmapped:")}
         if unmapped:

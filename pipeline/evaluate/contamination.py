@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pyarrow import parquet
 
+from perdure.pipeline.core.extras import is_installed
 from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.formats import format_tokens
 from perdure.pipeline.core.hashes import hash_file, hash_of
@@ -50,7 +51,7 @@ class Passage:
         words: As they are compared.
         n: Words that must agree; 0 for texts that are too short.
         hashes: Of its n-grams, uint64.
-        by_amount: Whether version 0.1 compared it otherwise (`ngrams.compared_by_amount`).
+        by_amount: Whether version 0.1 compared it otherwise (`scripts.compared_by_amount`).
     """
 
     part: str
@@ -81,13 +82,16 @@ def look_for_leaks(
         return
     path = recipe.paths.contamination
     identity = _identity(recipe, data)
-    from perdure.pipeline.data import ngrams
-
     known = read_json(path) if path.exists() else None
     if known and _as_now(recipe, known["identity"]) != identity:
         known = None
     if known and BY_AMOUNT in known:
         return
+    if not is_installed("datatrove"):
+        say("leaks: not looked for without datatrove; `perdure eval` does where `perdure[data]` is installed")
+        return
+    from perdure.pipeline.data import ngrams  # imports datatrove
+
     passages = list(_passages(recipe, data, tokenizer, settings.n_grams))
     by_amount = any(passage.by_amount for passage in passages)
     if known and not by_amount:  # of version 0.1, which would find the same today
@@ -204,13 +208,14 @@ def _heldout_texts(directory: Path, tokenizer: Path, places: "list[Place]") -> "
 
 def _passage(part: str, group: str, item: "str | Place", text: str, n_grams: int) -> Passage:
     from perdure.pipeline.data import ngrams
+    from perdure.pipeline.data.scripts import compared_by_amount
 
     words = ngrams.simple_words(text)
     sizes = ngrams.word_sizes(words)
     amount = int(sizes.sum()) // ngrams.WORD
     n = min(n_grams, amount) if amount >= ngrams.MIN_WORDS else 0
     hashes = ngrams.joined_hashes(ngrams.word_hashes(words), sizes, n) if n else np.empty(0, np.uint64)
-    return Passage(part, group, item, words, n, hashes, ngrams.compared_by_amount(text))
+    return Passage(part, group, item, words, n, hashes, compared_by_amount(text))
 
 
 def _index(passages: list[Passage]) -> "Grams":
@@ -227,7 +232,7 @@ def _search(
     """By source, the first training document with each of the n-grams."""
     from perdure.pipeline.data.backends import elsewhere
     from perdure.pipeline.data.backends.local import local
-    from perdure.pipeline.data.leaks import here, search_source
+    from perdure.pipeline.data.leaks import in_this_process, search_source
 
     with ExitStack() as stack:
 
@@ -246,7 +251,7 @@ def _search(
                 )
                 return executor()(*arguments)
 
-            execute = here if tokens < HANDED_ON else handed_on
+            execute = in_this_process if tokens < HANDED_ON else handed_on
             return search_source(directory, tokenizer, grams, execute)
 
         return {source: searched(source, directory) for source, directory in data.items()}

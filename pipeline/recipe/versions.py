@@ -1,5 +1,6 @@
 """Fields of a version: its start, mixture and selection."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -158,15 +159,33 @@ Start = Annotated[Init | Update | Branch, Field(discriminator="type")]
 
 
 Score = Literal["excess", "reference_loss", "reference_entropy", "intersection", "random", "highest_loss"]
-SCORES: dict[Score, tuple[tuple[str, ...], bool]] = {
-    "excess": (("ref",), True),
-    "reference_loss": (("ref",), False),
-    "reference_entropy": (("ent",), False),
-    "intersection": (("ref", "ent"), False),
-    "random": ((), False),
-    "highest_loss": ((), True),
+
+
+@dataclass(frozen=True)
+class ScoreRule:
+    """How a token's score is made: the trainee's loss, or 0, minus the largest of the reference's numbers.
+
+    Attributes:
+        sidecars: The reference's numbers, as `data/score/losses.py` stores them; without any, what is subtracted is random
+            or 0, see `train/scores.py`.
+        use_nll: Whether the trainee's loss counts.
+        words: Which tokens are kept, for people; `{}` stands for the reference.
+    """
+
+    sidecars: tuple[str, ...]
+    use_nll: bool
+    words: str
+
+
+SCORES: dict[Score, ScoreRule] = {
+    "excess": ScoreRule(("ref",), True, "with the highest excess loss over {}"),
+    "reference_loss": ScoreRule(("ref",), False, "with the lowest loss of {}"),
+    "reference_entropy": ScoreRule(("ent",), False, "with the lowest entropy of {}"),
+    "intersection": ScoreRule(("ref", "ent"), False, "with the lowest loss and entropy of {}"),
+    "random": ScoreRule((), False, "chosen at random"),
+    "highest_loss": ScoreRule((), True, "with the highest loss"),
 }
-"""Per way of scoring: the sidecars whose largest value is subtracted, and whether it is from the trainee's loss (else 0)."""
+"""Every kind of score."""
 
 
 class Selection(Section):
@@ -198,7 +217,7 @@ class Selection(Section):
     @property
     def sidecars(self) -> tuple[str, ...]:
         """The sidecars that the score is defined by, see `SCORES`."""
-        return SCORES[self.score][0]
+        return SCORES[self.score].sidecars
 
     @property
     def needed_sidecars(self) -> tuple[str, ...]:
@@ -208,7 +227,7 @@ class Selection(Section):
     @property
     def use_nll(self) -> bool:
         """Whether the model's loss counts."""
-        return SCORES[self.score][1]
+        return SCORES[self.score].use_nll
 
 
 class Version(Section):

@@ -10,6 +10,7 @@ import yaml
 
 from perdure.pipeline.checks.finished import against_data
 from perdure.pipeline.core.errors import PerdureError, RecipeError
+from perdure.pipeline.core.extras import require
 from perdure.pipeline.core.files import read_json, write_atomic, write_json
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.locks import lock, open_lock
@@ -36,6 +37,8 @@ def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
     """All stages: data, then every version (scores, plan, training, evaluation, export), then the report."""
     from perdure.pipeline.evaluate.report.report import write_report
 
+    if not all(is_finished(recipe.paths.version(name).directory) for name in recipe.versions):
+        require("torch", "megatron")  # before the data stage, which may take long
     with alone(recipe, say):
         refuse_edited(recipe, recipe.versions)
         data = run_data_stage(recipe, recipe_path, say)

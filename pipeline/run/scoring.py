@@ -7,7 +7,7 @@ scores of what is read: once there is a plan, the documents are scored that it r
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from perdure.pipeline.plan.mixture import members
 from perdure.pipeline.plan.plan import Plan
 from perdure.pipeline.plan.reads import documents_read, is_judged
 from perdure.pipeline.recipe import Mixture, Recipe, Version
+
+if TYPE_CHECKING:
+    from perdure.pipeline.data.score.score import ReferenceModel
 
 Say = Callable[[str], None]
 
@@ -46,8 +49,8 @@ def selection_places(
     if selection is None or not selection.needed_sidecars:
         return {}
     assert selection.reference is not None
-    model, known = _scorer(recipe, selection.reference)
-    return {source: score_place(data[source], model, **known)[0] for source in sources}
+    model = _reference(recipe, selection.reference)
+    return {source: score_place(data[source], model)[0] for source in sources}
 
 
 def score_what_is_read(
@@ -70,34 +73,31 @@ def score_by_model(recipe: Recipe, model: str, data: Path, wanted: np.ndarray | 
     from perdure.pipeline.data.backends import elsewhere
     from perdure.pipeline.data.score.score import score_source
 
-    directory, known = _scorer(recipe, model)
+    reference = _reference(recipe, model)
     begun = time.monotonic()
     found = score_source(
         data,
-        directory,
+        reference,
         wanted=wanted,
         workers=recipe.data.workers,
         elsewhere=elsewhere(recipe, scoring=True, say=say),
         say=say,
-        **known,
     )
     if (seconds := time.monotonic() - begun) > 1:
         source = read_json(data / "manifest.json")["source"]
-        say(f"scored {source} with {known['label']} in {seconds:.0f} s")
+        say(f"scored {source} with {reference.label} in {seconds:.0f} s")
     return found
 
 
-def _scorer(recipe: Recipe, model: str) -> tuple[Path, dict[str, Any]]:
-    """A model's directory, and how it scores."""
+def _reference(recipe: Recipe, model: str) -> "ReferenceModel":
+    """A model that a recipe names, and how it scores."""
+    from perdure.pipeline.data.score.score import ReferenceModel
+
     directory = Path(model) if "/" in model else finished_export(recipe, model)
     context, overlap = recipe.scoring.windows(recipe.training.seq_length)
-    return directory, {
-        "label": directory.resolve().name if "/" in model else model,
-        "context": context,
-        "overlap": overlap,
-        "precision": recipe.training.precision,
-        "hashes": recipe.paths.model_hashes,
-    }
+    label = directory.resolve().name if "/" in model else model
+    hashes = recipe.paths.model_hashes
+    return ReferenceModel(directory, label, context, overlap, recipe.training.precision, hashes)
 
 
 def finished_export(recipe: Recipe, version: str) -> Path:

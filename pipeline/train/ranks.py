@@ -17,6 +17,7 @@ from pathlib import Path
 
 from perdure.pipeline.core.cores import number_of_cores
 from perdure.pipeline.core.errors import PerdureError, Stopped
+from perdure.pipeline.core.extras import require
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.train.process import STOP_SIGNALS
 
@@ -57,6 +58,7 @@ def start(directory: Path, world_size: int, task: str = "train", node: Node = No
         PerdureError: If a rank failed; it has said why on stderr.
         Stopped: If the ranks left because of a signal.
     """
+    require("torch", "megatron")
     command = [sys.executable, "-m", WORKER, str(directory), task]
     ranks: list[subprocess.Popen] = []
     with handing_on(ranks) as received:

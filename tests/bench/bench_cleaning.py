@@ -12,6 +12,7 @@ from tiny import tiny_recipe
 from turns import in_turns, ratio
 
 from perdure.pipeline.core.manifest import finish
+from perdure.pipeline.data.context import StageContext
 from perdure.pipeline.data.tokenizer.train import build_tokenizer
 from perdure.pipeline.recipe import TrainedTokenizer
 
@@ -47,7 +48,8 @@ def make_tokenizer(directory: Path, corpus: Path) -> Path:
         file.writelines(line for _, line in zip(range(500), lines, strict=False))
     finish(sample, {"counts": {"words": {"out": 0}}})
     spec = TrainedTokenizer(type="train", vocab_size=32_000, sources=["a"])
-    return build_tokenizer(spec, directory / "tokenizer", {"a": sample}, 0.0, {}, 1, list)
+    context = StageContext(directory, 1, list)
+    return build_tokenizer(context, spec, directory / "tokenizer", {"a": sample}, {})
 
 
 def measure(directory: Path, size: int, turns: int) -> dict:

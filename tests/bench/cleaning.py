@@ -30,8 +30,9 @@ def datatrove(out: str, corpus: str, tokenizer: str, dedup: bool) -> float:
     from datatrove.pipeline.tokens.tokenizer import DocumentTokenizer
     from datatrove.pipeline.writers.jsonl import JsonlWriter
 
-    from perdure.pipeline.data.cleaning.dedup import EXACT, MINHASH, _hash_shingle
     from perdure.pipeline.data.cleaning.normalise import Words
+    from perdure.pipeline.data.cleaning.steps.exact_dedup import EXACT
+    from perdure.pipeline.data.cleaning.steps.minhash_dedup import MINHASH, hash_shingle
 
     def run(name: str, steps: list, tasks: int = 2) -> None:
         LocalPipelineExecutor(
@@ -39,7 +40,7 @@ def datatrove(out: str, corpus: str, tokenizer: str, dedup: bool) -> float:
         ).run()
 
     signature = MinhashDedupSignature(f"{out}/signatures", MINHASH, Words())
-    signature._hash_func = _hash_shingle  # xxhash no longer takes text, which datatrove gives it
+    signature._hash_func = hash_shingle  # xxhash no longer takes text, which datatrove gives it
     begun = time.perf_counter()
     if dedup:
         run("sign", [JsonlReader(corpus), ExactDedupSignature(f"{out}/exact", EXACT)])

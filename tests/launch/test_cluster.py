@@ -20,7 +20,7 @@ from perdure.launch.status import status
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.data.backends.slurm_scripts import log_options
-from perdure.pipeline.data.score.score import score_source
+from perdure.pipeline.data.score.score import ReferenceModel, score_source
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.recipe import load_recipe
 from tests.launch.cluster_jobs import (
@@ -103,7 +103,7 @@ def test_arrays_write_what_local_workers_do(cluster, undisturbed, tmp_path, monk
     assert scored.returncode == 0, scored.stderr
     assert f"data.{data.name}.scores.base@" in scored.stdout and "2 of 2 tasks are Slurm job" in scored.stdout
     (data,) = run_data(load_recipe(file, ["data.executor={type: local}"], out=tmp_path), print).values()
-    score_source(data, model, label="base", context=64, workers=2)
+    score_source(data, ReferenceModel(model, "base", 64), workers=2)
     for part in ("clean", "data"):
         assert contents(tmp_path / part) == contents(out / part)
 

@@ -41,8 +41,14 @@ JOB = "job.json"
 """File of a pipeline's directory that says which Slurm array does its tasks, and how many a job."""
 FULL = 1 << 20
 """Bytes below which a disk counts as full."""
-PRELOAD = ["perdure.pipeline.data.cleaning.clean", "perdure.pipeline.data.shard", "tokenizers"]
-"""Imported once by the server that workers are forked from."""
+STEPS = "perdure.pipeline.data.cleaning.steps"
+PRELOAD = [
+    "perdure.pipeline.data.cleaning.clean",
+    *(f"{STEPS}.{path.stem}" for path in (Path(__file__).parents[1] / "cleaning/steps").glob("[a-z]*.py")),
+    "perdure.pipeline.data.tokenise",
+    "tokenizers",
+]
+"""Modules that the server imports from which workers are forked, so that no worker spends time on them."""
 PRELOAD_SCORING = ["perdure.pipeline.data.score.scorer", "torch", "transformers.models.llama.modeling_llama"]
 """Imported as well where reference models will score documents; it takes seconds, and every scorer needs it."""
 
@@ -59,6 +65,7 @@ class Tasks(PipelineExecutor):
 
     directory: Path
     tasks: int
+    pipeline: list[PipelineStep]
 
     def begin(self) -> list[int]:
         """Records the number of tasks; returns the ranks that are still to be done."""

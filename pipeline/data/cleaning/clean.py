@@ -19,10 +19,11 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.core.remembered_hashes import hash_files
-from perdure.pipeline.data.backends.local import JOB, Execute, building
-from perdure.pipeline.data.cleaning.blocks import block
-from perdure.pipeline.data.cleaning.counted import Counted, merge_examples, step_counts, total
+from perdure.pipeline.data.backends.local import JOB, building
+from perdure.pipeline.data.cleaning.counted import CountedStep, merge_examples, step_counts, total
 from perdure.pipeline.data.cleaning.normalise import Normaliser
+from perdure.pipeline.data.cleaning.steps import block
+from perdure.pipeline.data.context import StageContext
 from perdure.pipeline.data.read.contents import (
     PARTS,
     STATES,
@@ -34,35 +35,31 @@ from perdure.pipeline.data.read.contents import (
 )
 from perdure.pipeline.data.read.inputs import read_files
 from perdure.pipeline.data.read.readers import CleanedDocuments, reader_step
-from perdure.pipeline.recipe import Decontaminate, Source
+from perdure.pipeline.recipe import Source
 
 LISTED_SECONDS = 90.0
 """How long a folder may lack files that tasks on other machines left: NFS caches what it lists for up to 60 s (`acdirmax`)."""
 
 
-def clean_source(
-    out: Path, final: Path, name: str, source: Source, tasks: int, execute: Execute, manifest: dict
-) -> None:
+def clean_source(context: StageContext, final: Path, name: str, source: Source, manifest: dict) -> None:
     """Writes the cleaned documents of one source, `<task>.jsonl.zst`, examples of what was dropped, and all counts.
 
     Args:
-        out: The run's directory.
+        context: What the stage's steps share.
         final: Where the artefact goes.
         name: The source's name in the recipe.
         source: Its reader and cleaning options.
-        tasks: Number of parts.
-        execute: Runs the tasks.
         manifest: What the artefact depends on; `counts` and `files` are added.
 
     Raises:
         PerdureError: If no document is left, or a file changes while it is read.
     """
-    with building(out, final) as work:
+    with building(context.out, final) as work:
         files_read = read_files(source.reader)
         if files_read is not None:
             _begin(work, name, *files_read)
-        steps = _clean(work, name, source, files_read, tasks, execute)
-        merge_records(work / PARTS, record_path(out, final))
+        steps = _clean(context, work, name, source, files_read)
+        merge_records(work / PARTS, record_path(context.out, final))
         counts = {unit: total(steps, unit) for unit in ("documents", "words")}
         if not counts["documents"]["out"]:
             dropped = counts["documents"]["dropped"].items()
@@ -105,25 +102,21 @@ def _begin(work: Path, name: str, folder: Path, files: list[str]) -> None:
 
 
 def _clean(
+    context: StageContext,
     work: Path,
     source_name: str,
     source: Source,
     files: tuple[Path, list[str]] | None,
-    tasks: int,
-    execute: Execute,
 ) -> list[dict]:
     """Runs the pipelines; returns a record for reading and for every step, up to one that leaves nothing."""
     records: list[dict] = []
     chain: list[PipelineStep] = [reader_step(source.reader), Normaliser()]
 
-    def run(name: str, steps: list[PipelineStep], tasks: int = tasks) -> list[Counter]:
-        return execute(steps, tasks, work / name)
-
     def run_chain(name: str, to: str, *signing: PipelineStep) -> None:
         """Runs the chain into a folder of documents, with which the next one begins."""
         writer = JsonlWriter(str(work / to), "${rank}.jsonl.zst", compression="zstd")
         hashing = [] if records else [Contents(files, work / PARTS)]
-        counters = run(name, [*chain, *hashing, writer, *signing])
+        counters = context.execute([*chain, *hashing, writer, *signing], work / name)
         if not records:
             if files is not None and (found := changed(work, *files)):
                 raise PerdureError(
@@ -132,30 +125,28 @@ def _clean(
                 )
             records.append(_reading(*counters[:2]))
         for step, counter in zip(chain, counters):
-            if isinstance(step, Counted):
+            if isinstance(step, CountedStep):
                 records.append(step_counts(step.name, counter))
         if isinstance(chain[0], CleanedDocuments):
             shutil.rmtree(chain[0].data_folder.path, ignore_errors=True)  # nothing reads it any more
         chain[:] = [CleanedDocuments(str(work / to))]
 
-    for number, step in enumerate(source.clean, 1):
-        name = f"{number:02d}_{step.type}"
-        found = block(step, work / name)
+    names = [f"{number:02d}_{step.type}" for number, step in enumerate(source.clean, 1)]
+    blocks = [block(step, work / name) for step, name in zip(source.clean, names, strict=True)]
+    for name, found in zip(names, blocks, strict=True):
         if found.sign is not None:
             run_chain(f"{name}.sign", f"{name}.documents", found.sign)
             if not records[-1]["out"]["documents"]:
                 return records
             assert found.signed is not None
-            _await_signatures(f"sources.{source_name}: {work / name}", found.signed, tasks)
+            _await_signatures(f"sources.{source_name}: {work / name}", found.signed, context.tasks)
         for stage, (match, parts) in enumerate(found.match):
-            run(f"{name}.match{stage}", [match], parts)
-        chain.append(Counted(found, name, work / "examples" / name))
+            context.execute([match], work / f"{name}.match{stage}", parts)
+        chain.append(CountedStep(found, name, work / "examples" / name))
     run_chain("write", "artefact")
-    for number, step in enumerate(source.clean, 1):
-        name = f"{number:02d}_{step.type}"
+    for name, found, record in zip(names, blocks, records[1:], strict=True):
         merge_examples(work / "examples" / name, work / "artefact" / "dropped" / f"{name}.jsonl")
-        if isinstance(step, Decontaminate):
-            records[number]["evaluation"] = read_json(work / name / "index.json", list)
+        record |= found.report()
     return records
 
 

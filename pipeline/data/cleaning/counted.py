@@ -45,6 +45,7 @@ class Block:
         sign: Reads all documents before any may pass.
         match: Then these run, each as so many tasks.
         signed: Lists the files that tasks left by `sign`, one each, as `match` will see them.
+        report: Reads what the manifest's record of the step is to say besides its counts.
     """
 
     reason: str
@@ -52,9 +53,10 @@ class Block:
     sign: PipelineStep | None = None
     match: list[tuple[PipelineStep, int]] = field(default_factory=list)
     signed: Callable[[], list[str]] | None = None
+    report: Callable[[], dict[str, Any]] = dict
 
 
-class Counted(PipelineStep):
+class CountedStep(PipelineStep):
     """Runs another step on a stream of documents, and counts. A document that went in and did not come out is dropped."""
 
     type = "🧮 - COUNTED"
@@ -129,7 +131,7 @@ class Counted(PipelineStep):
             row["left"] = inside.document.text[:EXAMPLE_CHARS]
         self.found[reason] = _lowest([*self.found.get(reason, []), row])
 
-    def __enter__(self) -> "Counted":
+    def __enter__(self) -> "CountedStep":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -172,7 +174,7 @@ def step_counts(name: str, counter: Counter) -> dict:
         `step`, its name; `in` and `out`: `documents` and `words`; `dropped`: the same by reason.
     """
     reasons = sorted(key[8:] for key in counter if key.startswith("dropped:"))
-    record = {
+    record: dict[str, Any] = {
         "step": name,
         "in": {"documents": counter["in"], "words": counter["words_in"]},
         "dropped": {

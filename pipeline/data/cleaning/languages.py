@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+TABLE = Path(__file__).with_name("languages.csv")
 ALIASES = {"bh": "bho", "tl": "fil", "tgl": "fil"}
 """Codes that the table lacks, of Bihari languages and Tagalog."""
 SCRIPTS = {"Hans": "Hani", "Hant": "Hani", "Hira": "Jpan", "Kana": "Jpan", "Kore": "Hang"}
@@ -132,12 +133,12 @@ def with_language(step: Any) -> dict[str, Any]:
 def splits_otherwise(code: str) -> bool:
     """Whether datatrove itself, told the same code, would split another way, as version 0.1 did."""
     theirs: dict[str, dict] = {}
-    for row in _table():  # as `load_tokenizer_assignments` goes through it, to which all flags are true
-        for own in filter(None, (row["code_3"], row["code_1"])):
-            if f"{own}_{row['script']}" not in theirs:
-                theirs[f"{own}_{row['script']}"] = theirs[own] = row
-    own, row = splitter(code), theirs.get(code)
-    return own is not None and (row is None or (row["type"], row["tok_code"]) != (own.kind, own.language))
+    for entry in _table():  # as `load_tokenizer_assignments` goes through it, to which all flags are true
+        for own in filter(None, (entry["code_3"], entry["code_1"])):
+            if f"{own}_{entry['script']}" not in theirs:
+                theirs[f"{own}_{entry['script']}"] = theirs[own] = entry
+    ours, row = splitter(code), theirs.get(code)
+    return ours is not None and (row is None or (row["type"], row["tok_code"]) != (ours.kind, ours.language))
 
 
 def has_other_words(code: str, pairs: bool) -> bool:
@@ -156,11 +157,13 @@ def has_other_words(code: str, pairs: bool) -> bool:
 
 @lru_cache
 def _table() -> list[dict[str, str]]:
-    spec = importlib.util.find_spec("datatrove")
-    assert spec is not None and spec.origin is not None
-    path = Path(spec.origin).parent / "assets" / "tokenizer_assignment.csv"
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if row["type"]]
+    """datatrove's table (`assets/tokenizer_assignment.csv` of version 0.10, Apache-2.0), its columns and rows that matter here.
+
+    It is kept here because cleaned text depends on it: another version of datatrove changes no artefact, and machines that
+    train know what data they have without datatrove.
+    """
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _lists(code: str, row: dict[str, str]) -> bool:

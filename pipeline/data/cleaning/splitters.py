@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 from datatrove.utils import word_tokenizers
 from datatrove.utils.word_tokenizers import WordTokenizer
 
-from perdure.pipeline.data.cleaning.languages import splitter
+from perdure.pipeline.data.cleaning.languages import splitter, with_language
+from perdure.pipeline.recipe import CleaningStep
 
 
 class LanguageSplitter(WordTokenizer):
-    """Splits text of a language. It crosses to workers as the language's code; a process loads dictionaries once."""
+    """Word and sentence splitter of a language. It is pickled as the language's code; a process loads dictionaries once."""
 
     def word_tokenize(self, text: str) -> list[str]:
         """Words, punctuation marks among them."""
@@ -29,6 +31,14 @@ class LanguageSplitter(WordTokenizer):
 
     def __hash__(self) -> int:
         return hash(self.language)
+
+
+def filter_options(step: CleaningStep) -> dict[str, Any]:
+    """Arguments of a datatrove filter: a step's fields, defaults of its language filled in, a splitter as `language`."""
+    options = with_language(step)
+    if "language" in options:
+        options["language"] = LanguageSplitter(options["language"])
+    return options
 
 
 @lru_cache

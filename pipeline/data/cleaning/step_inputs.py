@@ -111,8 +111,8 @@ def _texts_in(path: Path) -> list[str]:
 @lru_cache
 def _by_amount(path: Path, content: str) -> bool:
     """Whether a file of evaluation texts (of this content) has any that version 0.1 compared otherwise."""
-    from perdure.pipeline.data.ngrams import compared_by_amount  # imports numpy
     from perdure.pipeline.data.read.texts import evaluation_texts  # imports pyarrow
+    from perdure.pipeline.data.scripts import compared_by_amount  # imports regex
 
     try:
         return any(compared_by_amount(text) for text in evaluation_texts(path))

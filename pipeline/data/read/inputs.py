@@ -61,7 +61,7 @@ def read_files(reader: recipe.Reader) -> tuple[Path, list[str]] | None:
             return None
         case recipe.HuggingFaceReader():
             directory = huggingface_on_disk(reader)
-            return directory and (directory, _saved_files(directory))
+            return None if directory is None else (directory, _saved_files(directory))
         case _:
             folder, files = input_files(reader)
             return Path(folder), files

@@ -36,7 +36,7 @@ def python_modules(packages: list[str]) -> list[Module]:
     """
     found: list[Module] = []
     for package in packages:
-        version, license = _distribution(package)
+        version, license = version_and_license(package)
         for name, path in _files(package):
             found.append(Module(name, path, package, version, license))
     return found
@@ -77,7 +77,7 @@ def _walk(folder: Path, prefix: str) -> list[tuple[str, Path]]:
 
 
 @lru_cache
-def _distribution(package: str) -> tuple[str | None, str | None]:
+def version_and_license(package: str) -> tuple[str | None, str | None]:
     """Version and licence of the distribution that a package came with, as far as they are known."""
     if package == STDLIB:
         return sysconfig.get_python_version(), "PSF-2.0"
@@ -85,7 +85,7 @@ def _distribution(package: str) -> tuple[str | None, str | None]:
     try:
         found = metadata.metadata(top)
     except metadata.PackageNotFoundError:
-        names = _distributions().get(top)
+        names = distributions_by_package().get(top)
         if not names:
             return None, None
         found = metadata.metadata(names[0])
@@ -94,6 +94,6 @@ def _distribution(package: str) -> tuple[str | None, str | None]:
 
 
 @lru_cache
-def _distributions() -> Mapping[str, list[str]]:
+def distributions_by_package() -> Mapping[str, list[str]]:
     """Distributions by top-level package; reading those of all that is installed takes a while."""
     return metadata.packages_distributions()

@@ -55,12 +55,12 @@ def same_files(recipe: Recipe) -> list[str]:
                 if len(labels[name]) > 1 and isinstance(readers[name], IN_ROWS):
                     shared[name, name].update(labels[name][1:])
     hubs: dict[str, list[str]] = defaultdict(list)
-    for name, reader in readers.items():
-        if isinstance(reader, HuggingFaceReader):
-            hubs[reader.model_dump_json()].append(name)
-    for names in hubs.values():
-        for first, second in _pairs(names):
-            shared[first, second].add(str(readers[first].path))
+    datasets = {name: reader for name, reader in readers.items() if isinstance(reader, HuggingFaceReader)}
+    for name, reader in datasets.items():
+        hubs[reader.model_dump_json()].append(name)
+    for same in hubs.values():
+        for first, second in _pairs(same):
+            shared[first, second].add(str(datasets[first].path))
     wheres = {name: getattr(reader, "where", {}) for name, reader in readers.items()}
     return [
         _note(first, second, sorted(labels))

@@ -35,7 +35,7 @@ def docs_of(source: str) -> str | None:
         SyntaxError: If it is no Python.
     """
     definitions = [owner for owner, _ in _docstrings(_parse(source))]
-    texts = [_prose(ast.get_docstring(owner) or "") for owner in definitions]
+    texts = [prose_of(ast.get_docstring(owner) or "") for owner in definitions]
     return "\n\n".join(text for text in texts if text) or None
 
 
@@ -75,6 +75,7 @@ def _docstrings(tree: ast.AST) -> Iterator[tuple[Documented, ast.stmt]]:
             yield from _docstrings(child)
 
 
-def _prose(docstring: str) -> str:
+def prose_of(docstring: str) -> str:
+    """A docstring's paragraphs, interactive examples left out."""
     paragraphs = re.split(r"\n\s*\n", docstring)
     return "\n\n".join(text for text in paragraphs if not text.lstrip().startswith(">>>")).strip()

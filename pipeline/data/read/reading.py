@@ -87,7 +87,8 @@ class Files(Counted, BaseDiskReader):
             yield from self.read_files_shard(self.files[rank::world_size])
         else:
             sizes = [self.data_folder.size(file) for file in self.files]
-            number, *self.part = share(sizes, rank, world_size)
+            number, part, parts = share(sizes, rank, world_size)
+            self.part = (part, parts)
             yield from self.read_files_shard([self.files[number]])
 
     def is_mine(self, index: int) -> bool:
@@ -110,7 +111,7 @@ def share(sizes: list[int], task: int, tasks: int) -> tuple[int, int, int]:
         The number of its file, which part of it, and of how many parts.
     """
     parts = [1] * len(sizes)
-    left = [(-size, number) for number, size in enumerate(sizes)]
+    left: list[tuple[float, int]] = [(-size, number) for number, size in enumerate(sizes)]
     heapq.heapify(left)
     for _ in range(tasks - len(sizes)):
         _, number = left[0]

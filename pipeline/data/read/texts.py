@@ -70,6 +70,7 @@ def _is_json(path: Path, first: bytes) -> bool:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     for number, line in enumerate(open_lines(str(path)), 1):
+        assert line is not None  # no line is too long where no bound is given
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if line.strip():
             yield number, line

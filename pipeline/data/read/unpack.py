@@ -106,7 +106,7 @@ def _gzip(path: str | BinaryIO) -> gzip.GzipFile:
 
 
 def _zstd(path: str | BinaryIO) -> Unpacked:
-    options = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
     return Unpacked(path, lambda: zstd.ZstdDecompressor(options=options))
 
 

@@ -20,6 +20,12 @@ from perdure.pipeline.core.shards import REF_MAX_UNITS, REF_MISSING, REF_NATS_PE
 if TYPE_CHECKING:
     import torch
 
+FORMAT, BEFORE = 3, 2
+"""Version of what is stored; a change in its meaning makes new directories. Scores of the version before depend by rounding on
+what they were batched with; they are read where they are whole."""
+SIDECARS = {"ref": "mean_nll", "ent": "mean_entropy"}
+"""What is stored of every token, by suffix of its file, in the order of the rows that `token_losses` returns: its loss and the
+entropy of the prediction. The values name the columns of `docs.parquet` with their means over documents."""
 BATCH_TOKENS = {"cuda": 8192, "cpu": 2048}
 """Tokens of a forward pass, padding included; more would fill memory, not the machine."""
 WHOLE_LOGITS = 1 << 24
@@ -86,7 +92,7 @@ def token_losses(
         batch_tokens = min(batch_tokens, max(1, WHOLE_LOGITS // model.config.vocab_size))
     found: list[Any] = [None] * len(windows)
     with torch.inference_mode():
-        for width, batch in _batches([len(window.inputs) for window in windows], batch_tokens, longest):
+        for width, batch in width_batches([len(window.inputs) for window in windows], batch_tokens, longest):
             # GPUs sum in another order for another number of rows, so that theirs is always the same.
             rows = max(1, batch_tokens // width)
             if device.type == "cpu":
@@ -94,12 +100,13 @@ def token_losses(
             padded = torch.zeros(2, rows, width, dtype=torch.long)
             wanted = torch.zeros(rows, width, dtype=torch.bool)
             for row, index in enumerate(batch):
-                inputs, labels, skip = windows[index]
-                padded[0, row, : len(inputs)] = torch.from_numpy(inputs)
-                padded[1, row, : len(inputs)] = torch.from_numpy(labels)
-                wanted[row, skip : len(inputs)] = True
+                window = windows[index]
+                padded[0, row, : len(window.inputs)] = torch.from_numpy(window.inputs)
+                padded[1, row, : len(window.inputs)] = torch.from_numpy(window.labels)
+                wanted[row, window.skip : len(window.inputs)] = True
             # Padding stands on the right, where causal attention never looks.
-            values = _losses(model, head, *padded.to(device), wanted.to(device)).cpu().numpy()
+            inputs, labels = padded.to(device)
+            values = _losses(model, head, inputs, labels, wanted.to(device)).cpu().numpy()
             ends = np.cumsum([len(windows[index].inputs) - windows[index].skip for index in batch])
             for index, part in zip(batch, np.split(values, ends[:-1], axis=1), strict=True):
                 found[index] = part
@@ -197,7 +204,7 @@ def output_head(model: Any) -> Head | None:
     return Head(layer.weight, softcap) if same else None
 
 
-def _batches(lengths: Sequence[int], batch_tokens: int, longest: int) -> Iterator[tuple[int, list[int]]]:
+def width_batches(lengths: Sequence[int], batch_tokens: int, longest: int) -> Iterator[tuple[int, list[int]]]:
     """Widths, and indices of windows that are padded to them: all of a width, in groups of at most `batch_tokens`."""
     members: dict[int, list[int]] = {}
     for index, length in enumerate(lengths):

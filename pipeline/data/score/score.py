@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,67 +27,66 @@ from perdure.pipeline.core.integrity import is_whole
 from perdure.pipeline.core.manifest import differences, disk_errors, finish, is_finished
 from perdure.pipeline.core.remembered_hashes import hash_files, remembered_hash
 from perdure.pipeline.core.shards import open_shard
+from perdure.pipeline.data.score.losses import BEFORE, FORMAT
 
 if TYPE_CHECKING:
     from perdure.pipeline.data.backends.local import Execute
 
-FORMAT, BEFORE = 3, 2
-"""Version of what is written; a change in its meaning makes new directories. The one before, whose scores depend on what they
-were batched with by rounding, is read where it is whole."""
+
+@dataclass(frozen=True)
+class ReferenceModel:
+    """A model that scores tokens, and how it does.
+
+    Attributes:
+        directory: A Hugging Face causal language model: `config.json` and safetensors.
+        label: Names its scores, `<data>/scores/<label>@<hash8>`.
+        context: Tokens that it sees at most.
+        overlap: Tokens that consecutive windows of a longer document share, see `losses.document_windows`.
+        precision: `fp32` or `bf16`, of its weights and activations.
+        hashes: Remembers its hash, see `manifest.remembered_hash`.
+    """
+
+    directory: Path
+    label: str
+    context: int
+    overlap: int = 0
+    precision: str = "fp32"
+    hashes: Path | None = None
 
 
-def score_place(
-    data_dir: Path,
-    model_dir: Path,
-    *,
-    label: str,
-    context: int,
-    overlap: int = 0,
-    precision: str = "fp32",
-    hashes: Path | None = None,
-) -> tuple[Path, dict]:
-    """Where all scores of a source by a model stand if all are made, and what they depend on; arguments as for `score_source`."""
+def score_place(data_dir: Path, model: ReferenceModel) -> tuple[Path, dict]:
+    """Where the scores of all documents of a source by a model stand, made or not, and what they depend on."""
     inputs = {
         "format": FORMAT,
-        "model_hash": model_hash(model_dir, hashes),
+        "model_hash": model_hash(model.directory, model.hashes),
         "data_hash": read_json(data_dir / "manifest.json")["data_hash"],
-        "context": context,
-        "overlap": overlap,
+        "context": model.context,
+        "overlap": model.overlap,
         "mask": "document",
-        "precision": precision,
+        "precision": model.precision,
     }
     before = inputs | {"format": BEFORE}
-    places = [data_dir / "scores" / f"{label}@{hash_of(told)[:8]}" for told in (inputs, before)]
+    places = [data_dir / "scores" / f"{model.label}@{hash_of(told)[:8]}" for told in (inputs, before)]
     return (places[1], before) if is_finished(places[1]) else (places[0], inputs)
 
 
 def score_source(
     data_dir: Path,
-    model_dir: Path,
+    model: ReferenceModel,
     *,
-    label: str,
-    context: int,
-    overlap: int = 0,
     workers: int,
-    precision: str = "fp32",
     wanted: np.ndarray | None = None,
     elsewhere: "AbstractContextManager[Execute] | None" = None,
-    hashes: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Scores documents of the training split of one source, unless that is done.
 
     Args:
         data_dir: The source's directory of shards.
-        model_dir: A Hugging Face causal language model: `config.json` and safetensors.
-        label: Names the result, `<data_dir>/scores/<label>@<hash8>`.
-        context: Tokens that the model sees at most.
-        overlap: Tokens that consecutive windows of a longer document share, see `losses.document_windows`.
+        model: What scores them.
         workers: Processes on CPU; with CUDA there is one for each device.
-        precision: `fp32` or `bf16`, of the model's weights and activations.
         wanted: Which documents, bool [documents over all shards]; default: all. Those that were scored before are kept, too.
         elsewhere: What runs the tasks in the place of `workers`, see `backends.elsewhere`.
-        hashes: Remembers the model's hash, see `manifest.remembered_hash`.
         say: Receives a line for the console when there is something to do.
 
     Returns:
@@ -99,8 +99,7 @@ def score_source(
     """
     from perdure.pipeline.data.score.scorer import scored_documents
 
-    known = {"label": label, "context": context, "overlap": overlap, "precision": precision, "hashes": hashes}
-    place, inputs = score_place(data_dir, model_dir, **known)
+    place, inputs = score_place(data_dir, model)
     if is_whole(place):
         _check_origin(place, inputs)
         return place
@@ -117,7 +116,7 @@ def score_source(
         if not (asked & ~kept).any():
             return path
         earlier = earlier or (path, kept)
-    _check_vocabulary(model_dir, data)
+    _check_vocabulary(model.directory, data)
     asked |= earlier[1] if earlier else False
     tasks = np.split(asked, borders[:-1])
     left = _left(place, tasks)
@@ -125,7 +124,7 @@ def score_source(
     tokens = int(np.concatenate(lengths)[asked & ~earlier[1] if earlier else asked].sum(dtype=np.int64))
     whole = data["counts"]["train"]["tokens"]
     part = "" if tokens == whole else f" of {whole:,}"
-    say(f"scoring {data['source']} with {label}: {tokens:,}{part} tokens")
+    say(f"scoring {data['source']} with {model.label}: {tokens:,}{part} tokens")
 
     threads = None
     if elsewhere is None:
@@ -136,7 +135,7 @@ def score_source(
         workers = torch.cuda.device_count() or min(workers, data["tasks"])
         threads = max(1, torch.get_num_threads() // workers)
         elsewhere = local(workers, scoring=True)
-    request = _Request(data_dir, final, model_dir, tasks, earlier[0] if earlier else None, left, tokens)
+    request = _Request(data_dir, final, model.directory, tasks, earlier[0] if earlier else None, left, tokens)
     with disk_errors(data_dir), elsewhere as execute:
         _score(request, data, inputs, threads, execute, say)
     return final

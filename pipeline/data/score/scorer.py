@@ -21,7 +21,7 @@ from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
 from perdure.pipeline.core.files import write_atomic
 from perdure.pipeline.core.shards import REF_MAX_UNITS, REF_MISSING, Shard, open_shard
 from perdure.pipeline.data.backends.local import worker_number
-from perdure.pipeline.data.score.losses import finite_mean, load_model, score_documents, to_units
+from perdure.pipeline.data.score.losses import SIDECARS, finite_mean, load_model, score_documents, to_units
 from perdure.pipeline.data.shard import PREFIXES
 
 BLOCK_TOKENS = {"cuda": 1 << 22, "cpu": 1 << 18}
@@ -29,8 +29,8 @@ BLOCK_TOKENS = {"cuda": 1 << 22, "cpu": 1 << 18}
 ASKED = "asked"
 """Folder beside the artefact with a file a shard, bool [documents]: which of them the artefact is to have."""
 BLOCKS = "blocks"
-"""Folder beside the artefact for blocks: `documents`, int64, their places in the shard, in order; `units`, uint16 [2, tokens],
-see `SIDECARS`; `means`, float64 [documents, 2]."""
+"""Folder beside the artefact for blocks: `documents`, int64, their places in the shard, in order; `units`, uint16 [kinds, tokens],
+with a row for each of `SIDECARS`; `means`, float64 [documents, kinds]."""
 ROWS = 1 << 20
 """Documents whose rows of the table are made at a time."""
 SCORES = pa.schema(
@@ -40,15 +40,13 @@ SCORES = pa.schema(
         "num_tokens": pa.int32(),
         "mean_nll": pa.float64(),
         "perplexity": pa.float64(),
-        "mean_entropy": pa.float64(),
     }
+    | {column: pa.float64() for column in SIDECARS.values() if column != "mean_nll"}
 )
 """Columns of the scores' `docs.parquet`, a row for each scored document, in the order of the shards; means in nats, NaN if no
 value is finite."""
 PROGRESS, TOLD_SECONDS = "progress", 2.0
 """Folder beside the artefact with a file a shard, which says how many of its tokens are scored, and how often it does."""
-SIDECARS = ("ref", "ent")
-"""Losses and entropies, as rows of a block and as suffixes of files."""
 
 _load_once = lru_cache(maxsize=1)(load_model)
 
@@ -100,7 +98,7 @@ class Scorer(PipelineStep):
             MegatronTokenizedFile(str(self.directory), f"{rank:05d}.{kind}", token_size=2)
             for kind in SIDECARS
         ]
-        place, means = 0, np.empty((int(asked.sum()), 2))
+        place, means = 0, np.empty((int(asked.sum()), len(SIDECARS)))
         counts = {"tokens": 0, "missing": 0, "clipped": 0}
         for document, (units, mean) in self._scores(rank, asked):
             for sidecar, values in zip(sidecars, units, strict=True):
@@ -121,12 +119,13 @@ class Scorer(PipelineStep):
         with pq.ParquetWriter(self.directory / f"docs.{rank:05d}.parquet", SCORES) as table:
             for first in range(0, len(numbers), ROWS):
                 own, mean = numbers[first : first + ROWS], means[first : first + ROWS]
-                places = np.full(len(own), rank), own
-                columns = [*places, lengths[own], mean[:, 0], np.exp(mean[:, 0]), mean[:, 1]]
-                table.write_table(pa.table(dict(zip(SCORES.names, columns, strict=True)), SCORES))
+                places = {"shard": np.full(len(own), rank), "sequence": own, "num_tokens": lengths[own]}
+                columns = places | dict(zip(SIDECARS.values(), mean.T, strict=True))
+                columns["perplexity"] = np.exp(columns["mean_nll"])
+                table.write_table(pa.table(columns, SCORES))
 
     def _scores(self, rank: int, asked: np.ndarray) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
-        """The documents asked for, in order: their places in the shard, units, uint16 [2, tokens], and means, float64 [2]."""
+        """The documents asked for, in order: their places in the shard, units, uint16 [kinds, tokens], and means, float64 [kinds]."""
         files = block_files(self.directory.parent, rank)
         block = np.full(len(asked), -1)
         for number, file in enumerate(files):
@@ -178,8 +177,8 @@ class Scorer(PipelineStep):
             means.append([finite_mean(row) for row in scores])
         self._tell(0)
         content = io.BytesIO()
-        found = {"documents": documents, "lengths": lengths, "units": np.concatenate(units, axis=1)}
-        np.savez(content, **found, means=np.array(means))
+        block_units, block_means = np.concatenate(units, axis=1), np.array(means)
+        np.savez(content, documents=documents, lengths=lengths, units=block_units, means=block_means)
         write_atomic(file, content.getvalue())
 
 
@@ -188,7 +187,7 @@ class _Earlier:
 
     def __init__(self, directory: Path, rank: int):
         self.sidecars = [open_shard(directory / f"{rank:05d}.{kind}") for kind in SIDECARS]
-        columns = ["sequence", "mean_nll", "mean_entropy"]
+        columns = ["sequence", *SIDECARS.values()]
         table = pq.read_table(directory / "docs.parquet", columns=columns, filters=[("shard", "==", rank)])
         self.documents = table["sequence"].to_numpy()
         self.means = np.stack([table[name].to_numpy() for name in columns[1:]], 1)

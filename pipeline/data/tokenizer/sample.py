@@ -6,8 +6,8 @@ from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 
-from perdure.pipeline.data.backends.local import Execute
 from perdure.pipeline.data.cleaning.normalise import count_words, is_heldout, text_hash
+from perdure.pipeline.data.context import StageContext
 from perdure.pipeline.data.read.readers import CleanedDocuments
 
 
@@ -33,17 +33,15 @@ class Draw(PipelineStep):
 
 
 def draw(
-    sources: list[Path], share: float, reserved_fraction: float, work: Path, tasks: int, execute: Execute
+    context: StageContext, sources: list[Path], share: float, work: Path
 ) -> tuple[list[Path], dict[str, int]]:
     """Writes samples of sources.
 
     Args:
+        context: What the stage's steps share; `reserved_fraction`: documents below it do not train.
         sources: Directories of cleaned documents.
         share: Of the training documents, those to take.
-        reserved_fraction: Documents whose hash is below this do not train.
         work: Receives the samples and the bookkeeping.
-        tasks: Number of parts, the same as in each of `sources`.
-        execute: Runs the tasks.
 
     Returns:
         Directories of the samples, and the `documents` and `words` in all of them.
@@ -52,8 +50,8 @@ def draw(
     for source in sources:
         sample = work / f"{source.name}.sample"
         writer = JsonlWriter(str(sample), "${rank}.jsonl.zst", compression="zstd")
-        steps = [CleanedDocuments(str(source)), Draw(reserved_fraction, share), writer]
-        _, drawn, *_ = execute(steps, tasks, work / f"{source.name}.draw")
+        steps = [CleanedDocuments(str(source)), Draw(context.reserved_fraction, share), writer]
+        _, drawn, *_ = context.execute(steps, work / f"{source.name}.draw")
         found.append(sample)
         sizes = {key: count + drawn[key] for key, count in sizes.items()}
     return found, sizes

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perdure.pipeline import recipe
 from perdure.pipeline.core.errors import PerdureError
@@ -13,12 +13,11 @@ from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.integrity import is_whole, require_whole
 from perdure.pipeline.core.manifest import finish
+from perdure.pipeline.data.context import StageContext
 from perdure.pipeline.data.tokenizer.directory import COPIED, SETTINGS, copy_files
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-    from perdure.pipeline.data.backends.local import Execute
 
 SEPARATOR = "<|endoftext|>"
 """Separates documents where the tokenizer is trained here."""
@@ -33,7 +32,7 @@ def parses_special_tokens(spec: recipe.Tokenizer) -> bool:
     return spec.type in ("huggingface", "extend") and spec.parse_special_tokens
 
 
-def tokenizer_inputs(spec: recipe.Tokenizer) -> dict:
+def tokenizer_inputs(spec: recipe.Tokenizer) -> dict[str, Any]:
     """What a tokenizer depends on, sources to train on excepted.
 
     Raises:
@@ -44,7 +43,7 @@ def tokenizer_inputs(spec: recipe.Tokenizer) -> dict:
             if not (spec.path / "tokenizer.json").is_file():
                 raise PerdureError(f"tokenizer.path = {spec.path}: no `tokenizer.json` in it")
             files = {name: hash_file(spec.path / name) for name in COPIED if (spec.path / name).is_file()}
-            inputs = {"type": spec.type, "files": files, "eos_token": spec.eos_token}
+            inputs: dict[str, Any] = {"type": spec.type, "files": files, "eos_token": spec.eos_token}
             inputs["parse_special_tokens"] = spec.parse_special_tokens
             if spec.type == "extend":
                 inputs |= {"num_tokens": spec.num_tokens, "sample_words": spec.sample_words}
@@ -60,25 +59,17 @@ def tokenizer_inputs(spec: recipe.Tokenizer) -> dict:
 
 
 def build_tokenizer(
-    spec: recipe.Tokenizer,
-    final: Path,
-    sources: dict[str, Path],
-    reserved_fraction: float,
-    inputs: dict,
-    tasks: int,
-    execute: Callable[[], "Execute"],
+    context: StageContext, spec: recipe.Tokenizer, final: Path, sources: dict[str, Path], inputs: dict
 ) -> Path:
     """Writes the tokenizer's directory, unless it is finished.
 
     Args:
+        context: What the stage's steps share; documents that any source holds out (`reserved_fraction`) do not train it.
         spec: The recipe's tokenizer.
         final: Where it goes.
         sources: Each source's cleaned documents.
-        reserved_fraction: Documents held out by any source, which do not train it.
         inputs: What it depends on, for the manifest; `sample` is added: `documents` and `words` that it was learnt from,
             and `of_words` that its sources have, where they have more than `sample_words`.
-        tasks: Parts of each source.
-        execute: Begins to run tasks, for such a sample.
 
     Returns:
         `final`.
@@ -90,10 +81,10 @@ def build_tokenizer(
         return final
     from perdure.pipeline.data.backends.local import building
 
-    with building(final.parent, final) as work:
+    with building(context.out, final) as work:
         sample = None
         if isinstance(spec, recipe.TrainedTokenizer | recipe.ExtendedTokenizer):
-            chosen, sample = _learnt_from(spec, sources, reserved_fraction, work, tasks, execute)
+            chosen, sample = _learnt_from(context, spec, sources, work)
         artefact = work / "artefact"
         shutil.rmtree(artefact)  # of a build that was killed
         artefact.mkdir()
@@ -101,16 +92,25 @@ def build_tokenizer(
             case recipe.HuggingFaceTokenizer():
                 tokenizer, eos = _copy(spec, artefact)
             case recipe.ExtendedTokenizer():
-                tokenizer, eos = _extend(spec, lambda: _train_texts(chosen, reserved_fraction), artefact)
+                tokenizer, eos = _extend(
+                    spec, lambda: train_texts(chosen, context.reserved_fraction), artefact
+                )
             case recipe.SentencePieceTokenizer():
                 from perdure.pipeline.data.tokenizer.sentencepiece import convert, verify
 
                 tokenizer, eos = convert(spec.path)
-                texts = [text for directory in sources.values() for text in islice(_texts(directory), SAMPLE)]
+                texts = [
+                    text
+                    for directory in sources.values()
+                    for text in islice(document_texts(directory), SAMPLE)
+                ]
                 verify(tokenizer, spec.path, texts)
                 _save(tokenizer, eos, artefact)
             case recipe.TrainedTokenizer():
-                tokenizer, eos = train(spec.vocab_size, _train_texts(chosen, reserved_fraction)), SEPARATOR
+                tokenizer, eos = (
+                    train(spec.vocab_size, train_texts(chosen, context.reserved_fraction)),
+                    SEPARATOR,
+                )
                 _save(tokenizer, eos, artefact)
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         finish(
@@ -129,12 +129,10 @@ def build_tokenizer(
 
 
 def _learnt_from(
+    context: StageContext,
     spec: recipe.TrainedTokenizer | recipe.ExtendedTokenizer,
     sources: dict[str, Path],
-    reserved_fraction: float,
     work: Path,
-    tasks: int,
-    execute: Callable[[], "Execute"],
 ) -> tuple[list[Path], dict[str, int] | None]:
     """Directories of the documents to learn from, and the size of the sample, if it is one."""
     chosen = [sources[name] for name in spec.sources]
@@ -145,7 +143,7 @@ def _learnt_from(
         return chosen, None
     from perdure.pipeline.data.tokenizer.sample import draw
 
-    drawn, sizes = draw(chosen, spec.sample_words / words, reserved_fraction, work, tasks, execute())
+    drawn, sizes = draw(context, chosen, spec.sample_words / words, work)
     return drawn, sizes | {"of_words": words}
 
 
@@ -211,17 +209,19 @@ def _save(tokenizer: "Tokenizer", eos: str, directory: Path) -> None:
     write_json(directory / "tokenizer_config.json", config)
 
 
-def _texts(directory: Path) -> Iterator[str]:
+def document_texts(directory: Path) -> Iterator[str]:
+    """Texts of the cleaned documents in a directory."""
     from perdure.pipeline.data.read.readers import CleanedDocuments
 
     for document in CleanedDocuments(str(directory)).all():
         yield document.text
 
 
-def _train_texts(directories: list[Path], reserved_fraction: float) -> Iterator[str]:
+def train_texts(directories: list[Path], reserved_fraction: float) -> Iterator[str]:
+    """Texts of the documents whose hash is not below `reserved_fraction`: those that no source holds out."""
     from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
 
     for directory in directories:
-        for text in _texts(directory):
+        for text in document_texts(directory):
             if not is_heldout(text_hash(text), reserved_fraction):
                 yield text

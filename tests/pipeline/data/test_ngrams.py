@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from languages import LANGUAGES
 
-from perdure.pipeline.data import ngrams
+from perdure.pipeline.data import ngrams, scripts
 from perdure.pipeline.data.cleaning.normalise import split_words
 from perdure.pipeline.data.cleaning.step_inputs import cleaning_inputs
 from perdure.pipeline.recipe import Decontaminate
@@ -34,7 +34,7 @@ def test_scripts_with_blanks_are_compared_as_in_version_0_1(text, n):
         sum(value * base ** (n - 1 - place) for place, value in enumerate(hashes[start : start + n])) % 2**64
         for start in range(len(words) - n + 1)
     ]
-    assert not ngrams.compared_by_amount(text)
+    assert not scripts.compared_by_amount(text)
     assert ngrams.simple_words(text) == words
     assert ngrams.ngram_hashes(text, n).tolist() == joined
 

@@ -17,7 +17,7 @@ import os, signal, sys
 from pathlib import Path
 import psutil
 from perdure.pipeline.data.backends import local
-from perdure.pipeline.data.score.score import score_source
+from perdure.pipeline.data.score.score import ReferenceModel, score_source
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.recipe import load_recipe
 
@@ -39,7 +39,7 @@ if __name__ == "__main__":
     workers = "data.workers=" + os.environ["WORKERS"]
     found = run_data(load_recipe(sys.argv[1], [workers], out=Path(sys.argv[2])))
     for path in found.values():
-        score_source(path, Path(sys.argv[3]), label="ref", context=32, overlap=8, workers=2)
+        score_source(path, ReferenceModel(Path(sys.argv[3]), "ref", 32, 8), workers=2)
 """
 
 

@@ -19,8 +19,9 @@ from perdure.pipeline.core.hashes import hash_directory, hash_of
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.data import identity, stage
 from perdure.pipeline.data.backends.local import TASKS
-from perdure.pipeline.data.cleaning.dedup import ROWS, BoundedSignature, Folder
 from perdure.pipeline.data.cleaning.normalise import Words, is_heldout, text_hash
+from perdure.pipeline.data.cleaning.signatures import Folder
+from perdure.pipeline.data.cleaning.steps.minhash_dedup import ROWS, BoundedSignature
 from perdure.pipeline.data.stage import finished_data, run_data
 from tests.pipeline.data.made import counts, documents, quiet, trained_on
 

@@ -19,7 +19,7 @@ from perdure.pipeline.core.hashes import hash_directory
 from perdure.pipeline.data import dsir, features
 from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
 from perdure.pipeline.data.stage import run_data
-from perdure.pipeline.data.subset import Count, _choose, take_best
+from perdure.pipeline.data.subset import Count, choose, take_best
 from perdure.pipeline.recipe import DsirSubset
 from tests.pipeline.data.subjects import text
 from tests.pipeline.data.texts import write_jsonl
@@ -127,7 +127,7 @@ def test_the_seed_decides_what_is_drawn(tmp_path):
         for folder in ("scores", "artefact"):
             (work / folder).mkdir(parents=True)
         pq.write_table(pa.table(rows), work / "scores" / "00000.parquet")
-        counts = _choose(subset, work, 1, seed, "here")
+        counts = choose(subset, work, 1, seed, "here")
         assert counts == tuple({"documents": number, "tokens": number} for number in (20, 30))
         found = pq.read_table(work / "artefact" / "00000.parquet").to_pydict()
         scores = rows["score"] + dsir.gumbel_noise(rows["hash"], seed)

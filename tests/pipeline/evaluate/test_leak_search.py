@@ -101,7 +101,7 @@ def test_large_sources_are_searched_where_the_data_stage_runs(corpus, monkeypatc
 
     def execute(steps, tasks, directory):
         handed.append((steps[0].data.name, tasks, directory.name))
-        return leaks.here(steps, tasks, directory)
+        return leaks.in_this_process(steps, tasks, directory)
 
     monkeypatch.setattr(contamination, "HANDED_ON", 1000)
     monkeypatch.setattr(backends, "elsewhere", lambda *_, **__: nullcontext(execute))

@@ -51,7 +51,7 @@ def test_smollm2_goes_in_and_out_unchanged(model, tmp_path, layout):
 
 def test_scored_with_itself_it_has_no_excess_loss(model, tmp_path):
     """The scorer's transformers model and the trainer's Megatron model agree on every token, as stored."""
-    from perdure.pipeline.data.score.score import score_source
+    from perdure.pipeline.data.score.score import ReferenceModel, score_source
 
     directory, _, _ = model
     texts = [[*TOKENS[0][number:], *TOKENS[0][:number], 0] for number in range(0, 16, 2)]
@@ -59,7 +59,7 @@ def test_scored_with_itself_it_has_no_excess_loss(model, tmp_path):
     tokenizer = directory / "tokenizer.json"
     digest = hash_file(tokenizer) if tokenizer.is_file() else "test"
     data = write_data(tmp_path / "own", [documents], documents[:1], 49_152, digest)
-    scores = score_source(data, directory, label="self", context=32, workers=1)
+    scores = score_source(data, ReferenceModel(directory, "self", 32), workers=1)
     recipe = tiny_recipe(
         tmp_path,
         model={"type": "huggingface", "path": str(directory)},

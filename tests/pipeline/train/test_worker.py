@@ -170,7 +170,7 @@ def test_an_update_starts_from_exactly_the_exported_weights(whole, tmp_path):
 
 def test_scoring_the_reference_with_itself_gives_no_excess_loss(whole, tmp_path):
     """Under document masks the trainer sees what the scorer saw, for every document that starts in the sample."""
-    from perdure.pipeline.data.score.score import score_source
+    from perdure.pipeline.data.score.score import ReferenceModel, score_source
 
     data = write_data(
         tmp_path / "data" / "own",
@@ -179,7 +179,7 @@ def test_scoring_the_reference_with_itself_gives_no_excess_loss(whole, tmp_path)
         300,
         hash_file(whole[0] / "hf" / "tokenizer.json"),
     )
-    scores = score_source(data, whole[0] / "hf", label="self", context=32, workers=1)
+    scores = score_source(data, ReferenceModel(whole[0] / "hf", "self", 32), workers=1)
     excess = np.array(on_rank("own_excess_loss", whole[0], str(data), str(scores)))
     assert len(excess) > 300
     assert np.abs(excess).max() <= 1e-3

@@ -6,6 +6,7 @@ from pathlib import Path
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.data.backends.local import on
 from perdure.pipeline.data.cleaning.clean import clean_source
+from perdure.pipeline.data.context import StageContext
 from perdure.pipeline.data.read.readers import CleanedDocuments
 from perdure.pipeline.recipe import Source
 from tests.pipeline.data.texts import write_jsonl
@@ -39,7 +40,8 @@ def clean(directory: Path, texts: list[str], steps: list, tasks: int = 2) -> tup
     reader = {"type": "jsonl", "path": str(path)}
     source = Source.model_validate({"reader": reader, "clean": steps})
     final = directory / "out" / "clean" / "s"
-    clean_source(directory / "out", final, "s", source, tasks, on(InProcess()), {})
+    context = StageContext(directory / "out", tasks, lambda: on(InProcess()))
+    clean_source(context, final, "s", source, {})
     found = [
         document.text for rank in range(tasks) for document in CleanedDocuments(str(final)).run(None, rank)
     ]

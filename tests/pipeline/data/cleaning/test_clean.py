@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.data.cleaning import clean as clean_module
 from perdure.pipeline.data.cleaning.counted import EXAMPLES
-from perdure.pipeline.data.cleaning.dedup import Folder
 from perdure.pipeline.data.cleaning.normalise import count_words, text_hash
+from perdure.pipeline.data.cleaning.signatures import Folder
 from perdure.pipeline.data.features import sample_texts
 from perdure.pipeline.data.read.readers import CleanedDocuments
-from perdure.pipeline.data.tokenizer.train import _texts
+from perdure.pipeline.data.tokenizer.train import document_texts
 from tests.pipeline.data.cleaning.cleaned import GERMAN, PROSE, clean, reasons
 from tests.pipeline.data.texts import random_text, write_jsonl
 
@@ -224,7 +224,7 @@ def test_duplicates_are_found_and_texts_read_below_a_directory_whose_name_looks_
         {"duplicate_sentences": 2},
     ]
     assert [document.text for document in CleanedDocuments(str(final)).all()] == found
-    assert list(_texts(final)) == found and sorted(sample_texts(final, 0.0)) == sorted(found)
+    assert list(document_texts(final)) == found and sorted(sample_texts(final, 0.0)) == sorted(found)
 
 
 def test_signatures_that_matching_would_not_see_stop_the_cleaning(tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
 """Every code has a word splitter, filters keep fluent text of any script, and English is as it was."""
 
+import csv
 import pickle
 from pathlib import Path
 
+import datatrove
 import pytest
 import spacy
 from datatrove.data import Document
@@ -14,10 +16,17 @@ from hypothesis import strategies as st
 from languages import LANGUAGES
 
 from perdure.pipeline import recipe
-from perdure.pipeline.data.cleaning.c4 import C4LinesFilter
-from perdure.pipeline.data.cleaning.languages import PACKAGES, SPACY, splits_otherwise, splitter, stop_words
+from perdure.pipeline.data.cleaning.languages import (
+    PACKAGES,
+    SPACY,
+    TABLE,
+    splits_otherwise,
+    splitter,
+    stop_words,
+)
 from perdure.pipeline.data.cleaning.splitters import LanguageSplitter
 from perdure.pipeline.data.cleaning.step_inputs import cleaning_inputs, language_model, languages
+from perdure.pipeline.data.cleaning.steps.c4_quality import C4LinesFilter
 
 
 def splits(language: str, text: str) -> list[str]:
@@ -194,3 +203,12 @@ def test_identities_are_those_of_version_0_1_unless_the_result_changes():
     assert inputs(recipe.GopherQuality, type="gopher_quality", language="jpn")["min_avg_word_length"] == 1
     assert "splitter" in inputs(recipe.SentenceDedup, type="sentence_dedup", language="zho")
     assert "sentence_ends" in inputs(recipe.C4Quality, type="c4_quality", language="deu")
+
+
+def test_the_table_of_languages_is_that_of_the_datatrove_that_is_installed():
+    """Ours decides; where datatrove's differs, look at what its newer rows would change, and for whom."""
+    theirs = Path(datatrove.__file__).parent / "assets" / "tokenizer_assignment.csv"
+    with TABLE.open(encoding="utf-8") as ours, theirs.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(ours))
+        expected = [row for row in csv.DictReader(file) if row["type"]]
+    assert rows == [{column: row[column] for column in rows[0]} for row in expected]

@@ -4,8 +4,8 @@ from datatrove.pipeline.formatters.pii import PIIFormatter
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from perdure.pipeline.data.cleaning.personal import PersonalData
 from perdure.pipeline.data.cleaning.step_inputs import ADDRESS, EMAIL
+from perdure.pipeline.data.cleaning.steps.pii import AddressReplacer
 
 PIECES = [
     "a",
@@ -27,7 +27,7 @@ PIECES = [
     ":",
     "]",
 ]
-OURS = PersonalData(remove_emails=True, remove_ips=True, only_remove_public_ips=False)
+OURS = AddressReplacer(remove_emails=True, remove_ips=True, only_remove_public_ips=False)
 THEIRS = PIIFormatter(only_remove_public_ips=False, email_replacement=EMAIL, ip_replacement=ADDRESS)
 
 

@@ -18,13 +18,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from perdure.pipeline import data, recipe
 from perdure.pipeline.data.cleaning import time_limit
-from perdure.pipeline.data.cleaning.blocks import LengthFilter
-from perdure.pipeline.data.cleaning.counted import Block, Counted
-from perdure.pipeline.data.cleaning.dedup import minhash_dedup
+from perdure.pipeline.data.cleaning.counted import Block, CountedStep
 from perdure.pipeline.data.cleaning.normalise import MOST_MARKS, count_words, normalise
-from perdure.pipeline.data.cleaning.personal import PersonalData
+from perdure.pipeline.data.cleaning.steps import block
+from perdure.pipeline.data.cleaning.steps.length import LengthFilter
+from perdure.pipeline.data.cleaning.steps.pii import AddressReplacer
 from perdure.pipeline.data.features import letters, uni_and_bigrams
-from perdure.pipeline.data.read.python import _prose
+from perdure.pipeline.data.read.python import prose_of
 from perdure.pipeline.data.tokenizer.extend import extend
 from perdure.pipeline.data.tokenizer.train import LONGEST_WORD, train
 
@@ -122,16 +122,16 @@ def test_all_expressions_are_linear():
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory):
     """What a document goes through besides splitting words, which takes time by spaCy's rules."""
-    signature = minhash_dedup(tmp_path_factory.mktemp("minhash")).sign
+    signature = block(recipe.MinhashDedup(type="minhash_dedup"), tmp_path_factory.mktemp("minhash")).sign
     return {
         "normalise": normalise,
         "words": count_words,
-        "pii": PersonalData(remove_emails=True, remove_ips=True).format,
+        "pii": AddressReplacer(remove_emails=True, remove_ips=True).format,
         "simplify": lambda text: simplify_text(normalise(text)),
         "shingles": signature.get_shingles,
         "letters": letters,
         "bigrams": uni_and_bigrams,
-        "docstrings": _prose,
+        "docstrings": prose_of,
     }
 
 
@@ -215,7 +215,7 @@ class Forgetful(PipelineStep):
 @pytest.mark.parametrize("step", [Sleepy(1, None), Forgetful()], ids=["filter", "formatter"])
 def test_a_document_that_takes_too_long_is_named_counted_and_passed_over(tmp_path, monkeypatch, step):
     monkeypatch.setattr(time_limit, "SECONDS", 0.2)
-    counted = Counted(Block("other", step), "01_x", tmp_path)
+    counted = CountedStep(Block("other", step), "01_x", tmp_path)
     hangs = ["python", "expression"] if isinstance(step, Sleepy) else ["python"]
     texts = ["a b", *hangs, "c d e"]
     kept = list(counted.run(Document(text=text, id=text) for text in texts))
@@ -232,13 +232,11 @@ def test_words_that_spacy_takes_too_long_for(tmp_path, monkeypatch):
     """Its rules for addresses of the web take quadratic time."""
     from datatrove.utils.text import split_into_words
 
-    from perdure.pipeline.data.cleaning.blocks import block
-
     split_into_words("what is imported once")
     monkeypatch.setattr(time_limit, "SECONDS", 0.3)
     monkeypatch.setattr(time_limit, "SECONDS_PER_CHARACTER", 0)
     prose = "The fox and the hound have been with us for that long. "
-    counted = Counted(
+    counted = CountedStep(
         block(recipe.GopherQuality(type="gopher_quality", min_doc_words=5), tmp_path), "01_x", tmp_path
     )
     documents = [

@@ -9,6 +9,7 @@ from perdure.pipeline.data.backends import slurm
 from perdure.pipeline.data.backends.local import JOB, on
 from perdure.pipeline.data.cleaning import clean
 from perdure.pipeline.data.cleaning.clean import Contents, clean_source
+from perdure.pipeline.data.context import StageContext
 from perdure.pipeline.data.identity import clean_inputs, place
 from perdure.pipeline.data.read import contents
 from perdure.pipeline.data.read.contents import edited, merge_records, record_path
@@ -124,7 +125,7 @@ def shared(tmp_path):
     final = tmp_path / "out" / "clean" / "s@1"
 
     def run(pool):
-        clean_source(tmp_path / "out", final, "s", source, 2, on(pool), {})
+        clean_source(StageContext(tmp_path / "out", 2, lambda: on(pool)), final, "s", source, {})
         return [document.text.split()[2] for document in CleanedDocuments(str(final)).all()]
 
     def edit():

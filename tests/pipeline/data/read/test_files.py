@@ -1,11 +1,11 @@
 import json
+import os
 
 import datasets
 import pytest
 from pydantic import ValidationError
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.data.read import files
 from perdure.pipeline.data.read.files import files_below, fits
 from perdure.pipeline.data.read.inputs import files_not_read, fingerprint, huggingface_on_disk, input_files
 from perdure.pipeline.recipe import HuggingFaceReader, JsonlReader, TextReader
@@ -60,7 +60,7 @@ def test_nothing_stands_in_the_way_where_no_pattern_looks(corpus, monkeypatch):
     (corpus / "deep" / "latest").symlink_to(corpus.parent / "unmounted")
     looked = []
     monkeypatch.setattr(
-        files, "_entries", lambda directory, real=files._entries: looked.append(directory) or real(directory)
+        os, "scandir", lambda directory, real=os.scandir: looked.append(directory) or real(directory)
     )
     assert files_below(corpus, ["*.jsonl"]) == ["a.jsonl"] and looked == [str(corpus.resolve())]
     with pytest.raises(PerdureError, match="deep/latest: a link to"):

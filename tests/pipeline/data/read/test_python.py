@@ -150,7 +150,7 @@ def _comments(source: str) -> list[str]:
 def test_installed_distributions_are_read_once_for_all_packages(monkeypatch):
     calls, read = [], metadata.packages_distributions
     monkeypatch.setattr(metadata, "packages_distributions", lambda: calls.append(1) or read())
-    for function in (modules._distribution, modules._distributions):
+    for function in (modules.version_and_license, modules.distributions_by_package):
         function.cache_clear()
     found = python_modules(["yaml", "sklearn.svm", "_pytest"])  # none is the name of its distribution
     assert {module.package for module in found if module.version} == {"yaml", "sklearn.svm", "_pytest"}

@@ -24,7 +24,7 @@ from perdure.pipeline.data.score import scorer as scorer_module
 from perdure.pipeline.data.score.losses import (
     document_windows,
 )
-from perdure.pipeline.data.score.score import score_source
+from perdure.pipeline.data.score.score import ReferenceModel, score_source
 from perdure.pipeline.data.score.scorer import Scorer
 from tests.pipeline.data.score.small import SMALL, VOCAB, plain_losses
 
@@ -33,9 +33,11 @@ from tests.pipeline.data.score.small import SMALL, VOCAB, plain_losses
 def test_a_sidecar_is_aligned_and_independent_of_workers(llama, news, tmp_path):
     model, directory = llama
     windows = {"context": 16, "overlap": 5}
-    scores = score_source(news, directory, label="ref", **windows, workers=2)
+    scores = score_source(news, ReferenceModel(directory, "ref", **windows), workers=2)
     before = hash_directory(scores)
-    assert score_source(news, directory, label="ref", **windows, workers=1) == scores  # finished before
+    assert (
+        score_source(news, ReferenceModel(directory, "ref", **windows), workers=1) == scores
+    )  # finished before
     manifest = read_json(scores / "manifest.json")
     assert {key: manifest[key] for key in ("context", "overlap", "mask")} == windows | {"mask": "document"}
     table = pq.read_table(scores / "docs.parquet").to_pylist()
@@ -66,7 +68,7 @@ def test_a_sidecar_is_aligned_and_independent_of_workers(llama, news, tmp_path):
             end += length
     copy = tmp_path / "data" / news.name
     shutil.copytree(news, copy, ignore=shutil.ignore_patterns("scores"))
-    again = score_source(copy, directory, label="ref", context=16, overlap=5, workers=1)
+    again = score_source(copy, ReferenceModel(directory, "ref", 16, 5), workers=1)
     assert again.name == scores.name and hash_directory(again) == before
 
 
@@ -171,25 +173,25 @@ def test_lines_tell_what_is_scored_whoever_scores(tmp_path, monkeypatch):
 def test_scores_copied_from_another_reference_are_refused_naming_both(llama, news, tmp_path):
     torch.manual_seed(1)
     LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, **SMALL)).save_pretrained(tmp_path / "other")
-    own = score_source(news, llama[1], label="reference", context=8, workers=1)
-    other = score_source(news, tmp_path / "other", label="reference", context=8, workers=1)
+    own = score_source(news, ReferenceModel(llama[1], "reference", 8), workers=1)
+    other = score_source(news, ReferenceModel(tmp_path / "other", "reference", 8), workers=1)
     hashes = [read_json(path / "manifest.json")["model_hash"] for path in (own, other)]
     shutil.rmtree(own)
     shutil.copytree(other, own)
     with pytest.raises(PerdureError, match=f"model_hash: '{hashes[0]}' -> '{hashes[1]}'"):
-        score_source(news, llama[1], label="reference", context=8, workers=1)
+        score_source(news, ReferenceModel(llama[1], "reference", 8), workers=1)
 
 
 def test_models_that_do_not_fit_are_refused(news, tmp_path):
     with pytest.raises(PerdureError, match="not a Hugging Face model"):
-        score_source(news, tmp_path, label="x", context=8, workers=1)
+        score_source(news, ReferenceModel(tmp_path, "x", 8), workers=1)
     LlamaForCausalLM(LlamaConfig(vocab_size=100, **SMALL)).save_pretrained(tmp_path / "small")
     with pytest.raises(PerdureError, match="vocabulary of 100 is smaller than the tokenizer's"):
-        score_source(news, tmp_path / "small", label="x", context=8, workers=1)
+        score_source(news, ReferenceModel(tmp_path / "small", "x", 8), workers=1)
     (tmp_path / "small" / "tokenizer.json").write_text("{}")
     hashes = (
         r"its tokenizer \(44136fa3\) is not the data's \("
         + read_json(news / "manifest.json")["tokenizer_hash"][:8]
     )
     with pytest.raises(PerdureError, match=hashes):
-        score_source(news, tmp_path / "small", label="x", context=8, workers=1)
+        score_source(news, ReferenceModel(tmp_path / "small", "x", 8), workers=1)

@@ -18,8 +18,8 @@ from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.hashes import hash_directory
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.data.score import scorer as scorer_module
-from perdure.pipeline.data.score.losses import _batches, load_model, score_documents
-from perdure.pipeline.data.score.score import FORMAT, score_source
+from perdure.pipeline.data.score.losses import FORMAT, load_model, score_documents, width_batches
+from perdure.pipeline.data.score.score import ReferenceModel, score_source
 from perdure.pipeline.plan.planning import build_plan
 from perdure.pipeline.plan.reads import documents_read
 from perdure.pipeline.recipe import Selection
@@ -28,7 +28,7 @@ from perdure.pipeline.train.objectives.lm import LanguageModeling
 from perdure.pipeline.train.streams import read_sample
 
 VOCAB, DOCUMENTS, TASKS = 300, 80, 2
-HOW = {"label": "ref", "context": 24, "overlap": 6, "workers": 1}
+HOW = {"label": "ref", "context": 24, "overlap": 6}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,9 @@ def here(monkeypatch):
 
 def score(here, data, model, wanted=None, say=lambda line: None):
     here.documents = here.tokens = here.blocks = 0
-    return score_source(data, model, **HOW, wanted=wanted, elsewhere=here(), say=say)
+    return score_source(
+        data, ReferenceModel(model, **HOW), workers=1, wanted=wanted, elsewhere=here(), say=say
+    )
 
 
 def lengths(data):
@@ -132,9 +134,9 @@ def test_what_a_document_gets_depends_on_no_other(model, data, precision):
 
 def test_a_windows_width_follows_from_its_own_length():
     lengths = [1, 16, 17, 40, 90, 96]
-    whole = {index: width for width, batch in _batches(lengths, 64, 96) for index in batch}
+    whole = {index: width for width, batch in width_batches(lengths, 64, 96) for index in batch}
     for index, length in enumerate(lengths):
-        ((width, _),) = _batches([length], 64, 96)
+        ((width, _),) = width_batches([length], 64, 96)
         assert whole[index] == width >= length
 
 

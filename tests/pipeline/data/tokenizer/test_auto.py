@@ -13,6 +13,7 @@ from transformers.utils import logging
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.tokenizers import LOADED, load_tokenizer
+from perdure.pipeline.data.context import StageContext
 from perdure.pipeline.data.shard import encode
 from perdure.pipeline.data.tokenizer.auto import as_loaded
 from perdure.pipeline.data.tokenizer.train import build_tokenizer, tokenizer_inputs
@@ -39,8 +40,8 @@ TEXTS = [
 
 
 def build(spec: HuggingFaceTokenizer, config: dict, to: Path) -> Path:
-    given = {}, 0.0, tokenizer_inputs(spec), 1, lambda: pytest.fail("nothing is learnt")
-    built = build_tokenizer(spec, to, *given)
+    context = StageContext(to.parent, 1, lambda: pytest.fail("nothing is learnt"))
+    built = build_tokenizer(context, spec, to, {}, tokenizer_inputs(spec))
     as_loaded(built, config)
     return built
 

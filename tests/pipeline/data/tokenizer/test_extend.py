@@ -14,6 +14,7 @@ from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.core.tokenizers import load_tokenizer
+from perdure.pipeline.data.context import StageContext
 from perdure.pipeline.data.tokenizer.directory import problem
 from perdure.pipeline.data.tokenizer.extend import extend
 from perdure.pipeline.data.tokenizer.train import build_tokenizer, tokenizer_inputs, train
@@ -164,14 +165,9 @@ def test_the_directory_says_what_it_extends_and_loads_in_transformers(tmp_path):
             writer.write(Document(text, str(number)), 0)
     spec = ExtendedTokenizer(type="extend", path=tmp_path / "model", num_tokens=50, sources=["new"])
     finish(tmp_path / "new", {"counts": {"words": {"out": 9999}}})
-    given = (
-        {"new": tmp_path / "new"},
-        0.0,
-        tokenizer_inputs(spec),
-        1,
-        lambda: pytest.fail("no sample is needed"),
-    )
-    built = build_tokenizer(spec, tmp_path / "built", *given)
+    context = StageContext(tmp_path, 1, lambda: pytest.fail("no sample is needed"))
+    given = {"new": tmp_path / "new"}, tokenizer_inputs(spec)
+    built = build_tokenizer(context, spec, tmp_path / "built", *given)
     loaded = load_tokenizer(built)
     facts = read_json(built / "extension.json")
     assert facts["base_tokenizer_hash"] == hash_file(tmp_path / "model/tokenizer.json") != loaded.hash

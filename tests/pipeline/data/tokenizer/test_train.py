@@ -16,6 +16,7 @@ from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data.cleaning.normalise import text_hash
+from perdure.pipeline.data.context import StageContext
 from perdure.pipeline.data.shard import encode
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.data.tokenizer.train import build_tokenizer, tokenizer_inputs, train
@@ -42,8 +43,8 @@ def trained(tmp_path_factory) -> "Path":  # noqa: F821
 
 
 def build(spec, directory):
-    given = {}, 0.0, tokenizer_inputs(spec), 1, lambda: pytest.fail("nothing is learnt")
-    return load_tokenizer(build_tokenizer(spec, directory / "built", *given))
+    context = StageContext(directory, 1, lambda: pytest.fail("nothing is learnt"))
+    return load_tokenizer(build_tokenizer(context, spec, directory / "built", {}, tokenizer_inputs(spec)))
 
 
 def test_a_trained_tokenizer_is_reversible_and_deterministic():
@@ -109,8 +110,8 @@ def test_large_sources_are_sampled_by_hash_whatever_the_tasks(tmp_path, texts, t
     words = sum(len(text.split()) for text in texts)
     finish(clean, {"counts": {"words": {"out": words}}})
     spec = TrainedTokenizer(type="train", vocab_size=400, sources=["a"], sample_words=words // 4)
-    given = {"a": clean}, 0.2, tokenizer_inputs(spec), tasks, lambda: in_turn
-    built = build_tokenizer(spec, tmp_path / "built", *given)
+    context = StageContext(tmp_path, tasks, lambda: in_turn, reserved_fraction=0.2)
+    built = build_tokenizer(context, spec, tmp_path / "built", {"a": clean}, tokenizer_inputs(spec))
     chosen = [text for text in texts if 0.2 <= text_hash(text) / 2**64 < 0.2 + 0.8 * (words // 4) / words]
     assert 5 < len(chosen) < 25
     assert load_tokenizer(built).tokenizer.to_str() == train(400, iter(chosen)).to_str()

@@ -1,4 +1,4 @@
-"""Decontamination: documents that share an n-gram of words with evaluation data are dropped (Brown et al. 2020, app. C).
+"""The step `decontaminate`: documents that share an n-gram of words with evaluation data are dropped (Brown et al. 2020, app. C).
 
 datatrove's own step takes its index from lighteval's tasks, which have to be downloaded, and splits words at blanks; this
 one reads files, and takes n-grams of any script (`ngrams.py`).
@@ -12,25 +12,29 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
-from perdure.pipeline import recipe
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.data.cleaning.counted import Block
 from perdure.pipeline.data.ngrams import ngram_hashes, wanted_hashes
 from perdure.pipeline.data.read.texts import evaluation_texts
+from perdure.pipeline.recipe import Decontaminate
+
+INDEX = "index.json"
+"""Lists the evaluation files: `file`, its name, `strings` in it, and how many of them were `too_short` to be looked for."""
 
 
-def decontaminate(step: recipe.Decontaminate, folder: Path) -> Block:
-    """Drops documents that share an n-gram with evaluation files; the index is built once."""
+def block(step: Decontaminate, folder: Path) -> Block:
+    """The step's block: one task builds the index of the evaluation files, then every task looks into it."""
     return Block(
         "contaminated",
         NgramFilter(folder, step.n_grams),
         match=[(NgramIndex(step.files, step.n_grams, folder), 1)],
+        report=lambda: {"evaluation": read_json(folder / INDEX, list)},
     )
 
 
 class NgramIndex(PipelineStep):
-    """Writes the index: `hashes.npy`, uint64 sorted, `files.npy`, int32, the file of each, and `index.json`.
+    """Writes the index: `hashes.npy`, uint64 sorted, `files.npy`, int32, the file of each, and `INDEX`.
 
     Where strings are looked for that are shorter than n words, `lengths.npy`, int64, has the words of all n-grams.
     """
@@ -68,7 +72,7 @@ class NgramIndex(PipelineStep):
         np.save(self.folder / "files.npy", np.concatenate(numbers)[first])
         if len(lengths) > 1:
             np.save(self.folder / "lengths.npy", sorted(lengths, reverse=True))
-        write_json(self.folder / "index.json", described)
+        write_json(self.folder / INDEX, described)
 
 
 class NgramFilter(BaseFilter):
@@ -81,7 +85,7 @@ class NgramFilter(BaseFilter):
         self.folder, self.n = folder, n
 
     def filter(self, document: Document) -> bool | tuple[bool, str]:
-        """Whether a document is clean, else the file of its first n-gram that is not."""
+        """True for a clean document, else False and the evaluation file of its first n-gram found there."""
         hashes, files, names, lengths = _load_index(self.folder)
         found = ngram_hashes(document.text, *(lengths or [self.n]))
         if not len(hashes) or not len(found):
@@ -95,7 +99,7 @@ class NgramFilter(BaseFilter):
 
 @lru_cache(maxsize=2)
 def _load_index(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str], list[int]]:
-    names = [entry["file"] for entry in read_json(folder / "index.json", list)]
+    names = [entry["file"] for entry in read_json(folder / INDEX, list)]
     several = folder / "lengths.npy"
     lengths = np.load(several).tolist() if several.exists() else []
     return np.load(folder / "hashes.npy"), np.load(folder / "files.npy"), names, lengths

@@ -1,4 +1,4 @@
-"""Language identification by fastText (Joulin et al. 2016), as datatrove does it, from a model file on disk.
+"""The step `language`: language identification by fastText (Joulin et al. 2016), as datatrove does it, from a model file on disk.
 
 datatrove's own filter downloads its model, and wants a build of fastText that needs a compiler.
 """
@@ -10,7 +10,14 @@ from typing import Any
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
-from perdure.pipeline.data.cleaning.step_inputs import LABEL
+from perdure.pipeline.data.cleaning.counted import Block
+from perdure.pipeline.data.cleaning.step_inputs import LABEL, language_model
+from perdure.pipeline.recipe import LanguageIdentification
+
+
+def block(step: LanguageIdentification, _folder: Path) -> Block:
+    """The step's block."""
+    return Block("other_language", LanguageFilter(language_model(step.model), step.keep, step.min_score))
 
 
 class LanguageFilter(BaseFilter):
@@ -23,7 +30,7 @@ class LanguageFilter(BaseFilter):
         self.model, self.keep, self.min_score = model, keep, min_score
 
     def filter(self, document: Document) -> bool:
-        """Whether a document is in a language to keep: one whose probability is above `min_score`."""
+        """True for a document in a language to keep: one whose probability is above `min_score`."""
         labels, scores = _load(self.model).predict(document.text.replace("\n", " "), k=-1)
         found = {label.removeprefix(LABEL): score for label, score in zip(labels, scores, strict=True)}
         best = max(found, key=found.__getitem__)

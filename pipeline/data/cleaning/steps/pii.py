@@ -1,18 +1,26 @@
-"""datatrove's step for personal data, in a time that grows with the text."""
+"""The step `pii`: replaces e-mail and IP addresses as datatrove does, in time linear in the text."""
 
 import re
+from pathlib import Path
 from string import ascii_letters, digits
 
 from datatrove.pipeline.formatters.pii import PIIFormatter
 
+from perdure.pipeline.data.cleaning.counted import Block
 from perdure.pipeline.data.cleaning.step_inputs import ADDRESS, EMAIL
+from perdure.pipeline.recipe import PersonalData
 
 LOCAL = frozenset(ascii_letters + digits + "!#$%&'*+/=?^_`{|}~-")
 """What the part of an e-mail address before the `@` consists of, but for single dots."""
 BEGIN = re.compile(rf"\b[{re.escape(''.join(sorted(LOCAL)))}]")
 
 
-class PersonalData(PIIFormatter):
+def block(step: PersonalData, _folder: Path) -> Block:
+    """The step's block."""
+    return Block("pii", AddressReplacer(remove_emails=step.remove_emails, remove_ips=step.remove_ips))
+
+
+class AddressReplacer(PIIFormatter):
     """Replaces e-mail and public IP addresses, as datatrove does.
 
     Its expression for e-mail addresses begins anew at every dot or hyphen of a text, and each time reads on as long as an

@@ -1,4 +1,9 @@
-"""C4's rules for lines and sentences (Raffel et al. 2020) in any language: datatrove's filter knows those of English."""
+"""The step `c4_quality`: C4's rules for lines and sentences (Raffel et al. 2020).
+
+English goes through datatrove's filter, other languages through one that knows their sentence ends.
+"""
+
+from pathlib import Path
 
 from datatrove.data import Document
 from datatrove.pipeline.filters.c4_filters import (
@@ -10,12 +15,22 @@ from datatrove.pipeline.filters.c4_filters import (
 )
 from datatrove.utils.text import TERMINAL_PUNCTUATION
 
-from perdure.pipeline.data.cleaning.languages import WITHOUT_BLANKS, splitter
-from perdure.pipeline.data.cleaning.splitters import LanguageSplitter
+from perdure.pipeline.data.cleaning.counted import Block
+from perdure.pipeline.data.cleaning.languages import ENGLISH, WITHOUT_BLANKS, splitter
+from perdure.pipeline.data.cleaning.splitters import LanguageSplitter, filter_options
+from perdure.pipeline.recipe import C4Quality
 
 CLOSING = "\u201d\u2019\u201c\u2018\u00bb\u00ab\u203a\u2039\u300d\u300f\uff09)"
 """Quotation marks and brackets that close sentences in one language or another."""
 SENTENCE_ENDS = (*END_PUNCTUATION, *sorted(TERMINAL_PUNCTUATION), *CLOSING)
+
+
+def block(step: C4Quality, _folder: Path) -> Block:
+    """The step's block."""
+    options = filter_options(step)
+    if step.language in ENGLISH:
+        return Block("c4_quality", C4QualityFilter(**options))
+    return Block("c4_quality", C4LinesFilter(**options | {"language": step.language}))
 
 
 class C4LinesFilter(C4QualityFilter):
@@ -27,7 +42,7 @@ class C4LinesFilter(C4QualityFilter):
         self.without_blanks = found is not None and found.script in WITHOUT_BLANKS
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        """Whether a document is kept, else why not; lines that are no sentences are taken out."""
+        """True to keep a document, else False and the reason; lines that are no sentences are removed from it."""
         kept, sentences = [], 0
         for line in map(str.strip, doc.text.splitlines()):
             if self.max_word_length != -1 and any(len(run) > self.max_word_length for run in line.split()):

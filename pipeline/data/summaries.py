@@ -1,0 +1,51 @@
+"""What the data stage tells of a source and of the tokenizer, a line each."""
+
+from perdure.pipeline import recipe
+
+
+def tokenizer_summary(tokenizer: recipe.Tokenizer, facts: dict) -> str:
+    """The run's tokenizer: its size, its separator, and how many words it was learnt from."""
+    learnt = ""
+    if (sample := facts["sample"]) is not None:
+        learnt = f", learnt from {sample['words']:,} of {sample['of_words']:,} words (tokenizer.sample_words)"
+    size = f"{facts['vocab_size']:,} tokens{_smaller(tokenizer, facts)}"
+    return f"tokenizer: {size}, documents end in {facts['eos_token']!r}{learnt}"
+
+
+def _smaller(tokenizer: recipe.Tokenizer, facts: dict) -> str:
+    """The remark that a trained tokenizer is smaller than asked for; empty if it is not."""
+    if tokenizer.type != "train" or facts["vocab_size"] == tokenizer.vocab_size:
+        return ""
+    return f" (vocab_size = {tokenizer.vocab_size:,}: the text has no more pairs to merge)"
+
+
+def topics_summary(name: str, manifest: dict) -> str:
+    """A source's topics with their number of documents, a classifier's accuracy, and the words of clusters."""
+    words = manifest.get("top_words", {})
+    found = [
+        f"{topic} {count:,}" + (f" ({', '.join(words[topic])})" if topic in words else "")
+        for topic, count in manifest["topics"].items()
+    ]
+    right = f", right on {manifest['accuracy']:.1%} of labelled texts" if "accuracy" in manifest else ""
+    return f"{name}: {len(found)} topics{right}: " + ", ".join(found)
+
+
+def source_summary(name: str, counts: dict) -> str:
+    """A source: documents in, dropped by reason and out; tokens of its splits; what could not be looked for."""
+    documents, train, heldout = counts["documents"], counts["train"], counts["heldout"]
+    by_count = sorted(documents["dropped"].items(), key=lambda item: -item[1])
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in by_count)
+    return (
+        f"{name}: {documents['in']:,} documents in, {documents['out']:,} out (dropped: {dropped or 'none'}); "
+        f"{train['tokens']:,} tokens to train on, {heldout['tokens']:,} held out"
+        + (
+            f"; {inside:,} separators stand inside documents"
+            if (inside := counts["separators_inside"])
+            else ""
+        )
+    ) + "".join(
+        f"; of {file['file']}, {file['too_short']:,} of {file['strings']:,} strings were too short to be looked for"
+        for step in counts["steps"]
+        for file in step.get("evaluation", [])
+        if file["too_short"]
+    )
