@@ -28,7 +28,7 @@ def measure(run: Callable[[], object], device: torch.device, repeats: int) -> Me
     before = next(peak)
     run()  # the first run, which compiles, is the one whose memory counts: later ones find gradients and free blocks
     memory = next(peak) - before
-    begun, taken = time.perf_counter(), []
+    begun, taken = time.perf_counter(), list[float]()
     cold = torch.empty(256 << 20, dtype=torch.int8, device=device) if device.type == "cuda" else None
     while len(taken) < min(repeats, 3) or (
         len(taken) < repeats and (len(taken) < 5 or time.perf_counter() - begun < SECONDS)

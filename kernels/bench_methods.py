@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from perdure.kernels.nll import linear_nll
 from perdure.kernels.select import select_tokens
-from perdure.kernels.selective import selective_linear_cross_entropy
+from perdure.kernels.selective import Impl, selective_linear_cross_entropy
 
 CACHE_BYTES = 64 << 30
 
@@ -32,7 +32,7 @@ class Problem:
     reference: Tensor
 
 
-def _ours(impl: str, cache: int = 0):
+def _ours(impl: Impl, cache: int = 0):
     def run(problem: Problem, k: float) -> tuple[Tensor, Tensor]:
         loss, selected, nll = selective_linear_cross_entropy(
             problem.hidden,
@@ -51,7 +51,7 @@ def _ours(impl: str, cache: int = 0):
     return run
 
 
-def _scoring(impl: str):
+def _scoring(impl: Impl):
     def run(problem: Problem, k: float) -> Tensor:
         size = len(problem.weight)
         return linear_nll(problem.hidden, problem.weight, problem.labels, vocab_size=size, impl=impl)
@@ -110,7 +110,7 @@ def _cce(exact: bool):
     def per_token(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         from cut_cross_entropy import LinearCrossEntropyImpl, linear_cross_entropy
 
-        options = {}
+        options: dict[str, str | None] = {}
         if exact:  # a name of its own since the release of January 2025
             named = "CCE_EXACT" in LinearCrossEntropyImpl.__members__
             options = {"impl": "cce_exact"} if named else {"filter_eps": None}

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from perdure.kernels.inputs import LossInputs, WeightGradient
 from perdure.kernels.parallel import add_matmul, matmul_fp32
 
 HELD = {"cpu": 1 << 24, "cuda": 1 << 26}
@@ -22,30 +23,20 @@ COLUMNS = 128
 """A part has a multiple of so many columns, but for the last one."""
 
 
-def statistics(
-    rows: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    columns: int,
-    softcap: float | None,
-    entropy: bool = False,
-) -> Tensor:
+def statistics(inputs: LossInputs, entropy: bool = False) -> Tensor:
     """Softmax statistics of this rank's logits, by an online softmax (Milakov and Gimelshein 2018, arXiv 1805.02867).
 
     Args:
-        rows: [N, D], fp32, bf16 or fp16.
-        weight: [V / tp, D], as `rows`.
-        labels: int64 [N], relative to this rank's first row of `weight`; those of other ranks are out of range.
-        columns: Rows of `weight` that count; those after are padding.
-        softcap: c, if logits are c * tanh(z / c).
+        inputs: All tokens.
         entropy: Whether the fourth statistic is wanted; it is 0 otherwise.
 
     Returns:
         float32 [4, N] as `parallel.merge` takes it.
     """
+    rows, labels = inputs.rows, inputs.labels
     maximum = torch.full((len(rows),), -torch.inf, device=rows.device)
     total, target, moment = torch.zeros(3, len(rows), device=rows.device)
-    for begin, end, width, logits in _blocks(rows, weight, columns, softcap):
+    for begin, end, width, logits in _blocks(inputs):
         own = (labels >= begin) & (labels < end)
         place = (labels - begin).clamp(0, end - begin - 1)[:, None]
         target += torch.where(own, logits.gather(1, place)[:, 0], 0.0)
@@ -67,35 +58,29 @@ def statistics(
 
 
 def gradients(
-    rows: Tensor,
-    weight: Tensor,
-    labels: Tensor,
+    inputs: LossInputs,
     maximum: Tensor,
     log_total: Tensor,
     grad: Tensor,
     scale: Tensor | None,
-    columns: int,
-    softcap: float | None,
-    grad_weight: Tensor,
-    accumulate: bool,
+    into: WeightGradient,
 ) -> Tensor:
     """Gradients of sum_i grad_i * (scale_i * log-sum-exp_i - label's logit_i), `grad` and `scale` held constant.
 
     Args:
-        rows: [M, D], the selected tokens.
-        weight: See `statistics`, as are `labels` [M], `columns` and `softcap`.
+        inputs: The M selected tokens.
         maximum: float32 [M], maximum of the logits over the whole vocabulary.
         log_total: float32 [M], log of the sum of exp(logit - maximum) over the whole vocabulary.
         grad: float32 [M].
         scale: float32 [M]; None is 1.
-        grad_weight: [V / tp, D], receives the gradient, each row once.
-        accumulate: Whether to add to `grad_weight` (which is then float32) or to write to it.
+        into: Receives the gradient of the weight, each row once.
 
     Returns:
-        This rank's part of the gradient of `rows`, float32 [M, D].
+        This rank's part of the gradient of the rows, float32 [M, D].
     """
+    rows, weight, labels, softcap = inputs.rows, inputs.weight, inputs.labels, inputs.softcap
     grad_rows = torch.zeros(rows.shape, dtype=torch.float32, device=rows.device)
-    for begin, end, width, logits in _blocks(rows, weight, columns, softcap):
+    for begin, end, width, logits in _blocks(inputs):
         slope = 1 - (logits / softcap) ** 2 if softcap else None
         delta = logits.sub_(maximum[:, None]).sub_(log_total[:, None]).exp_()
         if scale is not None:
@@ -109,36 +94,17 @@ def gradients(
         delta = delta.to(weight.dtype)
         for first, part in zip(range(begin, end, width), delta.split(width, 1)):
             add_matmul(grad_rows, part, weight[first : first + width])
-        add_weight_gradient(grad_weight, accumulate, begin, end, delta, rows)
-    clear_padding(grad_weight, accumulate, columns)
+        into.take(begin, end, delta, rows)
+    into.clear_padding(inputs.columns)
     return grad_rows
 
 
-def add_weight_gradient(
-    grad_weight: Tensor, accumulate: bool, begin: int, end: int, grad: Tensor, rows: Tensor
-) -> None:
-    """Rows [begin, end) of the weight's gradient, from the gradient of their logits, [M, end - begin]."""
-    if accumulate:
-        add_matmul(grad_weight[begin:end], grad.t(), rows)
-    elif grad.is_cuda or grad.dtype == torch.float32:
-        torch.mm(grad.t(), rows, out=grad_weight[begin:end])
-    else:
-        grad_weight[begin:end] = matmul_fp32(grad.t(), rows)
-
-
-def clear_padding(grad_weight: Tensor, accumulate: bool, columns: int) -> None:
-    """Padding has no gradient."""
-    if not accumulate:
-        grad_weight[columns:] = 0
-
-
-def _blocks(
-    rows: Tensor, weight: Tensor, columns: int, softcap: float | None
-) -> Iterator[tuple[int, int, int, Tensor]]:
+def _blocks(inputs: LossInputs) -> Iterator[tuple[int, int, int, Tensor]]:
     """A block's first and last column, how many of its columns are a part, and its logits, float32 [N, end - begin].
 
     A block is a whole number of parts. Its logits may be overwritten, as the next block's are written to the same memory.
     """
+    rows, columns, softcap = inputs.rows, inputs.columns, inputs.softcap
     tokens, device = max(len(rows), 1), rows.device.type
     width = max(COLUMNS, ADDED[device] // tokens // COLUMNS * COLUMNS)
     held = max(width, HELD[device] // tokens // width * width)
@@ -147,7 +113,7 @@ def _blocks(
     while begin < columns:
         end = min(begin + held, whole if begin < whole else columns)
         logits = buffer[: len(rows) * (end - begin)].view(len(rows), end - begin)
-        matmul_fp32(rows, weight[begin:end].t(), out=logits)
+        matmul_fp32(rows, inputs.weight[begin:end].t(), out=logits)
         if softcap:
             logits.div_(softcap).tanh_().mul_(softcap)
         yield begin, end, min(width, end - begin), logits

@@ -5,6 +5,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from perdure.kernels import chunked, reference
+from perdure.kernels.inputs import LossInputs
 from perdure.kernels.parallel import merge_ranks, shard_columns
 from perdure.kernels.selective import Impl, choose_impl, fused
 
@@ -41,15 +42,16 @@ def linear_nll(
     start, columns = shard_columns(weight, vocab_size, tp_group)
     if impl == "auto":
         impl = choose_impl(weight.device, labels.numel() * len(weight))
-    problem = (hidden.reshape(-1, hidden.shape[-1]), weight, labels.reshape(-1) - start, columns, softcap)
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    inputs = LossInputs(rows, weight, labels.reshape(-1) - start, columns, softcap)
     if impl == "torch":
-        nll, _lse, log_probs, shift = reference.log_probabilities(*problem, tp_group)
-        spread = reference.entropy(log_probs, shift, tp_group) if entropy else None
+        nll, _lse, log_probs, shift = reference.log_probabilities(inputs, tp_group)
+        spread = reference.entropy(log_probs, shift, tp_group) if entropy else torch.zeros_like(nll)
     else:
         if impl == "triton":
-            stats, _ = fused().statistics(*problem, entropy=entropy)
+            stats, _ = fused().statistics(inputs, entropy)
         else:
-            stats = chunked.statistics(*problem, entropy=entropy)
+            stats = chunked.statistics(inputs, entropy)
         maximum, total, target, moment = merge_ranks(stats, tp_group)
         nll = total.log() - (target - maximum)
         spread = total.log() - moment / total

@@ -4,38 +4,31 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from perdure.kernels.inputs import LossInputs
 from perdure.kernels.parallel import gather_ranks, matmul_fp32
 
 
 def log_probabilities(
-    rows: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    columns: int,
-    softcap: float | None,
-    tp_group: dist.ProcessGroup | None,
+    inputs: LossInputs, tp_group: dist.ProcessGroup | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Log-softmax of the logits.
 
     Args:
-        rows: [N, D].
-        weight: [V / tp, D].
-        labels: int64 [N], relative to this rank's first row of `weight`.
-        columns: Rows of `weight` that count; those after are padding.
-        softcap: c, if logits are c * tanh(z / c).
+        inputs: All tokens.
         tp_group: Ranks that hold the other rows of `weight`.
 
     Returns:
         nll, float32 [N]; log-sum-exp over the whole vocabulary, float32 [N]; log-probabilities within this rank's rows,
         float32 [N, V / tp]; and what they lack to log-probabilities over the whole vocabulary, float32 [N].
     """
-    logits = matmul_fp32(rows, weight.t())
+    weight, softcap = inputs.weight, inputs.softcap
+    logits = matmul_fp32(inputs.rows, weight.t())
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
     # Finite, so that a shard of nothing but padding has no NaN.
-    logits[:, columns:] = torch.finfo(torch.float32).min
+    logits[:, inputs.columns :] = torch.finfo(torch.float32).min
     log_probs = torch.log_softmax(logits, dim=1)
-    is_own, places = _places(labels, weight)
+    is_own, places = _places(inputs.labels, weight)
     target = log_probs.gather(1, places[:, None])[:, 0]
     lse = logits[:, 0] - log_probs[:, 0]
     if tp_group is None:
@@ -54,30 +47,27 @@ def entropy(log_probs: Tensor, shift: Tensor, tp_group: dist.ProcessGroup | None
 
 
 def gradients(
-    rows: Tensor,
-    weight: Tensor,
-    labels: Tensor,
+    inputs: LossInputs,
     lse: Tensor,
     log_probs: Tensor,
     shift: Tensor,
     grad: Tensor,
     scale: Tensor | None,
-    columns: int,
-    softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """This rank's part of the gradient of `rows`, [M, D], and the gradient of `weight`, [V / tp, D].
+    """This rank's part of the gradient of the rows, [M, D], and the gradient of the weight, [V / tp, D].
 
     Args as for `log_probabilities` and `chunked.gradients`; `log_probs` is overwritten.
     """
+    rows, weight, softcap = inputs.rows, inputs.weight, inputs.softcap
     slope = None
     if softcap:
         slope = 1 - ((log_probs + (lse + shift)[:, None]) / softcap) ** 2
-        slope[:, columns:] = 0
+        slope[:, inputs.columns :] = 0
     log_probs += shift[:, None]
     grad_logits = log_probs.exp_()
     if scale is not None:
         grad_logits *= scale[:, None]
-    is_own, places = _places(labels, weight)
+    is_own, places = _places(inputs.labels, weight)
     grad_logits[torch.arange(len(rows), device=rows.device), places] -= is_own.float()
     grad_logits *= grad[:, None]
     if slope is not None:

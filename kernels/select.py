@@ -19,7 +19,7 @@ time; of the whole batch; of the whole batch, against the threshold of the one b
 
 
 def select_tokens(
-    nll: Tensor,
+    nll: Tensor | None,
     reference_nll: Tensor | None,
     valid: Tensor,
     *,
@@ -28,7 +28,6 @@ def select_tokens(
     always: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
     threshold: Tensor | None = None,
-    use_nll: bool = True,
 ) -> Tensor:
     """Chooses the tokens with the highest excess loss `nll - reference_nll`, or the lowest `reference_nll`.
 
@@ -38,8 +37,9 @@ def select_tokens(
 
     Args:
         nll: float32 [..., batch, sequence], the trainee's loss in nats. With scope `global` the leading dimension counts
-            this rank's micro-batches, [microbatches, batch, sequence].
-        reference_nll: float32, as `nll`, the reference's loss in nats, NaN where it has none. None is allowed with
+            this rank's micro-batches, [microbatches, batch, sequence]. None: the score is `-reference_nll` (section 4.2
+            of the paper).
+        reference_nll: float32, as `valid`, the reference's loss in nats, NaN where it has none. None is allowed with
             k = 1 only.
         valid: bool, as `nll`, tokens that count.
         k: Share of valid tokens to select, in (0, 1].
@@ -48,19 +48,18 @@ def select_tokens(
         group: Data-parallel ranks, for `dp_microbatch` and `global`; None: this rank is the only one. Every rank holds
             as many micro-batches; the m-th micro-batch of rank r comes before that of rank r + 1, and all m-th ones
             before all of m + 1: the order in which ties are broken.
-        use_nll: Whether the trainee's loss counts; without it the score is `-reference_nll` (section 4.2 of the paper).
         threshold: float32 [], for `global_lagged`: see `excess_threshold`. None (there is no step before) chooses
             as `dp_microbatch`.
 
     Returns:
-        bool, as `nll`, the selected tokens. With k = 1: `valid`.
+        bool, as `valid`, the selected tokens. With k = 1: `valid`.
     """
     if k == 1:
         return valid.clone()
     competing = valid if always is None else valid & ~always
-    excess = excess_loss(nll, reference_nll, competing, use_nll)
+    excess = excess_loss(nll, reference_nll, competing)
     if scope in ("sequence", "microbatch"):
-        rows = (-1, nll.shape[-1]) if scope == "sequence" else (1, -1)
+        rows = (-1, valid.shape[-1]) if scope == "sequence" else (1, -1)
         selected = _highest(excess.reshape(rows), competing.reshape(rows), k)
     elif scope == "global_lagged" and threshold is not None:
         selected = select_by_threshold(excess, threshold)
@@ -70,13 +69,13 @@ def select_tokens(
     return selected.view_as(valid) | (valid & ~competing)
 
 
-def excess_loss(nll: Tensor, reference_nll: Tensor | None, competing: Tensor, use_nll: bool = True) -> Tensor:
+def excess_loss(nll: Tensor | None, reference_nll: Tensor | None, competing: Tensor) -> Tensor:
     """`nll - reference_nll`, float32; -inf for tokens that cannot be selected: not competing, or without reference.
 
-    Without `use_nll`: `-reference_nll`.
+    With `nll` None: `-reference_nll`.
     """
     assert reference_nll is not None
-    excess = nll - reference_nll if use_nll else -reference_nll
+    excess = -reference_nll if nll is None else nll - reference_nll
     return excess.masked_fill(~(competing & torch.isfinite(excess)), -torch.inf)
 
 

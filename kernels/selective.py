@@ -4,12 +4,14 @@ Works on the last hidden states and the (vocabulary-sharded) output weight. The 
 loss, chooses tokens, and keeps the chosen rows alone; the backward pass is dense matrix products over these rows, a
 block of the vocabulary at a time. No atomic operations anywhere: the same input gives the same bits.
 
+`selective_linear_cross_entropy` takes all its tensors and settings as single parameters: to autograd it is one operation,
+and its callers share no settings that would make a dataclass.
+
 Source: Lin et al. 2024, "Rho-1: Not All Tokens Are What You Need" (arXiv 2404.07965), equations 3 to 5.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
@@ -18,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from perdure.kernels import chunked, reference
+from perdure.kernels.inputs import LossInputs, WeightGradient
 from perdure.kernels.parallel import gather_sequence, merge_ranks, scatter_sequence, shard_columns
 from perdure.kernels.select import Scope, select_tokens
 
@@ -79,19 +82,17 @@ def selective_linear_cross_entropy(
         k: Share of valid tokens to train on; 1 is the plain loss, bit for bit.
         scope: See `select_tokens`. `global` needs the losses of the whole batch: select beforehand, from
             `linear_nll`, and give `selected`.
-        always: See `select_tokens`.
+        always, threshold: See `select_tokens`.
         selected: bool [batch, sequence], a selection made before, in place of one by `k` and `scope`.
-        threshold: See `select_tokens`.
-        use_nll: See `select_tokens`.
+        use_nll: Whether the trainee's loss counts; without it tokens of the lowest `reference_nll` are selected.
         token_weight: float32 [batch, sequence], soft weights; None is 1.
         vocab_size: True size of the vocabulary; rows of `weight` beyond it are padding and get no probability.
         tp_group: Ranks that hold the other rows of `weight`; None: this rank holds all.
         dp_group: Ranks whose tokens compete under `dp_microbatch`; None: this rank alone.
         sequence_parallel: Whether `hidden` is this rank's part of the sequence; needs `tp_group`.
-        main_grad: float32 [V / tp, D], to which the gradient of `weight` is added in float32, as Megatron's gradient
-            accumulation fusion does. `weight.grad_added_to_main_grad` is then set, if there is one, and autograd
-            gets a dummy: zeros if `weight.zero_out_wgrad` (tied embeddings, whose other gradient is added to it),
-            uninitialised otherwise.
+        main_grad: float32 [V / tp, D], to which the gradient of `weight` is added, as Megatron's gradient accumulation
+            fusion does. `weight.grad_added_to_main_grad` is then set, if there is one, and autograd gets a dummy: zeros
+            if `weight.zero_out_wgrad` (tied embeddings), uninitialised otherwise.
         cache: `triton` alone: bytes in which the forward pass may keep exponentials in bf16, so that the backward pass
             need not compute these logits again; relative error of a probability about 2^-9. Not with `softcap`.
         softcap: c, if logits are c * tanh(z / c) (Gemma 2, arXiv 2408.00118, section 2).
@@ -99,32 +100,21 @@ def selective_linear_cross_entropy(
         impl: See `Impl`.
 
     Returns:
-        See `SelectiveLoss`. The gradient of `hidden` is summed over `tp_group`; that of rows that are not selected
-        is exactly 0.
+        Losses and selection. The gradient of `hidden` is summed over `tp_group`, and exactly 0 at tokens not selected.
     """
-    assert scope != "global" or k == 1 or selected is not None
-    assert cache == 0 or softcap is None
-    assert main_grad is None or main_grad.dtype == torch.float32
     start, columns = shard_columns(weight, vocab_size, tp_group)
-    if impl == "auto":
-        impl = choose_impl(weight.device, labels.numel() * len(weight))
-    assert cache == 0 or impl == "triton"
-    select = partial(
-        select_tokens,
-        reference_nll=reference_nll,
-        valid=valid,
-        k=k,
-        scope=scope,
-        always=always,
-        group=dp_group,
-        threshold=threshold,
-        use_nll=use_nll,
-    )
+
+    def select(nll: Tensor) -> Tensor:
+        if selected is not None:
+            return selected.clone()  # an input of an autograd function cannot be its output
+        assert scope != "global" or k == 1
+        score = (nll if use_nll else None, reference_nll, valid)
+        return select_tokens(*score, k=k, scope=scope, always=always, group=dp_group, threshold=threshold)
+
     call = _Call(
         labels=labels.reshape(-1) - start,
         shape=labels.shape,
-        # A copy, because an input of an autograd function cannot be its output.
-        select=select if selected is None else lambda _nll: selected.clone(),
+        select=select,
         token_weight=None if token_weight is None else token_weight.reshape(-1),
         columns=columns,
         tp_group=tp_group,
@@ -133,10 +123,9 @@ def selective_linear_cross_entropy(
         cache=cache,
         softcap=softcap,
         z_loss=z_loss,
-        impl=impl,
+        impl=choose_impl(weight.device, labels.numel() * len(weight)) if impl == "auto" else impl,
     )
-    loss, chosen, nll = _SelectiveLinearCrossEntropy.apply(hidden, weight, call)
-    return SelectiveLoss(loss, chosen, nll)
+    return SelectiveLoss(*_SelectiveLinearCrossEntropy.apply(hidden, weight, call))
 
 
 def choose_impl(device: torch.device, logits: int) -> Impl:
@@ -164,21 +153,26 @@ class _Call:
     z_loss: float
     impl: Impl
 
+    def __post_init__(self):
+        assert self.cache == 0 or (self.impl == "triton" and self.softcap is None)
+        assert self.main_grad is None or self.main_grad.dtype == torch.float32
+
 
 class _SelectiveLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, call):
         whole = gather_sequence(hidden, call.tp_group) if call.sequence_parallel else hidden
         rows = whole.reshape(-1, whole.shape[-1])
-        problem = (rows, weight, call.labels, call.columns, call.softcap)
-        by_row, cached = [], ()  # kept for the backward pass: of the selected rows; of all rows
+        inputs = LossInputs(rows, weight, call.labels, call.columns, call.softcap)
+        by_row: list[Tensor] = []  # kept for the backward pass, of the selected rows
+        cached: tuple[Tensor, ...] = ()  # the same, of all rows
         if call.impl == "torch":
-            nll, lse, *by_row = reference.log_probabilities(*problem, call.tp_group)
+            nll, lse, *by_row = reference.log_probabilities(inputs, call.tp_group)
         else:
             if call.impl == "triton":
-                stats, cached = fused().statistics(*problem, cache=call.cache)
+                stats, cached = fused().statistics(inputs, cache=call.cache)
             else:
-                stats = chunked.statistics(*problem)
+                stats = chunked.statistics(inputs)
             maximum, total, target, _ = merge_ranks(stats, call.tp_group)
             log_total = total.log()
             # In this order large logits lose nothing: label and maximum are near each other.
@@ -210,19 +204,19 @@ class _SelectiveLinearCrossEntropy(torch.autograd.Function):
             grad = grad * call.token_weight.index_select(0, index)
         scale = 1 + 2 * call.z_loss * lse if call.z_loss else None
         accumulate = call.main_grad is not None
+        inputs = LossInputs(rows, weight, labels, call.columns, call.softcap)
         if call.impl == "torch":
-            grad_rows, grad_weight = reference.gradients(
-                rows, weight, labels, lse, *by_row, grad, scale, call.columns, call.softcap
-            )
+            log_probs, shift = by_row
+            grad_rows, grad_weight = reference.gradients(inputs, lse, log_probs, shift, grad, scale)
             if accumulate:
                 call.main_grad.add_(grad_weight)
         else:
             grad_weight = call.main_grad if accumulate else torch.empty_like(weight)
-            problem = (rows, weight, labels, *by_row, grad, scale, call.columns, call.softcap)
+            into, (maximum, log_total) = WeightGradient(grad_weight, accumulate), by_row
             if call.impl == "triton":
-                grad_rows = fused().gradients(*problem, grad_weight, accumulate, index, cached)
+                grad_rows = fused().gradients(inputs, maximum, log_total, grad, scale, into, index, cached)
             else:
-                grad_rows = chunked.gradients(*problem, grad_weight, accumulate)
+                grad_rows = chunked.gradients(inputs, maximum, log_total, grad, scale, into)
         grad_hidden = _spread(grad_rows.to(rows.dtype), index, ctx.shape, call)
         return grad_hidden, _dummy_gradient(weight) if accumulate else grad_weight, None
 

@@ -1,6 +1,6 @@
 """Triton kernels of the selective-token loss, and the functions that launch them; see `chunked` for their contract.
 
-K1 `_statistics_kernel` makes tiles of logits in registers and reduces them by an online softmax. K2 `_gradient_kernel`
+K1 `statistics_kernel` makes tiles of logits in registers and reduces them by an online softmax. K2 `gradient_kernel`
 makes the tiles of the selected rows again and writes the gradient of their logits, a block of the vocabulary at a
 time; cuBLAS does the rest. K2', the same kernel, starts from exponentials that K1 kept.
 
@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from perdure.kernels.chunked import add_weight_gradient, clear_padding
+from perdure.kernels.inputs import LossInputs, WeightGradient
 from perdure.kernels.parallel import add_matmul, merge
 
 GRADIENT_BYTES = 128 << 20
@@ -56,7 +56,7 @@ def _tile_logits(
 
 
 @triton.jit
-def _statistics_kernel(
+def statistics_kernel(
     X, W, LABELS, STATS, KEPT, KEPT_MAXIMUM,
     N, D, columns, split_columns, kept_columns, stride_x, stride_w, softcap,
     BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -114,7 +114,7 @@ def _statistics_kernel(
 
 
 @triton.jit
-def _gradient_kernel(
+def gradient_kernel(
     X, W, LABELS, MAXIMUM, LOG_TOTAL, GRAD, SCALE, INDEX, KEPT, KEPT_MAXIMUM, OUT,
     N, D, begin, end, kept_columns, stride_x, stride_w, stride_out, softcap,
     BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -156,19 +156,14 @@ def _gradient_kernel(
 
 
 def statistics(
-    rows: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    columns: int,
-    softcap: float | None,
-    entropy: bool = False,
-    cache: int = 0,
+    inputs: LossInputs, entropy: bool = False, cache: int = 0
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """As `chunked.statistics`, and what is kept for `gradients` within `cache` bytes.
 
     Kept are, for the first columns that fit, exp(logit - tile's maximum) in bf16 and the tiles' maxima in float32. (bf16
     *logits* would be off by up to 6 % where they are large.)
     """
+    rows, weight, columns, softcap = inputs.rows, inputs.weight, inputs.columns, inputs.softcap
     assert rows.stride(1) == weight.stride(1) == 1
     tiles = _tiles(rows)
     block_v, n, device = tiles["BLOCK_V"], len(rows), rows.device
@@ -181,8 +176,8 @@ def statistics(
     kept = torch.empty(n, kept_tiles * block_v, dtype=torch.bfloat16, device=device)
     kept_maximum = torch.empty(n, kept_tiles, device=device)
     stats = torch.empty(splits, 4, n, device=device)
-    _statistics_kernel[row_blocks, splits](
-        rows, weight, labels, stats, kept, kept_maximum,
+    statistics_kernel[row_blocks, splits](
+        rows, weight, inputs.labels, stats, kept, kept_maximum,
         n, rows.shape[1], columns, split_columns, kept.shape[1], rows.stride(0), weight.stride(0), softcap or 0.0,
         SOFTCAP=bool(softcap), ENTROPY=entropy, KEEP=kept_tiles > 0, UPCAST=_upcast(rows), **tiles,
     )  # fmt: skip
@@ -190,21 +185,17 @@ def statistics(
 
 
 def gradients(
-    rows: Tensor,
-    weight: Tensor,
-    labels: Tensor,
+    inputs: LossInputs,
     maximum: Tensor,
     log_total: Tensor,
     grad: Tensor,
     scale: Tensor | None,
-    columns: int,
-    softcap: float | None,
-    grad_weight: Tensor,
-    accumulate: bool,
+    into: WeightGradient,
     index: Tensor,
     cached: tuple[Tensor, ...],
 ) -> Tensor:
-    """As `chunked.gradients`; `cached` is what `statistics` kept, `index` int64 [M] the places of `rows` in it."""
+    """As `chunked.gradients`; `cached` is what `statistics` kept, `index` int64 [M] the places of the rows in it."""
+    rows, weight, columns, softcap = inputs.rows, inputs.weight, inputs.columns, inputs.softcap
     tiles = _tiles(rows)
     m, block_v = len(rows), tiles["BLOCK_V"]
     grad_rows = torch.zeros(rows.shape, dtype=torch.float32, device=rows.device)
@@ -215,15 +206,15 @@ def gradients(
     edges = [*range(0, min(kept_columns, columns), width), *range(kept_columns, columns, width), columns]
     for begin, end in pairwise(edges):
         delta = out[:, : end - begin]
-        _gradient_kernel[triton.cdiv(m, tiles["BLOCK_N"]), triton.cdiv(end - begin, block_v)](
-            rows, weight, labels, maximum, log_total, grad, grad if scale is None else scale,
+        gradient_kernel[triton.cdiv(m, tiles["BLOCK_N"]), triton.cdiv(end - begin, block_v)](
+            rows, weight, inputs.labels, maximum, log_total, grad, grad if scale is None else scale,
             index, kept, kept_maximum, delta,
             m, rows.shape[1], begin, end, kept_columns, rows.stride(0), weight.stride(0), delta.stride(0), softcap or 0.0,
             SOFTCAP=bool(softcap), SCALED=scale is not None, CACHED=begin < kept_columns, UPCAST=_upcast(rows), **tiles,
         )  # fmt: skip
         add_matmul(grad_rows, delta, weight[begin:end])
-        add_weight_gradient(grad_weight, accumulate, begin, end, delta, rows)
-    clear_padding(grad_weight, accumulate, columns)
+        into.take(begin, end, delta, rows)
+    into.clear_padding(columns)
     return grad_rows
 
 

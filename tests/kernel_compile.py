@@ -17,8 +17,8 @@ TYPES = {"N": "i32", "D": "i32", "LABELS": "*i64", "INDEX": "*i64", "softcap": "
 )
 TILES = {"BLOCK_N": 128, "BLOCK_V": 128, "BLOCK_D": 64, "SOFTCAP": False, "UPCAST": False}
 KERNELS = {
-    triton_loss._statistics_kernel: {"ENTROPY": True, "KEEP": True},
-    triton_loss._gradient_kernel: {"SCALED": True, "CACHED": False},
+    triton_loss.statistics_kernel: {"ENTROPY": True, "KEEP": True},
+    triton_loss.gradient_kernel: {"SCALED": True, "CACHED": False},
 }
 
 

@@ -197,7 +197,7 @@ def _measure_way(way: Selection, nll: np.ndarray, units: np.ndarray, kinds: np.n
 
     trainee, reference = torch.from_numpy(nll), torch.from_numpy(units) * REF_NATS_PER_UNIT
     valid = torch.ones_like(trainee, dtype=torch.bool)
-    selected = select_tokens(trainee, reference, valid, k=way.k, scope="sequence", use_nll=way.use_nll)
+    selected = select_tokens(trainee if way.use_nll else None, reference, valid, k=way.k, scope="sequence")
     value = (trainee if way.use_nll else torch.zeros_like(trainee)) - reference
     return {
         "rates": keep_rates(selected.numpy().ravel(), kinds),

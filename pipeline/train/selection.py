@@ -26,14 +26,13 @@ def select_batch(losses: list[Tensor], batches: list[Batch], selection: Selectio
     """
     nll, reference, valid, replayed = _stack(losses, batches)
     selected = select_tokens(
-        nll,
+        nll if selection.use_nll else None,
         reference,
         valid,
         k=selection.k,
         scope="global",
         always=replayed,
         group=mpu.get_data_parallel_group(),
-        use_nll=selection.use_nll,
     )
     return list(selected.unbind())
 
@@ -41,13 +40,12 @@ def select_batch(losses: list[Tensor], batches: list[Batch], selection: Selectio
 def select_microbatch(nll: Tensor, batch: Batch, selection: Selection) -> Tensor:
     """Selects among the tokens of one micro-batch, or of each of its sequences (scope `sequence`): bool [batch, sequence]."""
     return select_tokens(
-        nll,
+        nll if selection.use_nll else None,
         reference_nats(batch.reference),
         batch.valid,
         k=selection.k,
         scope="sequence" if selection.scope == "sequence" else "microbatch",
         always=batch.replayed[:, None],
-        use_nll=selection.use_nll,
     )
 
 
@@ -66,7 +64,7 @@ def next_threshold(
     if mpu.is_pipeline_last_stage():
         nll, reference, valid, replayed = _stack(losses, batches)
         competing = valid & ~replayed
-        excess = excess_loss(nll, reference, competing, selection.use_nll)
+        excess = excess_loss(nll if selection.use_nll else None, reference, competing)
         threshold, _ties = excess_threshold(excess, competing, selection.k, mpu.get_data_parallel_group())
         found = threshold.double()
     if mpu.get_pipeline_model_parallel_world_size() > 1:

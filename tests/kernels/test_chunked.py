@@ -5,6 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from perdure.kernels import chunked
+from perdure.kernels.inputs import LossInputs, WeightGradient
 
 THREADED = 32_768
 """Elements from which torch divides an operation among threads (ATen's `GRAIN_SIZE`)."""
@@ -31,12 +32,13 @@ def both_passes(tokens=96, width=16, vocab=5000, softcap=None, entropy=False, dt
     rows = torch.randn(tokens, width, generator=generator).to(dtype)
     weight = torch.randn(vocab + 40, width, generator=generator).to(dtype)
     labels = torch.randint(0, vocab, (tokens,), generator=generator)
-    found = chunked.statistics(rows, weight, labels, vocab, softcap, entropy)
+    found = chunked.statistics(LossInputs(rows, weight, labels, vocab, softcap), entropy)
     few = tokens * 2 // 3
     maximum, total = found[0, :few], found[1, :few]
     grad, grad_weight = torch.linspace(0, 1, few), torch.empty_like(weight)
-    problem = (rows[:few], weight, labels[:few], maximum, total.log(), grad, None, vocab, softcap)
-    return found, chunked.gradients(*problem, grad_weight, False), grad_weight
+    selected = LossInputs(rows[:few], weight, labels[:few], vocab, softcap)
+    into = WeightGradient(grad_weight, accumulate=False)
+    return found, chunked.gradients(selected, maximum, total.log(), grad, None, into), grad_weight
 
 
 @pytest.mark.parametrize(

@@ -71,11 +71,10 @@ def test_random_scores_depend_on_seed_sample_and_place_alone(prepared):
     assert len(torch.unique(values * 1e-3)) == len(torch.unique(values)), "float32 keeps them apart"
     # Every place is as likely as any other: the share selected at each is k, by the binomial distribution.
     selected = select_tokens(
-        torch.zeros(values.shape),
+        None,
         values * 1e-3,
         torch.ones_like(values, dtype=torch.bool),
         k=0.6,
-        use_nll=False,
     )
     deviation = (selected.float().mean(0) - 0.6).abs().max()
     assert deviation < 5 * (0.24 / 4000) ** 0.5

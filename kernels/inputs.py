@@ -1,0 +1,54 @@
+"""What every implementation of the loss takes: tokens before the output layer, and where its gradient goes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from perdure.kernels.parallel import add_matmul, matmul_fp32
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """Tokens before the output layer, and this rank's part of that layer.
+
+    Attributes:
+        rows: [N, D], a token each; fp32, bf16 or fp16.
+        weight: [V / tp, D], in the precision of `rows`.
+        labels: int64 [N], relative to this rank's first row of `weight`; labels of other ranks are out of range.
+        columns: Rows of `weight` that count; those after are padding.
+        softcap: c, if logits are c * tanh(z / c); None: they are z.
+    """
+
+    rows: Tensor
+    weight: Tensor
+    labels: Tensor
+    columns: int
+    softcap: float | None
+
+
+@dataclass(frozen=True)
+class WeightGradient:
+    """Where the gradient of the output weight is written, a block of the vocabulary at a time.
+
+    Attributes:
+        total: [V / tp, D].
+        accumulate: Whether to add to `total`, which is then float32, or to overwrite it.
+    """
+
+    total: Tensor
+    accumulate: bool
+
+    def take(self, begin: int, end: int, grad: Tensor, rows: Tensor) -> None:
+        """Takes rows [begin, end) of the gradient, computed from the gradient of their logits, [N, end - begin]."""
+        if self.accumulate:
+            add_matmul(self.total[begin:end], grad.t(), rows)
+        elif grad.is_cuda or grad.dtype == torch.float32:
+            torch.mm(grad.t(), rows, out=self.total[begin:end])
+        else:
+            self.total[begin:end] = matmul_fp32(grad.t(), rows)
+
+    def clear_padding(self, columns: int) -> None:
+        """Sets the gradient of padding, the rows from `columns` on, to 0."""
+        if not self.accumulate:
+            self.total[columns:] = 0
