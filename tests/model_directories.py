@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from perdure.pipeline.model.files import EMBEDDING, FILE, HEAD, INDEX
+from perdure.pipeline.model.files import FILE, INDEX
+from perdure.pipeline.model.parameters import EMBEDDING, HEAD
 
 HIDDEN, FFN, HEADS, GROUPS, LAYERS, VOCAB = 32, 48, 4, 2, 2, 320
 

@@ -3,8 +3,10 @@
 from typing import Any
 
 from perdure.pipeline.checks.sizes import embedding_rows
+from perdure.pipeline.model.families import FAMILIES
 from perdure.pipeline.model.layout import layout_of
-from perdure.pipeline.model.shape import model_shape, padded_vocab_size
+from perdure.pipeline.model.parameters import TOP
+from perdure.pipeline.model.shape import dimensions, model_shape, padded_vocab_size
 from perdure.pipeline.recipe import Recipe
 
 ACTIVATIONS_FORMULA = (
@@ -41,15 +43,14 @@ def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
     tensor, pipeline, data = layout.tensor, layout.pipeline, layout.data
     query, key_value = shape.num_attention_heads * shape.head_dim, shape.num_query_groups * shape.head_dim
     layers = shape.num_layers // pipeline
-    rows = padded_vocab_size(num_embeddings) // tensor
+    padded = padded_vocab_size(num_embeddings)
+    rows, widths = padded // tensor, dimensions(shape, padded)
 
-    matrices = shape.hidden_size * (2 * query + 2 * key_value + 3 * shape.ffn_hidden_size) // tensor
-    norms = 2 * shape.hidden_size + 2 * shape.head_dim * shape.qk_norm
-    layer = matrices + norms + (query + 2 * key_value) // tensor * shape.qkv_bias
-    embedding = rows * shape.hidden_size
+    layer = sum(rule.count(widths, tensor) for rule in FAMILIES[shape.family].layer)
+    embedding, norm, head = (rule.count(widths, tensor) for rule in TOP)
     # First and last stage hold an embedding each; on one stage tied embeddings are a single matrix.
-    embeddings = embedding * (1 if pipeline > 1 or shape.tie_embeddings else 2)
-    parameters = layers * layer + embeddings + shape.hidden_size
+    embeddings = embedding + (0 if pipeline > 1 or shape.tie_embeddings else head)
+    parameters = layers * layer + embeddings + norm
 
     width = 2 if training.precision == "bf16" else 4
     states = parameters * (12 if training.precision == "bf16" else 8)

@@ -42,7 +42,7 @@ class CoreAttention(torch.nn.Module):
         query,
         key,
         value,
-        attention_mask=None,
+        attention_mask: tuple[int, ...] | None = None,
         attn_mask_type=None,
         attention_bias=None,
         packed_seq_params=None,
@@ -67,8 +67,9 @@ class CoreAttention(torch.nn.Module):
         query, key = rotary(query, cosine, sine), rotary(key, cosine, sine)
         if attention_mask is not None:
             length, batch = query.shape[:2]
-            packed = (x.transpose(0, 1).flatten(0, 1) for x in (query, key, value))
-            return document_attention(*packed, attention_mask).view(batch, length, -1).transpose(0, 1)
+            query, key, value = (x.transpose(0, 1).flatten(0, 1) for x in (query, key, value))
+            context = document_attention(query, key, value, attention_mask)
+            return context.view(batch, length, -1).transpose(0, 1)
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         context = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
         return context.permute(2, 0, 1, 3).flatten(2)
@@ -95,7 +96,7 @@ def document_attention(query: Tensor, key: Tensor, value: Tensor, documents: tup
             query, key, value, ends, ends, longest, longest, window_size=(-1, 0), enable_gqa=True
         )
     parts = zip(*(x.transpose(0, 1)[None].split(documents, dim=2) for x in (query, key, value)))
-    contexts = [F.scaled_dot_product_attention(*part, is_causal=True, enable_gqa=True) for part in parts]
+    contexts = [F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True) for q, k, v in parts]
     return torch.cat([context[0].transpose(0, 1) for context in contexts])
 
 

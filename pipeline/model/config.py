@@ -30,6 +30,14 @@ OF_FAMILIES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("use_sliding_window", "attention_bias", "mlp_bias"), (bool,)),
 }
 """Types of the entries that some families have; elsewhere nothing reads them."""
+NAMES_OF_TYPES: dict[type, str] = {
+    int: "a whole number",
+    float: "a number with a decimal point",
+    bool: "true or false",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+}
 NULLABLE = {"pad_token_id", "bos_token_id", "eos_token_id", "rope_parameters"}
 SILU = ("silu", "swish")
 """Names of the same activation."""
@@ -88,10 +96,7 @@ def _check_types(config: Config, family: Family) -> None:
 
 
 def _names(types: tuple[type, ...]) -> str:
-    words = {int: "a whole number", float: "a number with a decimal point", bool: "true or false"}
-    return " or ".join(
-        words.get(kind, {str: "text", list: "a list", dict: "an object"}.get(kind, "")) for kind in types
-    )
+    return " or ".join(NAMES_OF_TYPES[kind] for kind in types)
 
 
 def _check_values(config: Config, family: Family) -> None:

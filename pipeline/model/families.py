@@ -1,26 +1,14 @@
-"""The model families that can be converted: for each, one table of what its `config.json` may say and of which Hugging
-Face tensors make up each Megatron parameter (no import of torch)."""
+"""The model families that can be converted: for each, what its `config.json` may say and which kinds of parameters its
+layers have (no import of torch).
+
+A family like Llama is added here alone: an entry of `FAMILIES`, with rules of its own (`parameters.ParamRule`) where its
+tensors have other names.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-TOP = {
-    "embedding.word_embeddings.weight": "model.embed_tokens.weight",
-    "decoder.final_layernorm.weight": "model.norm.weight",
-    "output_layer.weight": "lm_head.weight",
-}
-"""Parameters outside the layers; the same in all families."""
-
-LLAMA_LAYER = {
-    "input_layernorm.weight": ("input_layernorm.weight",),
-    "self_attention.linear_qkv.weight": tuple(f"self_attn.{part}_proj.weight" for part in "qkv"),
-    "self_attention.linear_proj.weight": ("self_attn.o_proj.weight",),
-    "pre_mlp_layernorm.weight": ("post_attention_layernorm.weight",),
-    "mlp.linear_fc1.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
-    "mlp.linear_fc2.weight": ("mlp.down_proj.weight",),
-}
-QKV_BIAS = {"self_attention.linear_qkv.bias": tuple(f"self_attn.{part}_proj.bias" for part in "qkv")}
-QK_NORM = {f"self_attention.{part}_layernorm.weight": (f"self_attn.{part}_norm.weight",) for part in "qk"}
+from perdure.pipeline.model.parameters import LLAMA_LAYER, QK_NORM, QKV_BIAS, ParamRule
 
 
 @dataclass(frozen=True)
@@ -28,8 +16,7 @@ class Family:
     """A family of decoders with RMSNorm, RoPE, SwiGLU and grouped-query attention.
 
     Attributes:
-        layer: Hugging Face names, within a layer, of the tensors that make up each Megatron parameter; several are
-            joined as `perdure.pipeline.model.weights` says.
+        layer: Parameters of a layer.
         defaults: What transformers takes for an entry that `config.json` lacks, of entries that it does not take alike in
             all families.
         only: Flags of `config.json` that can be converted with this value alone, which is also their default.
@@ -37,7 +24,7 @@ class Family:
         layer_types: Whether each layer's kind of attention is read from `layer_types`.
     """
 
-    layer: dict[str, tuple[str, ...]]
+    layer: tuple[ParamRule, ...]
     defaults: dict[str, Any]
     only: dict[str, bool] = field(default_factory=dict)
     nullable: frozenset[str] = frozenset()
@@ -46,12 +33,12 @@ class Family:
     @property
     def qkv_bias(self) -> bool:
         """Whether the projections to query, key and value have a bias."""
-        return QKV_BIAS.keys() <= self.layer.keys()
+        return all(rule in self.layer for rule in QKV_BIAS)
 
     @property
     def qk_norm(self) -> bool:
         """Whether every head of query and key is normalised (RMSNorm) before the rotary embedding."""
-        return QK_NORM.keys() <= self.layer.keys()
+        return all(rule in self.layer for rule in QK_NORM)
 
 
 DEFAULTS: dict[str, Any] = {
@@ -97,13 +84,13 @@ FAMILIES = {
         nullable=frozenset({"head_dim", "sliding_window"}),
     ),
     "qwen2": Family(
-        LLAMA_LAYER | QKV_BIAS,
+        LLAMA_LAYER + QKV_BIAS,
         QWEN_DEFAULTS,
         nullable=frozenset({"num_key_value_heads", "sliding_window"}),
         layer_types=True,
     ),
     "qwen3": Family(
-        LLAMA_LAYER | QK_NORM,
+        LLAMA_LAYER + QK_NORM,
         QWEN_DEFAULTS | {"head_dim": 128},
         only={"attention_bias": False},
         nullable=frozenset({"num_key_value_heads", "sliding_window"}),

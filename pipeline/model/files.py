@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
+from perdure.pipeline.model.parameters import EMBEDDING, HEAD
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 RECOMPUTED = "rotary_emb.inv_freq"
 """End of the names of tensors that old models were saved with, and that everyone computes anew."""
 BLOCK = 1 << 22
@@ -209,9 +209,9 @@ def _headers(files: tuple[tuple[Any, ...], ...]) -> dict[str, Stored]:
 
 
 @lru_cache(maxsize=32)
-def _equal(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    """Whether two tensors hold the same numbers in fp32; each stands with the state of its file."""
-    one, other = one[0], other[0]
+def _equal(tensor: tuple[Stored, int, int, int], another: tuple[Stored, int, int, int]) -> bool:
+    """Whether two tensors hold the same numbers in fp32; each is given with the state of its file (`_state`)."""
+    one, other = tensor[0], another[0]
     if one.size != other.size:
         return False
     if one.dtype not in NUMPY or other.dtype not in NUMPY:

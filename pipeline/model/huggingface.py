@@ -107,7 +107,9 @@ def join_shards(directory: Path) -> str:
         The tensors' type, as in `config.json`.
     """
     parts = sorted(directory.glob(".part-*.json"))
-    weight_map, total_size, facts = {}, 0, {}
+    weight_map: dict[str, str] = {}
+    facts: dict = {}
+    total_size = 0
     for number, part in enumerate(parts, 1):
         facts = read_json(part)
         name = (

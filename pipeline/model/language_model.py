@@ -153,7 +153,7 @@ def build_weights(recipe: Recipe, vocab_size: int, device: torch.device) -> torc
         layer.mlp.__class__ = GatedMLP  # Megatron's layer spec knows its own class only
         if recipe.parallel.recompute:
             layer.__class__ = RecomputedLayer
-    mark_tensor_parallel(model)
+    mark_tensor_parallel(model, shape)
     return Float16Module(config, model) if config.bf16 else model
 
 

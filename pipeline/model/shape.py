@@ -1,13 +1,14 @@
 """The shape of a model, from the recipe or from a Hugging Face `config.json` (no import of torch)."""
 
-import math
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.model.config import read_config
-from perdure.pipeline.model.families import FAMILIES, TOP
+from perdure.pipeline.model.families import FAMILIES
 from perdure.pipeline.model.files import heads_differ
+from perdure.pipeline.model.parameters import HEAD, TOP, Dimension, ParamRule
 from perdure.pipeline.recipe import LlamaModel, Recipe, StatedShape
 
 VOCAB_MULTIPLE = 128
@@ -169,42 +170,46 @@ def padded_vocab_size(vocab_size: int) -> int:
     return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
 
+def dimensions(shape: Shape, vocab_size: int) -> dict[Dimension, int]:
+    """The widths that sizes of parameters are made of."""
+    return {
+        "vocab": vocab_size,
+        "hidden": shape.hidden_size,
+        "ffn": shape.ffn_hidden_size,
+        "query": shape.num_attention_heads * shape.head_dim,
+        "key_value": shape.num_query_groups * shape.head_dim,
+        "head": shape.head_dim,
+    }
+
+
+def top_rules(shape: Shape) -> tuple[ParamRule, ...]:
+    """Parameters outside the layers; with tied embeddings the output projection is none of its own."""
+    return tuple(rule for rule in TOP if not (shape.tie_embeddings and HEAD in rule.tensors))
+
+
+def tensor_rules(shape: Shape) -> dict[str, ParamRule]:
+    """The rule of every Hugging Face tensor of a model, by the tensor's name."""
+    found = {name: rule for rule in top_rules(shape) for name in rule.tensors}
+    for layer in range(shape.num_layers):
+        for rule in FAMILIES[shape.family].layer:
+            found |= {f"model.layers.{layer}.{name}": rule for name in rule.tensors}
+    return found
+
+
 def tensor_sizes(shape: Shape, vocab_size: int) -> dict[str, tuple[int, ...]]:
     """Names and sizes of a model's Hugging Face tensors."""
-    hidden, ffn = shape.hidden_size, shape.ffn_hidden_size
-    query, key_value = shape.num_attention_heads * shape.head_dim, shape.num_query_groups * shape.head_dim
-    sizes: dict[str, tuple[int, ...]] = {
-        "embed_tokens": (vocab_size, hidden),
-        "lm_head": (vocab_size, hidden),
-        "q_proj": (query, hidden),
-        "k_proj": (key_value, hidden),
-        "v_proj": (key_value, hidden),
-        "o_proj": (hidden, query),
-        "gate_proj": (ffn, hidden),
-        "up_proj": (ffn, hidden),
-        "down_proj": (hidden, ffn),
-        "q_norm": (shape.head_dim,),
-        "k_norm": (shape.head_dim,),
+    widths, layer = dimensions(shape, vocab_size), re.compile(r"^model\.layers\.\d+\.")
+    return {
+        name: tuple(widths[width] for width in rule.tensors[layer.sub("", name)])
+        for name, rule in tensor_rules(shape).items()
     }
-    names = [name for name in TOP.values() if not (shape.tie_embeddings and name == "lm_head.weight")]
-    for layer in range(shape.num_layers):
-        for targets in FAMILIES[shape.family].layer.values():
-            names += [f"model.layers.{layer}.{target}" for target in targets]
-    found = {}
-    for name in names:
-        *_, part, kind = name.split(".")
-        size = sizes.get(part, (hidden,))
-        found[name] = size if kind == "weight" else size[:1]
-    return found
 
 
 def num_parameters(shape: Shape, vocab: int) -> int:
     """Parameters of a model whose embedding has `vocab` rows (padded or not: the caller's choice)."""
-    none, one = (
-        sum(math.prod(size) for size in tensor_sizes(replace(shape, num_layers=layers), vocab).values())
-        for layers in (0, 1)
-    )
-    return none + shape.num_layers * (one - none)
+    widths = dimensions(shape, vocab)
+    layer = sum(rule.count(widths) for rule in FAMILIES[shape.family].layer)
+    return sum(rule.count(widths) for rule in top_rules(shape)) + shape.num_layers * layer
 
 
 def flops_per_token(shape: Shape, vocab_size: int, seq_length: int) -> float:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.hashes import hash_file
+from perdure.pipeline.model.parameters import EMBEDDING, HEAD
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
+EMBEDDINGS = (EMBEDDING, HEAD)
+"""Tensors with a row for each token."""
 
 
 @dataclass(frozen=True)

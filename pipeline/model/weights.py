@@ -1,4 +1,4 @@
-"""Weights: Hugging Face tensors to Megatron parameters and back, by the tables of `families`.
+"""Weights: Hugging Face tensors to Megatron parameters and back, by the rules of `parameters`.
 
 `load_weights` fills this rank's part of a model from a reader of Hugging Face tensors; `stage_tensors` goes the
 other way. Both work one parameter at a time.
@@ -15,8 +15,9 @@ from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
 from torch import Tensor
 
 from perdure.pipeline.model import collectives
-from perdure.pipeline.model.families import FAMILIES, TOP
-from perdure.pipeline.model.shape import Shape, tensor_sizes
+from perdure.pipeline.model.families import FAMILIES
+from perdure.pipeline.model.parameters import EMBEDDING, TOP, ParamRule
+from perdure.pipeline.model.shape import Shape, dimensions, tensor_rules, tensor_sizes
 
 
 def load_weights(model: torch.nn.Module, shape: Shape, read: Callable[[str], Tensor]) -> None:
@@ -29,23 +30,22 @@ def load_weights(model: torch.nn.Module, shape: Shape, read: Callable[[str], Ten
     """
     rank, size = mpu.get_tensor_model_parallel_rank(), mpu.get_tensor_model_parallel_world_size()
     for name, parameter in model.named_parameters():
-        sources = hf_names(model, name, shape)
-        whole = _join(name, [read(source) for source in sources], shape)
-        if sources == ("model.embed_tokens.weight",) or sources == ("lm_head.weight",):
+        rule = rule_of(name, shape)
+        whole = join(rule, [read(source) for source in hf_names(model, name, shape)], shape)
+        if rule.padded:
             padding = parameter.shape[0] * size - whole.shape[0]
             whole = torch.nn.functional.pad(whole, (0, 0, 0, padding))
         with torch.no_grad():
-            parameter.copy_(_cut(name, whole, size)[rank])
+            parameter.copy_(cut(rule, whole, size)[rank])
 
 
-def mark_tensor_parallel(model: torch.nn.Module) -> None:
-    """Marks the parameters that are cut, as Megatron's own initialisation would have: the gradient norm counts the
+def mark_tensor_parallel(model: torch.nn.Module, shape: Shape) -> None:
+    """Marks the parameters that ranks cut, as Megatron's own initialisation would have: the gradient norm counts the
     parts of a cut parameter on every rank, but the copies of a whole one once."""
     for name, parameter in model.named_parameters():
-        if not name.endswith("norm.weight"):
-            by_columns = name.endswith(("linear_proj.weight", "linear_fc2.weight"))
-            if not hasattr(parameter, "tensor_model_parallel"):
-                set_tensor_model_parallel_attributes(parameter, True, 1 if by_columns else 0, 1)
+        axis = rule_of(name, shape).axis
+        if axis is not None and not hasattr(parameter, "tensor_model_parallel"):
+            set_tensor_model_parallel_attributes(parameter, True, axis, 1)
 
 
 def stage_tensors(model: torch.nn.Module, shape: Shape, vocab_size: int) -> Iterator[tuple[str, Tensor]]:
@@ -61,16 +61,16 @@ def stage_tensors(model: torch.nn.Module, shape: Shape, vocab_size: int) -> Iter
     size, group = mpu.get_tensor_model_parallel_world_size(), mpu.get_tensor_model_parallel_group()
     waiting = collectives.part(group)
     for name, parameter in model.named_parameters():
-        targets = hf_names(model, name, shape)
+        rule, targets = rule_of(name, shape), hf_names(model, name, shape)
         if name == "output_layer.weight" and shape.tie_embeddings:
             continue  # the last stage's copy of the embedding
         parts = [torch.empty_like(parameter) for _ in range(size)]
         dist.barrier(group=waiting)
         dist.all_gather(parts, parameter.detach().contiguous(), group=group)
-        whole = _uncut(name, parts)
-        if name in ("embedding.word_embeddings.weight", "output_layer.weight"):
+        whole = uncut(rule, parts)
+        if rule.padded:
             whole = whole[:vocab_size]
-        for target, tensor in zip(targets, _split(name, whole, shape)):
+        for target, tensor in zip(targets, split(rule, whole, shape)):
             yield target, tensor.contiguous()
 
 
@@ -78,68 +78,69 @@ def random_weights(shape: Shape, vocab_size: int, init_std: float, seed: int) ->
     """A reader of random weights: normal with `init_std`, projections into the residual stream scaled by
     1/sqrt(2 num_layers), norms 1. Every tensor's numbers follow from the seed and its name, so that all layouts
     start from the same model."""
-    sizes = tensor_sizes(shape, vocab_size)
+    sizes, rules = tensor_sizes(shape, vocab_size), tensor_rules(shape)
 
     def read(name: str) -> Tensor:
-        part = name.split(".")[-2]
-        if part.endswith("norm"):
+        if rules[name].split == "replicated":  # a norm
             return torch.ones(sizes[name])
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-        residual = part in ("o_proj", "down_proj")
+        residual = rules[name].split == "row"
         std = init_std / math.sqrt(2 * shape.num_layers) if residual else init_std
         return torch.randn(sizes[name], generator=generator) * std
 
     return read
 
 
+def rule_of(name: str, shape: Shape) -> ParamRule:
+    """The rule of a parameter of a `LanguageModel`, by its name there."""
+    kind = name.split(".", 3)[3] if name.startswith("decoder.layers.") else name
+    return next(rule for rule in (*TOP, *FAMILIES[shape.family].layer) if rule.name == kind)
+
+
 def hf_names(model: torch.nn.Module, name: str, shape: Shape) -> tuple[str, ...]:
     """Hugging Face names of a Megatron parameter, its layer counted over all pipeline stages."""
-    if name in TOP:
-        tied = name == "output_layer.weight" and shape.tie_embeddings
-        return (TOP["embedding.word_embeddings.weight" if tied else name],)
-    _decoder, _layers, local, part = name.split(".", 3)
-    layer = model.decoder.layers[int(local)].layer_number - 1
-    return tuple(f"model.layers.{layer}.{target}" for target in FAMILIES[shape.family].layer[part])
+    if name == "output_layer.weight" and shape.tie_embeddings:
+        return (EMBEDDING,)
+    names = tuple(rule_of(name, shape).tensors)
+    if not name.startswith("decoder.layers."):
+        return names
+    layer = model.decoder.layers[int(name.split(".")[2])].layer_number - 1
+    return tuple(f"model.layers.{layer}.{target}" for target in names)
 
 
-def _join(name: str, tensors: list[Tensor], shape: Shape) -> Tensor:
-    """Hugging Face tensors to the whole Megatron tensor: query, key and value rows are interleaved by group."""
-    if "linear_qkv" in name:
+def join(rule: ParamRule, tensors: list[Tensor], shape: Shape) -> Tensor:
+    """Joins the Hugging Face tensors of a parameter."""
+    if rule.join == "grouped":
         groups = [tensor.unflatten(0, (shape.num_query_groups, -1)) for tensor in tensors]
         return torch.cat(groups, 1).flatten(0, 1)
     return torch.cat(tensors)
 
 
-def _split(name: str, whole: Tensor, shape: Shape) -> list[Tensor]:
-    """Undoes `_join`."""
-    if "linear_qkv" in name:
-        per_group = shape.num_attention_heads // shape.num_query_groups
-        sizes = [per_group * shape.head_dim, shape.head_dim, shape.head_dim]
-        return [
-            part.flatten(0, 1) for part in whole.unflatten(0, (shape.num_query_groups, -1)).split(sizes, 1)
-        ]
-    return list(whole.chunk(2)) if name.endswith("linear_fc1.weight") else [whole]
+def split(rule: ParamRule, whole: Tensor, shape: Shape) -> list[Tensor]:
+    """Undoes `join`."""
+    if rule.join == "grouped":
+        widths, groups = dimensions(shape, 0), shape.num_query_groups
+        rows = [widths[size[0]] // groups for size in rule.tensors.values()]
+        return [part.flatten(0, 1) for part in whole.unflatten(0, (groups, -1)).split(rows, 1)]
+    return list(whole.chunk(len(rule.tensors)))
 
 
-def _cut(name: str, whole: Tensor, size: int) -> list[Tensor]:
-    """The whole tensor to its tensor-parallel parts."""
-    if name.endswith("norm.weight"):
+def cut(rule: ParamRule, whole: Tensor, size: int) -> list[Tensor]:
+    """Cuts a parameter into what each of `size` tensor-parallel ranks holds."""
+    if rule.axis is None:
         return [whole] * size
-    if name.endswith(("linear_proj.weight", "linear_fc2.weight")):
-        return list(whole.chunk(size, 1))
-    if name.endswith("linear_fc1.weight"):  # every rank holds its part of both the gate and the up projection
-        return [torch.cat(pair) for pair in zip(*(half.chunk(size) for half in whole.chunk(2)))]
-    return list(whole.chunk(size))
+    if rule.axis == 0 and rule.join == "stacked":  # each rank has its part of every tensor
+        tensors = whole.chunk(len(rule.tensors))
+        return [torch.cat(parts) for parts in zip(*(tensor.chunk(size) for tensor in tensors))]
+    return list(whole.chunk(size, rule.axis))
 
 
-def _uncut(name: str, parts: list[Tensor]) -> Tensor:
-    """Undoes `_cut`."""
-    if name.endswith("norm.weight"):
+def uncut(rule: ParamRule, parts: list[Tensor]) -> Tensor:
+    """Undoes `cut`."""
+    if rule.axis is None:
         return parts[0]
-    if name.endswith(("linear_proj.weight", "linear_fc2.weight")):
-        return torch.cat(parts, 1)
-    if name.endswith("linear_fc1.weight"):
-        gates, ups = zip(*(part.chunk(2) for part in parts))
-        return torch.cat([*gates, *ups])
-    return torch.cat(parts)
+    if rule.axis == 0 and rule.join == "stacked":
+        tensors = zip(*(part.chunk(len(rule.tensors)) for part in parts))
+        return torch.cat([torch.cat(own) for own in tensors])
+    return torch.cat(parts, rule.axis)

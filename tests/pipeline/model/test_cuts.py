@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from perdure.pipeline.model.shape import Shape
-from perdure.pipeline.model.weights import _cut, _join, _split, _uncut
+from perdure.pipeline.model.weights import cut, join, rule_of, split, uncut
 
 SHAPE = Shape(2, 16, 24, 8, 4, 4, False, 1e4, 1e-5)
 NAMES = {
@@ -26,13 +26,13 @@ def tensors_of(name: str) -> list[torch.Tensor]:
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize("name", NAMES)
 def test_parts_make_the_whole(name, size):
-    tensors = tensors_of(name)
-    whole = _join(name, tensors, SHAPE)
-    parts = _cut(name, whole, size)
+    rule, tensors = rule_of(name, SHAPE), tensors_of(name)
+    whole = join(rule, tensors, SHAPE)
+    parts = cut(rule, whole, size)
     assert len(parts) == size
-    assert torch.equal(_uncut(name, parts), whole)
+    assert torch.equal(uncut(rule, parts), whole)
     if len(tensors) > 1:
-        assert all(map(torch.equal, _split(name, whole, SHAPE), tensors))
+        assert all(map(torch.equal, split(rule, whole, SHAPE), tensors))
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -41,8 +41,9 @@ def test_a_ranks_share_of_an_mlp_computes_its_share_of_the_output(size):
     (gate, up), (down,) = (tensors_of(f"decoder.layers.0.mlp.linear_fc{n}.weight") for n in (1, 2))
     x = torch.randn(5, 16, generator=torch.Generator().manual_seed(9))
     expected = (torch.nn.functional.silu(x @ gate.t()) * (x @ up.t())) @ down.t()
-    firsts = _cut("linear_fc1.weight", _join("linear_fc1.weight", [gate, up], SHAPE), size)
-    seconds = _cut("linear_fc2.weight", down, size)
+    fc1, fc2 = (rule_of(f"decoder.layers.0.mlp.linear_fc{n}.weight", SHAPE) for n in (1, 2))
+    firsts = cut(fc1, join(fc1, [gate, up], SHAPE), size)
+    seconds = cut(fc2, down, size)
     found = 0
     for first, second in zip(firsts, seconds, strict=True):
         own_gate, own_up = (x @ first.t()).chunk(2, dim=1)
@@ -54,8 +55,8 @@ def test_a_ranks_share_of_an_mlp_computes_its_share_of_the_output(size):
 def test_a_rank_has_whole_groups_of_heads(size):
     """Two query heads, their key and their value stand together, of four groups a rank has 4 / size."""
     name = "decoder.layers.0.self_attention.linear_qkv.weight"
-    query, key, value = tensors_of(name)
-    parts = _cut(name, _join(name, [query, key, value], SHAPE), size)
+    rule, (query, key, value) = rule_of(name, SHAPE), tensors_of(name)
+    parts = cut(rule, join(rule, [query, key, value], SHAPE), size)
     for rank, part in enumerate(parts):
         for number, rows in enumerate(part.split(16)):
             group = rank * (4 // size) + number
