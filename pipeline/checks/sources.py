@@ -79,7 +79,7 @@ def _reason(reader: Reader) -> str | None:
 
 
 def tasks(recipe: Recipe) -> Problems:
-    """As many parts as those that stand here already."""
+    """Checks that `data.tasks` matches the cleaned sources that exist already."""
     try:
         found = other_tasks(recipe)
     except PerdureError:  # an input is missing, which has a problem of its own

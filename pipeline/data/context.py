@@ -1,4 +1,4 @@
-"""What the steps of the data stage share."""
+"""What the data stage's steps share: directories, executor, number of tasks."""
 
 from collections import Counter
 from collections.abc import Callable

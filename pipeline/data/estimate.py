@@ -1,4 +1,4 @@
-"""Tokens to a byte of a source's files, and what compressed ones unpack to, from samples: scripts and formats differ too much."""
+"""Estimates from samples of a source's files: tokens per byte, and unpacked sizes."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,7 @@ FILES, LINES, LINE_BYTES = 4, 25, 1 << 14
 
 
 def tokens_per_byte(reader: Reader, tokenizer: Path) -> float | None:
-    """Tokens to a byte as unpacked files have them; None for other formats, or where a file cannot be read.
+    """Tokens per byte of unpacked files; None for other formats, or if a file cannot be read.
 
     Args:
         reader: Of JSON lines or text.
@@ -49,7 +49,7 @@ def tokens_per_byte(reader: Reader, tokenizer: Path) -> float | None:
 
 
 def unpacked_bytes(reader: Reader, files: list[Path]) -> int:
-    """Bytes of a source's files as they are unpacked, by what a sample of them unpacks to.
+    """Estimated unpacked size of a source's files, in bytes.
 
     Of Parquet it is the text's column alone, by the footers. `COMPRESSION` is assumed where a sample cannot be read.
 

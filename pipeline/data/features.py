@@ -1,4 +1,4 @@
-"""Texts as features for scikit-learn, and small files of texts to learn from."""
+"""Text features for scikit-learn, and readers of small files of texts to learn from."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ def uni_and_bigrams(text: str) -> list[str]:
 
 
 def cut_in_version_0_1(word: str) -> bool:
-    """Whether a telling word of a cluster of version 0.1 says that its text was cut at marks or into characters."""
+    """Whether a cluster's top word shows that version 0.1 cut its text at marks or into characters."""
     return _CUT.search(word) is not None
 
 
@@ -95,7 +95,7 @@ def classifier() -> Any:
 
 
 def sample_texts(directory: Path, fraction_skipped: float, size: int = SAMPLE) -> list[str]:
-    """Cleaned texts with the lowest hashes, in their order, among those that are not held out.
+    """Cleaned texts with the lowest hashes, in hash order, among those that are not held out.
 
     Args:
         directory: Cleaned documents of a source.

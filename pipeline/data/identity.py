@@ -1,4 +1,4 @@
-"""What each artefact of the data stage depends on, and so where it stands."""
+"""What each artefact of the data stage depends on; a hash of it names its directory."""
 
 from collections import defaultdict
 from itertools import chain
@@ -29,12 +29,12 @@ WORDS = 2
 
 
 def place(out: Path, name: str, inputs: dict) -> Path:
-    """Where the artefact `name` stands that is made of this."""
+    """Directory of the artefact `name` that depends on `inputs`."""
     return out / f"{name}@{hash_of(inputs)[:8]}"
 
 
 def by_source(directory: Path, prefix: str = "") -> dict[str, list[Path]]:
-    """What stands in a directory for each source, by its name: entries called `<prefix><source>@<hash8>`."""
+    """Entries of a directory called `<prefix><source>@<hash8>`, by source."""
     found = defaultdict(list)
     for path in sorted(directory.glob(f"{prefix}*@*")):
         found[path.name.removeprefix(prefix).partition("@")[0]].append(path)
@@ -72,7 +72,7 @@ def clean_inputs(recipe: Recipe) -> dict[str, dict]:
 
 
 def _read_otherwise(reader: str, cleaned: Path, shards: list[Path]) -> bool:
-    """Whether a source that stands here lost documents that its reader keeps by now; all others are as good as new."""
+    """Whether an existing artefact of a source lacks documents that its reader keeps by now."""
     reasons = READ_OTHERWISE.get(reader, set())
     if not reasons:
         return False
@@ -115,7 +115,7 @@ def data_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict) 
 
 
 def _as_loaded(facts: dict) -> dict:
-    """What the tokens depend on where `tokenizer.json` alone does not decide them, or not all characters have one."""
+    """What tokens depend on beside `tokenizer.json`: AutoTokenizer's own version of it, and lost characters."""
     loaded = facts.get("loaded") or {}
     found = {"loaded": loaded["sha256"]} if loaded.get("sha256") else {}
     return found | ({"nothing_left": NOTHING_LEFT} if loaded.get("loses_characters") else {})
@@ -132,7 +132,7 @@ def part_inputs(recipe: Recipe, name: str, part: str, clean: dict[str, dict]) ->
 
 
 def _other_words(recipe: Recipe, name: str, part: str, inputs: dict) -> bool:
-    """Whether version 0.1 took other words from a source: by the languages that its `clean` names, or by clusters that stand here."""
+    """Whether version 0.1 split this source into other words: by its languages, or by existing clusters."""
     section = getattr(recipe.sources[name], part)
     if section.type == "metadata":
         return False
@@ -164,5 +164,5 @@ def subset_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict
 
 @asked_once
 def reserved_fraction(recipe: Recipe) -> float:
-    """Largest share that any source holds out. The same text may stand in several sources: below this, none trains."""
+    """Largest share that any source holds out; documents with a hash below it train in no source."""
     return max(source.heldout_fraction for source in recipe.sources.values())

@@ -1,4 +1,4 @@
-"""Which n-grams of words stand in a source's training shards, and where first: a datatrove step, for every executor.
+"""Search for n-grams of words in a source's training shards, as a datatrove step.
 
 What is looked at is what was trained on: the shards' own tokens, decoded. A search that ended is kept below the data,
 `<data>/leaks/<hash8>/`: `grams.npz`, the n-grams looked for, and `found.npz`, those found. Later searches of the same data
@@ -78,7 +78,7 @@ def in_this_process(steps: list[PipelineStep], tasks: int, directory: Path) -> l
 
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Keeps other runs over the same data (those of a sweep) waiting, so that they find what this one searches."""
+    """Locks a directory of searches, so that other runs over the same data wait and reuse this one."""
     directory.mkdir(exist_ok=True)
     with (directory / "lock").open("w") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
@@ -104,7 +104,7 @@ def _search(data: Path, tokenizer: Path, grams: Grams, execute: Execute) -> Path
 
 
 class LeakSearch(PipelineStep):
-    """Writes `<rank>.npz`, what `_save` does of shard `rank`, unless it is there."""
+    """Searches shard `rank` and writes what was found to `<rank>.npz`, unless that exists."""
 
     type = "🦠 - DECONT"
     name = "leaks"
@@ -134,7 +134,7 @@ class LeakSearch(PipelineStep):
 
 
 def texts(shard: Shard, tokenizer: Path, numbers: range | list[int]) -> Iterator[tuple[int, str]]:
-    """Documents of a shard, by number: each with its text."""
+    """Numbers and texts of documents of a shard."""
     vocabulary = load_tokenizer(tokenizer).tokenizer
     batch: list[int] = []
     size = 0

@@ -47,7 +47,7 @@ def ngram_hashes(text: str, *lengths: int) -> np.ndarray:
 
 
 def wanted_hashes(text: str, n: int) -> tuple[int, np.ndarray]:
-    """What is looked for of an evaluation text: the words of its n-grams, and their hashes, uint64.
+    """Length in words and hashes, uint64, of the n-grams to look for of an evaluation text.
 
     They are `n`, or all that a shorter text has, from `MIN_WORDS` on, if some of it is written without blanks: whole sentences
     are that short there. Of others there is nothing to look for.
@@ -70,7 +70,7 @@ def simple_words(text: str) -> list[str]:
 
 
 def word_sizes(words: list[str]) -> np.ndarray:
-    """How much each of `simple_words` is, int64 [words], in `WORD`ths of a word."""
+    """Size of each of `simple_words`, int64 [words], in `WORD`ths of a word."""
     return np.fromiter((_size(word[0]) for word in words), np.int64, len(words))
 
 
@@ -107,7 +107,7 @@ def joined_hashes(hashes: np.ndarray, sizes: np.ndarray, n: int) -> np.ndarray:
 
 
 def shown(words: list[str], first: int, n: int) -> str:
-    """The n-gram that begins at a word, for people: blanks stand between words only."""
+    """The n-gram that begins at a word, as readable text."""
     sizes = word_sizes(words)[first:]
     chosen = zip(words[first:], sizes[: _lengths(sizes, n)[0]])
     text = "".join(f" {word} " if size == WORD else word for word, size in chosen)
@@ -115,7 +115,7 @@ def shown(words: list[str], first: int, n: int) -> str:
 
 
 def _lengths(sizes: np.ndarray, n: int) -> np.ndarray:
-    """How many words make the n-gram that begins at each, int64, as far as there is one."""
+    """Number of words in the n-gram that begins at each word, int64, as long as there are enough."""
     ends = np.cumsum(sizes)
     stops = np.searchsorted(ends, ends - sizes + WORD * n) + 1
     return (stops - np.arange(len(sizes)))[stops <= len(sizes)]

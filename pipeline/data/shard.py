@@ -43,7 +43,7 @@ DOCUMENTS = pa.schema(
 
 
 class ShardWriter(PipelineStep):
-    """Writes every document as its tokens and one separator to the shard of its split."""
+    """Writes each document's tokens and a separator to the shard of its split."""
 
     type = "🔢 - TOKENIZER"
     name = "Megatron shards"
@@ -62,7 +62,7 @@ class ShardWriter(PipelineStep):
         self.heldout_fraction, self.reserved_fraction = heldout_fraction, reserved_fraction
 
     def split_of(self, digest: int) -> str | None:
-        """A document's split; None if another source would hold the same text out, so that none may train on it."""
+        """A document's split; None if another source may hold out the same text."""
         if is_heldout(digest, self.heldout_fraction):
             return "heldout"
         return None if is_heldout(digest, self.reserved_fraction) else "train"
@@ -133,7 +133,7 @@ class ShardWriter(PipelineStep):
         sample.write(self.directory.parent / SAMPLES / f"{rank:05d}.json")
 
     def judge(self, document: Document, lost: int, sample: Sample) -> str | None:
-        """Counts the characters of a document that have no token; why it is dropped, if it is."""
+        """Counts the characters of a document without tokens; returns why it is dropped, if it is."""
         visible = count_visible(document.text)
         self.stat_update("visible", value=visible)
         if not lost:
@@ -145,12 +145,12 @@ class ShardWriter(PipelineStep):
 
 
 def shard_files(directory: Path) -> list[str]:
-    """Names of the shards, indices and tables in an artefact: what identifies its content."""
+    """Names of the shards, indices and tables in an artefact."""
     return [path.name for path in directory.iterdir() if path.suffix in (".bin", ".idx", ".parquet")]
 
 
 def _column(directory: Path | None, rank: int, column: str) -> list:
-    """A column that stands beside the documents of a task; empty if there is none."""
+    """A column of labels of a task's documents; empty if there are no labels."""
     return [] if directory is None else pq.read_table(directory / f"{rank:05d}.parquet")[column].to_pylist()
 
 

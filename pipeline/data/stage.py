@@ -49,7 +49,7 @@ def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str,
 
         @cache
         def execute() -> "Execute":
-            """What runs tasks, started when the first artefact is missing."""
+            """The executor, started when the first artefact is missing."""
             from perdure.pipeline.data.backends import elsewhere
             from perdure.pipeline.data.backends.local import local
 
@@ -67,7 +67,7 @@ def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str,
 
 
 def _sweep(work: Path) -> None:
-    """Removes what is no use any more: of a run that was killed when its artefact was in place already (`building`).
+    """Removes work directories whose artefact is in place already, left by a killed run (`building`).
 
     Raises:
         PerdureError: If a symbolic link stands there: what it leads to is not ours to remove.
@@ -80,7 +80,7 @@ def _sweep(work: Path) -> None:
 
 
 def left_over(work: Path) -> str:
-    """What to say of half-made artefacts once a recipe's own are whole; not in a sweep, whose runs need different ones."""
+    """The remark about unfinished artefacts of other recipes; not for a sweep, whose runs need different ones."""
     # What later stages make of data, scores or leaks, has more behind the data's own hash; they go on with it.
     entries = [entry for entry in sorted(work.glob("*@*")) if "." not in entry.name.partition("@")[2]]
     if not entries:
@@ -92,7 +92,7 @@ def left_over(work: Path) -> str:
 
 
 def _size(directory: Path) -> int:
-    """Bytes of all files below a directory, of which some may go while they are counted."""
+    """Size of all files below a directory in bytes; files may disappear meanwhile."""
     size = 0
     for folder, _, files in os.walk(directory):
         for file in files:
@@ -103,7 +103,7 @@ def _size(directory: Path) -> int:
 
 @asked_once
 def finished_data(recipe: Recipe) -> dict[str, Path | None]:
-    """Finds what is finished: each source's directory of shards, or None.
+    """Each source's finished directory of shards, or None.
 
     Raises:
         PerdureError: If an input is missing.
@@ -124,7 +124,7 @@ def finished_data(recipe: Recipe) -> dict[str, Path | None]:
 
 
 def other_tasks(recipe: Recipe) -> dict[str, int]:
-    """Sources that stand here cleaned alike, whole or in part, but split into another number of tasks: that number.
+    """Sources that exist cleaned alike, in whole or in part, with another number of tasks: that number.
 
     Raises:
         PerdureError: If an input is missing.
@@ -158,7 +158,7 @@ def _numbers_of_tasks(cleaned: list[Path], begun: list[Path]) -> set[int]:
 
 
 def tokenizer_directory(recipe: Recipe) -> Path:
-    """Where the recipe's tokenizer stands, finished or not."""
+    """Directory of the recipe's tokenizer, finished or not."""
     return identity.place(
         recipe.directory, "tokenizer", identity.tokenizer_inputs(recipe, identity.clean_inputs(recipe))
     )

@@ -1,4 +1,4 @@
-"""A subset of a source: which of its training documents are taken, up to a token budget; an artefact of its own.
+"""Subsets: which training documents of a source are kept, up to a token budget; an artefact of its own.
 
 `<task>.parquet` holds a row for every cleaned document of the task, in order: `keep` (held-out ones always), `score`.
 """
@@ -67,7 +67,7 @@ def choose_subset(
 
 
 def choose(subset: recipe.Subset, work: Path, tasks: int, seed: int, where: str) -> tuple[dict, dict]:
-    """Writes what is kept of each task's documents; returns how many are taken, of how many.
+    """Writes which of each task's documents are kept; returns how many are, of how many.
 
     The columns of all documents stand in mapped files, so that memory does not grow with the corpus.
     """
@@ -107,7 +107,7 @@ def choose(subset: recipe.Subset, work: Path, tasks: int, seed: int, where: str)
 def take_best(
     keep: np.ndarray, scores: np.ndarray, tokens: np.ndarray, budget: int, scratch: Path, rows: int = ROWS
 ) -> dict[str, int]:
-    """Takes the documents with the highest scores, as many as reach the budget; all, if they do not.
+    """Marks the documents with the highest scores until the token budget is reached.
 
     Args:
         keep: bool [documents], whether each is kept anyway; those that are taken are added.
@@ -181,7 +181,7 @@ class Fit(PipelineStep):
             joblib.dump(self.learn(), self.folder / "model.joblib")
 
     def learn(self) -> Any:
-        """What scores documents."""
+        """The model that scores documents."""
         if isinstance(self.subset, recipe.DsirSubset):
             texts = _sample(self.subset.target, f"{self.where}.target")
             target = np.asarray(dsir.bucket_counts(texts, self.subset.num_buckets).sum(0)).ravel()
@@ -228,7 +228,7 @@ class Score(PipelineStep):
         pq.write_table(table, self.folder / "scores" / f"{rank:05d}.parquet")
 
     def scores(self, model: Any, texts: list[str]) -> np.ndarray:
-        """Log importance weights, or how far on the good side of the classifier's border."""
+        """Scores of texts, float64: log importance weights, or the classifier's decision values."""
         if isinstance(self.subset, recipe.DsirSubset):
             return dsir.log_weights(dsir.bucket_counts(texts, self.subset.num_buckets), model)
         return model.decision_function(texts)

@@ -1,4 +1,4 @@
-"""What the data stage tells of a source and of the tokenizer, a line each."""
+"""Console lines of the data stage: tokenizer, topics, sources."""
 
 from perdure.pipeline import recipe
 

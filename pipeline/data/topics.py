@@ -121,7 +121,7 @@ class Learn(PipelineStep):
         return model, {"accuracy": accuracy, "majority": majority, "measured_on": len(measured)}
 
     def learn_clusters(self, number: int) -> tuple[Any, dict]:
-        """Clusters of a sample of the source, and their most telling words."""
+        """Clusters of a sample of the source, and their top words."""
         from sklearn.cluster import MiniBatchKMeans
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.pipeline import make_pipeline
@@ -188,7 +188,7 @@ class Label(PipelineStep):
                 return [f"cluster-{cluster:02d}" for cluster in found]
 
     def from_metadata(self, topics: recipe.MetadataTopics, document: Document) -> str:
-        """A document's topic; a label that nobody mapped is counted, to be reported."""
+        """A document's topic by its metadata; labels missing in `map` are counted and reported."""
         value = document.metadata.get(topics.field)
         if value is None:
             return UNLABELLED

@@ -10,7 +10,7 @@ from perdure.pipeline.recipe import RayTasks, Recipe, SlurmArrays
 def elsewhere(
     recipe: Recipe, scoring: bool, say: Callable[[str], None]
 ) -> AbstractContextManager[Execute] | None:
-    """Where the recipe's tasks run, if not on this machine.
+    """The executor of a recipe's tasks on Slurm or Ray; None for this machine.
 
     Args:
         recipe: The recipe.

@@ -1,4 +1,4 @@
-"""Running datatrove pipelines: what all executors share, and this machine's; restartable, quiet.
+"""Restartable datatrove executors: what all of them share, and the one for this machine.
 
 datatrove's executors do the bookkeeping (a log, statistics and a completion mark a task). Only their `run` is replaced.
 Here, one pool serves every pipeline of a stage, so that modules are imported once, not once a pipeline; no manager
@@ -58,7 +58,7 @@ Execute = Callable[[list[PipelineStep], int, Path], list[Counter]]
 
 
 class Tasks(PipelineExecutor):
-    """What stands around a task here, whichever of datatrove's executors runs it.
+    """Bookkeeping of tasks that all executors share: locks, reasons of failures, counts.
 
     A task waits for its own twin, says why it failed where all machines can read it, and is counted when it is whole.
     """
@@ -98,7 +98,7 @@ class Tasks(PipelineExecutor):
                 self.pipeline = steps
 
     def failure(self, ranks: list[int], log: Callable[[int], Path]) -> PerdureError:
-        """What to say of tasks that ended without being whole; `log` finds a task's log."""
+        """The error of tasks that ended unfinished; `log` finds a task's log."""
         first, *others = sorted(ranks, key=lambda rank: (not self._reason(rank).exists(), rank))
         reason = self._reason(first)
         if reason.exists():
@@ -118,7 +118,7 @@ class Tasks(PipelineExecutor):
         return self.directory / f"{rank:05d}.failed"
 
     def counts(self) -> list[Counter]:
-        """Per pipeline step that keeps statistics, in order: its counts summed over all tasks, by what they left on disk."""
+        """Counts of every pipeline step that keeps statistics, in order, summed over the files that all tasks left."""
         totals: list[Counter] = [Counter() for step in self.pipeline if hasattr(step, "stats")]
         for rank in range(self.tasks):
             steps = json.loads((self.directory / "stats" / f"{rank:05d}.json").read_text())
@@ -129,7 +129,7 @@ class Tasks(PipelineExecutor):
 
 
 class LocalExecutor(Tasks, LocalPipelineExecutor):
-    """A `LocalPipelineExecutor` on a pool that outlives it."""
+    """datatrove's local executor on worker processes that several pipelines share."""
 
     def __init__(self, steps: list[PipelineStep], tasks: int, pool: ProcessPoolExecutor, directory: Path):
         super().__init__(steps, tasks=tasks, logging_dir=str(directory))
@@ -164,17 +164,17 @@ class LocalExecutor(Tasks, LocalPipelineExecutor):
 def local(workers: int, scoring: bool) -> Iterator[Execute]:
     """Runs tasks in processes of this machine; arguments as for `worker_pool`."""
     with worker_pool(workers, scoring) as pool:
-        yield on(pool)
+        yield executor_on(pool)
 
 
-def on(pool: ProcessPoolExecutor) -> Execute:
-    """Runs tasks in a pool."""
+def executor_on(pool: ProcessPoolExecutor) -> Execute:
+    """The executor that runs tasks in a pool of worker processes."""
     return lambda steps, tasks, directory: LocalExecutor(steps, tasks, pool, directory).run()
 
 
 @contextmanager
 def worker_pool(workers: int, scoring: bool) -> Iterator[ProcessPoolExecutor]:
-    """A pool of worker processes that die with their parent and keep silent on the console.
+    """A pool of worker processes that end with their parent and print nothing.
 
     The first one of a run decides what its later ones find imported: `scoring` if any of them will score.
     """
@@ -217,13 +217,13 @@ def _start_worker(started: Synchronized) -> None:
 
 
 def work_directory(out: Path, final: Path) -> Path:
-    """Where an artefact of a run is built."""
+    """The directory in which an artefact of a run is built."""
     return RunPaths(out).work / final.relative_to(out).as_posix().replace("/", ".")
 
 
 @contextmanager
 def building(out: Path, final: Path) -> Iterator[Path]:
-    """A work directory for an artefact, which it builds in `artefact/` below; moved into place when done.
+    """The work directory of an artefact; what is built in its `artefact/` is moved into place at the end.
 
     What an interrupted run left there is used again, whole tasks only. Logs are kept in `<out>/logs/`.
     """

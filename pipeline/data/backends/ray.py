@@ -1,4 +1,4 @@
-"""Running datatrove pipelines on Ray, by datatrove's `RayPipelineExecutor`.
+"""datatrove pipelines on a Ray cluster, by datatrove's `RayPipelineExecutor`.
 
 Its bookkeeping is kept. Its `run` is not: that has every task forked by a pool inside an actor, which waits for ever if
 the fork is killed, and returns in silence if tasks failed. Here they are plain tasks of Ray, and marks are counted.
@@ -72,7 +72,7 @@ def cluster(where: RayTasks, workers: int, environment: dict[str, str], scoring:
 
 
 def _listens(address: str) -> None:
-    """Refuses an address where nobody listens: Ray would try for two minutes, and then end the process without an error."""
+    """Checks that an address answers; Ray would try for two minutes, and then end the process without an error."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal()):
         return  # a name such as `auto`, or none at all, which Ray judges at once
@@ -86,7 +86,7 @@ def _listens(address: str) -> None:
 
 
 class RayExecutor(Tasks, RayPipelineExecutor):
-    """A `RayPipelineExecutor` whose failures are errors."""
+    """Ray executor that raises an error if tasks fail."""
 
     def __init__(self, steps: list[PipelineStep], tasks: int, workers: int, gpus: int, directory: Path):
         super().__init__(steps, tasks, workers, logging_dir=str(directory), gpus_per_task=gpus)

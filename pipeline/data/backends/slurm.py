@@ -1,4 +1,4 @@
-"""Running datatrove pipelines as Slurm arrays, a job a task, by datatrove's `SlurmPipelineExecutor`.
+"""datatrove pipelines as Slurm arrays, one job per task, by datatrove's `SlurmPipelineExecutor`.
 
 Its bookkeeping and what it does inside of a job are kept (`ranks_to_run.json`, the pickled executor). Submission is our
 own: datatrove's leaves a path with a space unquoted, knows nothing of a site's setup and environment, and adds a job
@@ -48,7 +48,7 @@ def arrays(recipe: Recipe, scoring: bool, say: Callable[[str], None]) -> Iterato
 
 
 class SlurmExecutor(Tasks, SlurmPipelineExecutor):
-    """A `SlurmPipelineExecutor` that is waited for."""
+    """Blocking Slurm executor."""
 
     def __init__(self, steps: list[PipelineStep], tasks: int, recipe: Recipe, scoring: bool, directory: Path):
         super().__init__(
@@ -58,7 +58,7 @@ class SlurmExecutor(Tasks, SlurmPipelineExecutor):
         self.job_name = f"{directory.parent.name}.{directory.name}"
 
     def finish(self, say: Callable[[str], None]) -> None:
-        """Has the tasks done that are not whole, by a new array or by that of an earlier run, and waits for them.
+        """Runs the unfinished tasks in a new array, or waits for the array of an earlier run.
 
         Raises:
             PerdureError: If sbatch refuses the array, or tasks fail; the others are waited for first.
@@ -83,7 +83,7 @@ class SlurmExecutor(Tasks, SlurmPipelineExecutor):
                 pause = min(1.5 * pause, LONGEST_PAUSE)
 
     def _submit(self, ranks: list[int]) -> str:
-        """Submits an array for some ranks; its id. Where Slurm allows fewer jobs, each takes several ranks."""
+        """Submits an array for some ranks and returns its id; a job has several ranks where Slurm allows fewer jobs."""
         self.tasks_per_job = -(-len(ranks) // max_array_size())
         jobs = -(-len(ranks) // self.tasks_per_job)
         (self.directory / "logs").mkdir(exist_ok=True)
@@ -99,7 +99,7 @@ class SlurmExecutor(Tasks, SlurmPipelineExecutor):
         return job
 
     def _log(self, rank: int, job: str) -> Path:
-        """What the job printed that had this rank."""
+        """The log of the job that had this rank."""
         ranks, size = (
             read_json(self.directory / RANKS, list),
             read_json(self.directory / JOB)["tasks_per_job"],
@@ -108,7 +108,7 @@ class SlurmExecutor(Tasks, SlurmPipelineExecutor):
 
 
 def main(file: str) -> None:
-    """Does the tasks of one job of an array."""
+    """Runs the tasks of one job of an array."""
     sleep_while_waiting()
     with Path(file).open("rb") as stream:
         executor = dill.load(stream)

@@ -94,7 +94,7 @@ def header_text(
 
 
 def log_options(folder: Path, name: str, pattern: str = "") -> list[str]:
-    """Options with which sbatch writes a job's log, too: what comes before the script's first line that does.
+    """sbatch options for a job's log, which hold until the script redirects its output itself.
 
     Args:
         folder: Where the log stands. Where sbatch might read its path otherwise, Slurm's default is left: `slurm-<job>.out`
@@ -108,7 +108,7 @@ def log_options(folder: Path, name: str, pattern: str = "") -> list[str]:
 
 
 def asked_of_every_job(cluster: Cluster, gpus: bool) -> list[str]:
-    """What the site says of every job: partition, account, quality of service, time."""
+    """sbatch options of the site for every job: partition, account, quality of service, time."""
     slurm = cluster.slurm
     partition = slurm.partition if gpus else slurm.cpu_partition or slurm.partition
     asked = {"partition": partition, "account": slurm.account, "qos": slurm.qos, "time": slurm.time_limit}
@@ -116,7 +116,7 @@ def asked_of_every_job(cluster: Cluster, gpus: bool) -> list[str]:
 
 
 def shell_environment(cluster: Cluster, **more: str) -> str:
-    """Shell that sets the variables of a job, and takes what was handed over to it."""
+    """Shell lines that set a job's variables and run `cluster.setup`."""
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in (cluster.variables | more).items()]
     if cluster.handed_over:
         lines.append(SETUP.format(names=", ".join(cluster.environment) or "nothing"))
@@ -124,7 +124,7 @@ def shell_environment(cluster: Cluster, **more: str) -> str:
 
 
 def container_options(cluster: Cluster) -> str:
-    """What srun is told of the site's container, after a blank; empty without one."""
+    """srun options of the site's container, with a leading blank; empty without one."""
     if cluster.container is None:
         return ""
     options = [f"--container-image={cluster.container.image}"]
@@ -134,5 +134,5 @@ def container_options(cluster: Cluster) -> str:
 
 
 def interpreter(cluster: Cluster) -> str:
-    """The Python of the jobs: the container's own, or the one that is running."""
+    """The Python interpreter of the jobs: the container's, or the one that is running."""
     return "python" if cluster.container else sys.executable

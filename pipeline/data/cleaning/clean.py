@@ -75,7 +75,7 @@ def clean_source(context: StageContext, final: Path, name: str, source: Source, 
 
 
 def _begin(work: Path, name: str, folder: Path, files: list[str]) -> None:
-    """Begins a source, or goes on with it; anew where a file has changed, since whole tasks may have read the old one."""
+    """Begins a source or resumes it; starts again if an input file has changed since."""
     if found := changed(work, folder, files):
         jobs, unknown = [read_json(record)["job"] for record in sorted(work.glob(f"*/{JOB}"))], ""
         if jobs and shutil.which("squeue") is None:
@@ -108,12 +108,12 @@ def _clean(
     source: Source,
     files: tuple[Path, list[str]] | None,
 ) -> list[dict]:
-    """Runs the pipelines; returns a record for reading and for every step, up to one that leaves nothing."""
+    """Runs the pipelines; returns the counts of reading and of every step, up to a step that leaves no document."""
     records: list[dict] = []
     chain: list[PipelineStep] = [reader_step(source.reader), Normaliser()]
 
     def run_chain(name: str, to: str, *signing: PipelineStep) -> None:
-        """Runs the chain into a folder of documents, with which the next one begins."""
+        """Runs the collected steps, writes their documents to a folder, and lets the next chain begin with these."""
         writer = JsonlWriter(str(work / to), "${rank}.jsonl.zst", compression="zstd")
         hashing = [] if records else [Contents(files, work / PARTS)]
         counters = context.execute([*chain, *hashing, writer, *signing], work / name)
@@ -151,7 +151,7 @@ def _clean(
 
 
 def _await_signatures(where: str, signed: Callable[[], list[str]], tasks: int) -> None:
-    """Waits until all tasks' signatures are listed: a step that sees fewer finds fewer duplicates, and says nothing."""
+    """Waits until the signatures of all tasks are visible; with fewer, duplicates would go unfound."""
     begun = time.monotonic()
     while (count := len(signed())) != tasks:
         if time.monotonic() - begun > LISTED_SECONDS:
@@ -181,7 +181,7 @@ class Contents(PipelineStep):
 
 
 def _reading(reader: Counter, normaliser: Counter) -> dict:
-    """The first record: what the reader met. Documents that cannot be read have no words."""
+    """Counts of reading, the first record; documents that cannot be read have no words."""
     counter = Counter(
         out=normaliser["out"], words_out=normaliser["words_out"], words_in=normaliser["words_out"]
     )

@@ -1,4 +1,4 @@
-"""Counting what a cleaning step does: documents and words in, dropped by reason, and out, and examples of the dropped.
+"""Counts of a cleaning step: documents and words in, dropped by reason, and out; with examples of dropped documents.
 
 For every step, in = out + dropped holds for documents and for words. A step that shortens documents drops words of
 documents that it keeps; they count as `shortened`.
@@ -57,7 +57,7 @@ class Block:
 
 
 class CountedStep(PipelineStep):
-    """Runs another step on a stream of documents, and counts. A document that went in and did not come out is dropped."""
+    """Runs another step and counts its documents: one that went in and did not come out is dropped."""
 
     type = "🧮 - COUNTED"
 
@@ -138,7 +138,7 @@ class CountedStep(PipelineStep):
         pass
 
     def write(self, document: Document, rank: int = 0) -> None:
-        """Where datatrove would write a document that it drops: remembers the reason."""
+        """Remembers the reason of a dropped document; datatrove calls it instead of writing the document."""
         if self.inside is not None:
             reason = document.metadata.pop("filter_reason", None)
             self.inside.reason = self.inside.reason or reason
@@ -155,7 +155,7 @@ class _Inside:
 
 
 def merge_examples(directory: Path, merged: Path) -> None:
-    """Of the examples that each task left, keeps the lowest hashes; no file where nothing was dropped."""
+    """Merges the tasks' examples of dropped documents, lowest hashes first; writes no file if nothing was dropped."""
     rows = [json.loads(line) for part in sorted(directory.glob("*.jsonl")) for line in part.open("rb")]
     rows.sort(key=lambda row: row["reason"])
     kept = [row for _, group in groupby(rows, lambda row: row["reason"]) for row in _lowest(list(group))]
@@ -193,7 +193,7 @@ def step_counts(name: str, counter: Counter) -> dict:
 
 
 def total(steps: list[dict], unit: str) -> dict:
-    """What a chain of steps did: `in` of the first, `out` of the last, and everything `dropped` between, by reason."""
+    """Counts over a chain of steps: `in` of the first, `out` of the last, and all that was `dropped`, by reason."""
     dropped: Counter = Counter()
     for step in steps:
         dropped.update({reason: entry[unit] for reason, entry in step["dropped"].items() if entry[unit]})

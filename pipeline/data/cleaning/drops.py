@@ -1,4 +1,4 @@
-"""Cleaning steps that drop so much that somebody should look at what they drop; characters without tokens."""
+"""Warnings about cleaning steps that drop much, and about characters without tokens."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def heavy_drops(counts: dict, dropped: Path) -> list[dict]:
 
 
 def drops_lines(source: str, heavy: list[dict]) -> list[str]:
-    """A line for each step, for the console."""
+    """One console line per step."""
     return [
         f"{source}: {step['says']}"
         + "".join(f"; {excerpt['id']}: {excerpt['text']!r}" for excerpt in step["excerpts"])
@@ -48,7 +48,7 @@ def drops_lines(source: str, heavy: list[dict]) -> list[str]:
 
 
 def lost_line(name: str, counts: dict) -> str:
-    """What to say of characters that the tokenizer has no token for; loudly, if they are many."""
+    """The console line about characters that the tokenizer has no token for; a warning if there are many."""
     lost = counts.get("without_tokens")
     if not lost or not lost["characters"]:
         return ""
@@ -61,7 +61,7 @@ def lost_line(name: str, counts: dict) -> str:
 
 
 def _excerpts(path: Path, reason: str) -> list[dict[str, str]]:
-    """The beginnings of two documents that were dropped, for a reason if there are such; none where no text could be read."""
+    """The beginnings of two dropped documents, those of a given reason first."""
     if not path.is_file():
         return []
     rows = [json.loads(line) for line in path.open("rb")]

@@ -1,4 +1,4 @@
-"""Which library splits text of a language into words and sentences, and what quality rules expect of them; by datatrove's table.
+"""Word and sentence splitters and defaults of quality rules by language, from datatrove's table.
 
 The table has a row for every language and script. datatrove takes the last row of a language, so that `zh`, `hi` and `ar` are
 those of the Latin script; here a code means the row that the table marks as the default. Where words stand between blanks, text
@@ -112,7 +112,7 @@ def stop_words(language: str) -> list[str]:
 
 
 def with_language(step: Any) -> dict[str, Any]:
-    """The fields of a cleaning step but `type`, those filled in that the recipe leaves to its language."""
+    """The fields of a cleaning step except `type`, with defaults that depend on its language."""
     fields = step.model_dump(exclude={"type"})
     found = splitter(fields["language"]) if "language" in fields else None
     script = found.script if found else "Latn"
@@ -131,7 +131,7 @@ def with_language(step: Any) -> dict[str, Any]:
 
 @lru_cache
 def splits_otherwise(code: str) -> bool:
-    """Whether datatrove itself, told the same code, would split another way, as version 0.1 did."""
+    """Whether datatrove's own choice of splitter for a code, which version 0.1 used, is another one."""
     theirs: dict[str, dict] = {}
     for entry in _table():  # as `load_tokenizer_assignments` goes through it, to which all flags are true
         for own in filter(None, (entry["code_3"], entry["code_1"])):

@@ -1,4 +1,4 @@
-"""What counts as the same text, and as a word: normalisation, the hash that splits off held-out documents."""
+"""Text normalisation, the hash that decides what is held out, and the counting of words."""
 
 import re
 import unicodedata
@@ -22,7 +22,7 @@ MOST_MARKS = 256
 
 
 def normalise(text: str) -> str:
-    """Brings a text into the one form in which it is compared, hashed and trained on.
+    """Normalises a text: the form in which it is compared, hashed and trained on.
 
     Line ends become `\\n`; control characters (all but tab), byte-order marks and lone surrogates go; of combining marks
     after each other all but the first `MOST_MARKS`; Unicode NFC; blanks at line ends go, and so do blank lines before and
@@ -36,7 +36,7 @@ def normalise(text: str) -> str:
 
 
 def without_heaps(text: str) -> str:
-    """Cuts runs of combining marks that no script has; NFC would sort each in quadratic time (UAX #15, section 13)."""
+    """Cuts runs of more combining marks than any script has; NFC sorts a run in quadratic time (UAX #15, section 13)."""
     marks, heap = _combining_marks()
     half = MOST_MARKS // 2
     for place in range(0, len(text), MOST_MARKS):
@@ -97,7 +97,7 @@ class Normaliser(PipelineStep):
 
 
 class Words(WordTokenizer):
-    """Words for MinHash without any download: runs of non-blanks, and single characters where no blanks are written.
+    """Word splitter for MinHash: runs of non-blanks, and single characters of scripts without blanks.
 
     datatrove hands it text that is lower-cased and stripped of punctuation.
     """

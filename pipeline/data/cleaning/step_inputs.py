@@ -56,7 +56,7 @@ def languages(model: Path) -> frozenset[str]:
 
 
 def cleaning_inputs(step: recipe.CleaningStep) -> dict:
-    """Everything that a cleaning step depends on; files by content.
+    """Everything that the result of a cleaning step depends on, beside the documents; files by content.
 
     Raises:
         PerdureError: If a file does not exist.
@@ -100,7 +100,7 @@ def label_inputs(section: recipe.Topics | recipe.Subset) -> dict:
 
 
 def _texts_in(path: Path) -> list[str]:
-    """The hash of a file of texts, and how it is read where that was once another way: what was made of it is no use.
+    """The content hash of a file of texts, and a mark if version 0.1 read such a file otherwise.
 
     The same content is never read in both ways, since text that is JSON is refused.
     """

@@ -1,4 +1,4 @@
-"""A limit on the time that a step takes for one document: the last resort, where nothing in its shape tells that it is hostile."""
+"""Time limit of a step for one document: the last resort against texts that are slow to process."""
 
 import signal
 import threading

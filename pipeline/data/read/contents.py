@@ -1,4 +1,4 @@
-"""What the files of a source held when they were read, so that an edit is noticed that keeps a file's size and edges.
+"""Content hashes of a source's files, by which edits are noticed that keep a file's size and edges.
 
 Every task of a source's first pipeline hashes some of its files, and `<out>/contents/<source>@<hash8>.json` keeps the
 hashes beside the times of modification. Later starts hash a file again only where that time has changed, and once: what
@@ -29,7 +29,7 @@ TOLD = 1 << 30
 
 
 def record_path(out: Path, cleaned: Path) -> Path:
-    """Where the contents stand of the files that a source's cleaned documents were made from."""
+    """File with the content hashes of the files that a source's cleaned documents were made from."""
     return RunPaths(out).contents / f"{cleaned.name}.json"
 
 
@@ -44,7 +44,7 @@ def hash_contents(folder: Path, files: list[str]) -> dict[str, dict]:
 
 
 def remember(work: Path, folder: Path, files: list[str]) -> None:
-    """Leaves in a source's work directory what files look like before anything is read."""
+    """Records what files look like before anything is read, in the source's work directory."""
     paths = [folder / name for name in files]
     states = [_state(path) for path in paths]  # before the content: an edit in between is then looked at
     with ThreadPoolExecutor(THREADS) as pool:
@@ -56,7 +56,7 @@ def remember(work: Path, folder: Path, files: list[str]) -> None:
 
 
 def changed(work: Path, folder: Path, files: list[str]) -> list[str]:
-    """Names of files that hold something else than when the source was begun.
+    """Names of files whose content has changed since the source was begun.
 
     Other inodes and times are no change (a file system mounted anew, a backup of hard links, `touch`): they only have the
     content looked at, once. What no task has hashed yet has its size and edges compared.
@@ -76,7 +76,7 @@ def changed(work: Path, folder: Path, files: list[str]) -> list[str]:
 
 
 def _state(path: Path) -> list[int]:
-    """What differs after any change of a file, and after much that is none."""
+    """Inode, size and times of a file; they differ after every change, and after some other events."""
     found = path.stat()
     return [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
@@ -100,7 +100,7 @@ def _hash_all(folder: Path, files: list[str]) -> dict[str, str]:
 
 
 def merge_records(parts: Path, record: Path) -> None:
-    """Makes one record of those that tasks left in a directory."""
+    """Merges the records of all tasks into one."""
     write_json(record, _parts(parts))
 
 
@@ -114,7 +114,7 @@ def _parts(directory: Path) -> dict[str, dict]:
 
 
 def edited(record: Path, folder: Path, files: list[str]) -> dict[str, str]:
-    """Files that hold something else than what was read.
+    """Files whose content differs from what was read.
 
     Args:
         record: Of what was read; if there is none, nothing was.

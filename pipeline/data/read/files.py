@@ -79,7 +79,7 @@ def files_below(root: Path, globs: list[str], any_case: bool = False) -> list[st
 
 
 def reaches(directory: tuple[str, ...], globs: list[str]) -> bool:
-    """Whether a file in a directory, given by the parts of its relative name, can fit a glob, as `files_below` looks."""
+    """Whether a file in a directory (given by the parts of its relative name) can fit a glob."""
     patterns = _patterns(globs)
     copies = any(is_copy(part) for pattern in patterns for part in pattern)
     hidden = any(map(is_copy, directory)) and not copies
@@ -97,7 +97,7 @@ def _patterns(globs: list[str]) -> list[tuple[str, ...]]:
 
 
 def _last_parts(globs: list[str]) -> re.Pattern:
-    """What the names without directories match of all that fits a glob; far cheaper than `fits`."""
+    """Pattern of the last part of all names that fit a glob; a quick first test before `fits`."""
     return re.compile("|".join(translate(pattern[-1]) for pattern in _patterns(globs)))
 
 
@@ -123,7 +123,7 @@ def _fits(parts: tuple[str, ...], pattern: tuple[str, ...], copies: bool) -> boo
 
 
 def not_read(root: Path, globs: list[str], any_case: bool, files: list[str]) -> str:
-    """What to say of files below a directory that `files_below` passes over; empty if there are none.
+    """The remark about files below a directory that are not read; empty if there are none.
 
     Args:
         root: The directory.
@@ -154,7 +154,7 @@ def not_read(root: Path, globs: list[str], any_case: bool, files: list[str]) -> 
 
 
 def listed(names: list[str], kind: str) -> str:
-    """Some files as a message names them: how many, of what kind, and a few names."""
+    """Text for messages about some files: how many, of what kind, and a few names."""
     more = ", ..." * (len(names) > NAMED)
     return f"{len(names):,} file{'s' * (len(names) > 1)} {kind} ({', '.join(sorted(names)[:NAMED])}{more})"
 

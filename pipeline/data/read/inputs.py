@@ -1,4 +1,4 @@
-"""Where a reader's input lies, and a fingerprint of it; cheap, and without importing any package it looks at."""
+"""Input files of readers and their fingerprints, found without importing the packages they name."""
 
 import hashlib
 import os
@@ -95,7 +95,7 @@ def input_files(
 
 
 def _globs(reader: recipe.JsonlReader | recipe.ParquetReader | recipe.TextReader) -> tuple[list[str], bool]:
-    """Patterns of the names that a reader reads in a directory, and whether in upper case, too."""
+    """Patterns of the file names that a reader reads in a directory, and whether case is ignored."""
     match reader:
         case recipe.JsonlReader():
             return [f"**/*{ending}{packed}" for packed in PACKED for ending in (".jsonl", ".ndjson")], True
@@ -106,7 +106,7 @@ def _globs(reader: recipe.JsonlReader | recipe.ParquetReader | recipe.TextReader
 
 
 def files_not_read(reader: recipe.Reader) -> str:
-    """What to say of files in a reader's directory that it passes over; empty if there are none, or no directory."""
+    """The remark about files in a reader's directory that it does not read; empty if there are none."""
     if (
         isinstance(reader, recipe.JsonlReader | recipe.ParquetReader | recipe.TextReader)
         and reader.path.is_dir()
@@ -156,7 +156,7 @@ def huggingface_on_disk(reader: recipe.HuggingFaceReader) -> Path | None:
 
 
 def _saved_files(directory: Path) -> list[str]:
-    """What `save_to_disk` wrote; later on, `datasets` keeps its caches beside it."""
+    """Names of the files that `save_to_disk` wrote, without the caches that `datasets` adds later."""
     data = [file["filename"] for file in read_json(directory / "state.json")["_data_files"]]
     files = sorted([*data, "state.json", "dataset_info.json"])
     for file in files:

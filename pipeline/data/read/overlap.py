@@ -1,4 +1,4 @@
-"""One text under two names: files that several sources read, or one source more than once."""
+"""Finds text that is read twice: files that several sources read, or one source more than once."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ PAIRED = 20
 
 
 def same_files(recipe: Recipe) -> list[str]:
-    """What to say of sources that read the same text: one file, whatever leads to it, or files that look alike.
+    """Remarks about sources that read the same text: one file by any path, or files that look alike.
 
     Files look alike that have one size, and the same first and last 64 KiB.
 
@@ -70,7 +70,7 @@ def same_files(recipe: Recipe) -> list[str]:
 
 
 def _pairs(names: list[str]) -> Iterator[tuple[str, str]]:
-    """Sources with one text two by two; of many, each beside the first alone."""
+    """Pairs of sources with the same text; of many sources, each paired with the first only."""
     return combinations(names, 2) if len(names) <= PAIRED else zip(repeat(names[0]), names[1:])
 
 
@@ -85,7 +85,7 @@ IN_ROWS = JsonlReader | ParquetReader
 
 
 def _files(reader: Reader) -> Iterator[tuple[str, str, Path]]:
-    """What is read of a file, its name for people, and where it is."""
+    """Files that a reader reads: kind, name for messages, path."""
     if isinstance(reader, PythonDocsReader | PythonCodeReader):
         for module in python_modules(reader.packages):
             yield reader.type, module.name, module.path

@@ -19,7 +19,7 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.data.read.inputs import huggingface_on_disk, input_files
 from perdure.pipeline.data.read.modules import Module, python_modules
 from perdure.pipeline.data.read.python import code_of, decode_source, docs_of
-from perdure.pipeline.data.read.reading import Counted, Files
+from perdure.pipeline.data.read.reading import CountedReader, Files
 from perdure.pipeline.data.read.rows import LONGEST, open_batches, open_lines
 from perdure.pipeline.data.read.values import INVALID, as_python, parse_json, text_buffer
 
@@ -36,7 +36,7 @@ def reader_step(reader: recipe.Reader) -> PipelineStep:
     return step
 
 
-def _step(reader: recipe.Reader) -> Counted:
+def _step(reader: recipe.Reader) -> CountedReader:
     match reader:
         case recipe.JsonlReader():
             return JsonLines(*input_files(reader), reader.text_field, reader.id_field)
@@ -171,7 +171,7 @@ class TextFiles(Files):
             yield document
 
 
-class HuggingFaceRows(Counted, HuggingFaceDatasetReader):
+class HuggingFaceRows(CountedReader, HuggingFaceDatasetReader):
     """datatrove's reader of Hugging Face datasets, from disk or from the hub."""
 
     def __init__(self, reader: recipe.HuggingFaceReader):
@@ -222,7 +222,7 @@ def row_of(values: dict[str, pa.Scalar], text_field: str) -> dict[str, Any]:
     return found
 
 
-class PythonModules(Counted):
+class PythonModules(CountedReader):
     """Installed Python packages: their docstrings, or their code without them; one document a module."""
 
     name = "🐍 Python"

@@ -17,8 +17,8 @@ from perdure.pipeline.data.read.values import as_json, without_surrogates
 from perdure.pipeline.recipe.where import WHERE, Where
 
 
-class Counted(BaseReader):
-    """Makes documents of mappings; counts them, and what is wrong with them."""
+class CountedReader(BaseReader):
+    """Makes documents from rows; counts them, and by reason those that cannot be used."""
 
     where: Where = MappingProxyType({})
     """Documents that are taken."""
@@ -57,12 +57,12 @@ class Counted(BaseReader):
         )
 
     def unreadable(self, reason: str) -> None:
-        """Counts a document of which nothing can be made."""
+        """Counts a document that cannot be read."""
         self.stat_update("in", f"dropped:{reason}")
 
 
 def refusal(where: Where, metadata: dict) -> str | None:
-    """Why a document with these fields is not taken; None if it is."""
+    """Why `where` excludes a document with these fields; None if it does not."""
     for field, condition in where.items():
         if (value := metadata.get(field)) is None:
             return "where_missing"
@@ -73,7 +73,7 @@ def refusal(where: Where, metadata: dict) -> str | None:
     return None
 
 
-class Files(Counted, BaseDiskReader):
+class Files(CountedReader, BaseDiskReader):
     """A fixed list of files, split over tasks by file, or by file and document."""
 
     def set_files(self, files: list[str], text_field: str = "text", id_field: str = "id") -> None:
@@ -98,7 +98,7 @@ class Files(Counted, BaseDiskReader):
 
 
 def share(sizes: list[int], task: int, tasks: int) -> tuple[int, int, int]:
-    """What a task reads where there are fewer files than tasks.
+    """The part of a file that a task reads if there are fewer files than tasks.
 
     Every file gets a task, and each further task goes to the file of which a task has the most to do (D'Hondt's method).
 

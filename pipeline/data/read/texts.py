@@ -1,4 +1,4 @@
-"""Small files of texts to learn from or to look for: JSON lines or plain text, as their names say."""
+"""Readers of small files of texts: JSON lines or plain text, by the file's name."""
 
 import codecs
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ ARRAY = "a JSON array; should be JSON lines, one object a line"
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Numbers, from 1, and values of the lines that are not blank.
+    """Line numbers, from 1, and JSON values of the lines that are not blank.
 
     Raises:
         PerdureError: If a line is not JSON.

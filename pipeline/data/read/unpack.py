@@ -1,4 +1,4 @@
-"""Files as they were before they were compressed, in bounded memory: what is damaged or cut short is an error."""
+"""Decompression of files in bounded memory, with errors for damaged or truncated ones."""
 
 import bz2
 import gzip
@@ -45,7 +45,7 @@ def open_plain(path: str) -> BinaryIO:
 
 @contextmanager
 def damage_named(path: str) -> Iterator[None]:
-    """Names a file that its decompressor finds damaged or cut short.
+    """Turns errors of decompressors into one that names the damaged file.
 
     Raises:
         PerdureError: In place of the errors of all of them.
@@ -122,7 +122,7 @@ OPENERS: dict[str | None, Callable[[str | BinaryIO], Any]] = {
 
 
 def unpacked_beginning(path: Path, size: int, most: int) -> tuple[int, int]:
-    """How many bytes the beginning of a compressed file has, and how many they unpack to.
+    """Compressed and unpacked size of the beginning of a file, in bytes.
 
     Args:
         path: A file with one of the suffixes of `OPENERS`.

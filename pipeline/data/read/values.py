@@ -1,4 +1,4 @@
-"""Values of JSON lines and of Arrow as text and metadata: what is odd in one field costs neither a document nor a run."""
+"""Values of JSON lines and Arrow as text and metadata; one odd field stops neither a document nor a run."""
 
 import json
 import re
@@ -17,7 +17,7 @@ DEPTH = 200
 
 
 def parse_json(line: bytes) -> Any:
-    """A line's value, also of what JSON leaves out and other writers put in: lone surrogates, NaN, numbers of any size.
+    """Parses a line of JSON, with lone surrogates, NaN and numbers of any size, which JSON itself excludes.
 
     Bytes that are not UTF-8 become the characters of `INVALID`.
 

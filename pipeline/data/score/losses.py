@@ -1,4 +1,4 @@
-"""What a Hugging Face causal language model thinks of tokens: losses and entropies, batched by length, without logits.
+"""Losses and entropies of tokens under a Hugging Face causal language model, batched by length, without logits.
 
 The context of a token is its document's separator-led stream up to it, as a trainer with document masks sees it at a
 sample's start. Documents longer than the context are cut into windows that share `overlap` tokens.
@@ -186,7 +186,7 @@ def load_model(model_dir: Path, precision: str, device: str) -> Any:
 
 
 def output_head(model: Any) -> Head | None:
-    """A model's output layer; None if its logits are anything else than that layer on the last hidden state."""
+    """A model's output layer; None if its logits are not simply that layer applied to the last hidden state."""
     import torch
 
     layer = model.get_output_embeddings()
@@ -205,7 +205,7 @@ def output_head(model: Any) -> Head | None:
 
 
 def width_batches(lengths: Sequence[int], batch_tokens: int, longest: int) -> Iterator[tuple[int, list[int]]]:
-    """Widths, and indices of windows that are padded to them: all of a width, in groups of at most `batch_tokens`."""
+    """Batches of windows by padded width: the width, and the indices of at most `batch_tokens` tokens' windows."""
     members: dict[int, list[int]] = {}
     for index, length in enumerate(lengths):
         members.setdefault(_width(length, longest), []).append(index)
@@ -216,7 +216,7 @@ def width_batches(lengths: Sequence[int], batch_tokens: int, longest: int) -> It
 
 
 def _width(length: int, longest: int) -> int:
-    """What a window is padded to: one of four widths in every octave, at most `longest`."""
+    """Padded width of a window: one of four widths per octave, at most `longest`."""
     step = max(NARROWEST, 1 << max(0, (length - 1).bit_length() - 3))
     return min(-(-length // step) * step, longest)
 

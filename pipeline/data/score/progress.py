@@ -1,4 +1,4 @@
-"""Lines on the console about how much is scored while other processes, wherever they are, score it."""
+"""Progress lines on the console while other processes score."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ PAUSE, LONGEST_PAUSE, SHARE = 10.0, 300.0, 0.1
 
 @contextmanager
 def telling(folder: Path, source: str, total: int, say: Callable[[str], None]) -> Iterator[None]:
-    """Tells meanwhile, whenever some more is scored, how much is and how long the rest will take.
+    """Prints progress while tasks score: how much is done, and how long the rest will take.
 
     Args:
         folder: Where tasks write how many tokens they have scored.

@@ -1,4 +1,4 @@
-"""Reference scores: what a Hugging Face causal language model thinks of the tokens of a source's training split.
+"""Reference scores: losses and entropies of a source's training tokens under a Hugging Face causal language model.
 
 All scores of a source by a model are an artefact. Where only some of its documents are asked for, what they have is another
 one beside it, `<label>@<hash8>+<hash8 of the documents>`; asked for more, that is copied into the next, and never changed.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReferenceModel:
-    """A model that scores tokens, and how it does.
+    """A reference model and its scoring options.
 
     Attributes:
         directory: A Hugging Face causal language model: `config.json` and safetensors.
@@ -55,7 +55,7 @@ class ReferenceModel:
 
 
 def score_place(data_dir: Path, model: ReferenceModel) -> tuple[Path, dict]:
-    """Where the scores of all documents of a source by a model stand, made or not, and what they depend on."""
+    """Directory of the scores of all documents of a source by a model, made or not, and what they depend on."""
     inputs = {
         "format": FORMAT,
         "model_hash": model_hash(model.directory, model.hashes),
@@ -142,7 +142,7 @@ def score_source(
 
 
 class _Request(NamedTuple):
-    """What is to be scored.
+    """A request to score documents of a source.
 
     Attributes:
         data_dir: The source's directory of shards.
@@ -164,13 +164,13 @@ class _Request(NamedTuple):
 
 
 def _partial(place: Path) -> list[Path]:
-    """Finished scores of some documents of a source, those of most tokens first."""
+    """Finished scores of parts of a source, those with most tokens first."""
     found = [path for path in place.parent.glob(f"{escape(place.name)}+*") if is_finished(path)]
     return sorted(found, key=lambda path: (-read_json(path / "manifest.json")["counts"]["tokens"], path.name))
 
 
 def _left(place: Path, asked: list[np.ndarray]) -> list[Path]:
-    """Work on scores of the same place that did not end; what blocks it has is added to what is asked for."""
+    """Unfinished work on the same scores; documents of its blocks are added to those asked for."""
     from perdure.pipeline.data.backends.local import work_directory
     from perdure.pipeline.data.score.scorer import block_documents
 
@@ -239,7 +239,7 @@ def _score(
 
 
 def _take_over(work: Path, left: list[Path]) -> None:
-    """Moves the blocks of work on other documents of the same place here, and removes the rest of it."""
+    """Takes over the blocks of unfinished work on other documents, and removes that work."""
     from perdure.pipeline.data.score.scorer import BLOCKS
 
     for other in left:
@@ -251,7 +251,7 @@ def _take_over(work: Path, left: list[Path]) -> None:
 
 
 def _check_origin(final: Path, inputs: dict) -> None:
-    """Refuses scores that were copied here from another model, other data or another length."""
+    """Checks that scores were made from this model, this data and these windows."""
     found = read_json(final / "manifest.json")
     if differing := differences(inputs, {key: found.get(key) for key in inputs}):
         raise PerdureError(
@@ -260,7 +260,7 @@ def _check_origin(final: Path, inputs: dict) -> None:
 
 
 def _check_vocabulary(model_dir: Path, data: dict) -> None:
-    """Refuses a model that was not made for the data's tokenizer."""
+    """Checks that a model was made for the data's tokenizer."""
     tokenizer = model_dir / "tokenizer.json"
     if tokenizer.is_file() and (found := hash_file(tokenizer)) != data["tokenizer_hash"]:
         raise PerdureError(

@@ -1,4 +1,4 @@
-"""The datatrove step behind `score`: one task scores the documents of one shard that are asked for.
+"""The datatrove step that scores documents: one task per shard.
 
 It does so in blocks, so that memory does not grow with the shard. Every block is a file of its own until all shards are done:
 a scorer that was killed goes on after its last whole block, whatever it is asked for then. A document's scores depend on
@@ -74,7 +74,7 @@ class Scorer(PipelineStep):
         self.threads, self.earlier = threads, earlier
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
-        """Scores what is asked for of shard `rank` and stands neither in blocks nor in the `earlier` scores; writes all of it."""
+        """Scores the documents of shard `rank` that are asked for and not scored yet; writes the scores of all asked for."""
         work, name = self.directory.parent, f"{rank:05d}"
         shard = open_shard(self.data_dir / PREFIXES["train"].format(rank))
         lengths, asked = np.asarray(shard.lengths), np.ones(len(shard.lengths), bool)
@@ -93,7 +93,7 @@ class Scorer(PipelineStep):
         self._write(rank, lengths, asked)
 
     def _write(self, rank: int, lengths: np.ndarray, asked: np.ndarray) -> None:
-        """The shard's sidecars and table; what is not asked for has no tokens in the sidecars, and no row."""
+        """Writes the shard's sidecars and table; documents that were not asked for have no tokens and no row."""
         sidecars = [
             MegatronTokenizedFile(str(self.directory), f"{rank:05d}.{kind}", token_size=2)
             for kind in SIDECARS
@@ -149,7 +149,7 @@ class Scorer(PipelineStep):
                 yield document, earlier[document]
 
     def _tell(self, tokens: int) -> None:
-        """Counts tokens that were scored, and writes the sum down from time to time, and at the end."""
+        """Adds to the number of scored tokens, and writes it to the progress file from time to time."""
         self.done += tokens
         if time.monotonic() - self.told >= TOLD_SECONDS or not tokens:
             write_atomic(self.progress, f"{self.done}\n")
@@ -183,7 +183,7 @@ class Scorer(PipelineStep):
 
 
 class _Earlier:
-    """Scores of a shard that an artefact has, by document."""
+    """Finished scores of a shard, by document."""
 
     def __init__(self, directory: Path, rank: int):
         self.sidecars = [open_shard(directory / f"{rank:05d}.{kind}") for kind in SIDECARS]
@@ -204,12 +204,12 @@ def scored_documents(scores: Path, task: int) -> np.ndarray:
 
 
 def block_files(work: Path, rank: int) -> list[Path]:
-    """The blocks of a shard that stand beside an artefact that is being made."""
+    """Files of finished blocks of a shard, beside the artefact that is being made."""
     return sorted((work / BLOCKS).glob(f"{rank:05d}.*.npz"))
 
 
 def block_documents(work: Path, rank: int) -> np.ndarray:
-    """The documents that they have, int64."""
+    """Numbers of the documents in these blocks, int64."""
     return np.concatenate([np.empty(0, np.int64), *map(_documents, block_files(work, rank))])
 
 

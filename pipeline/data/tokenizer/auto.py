@@ -1,4 +1,4 @@
-"""A tokenizer's directory as `transformers.AutoTokenizer` loads it from an export: that is what decides tokens.
+"""A tokenizer's directory as `transformers.AutoTokenizer` loads it from an export, which decides the tokens.
 
 A class that the directory or the model's `config.json` names may build its tokenizer anew from vocabulary and merges
 (transformers 5: `LlamaTokenizer`, `Qwen2Tokenizer`, ...), other files may add tokens. Where the result cuts texts in
@@ -30,7 +30,7 @@ READ = ("model_type", "model_name", "tokenizer_class", "transformers_version")
 
 
 def model_config(model: recipe.Model) -> dict:
-    """What stands in an export's `config.json` that AutoTokenizer looks at."""
+    """The entries of an export's `config.json` that AutoTokenizer reads."""
     if isinstance(model, recipe.LlamaModel):
         return {"model_type": "llama"}
     path = model.path / "config.json"
@@ -196,7 +196,7 @@ def _compare(used: "Tokenizer", loaded: "Tokenizer", parse_special_tokens: bool,
 
 
 def _encoding(tree: dict, parse_special_tokens: bool) -> dict:
-    """What of a tokenizer's JSON decides the tokens of texts, in one form."""
+    """The parts of a tokenizer's JSON that decide the tokens of texts, in a canonical form."""
     model = {key: value for key, value in tree["model"].items() if value != ""}
     model = {key: value for key, value in model.items() if value not in (None, False, 0.0)}
     if "unk_token" not in model:
@@ -227,7 +227,7 @@ def _shadows(special: str, plain: list[str]) -> bool:
 
 
 def _steps(part: dict | None, nested: str) -> list[dict]:
-    """A normaliser or pre-tokenizer as a flat list of steps, without what concerns offsets alone."""
+    """A normaliser or pre-tokenizer as a flat list of steps, without options for offsets."""
     if part is None:
         return []
     if part["type"] == "Sequence":

@@ -1,4 +1,4 @@
-"""A sample of a source's documents, whose tokens in the shards are compared with AutoTokenizer's; and the worst covered."""
+"""Samples of a source's documents, whose tokens are compared with AutoTokenizer's."""
 
 import heapq
 import json
@@ -23,7 +23,7 @@ EXAMPLE_CHARS = 100
 
 
 class Sample:
-    """What a task leaves for the comparison: documents with their tokens, and the one that lost the largest share."""
+    """A task's sample: documents with their tokens, and the one that lost the largest share of characters."""
 
     def __init__(self) -> None:
         self.lowest: list[tuple[int, int, dict]] = []
@@ -32,7 +32,7 @@ class Sample:
         self.numbers = count()
 
     def add(self, document: Document, digest: int, tokens: list[int]) -> None:
-        """Takes note of a document, its hash and its tokens (separator included)."""
+        """Adds a document with its hash and its tokens (separator included)."""
         text = document.text
         fits = len(text) <= CHARS and (len(self.lowest) < DOCUMENTS or -digest > self.lowest[0][0])
         shortest = self.shortest is None or len(text) < len(self.shortest["text"])
@@ -46,7 +46,7 @@ class Sample:
             self.shortest = row
 
     def lost(self, document: Document, share: float) -> None:
-        """Takes note of the share of a document's characters that have no token."""
+        """Records the share of a document's characters that have no token."""
         if self.worst is None or share > self.worst["share"]:
             text = " ".join(document.text.split())[:EXAMPLE_CHARS]
             self.worst = {"id": document.id, "share": round(share, 4), "text": text}
@@ -59,7 +59,7 @@ class Sample:
 
 
 def read_samples(directory: Path) -> tuple[list[dict], dict | None]:
-    """What all tasks left: the documents to compare, lowest hashes first, and the worst covered one, if any lost some."""
+    """Samples of all tasks: documents to compare, lowest hashes first, and the one that lost most, if any did."""
     parts = [read_json(path) for path in sorted(directory.glob("*.json"))]
     worst = [part["worst"] for part in parts if part["worst"]]
     rows = sorted(

@@ -1,4 +1,4 @@
-"""Which characters of a text a tokenizer has no token for: lost without a trace, or told as the unknown token."""
+"""Characters that a tokenizer has no token for, whether it leaves them out or makes them the unknown token."""
 
 import json
 import unicodedata
@@ -49,7 +49,7 @@ class Gaps:
 
 
 def gaps(tokenizer: "Tokenizer") -> Gaps:
-    """Prepares to look for characters without tokens."""
+    """Returns a `Gaps` for a tokenizer."""
     from tokenizers import Tokenizer
 
     tree = json.loads(tokenizer.to_str())

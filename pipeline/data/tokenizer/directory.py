@@ -1,4 +1,4 @@
-"""What a Hugging Face tokenizer's directory says, as far as its files tell it without transformers."""
+"""Checks and facts of a Hugging Face tokenizer's directory, read without transformers."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ Spec = recipe.HuggingFaceTokenizer | recipe.ExtendedTokenizer
 
 
 def problem(spec: Spec) -> Problem | None:
-    """Why a directory cannot be used, if its files show it: whose code it needs, chance, a missing separator."""
+    """The problem of a directory that cannot be used: own code, dropout, no separator; None if there is none."""
     path = spec.path
     try:
         tokenizer = read_tokenizer(path / "tokenizer.json")
@@ -111,7 +111,7 @@ def random_cuts(tokenizer: "Tokenizer") -> str | None:
 
 
 def lacks_characters(tokenizer: "Tokenizer") -> str | None:
-    """What becomes of characters that a vocabulary has no token for; None if it has one for every byte."""
+    """Warning about characters that a vocabulary has no token for; None if it has a token for every byte."""
     from tokenizers import pre_tokenizers
 
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
@@ -127,7 +127,7 @@ def lacks_characters(tokenizer: "Tokenizer") -> str | None:
 
 
 def tokenizer_warnings(spec: recipe.Tokenizer) -> list[str]:
-    """What is no mistake of a checked recipe's tokenizer, but should be known."""
+    """Warnings about a checked recipe's tokenizer."""
     if not isinstance(spec, Spec) or not (spec.path / "tokenizer.json").is_file():
         return []
     reason = lacks_characters(read_tokenizer(spec.path / "tokenizer.json"))

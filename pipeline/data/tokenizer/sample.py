@@ -1,4 +1,4 @@
-"""A sample of large sources, for what learns from texts in one process: the same documents whatever the number of tasks."""
+"""Samples of large sources for training a tokenizer; the same documents for any number of tasks."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from perdure.pipeline.data.read.readers import CleanedDocuments
 
 
 class Draw(PipelineStep):
-    """Lets a share of the training documents pass: those whose hashes are the lowest."""
+    """Passes on a share of the training documents: those with the lowest hashes."""
 
     type = "🎲 - SAMPLE"
     name = "Training documents"
@@ -23,7 +23,7 @@ class Draw(PipelineStep):
         self.bound = reserved_fraction + (1 - reserved_fraction) * share
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Yields them."""
+        """Yields the documents of the sample."""
         for document in data:
             digest = text_hash(document.text)
             if is_heldout(digest, self.bound) and not is_heldout(digest, self.reserved_fraction):

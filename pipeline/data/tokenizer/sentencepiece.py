@@ -130,7 +130,7 @@ def _spellings(pieces: Any) -> "pre_tokenizers.Split":
 
 
 def _merges(pieces: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
-    """All pairs of pieces that form a piece, best score first: the order in which sentencepiece merges."""
+    """All pairs of pieces that form a piece, best score first, as sentencepiece merges them."""
     merges = []
     for piece in pieces:
         text = piece.piece

@@ -30,7 +30,7 @@ class Here:
     map = staticmethod(map)
 
 # Tasks run in this process, one after the other: the n-th change is the same one each time.
-local.local = lambda workers, scoring: contextlib.nullcontext(local.on(Here()))
+local.local = lambda workers, scoring: contextlib.nullcontext(local.executor_on(Here()))
 
 def ran(out, last=None):
     '''Whether the stage ended in a child that is killed before change `last` of what is below `out`.'''

@@ -4,7 +4,7 @@ import pickle
 from pathlib import Path
 
 from perdure.pipeline.core.files import read_json
-from perdure.pipeline.data.backends.local import on
+from perdure.pipeline.data.backends.local import executor_on
 from perdure.pipeline.data.cleaning.clean import clean_source
 from perdure.pipeline.data.context import StageContext
 from perdure.pipeline.data.read.readers import CleanedDocuments
@@ -40,7 +40,7 @@ def clean(directory: Path, texts: list[str], steps: list, tasks: int = 2) -> tup
     reader = {"type": "jsonl", "path": str(path)}
     source = Source.model_validate({"reader": reader, "clean": steps})
     final = directory / "out" / "clean" / "s"
-    context = StageContext(directory / "out", tasks, lambda: on(InProcess()))
+    context = StageContext(directory / "out", tasks, lambda: executor_on(InProcess()))
     clean_source(context, final, "s", source, {})
     found = [
         document.text for rank in range(tasks) for document in CleanedDocuments(str(final)).run(None, rank)

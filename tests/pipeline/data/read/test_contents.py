@@ -6,7 +6,7 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.data.backends import slurm
-from perdure.pipeline.data.backends.local import JOB, on
+from perdure.pipeline.data.backends.local import JOB, executor_on
 from perdure.pipeline.data.cleaning import clean
 from perdure.pipeline.data.cleaning.clean import Contents, clean_source
 from perdure.pipeline.data.context import StageContext
@@ -125,7 +125,7 @@ def shared(tmp_path):
     final = tmp_path / "out" / "clean" / "s@1"
 
     def run(pool):
-        clean_source(StageContext(tmp_path / "out", 2, lambda: on(pool)), final, "s", source, {})
+        clean_source(StageContext(tmp_path / "out", 2, lambda: executor_on(pool)), final, "s", source, {})
         return [document.text.split()[2] for document in CleanedDocuments(str(final)).all()]
 
     def edit():
