@@ -13,6 +13,7 @@ import runpy
 import signal
 import sys
 import traceback
+import warnings
 from typing import NoReturn
 
 
@@ -25,6 +26,7 @@ def main() -> None:
     import perdure.pipeline.train.selection_report
     import perdure.pipeline.train.start  # noqa: F401
 
+    warnings.filterwarnings("error", module=r"perdure\.")  # as pyproject.toml says of the tests themselves
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     gc.freeze()
