@@ -8,15 +8,19 @@ so that those that a lost node cut off count as well.
 
 import argparse
 import json
+import logging
 import os
 import sys
 import time
 from pathlib import Path
 
+from perdure.pipeline.core import logs
 from perdure.pipeline.core.integrity import json_lines
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.train import fence
+
+logger = logging.getLogger("perdure.launch.attempt")  # also when it is `__main__`
 
 TAKEN_OVER = 3
 """Exit status of `end` if another start has taken over: two that go back into the queue would end one another for ever."""
@@ -63,14 +67,13 @@ def begin(version_directory: Path, max_restarts: int, patience: int) -> int:
     step = newest_step(version_directory)
     steps = [entry["step"] for entry in attempts(version_directory)]
     if reason := refusal([*steps, step], max_restarts, patience):
-        print(
+        logger.error(
             f"error: {version_directory.name}: given up: {reason}. Look for the cause above; then remove "
-            f"{VersionPaths(version_directory).attempts} and launch again",
-            flush=True,
+            f"{VersionPaths(version_directory).attempts} and launch again"
         )
         return 1
     record(version_directory)
-    print(f"attempt {len(steps) + 1}, from step {step}", flush=True)
+    logger.info(f"attempt {len(steps) + 1}, from step {step}")
     return 0
 
 
@@ -94,13 +97,12 @@ def end(version_directory: Path) -> int:
     before = [entry["fence"] for entry in attempts(version_directory) if entry["attempt"] == mine]
     number, owner = fence.newest(version_directory)
     if before and number > before[-1] and owner != mine:
-        print(
+        logger.error(
             f"error: {version_directory.name}: another start trains this version now ({owner or 'by hand'}); this one ends "
-            "and does not go back into the queue",
-            flush=True,
+            "and does not go back into the queue"
         )
         return TAKEN_OVER
-    print(f"not finished at step {newest_step(version_directory)}; back into the queue", flush=True)
+    logger.info(f"not finished at step {newest_step(version_directory)}; back into the queue")
     return 1
 
 
@@ -112,6 +114,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--max-restarts", type=int, default=0)
     parser.add_argument("--patience", type=int, default=1)
     options = parser.parse_args(arguments)
+    logs.configure(plain=True)
     if options.when == "end":
         return end(options.version_directory)
     return begin(options.version_directory, options.max_restarts, options.patience)

@@ -1,9 +1,9 @@
 """`perdure launch`: a recipe's chain of jobs, rendered, saved beside the run, and handed to a scheduler."""
 
+import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -20,7 +20,7 @@ from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.recipe import Recipe, SlurmArrays, read_tree
 from perdure.pipeline.recipe.cluster import JobSize
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 def fitted(path: Path, overrides: list[str], out: Path | None, site: Path | None, size: JobSize) -> Recipe:
@@ -85,7 +85,7 @@ def texts(
     return [(recipe.paths.launch / f"{to}.yaml", text)]
 
 
-def launch(recipe: Recipe, to: str, size: JobSize, directory: Path, after: str | None, say: Say) -> None:
+def launch(recipe: Recipe, to: str, size: JobSize, directory: Path, after: str | None) -> None:
     """Writes the texts, and submits them where that is one command away. On this machine it becomes the run itself.
 
     Args:
@@ -94,7 +94,6 @@ def launch(recipe: Recipe, to: str, size: JobSize, directory: Path, after: str |
         size: What a training job occupies.
         directory: Where jobs run.
         after: A Slurm job's id that the chain waits for.
-        say: Receives lines for the console.
     """
     layout, content = layout_of(recipe), recipe_text(recipe)
     live = _live_jobs(recipe, content) if to == "slurm" else {}
@@ -104,33 +103,33 @@ def launch(recipe: Recipe, to: str, size: JobSize, directory: Path, after: str |
         write_atomic(recipe_file(recipe), content)
         for file, text in rendered:
             write_atomic(file, text)
-    say(
+    logger.info(
         f"{size.nodes} nodes x {size.ranks_per_node} ranks = tensor {layout.tensor} x pipeline "
         f"{layout.pipeline} x data {layout.data}{'' if size.gpus_per_node else ', on CPUs'}"
     )
     if to == "slurm":
-        _submit(recipe, chain, live, after, say)
+        _submit(recipe, chain, live, after)
     elif to != "local":
         file = rendered[0][0]
         quoted = shlex.quote(str(file))
         command = f"kubectl create -f {quoted}" if to == "k8s" else f"sky jobs launch {quoted}"
-        say(f"wrote {file}; to start it: {command}")
+        logger.info(f"wrote {file}; to start it: {command}")
         if recipe.cluster.handed_over:
             piped = (
                 "kubectl create -f -"
                 if to == "k8s"
                 else "(umask 077; cat > task.yaml); sky jobs launch task.yaml"
             )
-            say(
+            logger.info(
                 "the file has no values of cluster.environment and cluster.setup; with them it is what --print shows: add "
                 f"`--print | {piped}`, or hand {HANDED_OVER} over yourself"
             )
         if to == "k8s" and recipe.cluster.kubernetes.kind == "trainjob":
             runtime = recipe.cluster.kubernetes.runtime
-            say(
+            logger.info(
                 f"restarts of a TrainJob are its runtime's ({runtime}); cluster.max_restarts holds for kind: jobset"
             )
-    say(f"Next: perdure status {recipe.directory}")
+    logger.info(f"Next: perdure status {recipe.directory}")
     if to == "local":
         sys.stdout.flush()
         os.environ[HANDED_OVER] = recipe.cluster.handed_over
@@ -169,21 +168,20 @@ def _submit(
     chain: list[tuple[Job, Path, str]],
     live: dict[str, str],
     after: str | None,
-    say: Say,
 ) -> None:
     ids = queue.submit([(job, file) for job, file, _ in chain], after, live, recipe.cluster.handed_over)
     write_json(queue.jobs_file(recipe), {"to": "slurm", "jobs": ids})
     if limit := recipe.cluster.slurm.time_limit:
         times = recipe.cluster.max_restarts + 1
-        say(
+        logger.info(
             f"a training job may run {times} times for {limit}, {times * hours(limit):,.1f} hours in all "
             "(cluster.max_restarts, cluster.slurm.time_limit)"
         )
     if live:
-        say(f"in the queue from an earlier launch, not submitted again: {', '.join(live)}")
+        logger.info(f"in the queue from an earlier launch, not submitted again: {', '.join(live)}")
     for job, file, _ in chain:
         waits = f" after {', '.join(job.after)}" if job.after else ""
-        say(f"{job.name:<24}job {ids[job.name]}{waits}; {file}")
+        logger.info(f"{job.name:<24}job {ids[job.name]}{waits}; {file}")
 
 
 def _scripts(

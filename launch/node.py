@@ -6,6 +6,7 @@ the machines work through all stages together: the first one does what needs one
 """
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from itertools import count
 from pathlib import Path
 
 from perdure.launch import attempt
-from perdure.pipeline.core.console import speaker
-from perdure.pipeline.core.cores import telling_when_crowded
+from perdure.pipeline.core import logs
+from perdure.pipeline.core.cores import warning_when_crowded
 from perdure.pipeline.core.errors import PerdureError, Stopped
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import VersionPaths
@@ -24,6 +25,8 @@ from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.plan.recorded import version_recipe
 from perdure.pipeline.recipe import Recipe, load_recipe
 from perdure.pipeline.train.ranks import Node, handing_on, start
+
+logger = logging.getLogger("perdure.launch.node")  # also when it is `__main__`
 
 PORT = 29400
 """Where the first machine is met by the others, if the scheduler names no port."""
@@ -60,13 +63,13 @@ def this_node(environment: Mapping[str, str]) -> tuple[Node, int]:
 def run_version(directory: Path, recipe: Recipe, node: Node, ranks: int) -> None:
     """Runs this machine's ranks of a prepared version, unless it is whole."""
     if is_finished(directory):
-        print(f"version {directory.name}: finished, skipped", flush=True)
+        logger.info(f"version {directory.name}: finished, skipped")
         return
     if (needed := layout_of(recipe).world_size) != node.count * ranks:
         raise PerdureError(
             f"version {directory.name} needs {needed} ranks, but {node.count} machines x {ranks} are here; launch it again"
         )
-    with telling_when_crowded(speaker(sys.stderr)):
+    with warning_when_crowded():
         start(directory, needed, node=node)
 
 
@@ -80,10 +83,7 @@ def run_attempts(directory: Path, recipe: Recipe, node: Node, ranks: int) -> Non
             newest = attempt.newest_step(directory)
             if newest <= step or restarts == recipe.cluster.max_restarts:
                 raise
-            print(
-                f"error: {error}\nversion {directory.name}: trying again from step {newest:,}",
-                file=sys.stderr,
-            )
+            logger.error(f"error: {error}\nversion {directory.name}: trying again from step {newest:,}")
 
 
 def run_recipe(file: Path, node: Node, ranks: int, go_on: bool = False) -> None:
@@ -117,6 +117,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--recipe", type=Path)
     parser.add_argument("--go-on", action="store_true")
     options = parser.parse_args(arguments)
+    logs.configure(plain=True)
     try:
         node, ranks = this_node(os.environ)
         if options.recipe:
@@ -125,12 +126,12 @@ def main(arguments: list[str]) -> int:
             directory = options.version_directory
             run_version(directory, version_recipe(directory), node, ranks)
     except PerdureError as error:
-        print(f"error: {error}", file=sys.stderr)
+        logger.error(f"error: {error}")
         return 1
     except Stopped:
         return 1
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        logger.warning("interrupted; run the same command again to go on")
         return 130
     return 0
 

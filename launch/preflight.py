@@ -5,6 +5,7 @@ differs or is amiss, with the machine's name. Training starts only if nothing is
 """
 
 import importlib.metadata
+import logging
 import os
 import shutil
 import socket
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.checks.open_files import files_needed
+from perdure.pipeline.core import logs
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.formats import format_bytes
 from perdure.pipeline.core.hashes import hash_file
@@ -28,6 +30,8 @@ from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.records import read_inputs
 from perdure.pipeline.model.shape import model_shape, num_parameters
 from perdure.pipeline.recipe import Recipe, load_recipe
+
+logger = logging.getLogger("perdure.launch.preflight")  # also when it is `__main__`
 
 SECONDS = 60
 """Time for all of it; a machine that is not heard of by then is an error as well."""
@@ -194,17 +198,14 @@ def main(version_directory: Path) -> int:
     except RuntimeError as error:  # some machine did not come; each says what it knows of itself
         own = list(_alone(mine, needed, others=True))
         reason = "; ".join(own) or " ".join(str(error).split())[:200]
-        print(
-            f"error: preflight: {mine['node']}: not all machines met within {SECONDS} s: {reason}",
-            file=sys.stderr,
-        )
+        logger.error(f"error: preflight: {mine['node']}: not all machines met within {SECONDS} s: {reason}")
         return 1
     lines = problems(found, needed)
     if dist.get_rank() == 0:
         for line in lines:
-            print(f"error: preflight: {line}", file=sys.stderr)
+            logger.error(f"error: preflight: {line}")
         seconds = time.monotonic() - begun
-        print(f"preflight: {len(found)} machines, {len(lines)} problems, {seconds:.0f} s", flush=True)
+        logger.info(f"preflight: {len(found)} machines, {len(lines)} problems, {seconds:.0f} s")
     dist.barrier()
     dist.destroy_process_group()
     return 1 if lines else 0
@@ -283,8 +284,9 @@ def _manifest_hash(directory: Path) -> str:
 
 
 if __name__ == "__main__":
+    logs.configure(plain=True)
     try:
         sys.exit(main(Path(sys.argv[1])))
     except PerdureError as error:
-        print(f"error: preflight: {socket.gethostname()}: {error}", file=sys.stderr)
+        logger.error(f"error: preflight: {socket.gethostname()}: {error}")
         sys.exit(1)

@@ -1,6 +1,6 @@
 """A sweep's runs as jobs of Slurm: each run's chain, with what several of them need in it once."""
 
-from collections.abc import Callable
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +21,10 @@ from perdure.pipeline.run.sweep.spec import Run, SweepPlan
 from perdure.pipeline.run.sweep.store import link, version_places, with_kept_steps
 from perdure.pipeline.run.sweep.work import at, is_whole
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
-def submit_sweep(plan: SweepPlan, size: JobSize, directory: Path, after: str | None, say: Say) -> None:
+def submit_sweep(plan: SweepPlan, size: JobSize, directory: Path, after: str | None) -> None:
     """Submits the runs that are not whole, and a job that writes the table when all have ended.
 
     Args:
@@ -32,7 +32,6 @@ def submit_sweep(plan: SweepPlan, size: JobSize, directory: Path, after: str | N
         size: What a training job occupies.
         directory: Where jobs run.
         after: A Slurm job's id that all wait for.
-        say: Receives lines for the console.
     """
     root = at(plan, plan.runs[0].recipe)
     if found := misfits(root, "slurm", size, after):
@@ -43,7 +42,7 @@ def submit_sweep(plan: SweepPlan, size: JobSize, directory: Path, after: str | N
                 f"{plan.directory}: jobs of an earlier launch wait or run, such as those of {run.name}; wait for them, or: "
                 f"scancel {' '.join(live.values())}"
             )
-    with alone(root, say):
+    with alone(root):
         todo, places = [], version_places(plan)
         for run in with_kept_steps(plan):
             link(plan, run, places[run.name])
@@ -64,8 +63,8 @@ def submit_sweep(plan: SweepPlan, size: JobSize, directory: Path, after: str | N
             found = {job: ids[unique] for job, unique in names[run.name].items()}
             write_json(queue.jobs_file(run.recipe), {"to": "slurm", "jobs": found})
     for unique, _ in scripts:
-        say(f"{unique.name:<40}job {ids[unique.name]}")
-    say(f"Next: perdure status {plan.directory}; the table comes to {plan.directory / 'sweep.html'}")
+        logger.info(f"{unique.name:<40}job {ids[unique.name]}")
+    logger.info(f"Next: perdure status {plan.directory}; the table comes to {plan.directory / 'sweep.html'}")
 
 
 def sweep_jobs(

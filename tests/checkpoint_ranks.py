@@ -178,11 +178,9 @@ def begun_and_rolled_back(directory: str) -> list:
     if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
         start.finished_checkpoints = lambda path: finished_checkpoints(path)[:-1]
         loop.last_scheduled = lambda path: finished_checkpoints(path)[0]
-    optimizer, state = start.begin(Path(directory), recipe, inputs, model, lambda _line: None)
+    optimizer, state = start.begin(Path(directory), recipe, inputs, model)
     place = SimpleNamespace(directory=Path(directory) / "checkpoints")
-    after, _ = loop._pass_over(
-        13, 96, Trouble.NOT_FINITE, "", recipe, state, model, optimizer, place, lambda _line: None
-    )
+    after, _ = loop._pass_over(13, 96, Trouble.NOT_FINITE, "", recipe, state, model, optimizer, place)
     return collectives.from_all([state["step"], after["step"]])
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 # A job in the background ignores Ctrl-C, and so would all that tests start, and send it to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -13,6 +14,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 import pytest
 import torch
 from hypothesis import settings
+from messages import messages
 
 from perdure.pipeline.data.backends import local
 
@@ -40,3 +42,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return slow, LONGEST.index(file) if slow and file in LONGEST else len(LONGEST)
 
     items.sort(key=place)
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """Every message of Perdure's loggers during the test, details (DEBUG) left out."""
+    with messages() as found:
+        yield found

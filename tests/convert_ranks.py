@@ -71,7 +71,7 @@ def _round_trip(recipe: Recipe, vocab_size, shape, tokens, to: Path, max_shard_b
     model = unwrap(build_model(recipe, vocab_size, torch.device("cpu"))).eval()
     source = recipe.model.path
     inputs = {"initial_weights": str(source), "tokenizer": str(to / "tokenizer"), "parent": None}
-    initial_weights(model, recipe, shape, vocab_size, inputs, print)
+    initial_weights(model, recipe, shape, vocab_size, inputs)
     found = logits(model, tokens)
     if found is not None and mpu.get_tensor_model_parallel_rank() == 0:
         to.mkdir(parents=True, exist_ok=True)

@@ -7,11 +7,11 @@ import os
 import signal
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 from datatrove.pipeline.base import PipelineStep
 
+from perdure.pipeline.core import logs
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.data.backends import elsewhere
 from perdure.pipeline.data.score.scorer import Scorer
@@ -57,12 +57,13 @@ class KilledOnce(Scorer):
 def main(recipe: Path, folder: Path) -> None:
     from failing import Failing  # not of __main__
 
-    with elsewhere(load_recipe(recipe), scoring=False, say=partial(print, flush=True)) as execute:
+    with elsewhere(load_recipe(recipe), scoring=False) as execute:
         (counts,) = execute([Failing(folder)], TASKS, folder / "work" / "step")
     print(counts["documents"])
 
 
 if __name__ == "__main__":
+    logs.configure()
     try:
         main(*map(Path, sys.argv[1:]))
     except PerdureError as error:

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
+from messages import messages
 from tiny import random_data
 
 from perdure.pipeline.recipe import Recipe
@@ -27,13 +28,13 @@ def run_versions(recipe: Recipe, *names: str) -> list[str]:
         assert "Warning" not in outcome.stderr, outcome.stderr
 
     data, _, tokenizer = random_data(recipe.directory)
-    said: list[str] = []
     with (
+        messages() as said,
         patch("perdure.pipeline.data.stage.tokenizer_directory", return_value=tokenizer),
         patch("perdure.pipeline.train.ranks.start", start),
     ):
         for name in names or recipe.versions:
-            make_version(recipe, name, data, said.append)
+            make_version(recipe, name, data)
     return said
 
 

@@ -107,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     branch.add_argument(
         "--out", metavar="DIR", type=Path, help="where the run is, if not where the recipe says"
     )
-    branch.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    _add_output(branch)
     train.add_argument("--version", metavar="NAME", required=True, help="the version to train")
     evaluate.add_argument(
         "--version", metavar="NAME", help="the version to measure; default: all that are finished"
@@ -131,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     )
     imported.add_argument("model", metavar="DIR", type=Path, help="a Hugging Face model's directory")
     for command in (compare, export, imported):
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        _add_output(command)
 
     _add_sweep(verbs, on_recipe)
     _add_launch(verbs, on_recipe, machine)
@@ -145,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         command = actions.add_parser(action, help=text)
         command.add_argument("file", metavar="FILE", nargs="?", type=Path, help="default: print it")
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        _add_output(command)
     return parser
 
 
@@ -208,13 +208,13 @@ def _add_launch(verbs: Any, on_recipe: argparse.ArgumentParser, machine: argpars
     directory.add_argument(
         "directory", metavar="DIR", type=Path, help="the run's directory, such as runs/NAME"
     )
-    directory.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    _add_output(directory)
     text = "compare all files of a run, a sweep, an artefact or an export with the hashes recorded as they were made"
     verify = verbs.add_parser(
         "verify", help=text, description=f"{text[0].upper()}{text[1:]}. Exit status 1 if any is damaged."
     )
     verify.add_argument("directory", metavar="DIR", type=Path, help="where to look, and below")
-    verify.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    _add_output(verify)
     verbs.add_parser("status", parents=[directory, machine], help="where a run stands, from its files")
     logs = verbs.add_parser("logs", parents=[directory], help="what a launched run's jobs have printed")
     logs.add_argument("--version", metavar="NAME", help="of this version's jobs alone")
@@ -254,7 +254,7 @@ def _recipe_options() -> argparse.ArgumentParser:
         default=[],
         help="change a field, as in training.seq_length=512 (a mapping is merged; KEY:=VALUE replaces it); repeatable",
     )
-    options.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    _add_output(options)
     return options
 
 
@@ -262,3 +262,19 @@ def _json_option() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("--json", action="store_true", help="print JSON")
     return options
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    """What is shown, an option of every command; `level` is that of `logs.configure`."""
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    levels = command.add_mutually_exclusive_group()
+    levels.add_argument(
+        "--quiet", dest="level", action="store_const", const="WARNING", help="warnings and errors only"
+    )
+    levels.add_argument(
+        "--verbose",
+        dest="level",
+        action="store_const",
+        const="DEBUG",
+        help="details as well, each line with its time, level, rank and version",
+    )

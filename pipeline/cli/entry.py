@@ -1,5 +1,7 @@
 """The command line: `arguments.py` parses it, `verbs.py` has a function for every verb; here are the exit statuses."""
 
+import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -7,10 +9,12 @@ from pathlib import Path
 
 from perdure.pipeline.cli.arguments import INSPECT, parser
 from perdure.pipeline.cli.verbs import VERBS
-from perdure.pipeline.core.console import speaker
-from perdure.pipeline.core.cores import sleep_while_waiting, telling_when_crowded
+from perdure.pipeline.core import logs
+from perdure.pipeline.core.cores import sleep_while_waiting, warning_when_crowded
 from perdure.pipeline.core.errors import Stopped
 from perdure.pipeline.core.open_files import allow_open_files
+
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,13 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[:2] == INSPECT.split():
         arguments[:2] = [INSPECT]
     options = parser().parse_args(arguments)
+    logs.configure(options.level, data_on_stdout=_data_on_stdout(options))
     allow_open_files()
     sleep_while_waiting()
     try:
-        with telling_when_crowded(speaker(sys.stderr)):
+        with warning_when_crowded():
             VERBS[options.verb](options)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        logger.warning("interrupted; run the same command again to go on")
         return 130
     except Stopped:  # by a signal, after saving; the trainer has said so
         return 0
@@ -47,8 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _data_on_stdout(options: argparse.Namespace) -> bool:
+    """Whether a command writes JSON, or a page beside its tables, so that messages have to stay out of stdout."""
+    return getattr(options, "json", False) or getattr(options, "html", None) is not None
+
+
 def _report(error: Exception) -> int:
-    from perdure.pipeline.core.console import visible
     from perdure.pipeline.core.errors import PerdureError
     from perdure.pipeline.core.extras import missing_extra
     from perdure.pipeline.core.remedies import readable
@@ -58,8 +67,8 @@ def _report(error: Exception) -> int:
     if isinstance(error, OSError) and error.filename:
         error = readable(error, Path(os.fsdecode(error.filename)))
     if isinstance(error, PerdureError):
-        print(visible(f"error: {error}"), file=sys.stderr)
+        logger.error(f"error: {error}")
         return error.exit_status
-    text = visible(" ".join(str(error).split()))
-    print(f"error: {type(error).__name__}: {text}; run again with --debug for the traceback", file=sys.stderr)
+    text = " ".join(str(error).split())
+    logger.error(f"error: {type(error).__name__}: {text}; run again with --debug for the traceback")
     return 1

@@ -1,9 +1,11 @@
 """`perdure data inspect`: what the data stage read, dropped and kept."""
 
 import argparse
-import sys
+import logging
 
 from perdure.pipeline.core.console import print_json
+
+logger = logging.getLogger(__name__)
 
 
 def inspect(options: argparse.Namespace) -> None:
@@ -25,7 +27,7 @@ def inspect(options: argparse.Namespace) -> None:
 
         with disk_errors(options.html):
             write_atomic(options.html, render_inspection(found))
-        print(f"wrote {options.html}", file=sys.stderr)
+        logger.info(f"wrote {options.html}")
     if options.json:
         print_json(found)
     elif options.html is None:

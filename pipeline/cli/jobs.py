@@ -4,11 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from perdure.pipeline.core.console import Say, print_json, visible_line
+from perdure.pipeline.core.console import print_json, visible_line
 from perdure.pipeline.recipe.cluster import JobSize
 
 
-def launch(options: argparse.Namespace, say: Say) -> None:
+def launch(options: argparse.Namespace) -> None:
     """Submits a recipe's chain of jobs, or prints what would be submitted."""
     from perdure.launch.launch import fitted, misfits, texts
     from perdure.launch.launch import launch as submit
@@ -22,7 +22,7 @@ def launch(options: argparse.Namespace, say: Say) -> None:
         for file, text in texts(recipe, options.to, size, Path.cwd(), values=True):
             print(f"# ==> {visible_line(file)}\n{text}")
     else:
-        submit(recipe, options.to, size, Path.cwd(), options.after, say)
+        submit(recipe, options.to, size, Path.cwd(), options.after)
 
 
 def size_of(options: argparse.Namespace) -> JobSize:

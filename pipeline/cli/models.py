@@ -1,10 +1,10 @@
 """`perdure import`: what is understood of a Hugging Face model. `perdure export`: a version, or one of its
 checkpoints, as a Hugging Face model."""
 
+import logging
 import math
 import os
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -28,6 +28,8 @@ from perdure.pipeline.model.shape import (
     tensor_sizes,
 )
 from perdure.pipeline.plan.recorded import version_recipe
+
+logger = logging.getLogger(__name__)
 
 WORDS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 """Types of tensors as `config.json` names them."""
@@ -104,9 +106,7 @@ def _tokenizer(directory: Path) -> tuple[str, str]:
     )
 
 
-def export(
-    run: Path, version: str, step: int | None, to: Path, max_shard_bytes: int, say: Callable[[str], None]
-) -> None:
+def export(run: Path, version: str, step: int | None, to: Path, max_shard_bytes: int) -> None:
     """Writes a finished version, or any checkpoint that is kept, as a Hugging Face directory.
 
     Args:
@@ -115,7 +115,6 @@ def export(
         step: Step of a checkpoint; None for the finished version.
         to: A new directory.
         max_shard_bytes: Bound of a safetensors file.
-        say: Receives a line for the console.
 
     Raises:
         PerdureError: If there is no such version or checkpoint, or `to` exists.
@@ -138,7 +137,7 @@ def export(
                 f"version {version} is not finished; name a checkpoint with --step ({_kept(directory)})"
             )
         write_json(to / HASHES, {"files": hash_files(to, remember=False)})
-    say(f"{to} loads with AutoModelForCausalLM.from_pretrained()")
+    logger.info(f"{to} loads with AutoModelForCausalLM.from_pretrained()")
 
 
 def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: int) -> None:

@@ -4,13 +4,12 @@ import argparse
 from pathlib import Path
 
 from perdure.pipeline.cli.jobs import size_of
-from perdure.pipeline.core.console import Say
 from perdure.pipeline.core.errors import Problem, RecipeError
 from perdure.pipeline.core.manifest import disk_errors
 from perdure.pipeline.run.sweep.spec import load_sweep
 
 
-def sweep(options: argparse.Namespace, say: Say) -> None:
+def sweep(options: argparse.Namespace) -> None:
     """Lists, runs, submits or reports a sweep, as the command line asks."""
     size = size_of(options) if options.to else None
     for name, default in (("nodes", 1), ("gpus_per_node", 0), ("ranks_per_node", None), ("after", None)):
@@ -37,12 +36,12 @@ def sweep(options: argparse.Namespace, say: Say) -> None:
         elif options.report:
             from perdure.pipeline.run.sweep.results import write_results
 
-            write_results(plan, say)
+            write_results(plan)
         elif size:
             from perdure.launch.sweep import submit_sweep
 
-            submit_sweep(plan, size, Path.cwd(), options.after, say)
+            submit_sweep(plan, size, Path.cwd(), options.after)
         else:
             from perdure.pipeline.run.sweep.work import run_sweep
 
-            run_sweep(plan, say)
+            run_sweep(plan)

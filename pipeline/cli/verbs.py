@@ -1,16 +1,18 @@
 """What every verb of the command line does; what it needs is imported when it is called."""
 
 import argparse
-import sys
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perdure.pipeline.cli.arguments import GPUS_PER_NODE, INSPECT
-from perdure.pipeline.core.console import print_json, speaker
+from perdure.pipeline.core.console import print_json
 
 if TYPE_CHECKING:
     from perdure.pipeline.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -18,7 +20,7 @@ def _run(options: argparse.Namespace) -> None:
     from perdure.pipeline.run.run import run
 
     with _disk_errors(recipe):
-        run(recipe, options.recipe, speaker())
+        run(recipe, options.recipe)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -73,7 +75,7 @@ def _data(options: argparse.Namespace) -> None:
     recipe = _ready(options)
     from perdure.pipeline.run.run import make_data
 
-    make_data(recipe, speaker())
+    make_data(recipe)
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -88,7 +90,7 @@ def _train(options: argparse.Namespace) -> None:
     from perdure.pipeline.run.run import train
 
     with _disk_errors(recipe):
-        train(recipe, options.recipe, name, speaker())
+        train(recipe, options.recipe, name)
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -97,7 +99,7 @@ def _eval(options: argparse.Namespace) -> None:
     from perdure.pipeline.run.run import evaluate
 
     with _disk_errors(recipe):
-        evaluate(recipe, options.recipe, name, speaker(), options.ranks)
+        evaluate(recipe, options.recipe, name, options.ranks)
 
 
 def _report_verb(options: argparse.Namespace) -> None:
@@ -106,7 +108,7 @@ def _report_verb(options: argparse.Namespace) -> None:
     from perdure.pipeline.evaluate.report.report import write_report
 
     with _disk_errors(recipe):
-        write_report(recipe, speaker(sys.stderr if options.json else None), options.recipe)
+        write_report(recipe, options.recipe)
     if options.json:
         print_json(read_json(recipe.paths.report))
 
@@ -123,7 +125,7 @@ def _compare(options: argparse.Namespace) -> None:
 
         with disk_errors(options.html):
             write_atomic(options.html, render_compare(found))
-        print(f"wrote {options.html}", file=sys.stderr)
+        logger.info(f"wrote {options.html}")
     if options.json:
         print_json(found)
     else:
@@ -134,7 +136,7 @@ def _export(options: argparse.Namespace) -> None:
     from perdure.pipeline.cli.models import export
 
     max_shard_bytes = int(options.max_shard_gb * 1e9)
-    export(options.run, options.name, options.step, options.to, max_shard_bytes, speaker())
+    export(options.run, options.name, options.step, options.to, max_shard_bytes)
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -146,7 +148,7 @@ def _import(options: argparse.Namespace) -> None:
 def _verify(options: argparse.Namespace) -> None:
     from perdure.pipeline.run.verify import verify
 
-    verify(options.directory, speaker())
+    verify(options.directory)
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -155,19 +157,19 @@ def _prepare(options: argparse.Namespace) -> None:
     from perdure.pipeline.run.run import prepare
 
     with _disk_errors(recipe):
-        prepare(recipe, options.recipe, name, speaker())
+        prepare(recipe, options.recipe, name)
 
 
 def _launch(options: argparse.Namespace) -> None:
     from perdure.pipeline.cli.jobs import launch
 
-    launch(options, speaker())
+    launch(options)
 
 
 def _sweep(options: argparse.Namespace) -> None:
     from perdure.pipeline.cli.sweeps import sweep
 
-    sweep(options, speaker())
+    sweep(options)
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -279,7 +281,7 @@ def _write_new(path: Path, content: str) -> None:
             file.write(content)
     except OSError as error:
         raise PerdureError(f"{path}: cannot be written ({error.strerror})") from None
-    print(f"wrote {path}")
+    logger.info(f"wrote {path}")
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], None]] = {

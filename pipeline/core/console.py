@@ -1,14 +1,10 @@
-"""How verbs speak: lines for people, JSON for programs."""
+"""Text for the console: control characters written out, JSON, and numbers in words. Messages are `logs`."""
 
 import json
 import re
-import sys
-from collections.abc import Callable
 from typing import Any
 
 from perdure.pipeline.core.files import finite
-
-Say = Callable[[str], None]
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Characters that a terminal obeys, but for tabs and line ends."""
@@ -22,17 +18,6 @@ def visible(text: str) -> str:
 def visible_line(text: object) -> str:
     """`visible`, with line ends written out, too, for text that has to stay on its line."""
     return visible(str(text)).replace("\n", "\\n")
-
-
-def speaker(stream: Any = None) -> Say:
-    """Prints a line: through rich on a terminal, plainly otherwise, at once in either case."""
-    stream = stream or sys.stdout
-    if stream.isatty():
-        from rich.console import Console
-
-        console = Console(file=stream, highlight=True)
-        return lambda line: console.print(visible(line), markup=False, soft_wrap=True)
-    return lambda line: print(visible(line), file=stream, flush=True)
 
 
 def print_json(value: Any) -> None:

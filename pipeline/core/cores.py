@@ -4,13 +4,16 @@ OpenMP's threads spin by default until the slowest of them is done. Where others
 that they wait for from running: training a small model then takes ten times as long, and burns CPU all the while.
 """
 
+import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 """What OpenMP reads, as torch is imported, to have threads sleep instead of spin."""
@@ -40,8 +43,8 @@ def number_of_cores() -> int:
 
 
 @contextmanager
-def telling_when_crowded(say: Callable[[str], None]) -> Iterator[None]:
-    """Says meanwhile if this process and all that came from it wait long for cores, and what that means for their speed."""
+def warning_when_crowded() -> Iterator[None]:
+    """Logs a warning meanwhile if this process and all that came from it wait long for cores, and what that means for their speed."""
     ended = threading.Event()
 
     def watch() -> None:
@@ -51,7 +54,7 @@ def telling_when_crowded(say: Callable[[str], None]) -> Iterator[None]:
             now = thread_times(os.getpid())
             line, before = crowded_line(*grown(before, now)), now
             if line and time.monotonic() >= due:
-                say(line)
+                logger.warning(line)
                 due, pause = time.monotonic() + pause, 2 * pause
 
     thread = threading.Thread(target=watch, daemon=True)

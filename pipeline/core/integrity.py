@@ -6,7 +6,7 @@ that nothing is read again at every start.
 """
 
 import json
-import sys
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.remedies import readable, remedy
 from perdure.pipeline.core.remembered_hashes import VERIFIED, remembered_hashes
+
+logger = logging.getLogger(__name__)
 
 TELL_BYTES = 10_000_000_000
 """Files that take some ten seconds to hash."""
@@ -56,8 +58,7 @@ def damaged_files(
 def _tell(store: Path, size: int) -> None:
     """Says that a start takes longer than it will again."""
     if size >= TELL_BYTES:
-        words = f"{store.parent}: comparing {format_bytes(size)} with their recorded hashes, once"
-        print(words, file=sys.stderr, flush=True)
+        logger.warning(f"{store.parent}: comparing {format_bytes(size)} with their recorded hashes, once")
 
 
 def _unlike(path: Path, entry: dict) -> str | None:

@@ -4,6 +4,7 @@ The modules that do the work import datatrove; they are imported where there is 
 is finished needs none of it.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from perdure.pipeline.data.context import ShardInputs, StageContext
 from perdure.pipeline.data.summaries import topics_summary
 from perdure.pipeline.recipe import Recipe, typed_command
 
-Report = Callable[[str], None]
+logger = logging.getLogger(__name__)
 Inputs = dict[str, dict]
 """What each source's cleaned documents depend on, see `identity.clean_inputs`."""
 
 
-def make_clean(recipe: Recipe, context: StageContext, name: str, inputs: Inputs, report: Report) -> Path:
+def make_clean(recipe: Recipe, context: StageContext, name: str, inputs: Inputs) -> Path:
     """Cleans a source; returns the directory of its documents."""
     final = identity.place(context.out, f"clean/{name}", inputs[name])
     if not is_finished(final):
@@ -32,14 +33,12 @@ def make_clean(recipe: Recipe, context: StageContext, name: str, inputs: Inputs,
             "command": typed_command(),
             "reading": identity.READING,
         }
-        report(f"cleaning {name}")
+        logger.info(f"cleaning {name}")
         clean_source(context, final, name, recipe.sources[name], facts)
     return final
 
 
-def make_topics(
-    recipe: Recipe, context: StageContext, name: str, inputs: Inputs, clean: Path, report: Report
-) -> Path | None:
+def make_topics(recipe: Recipe, context: StageContext, name: str, inputs: Inputs, clean: Path) -> Path | None:
     """Labels a source with topics; returns their directory, None if the recipe asks for none."""
     topics = recipe.sources[name].topics
     if topics is None:
@@ -49,11 +48,11 @@ def make_topics(
     if not is_finished(final):
         from perdure.pipeline.data.topics import label_topics
 
-        report(f"labelling {name} with topics")
+        logger.info(f"labelling {name} with topics")
         facts = {"source": name, "inputs": own, "command": typed_command(), "words": identity.WORDS}
         require_whole(clean)
         label_topics(context, final, name, topics, clean, facts)
-    report(topics_summary(name, read_json(final / "manifest.json")))
+    logger.info(topics_summary(name, read_json(final / "manifest.json")))
     return final
 
 
@@ -64,7 +63,6 @@ def make_shards(
     inputs: Inputs,
     made: ShardInputs,
     exported: Callable[[], Any],
-    report: Report,
 ) -> Path:
     """Tokenises a source, with its subset chosen before; returns the directory of shards.
 
@@ -75,7 +73,6 @@ def make_shards(
         inputs: What each source's cleaned documents depend on.
         made: The artefacts of the source that are there; a subset is added to them.
         exported: Loads the tokenizer as AutoTokenizer does from an export.
-        report: Receives lines for the console.
     """
     facts = read_json(made.tokenizer / "manifest.json")
     own = identity.data_inputs(recipe, name, inputs, facts)
@@ -87,7 +84,7 @@ def make_shards(
     require_whole(made.clean)
     if made.topics is not None:
         require_whole(made.topics)
-    subset = _make_subset(recipe, context, name, inputs, made, facts, report)
+    subset = _make_subset(recipe, context, name, inputs, made, facts)
     cleaned = read_json(made.clean / "manifest.json")
     heldout = recipe.sources[name].heldout_fraction
     manifest = {
@@ -106,7 +103,7 @@ def make_shards(
         "counts": cleaned["counts"],
         "command": typed_command(),
     }
-    report(f"tokenising {name}")
+    logger.info(f"tokenising {name}")
     tokenise_source(context, final, name, made, subset, heldout, exported, manifest)
     return final
 
@@ -118,7 +115,6 @@ def _make_subset(
     inputs: Inputs,
     made: ShardInputs,
     facts: dict,
-    report: Report,
 ) -> Path | None:
     """Chooses the subset of a source; returns its directory, None if the recipe asks for none."""
     subset = recipe.sources[name].subset
@@ -129,7 +125,7 @@ def _make_subset(
     if not is_whole(final):
         from perdure.pipeline.data.subset import choose_subset
 
-        report(f"choosing a subset of {name}")
+        logger.info(f"choosing a subset of {name}")
         begun = {"source": name, "inputs": own, "command": typed_command()}
         choose_subset(context, final, name, subset, made.clean, made.tokenizer, begun)
     return final

@@ -3,6 +3,7 @@
 Nothing heavy is imported before there is work to do, so that `finished_data` serves `perdure check`.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from perdure.pipeline.data.cleaning.drops import drops_lines, heavy_drops, lost_
 from perdure.pipeline.data.context import ShardInputs, StageContext
 from perdure.pipeline.data.read.inputs import files_not_read
 from perdure.pipeline.data.read.overlap import same_files
-from perdure.pipeline.data.source_steps import Report, make_clean, make_shards, make_topics
+from perdure.pipeline.data.source_steps import make_clean, make_shards, make_topics
 from perdure.pipeline.data.summaries import source_summary, tokenizer_summary
 from perdure.pipeline.data.tokenizer.auto import as_loaded, load_as_exported, model_config
 from perdure.pipeline.data.tokenizer.train import build_tokenizer
@@ -30,13 +31,14 @@ from perdure.pipeline.recipe.remembered import asked_once
 if TYPE_CHECKING:
     from perdure.pipeline.data.backends.local import Execute
 
+logger = logging.getLogger(__name__)
 
-def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str, Path]:
+
+def run_data(recipe: Recipe) -> dict[str, Path]:
     """Turns every source of a recipe into shards.
 
     Args:
         recipe: The recipe.
-        report: Receives lines for the console: what begins, and a summary of each source.
 
     Returns:
         Each source's directory of shards.
@@ -53,7 +55,7 @@ def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str,
             from perdure.pipeline.data.backends import elsewhere
             from perdure.pipeline.data.backends.local import local
 
-            there = elsewhere(recipe, scoring=False, say=report)
+            there = elsewhere(recipe, scoring=False)
             return stack.enter_context(
                 there
                 or local(
@@ -63,7 +65,7 @@ def run_data(recipe: Recipe, report: Callable[[str], None] = print) -> dict[str,
 
         out.mkdir(parents=True, exist_ok=True)
         _sweep(RunPaths(out).work)
-        return _run(recipe, execute, report)
+        return _run(recipe, execute)
 
 
 def _sweep(work: Path) -> None:
@@ -164,13 +166,13 @@ def tokenizer_directory(recipe: Recipe) -> Path:
     )
 
 
-def _run(recipe: Recipe, start: Callable[[], "Execute"], report: Report) -> dict[str, Path]:
+def _run(recipe: Recipe, start: Callable[[], "Execute"]) -> dict[str, Path]:
     """Makes what is missing: cleaned documents and topics of all sources, the tokenizer, then subsets and shards."""
     inputs = identity.clean_inputs(recipe)
     reserved = identity.reserved_fraction(recipe)
     context = StageContext(recipe.directory, recipe.data.tasks, start, reserved, recipe.seed)
     for note in same_files(recipe):
-        report(note)
+        logger.info(note)
     config = model_config(recipe.model)
     tokenizer_inputs = identity.tokenizer_inputs(recipe, inputs)
     place = identity.place(recipe.directory, "tokenizer", tokenizer_inputs)
@@ -183,19 +185,19 @@ def _run(recipe: Recipe, start: Callable[[], "Execute"], report: Report) -> dict
     cleaned: dict[str, Path] = {}
     topics: dict[str, Path | None] = {}
     for name in recipe.sources:
-        cleaned[name] = make_clean(recipe, context, name, inputs, report)
-        topics[name] = make_topics(recipe, context, name, inputs, cleaned[name], report)
+        cleaned[name] = make_clean(recipe, context, name, inputs)
+        topics[name] = make_topics(recipe, context, name, inputs, cleaned[name])
     tokenizer = build_tokenizer(context, recipe.tokenizer, place, cleaned, tokenizer_inputs)
-    report(tokenizer_summary(recipe.tokenizer, as_loaded(tokenizer, config)))
+    logger.info(tokenizer_summary(recipe.tokenizer, as_loaded(tokenizer, config)))
     exported = cache(lambda: load_as_exported(tokenizer, config))
     found = {}
     for name, source in recipe.sources.items():
         made = ShardInputs(cleaned[name], tokenizer, topics[name])
-        found[name] = make_shards(recipe, context, name, inputs, made, exported, report)
+        found[name] = make_shards(recipe, context, name, inputs, made, exported)
         counts = read_json(found[name] / "manifest.json")["counts"]
-        report("; ".join(filter(None, [source_summary(name, counts), files_not_read(source.reader)])))
+        logger.info("; ".join(filter(None, [source_summary(name, counts), files_not_read(source.reader)])))
         for line in drops_lines(name, heavy_drops(counts, cleaned[name] / "dropped")):
-            report(line)
+            logger.info(line)
         if lost := lost_line(name, counts):
-            report(lost)
+            logger.log(logging.WARNING if lost.startswith("WARNING") else logging.INFO, lost)
     return found

@@ -4,8 +4,9 @@ Held-out documents are in no training shard by their hash, but near duplicates o
 What is looked at is what was trained on: the shards' own tokens, decoded.
 """
 
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +32,8 @@ from perdure.pipeline.recipe import Recipe
 if TYPE_CHECKING:
     from perdure.pipeline.data.backends.local import Execute
     from perdure.pipeline.data.leaks import Grams, Place, Places
+
+logger = logging.getLogger(__name__)
 
 FOUND = 20
 """Most held-out documents that the report names."""
@@ -63,16 +66,13 @@ class Passage:
     by_amount: bool
 
 
-def look_for_leaks(
-    recipe: Recipe, data: dict[str, Path], tokenizer: Path, say: Callable[[str], None]
-) -> None:
+def look_for_leaks(recipe: Recipe, data: dict[str, Path], tokenizer: Path) -> None:
     """Looks for evaluation texts in training data and writes `<out>/contamination.json`, unless it is up to date.
 
     Args:
         recipe: What to look for.
         data: Finished data directory per source.
         tokenizer: The tokenizer's directory.
-        say: Takes a line for the console.
 
     Raises:
         PerdureError: If a probe file or a shard is missing or broken.
@@ -88,7 +88,9 @@ def look_for_leaks(
     if known and BY_AMOUNT in known:
         return
     if not is_installed("datatrove"):
-        say("leaks: not looked for without datatrove; `perdure eval` does where `perdure[data]` is installed")
+        logger.info(
+            "leaks: not looked for without datatrove; `perdure eval` does where `perdure[data]` is installed"
+        )
         return
     from perdure.pipeline.data import ngrams  # imports datatrove
 
@@ -97,7 +99,7 @@ def look_for_leaks(
     if known and not by_amount:  # of version 0.1, which would find the same today
         write_json(path, known | {BY_AMOUNT: False})
         return
-    searched = _search(recipe, data, tokenizer, _index(passages), say)
+    searched = _search(recipe, data, tokenizer, _index(passages))
     report: dict[str, Any] = {"n_grams": settings.n_grams, "min_words": ngrams.MIN_WORDS}
     for part in ("probes", "heldout"):
         groups = dict.fromkeys(passage.group for passage in passages if passage.part == part)
@@ -107,7 +109,7 @@ def look_for_leaks(
         }
     write_json(path, {"identity": identity, BY_AMOUNT: by_amount} | report)
     if lines := contamination_lines(report):
-        say("\n".join(lines))
+        logger.info("\n".join(lines))
 
 
 def contamination(recipe: Recipe, on: MeasuredOn) -> dict | None:
@@ -226,9 +228,7 @@ def _index(passages: list[Passage]) -> "Grams":
     return {n: np.unique(np.concatenate(hashes)) for n, hashes in by_length.items()}
 
 
-def _search(
-    recipe: Recipe, data: dict[str, Path], tokenizer: Path, grams: "Grams", say: Callable[[str], None]
-) -> "dict[str, Places]":
+def _search(recipe: Recipe, data: dict[str, Path], tokenizer: Path, grams: "Grams") -> "dict[str, Places]":
     """By source, the first training document with each of the n-grams."""
     from perdure.pipeline.data.backends import elsewhere
     from perdure.pipeline.data.backends.local import local
@@ -238,7 +238,7 @@ def _search(
 
         @cache
         def executor() -> "Execute":
-            there = elsewhere(recipe, scoring=False, say=say)
+            there = elsewhere(recipe, scoring=False)
             return stack.enter_context(there or local(recipe.data.workers, scoring=False))
 
         def searched(source: str, directory: Path) -> "Places":
@@ -246,7 +246,7 @@ def _search(
             tokens = manifest["counts"]["train"]["tokens"]
 
             def handed_on(*arguments: Any) -> list[Counter]:
-                say(
+                logger.info(
                     f"looking for leaks in {source}: {format_tokens(tokens)} tokens in {manifest['tasks']} shards"
                 )
                 return executor()(*arguments)

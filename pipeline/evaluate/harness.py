@@ -5,11 +5,12 @@ own, because the libraries below it read as they are imported that there is no i
 """
 
 import importlib.util
+import logging
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,6 +29,8 @@ from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.plan.recorded import recorded_recipe
 from perdure.pipeline.recipe import Harness, HuggingFaceModel, Recipe
 
+logger = logging.getLogger(__name__)
+
 MOST_BYTES = 32 << 20
 """Most bytes of YAML that are read for names of tasks; the harness's own tasks have a quarter of it."""
 NAMING = re.compile(rb"task|group|include")
@@ -35,7 +38,7 @@ NAMING = re.compile(rb"task|group|include")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
+def run_harness(recipe: Recipe) -> None:
     """Runs the tasks on the initial model and on finished versions, where there are no results of these tasks yet.
 
     They are written as `harness/initial@<hash8>.json` and each version's `harness.json`. A random initial model has none.
@@ -57,9 +60,9 @@ def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
         if _is_there(path, identity):
             continue
         if (reason := _changed(recipe, name, model["weights_hash"])) is not None:
-            say(f"initial model: no {words}: {reason}")
+            logger.info(f"initial model: no {words}: {reason}")
             continue
-        say(f"initial model: {words}")
+        logger.info(f"initial model: {words}")
         with TemporaryDirectory() as folder:
             link_as_export(recipe, Path(folder))
             _run(path, identity, Path(folder), harness)
@@ -72,7 +75,7 @@ def run_harness(recipe: Recipe, say: Callable[[str], None]) -> None:
         identity = {"tasks": tasks, "weights_hash": weights, "parse_special_tokens": parse}
         path = VersionPaths(directory).harness
         if not _is_there(path, identity):
-            say(f"version {name}: {words}")
+            logger.info(f"version {name}: {words}")
             _run(path, identity, export_of(directory), harness)
 
 

@@ -1,8 +1,9 @@
 """`perdure run`: every stage of a recipe in order, finished ones skipped."""
 
+import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from perdure.pipeline.core.extras import require
 from perdure.pipeline.core.files import read_json, write_atomic, write_json
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.locks import lock, open_lock
+from perdure.pipeline.core.logs import set_version, silenced
 from perdure.pipeline.core.manifest import disk_errors, is_finished
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.records import VersionInputs, read_inputs
@@ -30,63 +32,61 @@ from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.run.scoring import score_what_is_read
 from perdure.pipeline.run.version_inputs import refuse_edited, refuse_other, version_inputs
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
-def run(recipe: Recipe, recipe_path: Path, say: Say) -> None:
+def run(recipe: Recipe, recipe_path: Path) -> None:
     """All stages: data, then every version (scores, plan, training, evaluation, export), then the report."""
     from perdure.pipeline.evaluate.report.report import write_report
 
     if not all(is_finished(recipe.paths.version(name).directory) for name in recipe.versions):
         require("torch", "megatron")  # before the data stage, which may take long
-    with alone(recipe, say):
+    with alone(recipe):
         refuse_edited(recipe, recipe.versions)
-        data = run_data_stage(recipe, recipe_path, say)
-        _say_left_over(recipe, say)
-        make_versions(recipe, data, say)
-        write_report(recipe, say)
+        data = run_data_stage(recipe, recipe_path)
+        _report_left_over(recipe)
+        make_versions(recipe, data)
+        write_report(recipe)
 
 
-def make_data(recipe: Recipe, say: Say) -> None:
+def make_data(recipe: Recipe) -> None:
     """The data stage alone."""
     from perdure.pipeline.data.stage import run_data
 
-    with alone(recipe, say):
-        run_data(recipe, say)
-        _say_left_over(recipe, say)
+    with alone(recipe):
+        run_data(recipe)
+        _report_left_over(recipe)
 
 
-def _say_left_over(recipe: Recipe, say: Say) -> None:
+def _report_left_over(recipe: Recipe) -> None:
     from perdure.pipeline.data.stage import left_over
 
     if left := left_over(recipe.paths.work):
-        say(left)
+        logger.info(left)
 
 
-def make_versions(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
+def make_versions(recipe: Recipe, data: dict[str, Path]) -> None:
     """Every version in order, from finished data, and all that is measured of them; what is there is skipped."""
     for name in recipe.versions:
-        make_version(recipe, name, data, say)
-    _look_beyond(recipe, data, say)
+        make_version(recipe, name, data)
+    _look_beyond(recipe, data)
 
 
-def prepare(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
+def prepare(recipe: Recipe, recipe_path: Path, version: str) -> None:
     """Everything that one version's ranks need, so that they can be started anywhere: scores, plan, inputs."""
-    with alone(recipe, say):
-        directory, _ = prepare_version(recipe, version, run_data_stage(recipe, recipe_path, say), say)
+    with alone(recipe):
+        directory, _ = prepare_version(recipe, version, run_data_stage(recipe, recipe_path))
         if directory == recipe.paths.version(version).directory:
-            say(f"{directory} is ready for {layout_of(recipe).world_size} ranks")
+            logger.info(f"{directory} is ready for {layout_of(recipe).world_size} ranks")
 
 
-def train(recipe: Recipe, recipe_path: Path, version: str, say: Say) -> None:
+def train(recipe: Recipe, recipe_path: Path, version: str) -> None:
     """Data, if need be, and one version; its parent and its models must be finished."""
-    with alone(recipe, say):
-        make_version(recipe, version, run_data_stage(recipe, recipe_path, say), say)
+    with alone(recipe):
+        make_version(recipe, version, run_data_stage(recipe, recipe_path))
 
 
-def evaluate(
-    recipe: Recipe, recipe_path: Path, version: str | None, say: Say, ranks: int | None = None
-) -> None:
+def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, ranks: int | None = None) -> None:
     """Measures finished versions, all or one, on the recipe's domains where that is still to do; then the report.
 
     With `ranks`, it starts so many at most: the layout decides nothing that is measured.
@@ -105,15 +105,15 @@ def evaluate(
         raise PerdureError(
             f"{recipe.directory}: no version is finished yet; `perdure run {recipe_path}` makes them"
         )
-    with alone(recipe, say):
-        data = run_data_stage(recipe, recipe_path, say)
+    with alone(recipe):
+        data = run_data_stage(recipe, recipe_path)
         for name in [version] if version else names:
-            make_version(fitted, name, data, say, documents=True)
-        _look_beyond(recipe, data, say)
-        write_report(recipe, say)
+            make_version(fitted, name, data, documents=True)
+        _look_beyond(recipe, data)
+        write_report(recipe)
 
 
-def _look_beyond(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
+def _look_beyond(recipe: Recipe, data: dict[str, Path]) -> None:
     """What is measured besides the versions' losses and answers: leaks, and other tools' tasks.
 
     It may take long, or fail, so that a report stands before.
@@ -123,14 +123,16 @@ def _look_beyond(recipe: Recipe, data: dict[str, Path], say: Say) -> None:
     from perdure.pipeline.evaluate.harness import run_harness
     from perdure.pipeline.evaluate.report.report import write_report
 
-    write_report(recipe, lambda _line: None)
+    set_version(None)
+    with silenced():
+        write_report(recipe)
     with disk_errors(recipe.directory):
-        look_for_leaks(recipe, data, tokenizer_directory(recipe), say)
-        run_harness(recipe, say)
+        look_for_leaks(recipe, data, tokenizer_directory(recipe))
+        run_harness(recipe)
 
 
 @contextmanager
-def alone(recipe: Recipe, say: Say) -> Iterator[None]:
+def alone(recipe: Recipe) -> Iterator[None]:
     """Keeps a second command out of the same directory; the system lifts the lock when a process dies.
 
     A job of a cluster waits for its turn: if it failed, its whole chain would be lost with its place in the queue.
@@ -140,7 +142,7 @@ def alone(recipe: Recipe, say: Say) -> Iterator[None]:
         file = os.fdopen(open_lock(recipe.paths.lock), "w")
     with file:
         if "SLURM_JOB_ID" in os.environ:
-            _wait_for(file.fileno(), recipe.directory, "another perdure command is working here", say)
+            _wait_for(file.fileno(), recipe.directory, "another perdure command is working here")
         elif not lock(file.fileno(), recipe.directory):
             raise PerdureError(
                 f"{recipe.directory}: another perdure command is working here; wait for it or choose another --out"
@@ -148,47 +150,47 @@ def alone(recipe: Recipe, say: Say) -> Iterator[None]:
         yield
 
 
-def run_data_stage(recipe: Recipe, recipe_path: Path, say: Say) -> dict[str, Path]:
+def run_data_stage(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
     """The data stage; what only the data can tell of any version is told before the first one trains."""
     from perdure.pipeline.data.stage import run_data
 
     with disk_errors(recipe.directory):
-        data = run_data(recipe, say)
+        data = run_data(recipe)
     if found := list(against_data(recipe)):
         raise RecipeError(str(recipe_path), found)
     return data
 
 
-def make_version(recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False) -> None:
+def make_version(recipe: Recipe, name: str, data: dict[str, Path], documents: bool = False) -> None:
     """Makes all of one version: scores, plan, training, evaluation and export; or measures it again if it is finished.
 
     With `documents`, one whose evaluation has no sums by document is measured again as well.
     """
     from perdure.pipeline.train import ranks
 
-    directory, inputs = prepare_version(recipe, name, data, say, documents)
+    directory, inputs = prepare_version(recipe, name, data, documents)
     if directory == recipe.paths.version(name).directory:
         ranks.start(directory, layout_of(recipe).world_size)
     elif directory:
         with disk_errors(directory):
             directory.mkdir(exist_ok=True)
             with os.fdopen(open_lock(VersionPaths(directory).lock), "w") as file:
-                _wait_for(file.fileno(), directory, "another run of a sweep measures the same", say)
+                _wait_for(file.fileno(), directory, "another run of a sweep measures the same")
                 if not is_finished(directory):
                     _write_inputs(VersionPaths(directory), recipe, inputs)
                     ranks.start(directory, layout_of(recipe).world_size, "evaluate")
 
 
-def _wait_for(file: int, path: Path, who: str, say: Say) -> None:
-    """Takes a lock, waiting for it if need be, and says so."""
+def _wait_for(file: int, path: Path, who: str) -> None:
+    """Takes a lock, waiting for it if need be."""
     if not lock(file, path):
-        say(f"{path}: {who}; waiting for it")
+        logger.info(f"{path}: {who}; waiting for it")
         while not lock(file, path):
             time.sleep(1)
 
 
 def prepare_version(
-    recipe: Recipe, name: str, data: dict[str, Path], say: Say, documents: bool = False
+    recipe: Recipe, name: str, data: dict[str, Path], documents: bool = False
 ) -> tuple[Path | None, VersionInputs]:
     """Prepares all that a version's ranks read.
 
@@ -198,12 +200,13 @@ def prepare_version(
         Where they are to work: the version's directory to train it, or that of an evaluation to make; None if there is nothing
         to do. And their inputs, which stand there to train, but not yet to evaluate: only who has the lock writes those.
     """
+    set_version(name)
     paths = recipe.paths.version(name)
     directory = paths.directory
     with disk_errors(directory):
         refuse_edited(recipe, [name])
         ancestors = history(recipe, name)
-        inputs = version_inputs(recipe, name, data, ancestors, say)
+        inputs = version_inputs(recipe, name, data, ancestors)
         if paths.inputs.exists():
             refuse_other(recipe, name, inputs["identity"])
             found = read_inputs(paths)
@@ -217,22 +220,22 @@ def prepare_version(
             place = evaluation_directory(directory, now)
             measured = VersionPaths(place)
             if measured.evaluation.exists() and (measured.documents.exists() or not documents):
-                say(f"version {name}: finished, skipped")
+                logger.info(f"version {name}: finished, skipped")
                 return None, inputs
             before, reason = found["measured"], "documents were not kept apart yet"
             if before != now:
                 same = all(before.get(key) == now.get(key) for key in ("max_tokens", "data", "sampled"))
                 reason = "other probes" if same else "other held-out documents"
-            say(f"version {name}: finished; {reason}, so it is measured again")
+            logger.info(f"version {name}: finished; {reason}, so it is measured again")
             return later_directory(directory, now), inputs
-        say(f"version {name}")
+        logger.info(f"version {name}")
         ranked = {source: Path(path) for source, path in inputs["perplexity_scores"].items()}
         plan = build_plan(paths.plan, recipe, name, data, ranked, ancestors)
         orders = ", ".join(f"{key} {_order_words(entry)}" for key, entry in plan.sources.items())
-        say(f"plan: {plan.num_samples:,} samples of {plan.seq_length} tokens; {orders}")
+        logger.info(f"plan: {plan.num_samples:,} samples of {plan.seq_length} tokens; {orders}")
         for line in _plan_lines(plan, data):
-            say(line)
-        scores = score_what_is_read(recipe, name, plan, list(inputs["scores"]), data, say)
+            logger.info(line)
+        scores = score_what_is_read(recipe, name, plan, list(inputs["scores"]), data)
         inputs["scores"] = {source: str(path) for source, path in scores.items()}
         _write_inputs(paths, recipe, inputs)
     return directory, inputs

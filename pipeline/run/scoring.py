@@ -4,8 +4,8 @@ Perplexities decide which documents a plan has, so that all of a source is score
 scores of what is read: once there is a plan, the documents are scored that it reads and that no version before it did.
 """
 
+import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,17 +24,17 @@ from perdure.pipeline.recipe import Mixture, Recipe, Version
 if TYPE_CHECKING:
     from perdure.pipeline.data.score.score import ReferenceModel
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
-def perplexity_scores(recipe: Recipe, mixture: Mixture, data: dict[str, Path], say: Say) -> dict[str, Path]:
+def perplexity_scores(recipe: Recipe, mixture: Mixture, data: dict[str, Path]) -> dict[str, Path]:
     """Scores of all documents of each source that a mixture orders or chooses by perplexity, made if they are missing."""
     judged = {source_of(domain) for domain, member in members(mixture).values() if is_judged(member)}
     if not judged:
         return {}
     assert mixture.perplexity_model is not None
     return {
-        source: score_by_model(recipe, mixture.perplexity_model, data[source], None, say)
+        source: score_by_model(recipe, mixture.perplexity_model, data[source], None)
         for source in sorted(judged)
     }
 
@@ -54,7 +54,7 @@ def selection_places(
 
 
 def score_what_is_read(
-    recipe: Recipe, name: str, plan: Plan, sources: list[str], data: dict[str, Path], say: Say
+    recipe: Recipe, name: str, plan: Plan, sources: list[str], data: dict[str, Path]
 ) -> dict[str, Path]:
     """Scores what a version's plan reads of sources, as far as it is not there; returns where the scores of each stand."""
     version, found = recipe.versions[name], {}
@@ -64,11 +64,11 @@ def score_what_is_read(
         moving = version.mixture.reweight is not None
         directory = recipe.paths.version(name).plan
         wanted = documents_read(plan, directory, source, number, moving)
-        found[source] = score_by_model(recipe, version.selection.reference, data[source], wanted, say)
+        found[source] = score_by_model(recipe, version.selection.reference, data[source], wanted)
     return found
 
 
-def score_by_model(recipe: Recipe, model: str, data: Path, wanted: np.ndarray | None, say: Say) -> Path:
+def score_by_model(recipe: Recipe, model: str, data: Path, wanted: np.ndarray | None) -> Path:
     """Scores of documents of a source by a model, named as in the recipe."""
     from perdure.pipeline.data.backends import elsewhere
     from perdure.pipeline.data.score.score import score_source
@@ -80,12 +80,11 @@ def score_by_model(recipe: Recipe, model: str, data: Path, wanted: np.ndarray | 
         reference,
         wanted=wanted,
         workers=recipe.data.workers,
-        elsewhere=elsewhere(recipe, scoring=True, say=say),
-        say=say,
+        elsewhere=elsewhere(recipe, scoring=True),
     )
     if (seconds := time.monotonic() - begun) > 1:
         source = read_json(data / "manifest.json")["source"]
-        say(f"scored {source} with {reference.label} in {seconds:.0f} s")
+        logger.info(f"scored {source} with {reference.label} in {seconds:.0f} s")
     return found
 
 

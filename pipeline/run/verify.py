@@ -1,8 +1,9 @@
 """`perdure verify`: reads everything that a directory holds, and compares it with what was recorded as it was made."""
 
+import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from perdure.pipeline.core.paths import CHECKPOINTS, SUCCESS, VERSIONS
 from perdure.pipeline.core.remedies import artefact_of, remedy
 from perdure.pipeline.model.exports import compare_weights
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 
 PASSED_OVER = ("work", "logs", "launch", "report", "tb", "plots")
 """Directories of what is not whole yet, of texts for people, and of pages that every report writes anew."""
@@ -40,14 +42,13 @@ class Found:
     note: str = ""
 
 
-def verify(directory: Path, say: Say) -> None:
+def verify(directory: Path) -> None:
     """Compares all artefacts of a run, a sweep, an artefact or an export with their hashes, and says what it found.
 
     All files are read, whatever was compared before.
 
     Args:
         directory: Where to look; of a link what it stands for.
-        say: Receives a line for each artefact, and for each thing that is wrong.
 
     Raises:
         PerdureError: If there is nothing to verify, or something is damaged.
@@ -64,18 +65,18 @@ def verify(directory: Path, say: Say) -> None:
             f"{directory}: nothing of Perdure's is here: no manifest.json, hashes.json or _SUCCESS"
         )
     size = sum(_bytes(entry) for artefact in found for entry in artefact.files.values())
-    progress = _Progress(size, say)
+    progress = _Progress(size)
     for artefact in found:
         _compare(artefact, progress)
         place = artefact.path.relative_to(directory) if artefact.path != directory else artefact.path
         for problem in artefact.problems:
-            say(f"damaged  {problem}")
+            logger.error(f"damaged  {problem}")
         if not artefact.problems:
             read = sum(map(_bytes, artefact.files.values()))
             what = artefact.note or f"{len(artefact.files)} files, {format_bytes(read)}"
-            say(f"{'as made' if not artefact.note else 'unknown'}  {place}: {what}")
+            logger.info(f"{'as made' if not artefact.note else 'unknown'}  {place}: {what}")
     seconds, damaged = time.monotonic() - begun, [artefact for artefact in found if artefact.problems]
-    say(
+    logger.info(
         f"{len(found)} artefacts, {format_bytes(size)} compared in {seconds:.0f} s ({format_bytes(size / seconds)}/s)"
     )
     if damaged:
@@ -87,15 +88,15 @@ def verify(directory: Path, say: Say) -> None:
 class _Progress:
     """Says how many bytes are compared, now and then."""
 
-    def __init__(self, total: int, say: Say):
-        self.total, self.say, self.done, self.told = total, say, 0, time.monotonic()
+    def __init__(self, total: int):
+        self.total, self.done, self.told = total, 0, time.monotonic()
 
     def add(self, size: int) -> None:
         """Counts a file."""
         self.done += size
         if time.monotonic() - self.told > TELL_SECONDS:
             self.told = time.monotonic()
-            self.say(f"... {format_bytes(self.done)} of {format_bytes(self.total)}")
+            logger.info(f"... {format_bytes(self.done)} of {format_bytes(self.total)}")
 
 
 def artefacts(directory: Path) -> Iterator[Found]:

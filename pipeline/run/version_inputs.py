@@ -3,7 +3,7 @@
 Perplexities that are missing are made on the way; what a selection goes by, once there is a plan (`scoring.py`).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,12 @@ from perdure.pipeline.plan.planning import data_hash, with_replay_pools
 from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update, typed_command
 from perdure.pipeline.run.scoring import finished_export, perplexity_scores, selection_places
 
-Say = Callable[[str], None]
 SHARE_OF_TRAINED = "version.mixture.replay.share_of: None -> 'trained'"
 """How `differences` tells a version whose `replay.share` was that of the tokens read, and would not be any more."""
 
 
 def version_inputs(
-    recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[Ancestor], say: Say
+    recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[Ancestor]
 ) -> VersionInputs:
     """What a version's trainer reads, and, as `identity`, everything that decides its result."""
     from perdure.pipeline.data.stage import tokenizer_directory
@@ -56,7 +55,7 @@ def version_inputs(
     mixture = with_replay_pools(version.mixture, history_of_plan(recipe, name, ancestors), name)
     places = members(mixture)
     used = sorted({source_of(domain) for domain, _ in places.values()})
-    ranked = perplexity_scores(recipe, mixture, data, say)
+    ranked = perplexity_scores(recipe, mixture, data)
     fresh = dict.fromkeys(source_of(domain) for key, (domain, _) in places.items() if not is_replayed(key))
     scores = selection_places(recipe, version, list(fresh), data)
     return {

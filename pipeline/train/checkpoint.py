@@ -189,7 +189,6 @@ def load_checkpoint(
     directory: Path,
     model: torch.nn.Module,
     optimizer: MegatronOptimizer,
-    say: Callable[[str], None] | None = None,
 ) -> None:
     """Restores weights and optimizer states in place from one checkpoint of any layout; all ranks call this.
 
@@ -197,12 +196,11 @@ def load_checkpoint(
         directory: The checkpoint.
         model: The wrapped model.
         optimizer: Its optimizer.
-        say: Takes a line if the checkpoint is from before hashes were recorded.
 
     Raises:
         PerdureError: If the checkpoint is damaged, or holds anything but data.
     """
-    require_undamaged(directory, say)
+    require_undamaged(directory)
     refuse_code(directory)
     weights = sharded_weights(model)
     contents = {"model": weights, "optimizer": portable_state(optimizer, weights, loading=True)}

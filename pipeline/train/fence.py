@@ -6,8 +6,8 @@ and wakes up late cannot touch what its successor builds on. The number is the "
 distributed locking" (2016).
 """
 
+import logging
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +16,8 @@ from pathlib import Path
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.locks import lock, open_lock
 from perdure.pipeline.core.paths import VersionPaths
+
+logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 10.0
 """How long the fence is waited for in silence; a commit holds it for less than a second."""
@@ -76,11 +78,9 @@ def _lock(file: int, directory: Path) -> None:
     while not lock(file, VersionPaths(directory).fence):
         if not told and time.monotonic() - begun > PATIENCE_SECONDS:
             told = True
-            print(
+            logger.warning(
                 f"{directory / 'fence'}: another start of this version holds it, and may be suspended in the middle of "
-                "a commit; waiting until that process goes on or ends",
-                file=sys.stderr,
-                flush=True,
+                "a commit; waiting until that process goes on or ends"
             )
         time.sleep(0.02)
 

@@ -1,6 +1,7 @@
 """Hashes of a checkpoint's files: each rank's writer makes those of what it wrote, and each rank compares a share at loading."""
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.model import collectives
 
+logger = logging.getLogger(__name__)
+
 
 def write_hashes(directory: Path, version_directory: Path, written: dict[str, dict]) -> None:
     """Records the hashes of a checkpoint that is about to be committed.
@@ -32,7 +35,7 @@ def write_hashes(directory: Path, version_directory: Path, written: dict[str, di
     write_json(directory / HASHES, {"version": _identity(version_directory), "files": files})
 
 
-def require_undamaged(directory: Path, say: Callable[[str], None] | None = None) -> None:
+def require_undamaged(directory: Path) -> None:
     """Compares a checkpoint's files with the hashes that were recorded as it was written; all ranks call this.
 
     Every file is hashed by one rank.
@@ -44,8 +47,9 @@ def require_undamaged(directory: Path, say: Callable[[str], None] | None = None)
         lambda: read_json(directory / HASHES) if (directory / HASHES).exists() else None
     )
     if record is None:
-        if say:
-            say(f"{directory.name}: written before hashes were recorded, so damage to it would not be seen")
+        logger.info(
+            f"{directory.name}: written before hashes were recorded, so damage to it would not be seen"
+        )
         return
     if record["version"] not in (None, _identity(directory.parents[1])):
         raise PerdureError(f"{directory}: a checkpoint of another version; {remedy(directory)}")

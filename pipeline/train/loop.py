@@ -1,5 +1,6 @@
 """The steps of one version, from where it stands to the end of its budget."""
 
+import logging
 import signal
 import time
 from functools import partial
@@ -40,9 +41,11 @@ from perdure.pipeline.train.reweight import reweight
 from perdure.pipeline.train.start import restored_schedule
 from perdure.pipeline.train.step import train_step
 
+logger = logging.getLogger(__name__)
+
 
 def run_steps(
-    directory, recipe: Recipe, version, model, optimizer, dataset, state, device, recorder, checkpoints, say
+    directory, recipe: Recipe, version, model, optimizer, dataset, state, device, recorder, checkpoints
 ) -> dict:
     """Steps until the budget is spent; returns the final state.
 
@@ -74,7 +77,9 @@ def run_steps(
         checkpoints.wait()
         name = signal.Signals(number).name
         outcome = "saved" if state["step"] else "nothing is lost"
-        say(f"stopped by {name} at step {state['step']}: {outcome}; run the same command again to go on")
+        logger.info(
+            f"stopped by {name} at step {state['step']}: {outcome}; run the same command again to go on"
+        )
         raise Stopped
 
     for step in range(first_step + 1, steps + 1):
@@ -92,13 +97,13 @@ def run_steps(
             if measured is None or agree(process.requested()):
                 leave(agree(process.requested()))
             heldout = {name: domain.summary["loss"] for name, domain in measured.items()}
-            say(f"step {step - 1}: {heldout_words(summaries(measured))}")
-        dataset, state = reweight(dataset, state, recipe, version, model, data, device, say)
+            logger.info(f"step {step - 1}: {heldout_words(summaries(measured))}")
+        dataset, state = reweight(dataset, state, recipe, version, model, data, device)
         first_sample = dataset.plan.first_sample + (step - 1) * training.global_batch_size
         if recorder and (shares := shares_from(dataset.plan, first_sample)):
             recorder.mixture(step, shares)
             if step > 1:
-                say(
+                logger.info(
                     f"step {step}: mixture {', '.join(f'{k} {share:.2%}' for k, share in shares.items() if share)}"
                 )
         begun = time.perf_counter()
@@ -124,7 +129,7 @@ def run_steps(
             what = f"version {directory.name}: loss {counts.mean_loss:.4g} and gradient norm {grad_norm:.4g} at step {step}"
             checkpoints.wait()
             state, skipped = _pass_over(
-                step, first_sample, trouble, what, recipe, state, model, optimizer, checkpoints, say
+                step, first_sample, trouble, what, recipe, state, model, optimizer, checkpoints
             )
         state = state | {
             "step": step,
@@ -156,7 +161,7 @@ def run_steps(
             recent.append((sum(counts.tokens), seconds))
             if step % training.log_interval == 0 or step == steps:
                 besides = time.monotonic() - started - (state["seconds"] - seconds_before)
-                say(console_line(line, steps, recent, besides / (step - first_step)))
+                logger.info(console_line(line, steps, recent, besides / (step - first_step)))
                 recent = []
         checkpoints.poll()
         scheduled = step % training.checkpoint_interval == 0
@@ -190,7 +195,6 @@ def _pass_over(
     model,
     optimizer,
     checkpoints,
-    say,
 ) -> tuple[dict, str]:
     """Skips or rolls back a step whose update was refused; returns the state and what the metrics call it."""
     guard, batch = recipe.training.guard, recipe.training.global_batch_size
@@ -221,5 +225,5 @@ def _pass_over(
     }
     place = f"samples {entry['first_sample']} to {first_sample + batch - 1}"
     told = "skipped" if action == "skip" else f"rolled back to step {first}"
-    say(f"{what}: {told}, without {place} ({done + 1} of at most {guard.max_skips})")
+    logger.warning(f"{what}: {told}, without {place} ({done + 1} of at most {guard.max_skips})")
     return state | later | {"skipped": [*skipped, entry]}, told

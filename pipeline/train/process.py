@@ -6,6 +6,7 @@ export) a finished step is on disk already, so the process leaves at once; the n
 """
 
 import ctypes
+import logging
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from multiprocessing.managers import SyncManager
 
 from perdure.pipeline.core.open_files import allow_open_files
+
+logger = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -79,5 +82,5 @@ def _on_stop(number: int, _frame: object) -> None:
 def _leave() -> None:
     if os.environ.get("RANK", "0") == "0":
         name = signal.Signals(_requested).name
-        print(f"stopped by {name}: nothing is lost; run the same command again to go on", flush=True)
+        logger.info(f"stopped by {name}: nothing is lost; run the same command again to go on")
     os._exit(0)

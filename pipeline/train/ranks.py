@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from perdure.pipeline.core import logs
 from perdure.pipeline.core.cores import number_of_cores
 from perdure.pipeline.core.errors import PerdureError, Stopped
 from perdure.pipeline.core.extras import require
@@ -102,6 +103,7 @@ def _environments(world_size: int, node: Node) -> list[dict[str, str]]:
     if sys.platform == "linux" and node.count == 1:
         common.setdefault("GLOO_SOCKET_IFNAME", "lo")  # host names may resolve to nothing useful
     common["PYTHONSAFEPATH"] = "1"
+    common[logs.LEVEL] = logs.level_of_children()
     if world_size == 1:
         return [common]
     address = node.address if node.count > 1 else "127.0.0.1"  # which nobody else has to reach

@@ -1,7 +1,8 @@
 """Shares that follow held-out perplexity while a version trains: measured on all ranks, decided once."""
 
+import logging
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from fractions import Fraction
 from math import lcm
@@ -20,6 +21,8 @@ from perdure.pipeline.recipe import Mixture, Recipe, Version
 from perdure.pipeline.train.dataset import Dataset
 from perdure.pipeline.train.evaluate import evaluate, summaries
 
+logger = logging.getLogger(__name__)
+
 DIGITS = 10_000
 """Shares are rounded to one over this, so that a block of the mixture stays short."""
 
@@ -32,12 +35,11 @@ def reweight(
     model: torch.nn.Module,
     data: dict[str, Path],
     device: torch.device,
-    say: Callable[[str], None],
 ) -> tuple[Dataset, dict]:
     """Measures if it is time, and appends a phase with the new shares to the plan; all ranks call this before a step.
 
     Nothing but the weights, the plan and `state` decides, so a run that is resumed measures and decides alike. A source that
-    was repeated `max_repetition` times by now is held at `floor` from here on, and `say` is told once.
+    was repeated `max_repetition` times by now is held at `floor` from here on, and that is logged once.
 
     Returns:
         The dataset, its plan extended, and the state, with `perplexity` (and by what rule its text was sampled, `perplexity_on`)
@@ -71,7 +73,7 @@ def reweight(
     told = {source for phase in state["phases"] for source in phase.get("held", ())}
     for source in held:
         if source not in told:
-            say(
+            logger.info(
                 f"step {state['step'] + 1}: {source} was repeated {version.mixture.max_repetition:g} times "
                 f"(mixture.max_repetition); its share is held at {rule.floor:.2%} of "
                 f"{'its group' if rule.groups else 'the new data'}"

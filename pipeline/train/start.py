@@ -1,5 +1,6 @@
 """How a version starts: weights alone (`init`, `update`), or a checkpoint (`resume`, `branch`, `update` with moments)."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -20,9 +21,11 @@ from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import Branch, LlamaModel, Recipe, Schedule
 from perdure.pipeline.train.checkpoint import agreed, checkpoint_state, finished_checkpoints, load_checkpoint
 
+logger = logging.getLogger(__name__)
+
 
 def begin(
-    directory: Path, recipe: Recipe, inputs: VersionInputs, model: torch.nn.Module, say
+    directory: Path, recipe: Recipe, inputs: VersionInputs, model: torch.nn.Module
 ) -> tuple[MegatronOptimizer, dict]:
     """Sets the weights (and moments) that a version goes on from, and says what is restored and what is reset.
 
@@ -33,7 +36,6 @@ def begin(
         recipe: The whole recipe.
         inputs: The version's `inputs.json`.
         model: The wrapped model.
-        say: Takes a line for the console.
 
     Returns:
         The optimizer, and the state of the run: `step`, the resolved `schedule` and its `total_steps`, `phases` that
@@ -43,20 +45,20 @@ def begin(
     if own := agreed(lambda: next(reversed(finished_checkpoints(VersionPaths(directory).checkpoints)), None)):
         optimizer = make_optimizer(recipe.training, model, parallel.distributed_optimizer)
         state = checkpoint_state(own)
-        load_checkpoint(own, model, optimizer, say)
-        say(
+        load_checkpoint(own, model, optimizer)
+        logger.info(
             f"resume at step {state['step']}: restored weights, moments, schedule and place in the plan; reset nothing"
         )
-        return optimizer, say_other_layout(recipe, name, state, say)
+        return optimizer, adopt_layout(recipe, name, state)
     state = _fresh_state(recipe, name)
     if inputs["parent_checkpoint"] is None:
-        initial_weights(unwrap(model), recipe, model_shape(recipe), inputs["vocab_size"], inputs, say)
+        initial_weights(unwrap(model), recipe, model_shape(recipe), inputs["vocab_size"], inputs)
         return make_optimizer(recipe.training, model, parallel.distributed_optimizer), state
     optimizer = make_optimizer(recipe.training, model, parallel.distributed_optimizer)
     path = agreed(lambda: Path(inputs["parent_checkpoint"]))
     assert path is not None
     parents = checkpoint_state(path)
-    load_checkpoint(path, model, optimizer, say)
+    load_checkpoint(path, model, optimizer)
     restored, reset, start = "weights, moments", "schedule, plan", recipe.versions[name].start
     if continues_parent(recipe, name):
         restored, reset = f"{restored}, place in the plan", "schedule"
@@ -66,8 +68,8 @@ def begin(
         if isinstance(start, Branch)
         else f"update of {start.parent}"
     )
-    say(f"{origin}: restored: {restored}; reset: {reset}")
-    say_other_layout(recipe, name, parents, say)
+    logger.info(f"{origin}: restored: {restored}; reset: {reset}")
+    adopt_layout(recipe, name, parents)
     return optimizer, state
 
 
@@ -96,7 +98,7 @@ def _fresh_state(recipe: Recipe, name: str) -> dict:
     }
 
 
-def initial_weights(model, recipe: Recipe, shape: Shape, vocab_size: int, inputs: VersionInputs, say) -> None:
+def initial_weights(model, recipe: Recipe, shape: Shape, vocab_size: int, inputs: VersionInputs) -> None:
     """Sets the weights that a version starts from, and says what is restored and what is reset."""
     fresh = "reset: optimizer, schedule, plan"
     if inputs["initial_weights"] is not None:
@@ -110,15 +112,19 @@ def initial_weights(model, recipe: Recipe, shape: Shape, vocab_size: int, inputs
         start = (
             f"update of {inputs['parent']}" if inputs["parent"] else f"init from {inputs['initial_weights']}"
         )
-        say(f"{start}: restored: {what}; {fresh}")
+        logger.info(f"{start}: restored: {what}; {fresh}")
         if unread:
-            say(f"nothing reads {len(unread)} tensors of {path}, and no version has them: {listed(unread)}")
+            logger.info(
+                f"nothing reads {len(unread)} tensors of {path}, and no version has them: {listed(unread)}"
+            )
     else:
         assert isinstance(recipe.model, LlamaModel)
         weights.load_weights(
             model, shape, weights.random_weights(shape, vocab_size, recipe.model.init_std, recipe.seed)
         )
-        say(f"init: {num_parameters(shape, vocab_size):,} random weights (seed {recipe.seed}); {fresh}")
+        logger.info(
+            f"init: {num_parameters(shape, vocab_size):,} random weights (seed {recipe.seed}); {fresh}"
+        )
 
 
 def origin(recipe: Recipe) -> Path | None:
@@ -126,8 +132,8 @@ def origin(recipe: Recipe) -> Path | None:
     return None if isinstance(recipe.model, LlamaModel) else recipe.model.path
 
 
-def say_other_layout(recipe: Recipe, name: str, state: dict, say) -> dict:
-    """The state of a checkpoint under the recipe's layout; says so if it was written under another one."""
+def adopt_layout(recipe: Recipe, name: str, state: dict) -> dict:
+    """The state of a checkpoint under the recipe's layout; logs it if it was written under another one."""
     if differing := differences(state["parallel"], recipe.parallel.model_dump()):
         selection, replicas = recipe.versions[name].selection, recipe.parallel.data_parallel
         kept = "from here on equal to rounding, no longer bit for bit, to a run that kept it"
@@ -141,5 +147,5 @@ def say_other_layout(recipe: Recipe, name: str, state: dict, say) -> dict:
                 "from here on other tokens are selected than in a run that kept it, because with `scope: dp_microbatch` "
                 "those of all replicas compete"
             )
-        say(f"the layout changed ({'; '.join(differing)}): {kept}")
+        logger.info(f"the layout changed ({'; '.join(differing)}): {kept}")
     return state | {"parallel": recipe.parallel.model_dump()}

@@ -5,11 +5,13 @@ last checkpoint if there is one. Afterwards it evaluates, exports to Hugging Fac
 a finished version again, it gets the evaluation's directory (`evaluate/record.py`), with `recipe.yaml` and `inputs.json` of its own.
 """
 
+import logging
 import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
+from perdure.pipeline.core import logs
 from perdure.pipeline.core.cores import sleep_while_waiting
 from perdure.pipeline.core.errors import PerdureError, Stopped
 from perdure.pipeline.core.files import read_json, write_json
@@ -27,6 +29,8 @@ from perdure.pipeline.plan.plan import Plan, num_samples, num_steps, open_plan
 from perdure.pipeline.plan.recorded import version_recipe
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.train import fence, process
+
+logger = logging.getLogger("perdure.pipeline.train.worker")  # also when it is `__main__`
 
 
 def main(directory: Path, task: str) -> None:
@@ -67,7 +71,7 @@ def main(directory: Path, task: str) -> None:
     version = recipe.versions[inputs["version"]]
     shape, vocab_size = model_shape(recipe), inputs["vocab_size"]
     data = {name: Path(path) for name, path in inputs["data"].items()}
-    say = _say if dist.get_rank() == 0 else _silent
+    logs.set_version(inputs["version"])
     if dist.get_world_size() != layout_of(recipe).world_size:
         raise PerdureError(
             f"{dist.get_world_size()} ranks were started, but the recipe's layout needs "
@@ -110,7 +114,8 @@ def main(directory: Path, task: str) -> None:
 
     if task == "evaluate":
         if version.start.type == "init":
-            initial_weights(unwrap(model), recipe, shape, vocab_size, inputs, _silent)
+            with logs.silenced():
+                initial_weights(unwrap(model), recipe, shape, vocab_size, inputs)
             measure("eval_initial.json", 0)
         weights.load_weights(
             unwrap(model), shape, huggingface.weights_reader(VersionPaths(directory.parent).export)
@@ -120,7 +125,7 @@ def main(directory: Path, task: str) -> None:
             with fence.held(directory, attempt):
                 files = hash_files(directory, version_files(directory))
                 finish(directory, {"measured": inputs["measured"], "files": files})
-        say(heldout_words(domains))
+        logger.info(heldout_words(domains))
         collectives.barrier()
         dist.destroy_process_group()
         return
@@ -131,8 +136,8 @@ def main(directory: Path, task: str) -> None:
     kept = kept_steps(recipe, inputs["version"])
     writer = checkpoint.Checkpoints(directory, attempt, recipe.training.async_checkpoint, kept)
     for path in writer.remove_partial():
-        say(f"{path.name}: half-written, so it is removed")
-    optimizer, state = begin(directory, recipe, inputs, model, say)
+        logger.info(f"{path.name}: half-written, so it is removed")
+    optimizer, state = begin(directory, recipe, inputs, model)
     dataset = open_dataset(VersionPaths(directory).plan, data, scores, state["phases"], objective_of(version))
     if state["step"] == 0 and version.start.type == "init":
         measure("eval_initial.json", 0)
@@ -144,7 +149,7 @@ def main(directory: Path, task: str) -> None:
         recorder = Recorder(directory, state["step"], dataset.plan.keys, number, run, state.get("metrics"))
     with process.stops_deferred():
         state = run_steps(
-            directory, recipe, version, model, optimizer, dataset, state, device, recorder, writer, say
+            directory, recipe, version, model, optimizer, dataset, state, device, recorder, writer
         )
     dataset = replace(dataset, plan=open_plan(VersionPaths(directory).plan, appended=state["phases"]))
 
@@ -175,7 +180,7 @@ def main(directory: Path, task: str) -> None:
         with fence.held(directory, attempt):
             cost = {"device": device_name, "lost_device_seconds": recorder.lost_device_seconds}
             _finish(directory, recipe, inputs, dataset.plan, state, weights_hash, domains, cost)
-        say(heldout_words(domains))
+        logger.info(heldout_words(domains))
     collectives.barrier()  # rank 0 has read the whole export
     dist.destroy_process_group()
 
@@ -228,21 +233,14 @@ def _finish(
     finish(directory, {"identity": inputs["identity"], "plan_hash": plan.hash, "files": files})
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _silent(text: str) -> None:
-    pass
-
-
 def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    logger.error(f"error: {message}")
     sys.exit(1)
 
 
 if __name__ == "__main__":
     sleep_while_waiting()
+    logs.configure(plain=True)
     process.start_rank()
     try:
         with disk_errors(Path(sys.argv[1])):

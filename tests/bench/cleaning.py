@@ -12,7 +12,7 @@ def perdure(out: str, recipe: str) -> float:
     from perdure.pipeline.recipe import load_recipe
 
     begun = time.perf_counter()
-    run_data(load_recipe(recipe, out=Path(out)), lambda line: None)
+    run_data(load_recipe(recipe, out=Path(out)))
     return time.perf_counter() - begun
 
 

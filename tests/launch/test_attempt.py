@@ -36,16 +36,16 @@ def test_given_up_after_too_many_attempts_or_without_progress(steps, reason):
     assert (found is None) if reason is None else found.startswith(reason)
 
 
-def test_attempts_are_counted_at_their_beginning(version, monkeypatch, capsys):
+def test_attempts_are_counted_at_their_beginning(version, monkeypatch, said):
     monkeypatch.setenv("PERDURE_ATTEMPT", "17.0")
     assert begin(version, max_restarts=5, patience=2) == 0
     assert [(entry["attempt"], entry["step"]) for entry in attempts(version)] == [("17.0", 0)]
     checkpoint(version, 40)
     assert begin(version, max_restarts=5, patience=2) == 0
     assert begin(version, max_restarts=5, patience=2) == 0
-    assert "attempt 3, from step 40" in capsys.readouterr().out
+    assert "attempt 3, from step 40" in said[-1]
     assert begin(version, max_restarts=5, patience=2) == 1
-    assert "given up: 2 attempts in a row left no checkpoint after step 40" in capsys.readouterr().out
+    assert "given up: 2 attempts in a row left no checkpoint after step 40" in said[-1]
     assert len(attempts(version)) == 3
 
 
@@ -62,7 +62,7 @@ def test_ends_well_only_when_the_version_is_whole(version):
     assert end(version) == 0
 
 
-def test_a_start_that_was_fenced_off_does_not_go_back_into_the_queue(version, monkeypatch, capsys):
+def test_a_start_that_was_fenced_off_does_not_go_back_into_the_queue(version, monkeypatch, said):
     def attempt(name):
         monkeypatch.setenv("PERDURE_ATTEMPT", name)
         assert begin(version, max_restarts=5, patience=3) == 0
@@ -78,13 +78,12 @@ def test_a_start_that_was_fenced_off_does_not_go_back_into_the_queue(version, mo
     fence.take(version)
     assert end(version) == 1
     monkeypatch.setenv("PERDURE_ATTEMPT", "7.1")
-    capsys.readouterr()
     assert end(version) == 3
-    assert "another start trains this version now (9.0); this one ends" in capsys.readouterr().out
+    assert "another start trains this version now (9.0); this one ends" in said[-1]
     monkeypatch.delenv("PERDURE_ATTEMPT")
     fence.take(version)
     monkeypatch.setenv("PERDURE_ATTEMPT", "9.0")
     assert end(version) == 3
-    assert "(by hand)" in capsys.readouterr().out
+    assert "(by hand)" in said[-1]
     finish(version, {})
     assert end(version) == 0

@@ -102,7 +102,7 @@ def test_arrays_write_what_local_workers_do(cluster, undisturbed, tmp_path, monk
     scored = cluster.on(slurm_cluster.CONTROLLER, *command, cwd=folder)
     assert scored.returncode == 0, scored.stderr
     assert f"data.{data.name}.scores.base@" in scored.stdout and "2 of 2 tasks are Slurm job" in scored.stdout
-    (data,) = run_data(load_recipe(file, ["data.executor={type: local}"], out=tmp_path), print).values()
+    (data,) = run_data(load_recipe(file, ["data.executor={type: local}"], out=tmp_path)).values()
     score_source(data, ReferenceModel(model, "base", 64), workers=2)
     for part in ("clean", "data"):
         assert contents(tmp_path / part) == contents(out / part)

@@ -95,7 +95,7 @@ def test_an_old_step_that_nobody_works_on_is_interrupted(run):
     assert (old["state"], old["tokens_per_second"], old["eta_seconds"]) == ("interrupted", None, None)
     (line,) = (line for line in lines(status(run)) if line.startswith("v1"))
     assert line == "v1        interrupted  step 7/20  last step 2:10 ago  checkpoint none"
-    with alone(load_recipe(run / "versions" / "v1" / "recipe.yaml"), print):
+    with alone(load_recipe(run / "versions" / "v1" / "recipe.yaml")):
         assert seen(610)["state"] == "training"
     file.write_text('{"step": 7, "loss": 5.0, "tokens_per_second": 1.0}\n')  # 256 s a step
     assert seen(2550)["state"] == "training"
@@ -206,7 +206,7 @@ def test_what_the_queue_does_not_run_is_interrupted(run, tmp_path, monkeypatch, 
 def test_a_command_that_works_here_overrules_an_old_queue(run, tmp_path, monkeypatch):
     launched_with(run, tmp_path, monkeypatch, {"7": "CANCELLED"})
     write_metrics(run, 7)
-    with alone(load_recipe(run / "versions" / "v1" / "recipe.yaml"), print):
+    with alone(load_recipe(run / "versions" / "v1" / "recipe.yaml")):
         assert status(run)["versions"][0]["state"] == "training"
     assert status(run)["versions"][0]["state"] == "interrupted"
 

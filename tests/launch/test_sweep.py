@@ -19,7 +19,7 @@ def plan(tmp_path, recipe_file, monkeypatch) -> SweepPlan:
 
 
 def test_the_tables_job_reads_the_sweep_and_its_recipe(plan, queue, tmp_path):
-    submit_sweep(plan, SIZE, tmp_path, None, print)
+    submit_sweep(plan, SIZE, tmp_path, None)
     script = (tmp_path / "o" / "launch" / "sweep.sbatch").read_text()
     file = tmp_path / "o" / "launch" / "base.yaml"
     assert script.splitlines()[-1].endswith(f"cli sweep {file} --report")
@@ -29,17 +29,17 @@ def test_the_tables_job_reads_the_sweep_and_its_recipe(plan, queue, tmp_path):
 
 
 def test_a_sweep_is_refused_while_its_jobs_run(plan, queue, tmp_path):
-    submit_sweep(plan, SIZE, tmp_path, None, print)
+    submit_sweep(plan, SIZE, tmp_path, None)
     jobs = tmp_path / "o" / "runs" / "clip_grad=2" / "launch" / "jobs.json"
     ids, submitted = read_json(jobs)["jobs"], (tmp_path / "submitted").read_text()
     queue({ids["train-base"]: "RUNNING"})
     with pytest.raises(
         PerdureError, match=f"those of clip_grad=2; wait for them, or: scancel {ids['train-base']}$"
     ):
-        submit_sweep(plan, SIZE, tmp_path, None, print)
+        submit_sweep(plan, SIZE, tmp_path, None)
     assert (tmp_path / "submitted").read_text() == submitted
     with pytest.raises(RecipeError, match="--ranks-per-node = 16: should be at most --gpus-per-node"):
-        submit_sweep(plan, JobSize(1, 8, 16), tmp_path, None, print)
+        submit_sweep(plan, JobSize(1, 8, 16), tmp_path, None)
     queue({})
-    submit_sweep(plan, SIZE, tmp_path, None, print)
+    submit_sweep(plan, SIZE, tmp_path, None)
     assert len((tmp_path / "submitted").read_text().splitlines()) == 2 * len(submitted.splitlines())

@@ -8,10 +8,11 @@ when the queue has forgotten their job before.
 `python -m perdure.pipeline.data.backends.slurm FILE` is one job of an array.
 """
 
+import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,12 +20,15 @@ import dill
 from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
+from perdure.pipeline.core import logs
 from perdure.pipeline.core.cores import sleep_while_waiting
 from perdure.pipeline.core.files import read_json, write_atomic, write_json
 from perdure.pipeline.core.slurm import in_queue, max_array_size, sbatch
 from perdure.pipeline.data.backends.local import JOB, Execute, Tasks
 from perdure.pipeline.data.backends.slurm_scripts import array_script
 from perdure.pipeline.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 EXECUTOR, RANKS = "executor.pik", "ranks_to_run.json"
 """Files of a pipeline's directory: the pickle, and the ranks of its newest array."""
@@ -36,12 +40,12 @@ MODULE = "perdure.pipeline.data.backends.slurm"
 
 
 @contextmanager
-def arrays(recipe: Recipe, scoring: bool, say: Callable[[str], None]) -> Iterator[Execute]:
+def arrays(recipe: Recipe, scoring: bool) -> Iterator[Execute]:
     """Runs tasks as jobs of Slurm arrays; arguments as for `backends.elsewhere`."""
 
     def execute(steps: list[PipelineStep], tasks: int, directory: Path) -> list[Counter]:
         executor = SlurmExecutor(steps, tasks, recipe, scoring, directory.absolute())
-        executor.finish(say)
+        executor.finish()
         return executor.counts()
 
     yield execute
@@ -57,7 +61,7 @@ class SlurmExecutor(Tasks, SlurmPipelineExecutor):
         self.recipe, self.scoring, self.directory = recipe, scoring, directory
         self.job_name = f"{directory.parent.name}.{directory.name}"
 
-    def finish(self, say: Callable[[str], None]) -> None:
+    def finish(self) -> None:
         """Runs the unfinished tasks in a new array, or waits for the array of an earlier run.
 
         Raises:
@@ -67,10 +71,10 @@ class SlurmExecutor(Tasks, SlurmPipelineExecutor):
         record = self.directory / JOB
         job = read_json(record)["job"] if record.exists() else ""
         if missing and job and in_queue(job):
-            say(f"{self.job_name}: waiting for Slurm job {job} of an earlier run")
+            logger.info(f"{self.job_name}: waiting for Slurm job {job} of an earlier run")
         elif missing:
             job = self._submit(missing)
-            say(f"{self.job_name}: {len(missing)} of {self.tasks} tasks are Slurm job {job}")
+            logger.info(f"{self.job_name}: {len(missing)} of {self.tasks} tasks are Slurm job {job}")
         while missing:
             ended = not in_queue(job)  # asked first, so that no mark can come in between
             if ended and self.get_incomplete_ranks():
@@ -110,6 +114,7 @@ class SlurmExecutor(Tasks, SlurmPipelineExecutor):
 def main(file: str) -> None:
     """Runs the tasks of one job of an array."""
     sleep_while_waiting()
+    logs.configure(plain=True)
     with Path(file).open("rb") as stream:
         executor = dill.load(stream)
     SlurmPipelineExecutor.run(executor)

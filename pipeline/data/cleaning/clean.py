@@ -4,8 +4,8 @@ Steps that look at one document at a time are chained in one pipeline. A step th
 (deduplication) ends a pipeline: what has passed so far is written and signed, matched, and read again.
 """
 
+import logging
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -36,6 +36,8 @@ from perdure.pipeline.data.read.contents import (
 from perdure.pipeline.data.read.inputs import read_files
 from perdure.pipeline.data.read.readers import CleanedDocuments, reader_step
 from perdure.pipeline.recipe import Source
+
+logger = logging.getLogger(__name__)
 
 LISTED_SECONDS = 90.0
 """How long a folder may lack files that tasks on other machines left: NFS caches what it lists for up to 60 s (`acdirmax`)."""
@@ -89,10 +91,8 @@ def _begin(work: Path, name: str, folder: Path, files: list[str]) -> None:
                     f"sources.{name}: {folder / found[0]} has changed, but Slurm job {job} of an earlier run still reads it; "
                     f"cancel it (scancel {job}) or wait for its end, and run the same command again"
                 )
-        print(
-            f"sources.{name}: {folder / found[0]} has changed since an unfinished run read it{unknown}; the source is cleaned anew",
-            file=sys.stderr,
-            flush=True,
+        logger.warning(
+            f"sources.{name}: {folder / found[0]} has changed since an unfinished run read it{unknown}; the source is cleaned anew"
         )
         shutil.rmtree(work / "artefact")  # first: without it, all the rest is of no use (`building`)
         shutil.rmtree(work)

@@ -9,7 +9,7 @@ whole before a run is killed. A file that looks otherwise has changed only if it
 left one, else by size and edges. So of a file that tasks share, an edit inside goes unnoticed until one has hashed it.
 """
 
-import sys
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +19,8 @@ from perdure.pipeline.core.formats import format_bytes
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.data.read.inputs import edges
+
+logger = logging.getLogger(__name__)
 
 PARTS, STATES = "contents", "begun.json"
 """In a source's work directory: what tasks found files to hold, and what files looked like when it was begun."""
@@ -89,11 +91,9 @@ def _hash_all(folder: Path, files: list[str]) -> dict[str, str]:
     """Hashes files that were read before, by name; says so if they are large."""
     size = sum((folder / name).stat().st_size for name in files)
     if size >= TOLD:
-        print(
+        logger.warning(
             f"{folder}: files touched since they were read: {len(files):,}; comparing their content once, "
-            f"{format_bytes(size)}",
-            file=sys.stderr,
-            flush=True,
+            f"{format_bytes(size)}"
         )
     with ThreadPoolExecutor(THREADS) as pool:
         return dict(zip(files, pool.map(hash_file, [folder / name for name in files]), strict=True))

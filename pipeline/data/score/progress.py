@@ -1,26 +1,28 @@
 """Progress lines on the console while other processes score."""
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from perdure.pipeline.core.formats import format_duration, format_tokens
+
+logger = logging.getLogger(__name__)
 
 PAUSE, LONGEST_PAUSE, SHARE = 10.0, 300.0, 0.1
 """Seconds between two lines on what is scored, at least and at most, and their share of the time so far."""
 
 
 @contextmanager
-def telling(folder: Path, source: str, total: int, say: Callable[[str], None]) -> Iterator[None]:
+def telling(folder: Path, source: str, total: int) -> Iterator[None]:
     """Prints progress while tasks score: how much is done, and how long the rest will take.
 
     Args:
         folder: Where tasks write how many tokens they have scored.
         source: The source's name.
         total: Its tokens.
-        say: Receives the lines: one in `PAUSE` seconds at first, and fewer as time goes on.
     """
     ended, begun, done_before = threading.Event(), time.monotonic(), _scored(folder)
 
@@ -30,7 +32,7 @@ def telling(folder: Path, source: str, total: int, say: Callable[[str], None]) -
         while not ended.wait(pause):
             now, done = time.monotonic(), _scored(folder)
             if done > done_last:
-                say(_line(source, done, total, (done - done_last) / (now - last)))
+                logger.info(_line(source, done, total, (done - done_last) / (now - last)))
                 last, done_last = now, done
             pause = min(max(PAUSE, SHARE * (now - begun)), LONGEST_PAUSE)
 

@@ -9,9 +9,9 @@ perplexity by which documents are ordered; the entropies serve its variants with
 
 import hashlib
 import io
+import logging
 import os
 import shutil
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from glob import escape
@@ -31,6 +31,9 @@ from perdure.pipeline.data.score.losses import BEFORE, FORMAT
 
 if TYPE_CHECKING:
     from perdure.pipeline.data.backends.local import Execute
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,6 @@ def score_source(
     workers: int,
     wanted: np.ndarray | None = None,
     elsewhere: "AbstractContextManager[Execute] | None" = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Scores documents of the training split of one source, unless that is done.
 
@@ -87,7 +89,6 @@ def score_source(
         workers: Processes on CPU; with CUDA there is one for each device.
         wanted: Which documents, bool [documents over all shards]; default: all. Those that were scored before are kept, too.
         elsewhere: What runs the tasks in the place of `workers`, see `backends.elsewhere`.
-        say: Receives a line for the console when there is something to do.
 
     Returns:
         A directory with `<task>.ref.{bin,idx}` (losses) and `<task>.ent.{bin,idx}` (entropies of the predictions), both
@@ -124,7 +125,7 @@ def score_source(
     tokens = int(np.concatenate(lengths)[asked & ~earlier[1] if earlier else asked].sum(dtype=np.int64))
     whole = data["counts"]["train"]["tokens"]
     part = "" if tokens == whole else f" of {whole:,}"
-    say(f"scoring {data['source']} with {model.label}: {tokens:,}{part} tokens")
+    logger.info(f"scoring {data['source']} with {model.label}: {tokens:,}{part} tokens")
 
     threads = None
     if elsewhere is None:
@@ -137,7 +138,7 @@ def score_source(
         elsewhere = local(workers, scoring=True)
     request = _Request(data_dir, final, model.directory, tasks, earlier[0] if earlier else None, left, tokens)
     with disk_errors(data_dir), elsewhere as execute:
-        _score(request, data, inputs, threads, execute, say)
+        _score(request, data, inputs, threads, execute)
     return final
 
 
@@ -208,7 +209,6 @@ def _score(
     inputs: dict,
     threads: int | None,
     execute: "Execute",
-    say: Callable[[str], None],
 ) -> None:
     from perdure.pipeline.data.backends.local import building
     from perdure.pipeline.data.read.rows import merge_tables
@@ -226,7 +226,7 @@ def _score(
         artefact, tasks = work / "artefact", data["tasks"]
         precision, windows = inputs["precision"], (inputs["context"], inputs["overlap"])
         step = Scorer(data_dir, artefact, model_dir, data["eos_id"], windows, precision, threads, earlier)
-        with telling(work / PROGRESS, data["source"], tokens, say):
+        with telling(work / PROGRESS, data["source"], tokens):
             (counts,) = execute([step], tasks, work / "score")
         assert counts["documents"] == sum(int(part.sum()) for part in asked)
         merge_tables(

@@ -1,6 +1,6 @@
 """Writes the report of a run: `report.json`, `lineage.json`, `report/*.html`, and a table on the console."""
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 import yaml
@@ -15,15 +15,14 @@ from perdure.pipeline.evaluate.report.siblings import replay_controls
 from perdure.pipeline.evaluate.report.summary import build_report
 from perdure.pipeline.recipe import Recipe
 
+logger = logging.getLogger(__name__)
 
-def write_report(
-    recipe: Recipe, say: Callable[[str], None] = print, recipe_path: Path | str = "RECIPE"
-) -> dict:
+
+def write_report(recipe: Recipe, recipe_path: Path | str = "RECIPE") -> dict:
     """Writes a run's report, with a page for the run and one for each version, and prints its findings.
 
     Args:
         recipe: The run, finished or not: what it has not made yet is shown as missing.
-        say: Takes each paragraph for the console.
         recipe_path: Named in the command that makes versions, while there are none.
 
     Returns:
@@ -39,11 +38,11 @@ def write_report(
         if version["status"] != "waiting":
             write_atomic(page.parent / f"{version['id']}.html", render_page(report, version["id"]))
     write_board(report, recipe.paths.pages / "tb")
-    say(loss_table(report))
+    logger.info(loss_table(report))
     words = [*report["findings"], *ledger_lines(report), *harness_lines(report), *cost_lines(report)]
     for finding in ("", *words, ""):
-        say(finding)
-    say(_next_commands(recipe, report, recipe_path))
+        logger.info(finding)
+    logger.info(_next_commands(recipe, report, recipe_path))
     return report
 
 

@@ -1,7 +1,7 @@
 """Writes the results of a sweep: `sweep.json`, tables, a page, plots, and TensorBoard's table of hyper-parameters."""
 
+import logging
 import shutil
-from collections.abc import Callable
 from typing import Any
 
 from perdure.pipeline.core.files import read_json, write_atomic, write_json
@@ -16,18 +16,18 @@ from perdure.pipeline.run.sweep.schema import SweepResult
 from perdure.pipeline.run.sweep.spec import SweepPlan
 from perdure.pipeline.run.sweep.table import format_setting, sweep_table
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 
 BOARD = {"heldout_loss": NATS, "heldout_bits_per_byte": BITS}
 """Metrics of TensorBoard's table; curves beside it are in nats per token."""
 
 
-def write_results(plan: SweepPlan, say: Say, failed: dict[str, str] | None = None) -> SweepResult:
+def write_results(plan: SweepPlan, failed: dict[str, str] | None = None) -> SweepResult:
     """Writes `<out>/sweep.json`, `sweep.html`, `plots/` and `runs/<run>/tb` from what is there, and says the tables.
 
     Args:
         plan: The sweep.
-        say: Takes each paragraph for the console.
         failed: By name of runs that failed just now, why.
 
     Returns:
@@ -39,11 +39,13 @@ def write_results(plan: SweepPlan, say: Say, failed: dict[str, str] | None = Non
     write_atomic(RunPaths(plan.directory).sweep_page, render_sweep(found, drawn))
     _write_plots(plan, drawn)
     _write_board(plan, found)
-    say(sweep_table(found))
-    say(f"Page with plots: {plan.directory / 'sweep.html'}; numbers: {plan.directory / 'sweep.json'}")
+    logger.info(sweep_table(found))
+    logger.info(f"Page with plots: {plan.directory / 'sweep.html'}; numbers: {plan.directory / 'sweep.json'}")
     if drawn:
-        say(f"Plots as files: {plan.directory / 'plots'}")
-    say(f"tensorboard --logdir {plan.directory / 'runs'}  # curves of all runs; HPARAMS compares them")
+        logger.info(f"Plots as files: {plan.directory / 'plots'}")
+    logger.info(
+        f"tensorboard --logdir {plan.directory / 'runs'}  # curves of all runs; HPARAMS compares them"
+    )
     return found
 
 

@@ -1,12 +1,12 @@
 """Runs a sweep on this machine: its runs one after another, without what is finished."""
 
-import sys
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 from perdure.pipeline.checks.finished import against_data
 from perdure.pipeline.core.errors import PerdureError, RecipeError
 from perdure.pipeline.core.hashes import hash_of
+from perdure.pipeline.core.logs import silenced
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.evaluate.harness import initial_records
@@ -20,10 +20,10 @@ from perdure.pipeline.run.sweep.spec import Run, SweepPlan
 from perdure.pipeline.run.sweep.store import link, version_places, with_kept_steps
 from perdure.pipeline.train.ranks import ABOVE
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
-def run_sweep(plan: SweepPlan, say: Say) -> None:
+def run_sweep(plan: SweepPlan) -> None:
     """Makes every run that is not whole, then the results; the others go on after a run that fails.
 
     Raises:
@@ -32,33 +32,38 @@ def run_sweep(plan: SweepPlan, say: Say) -> None:
     """
     runs, places, failed = with_kept_steps(plan), version_places(plan), {}
     broken: dict[Path, str] = {}
-    with alone(at(plan, plan.runs[0].recipe), say):
+    with alone(at(plan, plan.runs[0].recipe)):
         data: dict[str, dict[str, Path]] = {}
         for number, run in enumerate(runs, start=1):
             reason = next((broken[place] for place in places[run.name].values() if place in broken), None)
             try:
                 link(plan, run, places[run.name])
                 whole = is_whole(run)
-                say(f"run {number} of {len(runs)}: {run.name}" + (": whole, skipped" if whole else ""))
+                logger.info(
+                    f"run {number} of {len(runs)}: {run.name}" + (": whole, skipped" if whole else "")
+                )
                 if reason:
                     raise PerdureError(reason)
                 stage = hash_of(data_sections(run.recipe))
                 if stage not in data:
-                    data[stage] = run_data(at(plan, run.recipe), _silent if whole else say)
+                    with silenced(when=whole):
+                        data[stage] = run_data(at(plan, run.recipe))
                 if found := list(against_data(at(plan, run.recipe))):
                     raise RecipeError(run.name, found)
-                with alone(run.recipe, say):
-                    make_versions(run.recipe, data[stage], _silent if whole else say)
+                with alone(run.recipe):
+                    with silenced(when=whole):
+                        make_versions(run.recipe, data[stage])
                     if not _reported(run):
-                        write_report(run.recipe, _silent)
+                        with silenced():
+                            write_report(run.recipe)
             except PerdureError as error:
-                print(f"error: {run.name}: {error}", file=sys.stderr, flush=True)
+                logger.error(f"error: {run.name}: {error}")
                 words = "; ".join(line.strip() for line in str(error).splitlines())
                 failed[run.name] = words.partition(f"; {ABOVE}")[0]
                 unmade = (place for place in places[run.name].values() if not is_finished(place))
                 if (place := next(unmade, None)) is not None:
                     broken.setdefault(place, f"{place.name}, which it needs, failed in {run.name}")
-        write_results(plan, say, failed)
+        write_results(plan, failed)
     if failed:
         raise PerdureError(
             f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}; the reasons stand above. The same command "
@@ -90,7 +95,3 @@ def _reported(run: Run) -> bool:
     later += [path for path, _ in initial_records(run.recipe).values()]
     later.append(run.recipe.paths.contamination)
     return all(path.stat().st_mtime <= report.stat().st_mtime for path in later if path.exists())
-
-
-def _silent(_: str) -> None:
-    pass

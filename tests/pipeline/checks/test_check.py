@@ -164,7 +164,7 @@ def test_repetition_and_labels_are_judged_once_the_data_is_there(tmp_path, capsy
     print_preview(preview(recipe))
     told = " ".join(capsys.readouterr().out.split())
     assert "times over (more than max_repetition = 4, beyond which a run is refused)" in told
-    run_data(recipe, lambda line: None)
+    run_data(recipe)
     (problem,) = problems(recipe)
     assert problem.path == "versions.v1.mixture.max_repetition"
     assert problem.value == 4.0
@@ -183,7 +183,7 @@ def test_repetition_and_labels_are_judged_once_the_data_is_there(tmp_path, capsy
     assert (row["source"], row["available"]) == ("a/odd", odd)
     assert remedies(odd, {"a/old": {}}) == ["no such topic in `a`; did you mean `odd`?"]
     with pytest.raises(RecipeError) as refused:  # before the first version trains
-        run_data_stage(recipe_of(odd, {"a/old": {}}), Path("my.yaml"), lambda line: None)
+        run_data_stage(recipe_of(odd, {"a/old": {}}), Path("my.yaml"))
     assert [problem.path for problem in refused.value.problems] == ["versions.v1.mixture.sources.a/old"]
     assert remedies(odd, {"a@de": {}}) == ["no such language in `a`: none of its documents has one"]
     assert remedies(5 * odd, {"a/odd": {}})[0].startswith("`a/odd` would repeat 5.")

@@ -8,8 +8,6 @@ from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.core.tokenizers import load_tokenizer
 
-quiet = {"report": lambda line: None}
-
 
 def documents(directory: Path) -> list[dict]:
     """Every document of a data directory: its row of `docs.parquet`, with its text decoded from its shard."""

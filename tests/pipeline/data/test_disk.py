@@ -12,14 +12,14 @@ from perdure.pipeline.core.hashes import hash_directory
 from perdure.pipeline.data import stage
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.run.run import make_data
-from tests.pipeline.data.made import quiet, trained_on
+from tests.pipeline.data.made import trained_on
 
 
 def test_what_killed_runs_left_of_finished_work_is_swept_and_unfinished_work_kept(
-    make_recipe, texts, tmp_path
+    make_recipe, texts, tmp_path, said
 ):
     recipe, work = make_recipe({"news": texts}), tmp_path / "out" / "work"
-    found = run_data(recipe, **quiet)
+    found = run_data(recipe)
     # Killed right after the artefact had its name, before and while the work was removed, and in another recipe's work.
     for path in (
         "clean.news@0/steps/stats",
@@ -30,16 +30,15 @@ def test_what_killed_runs_left_of_finished_work_is_swept_and_unfinished_work_kep
     (work / "clean.b@1" / "artefact" / "00000.jsonl.zst").write_bytes(b"x" * 2_500_000)
     for name in ("data.a@1.scores.ref@2", "data.a@1.leaks.3"):  # which a later stage may go on with
         (work / name / "artefact").mkdir(parents=True)
-    lines: list[str] = []
-    assert run_data(recipe, lines.append) == found
-    assert not any("left by" in line for line in lines)  # by a run of a sweep, it may be another run's
+    assert run_data(recipe) == found
+    assert not any("left by" in line for line in said)  # by a run of a sweep, it may be another run's
     assert sorted(path.name for path in work.iterdir()) == [
         "clean.b@1",
         "data.a@1.leaks.3",
         "data.a@1.scores.ref@2",
     ]
-    make_data(recipe, lines.append)
-    assert lines[-1] == (
+    make_data(recipe)
+    assert said[-1] == (
         f"{work}: left by runs under other recipes that did not end: clean.b@1 (2.5 MB); remove what nobody goes on with"
     )
 
@@ -61,7 +60,7 @@ def test_half_made_artefacts_are_counted_while_someone_removes_them(tmp_path, mo
 def test_an_output_that_cannot_be_written(make_recipe, texts, small_disk):
     recipe = make_recipe({"news": texts}, out=small_disk("ro") / "out")
     with pytest.raises(PerdureError, match="out: no permission to write; choose another place with --out"):
-        run_data(recipe, **quiet)
+        run_data(recipe)
 
 
 def test_an_output_below_a_file(make_recipe, texts, tmp_path):
@@ -69,7 +68,7 @@ def test_an_output_below_a_file(make_recipe, texts, tmp_path):
     with pytest.raises(
         PerdureError, match="file/out: a file stands in the way; choose another place with --out"
     ):
-        run_data(make_recipe({"news": texts}, out=tmp_path / "file" / "out"), **quiet)
+        run_data(make_recipe({"news": texts}, out=tmp_path / "file" / "out"))
 
 
 @pytest.mark.slow
@@ -80,11 +79,11 @@ def test_a_full_disk_keeps_what_is_finished(make_recipe, texts, small_disk, tmp_
     with pytest.raises(
         PerdureError, match="the disk is full; free some space and run the same command again"
     ):
-        run_data(recipe, **quiet)
+        run_data(recipe)
     assert (next(out.glob("clean/news@*")) / "_SUCCESS").exists()
     subprocess.run(["mount", "-o", "remount,size=200m", str(out.parent)], check=True)
-    run_data(recipe, **quiet)
-    run_data(recipe.model_copy(update={"out": tmp_path / "roomy"}), **quiet)
+    run_data(recipe)
+    run_data(recipe.model_copy(update={"out": tmp_path / "roomy"}))
     assert hash_directory(out / "data") == hash_directory(tmp_path / "roomy" / "data")
 
 

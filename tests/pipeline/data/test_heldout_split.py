@@ -4,12 +4,12 @@ import pytest
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.data.stage import run_data
-from tests.pipeline.data.made import counts, documents, quiet
+from tests.pipeline.data.made import counts, documents
 
 
 def test_the_split_is_stable_and_shared_by_sources(make_recipe, texts, tmp_path):
-    small = documents(run_data(make_recipe({"a": texts[:40]}, out=tmp_path / "1", tasks=1), **quiet)["a"])
-    both = run_data(make_recipe({"a": texts, "b": texts[20:]}, out=tmp_path / "2", tasks=3), **quiet)
+    small = documents(run_data(make_recipe({"a": texts[:40]}, out=tmp_path / "1", tasks=1))["a"])
+    both = run_data(make_recipe({"a": texts, "b": texts[20:]}, out=tmp_path / "2", tasks=3))
     sides: dict[str, set] = {}
     for row in [*small, *documents(both["a"]), *documents(both["b"])]:
         sides.setdefault(row["text"], set()).add(row["split"])
@@ -19,7 +19,7 @@ def test_the_split_is_stable_and_shared_by_sources(make_recipe, texts, tmp_path)
 def test_what_one_source_holds_out_no_other_trains_on(make_recipe, texts):
     recipe = make_recipe({"a": texts, "b": texts})
     sources = recipe.sources | {"b": recipe.sources["b"].model_copy(update={"heldout_fraction": 0.4})}
-    found = run_data(recipe.model_copy(update={"sources": sources}), **quiet)
+    found = run_data(recipe.model_copy(update={"sources": sources}))
     splits = {
         name: {
             split: {row["text"] for row in documents(path) if row["split"] == split}
@@ -45,4 +45,4 @@ def test_an_empty_split_is_refused(make_recipe, texts, fraction, split, remedy):
     with pytest.raises(
         PerdureError, match=f"sources.news: none of its 60 .* {split} split; {remedy} sources.news.held"
     ):
-        run_data(recipe, **quiet)
+        run_data(recipe)

@@ -49,7 +49,7 @@ def ran(out, last=None):
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    stage.run_data(recipe.model_copy(update={"out": out}), report=lambda line: None)
+    stage.run_data(recipe.model_copy(update={"out": out}))
     os._exit(0)
 
 def artefacts(out):

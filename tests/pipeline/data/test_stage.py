@@ -23,12 +23,12 @@ from perdure.pipeline.data.cleaning.normalise import Words, is_heldout, text_has
 from perdure.pipeline.data.cleaning.signatures import Folder
 from perdure.pipeline.data.cleaning.steps.minhash_dedup import ROWS, BoundedSignature
 from perdure.pipeline.data.stage import finished_data, run_data
-from tests.pipeline.data.made import counts, documents, quiet, trained_on
+from tests.pipeline.data.made import counts, documents, trained_on
 
 
-def test_shards_hold_every_document_once(make_recipe, texts, tmp_path):
-    recipe, lines = make_recipe({"news": texts, "blog": texts[:30]}), []
-    found = run_data(recipe, lines.append)
+def test_shards_hold_every_document_once(make_recipe, texts, tmp_path, said):
+    recipe = make_recipe({"news": texts, "blog": texts[:30]})
+    found = run_data(recipe)
     rows = documents(found["news"])
     assert sorted(row["text"] for row in rows) == sorted(texts)
     for row in rows:
@@ -40,14 +40,14 @@ def test_shards_hold_every_document_once(make_recipe, texts, tmp_path):
     tokens = sum(row["num_tokens"] for row in rows if row["split"] == "train")
     assert counts(found["news"])["train"]["tokens"] == tokens
     summary = "news: 60 documents in, 60 out (dropped: none); "
-    assert f"{summary}{tokens:,} tokens to train on" in [line.rpartition(", ")[0] for line in lines]
+    assert f"{summary}{tokens:,} tokens to train on" in [line.rpartition(", ")[0] for line in said]
     assert not any((tmp_path / "out" / "work").iterdir())
 
 
 def test_megatron_reads_the_shards(make_recipe, texts):
     from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-    directory = run_data(make_recipe({"news": texts}), **quiet)["news"]
+    directory = run_data(make_recipe({"news": texts}))["news"]
     for name in ("00000", "00001", "heldout.00000", "heldout.00001"):
         ours, theirs = open_shard(directory / name), IndexedDataset(str(directory / name))
         assert ours.values.dtype == np.uint16
@@ -60,7 +60,7 @@ def test_megatron_reads_the_shards(make_recipe, texts):
 def test_duplicates_are_dropped_and_counted(make_recipe, texts):
     near = texts[0] + " but"
     source = [*texts, texts[3], texts[3] + " \r\n", near]
-    directory = run_data(make_recipe({"news": source}, tasks=3), **quiet)["news"]
+    directory = run_data(make_recipe({"news": source}, tasks=3))["news"]
     assert counts(directory)["documents"] == {
         "in": len(texts) + 3,
         "dropped": {"exact_duplicate": 2, "near_duplicate": 1},
@@ -86,7 +86,7 @@ def test_cleaning_can_be_chosen(make_recipe, texts, steps, dropped):
     source = [*texts, texts[3], texts[0] + " but", "short"]
     clean = [{"type": step} | ({"min_chars": 300} if step == "length" else {}) for step in steps]
     recipe = make_recipe({"news": source}, tasks=2, clean=clean)
-    found = counts(run_data(recipe, **quiet)["news"])["documents"]
+    found = counts(run_data(recipe)["news"])["documents"]
     assert found == {"in": len(source), "dropped": dropped, "out": len(source) - sum(dropped.values())}
 
 
@@ -103,21 +103,21 @@ def test_signatures_in_bounded_memory_are_datatroves(words, length):
 def test_finished_work_is_kept_and_changes_make_new_directories(make_recipe, texts, tmp_path):
     recipe = make_recipe({"news": texts})
     assert finished_data(recipe) == {"news": None}
-    first = run_data(recipe, **quiet)
+    first = run_data(recipe)
     before = hash_directory(tmp_path / "out" / "data")
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert run_data(recipe, **quiet) == first == finished_data(recipe)
+    assert run_data(recipe) == first == finished_data(recipe)
     assert {
         path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()
     } == stamps
     assert stage.other_tasks(recipe) == {} == stage.other_tasks(make_recipe({"news": texts, "b": texts}))
     assert stage.other_tasks(make_recipe({"news": texts}, tasks=1)) == {"news": 2}
-    other_tasks = run_data(make_recipe({"news": texts}, tasks=1), **quiet)["news"]
-    other_input = run_data(make_recipe({"news": [*texts, "one more of them"]}), **quiet)["news"]
+    other_tasks = run_data(make_recipe({"news": texts}, tasks=1))["news"]
+    other_input = run_data(make_recipe({"news": [*texts, "one more of them"]}))["news"]
     assert len({first["news"], other_tasks, other_input}) == 3
     shutil.rmtree(first["news"])
     recipe = make_recipe({"news": texts})
-    assert run_data(recipe, **quiet) == first
+    assert run_data(recipe) == first
     shutil.rmtree(other_tasks), shutil.rmtree(other_input)
     assert hash_directory(tmp_path / "out" / "data") == before
 
@@ -146,7 +146,7 @@ def test_metadata_is_kept(make_recipe, tmp_path, texts):
     ]
     (tmp_path / "meta.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = make_recipe({"news": {"type": "jsonl", "path": str(tmp_path / "meta.jsonl")}})
-    for row in documents(run_data(recipe, **quiet)["news"]):
+    for row in documents(run_data(recipe)["news"]):
         assert texts[int(row["id"][1:])] == row["text"]
         assert {"topic": "x", "url": "u"}.items() <= json.loads(row["metadata"]).items()
 
@@ -157,7 +157,7 @@ def test_a_source_with_no_document_left_says_what_dropped_them(make_recipe, tmp_
     with pytest.raises(
         PerdureError, match=r"sources.bad: no document left of 3 \(1 broken_json, 1 empty, 1 no_text\)"
     ):
-        run_data(recipe, **quiet)
+        run_data(recipe)
 
 
 def test_a_missing_input_names_the_source(make_recipe, tmp_path):
@@ -180,7 +180,7 @@ def test_python_packages_end_to_end(make_recipe):
         kind: {"type": f"python_{kind}", "packages": ["json", "email", "http", "asyncio"]}
         for kind in ("docs", "code")
     }
-    found = run_data(make_recipe(readers), **quiet)
+    found = run_data(make_recipe(readers))
     for kind in readers:
         rows = documents(found[kind])
         assert {"asyncio.queues", "http.client"} <= {row["id"] for row in rows}
@@ -199,7 +199,7 @@ def test_a_document_of_20_mb(make_recipe, texts):
     )
     assert len(giant.encode()) > 20_000_000
     directory = run_data(
-        make_recipe({"news": [*texts, giant], "other": texts}, tokenizer=trained_on("other")), **quiet
+        make_recipe({"news": [*texts, giant], "other": texts}, tokenizer=trained_on("other"))
     )["news"]
     (row,) = [row for row in documents(directory) if row["num_chars"] == len(giant)]
     assert row["text"] == giant
@@ -209,9 +209,9 @@ def test_sources_that_lost_what_is_read_by_now_are_made_anew_and_others_kept(mak
     recipe = make_recipe({"whole": texts, "lost": texts})
     path = recipe.sources["lost"].reader.path
     path.write_text('{"text": "half \\\\ud83d of an emoji"}\n' + path.read_text())
-    found = run_data(recipe, **quiet)
+    found = run_data(recipe)
     assert counts(found["lost"])["documents"] == {"in": 61, "dropped": {}, "out": 61}
-    assert finished_data(recipe) == found and run_data(recipe, **quiet) == found
+    assert finished_data(recipe) == found and run_data(recipe) == found
     # As the version before left it, which dropped the line.
     for directory in (*recipe.directory.glob("clean/*"), *recipe.directory.glob("data/*")):
         manifest = read_json(directory / "manifest.json")
@@ -227,7 +227,7 @@ def test_sources_that_lost_what_is_read_by_now_are_made_anew_and_others_kept(mak
     path.write_text('{"text": "half \\\\ud83d of an emoji"}\n' + path.read_text())
     cleaned = identity.clean_inputs(recipe)
     assert "reading" not in cleaned["whole"] and cleaned["lost"]["reading"] == identity.READING
-    made = run_data(recipe, **quiet)
+    made = run_data(recipe)
     assert finished_data(recipe) == made and counts(made["lost"])["documents"]["out"] == 61
     shutil.rmtree(next(recipe.directory.glob("clean/lost@*")))
     assert "reading" in identity.clean_inputs(recipe)["lost"]  # its shards tell the same

@@ -24,8 +24,6 @@ from perdure.pipeline.recipe import DsirSubset
 from tests.pipeline.data.subjects import text
 from tests.pipeline.data.texts import write_jsonl
 
-quiet = {"report": lambda line: None}
-
 
 @pytest.fixture
 def make(make_recipe, tmp_path):
@@ -90,8 +88,8 @@ def test_a_sample_of_texts_holds_little_and_is_of_the_lowest_hashes(tmp_path, mo
 )
 def test_a_subset_is_like_its_sample_and_counts_what_it_leaves(make, tmp_path, kind):
     kind = {key: str(tmp_path / value) if value.endswith("jsonl") else value for key, value in kind.items()}
-    directory = run_data(make(kind | {"tokens": 1200}), **quiet)["news"]
-    whole = run_data(make(None), **quiet)["news"]
+    directory = run_data(make(kind | {"tokens": 1200}))["news"]
+    whole = run_data(make(None))["news"]
     rows, every = (pq.read_table(path / "docs.parquet").to_pylist() for path in (directory, whole))
     train = [row["id"] for row in rows if row["split"] == "train"]
     assert [row for row in rows if row["split"] == "heldout"] == [
@@ -159,7 +157,7 @@ def test_a_subset_does_not_depend_on_workers(make, tmp_path):
         changed = recipe.model_copy(
             update={"out": out, "data": recipe.data.model_copy(update={"workers": workers})}
         )
-        run_data(changed, **quiet)
+        run_data(changed)
         hashes.append([hash_directory(out / part) for part in ("clean", "subset", "data")])
     assert hashes[0] == hashes[1]
 
@@ -169,11 +167,11 @@ def test_a_budget_beyond_the_source_is_refused(make, tmp_path):
     with pytest.raises(
         PerdureError, match=r"subset.tokens = 1,000,000: the source has only [\d,]+ training tokens"
     ):
-        run_data(recipe, **quiet)
+        run_data(recipe)
 
 
 def test_an_empty_sample_is_refused(make, tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     recipe = make({"type": "classifier", "positive": str(tmp_path / "empty.jsonl"), "tokens": 1000})
     with pytest.raises(PerdureError, match=r"subset.positive = .*empty.jsonl: there is no text in it"):
-        run_data(recipe, **quiet)
+        run_data(recipe)

@@ -1,10 +1,11 @@
 """Finished versions that are measured again, and why."""
 
-import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
 
 import pytest
+from messages import messages
 from tiny import random_data, tiny_recipe, write_export
 
 from perdure.pipeline.core.errors import PerdureError
@@ -24,7 +25,7 @@ def finished(tmp_path):
     data, _, tokenizer = random_data(tmp_path)
     directory = tmp_path / "versions" / "v1"
     with patch("perdure.pipeline.data.stage.tokenizer_directory", return_value=tokenizer):
-        inputs = version_inputs(recipe, "v1", data, [], [].append)
+        inputs = version_inputs(recipe, "v1", data, [])
         write_json(directory / "inputs.json", inputs)
         write_json(directory / "eval.json", {"measured": inputs["measured"], "domains": {}})
         write_json(directory / "version.json", {"weights_hash": write_export(directory)})
@@ -34,24 +35,18 @@ def finished(tmp_path):
 
 def asked(finished, documents, **changes):
     directory, data = finished
-    said = []
-    place, _ = run.prepare_version(
-        tiny_recipe(directory.parents[1], **changes), "v1", data, said.append, documents
-    )
+    with messages() as said:
+        place, _ = run.prepare_version(tiny_recipe(directory.parents[1], **changes), "v1", data, documents)
     return place, said[0].removeprefix("version v1: ")
 
 
-def started(finished, say=lambda line: None, documents=False, **changes):
+def started(finished, documents=False, **changes):
     """Measures it, but for the ranks themselves; returns what they were told to do where, and the words before."""
     directory, data = finished
-    said, starts = [], []
-
-    def hear(line):
-        said.append(line)
-        say(line)
-
-    with patch("perdure.pipeline.train.ranks.start", lambda *arguments: starts.append(arguments)):
-        run.make_version(tiny_recipe(directory.parents[1], **changes), "v1", data, hear, documents)
+    starts = []
+    starting = patch("perdure.pipeline.train.ranks.start", lambda *arguments: starts.append(arguments))
+    with messages() as said, starting:
+        run.make_version(tiny_recipe(directory.parents[1], **changes), "v1", data, documents)
     return starts, said[0].removeprefix("version v1: ")
 
 
@@ -113,23 +108,20 @@ def test_the_first_documents_of_a_text_are_no_sample_of_it(finished):
     assert started(finished, evaluation__max_tokens=100) == ([(place, 1, "evaluate")], again)
 
 
-def test_who_measures_at_the_moment_keeps_the_inputs_of_its_ranks(finished):
+def test_who_measures_at_the_moment_keeps_the_inputs_of_its_ranks(finished, said):
     """Two runs of a sweep share a version and measure it on the same text: the second waits, then has nothing to do."""
     change = {"evaluation__max_tokens": 400}
     place = later(finished, **change)
     place.mkdir()
     write_json(place / "inputs.json", {"of": "the first one"})
-    waits = threading.Event()
-
-    def said(line):
-        if "waiting for it" in line:
-            waits.set()
-
     with (place / ".lock").open("w") as file:
         assert lock(file.fileno(), place)
         with ThreadPoolExecutor() as pool:
-            second = pool.submit(started, finished, said, **change)
-            assert waits.wait(60) and not second.done()
+            second, end = pool.submit(started, finished, **change), time.monotonic() + 60
+            while not any("waiting for it" in line for line in said):
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            assert not second.done()
             assert read_json(place / "inputs.json") == {"of": "the first one"}
             finish(place, {})
             file.close()

@@ -17,9 +17,8 @@ from perdure.pipeline.evaluate.documents import heldout as measured_part
 from tests.pipeline.evaluate.leaked import PLANTED, PROBES, SHORT, VOCABULARY, documents, found_for
 
 
-def test_a_planted_passage_is_found_and_named_and_a_clean_one_is_not(corpus):
-    said = []
-    contamination.look_for_leaks(*corpus, said.append)
+def test_a_planted_passage_is_found_and_named_and_a_clean_one_is_not(corpus, said):
+    contamination.look_for_leaks(*corpus)
     found = found_for(corpus[0], corpus[1])
     assert found["n_grams"] == 13 and found["min_words"] == 8
     probes = found["probes"]["facts.jsonl"]
@@ -57,12 +56,12 @@ def test_a_leak_is_named_by_the_first_document_that_holds_it(corpus, tmp_path):
     recipe, data, tokenizer = corpus
     shards = [documents(1), documents(2, PLANTED, PLANTED), documents(3, PLANTED), documents(4, PLANTED)]
     data["a"] = write_data(tmp_path / "data/a2", shards, documents(7)[:5], len(VOCABULARY))
-    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+    contamination.look_for_leaks(recipe, data, tokenizer)
     first = found_for(recipe, data)["probes"]["facts.jsonl"]["found"][0]
     assert (first["item"], first["source"], first["document"]) == ("leaked", "a", "train/1/20")
 
 
-def test_an_item_that_leaked_into_several_sources_leaked_once(corpus, tmp_path):
+def test_an_item_that_leaked_into_several_sources_leaked_once(corpus, tmp_path, said):
     """Every probe stands in three sources: all of them leaked, which is a share of 1, and each place is named."""
     recipe, data, tokenizer = corpus
     recipe.evaluation.probes[0].write_text("".join(json.dumps(item) + "\n" for item in PROBES[:1]))
@@ -70,8 +69,7 @@ def test_an_item_that_leaked_into_several_sources_leaked_once(corpus, tmp_path):
         data[name] = write_data(tmp_path / "data" / name, [documents(1, PLANTED)], [], len(VOCABULARY))
     heldout = documents(7)[:5]
     data["c"] = write_data(tmp_path / "data/c2", [heldout], [], len(VOCABULARY))
-    said: list[str] = []
-    contamination.look_for_leaks(recipe, data, tokenizer, said.append)
+    contamination.look_for_leaks(recipe, data, tokenizer)
     found = found_for(recipe, data)
     probes, documents_of_a = found["probes"]["facts.jsonl"], found["heldout"]["a"]
     assert [probes[key] for key in ("items", "leaked", "share")] == [1, 1, 1.0]
@@ -106,7 +104,7 @@ def test_in_every_script_planted_text_is_found_and_everyday_phrases_are_not(tmp_
             "b": write_data(folder / "data/b", [tokens[2]], [], size),
         }
         recipe = tiny_recipe(folder, evaluation__max_tokens=1_000_000)
-        contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+        contamination.look_for_leaks(recipe, data, tokenizer)
         found = found_for(recipe, data)["heldout"]["a"]
         assert (found["items"], found["too_short"]) == (10, 0)
         return [(entry["item"], entry["source"], entry["document"]) for entry in found["found"]]
@@ -120,7 +118,7 @@ def test_in_every_script_planted_text_is_found_and_everyday_phrases_are_not(tmp_
 def test_only_documents_that_are_measured_are_looked_for(corpus):
     recipe, data, tokenizer = corpus
     few = tiny_recipe(recipe.directory, evaluation__max_tokens=3)
-    contamination.look_for_leaks(few, data, tokenizer, [].append)
+    contamination.look_for_leaks(few, data, tokenizer)
     assert 1 <= found_for(few, data)["heldout"]["a"]["items"] <= 3
     assert found_for(recipe, data) is None  # another question has no answer yet
     # Nor has another sample of as many tokens: that of an earlier release.
@@ -129,14 +127,14 @@ def test_only_documents_that_are_measured_are_looked_for(corpus):
     del old["identity"]["sampled"]
     write_json(path, old)
     assert found_for(few, data) is None
-    contamination.look_for_leaks(few, data, tokenizer, [].append)
+    contamination.look_for_leaks(few, data, tokenizer)
     assert found_for(few, data) is not None
 
 
 def test_it_can_be_switched_off(corpus):
     recipe, data, tokenizer = corpus
     off = tiny_recipe(recipe.directory, evaluation__contamination=None)
-    contamination.look_for_leaks(off, data, tokenizer, [].append)
+    contamination.look_for_leaks(off, data, tokenizer)
     assert not (recipe.directory / "contamination.json").exists()
     assert found_for(off, data) is None
 
@@ -145,7 +143,7 @@ def test_a_missing_file_of_probes_is_one_line(corpus):
     recipe, data, tokenizer = corpus
     recipe.evaluation.probes[0].unlink()
     with pytest.raises(PerdureError, match=r"facts.jsonl: no such file of probes; restore it"):
-        contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+        contamination.look_for_leaks(recipe, data, tokenizer)
 
 
 def test_all_documents_that_a_part_is_measured_on_are_looked_for(tmp_path, corpus):
@@ -164,7 +162,7 @@ def test_all_documents_that_a_part_is_measured_on_are_looked_for(tmp_path, corpu
     data["b"] = write_data(tmp_path / "data/near", [[*documents(3), near]], documents(8)[:4], len(VOCABULARY))
     mixture = {"sources": {"b": {}}, "replay": {"share": 0.1, "sources": {"a/science": {}, "a/none": {}}}}
     recipe = tiny_recipe(tmp_path, evaluation__max_tokens=125, versions__v1__mixture=mixture)
-    contamination.look_for_leaks(recipe, data, tokenizer, [].append)
+    contamination.look_for_leaks(recipe, data, tokenizer)
     found = found_for(recipe, data)["heldout"]
     of_a, of_b = (measured_part(data[name], name, 125).documents for name in "ab")
     assert {domain: (entry["items"], entry["leaked"]) for domain, entry in found.items()} == {

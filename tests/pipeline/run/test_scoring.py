@@ -84,7 +84,7 @@ def test_versions_score_what_they_read_once_and_end_as_if_all_was_scored(tmp_pat
     recipe, whole = (make_recipe(tmp_path / name) for name in ("read", "whole"))
     said = run_versions(recipe)
     run_versions(whole, "reference")
-    all_scores = score_by_model(whole, "reference", random_data(whole.directory)[0]["a"], None, print)
+    all_scores = score_by_model(whole, "reference", random_data(whole.directory)[0]["a"], None)
     run_versions(whole)
 
     data = random_data(recipe.directory)[0]

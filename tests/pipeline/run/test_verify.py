@@ -33,7 +33,7 @@ def test_everything_is_read_whatever_was_compared_before(tmp_path, capsys, monke
     write_json(directory / VERIFIED, {"0.bin": {"hash": recorded, "files": [state]}})
     require_whole(directory)
     assert main(["verify", str(tmp_path)]) == 1
-    assert f"damaged  {directory / '0.bin'}: damaged: SHA-256" in capsys.readouterr().out
+    assert f"damaged  {directory / '0.bin'}: damaged: SHA-256" in capsys.readouterr().err
 
 
 def test_a_finished_version_has_hashes_of_all_that_is_its_own(tmp_path):

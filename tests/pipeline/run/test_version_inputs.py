@@ -31,7 +31,7 @@ def prepared(recipe, name: str):
     """What `perdure prepare` leaves for a version's ranks to do, None if that is nothing."""
     data, _, tokenizer = random_data(recipe.directory)
     with patch("perdure.pipeline.data.stage.tokenizer_directory", return_value=tokenizer):
-        return run.prepare_version(recipe, name, data, lambda _line: None)
+        return run.prepare_version(recipe, name, data)
 
 
 @pytest.fixture

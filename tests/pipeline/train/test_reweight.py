@@ -55,13 +55,13 @@ def planned(before: int = 0) -> Plan:
     )
 
 
-def trained(recipe, plan: Plan, state: dict, say=lambda _line: None, stop: int = STEPS) -> tuple[Plan, dict]:
+def trained(recipe, plan: Plan, state: dict, stop: int = STEPS) -> tuple[Plan, dict]:
     """Plan and state after `stop` steps in which `a` got worse and worse."""
     data = Data(with_phases(plan, state["phases"]))
     for step in range(state["step"], stop):
         with patch.object(module, "_perplexity", return_value={"a": 10.0 + step, "b": 10.0}):
             data, state = module.reweight(
-                data, state | {"step": step}, recipe, recipe.versions["v1"], None, {}, None, say
+                data, state | {"step": step}, recipe, recipe.versions["v1"], None, {}, None
             )
     return data.plan, state | {"step": stop}
 
@@ -70,9 +70,8 @@ FRESH = {"step": 0, "perplexity": None, "ratios": None, "phases": []}
 
 
 @pytest.mark.parametrize("before", [0, 30])
-def test_a_source_that_gets_worse_and_worse_is_held_once_it_was_repeated_often_enough(recipe, before):
-    said: list[str] = []
-    plan, state = trained(recipe, planned(before), FRESH, said.append)
+def test_a_source_that_gets_worse_and_worse_is_held_once_it_was_repeated_often_enough(recipe, before, said):
+    plan, state = trained(recipe, planned(before), FRESH)
     held = [phase for phase in state["phases"] if "held" in phase]
     first = held[0]["first_sample"]
     assert held == [phase for phase in state["phases"] if phase["first_sample"] >= first]
@@ -89,13 +88,15 @@ def test_a_source_that_gets_worse_and_worse_is_held_once_it_was_repeated_often_e
     assert said == [f"{where} (mixture.max_repetition); its share is held at 1.00% of the new data"]
 
 
-def test_it_is_held_alike_after_a_resume(recipe):
-    said: list[str] = []
+def test_it_is_held_alike_after_a_resume(recipe, said):
     whole = trained(recipe, planned(), FRESH)[1]
+    told = []
     for stop in (20, 120):
         state = json.loads(json.dumps(trained(recipe, planned(), FRESH, stop=stop)[1]))
-        assert trained(recipe, planned(), state, said.append)[1] == whole
-    assert len(said) == 1  # what the checkpoint tells was told
+        said.clear()
+        assert trained(recipe, planned(), state)[1] == whole
+        told += said
+    assert len(told) == 1  # what the checkpoint tells was told
 
 
 def test_somebody_gives_the_samples_once_all_were_repeated(recipe):
@@ -248,13 +249,13 @@ def in_groups(sizes: dict[str, int]) -> Plan:
     return make_plan(description | {"phases": phases})
 
 
-def trained_in_groups(recipe, plan, state, stop=STEPS, say=lambda _line: None):
+def trained_in_groups(recipe, plan, state, stop=STEPS):
     data = Data(with_phases(plan, state["phases"]))
     for step in range(state["step"], stop):
         told = {"a": 10.0 + step % 7, "b": 10.0 + step % 11, "c": 10.0 + step}
         with patch.object(module, "_perplexity", return_value=told):
             data, state = module.reweight(
-                data, state | {"step": step}, recipe, recipe.versions["v1"], None, {}, None, say
+                data, state | {"step": step}, recipe, recipe.versions["v1"], None, {}, None
             )
     return data.plan, state | {"step": stop}
 
@@ -277,9 +278,8 @@ def test_a_group_keeps_its_share_over_a_whole_run_and_after_every_resume(grouped
         assert trained_in_groups(grouped, in_groups({"a": 5000, "b": 5000, "c": 5000}), state)[1] == whole
 
 
-def test_a_source_repeated_often_enough_gives_to_its_own_group(grouped):
-    said: list[str] = []
-    _, state = trained_in_groups(grouped, in_groups({"a": 40, "b": 5000, "c": 100}), FRESH, say=said.append)
+def test_a_source_repeated_often_enough_gives_to_its_own_group(grouped, said):
+    _, state = trained_in_groups(grouped, in_groups({"a": 40, "b": 5000, "c": 100}), FRESH)
     held = state["phases"][-1]
     assert held["held"] == ["a"]  # `c` was repeated too, but is its whole group
     assert held["ratios"]["a"] == pytest.approx(0.4 * 0.01) and held["ratios"]["c"] == pytest.approx(0.6)

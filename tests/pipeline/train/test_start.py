@@ -3,7 +3,7 @@
 import pytest
 from tiny import tiny_recipe
 
-from perdure.pipeline.train.start import say_other_layout
+from perdure.pipeline.train.start import adopt_layout
 
 
 @pytest.mark.parametrize(
@@ -16,13 +16,12 @@ from perdure.pipeline.train.start import say_other_layout
         ({"scope": "dp_microbatch"}, {"data_parallel": 2}, "other tokens are selected"),
     ],
 )
-def test_another_layout_is_told_for_what_it_is(selection, parallel, words):
+def test_another_layout_is_told_for_what_it_is(selection, parallel, words, said):
     before = tiny_recipe("unused").parallel.model_dump()
     chosen = selection and {"score": "random"} | selection
     recipe = tiny_recipe("unused", parallel=parallel, versions__v1__selection=chosen)
-    said: list[str] = []
-    state = say_other_layout(recipe, "v1", {"parallel": before}, said.append)
+    state = adopt_layout(recipe, "v1", {"parallel": before})
     (line,) = said
     assert words in line and f"{next(iter(parallel))}: 1 -> 2" in line
     assert state["parallel"] == recipe.parallel.model_dump()
-    assert say_other_layout(recipe, "v1", state, said.append) == state and len(said) == 1
+    assert adopt_layout(recipe, "v1", state) == state and len(said) == 1

@@ -45,7 +45,7 @@ def run(tmp_path_factory):
     recipe = tiny_recipe(
         directory / "out", sources={"a": source}, versions__v1__mixture={"sources": {"a": {}}}
     )
-    (data,) = run_data(recipe, print).values()
+    (data,) = run_data(recipe).values()
     (directory / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     shards = [open_shard(data / f"{task:05d}") for task in range(2)]
     losses = [[np.linspace(0, 6, length) for length in shard.lengths] for shard in shards]

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import failing
 import pytest
 from datatrove.pipeline.writers.jsonl import JsonlWriter
+from messages import messages
 from support import number_of_worker
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -153,7 +154,7 @@ def on_ray(recipe: Recipe) -> Recipe:
 def test_on_ray_failures_are_named_and_only_they_are_done_again(make_recipe, texts, tmp_path):
     (tmp_path / "broken").touch()
     steps = [failing.Failing(tmp_path)]
-    with elsewhere(on_ray(make_recipe({"a": texts})), False, print) as execute:
+    with elsewhere(on_ray(make_recipe({"a": texts})), False) as execute:
         with pytest.raises(PerdureError) as failed:
             execute(steps, failing.TASKS, tmp_path / "work" / "step")
         log = tmp_path / "work" / "step" / "logs" / "task_00001.log"
@@ -177,15 +178,15 @@ def test_ray_writes_what_local_workers_do_though_its_scorers_are_killed(
     LlamaForCausalLM(LlamaConfig(vocab_size=500, **shape)).save_pretrained(tmp_path / "model")
     recipes = [make_recipe({"a": texts[:30]}, out=tmp_path / where) for where in ("local", "ray")]
     model = ReferenceModel(tmp_path / "model", "ref", 16, 5)
-    (data,) = run_data(recipes[0], print).values()
-    lines: list[str] = []
-    score_source(data, model, workers=2, say=lines.append)
+    (data,) = run_data(recipes[0]).values()
+    with messages() as lines:
+        score_source(data, model, workers=2)
     (line,) = lines
     assert line.startswith("scoring a with ref: ") and line.endswith(" tokens")
     recipe = on_ray(recipes[1])
-    (data,) = run_data(recipe, print).values()
+    (data,) = run_data(recipe).values()
     monkeypatch.setattr(scorer, "Scorer", failing.KilledOnce)
-    score_source(data, model, workers=2, elsewhere=elsewhere(recipe, scoring=True, say=print))
+    score_source(data, model, workers=2, elsewhere=elsewhere(recipe, scoring=True))
     assert len(list(tmp_path.glob("model/*.killed"))) == recipe.data.tasks
     local, ray = (contents(tmp_path / where) for where in ("local", "ray"))
     assert local == ray and any(name.endswith(".ref.bin") for name in local)
@@ -209,7 +210,7 @@ def test_a_missing_ray_cluster_is_said(make_recipe, texts):
             (f"ray://{nobody}", rf" at ray://{nobody} \(.*refused\); start one"),
         ]:
             tree["data"]["executor"]["address"] = address
-            there = elsewhere(Recipe.model_validate(tree), False, print)
+            there = elsewhere(Recipe.model_validate(tree), False)
             with pytest.raises(PerdureError, match=rf"data.executor: no Ray cluster answers{reason}"), there:
                 pass
 
@@ -219,7 +220,7 @@ def test_a_machine_without_slurm_is_said(make_recipe, texts, tmp_path, monkeypat
     tree["data"]["executor"] = {"type": "slurm"}
     monkeypatch.setenv("PATH", str(tmp_path))
     with (
-        elsewhere(Recipe.model_validate(tree), False, print) as execute,
+        elsewhere(Recipe.model_validate(tree), False) as execute,
         pytest.raises(
             PerdureError, match=r"data.executor: scontrol: not found; run this on a node that submits"
         ),

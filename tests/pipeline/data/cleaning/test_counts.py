@@ -47,7 +47,7 @@ def test_in_is_out_and_dropped_to_the_last_token(
         data={"tasks": tasks, "workers": 1},
     )
     try:
-        found = run_data(recipe, lambda line: None)
+        found = run_data(recipe)
     except PerdureError as error:  # too few documents for a split or a budget
         assert "falls into" in str(error) or "only" in str(error)
         return

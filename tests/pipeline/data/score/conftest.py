@@ -26,4 +26,4 @@ def llama(tmp_path_factory):
 @pytest.fixture
 def news(make_recipe, texts):
     """A source's shards."""
-    return run_data(make_recipe({"news": texts}), report=lambda line: None)["news"]
+    return run_data(make_recipe({"news": texts}))["news"]

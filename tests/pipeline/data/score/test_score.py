@@ -142,9 +142,9 @@ def test_a_scorer_writes_down_how_much_is_scored_of_what_a_kill_left_too(llama, 
     assert run() == total - lost
 
 
-def test_lines_tell_what_is_scored_whoever_scores(tmp_path, monkeypatch):
+def test_lines_tell_what_is_scored_whoever_scores(tmp_path, monkeypatch, said):
     monkeypatch.setattr(progress, "PAUSE", 0.01)
-    folder, said = tmp_path / "progress", []
+    folder = tmp_path / "progress"
     write_atomic(folder / "00001", "500000\n")  # of a run that was killed
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
@@ -156,7 +156,7 @@ def test_lines_tell_what_is_scored_whoever_scores(tmp_path, monkeypatch):
             assert time.perf_counter() < end
             time.sleep(0.005)
 
-    with progress.telling(folder, "web", 2_000_000, said.append):
+    with progress.telling(folder, "web", 2_000_000):
         clock[0] = 40.0
         write_atomic(folder / "00000", "100000\n")
         wait_for(1)

@@ -93,11 +93,9 @@ def here(monkeypatch):
     return Here(monkeypatch)
 
 
-def score(here, data, model, wanted=None, say=lambda line: None):
+def score(here, data, model, wanted=None):
     here.documents = here.tokens = here.blocks = 0
-    return score_source(
-        data, ReferenceModel(model, **HOW), workers=1, wanted=wanted, elsewhere=here(), say=say
-    )
+    return score_source(data, ReferenceModel(model, **HOW), workers=1, wanted=wanted, elsewhere=here())
 
 
 def lengths(data):
@@ -141,11 +139,11 @@ def test_a_windows_width_follows_from_its_own_length():
 
 
 def test_only_what_is_asked_for_is_scored_then_only_the_difference_and_in_the_end_all(
-    here, news, model, tmp_path
+    here, news, model, tmp_path, said
 ):
-    sizes, said = lengths(news), []
+    sizes = lengths(news)
     first, second = some(0), some(1)
-    one = score(here, news, model, first, said.append)
+    one = score(here, news, model, first)
     assert (here.documents, here.tokens) == (first.sum(), sizes[first].sum())
     assert said == [f"scoring news@12345678 with ref: {sizes[first].sum():,} of {sizes.sum():,} tokens"]
     before = hash_directory(one)

@@ -73,9 +73,8 @@ def recipe(make_recipe, texts, tmp_path):
     return make_recipe({"a": texts + foreign + mixed, "b": texts}, tokenizer=tokenizer)
 
 
-def test_documents_without_tokens_are_dropped_counted_and_said(recipe, texts, capsys):
-    lines: list[str] = []
-    found = run_data(recipe, lines.append)
+def test_documents_without_tokens_are_dropped_counted_and_said(recipe, texts, capsys, said):
+    found = run_data(recipe)
     counts = read_json(found["a"] / "manifest.json")["counts"]
     assert counts["documents"] == {"in": 63, "dropped": {"without_tokens": 2}, "out": 61}
     lost = counts["without_tokens"]
@@ -83,8 +82,8 @@ def test_documents_without_tokens_are_dropped_counted_and_said(recipe, texts, ca
     assert lost["of"] == sum(len(text.replace(" ", "")) for text in texts) + 20 * 10 + 20 * 8 + 10 * 8
     assert lost["example"]["share"] == 1.0
     assert pq.read_table(found["a"] / "docs.parquet").num_rows == 61
-    (line,) = (line for line in lines if line.startswith("WARNING: a: the tokenizer has no token for 380 of"))
-    assert "in 3 documents; most in " in line and not any("WARNING: b" in line for line in lines)
+    (line,) = (line for line in said if line.startswith("WARNING: a: the tokenizer has no token for 380 of"))
+    assert "in 3 documents; most in " in line and not any("WARNING: b" in line for line in said)
     print_inspection(inspect("x", recipe.directory, found) | {"mixtures": []})
     shown = capsys.readouterr().out
     assert "without tokens: 380 of" in shown and "without_tokens" in shown
@@ -93,7 +92,7 @@ def test_documents_without_tokens_are_dropped_counted_and_said(recipe, texts, ca
 def test_the_shards_are_compared_with_autotokenizer(recipe):
     (recipe.directory).mkdir()
     first = recipe.model_copy(update={"sources": {"b": recipe.sources["b"]}})
-    run_data(first, report=lambda line: None)
+    run_data(first)
     (tokenizer,) = recipe.directory.glob("tokenizer@*")
     other = letters()
     other.normalizer = normalizers.Replace("ran", "run")
@@ -103,5 +102,5 @@ def test_the_shards_are_compared_with_autotokenizer(recipe):
     with pytest.raises(
         PerdureError, match=r"sources\.a: document \d+, token \d+: the shards have 'u', Auto\w+ gives 'a'"
     ):
-        run_data(recipe, report=lambda line: None)
+        run_data(recipe)
     assert not list(recipe.directory.glob("data/a@*"))

@@ -59,7 +59,7 @@ def test_transformers_loads_what_was_trained(make_recipe, texts):
     from perdure.pipeline.data.stage import run_data
 
     recipe = make_recipe({"news": texts})
-    run_data(recipe, report=lambda line: None)
+    run_data(recipe)
     (directory,) = recipe.directory.glob("tokenizer@*")
     ours, theirs = load_tokenizer(directory), AutoTokenizer.from_pretrained(directory)
     assert theirs.eos_token_id == ours.eos_id and len(theirs) == ours.vocab_size
@@ -68,12 +68,11 @@ def test_transformers_loads_what_was_trained(make_recipe, texts):
         assert theirs(text)["input_ids"] == ours.tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def test_a_vocabulary_that_the_text_cannot_fill_is_said(make_recipe, texts):
+def test_a_vocabulary_that_the_text_cannot_fill_is_said(make_recipe, texts, said):
     tree = make_recipe({"a": texts[:5]}).model_dump(mode="json")
     tree["tokenizer"]["vocab_size"] = 100_000
-    lines: list[str] = []
-    run_data(Recipe.model_validate(tree), lines.append)
-    (line,) = (line for line in lines if line.startswith("tokenizer"))
+    run_data(Recipe.model_validate(tree))
+    (line,) = (line for line in said if line.startswith("tokenizer"))
     assert " tokens (vocab_size = 100,000: the text has no more pairs to merge), documents end" in line
 
 
@@ -82,7 +81,7 @@ def test_held_out_documents_do_not_train_the_tokenizer(make_recipe, texts):
     from perdure.pipeline.data.stage import run_data
 
     recipe = make_recipe({"news": texts}, tasks=1)
-    run_data(recipe, report=lambda line: None)
+    run_data(recipe)
     (directory,) = recipe.directory.glob("tokenizer@*")
     kept = [text for text in texts if not is_heldout(text_hash(text), 0.2)]
     assert 0 < len(kept) < len(texts)
@@ -234,4 +233,4 @@ def test_a_sentencepiece_recipe_end_to_end(make_recipe, model, texts):
     from perdure.pipeline.data.stage import run_data
 
     recipe = make_recipe({"news": texts}, tokenizer={"type": "sentencepiece", "path": str(model)})
-    assert run_data(recipe, report=lambda line: None)["news"].is_dir()
+    assert run_data(recipe)["news"].is_dir()

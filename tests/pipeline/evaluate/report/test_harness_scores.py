@@ -101,7 +101,7 @@ def test_scores_of_another_model_or_other_tasks_are_not_shown(recipe, run):
     assert (found["harness"], found["harness_initial"], found["harness_change"]) == (None, None, {})
 
 
-def test_the_initial_model_is_run_once_and_anew_after_an_edit(recipe, run, monkeypatch):
+def test_the_initial_model_is_run_once_and_anew_after_an_edit(recipe, run, monkeypatch, said):
     recipe, asked = with_tasks(recipe), []
 
     def results(model, section, parse, log):
@@ -115,29 +115,27 @@ def test_the_initial_model_is_run_once_and_anew_after_an_edit(recipe, run, monke
     monkeypatch.setattr(harness.importlib.util, "find_spec", lambda name: True)
     run(recipe, list(recipe.versions))
     from_model(recipe)
-    said = []
-    run_harness(recipe, said.append)
+    run_harness(recipe)
     assert said[0] == "initial model: lm-evaluation-harness, quiz" and len(asked) == 1 + len(recipe.versions)
     assert len(list((recipe.directory / "harness").iterdir())) == 1
-    run_harness(recipe, said.append)
+    run_harness(recipe)
     assert len(asked) == len(said) == 1 + len(recipe.versions)
     from_model(recipe, weights="beef")
-    run_harness(recipe, said.append)
+    run_harness(recipe)
     assert said[1 + len(recipe.versions) :] == ["initial model: lm-evaluation-harness, quiz"]
     (recipe.evaluation.harness.include_path / "quiz.yaml").write_text("task: quiz\ntag: other\n")
-    run_harness(recipe, said.append)
+    run_harness(recipe)
     assert len(asked) == 2 * (1 + len(recipe.versions)) + 1
 
 
-def test_a_model_that_versions_did_not_start_from_is_said_and_not_run(recipe, run, monkeypatch):
+def test_a_model_that_versions_did_not_start_from_is_said_and_not_run(recipe, run, monkeypatch, said):
     recipe = with_tasks(recipe)
     monkeypatch.setattr(harness, "_results", lambda *_: {"tasks": {}})
     monkeypatch.setattr(harness, "export_of", lambda directory: directory / "hf")
     monkeypatch.setattr(harness.importlib.util, "find_spec", lambda name: True)
     run(recipe, ["base"])
     from_model(recipe)
-    said = []
-    run_harness(recipe, said.append)
+    run_harness(recipe)
     assert "base started from a model that the recipe does not name any more" in said[0]
     assert not (recipe.directory / "harness").exists()
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from messages import messages
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from perdure.pipeline.core.files import read_json, write_json
@@ -44,9 +45,9 @@ def test_the_report_in_tensorboard(report, tmp_path):
 
 
 def offered(recipe, data) -> list[str]:
-    said = []
     record_data(recipe, data)
-    write_report(recipe, said.append, Path("my.yaml"))
+    with messages() as said:
+        write_report(recipe, Path("my.yaml"))
     return said[-1].splitlines()[2:]
 
 
@@ -74,7 +75,7 @@ def test_a_run_without_versions_offers_to_make_them(recipe):
 
 
 @pytest.mark.slow
-def test_whole_report_over_real_data(recipe, tmp_path, run):
+def test_whole_report_over_real_data(recipe, tmp_path, run, said):
     texts = tmp_path / "texts"
     texts.mkdir()
     tree = recipe.model_dump(mode="json", exclude={"out"}) | {
@@ -87,23 +88,23 @@ def test_whole_report_over_real_data(recipe, tmp_path, run):
         entry["reader"]["path"] = str(path)
         entry["heldout_fraction"] = 0.3
     recipe = Recipe.model_validate(tree | {"out": tmp_path / "out"})
-    directories = run_data(recipe, [].append)
-    before = write_report(recipe, [].append)
+    directories = run_data(recipe)
+    before = write_report(recipe)
     assert before["unmeasured"] == []
     assert before["data"]["code"]["documents"] == {"in": 61, "dropped": {"exact_duplicate": 1}, "out": 60}
 
     run(recipe, ALL)  # measured on other text
     record_data(recipe, directories)
     shutil.rmtree(texts)  # the raw text may be gone by now
-    said = []
-    report = write_report(recipe, said.append)
+    said.clear()
+    report = write_report(recipe)
     assert report["unmeasured"] == ALL and report["loss_matrix"] == [[None] * 3] * 5
     (told,) = (line for line in said if "not measured on this recipe's held-out text" in line)
     assert told.startswith("No losses of base, reference, update, control: ")
     for path in recipe.directory.glob("versions/*/eval*.json"):
         write_json(path, read_json(path) | {"measured": measured_on(recipe, directories)})
-    said = []
-    report = write_report(recipe, said.append)
+    said.clear()
+    report = write_report(recipe)
     assert report["unmeasured"] == [] and report["loss_matrix"][4] == [5.5, 5.25, 4.375]
     assert report["data"] == before["data"]
     assert read_json(recipe.directory / "report.json") == report
