@@ -22,6 +22,7 @@ from perdure.pipeline.checks.finished import against_data
 from perdure.pipeline.checks.lenient import BROKEN, BrokenField, lenient_recipe
 from perdure.pipeline.checks.sizes import embedding_rows
 from perdure.pipeline.core.errors import PerdureError, Problem, RecipeError
+from perdure.pipeline.core.inputs_once import inputs_read_once
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import (
@@ -144,7 +145,7 @@ def problems(recipe: Recipe, with_data: bool = True) -> list[Problem]:
         recipe: A recipe, or one from `lenient_recipe`, of which checks that need a broken part are passed over.
         with_data: Whether to ask finished data, too; not of a recipe with broken parts.
     """
-    with remembering():
+    with remembering(), inputs_read_once():
         return _problems(recipe, with_data)
 
 

@@ -12,6 +12,7 @@ from perdure.pipeline.cli.verbs import VERBS
 from perdure.pipeline.core import logs
 from perdure.pipeline.core.cores import sleep_while_waiting, warning_when_crowded
 from perdure.pipeline.core.errors import Stopped
+from perdure.pipeline.core.inputs_once import inputs_read_once
 from perdure.pipeline.core.open_files import allow_open_files
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     allow_open_files()
     sleep_while_waiting()
     try:
-        with warning_when_crowded():
+        with warning_when_crowded(), inputs_read_once():
             VERBS[options.verb](options)
     except KeyboardInterrupt:
         logger.warning("interrupted; run the same command again to go on")

@@ -1,4 +1,4 @@
-"""Answers to questions about a recipe and its versions, kept while somebody asks."""
+"""Answers about a recipe and its versions, computed once in a scope."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -14,6 +14,7 @@ from perdure.pipeline.core.errors import PerdureError, RecipeError
 from perdure.pipeline.core.extras import require
 from perdure.pipeline.core.files import read_json, write_atomic, write_json
 from perdure.pipeline.core.hashes import hash_file
+from perdure.pipeline.core.inputs_once import forget_inputs, inputs_read_once
 from perdure.pipeline.core.locks import lock, open_lock
 from perdure.pipeline.core.logs import set_version, silenced
 from perdure.pipeline.core.manifest import disk_errors, is_finished
@@ -142,12 +143,14 @@ def alone(recipe: Recipe) -> Iterator[None]:
         file = os.fdopen(open_lock(recipe.paths.lock), "w")
     with file:
         if "SLURM_JOB_ID" in os.environ:
-            _wait_for(file.fileno(), recipe.directory, "another perdure command is working here")
+            if _wait_for(file.fileno(), recipe.directory, "another perdure command is working here"):
+                forget_inputs()
         elif not lock(file.fileno(), recipe.directory):
             raise PerdureError(
                 f"{recipe.directory}: another perdure command is working here; wait for it or choose another --out"
             )
-        yield
+        with inputs_read_once():
+            yield
 
 
 def run_data_stage(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
@@ -181,12 +184,14 @@ def make_version(recipe: Recipe, name: str, data: dict[str, Path], documents: bo
                     ranks.start(directory, layout_of(recipe).world_size, "evaluate")
 
 
-def _wait_for(file: int, path: Path, who: str) -> None:
-    """Takes a lock, waiting for it if need be."""
-    if not lock(file, path):
-        logger.info(f"{path}: {who}; waiting for it")
-        while not lock(file, path):
-            time.sleep(1)
+def _wait_for(file: int, path: Path, who: str) -> bool:
+    """Takes a lock, waiting for it if need be; returns whether it had to wait."""
+    if lock(file, path):
+        return False
+    logger.info(f"{path}: {who}; waiting for it")
+    while not lock(file, path):
+        time.sleep(1)
+    return True
 
 
 def prepare_version(

@@ -9,6 +9,7 @@ from perdure.pipeline import recipe
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.hashes import hash_of
+from perdure.pipeline.core.inputs_once import of_inputs
 from perdure.pipeline.data.read.files import files_below, not_read, reaches
 from perdure.pipeline.data.read.modules import python_modules
 
@@ -19,11 +20,15 @@ PACKED = ("", ".gz", ".zst", ".zstd", ".xz", ".bz2", ".lz4")
 
 
 def fingerprint(reader: recipe.Reader) -> dict[str, str | int]:
-    """Describes a reader's input, and says what the description covers.
+    """Describes a reader's input, and says what the description covers; kept in a scope of `inputs_read_once`.
 
     Raises:
         PerdureError: If the input does not exist.
     """
+    return of_inputs(("fingerprint", reader.model_dump_json()), lambda: _fingerprint(reader))
+
+
+def _fingerprint(reader: recipe.Reader) -> dict[str, str | int]:
     if isinstance(reader, recipe.PythonDocsReader | recipe.PythonCodeReader):
         modules = python_modules(reader.packages)
         versions = {module.package: module.version for module in modules}
@@ -72,9 +77,18 @@ def input_files(
 ) -> tuple[str, list[str]]:
     """The folder of a reader's files and their names relative to it, sorted; links are followed.
 
+    It is listed once in a scope of `inputs_read_once`.
+
     Raises:
         PerdureError: If there is no such file or directory, no fitting file in it, or a link that leads nowhere.
     """
+    folder, files = of_inputs(("files", reader.model_dump_json()), lambda: _list_files(reader))
+    return folder, list(files)
+
+
+def _list_files(
+    reader: recipe.JsonlReader | recipe.ParquetReader | recipe.TextReader,
+) -> tuple[str, list[str]]:
     path = reader.path
     if path.is_file():
         return str(path.parent), [path.name]
