@@ -13,7 +13,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from perdure.pipeline.core import logs
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.data.backends import elsewhere
+from perdure.pipeline.data.backends import remote_executor
 from perdure.pipeline.data.score.scorer import Scorer
 from perdure.pipeline.recipe import load_recipe
 
@@ -57,7 +57,7 @@ class KilledOnce(Scorer):
 def main(recipe: Path, folder: Path) -> None:
     from failing import Failing  # not of __main__
 
-    with elsewhere(load_recipe(recipe), scoring=False) as execute:
+    with remote_executor(load_recipe(recipe), scoring=False) as execute:
         (counts,) = execute([Failing(folder)], TASKS, folder / "work" / "step")
     print(counts["documents"])
 

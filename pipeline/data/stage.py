@@ -52,10 +52,10 @@ def run_data(recipe: Recipe) -> dict[str, Path]:
         @cache
         def execute() -> "Execute":
             """The executor, started when the first artefact is missing."""
-            from perdure.pipeline.data.backends import elsewhere
+            from perdure.pipeline.data.backends import remote_executor
             from perdure.pipeline.data.backends.local import local
 
-            there = elsewhere(recipe, scoring=False)
+            there = remote_executor(recipe, scoring=False)
             return stack.enter_context(
                 there
                 or local(

@@ -230,7 +230,7 @@ def _index(passages: list[Passage]) -> "Grams":
 
 def _search(recipe: Recipe, data: dict[str, Path], tokenizer: Path, grams: "Grams") -> "dict[str, Places]":
     """By source, the first training document with each of the n-grams."""
-    from perdure.pipeline.data.backends import elsewhere
+    from perdure.pipeline.data.backends import remote_executor
     from perdure.pipeline.data.backends.local import local
     from perdure.pipeline.data.leaks import in_this_process, search_source
 
@@ -238,7 +238,7 @@ def _search(recipe: Recipe, data: dict[str, Path], tokenizer: Path, grams: "Gram
 
         @cache
         def executor() -> "Execute":
-            there = elsewhere(recipe, scoring=False)
+            there = remote_executor(recipe, scoring=False)
             return stack.enter_context(there or local(recipe.data.workers, scoring=False))
 
         def searched(source: str, directory: Path) -> "Places":

@@ -70,7 +70,7 @@ def score_what_is_read(
 
 def score_by_model(recipe: Recipe, model: str, data: Path, wanted: np.ndarray | None) -> Path:
     """Scores of documents of a source by a model, named as in the recipe."""
-    from perdure.pipeline.data.backends import elsewhere
+    from perdure.pipeline.data.backends import remote_executor
     from perdure.pipeline.data.score.score import score_source
 
     reference = _reference(recipe, model)
@@ -80,7 +80,7 @@ def score_by_model(recipe: Recipe, model: str, data: Path, wanted: np.ndarray | 
         reference,
         wanted=wanted,
         workers=recipe.data.workers,
-        elsewhere=elsewhere(recipe, scoring=True),
+        executor=remote_executor(recipe, scoring=True),
     )
     if (seconds := time.monotonic() - begun) > 1:
         source = read_json(data / "manifest.json")["source"]

@@ -90,13 +90,13 @@ def contents(directory: Path) -> dict[str, bytes]:
 SCORE = """
 from pathlib import Path
 from perdure.pipeline.core import logs
-from perdure.pipeline.data.backends import elsewhere
+from perdure.pipeline.data.backends import remote_executor
 from perdure.pipeline.data.score.score import ReferenceModel, score_source
 from perdure.pipeline.recipe import load_recipe
 logs.configure()
 recipe, data, model = map(Path, __import__("sys").argv[1:])
-there = elsewhere(load_recipe(recipe), scoring=True)
-score_source(data, ReferenceModel(model, "base", 64), workers=1, elsewhere=there)
+there = remote_executor(load_recipe(recipe), scoring=True)
+score_source(data, ReferenceModel(model, "base", 64), workers=1, executor=there)
 """
 
 

@@ -6,7 +6,7 @@ from perdure.pipeline.data.backends.local import Execute
 from perdure.pipeline.recipe import RayTasks, Recipe, SlurmArrays
 
 
-def elsewhere(recipe: Recipe, scoring: bool) -> AbstractContextManager[Execute] | None:
+def remote_executor(recipe: Recipe, scoring: bool) -> AbstractContextManager[Execute] | None:
     """The executor of a recipe's tasks on Slurm or Ray; None for this machine.
 
     Args:

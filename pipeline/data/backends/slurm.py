@@ -41,7 +41,7 @@ MODULE = "perdure.pipeline.data.backends.slurm"
 
 @contextmanager
 def arrays(recipe: Recipe, scoring: bool) -> Iterator[Execute]:
-    """Runs tasks as jobs of Slurm arrays; arguments as for `backends.elsewhere`."""
+    """Runs tasks as jobs of Slurm arrays; arguments as for `backends.remote_executor`."""
 
     def execute(steps: list[PipelineStep], tasks: int, directory: Path) -> list[Counter]:
         executor = SlurmExecutor(steps, tasks, recipe, scoring, directory.absolute())

@@ -79,7 +79,7 @@ def score_source(
     *,
     workers: int,
     wanted: np.ndarray | None = None,
-    elsewhere: "AbstractContextManager[Execute] | None" = None,
+    executor: "AbstractContextManager[Execute] | None" = None,
 ) -> Path:
     """Scores documents of the training split of one source, unless that is done.
 
@@ -88,7 +88,7 @@ def score_source(
         model: What scores them.
         workers: Processes on CPU; with CUDA there is one for each device.
         wanted: Which documents, bool [documents over all shards]; default: all. Those that were scored before are kept, too.
-        elsewhere: What runs the tasks in the place of `workers`, see `backends.elsewhere`.
+        executor: Runs the tasks instead of `workers` processes here, see `backends.remote_executor`.
 
     Returns:
         A directory with `<task>.ref.{bin,idx}` (losses) and `<task>.ent.{bin,idx}` (entropies of the predictions), both
@@ -128,16 +128,16 @@ def score_source(
     logger.info(f"scoring {data['source']} with {model.label}: {tokens:,}{part} tokens")
 
     threads = None
-    if elsewhere is None:
+    if executor is None:
         import torch
 
         from perdure.pipeline.data.backends.local import local
 
         workers = torch.cuda.device_count() or min(workers, data["tasks"])
         threads = max(1, torch.get_num_threads() // workers)
-        elsewhere = local(workers, scoring=True)
+        executor = local(workers, scoring=True)
     request = _Request(data_dir, final, model.directory, tasks, earlier[0] if earlier else None, left, tokens)
-    with disk_errors(data_dir), elsewhere as execute:
+    with disk_errors(data_dir), executor as execute:
         _score(request, data, inputs, threads, execute)
     return final
 

@@ -104,7 +104,7 @@ def test_large_sources_are_searched_where_the_data_stage_runs(corpus, monkeypatc
         return leaks.in_this_process(steps, tasks, directory)
 
     monkeypatch.setattr(contamination, "HANDED_ON", 1000)
-    monkeypatch.setattr(backends, "elsewhere", lambda *_, **__: nullcontext(execute))
+    monkeypatch.setattr(backends, "remote_executor", lambda *_, **__: nullcontext(execute))
     contamination.look_for_leaks(recipe, data, tokenizer)
     assert handed == [("a", 2, "search")]  # b is small
     assert said[0] == "looking for leaks in a: 1.73k tokens in 2 shards"

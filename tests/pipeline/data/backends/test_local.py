@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.remembered_hashes import VERIFIED
-from perdure.pipeline.data.backends import elsewhere
+from perdure.pipeline.data.backends import remote_executor
 from perdure.pipeline.data.backends.local import LocalExecutor, building, worker_pool
 from perdure.pipeline.data.read.readers import JsonLines
 from perdure.pipeline.data.score import scorer
@@ -154,7 +154,7 @@ def on_ray(recipe: Recipe) -> Recipe:
 def test_on_ray_failures_are_named_and_only_they_are_done_again(make_recipe, texts, tmp_path):
     (tmp_path / "broken").touch()
     steps = [failing.Failing(tmp_path)]
-    with elsewhere(on_ray(make_recipe({"a": texts})), False) as execute:
+    with remote_executor(on_ray(make_recipe({"a": texts})), False) as execute:
         with pytest.raises(PerdureError) as failed:
             execute(steps, failing.TASKS, tmp_path / "work" / "step")
         log = tmp_path / "work" / "step" / "logs" / "task_00001.log"
@@ -186,7 +186,7 @@ def test_ray_writes_what_local_workers_do_though_its_scorers_are_killed(
     recipe = on_ray(recipes[1])
     (data,) = run_data(recipe).values()
     monkeypatch.setattr(scorer, "Scorer", failing.KilledOnce)
-    score_source(data, model, workers=2, elsewhere=elsewhere(recipe, scoring=True))
+    score_source(data, model, workers=2, executor=remote_executor(recipe, scoring=True))
     assert len(list(tmp_path.glob("model/*.killed"))) == recipe.data.tasks
     local, ray = (contents(tmp_path / where) for where in ("local", "ray"))
     assert local == ray and any(name.endswith(".ref.bin") for name in local)
@@ -210,7 +210,7 @@ def test_a_missing_ray_cluster_is_said(make_recipe, texts):
             (f"ray://{nobody}", rf" at ray://{nobody} \(.*refused\); start one"),
         ]:
             tree["data"]["executor"]["address"] = address
-            there = elsewhere(Recipe.model_validate(tree), False)
+            there = remote_executor(Recipe.model_validate(tree), False)
             with pytest.raises(PerdureError, match=rf"data.executor: no Ray cluster answers{reason}"), there:
                 pass
 
@@ -220,7 +220,7 @@ def test_a_machine_without_slurm_is_said(make_recipe, texts, tmp_path, monkeypat
     tree["data"]["executor"] = {"type": "slurm"}
     monkeypatch.setenv("PATH", str(tmp_path))
     with (
-        elsewhere(Recipe.model_validate(tree), False) as execute,
+        remote_executor(Recipe.model_validate(tree), False) as execute,
         pytest.raises(
             PerdureError, match=r"data.executor: scontrol: not found; run this on a node that submits"
         ),

@@ -95,7 +95,7 @@ def here(monkeypatch):
 
 def score(here, data, model, wanted=None):
     here.documents = here.tokens = here.blocks = 0
-    return score_source(data, ReferenceModel(model, **HOW), workers=1, wanted=wanted, elsewhere=here())
+    return score_source(data, ReferenceModel(model, **HOW), workers=1, wanted=wanted, executor=here())
 
 
 def lengths(data):
