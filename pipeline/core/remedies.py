@@ -31,7 +31,8 @@ def remedy(path: Path) -> str:
     if artefact.parent.name != VERSIONS:
         return f"delete {artefact} and run again"
     if path.name == METRICS and not (artefact / SUCCESS).exists():
-        return f"copy it again, or `echo '{{}}' > {path}` to go on without the steps that it tells of"
+        clear = f"rm -r {path}; " if path.is_dir() else ""
+        return f"copy it again, or `{clear}echo '{{}}' > {path}` to go on without the steps that it tells of"
     if path.name in (METRICS, INITIAL_EVALUATION) or path.name.startswith("eval_initial_"):
         return f"copy it again, or delete {artefact} to train it anew"
     done = artefact / SUCCESS

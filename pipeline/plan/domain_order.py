@@ -12,7 +12,7 @@ import numpy as np
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.plan.order import count_documents
-from perdure.pipeline.plan.plan import hash_key, mix
+from perdure.pipeline.plan.permutation import hash_key, mix
 
 SAMPLE_TOKENS = 10_000_000
 """Tokens of a domain that are counted, about: whole documents at equal distances."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -28,12 +28,11 @@ from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.manifest import differences
 from perdure.pipeline.plan import mixture as mixtures
+from perdure.pipeline.plan.permutation import epoch_key, permute
 from perdure.pipeline.recipe import Recipe, Version
 
 LONGEST_NAME = 150
 """Letters of a file's name that a source and topic may take; file systems allow 255, and temporary names are longer."""
-_MASK = (1 << 64) - 1
-_Words = TypeVar("_Words", int, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -176,41 +175,6 @@ def _after(taken, counts: tuple[int, ...], pattern: np.ndarray, samples: int) ->
     blocks, rest = divmod(max(samples, 0), len(pattern))
     partial = np.bincount(pattern[:rest], minlength=len(counts))
     return [t + blocks * count + int(part) for t, count, part in zip(taken, counts, partial)]
-
-
-def permute(index: int, size: int, key: int) -> int:
-    """A pseudo-random permutation of range(size): 4 Feistel rounds over the next power of four, cycle-walked.
-
-    Source: Black and Rogaway, "Ciphers with arbitrary finite domains" (2002), method 2 and 3.
-    """
-    half = max(1, (size - 1).bit_length() + 1 >> 1)
-    mask = (1 << half) - 1
-    while True:
-        left, right = index >> half, index & mask
-        for round_number in range(4):
-            left, right = right, left ^ (mix(key + round_number, right) & mask)
-        index = left << half | right
-        if index < size:
-            return index
-
-
-@lru_cache(maxsize=256)
-def epoch_key(seed: int, key: str, epoch: int) -> int:
-    """What the samples of one epoch of a stream are shuffled by."""
-    return mix(mix(seed, hash_key(key)), epoch)
-
-
-def hash_key(text: str) -> int:
-    """A 64-bit number from a name."""
-    return int(hash_of(text)[:16], 16)
-
-
-def mix(a: int, b: _Words) -> _Words:
-    """SplitMix64's finaliser over two numbers, or one and each of many, uint64."""
-    x = b + (a * 0x9E3779B97F4A7C15 + 0xD1B54A32D192ED03 & _MASK) & _MASK
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-    x = (x ^ x >> 27) * 0x94D049BB133111EB & _MASK
-    return x ^ x >> 31
 
 
 # ------------------------------------------------------------------------------------------ opening

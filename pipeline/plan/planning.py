@@ -19,12 +19,11 @@ from perdure.pipeline.plan.lineage import continues_parent, switch_steps
 from perdure.pipeline.plan.mixture import is_replayed
 from perdure.pipeline.plan.order import RANKED, Order, count_documents, write_order
 from perdure.pipeline.plan.parts import build_part
+from perdure.pipeline.plan.permutation import hash_key, mix
 from perdure.pipeline.plan.plan import (
     Plan,
     consumed_by_version,
-    hash_key,
     make_plan,
-    mix,
     num_samples,
     num_steps,
     open_plan,

@@ -8,7 +8,8 @@ from perdure.pipeline.plan.consumption import samples_consumed
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.mixture import is_replayed, members
 from perdure.pipeline.plan.order import RANKED
-from perdure.pipeline.plan.plan import Plan, consumed_by_version, epoch_key, mix, open_order
+from perdure.pipeline.plan.permutation import epoch_key, mix
+from perdure.pipeline.plan.plan import Plan, consumed_by_version, open_order
 from perdure.pipeline.recipe import MixtureSource, Version
 
 SAMPLES = 1 << 22

@@ -18,7 +18,7 @@ from perdure.pipeline.core import shards
 from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
 from perdure.pipeline.evaluate import sampling
 from perdure.pipeline.evaluate.bootstrap import interval, resampled
-from perdure.pipeline.plan import mixture, order, plan
+from perdure.pipeline.plan import mixture, order, permutation, plan
 from perdure.pipeline.plan.planning import build_plan
 from perdure.pipeline.plan.schedule import learning_rate
 from perdure.pipeline.recipe import CosineSchedule, Mixture, Selection
@@ -32,8 +32,8 @@ NUMBERS = st.integers(0, (1 << 64) - 1)
 
 @given(WORDS, NUMBERS, NUMBERS)
 def test_hashes(text, a, b):
-    assert page.number(text) == plan.hash_key(text)
-    assert page.mix(a, b) == plan.mix(a, b)
+    assert page.number(text) == permutation.hash_key(text)
+    assert page.mix(a, b) == permutation.mix(a, b)
     assert page.draw(a, b) == int(order.splitmix64(a, np.array([b], np.uint64))[0])
 
 
@@ -54,7 +54,7 @@ def test_moving_shares_are_rounded(weights, parts):
 @given(st.integers(1, 5000), NUMBERS, st.data())
 def test_permutations(size, key, data):
     index = data.draw(st.integers(0, size - 1))
-    assert page.permute(index, size, key) == plan.permute(index, size, key)
+    assert page.permute(index, size, key) == permutation.permute(index, size, key)
 
 
 @given(st.lists(st.integers(1, 25), min_size=1, max_size=6))

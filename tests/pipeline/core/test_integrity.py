@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import time
 from unittest.mock import patch
 
@@ -219,3 +220,16 @@ def test_verify_lists_artefacts_and_fails_on_damage(artefact, capsys):
     assert main(["verify", str(artefact)]) == 1
     (out / "empty").mkdir()
     assert main(["verify", str(out / "empty")]) == 1
+
+
+def test_the_remedy_for_a_directory_in_place_of_metrics_works(tmp_path):
+    """What is printed is a command for a shell: an `echo` into a directory would fail."""
+    path = tmp_path / "versions" / "v1" / "metrics.jsonl"
+    path.mkdir(parents=True)
+    (path / "left").touch()
+    with pytest.raises(PerdureError) as raised:
+        metrics_lines(path)
+    command = str(raised.value).split("`")[1]
+    assert command.startswith(f"rm -r {path}")
+    subprocess.run(command, shell=True, check=True)
+    assert metrics_lines(path) == []

@@ -7,15 +7,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from tiny import EOS
 
-from perdure.pipeline.plan import plan as plan_module
-from perdure.pipeline.plan.plan import (
-    Plan,
-    consumed_samples,
-    locate,
-    make_plan,
-    open_order,
-    permute,
-)
+from perdure.pipeline.plan import permutation
+from perdure.pipeline.plan.permutation import permute
+from perdure.pipeline.plan.plan import Plan, consumed_samples, locate, make_plan, open_order
 from perdure.pipeline.train.dataset import open_dataset
 from perdure.pipeline.train.streams import read_sample
 from tests.pipeline.plan.numbered import BOTH, REPLAY, SEQ, build, labels
@@ -175,8 +169,8 @@ def large_plan(samples: int, sources: int = 200) -> Plan:
 
 def test_seeking_takes_as_many_operations_in_a_plan_of_a_trillion_tokens(monkeypatch):
     rounds, rng = [], np.random.default_rng(0)
-    real = plan_module.mix
-    monkeypatch.setattr(plan_module, "mix", lambda a, b: rounds.append(1) or real(a, b))
+    real = permutation.mix
+    monkeypatch.setattr(permutation, "mix", lambda a, b: rounds.append(1) or real(a, b))
     for samples in (200 * 1000, 10**12 // 4096 // 200 * 200):
         plan = large_plan(samples)
         assert sum(array.nbytes for phase in plan.phases for array in (phase.pattern, phase.rank)) == 3200

@@ -8,12 +8,7 @@ from tiny import tiny_recipe, write_data
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.plan.history import history
-from perdure.pipeline.plan.plan import (
-    locate,
-    num_samples,
-    num_steps,
-    open_plan,
-)
+from perdure.pipeline.plan.plan import locate, num_samples, num_steps, open_plan
 from perdure.pipeline.plan.planning import build_plan
 from tests.pipeline.plan.numbered import BOTH, REPLAY, SEQ, build, numbered_documents, recipe_of
 

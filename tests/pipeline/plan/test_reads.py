@@ -9,7 +9,8 @@ from tiny import random_documents, tiny_recipe, write_data
 
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.mixture import is_replayed
-from perdure.pipeline.plan.plan import locate, open_order, permute
+from perdure.pipeline.plan.permutation import permute
+from perdure.pipeline.plan.plan import locate, open_order
 from perdure.pipeline.plan.planning import build_plan
 from perdure.pipeline.plan.reads import documents_read, permuted
 
