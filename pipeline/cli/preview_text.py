@@ -151,7 +151,7 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
             )
         )
     for entry in version["to_score"]:
-        console.print(_score_words(entry, estimated[entry["source"]]))
+        console.print(score_words(entry, estimated[entry["source"]]))
     console.print(mixture_tree(version, estimated), soft_wrap=False)  # a tree would be cut off otherwise
     curve = version["learning_rate"]
     console.print(
@@ -163,7 +163,8 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
     console.print(f"  {first}{last:>{max(1, len(curve) - len(first))}}")
 
 
-def _score_words(entry: dict[str, Any], estimated: bool) -> str:
+def score_words(entry: dict[str, Any], estimated: bool) -> str:
+    """A line on what a model has to score of a source."""
     whole = "" if entry["of"] is None else f"{'~' if estimated else ''}{entry['of']:,} tokens"
     if entry["tokens"] is None:
         return f"{entry['model']} scores all of {entry['source']}{whole and f', {whole}'}, once"

@@ -7,7 +7,7 @@ import pytest
 from support import metrics, run_versions
 from tiny import random_data, tiny_recipe
 
-from perdure.pipeline.cli.preview_text import _score_words
+from perdure.pipeline.cli.preview_text import score_words
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.data.score import score as score_module
@@ -64,12 +64,12 @@ def test_what_check_says_of_the_scores_that_versions_need(tmp_path):
     ]
     (found,) = to_score(recipe.versions["first"], rows, tokens)
     assert found == {"source": "a", "model": "reference", "of": 10 * STEP, "tokens": 3 * STEP}
-    assert _score_words(found, True) == (
+    assert score_words(found, True) == (
         "reference scores the documents of a that are read, for 768 tokens of ~2,560 tokens, as far as they are not scored yet"
     )
     (found,) = to_score(recipe.versions["first"], rows, {"a": 3 * STEP})
     assert found["tokens"] is None
-    assert _score_words(found, False) == "reference scores all of a, 768 tokens, once"
+    assert score_words(found, False) == "reference scores all of a, 768 tokens, once"
     (found,) = to_score(recipe.versions["ranked"], [], tokens)
     assert found == {"source": "b", "model": "reference", "of": None, "tokens": None}
     assert to_score(recipe.versions["reference"], rows, tokens) == []
