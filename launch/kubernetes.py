@@ -7,7 +7,7 @@ failure policy, so there at most single pods start again.
 
 from typing import Any
 
-from perdure.launch.chain import Job
+from perdure.launch.chain import Job, jobs
 from perdure.launch.texts import yaml_text
 from perdure.pipeline.core.errors import Problem, RecipeError
 from perdure.pipeline.core.hashes import hash_of
@@ -26,13 +26,12 @@ STAGE = 20
 """Letters of a stage's name at most."""
 
 
-def render(chain: list[Job], recipe: Recipe, size: JobSize, directory: str, values: bool = False) -> str:
+def render(recipe: Recipe, size: JobSize, directory: str, values: bool = False) -> str:
     """The manifest, YAML for `kubectl create -f`.
 
     What `cluster.environment` and `cluster.setup` hold reaches pods through a Secret.
 
     Args:
-        chain: The jobs, from `chain.jobs`.
         recipe: The recipe, its `out` absolute.
         size: What its training jobs occupy.
         directory: Where jobs run; relative paths of the recipe start there.
@@ -44,6 +43,7 @@ def render(chain: list[Job], recipe: Recipe, size: JobSize, directory: str, valu
     found = problems(recipe)
     if found:
         raise RecipeError(recipe.name, found)
+    chain = jobs(recipe, recipe.paths.launched_recipe, size.ranks_per_node)
     make = jobset if recipe.cluster.kubernetes.kind == "jobset" else trainjob
     manifest = yaml_text(make(chain, recipe, size, directory))
     if not (values and recipe.cluster.handed_over):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from perdure.launch import here, kubernetes, queue, sky, slurm
+from perdure.launch import here, queue, slurm
+from perdure.launch.backends import MANIFESTS, manifest
 from perdure.launch.chain import Job, jobs
 from perdure.pipeline.checks.check import filling
 from perdure.pipeline.core.errors import PerdureError, Problem, RecipeError
@@ -51,7 +52,7 @@ def misfits(recipe: Recipe, to: str, size: JobSize, after: str | None) -> list[P
             found.append(Problem("--gpus-per-node", size.gpus_per_node, f"this machine has {gpus}"))
     if to != "slurm" and after is not None:
         found.append(Problem("--after", after, "is an id of Slurm; use it with --to slurm"))
-    if to in ("k8s", "sky") and isinstance(recipe.data.executor, SlurmArrays):
+    if to in MANIFESTS and isinstance(recipe.data.executor, SlurmArrays):
         found.append(Problem("data.executor.type", "slurm", f"should be local or ray with --to {to}"))
     return found
 
@@ -68,7 +69,7 @@ def texts(
 
     Args:
         recipe: From `fitted`.
-        to: `local`, `slurm`, `k8s` or `sky`.
+        to: One of `backends.BACKENDS`.
         size: What a training job occupies.
         directory: Where jobs run; relative paths of the recipe start there.
         values: Whether manifests hold the values of `cluster.environment` and `cluster.setup`, which no file may.
@@ -77,12 +78,7 @@ def texts(
         return [(file, text) for _, file, text in _scripts(recipe, size, directory, {})]
     if to == "local":
         return [(here.script_file(recipe), here.render(recipe, recipe_file(recipe), size, directory))]
-    if to == "k8s":
-        chain = jobs(recipe, recipe_file(recipe), size.ranks_per_node)
-        text = kubernetes.render(chain, recipe, size, str(directory), values)
-    else:
-        text = sky.render(recipe, str(recipe_file(recipe)), size, str(directory), values)
-    return [(recipe.paths.launch / f"{to}.yaml", text)]
+    return [(recipe.paths.launch / f"{to}.yaml", manifest(to, recipe, size, directory, values))]
 
 
 def launch(recipe: Recipe, to: str, size: JobSize, directory: Path, after: str | None) -> None:
@@ -90,7 +86,7 @@ def launch(recipe: Recipe, to: str, size: JobSize, directory: Path, after: str |
 
     Args:
         recipe: From `fitted`.
-        to: `local`, `slurm`, `k8s` or `sky`.
+        to: One of `backends.BACKENDS`.
         size: What a training job occupies.
         directory: Where jobs run.
         after: A Slurm job's id that the chain waits for.
@@ -110,19 +106,12 @@ def launch(recipe: Recipe, to: str, size: JobSize, directory: Path, after: str |
     if to == "slurm":
         _submit(recipe, chain, live, after)
     elif to != "local":
-        file = rendered[0][0]
-        quoted = shlex.quote(str(file))
-        command = f"kubectl create -f {quoted}" if to == "k8s" else f"sky jobs launch {quoted}"
-        logger.info(f"wrote {file}; to start it: {command}")
+        file, backend = rendered[0][0], MANIFESTS[to]
+        logger.info(f"wrote {file}; to start it: {backend.start} {shlex.quote(str(file))}")
         if recipe.cluster.handed_over:
-            piped = (
-                "kubectl create -f -"
-                if to == "k8s"
-                else "(umask 077; cat > task.yaml); sky jobs launch task.yaml"
-            )
             logger.info(
                 "the file has no values of cluster.environment and cluster.setup; with them it is what --print shows: add "
-                f"`--print | {piped}`, or hand {HANDED_OVER} over yourself"
+                f"`--print | {backend.piped}`, or hand {HANDED_OVER} over yourself"
             )
         if to == "k8s" and recipe.cluster.kubernetes.kind == "trainjob":
             runtime = recipe.cluster.kubernetes.runtime

@@ -10,14 +10,13 @@ from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recipe.cluster import JobSize
 
 
-def render(recipe: Recipe, recipe_file: str, size: JobSize, directory: str, values: bool = False) -> str:
+def render(recipe: Recipe, size: JobSize, directory: str, values: bool = False) -> str:
     """The task, YAML for `sky jobs launch`.
 
     What `cluster.environment` and `cluster.setup` hold reaches machines as a secret.
 
     Args:
         recipe: The recipe, its `out` absolute.
-        recipe_file: The file that machines read it from, in the shared directory.
         size: What the run occupies.
         directory: Where it runs; relative paths of the recipe start there.
         values: Whether the secret's value is given, which no file may hold.
@@ -53,7 +52,9 @@ def render(recipe: Recipe, recipe_file: str, size: JobSize, directory: str, valu
     run = [f"cd -- {shlex.quote(directory)} || exit 1"]
     if setup := cluster.handed_over:
         run.append(f'eval "${HANDED_OVER}"')
-    run.append(f"exec python -m perdure.launch.node --recipe {shlex.quote(recipe_file)}")
+    run.append(
+        f"exec python -m perdure.launch.node --recipe {shlex.quote(str(recipe.paths.launched_recipe))}"
+    )
     task: dict[str, Any] = {
         "name": f"perdure-{recipe.name}".replace("_", "-"),
         "num_nodes": size.nodes,

@@ -50,31 +50,8 @@ PRIVATE = (
     "tests/support.py",
 )
 SPOKEN = (
-    "launch/launch.py",
-    "launch/sweep.py",
-    "pipeline/cli/jobs.py",
-    "pipeline/cli/models.py",
-    "pipeline/cli/sweeps.py",
-    "pipeline/core/cores.py",
-    "pipeline/data/backends/__init__.py",
-    "pipeline/data/backends/slurm.py",
-    "pipeline/data/score/progress.py",
-    "pipeline/data/score/score.py",
-    "pipeline/evaluate/contamination.py",
-    "pipeline/evaluate/harness.py",
-    "pipeline/evaluate/report/report.py",
-    "pipeline/run/run.py",
-    "pipeline/run/scoring.py",
-    "pipeline/run/sweep/results.py",
-    "pipeline/run/sweep/work.py",
-    "pipeline/run/verify.py",
-    "pipeline/run/version_inputs.py",
-    "pipeline/train/checkpoint.py",
     "pipeline/train/guard.py",
-    "pipeline/train/hashes.py",
     "pipeline/train/loop.py",
-    "pipeline/train/reweight.py",
-    "pipeline/train/start.py",
 )
 
 

@@ -6,6 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from perdure.launch.backends import BACKENDS
+
 INSPECT = "data inspect"
 """A verb of two words: what follows `data` is else a recipe."""
 GPUS_PER_NODE = 8
@@ -197,7 +199,7 @@ def _add_launch(verbs: Any, on_recipe: argparse.ArgumentParser, machine: argpars
     )
     launch.add_argument(
         "--to",
-        choices=("local", "slurm", "k8s", "sky"),
+        choices=BACKENDS,
         required=True,
         help="the scheduler; local: this machine",
     )

@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import tiny_recipe
 
-from perdure.launch.chain import jobs
 from perdure.launch.kubernetes import literal, render
 from perdure.pipeline.core.errors import RecipeError
 from perdure.pipeline.recipe import Recipe
@@ -44,8 +43,7 @@ def launched(kind: str = "jobset", **cluster) -> Recipe:
 
 
 def manifest(recipe: Recipe, directory: str = "/shared", nodes: int = SIZE.nodes) -> dict:
-    chain = jobs(recipe, recipe.directory / "launch" / "recipe.yaml")
-    return yaml.safe_load(render(chain, recipe, replace(SIZE, nodes=nodes), directory))
+    return yaml.safe_load(render(recipe, replace(SIZE, nodes=nodes), directory))
 
 
 def test_a_jobset_runs_stage_after_stage():
@@ -151,8 +149,7 @@ def test_pods_take_every_value_literally(tmp_path, value, place):
     }
     assert "VALUE" not in environment
     (reference,) = (entry["valueFrom"] for entry in container["env"] if entry["name"] == "PERDURE_SETUP")
-    chain = jobs(recipe, recipe.directory / "launch" / "recipe.yaml")
-    secret, _ = yaml.safe_load_all(render(chain, recipe, SIZE, "/shared", values=True))
+    secret, _ = yaml.safe_load_all(render(recipe, SIZE, "/shared", values=True))
     assert reference == {"secretKeyRef": {"name": secret["metadata"]["name"], "key": "PERDURE_SETUP"}}
     assert secret["metadata"]["namespace"] == "lab"
     environment |= secret["stringData"]

@@ -34,7 +34,7 @@ def task(out: Path, directory: str, **cluster) -> dict:
     recipe: Recipe = tiny_recipe(out).model_copy(
         update={"out": out, "cluster": Cluster.model_validate(cluster)}
     )
-    return yaml.safe_load(render(recipe, str(out / "launch" / "recipe.yaml"), SIZE, directory))
+    return yaml.safe_load(render(recipe, SIZE, directory))
 
 
 def test_a_task_of_all_machines(tmp_path):
@@ -83,6 +83,6 @@ def test_values_are_shown_to_whoever_asks_and_written_to_no_file(tmp_path):
     recipe = tiny_recipe(tmp_path / "run")
     cluster = {"sky": {"accelerator": "H100", "mount": str(tmp_path)}, "environment": {"TOKEN": "s3cret"}}
     recipe = recipe.model_copy(update={"cluster": Cluster.model_validate(cluster)})
-    written, printed = (render(recipe, "r.yaml", SIZE, "/", values) for values in (False, True))
+    written, printed = (render(recipe, SIZE, "/", values) for values in (False, True))
     assert "s3cret" not in written
     assert yaml.safe_load(printed)["secrets"] == {"PERDURE_SETUP": "export TOKEN=s3cret\n"}
