@@ -1,4 +1,4 @@
-"""Cores that other programs want, too: our threads sleep while they wait for one another, and the console says what is lost.
+"""CPU cores shared with other programs: idle OpenMP threads sleep, and time lost to contention is logged.
 
 OpenMP's threads spin by default until the slowest of them is done. Where others want the cores, those that spin keep the one
 that they wait for from running: training a small model then takes ten times as long, and burns CPU all the while.
@@ -29,7 +29,7 @@ PAUSE = 600.0
 
 
 def sleep_while_waiting() -> None:
-    """Has OpenMP's threads of this process, and of all that it starts, sleep instead of spin; what the user says wins.
+    """Makes idle OpenMP threads of this process and its children sleep instead of spin; the user's own setting wins.
 
     This comes before torch is imported.
     """
@@ -67,7 +67,7 @@ def warning_when_crowded() -> Iterator[None]:
 
 
 def crowded_line(ran: float, waited: float) -> str:
-    """What to say of the seconds that threads ran and waited for a core in a window; nothing if they seldom waited."""
+    """A warning about the seconds that threads ran and waited for a core in a window; empty if they seldom waited."""
     if ran + waited < WANTED * WINDOW or waited < CROWDED * (ran + waited):
         return ""
     share = waited / (ran + waited)
@@ -78,14 +78,14 @@ def crowded_line(ran: float, waited: float) -> str:
 
 
 def grown(before: dict[int, tuple[int, int]], now: dict[int, tuple[int, int]]) -> tuple[float, float]:
-    """Seconds that threads ran and waited between two looks, by `thread_times`; those that ended meanwhile are left out."""
+    """Seconds that threads ran and waited between two calls of `thread_times`; those that ended meanwhile are left out."""
     pairs = [(before.get(thread, (0, 0)), times) for thread, times in now.items()]
     ran, waited = (sum(new[part] - old[part] for old, new in pairs) / 1e9 for part in (0, 1))
     return ran, waited
 
 
 def thread_times(process: int) -> dict[int, tuple[int, int]]:
-    """Nanoseconds that every thread of a process, and of all that came from it, ran and waited for a core, by its number.
+    """Nanoseconds that each thread of a process and its descendants ran and waited for a core, by thread id.
 
     Linux counts both (`/proc/PID/task/TID/schedstat`); elsewhere there are none.
     """
@@ -98,7 +98,7 @@ def thread_times(process: int) -> dict[int, tuple[int, int]]:
 
 
 def _family(process: int) -> list[int]:
-    """A process and all that came from it, but for those whose parent has ended."""
+    """A process and its descendants, except those whose parent has ended."""
     children: dict[int, list[int]] = {}
     for file in PROCESSES.glob("[0-9]*/stat"):
         if fields := _read(file).rpartition(")")[2].split():  # the name before may hold anything
@@ -110,7 +110,7 @@ def _family(process: int) -> list[int]:
 
 
 def _read(file: Path) -> str:
-    """A file of a process, empty if that has ended meanwhile."""
+    """Content of a file below `/proc`; empty if the process has ended."""
     try:
         return file.read_text(errors="replace")
     except OSError:

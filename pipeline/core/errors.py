@@ -11,7 +11,7 @@ class PerdureError(ValueError):
 
 
 class Stopped(Exception):
-    """A signal asked for a stop, and everything is saved: no error, but nothing that follows is to be done."""
+    """Raised when a signal asked for a stop and everything is saved: not an error, but nothing that follows is done."""
 
 
 HIDDEN = ("cluster.environment", "cluster.setup")

@@ -16,7 +16,7 @@ CHECKSUM, SCHEME = "checksum", "perdure-sha256:"
 
 
 def finite(value: Any) -> Any:
-    """The same value, NumPy's arrays and numbers as plain ones, with None for numbers that are not finite: JSON has none."""
+    """A value with plain lists and numbers in place of NumPy's, and None for numbers that are not finite, as JSON has none."""
     if hasattr(value, "tolist"):  # NumPy itself would slow the command line's start
         value = value.tolist()
     if isinstance(value, dict):
@@ -93,12 +93,12 @@ def _dumps(value: Any) -> str:
 
 
 def _checksum(path: Path, value: dict) -> str:
-    """Of a file's name and content, so that a file that was swapped for a neighbour shows."""
+    """Checksum of a file's name and content; with the name, a file swapped for its neighbour is noticed."""
     return SCHEME + hash_of([path.name, value])
 
 
 class MissingKey(PerdureError, KeyError):
-    """A key that a JSON file should have; templates and others may ask for it as of any mapping."""
+    """Raised for a missing key of a JSON file; also a `KeyError`, as templates expect of a mapping."""
 
     def __str__(self) -> str:
         return self.args[0]

@@ -1,4 +1,4 @@
-"""What a remedy can suggest."""
+"""Suggestions at the end of an error: similar names, what exists."""
 
 import difflib
 import os
@@ -15,7 +15,7 @@ NEAREST, LONGEST = 100, 300
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """A hint for the end of a remedy: what is near a misspelt word, else what there is."""
+    """A hint that names words similar to a misspelt one, or else those that exist."""
     word = word[:LONGEST]
     ordered, backwards = _ordered(tuple(known))
     beside = _around(word, ordered) + [name[::-1] for name in _around(word[::-1], backwards)]
@@ -26,7 +26,7 @@ def near(word: str, known: Iterable[str]) -> str:
 
 @lru_cache(8)
 def _ordered(names: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Names in order, and their letters backwards in order: which begin or end alike stand beside each other."""
+    """Names sorted, and sorted by their reversed letters, so that those with equal beginnings or endings are neighbours."""
     return sorted(names), sorted(name[::-1] for name in names)
 
 
@@ -39,7 +39,7 @@ def _around(word: str, ordered: list[str]) -> list[str]:
 
 
 def missing(where: str, path: Path, kind: str) -> Problem:
-    """A path that does not exist, with what is near it."""
+    """An error about a path that does not exist, with similar ones."""
     parent = path.parent
     if path.is_dir():
         return Problem(where, str(path), "a directory; should be a file")
@@ -54,7 +54,7 @@ def missing(where: str, path: Path, kind: str) -> Problem:
 
 
 def near_package(package: str) -> str:
-    """A hint for the end of a remedy: an installed package with a similar name, else how to get it."""
+    """A hint that names an installed package with a similar name, or else how to install it."""
     from importlib.metadata import packages_distributions
 
     match = difflib.get_close_matches(package, packages_distributions(), n=1)

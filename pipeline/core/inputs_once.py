@@ -24,7 +24,7 @@ def inputs_read_once() -> Iterator[None]:
 
 
 def of_inputs(key: Hashable, make: Callable[[], Found]) -> Found:
-    """What `make` finds of input files, kept under a key in a scope of `inputs_read_once`; it is shared, and not to be changed."""
+    """The result of `make` on input files, kept under a key in a scope of `inputs_read_once`; callers must not change it."""
     if (known := _inputs.get()) is None:
         return make()
     if key not in known:

@@ -1,4 +1,4 @@
-"""Whether an artefact's files are still those that it was finished with.
+"""Integrity of artefacts: comparison of their files with the hashes in their manifests.
 
 A manifest has the SHA-256 of every file. It is compared before the files are used, once after any change of them: what they
 looked like then (inode, size, times) stands in the artefact's `.verified.json`, written first as the artefact is finished, so
@@ -56,13 +56,13 @@ def damaged_files(
 
 
 def _tell(store: Path, size: int) -> None:
-    """Says that a start takes longer than it will again."""
+    """Logs that many bytes are hashed, which happens once."""
     if size >= TELL_BYTES:
         logger.warning(f"{store.parent}: comparing {format_bytes(size)} with their recorded hashes, once")
 
 
 def _unlike(path: Path, entry: dict) -> str | None:
-    """What is wrong with a file before any of it is hashed."""
+    """Problem with a file that shows without hashing it; None if there is none."""
     try:
         if path.is_dir():
             return "a directory stands in its place"
@@ -78,7 +78,7 @@ def _unlike(path: Path, entry: dict) -> str | None:
 
 
 def hash_of_file(path: Path) -> str:
-    """`manifest.hash_file`, its errors in one line."""
+    """`hashes.hash_file` with readable errors."""
     try:
         return hash_file(path)
     except OSError as error:
@@ -102,7 +102,7 @@ def require_whole(directory: Path, names: Iterable[str] | None = None) -> None:
 
 
 def is_whole(directory: Path) -> bool:
-    """Whether an artefact is finished; if so, its files are compared.
+    """Whether an artefact is finished; the files of a finished one are compared with their hashes.
 
     Raises:
         PerdureError: As `require_whole`.
@@ -114,7 +114,7 @@ def is_whole(directory: Path) -> bool:
 
 
 def json_lines(path: Path, lines: Iterable[str | bytes]) -> list[dict]:
-    """Lines of a JSONL file, parsed; a last one without its end, which may be half written, is left out.
+    """Parsed lines of a JSONL file, without a last one that has no line end and may be half written.
 
     Raises:
         PerdureError: If one holds something else.

@@ -1,4 +1,4 @@
-"""Locks on files, which hold between machines too; the system lifts one when the process that has it dies."""
+"""File locks that hold between machines and end with the process that has them."""
 
 import errno
 import fcntl
@@ -12,7 +12,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def open_lock(path: Path) -> int:
-    """Opens a file to lock, made if absent; never one that a symbolic link leads to.
+    """Opens a file for locking; creates it if it is missing, and refuses symbolic links.
 
     Returns:
         Its descriptor, for reading and writing.
@@ -38,7 +38,7 @@ def _in_the_way(path: Path) -> PerdureError:
 
 
 def lock(file: int, path: Path) -> bool:
-    """Takes the lock on an opened file, without waiting.
+    """Tries to lock an open file without waiting; returns whether it succeeded.
 
     Args:
         file: Its descriptor.

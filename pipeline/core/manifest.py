@@ -1,4 +1,4 @@
-"""Artefacts on disk: hashes, atomic writes, and the `_SUCCESS` that says a directory is whole.
+"""Artefacts on disk: manifests, and the `_SUCCESS` that marks a directory as whole.
 
 Every artefact is a directory that ends as `manifest.json` (what went in, what came out) and then an empty
 `_SUCCESS`. Its name carries the first eight digits of a hash over everything that it depends on, so a changed
@@ -25,7 +25,7 @@ HASHES = "hashes.json"
 
 
 def finish(directory: Path, manifest: dict) -> None:
-    """Declares an artefact whole: writes its manifest, then `_SUCCESS`, in that order.
+    """Marks an artefact as whole: writes its manifest, then `_SUCCESS`.
 
     `versions` of the packages that made it are added to the manifest, and `files` (sizes and SHA-256) unless it has them:
     of all that stand in the directory itself.
@@ -37,7 +37,7 @@ def finish(directory: Path, manifest: dict) -> None:
 
 
 def refuse_link(directory: Path) -> None:
-    """Refuses to work in a directory that a symbolic link leads to: what is removed there would be somebody else's.
+    """Refuses a directory that is a symbolic link, because files removed there could be somebody else's.
 
     Raises:
         PerdureError: If it is a link.
@@ -55,7 +55,7 @@ def is_finished(directory: Path) -> bool:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that shape results."""
+    """Installed versions of the packages that affect results."""
     found = {}
     for package in ("perdure", "torch", "megatron-core", "datatrove", "transformers", "tokenizers", "numpy"):
         try:
@@ -66,7 +66,7 @@ def package_versions() -> dict[str, str]:
 
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Names what differs between two nested mappings, a `path: expected -> found` line each."""
+    """Differences of two nested mappings, one line `path: expected -> found` each."""
     lines = []
     for key in sorted(expected.keys() | found.keys(), key=str):
         left, right = expected.get(key), found.get(key)
@@ -79,7 +79,7 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: s
 
 @contextmanager
 def disk_errors(where: Path) -> Iterator[None]:
-    """Turns what a disk or file system refuses into one readable line."""
+    """Context in which errors of the file system become one readable line."""
     try:
         yield
     except OSError as error:

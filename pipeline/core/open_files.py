@@ -1,4 +1,4 @@
-"""How many files a process may hold open."""
+"""The limit of open files of a process."""
 
 import resource
 

@@ -1,4 +1,4 @@
-"""Where a run's files are: every path of "On disk" in docs/design.md, spelled once."""
+"""Paths of a run's files, as listed under "On disk" in docs/design.md."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What to do about a file that is damaged or that the file system refuses, in one line for people."""
+"""Advice for errors of files: what to delete or change, in one line."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Hashes of files that are remembered until something touches the files."""
+"""Hashes of files, cached until the files' inodes or times change."""
 
 import os
 import secrets
@@ -45,7 +45,7 @@ def hash_files(directory: Path, names: Iterable[str] | None = None, remember: bo
 
 
 def _let_settle(paths: Sequence[Path]) -> None:
-    """Waits for a tick if large files have only just been written: whoever opens them next need not hash them again."""
+    """Waits for a tick if large files have only just been written, so that the next opening need not hash them again."""
     stats = [path.stat() for path in paths]
     newest = max((max(found.st_mtime, found.st_ctime) for found in stats), default=0.0)
     if sum(found.st_size for found in stats) >= WAIT_BYTES:
@@ -57,7 +57,7 @@ def _content(path: Path) -> "tuple[Sequence[Path], Callable[[], str]]":
 
 
 def remembered_hash(store: Path, what: str, files: Sequence[Path], make: Callable[[], str]) -> str:
-    """A hash over many bytes, or what it was when they were last hashed if nothing has touched the files since.
+    """A hash over files, cached while nothing touches them.
 
     Args:
         store: See `remembered_hashes`.
@@ -74,7 +74,7 @@ def remembered_hashes(
     done: Callable[[str], None] = lambda what: None,
     tell: Callable[[Path, int], None] = lambda store, size: None,
 ) -> dict[str, str]:
-    """Hashes by name; those whose files nothing has touched since they were last made are remembered, others made by threads.
+    """Hashes by name: cached ones where nothing has touched the files since, others computed by threads.
 
     Touched means another inode, size, time of modification or of change. The last cannot be set back, so that content which was
     swapped under its old name, size and date (`cp -p`, `rsync -t`) is hashed again.
@@ -123,7 +123,7 @@ def remembered_hashes(
 
 
 def _settled_before(store: Path) -> Callable[[Path, dict[str, Any]], bool] | None:
-    """Whether a file, by its path and state, has not changed for so long that any later change will show in its times.
+    """A test of a file's path and state: whether its last change is so old that any later one will show in its times.
 
     The file system says what time it is, by a file that is made beside the store: this machine's clock may be another one.
 

@@ -62,7 +62,7 @@ def sbatch(
 
 
 def _handing_over(written: list[str], setup: str) -> list[str]:
-    """Lets `PERDURE_SETUP` through where a site, or the recipe's options, keep the environment from jobs."""
+    """Options that pass `PERDURE_SETUP` to a job although a site or the recipe keeps the environment from it."""
     asked = [option.partition("=")[2] for option in written if option.startswith("--export=")]
     passed = (asked or [os.environ.get("SBATCH_EXPORT", "ALL")])[-1]
     if not setup or "ALL" in passed.split(","):
@@ -89,7 +89,7 @@ def max_array_size() -> int:
 
 
 def _ask(*command: str) -> str | None:
-    """What one of Slurm's commands prints, or None if it fails."""
+    """Output of a Slurm command; None if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The text of each token in a run, for people: characters are whole, though a tokenizer may spread their bytes over tokens."""
+"""Texts of consecutive tokens for display, with whole characters even where their bytes are spread over tokens."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ MOST = 4
 
 
 def token_texts(decode: Callable[[list[int]], str], tokens: list[int]) -> list[str]:
-    """What every token adds to the text of those before it.
+    """The text that each token adds to that of the tokens before it.
 
     Args:
         decode: Gives the text of tokens.

@@ -1,4 +1,4 @@
-"""A run's tokenizer, loaded."""
+"""Loading of a run's tokenizer."""
 
 from dataclasses import dataclass
 from pathlib import Path

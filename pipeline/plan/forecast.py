@@ -1,4 +1,4 @@
-"""What versions will read according to the recipe: phases of their mixtures, and samples of each place, before there are plans."""
+"""Forecast of what versions read, from the recipe alone: phases of their mixtures, and samples by place in the mixture."""
 
 from fractions import Fraction
 from itertools import accumulate

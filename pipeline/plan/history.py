@@ -1,4 +1,4 @@
-"""What a version's records tell of its course: steps done, phases of the mixture, tokens consumed of each domain."""
+"""A version's training so far, from its plan and metrics: steps, phases of the mixture, tokens consumed by domain."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from perdure.pipeline.recipe import Recipe
 
 
 def steps_done(directory: Path) -> int:
-    """Steps that `metrics.jsonl` tells of; its last line may be half written."""
+    """Number of steps in `metrics.jsonl`, whose last line may be half written."""
     lines = metrics_lines(VersionPaths(directory).metrics)
     return lines[-1]["step"] if lines else 0
 

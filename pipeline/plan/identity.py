@@ -1,4 +1,4 @@
-"""What in a recipe decides a version's result."""
+"""The parts of a recipe that decide a version's result."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from perdure.pipeline.recipe import Recipe, Version
 
 
 def deciding_fields(recipe: Recipe, name: str) -> RecipeIdentity:
-    """The fields of a recipe that decide a version; reads no model, which may be gone."""
+    """The fields of a recipe that decide a version's result; no model is read, as it may be gone."""
     version = recipe.versions[name]
     dumped = version.model_dump(mode="json", exclude={"keep"})
     return {
@@ -22,7 +22,7 @@ def deciding_fields(recipe: Recipe, name: str) -> RecipeIdentity:
 
 
 def deciding(version: dict[str, Any]) -> dict[str, Any]:
-    """A version as dumped, without what does not decide its result: `max_repetition` decides nothing but which shares may rise."""
+    """A dumped version without fields that do not affect its result: `max_repetition` matters with `reweight` alone."""
     mixture = version["mixture"]
     if not mixture.get("reweight"):
         mixture = {key: value for key, value in mixture.items() if key != "max_repetition"}
@@ -36,7 +36,7 @@ def reweight_tokens(recipe: Recipe, version: Version) -> int | None:
 
 
 def not_deciding(recipe: Recipe) -> set[str]:
-    """Fields of `training` that do not change a version's weights, or by rounding only."""
+    """Fields of `training` that change a version's weights by rounding at most."""
     guard = recipe.training.guard
     fields = {"log_interval", "async_checkpoint", "loss_implementation"}
     return fields if "rollback" in (guard.on_nan, guard.on_spike) else fields | {"checkpoint_interval"}

@@ -1,4 +1,4 @@
-"""What a version has to do with the versions before it, as far as the recipe decides it, and where they are."""
+"""A version's lineage according to the recipe: ancestors, their steps, schedules, and checkpoints to keep."""
 
 from bisect import bisect_left
 from itertools import accumulate
@@ -25,7 +25,7 @@ def models_needed(version: Version) -> list[str]:
 
 
 def steps_taken(recipe: Recipe, name: str) -> int:
-    """Steps of its parent that lead to a version that has one."""
+    """Number of the parent's steps before a version starts from it; the version must have a parent."""
     start = recipe.versions[name].start
     assert not isinstance(start, Init)
     return start.step if isinstance(start, Branch) else num_steps(recipe, recipe.versions[start.parent])
@@ -33,7 +33,7 @@ def steps_taken(recipe: Recipe, name: str) -> int:
 
 @remembered
 def ancestors(recipe: Recipe, name: str) -> list[tuple[str, int]]:
-    """Every ancestor of a version, the oldest first, with the steps of it that lead to the version."""
+    """All ancestors of a version, oldest first, each with the number of its steps that the version builds on."""
     parent = parent_of(recipe.versions[name])
     if parent is None:
         return []
@@ -42,14 +42,14 @@ def ancestors(recipe: Recipe, name: str) -> list[tuple[str, int]]:
 
 @remembered
 def steps_before(recipe: Recipe, name: str) -> int:
-    """Steps of all ancestors that lead to a version."""
+    """Number of training steps of all ancestors that a version builds on."""
     parent = parent_of(recipe.versions[name])
     return 0 if parent is None else steps_before(recipe, parent) + steps_taken(recipe, name)
 
 
 @remembered
 def resolved_schedule(recipe: Recipe, name: str) -> Schedule:
-    """A version's schedule with everything that follows from its ancestors filled in, for `learning_rate`."""
+    """A version's schedule with the values that depend on its ancestors filled in, for `learning_rate`."""
     version, parents_rate = recipe.versions[name], None
     if (parent := parent_of(version)) is not None:
         length = num_steps(recipe, recipe.versions[parent])
@@ -68,7 +68,7 @@ def kept_steps(recipe: Recipe, name: str) -> set[int]:
 
 
 def switch_steps(recipe: Recipe, name: str) -> list[int]:
-    """The steps of a version after which each of `mixture.switches` holds, in a plan of its own (see `planned_phases`)."""
+    """The steps after which each of a version's `mixture.switches` holds, if the version has a plan of its own."""
     switches, steps = recipe.versions[name].mixture.switches, num_steps(recipe, recipe.versions[name])
     batch_tokens = recipe.training.seq_length * recipe.training.global_batch_size
     rates: list[float] = []
@@ -93,7 +93,7 @@ def switch_steps(recipe: Recipe, name: str) -> list[int]:
 
 
 def continues_parent(recipe: Recipe, name: str) -> bool:
-    """Whether a version reads on in its parent's own plan: a branch with the parent's mixture.
+    """Whether a version continues in its parent's plan, as a branch with the parent's mixture does.
 
     Another `max_repetition` is no other mixture; another k is, if replay has a share of what is trained on.
     """
@@ -105,7 +105,7 @@ def continues_parent(recipe: Recipe, name: str) -> bool:
 
 @remembered
 def plan_owner(recipe: Recipe, name: str) -> tuple[str, int]:
-    """The version whose plan a version reads, itself or one that it reads on in, and the steps of that before its own."""
+    """The version whose plan a version reads, which may be an ancestor, and the steps of that plan before its own."""
     start = recipe.versions[name].start
     if not (isinstance(start, Branch) and continues_parent(recipe, name)):
         return name, 0

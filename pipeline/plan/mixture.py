@@ -71,7 +71,7 @@ def new_sources(mixture: Mixture, part: int) -> dict[str, MixtureSource]:
 
 
 def members(mixture: Mixture) -> dict[str, tuple[str, MixtureSource]]:
-    """Every place in a mixture, whenever it is used: its domain (`perdure.pipeline.plan.domains`) and settings, by key."""
+    """All places in a mixture, those of later phases included: domain (`perdure.pipeline.plan.domains`) and settings by key."""
     fresh: dict[str, MixtureSource] = {}
     for part in range(len(mixture.switches) + 1):
         fresh = new_sources(mixture, part) | fresh
@@ -107,7 +107,7 @@ def _samples_of(version: Version) -> tuple:
 
 
 def without_idle(version: dict) -> dict:
-    """A version as dumped in JSON, without fields of its mixture that change nothing as they stand.
+    """A version dumped as JSON, without fields of its mixture that have no effect at their values.
 
     So what identifies a version is what it was before there were such fields: `replay.share_of` where the share read is
     `share` (it is `read`, or all new tokens are trained on), `reweight.groups` where there are none.
@@ -195,7 +195,7 @@ def rounded_shares(ratios: dict[str, float], parts: int) -> dict[str, Fraction]:
 
 
 def _less(counts: list[int], number: int) -> list[int]:
-    """Counts with so many taken away, one at a time from the largest, of equal ones from the first."""
+    """Counts reduced by a number in total, one at a time from the largest; the first of equal ones is reduced first."""
     largest = [(-count, place) for place, count in enumerate(counts)]
     heapify(largest)
     for _ in range(number):

@@ -1,4 +1,4 @@
-"""The order of a source's documents, by perplexity or by chance, in memory that does not grow with the corpus.
+"""The order of a source's documents, by perplexity or random, sorted in bounded memory.
 
 Keys are sorted in runs that lie on disk, and the runs are merged a block at a time. The result is the two arrays per
 source that a plan consists of (`perdure.pipeline.plan.plan`).
@@ -21,7 +21,7 @@ RANKED = ("easy_to_hard", "hard_to_easy")
 
 @dataclass(frozen=True)
 class Order:
-    """What decides the order of a source's documents.
+    """The settings that decide the order of a source's documents.
 
     Attributes:
         data: The source's directory of shards.
@@ -84,7 +84,7 @@ def write_order(order: Order, documents: Path, ends: Path, rows: int = ROWS) -> 
 
 
 def splitmix64(seed: int, numbers: np.ndarray) -> np.ndarray:
-    """SplitMix64 (Steele et al. 2014) of seed and numbers, uint64, as random as 64 bits can be."""
+    """SplitMix64 (Steele et al. 2014): pseudo-random uint64 [n] from a seed and uint64 [n] numbers."""
     step = np.array([0x9E3779B97F4A7C15], np.uint64)
     x = (numbers.astype(np.uint64) + np.uint64(1)) * step + np.uint64(seed & (1 << 64) - 1)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

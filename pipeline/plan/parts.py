@@ -94,7 +94,7 @@ def finished_part(data: Path, domain: str, lowest: LowestPerplexity | None, mode
 
 
 def describe(domain: str, manifest: dict) -> str:
-    """A part in one line for people."""
+    """One line for the console on what a part holds."""
     taken, available, bound = (manifest[key] for key in ("taken", "available", "max_perplexity"))
     size = f"{taken['documents']:,} documents, {taken['tokens']:,}"
     if bound is None:

@@ -37,7 +37,7 @@ LONGEST_NAME = 150
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of samples with constant shares.
+    """A run of samples with constant shares of the sources.
 
     Attributes:
         first_sample: Global index of its first sample.
@@ -105,7 +105,7 @@ def num_samples(recipe: Recipe, version: Version) -> int:
 
 
 class Place(NamedTuple):
-    """Where a sample comes from.
+    """The source, epoch and index of a sample.
 
     Attributes:
         source: Number of its mixture key in `Plan.keys`.
@@ -119,7 +119,7 @@ class Place(NamedTuple):
 
 
 def place_of(plan: Plan, index: int) -> Place:
-    """Where the sample with a global index comes from."""
+    """The place of the sample with a global index."""
     phase = plan.phases[bisect_right(plan.phases, index, key=lambda phase: phase.first_sample) - 1]
     block, position = divmod(index - phase.first_sample, len(phase.pattern))
     number = int(phase.pattern[position])

@@ -1,4 +1,4 @@
-"""Making a version's plan: which sources in which order, from where on, in which shares."""
+"""Construction of a version's plan: sources, their order, first samples and shares."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +41,7 @@ def build_plan(
     scores: dict[str, Path],
     history: Sequence[Ancestor] = (),
 ) -> Plan:
-    """Writes a version's plan, or opens the one that stands there.
+    """Writes a version's plan, or opens the one that exists.
 
     Args:
         directory: The version's `plan/`.
@@ -90,7 +90,7 @@ def build_plan(
 
 
 def with_replay_pools(mixture: Mixture, history: Sequence[Ancestor], name: str) -> Mixture:
-    """Names the sources of `replay.from_parents`, weighted by what the ancestors consumed of them.
+    """A mixture with the sources of `replay.from_parents` named and weighted by what the ancestors consumed.
 
     Raises:
         PerdureError: If they consumed nothing.
@@ -110,7 +110,7 @@ def with_replay_pools(mixture: Mixture, history: Sequence[Ancestor], name: str) 
 
 
 def data_hash(directory: Path) -> str:
-    """What identifies a data directory's content: the hash over its shard files' hashes and its tokenizer."""
+    """Identity of a data directory's content: hash over its shards' hashes and its tokenizer."""
     manifest = read_json(directory / "manifest.json")
     shards = {name: entry["sha256"] for name, entry in manifest["files"].items()}
     return hash_of([manifest["tokenizer_hash"], shards])[:16]
@@ -203,7 +203,7 @@ def _domain_order(
 
 
 def _continued(parent: Ancestor, sources: dict[str, dict], directory: Path) -> dict:
-    """What a plan that reads on in its parent's takes from there: sources, phases and numbering."""
+    """The sources, phases and numbering that a plan takes from the parent's plan that it continues."""
     plan, end = parent
     for key, entry in sources.items():
         if not same_stream(plan.sources.get(key), entry):

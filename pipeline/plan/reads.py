@@ -68,7 +68,7 @@ def _samples(plan: Plan, key: str, places: np.ndarray) -> np.ndarray:
 
 
 def permuted(indices: np.ndarray, size: int, key: int) -> np.ndarray:
-    """`plan.permute` of many indices, int64, at once."""
+    """Vectorised `permutation.permute`: the images of int64 [n] indices."""
     half = np.uint64(max(1, (size - 1).bit_length() + 1 >> 1))
     mask = np.uint64((1 << int(half)) - 1)
     found, left = indices.astype(np.uint64), np.arange(len(indices))
@@ -82,12 +82,12 @@ def permuted(indices: np.ndarray, size: int, key: int) -> np.ndarray:
 
 
 def is_judged(member: MixtureSource) -> bool:
-    """Whether all documents of a place of a mixture are scored, because it goes by their perplexity."""
+    """Whether a place in a mixture orders or chooses documents by perplexity, so that all of them are scored."""
     return member.order in RANKED or member.lowest_perplexity is not None
 
 
 def to_score(version: Version, table: list[dict], tokens: dict[str, int | None]) -> list[dict]:
-    """What a version needs scores of.
+    """The sources of which a version needs scores, and by which models.
 
     Args:
         version: The version.

@@ -1,4 +1,4 @@
-"""The recipe by which each version was made, as its directory has it: what a recipe says today may be something else."""
+"""The recipes by which versions were made, as recorded in their directories."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,7 @@ DECIDING = ("seed", "model", "training")
 
 
 def recorded(recipe: Recipe) -> dict[str, Recipe]:
-    """By version the recipe that it was made by.
+    """The recipe that each version was made by.
 
     Of a version that has begun, that is the one in its directory, under today's directory; of one that waits, `as_recorded`.
 
@@ -39,7 +39,7 @@ def recorded(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def as_recorded(recipe: Recipe) -> Recipe:
-    """Today's recipe with every version that has begun, and what decides it, as it was made.
+    """Today's recipe, with versions that have begun, and the sections that decide them, as recorded.
 
     An ancestor that today's recipe does not name any more stands before its first descendant; so does a source that a version was
     made of. Where versions were made under different seeds, models or training settings, those of the last one stand in it.
@@ -51,7 +51,7 @@ def as_recorded(recipe: Recipe) -> Recipe:
 
 
 def recorded_recipe(directory: Path) -> Recipe | None:
-    """The recipe that a version's directory has; None if the version has not begun.
+    """The recipe recorded in a version's directory; None if the version has not begun.
 
     Raises:
         PerdureError: If it cannot be read.

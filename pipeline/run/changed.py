@@ -1,4 +1,4 @@
-"""Data that has changed since versions were trained on it, before anything is made anew."""
+"""Detection of data that has changed since versions were trained on it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -71,7 +71,7 @@ def _made_otherwise(manifest: Path, now: dict, place: str) -> Changes:
 
 
 def _changes(then: Any, now: Any, place: str) -> Changes:
-    """What differs of what two descriptions both tell: versions of this program describe more or less."""
+    """Differences in the fields that two descriptions share; releases record more or fewer fields."""
     if isinstance(then, dict) and isinstance(now, dict):
         shared = [key for key in then if key in now and key != "covers"]
         return [line for key in shared for line in _changes(then[key], now[key], f"{place}{key}.")]

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(recipe: Recipe, recipe_path: Path) -> None:
-    """All stages: data, then every version (scores, plan, training, evaluation, export), then the report."""
+    """Runs all stages: data, every version (scores, plan, training, evaluation, export), and the report."""
     from perdure.pipeline.evaluate.report.report import write_report
 
     if not all(is_finished(recipe.paths.version(name).directory) for name in recipe.versions):
@@ -51,7 +51,7 @@ def run(recipe: Recipe, recipe_path: Path) -> None:
 
 
 def make_data(recipe: Recipe) -> None:
-    """The data stage alone."""
+    """Runs the data stage alone."""
     from perdure.pipeline.data.stage import run_data
 
     with alone(recipe):
@@ -67,14 +67,14 @@ def _report_left_over(recipe: Recipe) -> None:
 
 
 def make_versions(recipe: Recipe, data: dict[str, Path]) -> None:
-    """Every version in order, from finished data, and all that is measured of them; what is there is skipped."""
+    """Makes and measures every version in order from finished data; finished work is skipped."""
     for name in recipe.versions:
         make_version(recipe, name, data)
     _look_beyond(recipe, data)
 
 
 def prepare(recipe: Recipe, recipe_path: Path, version: str) -> None:
-    """Everything that one version's ranks need, so that they can be started anywhere: scores, plan, inputs."""
+    """Prepares one version's scores, plan and inputs, so that its ranks can be started anywhere."""
     with alone(recipe):
         directory, _ = prepare_version(recipe, version, run_data_stage(recipe, recipe_path))
         if directory == recipe.paths.version(version).directory:
@@ -82,7 +82,7 @@ def prepare(recipe: Recipe, recipe_path: Path, version: str) -> None:
 
 
 def train(recipe: Recipe, recipe_path: Path, version: str) -> None:
-    """Data, if need be, and one version; its parent and its models must be finished."""
+    """Makes one version, and the data if it is missing; its parent and its models must be finished."""
     with alone(recipe):
         make_version(recipe, version, run_data_stage(recipe, recipe_path))
 
@@ -115,7 +115,7 @@ def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, ranks: int 
 
 
 def _look_beyond(recipe: Recipe, data: dict[str, Path]) -> None:
-    """What is measured besides the versions' losses and answers: leaks, and other tools' tasks.
+    """Measures leaks between probes and training text, and tasks of lm-evaluation-harness.
 
     It may take long, or fail, so that a report stands before.
     """
@@ -134,7 +134,7 @@ def _look_beyond(recipe: Recipe, data: dict[str, Path]) -> None:
 
 @contextmanager
 def alone(recipe: Recipe) -> Iterator[None]:
-    """Keeps a second command out of the same directory; the system lifts the lock when a process dies.
+    """Context that keeps other commands out of a run's directory; its lock ends with the process.
 
     A job of a cluster waits for its turn: if it failed, its whole chain would be lost with its place in the queue.
     """
@@ -154,7 +154,7 @@ def alone(recipe: Recipe) -> Iterator[None]:
 
 
 def run_data_stage(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
-    """The data stage; what only the data can tell of any version is told before the first one trains."""
+    """Runs the data stage, then the checks that need finished data, before any version trains."""
     from perdure.pipeline.data.stage import run_data
 
     with disk_errors(recipe.directory):
@@ -253,7 +253,7 @@ def _write_inputs(paths: VersionPaths, recipe: Recipe, inputs: VersionInputs) ->
 
 
 def _plan_lines(plan: Plan, data: dict[str, Path]) -> list[str]:
-    """What a plan took of sources in part, and the order of domains that come one after another."""
+    """Lines on what a plan takes of sources that it uses in part, and on the order of its domains."""
     lines = []
     for key, entry in plan.sources.items():
         if entry.get("part") and not is_replayed(key):

@@ -42,7 +42,7 @@ def perplexity_scores(recipe: Recipe, mixture: Mixture, data: dict[str, Path]) -
 def selection_places(
     recipe: Recipe, version: Version, sources: list[str], data: dict[str, Path]
 ) -> dict[str, Path]:
-    """Where the scores stand, or will, that a version's selection goes by, if it needs any: see `score.score_place`."""
+    """Directories of the scores for a version's selection, finished or not; empty if it needs none (see `score.score_place`)."""
     from perdure.pipeline.data.score.score import score_place
 
     selection = version.selection
@@ -56,7 +56,7 @@ def selection_places(
 def score_what_is_read(
     recipe: Recipe, name: str, plan: Plan, sources: list[str], data: dict[str, Path]
 ) -> dict[str, Path]:
-    """Scores what a version's plan reads of sources, as far as it is not there; returns where the scores of each stand."""
+    """Scores the documents that a version's plan reads, unless they are scored; returns the directory of scores by source."""
     version, found = recipe.versions[name], {}
     for source in sources:
         assert version.selection is not None and version.selection.reference is not None
@@ -100,7 +100,7 @@ def _reference(recipe: Recipe, model: str) -> "ReferenceModel":
 
 
 def finished_export(recipe: Recipe, version: str) -> Path:
-    """The export of a version that others need.
+    """The export directory of a finished version.
 
     Raises:
         PerdureError: If it is not finished, or damaged.

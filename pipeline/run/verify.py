@@ -1,4 +1,4 @@
-"""`perdure verify`: reads everything that a directory holds, and compares it with what was recorded as it was made."""
+"""`perdure verify`: compares all files of a directory with the hashes recorded when they were made."""
 
 import logging
 import os
@@ -86,7 +86,7 @@ def verify(directory: Path) -> None:
 
 
 class _Progress:
-    """Says how many bytes are compared, now and then."""
+    """Progress of a verification in bytes, logged now and then."""
 
     def __init__(self, total: int):
         self.total, self.done, self.told = total, 0, time.monotonic()
@@ -121,7 +121,7 @@ def _raise(error: OSError) -> None:
 
 
 def _artefact(path: Path, names: set[str]) -> Found | None:
-    """What was recorded of an artefact; None if the directory is none."""
+    """An artefact's recorded hashes; None if the directory is not an artefact."""
     kept = {"manifest.json", HASHES, SUCCESS} & names
     belongs = artefact_of(path) == path
     if not (belongs or {"manifest.json", SUCCESS} & names or (HASHES in names and "config.json" in names)):
@@ -144,7 +144,7 @@ def _artefact(path: Path, names: set[str]) -> Found | None:
 
 
 def _json_problem(path: Path) -> str | None:
-    """What is wrong with a JSON file of ours, be it only that it no longer fits its checksum."""
+    """Problem with a JSON file of ours, such as a wrong checksum; None if there is none."""
     if path.suffix != ".json" or path.name.startswith("."):
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a version is made from: where it starts, its tokenizer, data and scores, written as its `inputs.json`.
+"""The inputs of a version: start, tokenizer, data and scores, as written to `inputs.json`.
 
 Perplexities that are missing are made on the way; what a selection goes by, once there is a plan (`scoring.py`).
 """
@@ -43,7 +43,7 @@ SHARE_OF_TRAINED = "version.mixture.replay.share_of: None -> 'trained'"
 def version_inputs(
     recipe: Recipe, name: str, data: dict[str, Path], ancestors: list[Ancestor]
 ) -> VersionInputs:
-    """What a version's trainer reads, and, as `identity`, everything that decides its result."""
+    """The inputs of a version, with everything that decides its result as `identity`."""
     from perdure.pipeline.data.stage import tokenizer_directory
 
     version = recipe.versions[name]
@@ -92,7 +92,7 @@ def recipe_identity(recipe: Recipe, name: str) -> RecipeIdentity:
 
 
 def refuse_edited(recipe: Recipe, names: Iterable[str]) -> None:
-    """Compares what versions, and all versions that they build on, were made from with what the recipe says of them now.
+    """Refuses versions that were made from something else than the recipe says now, they or any that they build on.
 
     Where a version begins in its data, the learning rate that it goes on from, and what its reference knows follow from the
     recipe's words on those versions. Data and scores are no part of this: data that was made anew is other data.
@@ -108,14 +108,14 @@ def refuse_edited(recipe: Recipe, names: Iterable[str]) -> None:
 
 
 def edited_versions(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
-    """Versions that were made from something else than the recipe says of them now, and what differs, in words."""
+    """Versions whose recorded identity differs from today's recipe, with the differences in words."""
     begun = [name for name in names if recipe.paths.version(name).inputs.exists()]
     found = {name: _edited(recipe, name, recipe_identity(recipe, name)) for name in begun}
     return {name: what for name, what in found.items() if what}
 
 
 def refuse_other(recipe: Recipe, name: str, identity: VersionIdentity) -> None:
-    """Compares (a part of) what identifies a version now with what its directory was made from.
+    """Refuses a version whose directory was made from something else than an identity, or a part of one.
 
     Raises:
         PerdureError: If that is something else; it names what differs.
@@ -149,7 +149,7 @@ def _as_now(recorded: VersionIdentity) -> dict[str, Any]:
 
 
 def _start(recipe: Recipe, name: str, tokenizer_hash: str) -> tuple[Path | None, str | None, Path | None]:
-    """Where a version's start is read: Hugging Face weights, what identifies them, and the parent's checkpoint."""
+    """The start of a version: directory of Hugging Face weights, their identity, and the parent's checkpoint."""
     start, done = recipe.versions[name].start, is_finished(recipe.paths.version(name).directory)
     if isinstance(start, Branch):
         parent = recipe.paths.version(start.parent)
