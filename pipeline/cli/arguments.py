@@ -1,100 +1,193 @@
 """The command line's verbs and options."""
 
 import argparse
-import math
+import shutil
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from perdure.launch.backends import BACKENDS
+from perdure.pipeline.cli.options import (
+    SITE,
+    add_output,
+    add_size,
+    gigabytes,
+    integers,
+    json_option,
+    positive,
+    recipe_options,
+)
 
 INSPECT = "data inspect"
 """A verb of two words: what follows `data` is else a recipe."""
 GPUS_PER_NODE = 8
 """Of `check --nodes`."""
-SITE = "the team's `cluster:` fields, below the recipe's"
+
+
+GROUPS = ("make", "look", "move")
+"""Headings of `perdure --help`, in order."""
+OLD_SPELLINGS = ("log", "diff", "branch", "compare")
+"""Commands that now stand under `versions`, and go on working without it."""
+
+
+class _Verbs:
+    """Adds commands to a parser, and lists them by group."""
+
+    def __init__(self, parser: argparse.ArgumentParser):
+        self.parsers = parser.add_subparsers(
+            dest="verb", required=True, metavar="COMMAND", prog=parser.prog, help=argparse.SUPPRESS
+        )
+        self.listed: dict[str, list[tuple[str, str]]] = {group: [] for group in GROUPS}
+
+    def add(
+        self, group: str, verb: str, text: str, *parents: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
+        """Adds a command with its line of help."""
+        self.listed[group].append((verb, text))
+        return self.parsers.add_parser(verb, parents=list(parents), description=_sentence(text))
+
+    def text(self) -> str:
+        """The commands with their help, below the headings of their groups."""
+        width = max(60, min(shutil.get_terminal_size().columns, 120))
+        lines = []
+        for group, verbs in self.listed.items():
+            lines.append(f"{group}:")
+            for verb, text in verbs:
+                lines += textwrap.wrap(
+                    text, width, initial_indent=f"  {verb:<14}", subsequent_indent=" " * 16
+                )
+            lines.append("")
+        return "\n".join(lines)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; `verb` of what it returns is a key of `verbs.VERBS`."""
+    """The parser of the whole command line; `verb` of what it returns is a key of `entry.VERBS`."""
     parser = argparse.ArgumentParser(
         prog="perdure",
-        description="Continual pre-training: an existing model and new text in, the model's next version out.",
+        usage="perdure [-h] [--version] COMMAND ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Begin with `perdure recipe new my.yaml`, `perdure check my.yaml`, `perdure run my.yaml`.",
     )
     parser.add_argument("--version", action="version", version=f"perdure {version('perdure')}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    on_recipe, machine = _recipe_options(), _json_option()
+    verbs, on_recipe, machine = _Verbs(parser), recipe_options(), json_option()
+    _add_recipe(verbs)
+    _add_stages(verbs, on_recipe, machine)
+    _add_sweep(verbs, on_recipe)
+    _add_launch(verbs, on_recipe)
+    _add_check(verbs, on_recipe, machine)
+    _add_looks(verbs, on_recipe, machine)
+    _add_versions(verbs, on_recipe, machine)
+    _add_models(verbs)
+    purpose = "Continual pre-training: an existing model and new text in, the model's next version out."
+    old = f"old spellings: {', '.join(OLD_SPELLINGS)} (now of `perdure versions`)"
+    parser.description = f"{purpose}\n\n{verbs.text()}\n{old}"
+    return parser
 
-    verbs.add_parser("run", parents=[on_recipe], help="all stages of all versions, skipping what is finished")
-    check = verbs.add_parser(
-        "check",
-        parents=[on_recipe, machine],
-        help="what a recipe would do, or all of its mistakes; starts nothing",
+
+def _add_recipe(verbs: _Verbs) -> None:
+    recipe = verbs.add("make", "recipe", "a new recipe, or the schema of recipes")
+    actions = recipe.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for action, text in (
+        ("new", "a commented recipe to copy; refuses to overwrite"),
+        ("schema", "the JSON schema, with which editors complete and check recipes"),
+    ):
+        command = actions.add_parser(action, help=text)
+        command.add_argument("file", metavar="FILE", nargs="?", type=Path, help="default: print it")
+        add_output(command)
+
+
+def _add_stages(verbs: _Verbs, on_recipe: argparse.ArgumentParser, machine: argparse.ArgumentParser) -> None:
+    verbs.add("make", "run", "all stages of all versions, skipping what is finished", on_recipe)
+    verbs.add("make", "data", "clean, split and tokenise the sources", on_recipe)
+    text = "what one version's ranks need (scores, plan), to start them elsewhere"
+    prepare = verbs.add("make", "prepare", text, on_recipe)
+    prepare.add_argument("--version", metavar="NAME", required=True, help="the version to prepare")
+    train = verbs.add("make", "train", "train one version, from where it stopped", on_recipe)
+    train.add_argument("--version", metavar="NAME", required=True, help="the version to train")
+    text = "measure finished versions on held-out documents where that is still to do"
+    evaluate = verbs.add("make", "eval", text, on_recipe)
+    evaluate.add_argument(
+        "--version", metavar="NAME", help="the version to measure; default: all that are finished"
     )
+    evaluate.add_argument(
+        "--ranks",
+        metavar="N",
+        type=positive,
+        help="how many ranks may be started; default: the recipe's layout",
+    )
+    verbs.add("make", "report", "write report.json and report/index.html", on_recipe, machine)
+
+
+def _add_check(verbs: _Verbs, on_recipe: argparse.ArgumentParser, machine: argparse.ArgumentParser) -> None:
+    text = "what a recipe would do, or all of its mistakes; starts nothing"
+    check = verbs.add("look", "check", text, on_recipe, machine)
     check.add_argument(
         "--nodes",
         metavar="N",
-        type=_positive,
+        type=positive,
         help="what it would take on N nodes: memory, days, cost; what this machine lacks is no mistake then",
     )
     check.add_argument(
-        "--gpus-per-node", metavar="G", type=_positive, help=f"GPUs of a node; default: {GPUS_PER_NODE}"
+        "--gpus-per-node", metavar="G", type=positive, help=f"GPUs of a node; default: {GPUS_PER_NODE}"
     )
     check.add_argument("--site", metavar="FILE", type=Path, help=SITE)
-    verbs.add_parser("data", parents=[on_recipe], help="clean, split and tokenise the sources")
-    prepare = verbs.add_parser(
-        "prepare",
-        parents=[on_recipe],
-        help="what one version's ranks need (scores, plan), to start them elsewhere",
-    )
-    inspect = verbs.add_parser(
-        INSPECT,
-        parents=[on_recipe, machine],
-        help="what the data stage read, dropped and kept, by source; takes a recipe or a directory",
-    )
+
+
+def _add_looks(verbs: _Verbs, on_recipe: argparse.ArgumentParser, machine: argparse.ArgumentParser) -> None:
+    text = "what the data stage read, dropped and kept, by source; takes a recipe or a directory"
+    inspect = verbs.add("look", INSPECT, text, on_recipe, machine)
     inspect.add_argument("--html", metavar="FILE", type=Path, help="write a page instead of tables")
-    train = verbs.add_parser("train", parents=[on_recipe], help="train one version, from where it stopped")
-    evaluate = verbs.add_parser(
-        "eval",
-        parents=[on_recipe],
-        help="measure finished versions on held-out documents where that is still to do",
+    directory = argparse.ArgumentParser(add_help=False)
+    directory.add_argument(
+        "directory", metavar="DIR", type=Path, help="the run's directory, such as runs/NAME"
     )
-    verbs.add_parser("report", parents=[on_recipe, machine], help="write report.json and report/index.html")
-    compare = verbs.add_parser(
-        "compare", parents=[machine], help="versions of several runs side by side, from their reports"
-    )
-    compare.add_argument(
-        "places",
-        metavar="DIR",
-        nargs="+",
-        type=Path,
-        help="a run's directory, or a version's: RUN/versions/NAME",
-    )
-    compare.add_argument("--html", metavar="FILE", type=Path, help="write a page as well")
-    export = verbs.add_parser("export", help="write a version or a checkpoint as a Hugging Face model")
-    imported = verbs.add_parser(
-        "import", help="what is understood of a Hugging Face model, as a recipe's sections"
-    )
+    add_output(directory)
+    verbs.add("look", "status", "where a run stands, from its files", directory, machine)
+    logs = verbs.add("look", "logs", "what a launched run's jobs have printed", directory)
+    logs.add_argument("--version", metavar="NAME", help="of this version's jobs alone")
+    logs.add_argument("-f", "--follow", action="store_true", help="the last lines, and those to come")
+    text = "compare all files of a run, a sweep, an artefact or an export with the hashes recorded as they were made"
+    verify = verbs.add("look", "verify", text)
+    verify.description = f"{_sentence(text)} Exit status 1 if any is damaged."
+    verify.add_argument("directory", metavar="DIR", type=Path, help="where to look, and below")
+    add_output(verify)
 
-    prepare.add_argument("--version", metavar="NAME", required=True, help="the version to prepare")
-    verbs.add_parser(
-        "log",
-        parents=[on_recipe, machine],
-        help="the tree of versions: tokens, schedules, losses, unseen data",
-    )
-    diff = verbs.add_parser(
-        "diff",
-        parents=[on_recipe, machine],
-        help="what differs between two versions: recipe, schedule, data, results",
-    )
-    branch = verbs.add_parser(
-        "branch",
-        help="a recipe that adds a branch to another: a complete decay off a checkpoint of a version",
-    )
 
+def _add_versions(
+    verbs: _Verbs, on_recipe: argparse.ArgumentParser, machine: argparse.ArgumentParser
+) -> None:
+    """Adds `versions log | diff | branch | compare`, and each of them as a command of its own, which `--help` does not list."""
+    versions = verbs.add("look", "versions", "versions of a run: log, diff, branch; of several runs: compare")
+    actions = versions.add_subparsers(dest="action", required=True, metavar="ACTION")
+    texts = {
+        "log": "the tree of versions: tokens, schedules, losses, unseen data",
+        "diff": "what differs between two versions: recipe, schedule, data, results",
+        "branch": "a recipe that adds a branch to another: a complete decay off a checkpoint of a version",
+        "compare": "versions of several runs side by side, from their reports",
+    }
+    parents = {"log": [on_recipe, machine], "diff": [on_recipe, machine], "branch": [], "compare": [machine]}
+    for name, text in texts.items():
+        listed = actions.add_parser(name, parents=parents[name], help=text, description=_sentence(text))
+        old = verbs.parsers.add_parser(name, parents=parents[name], description=_sentence(text))
+        for command in (listed, old):
+            if name == "diff":
+                _diff_options(command)
+            elif name == "branch":
+                _branch_options(command)
+            elif name == "compare":
+                _compare_options(command)
+
+
+def _diff_options(diff: argparse.ArgumentParser) -> None:
     for side in ("left", "right"):
         diff.add_argument(side, metavar="VERSION")
+
+
+def _branch_options(branch: argparse.ArgumentParser) -> None:
     branch.add_argument("recipe", metavar="RECIPE", type=Path, help="the recipe to build on")
     branch.add_argument("parent", metavar="VERSION", help="the version to branch off from")
     branch.add_argument(
@@ -109,17 +202,23 @@ def parser() -> argparse.ArgumentParser:
     branch.add_argument(
         "--out", metavar="DIR", type=Path, help="where the run is, if not where the recipe says"
     )
-    _add_output(branch)
-    train.add_argument("--version", metavar="NAME", required=True, help="the version to train")
-    evaluate.add_argument(
-        "--version", metavar="NAME", help="the version to measure; default: all that are finished"
+    add_output(branch)
+
+
+def _compare_options(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument(
+        "places",
+        metavar="DIR",
+        nargs="+",
+        type=Path,
+        help="a run's directory, or a version's: RUN/versions/NAME",
     )
-    evaluate.add_argument(
-        "--ranks",
-        metavar="N",
-        type=_positive,
-        help="how many ranks may be started; default: the recipe's layout",
-    )
+    compare.add_argument("--html", metavar="FILE", type=Path, help="write a page as well")
+    add_output(compare)
+
+
+def _add_models(verbs: _Verbs) -> None:
+    export = verbs.add("move", "export", "write a version or a checkpoint as a Hugging Face model")
     export.add_argument("run", metavar="RUN", type=Path, help="a run's directory")
     export.add_argument("name", metavar="VERSION", help="one of its versions")
     export.add_argument("--step", type=int, help="a checkpoint that is kept; default: the finished version")
@@ -127,36 +226,20 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--max-shard-gb",
         metavar="GB",
-        type=_gigabytes,
+        type=gigabytes,
         default=5.0,
         help="bound of a safetensors file; default: 5",
     )
+    text = "what is understood of a Hugging Face model, as a recipe's sections"
+    imported = verbs.add("move", "import", text)
     imported.add_argument("model", metavar="DIR", type=Path, help="a Hugging Face model's directory")
-    for command in (compare, export, imported):
-        _add_output(command)
-
-    _add_sweep(verbs, on_recipe)
-    _add_launch(verbs, on_recipe, machine)
-
-    actions = verbs.add_parser("recipe", help="a new recipe, or the schema of recipes").add_subparsers(
-        dest="action", required=True, metavar="ACTION"
-    )
-    for action, text in (
-        ("new", "a commented recipe to copy; refuses to overwrite"),
-        ("schema", "the JSON schema, with which editors complete and check recipes"),
-    ):
-        command = actions.add_parser(action, help=text)
-        command.add_argument("file", metavar="FILE", nargs="?", type=Path, help="default: print it")
-        _add_output(command)
-    return parser
+    for command in (export, imported):
+        add_output(command)
 
 
-def _add_sweep(verbs: Any, on_recipe: argparse.ArgumentParser) -> None:
-    sweep = verbs.add_parser(
-        "sweep",
-        parents=[on_recipe],
-        help="one recipe with several values of some fields and several seeds; takes a recipe or a sweep's file",
-    )
+def _add_sweep(verbs: _Verbs, on_recipe: argparse.ArgumentParser) -> None:
+    text = "one recipe with several values of some fields and several seeds; takes a recipe or a sweep's file"
+    sweep = verbs.add("make", "sweep", text, on_recipe)
     sweep.add_argument(
         "--over",
         metavar="KEY=VALUE,VALUE",
@@ -164,119 +247,23 @@ def _add_sweep(verbs: Any, on_recipe: argparse.ArgumentParser) -> None:
         default=[],
         help="values of a field, as in versions.update.mixture.replay.share=0,0.05; repeatable, all are combined",
     )
-    sweep.add_argument("--seeds", metavar="N,N", type=_integers, default=(), help="seeds of every setting")
+    sweep.add_argument("--seeds", metavar="N,N", type=integers, default=(), help="seeds of every setting")
     sweep.add_argument("--report", action="store_true", help="the table of what is there; runs nothing")
     sweep.add_argument(
         "--print", action="store_true", help="list the runs and what they share; start nothing"
     )
     sweep.add_argument("--to", choices=("slurm",), help="submit the runs instead, as `perdure launch` does")
-    _add_size(sweep)
+    add_size(sweep)
 
 
-def _integers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: should read 1,2,3") from None
-
-
-def _add_size(command: argparse.ArgumentParser) -> None:
-    """What a job on a cluster occupies."""
-    command.add_argument("--nodes", metavar="N", type=_positive, default=1, help="nodes of a training job")
-    command.add_argument("--gpus-per-node", metavar="G", type=_natural, default=0, help="0 trains on CPUs")
-    command.add_argument(
-        "--ranks-per-node", metavar="R", type=_positive, help="default: one per GPU, or one on CPUs"
-    )
-    command.add_argument("--site", metavar="FILE", type=Path, help=SITE)
-    command.add_argument("--after", metavar="JOB", help="id of a Slurm job that the chain waits for")
-
-
-def _add_launch(verbs: Any, on_recipe: argparse.ArgumentParser, machine: argparse.ArgumentParser) -> None:
-    launch = verbs.add_parser(
-        "launch",
-        parents=[on_recipe],
-        help="run a recipe on a cluster or here: a chain of jobs, finished stages skipped",
-    )
+def _add_launch(verbs: _Verbs, on_recipe: argparse.ArgumentParser) -> None:
+    text = "run a recipe on a cluster or here: a chain of jobs, finished stages skipped"
+    launch = verbs.add("make", "launch", text, on_recipe)
     launch.add_argument(
         "--to",
         choices=BACKENDS,
         required=True,
         help="the scheduler; local: this machine",
     )
-    _add_size(launch)
+    add_size(launch)
     launch.add_argument("--print", action="store_true", help="print the scripts; write and submit nothing")
-
-    directory = argparse.ArgumentParser(add_help=False)
-    directory.add_argument(
-        "directory", metavar="DIR", type=Path, help="the run's directory, such as runs/NAME"
-    )
-    _add_output(directory)
-    text = "compare all files of a run, a sweep, an artefact or an export with the hashes recorded as they were made"
-    verify = verbs.add_parser(
-        "verify", help=text, description=f"{text[0].upper()}{text[1:]}. Exit status 1 if any is damaged."
-    )
-    verify.add_argument("directory", metavar="DIR", type=Path, help="where to look, and below")
-    _add_output(verify)
-    verbs.add_parser("status", parents=[directory, machine], help="where a run stands, from its files")
-    logs = verbs.add_parser("logs", parents=[directory], help="what a launched run's jobs have printed")
-    logs.add_argument("--version", metavar="NAME", help="of this version's jobs alone")
-    logs.add_argument("-f", "--follow", action="store_true", help="the last lines, and those to come")
-
-
-def _positive(text: str, least: int = 1) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text}: should be a whole number, at least {least}")
-    return int(text)
-
-
-def _natural(text: str) -> int:
-    return _positive(text, least=0)
-
-
-def _gigabytes(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: should be a number above 0")
-    return value
-
-
-def _recipe_options() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("recipe", metavar="RECIPE", type=Path, help="a YAML file")
-    options.add_argument(
-        "--out", metavar="DIR", type=Path, help="where everything is written (default runs/NAME)"
-    )
-    options.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="change a field, as in training.seq_length=512 (a mapping is merged; KEY:=VALUE replaces it); repeatable",
-    )
-    _add_output(options)
-    return options
-
-
-def _json_option() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("--json", action="store_true", help="print JSON")
-    return options
-
-
-def _add_output(command: argparse.ArgumentParser) -> None:
-    """What is shown, an option of every command; `level` is that of `logs.configure`."""
-    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    levels = command.add_mutually_exclusive_group()
-    levels.add_argument(
-        "--quiet", dest="level", action="store_const", const="WARNING", help="warnings and errors only"
-    )
-    levels.add_argument(
-        "--verbose",
-        dest="level",
-        action="store_const",
-        const="DEBUG",
-        help="details as well, each line with its time, level, rank and version",
-    )

@@ -1,4 +1,6 @@
-"""The command line: `arguments.py` parses it, `verbs.py` has a function for every verb; here are the exit statuses."""
+"""Entry of the command line: parses it (`arguments.py`), runs the command (`make.py`, `look.py`, `move.py`, `versions.py`), and sets the
+exit status.
+"""
 
 import argparse
 import logging
@@ -7,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from perdure.pipeline.cli import look, make, move, versions
 from perdure.pipeline.cli.arguments import INSPECT, parser
-from perdure.pipeline.cli.verbs import VERBS
 from perdure.pipeline.core import logs
 from perdure.pipeline.core.cores import sleep_while_waiting, warning_when_crowded
 from perdure.pipeline.core.errors import Stopped
@@ -16,6 +18,9 @@ from perdure.pipeline.core.inputs_once import inputs_read_once
 from perdure.pipeline.core.open_files import allow_open_files
 
 logger = logging.getLogger(__name__)
+
+VERBS = make.VERBS | look.VERBS | move.VERBS | versions.VERBS
+"""What each command does, by its name on the command line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What stands in a run's directory, version by version: `perdure log`, `perdure diff` and `perdure branch`."""
+"""What stands in a run's directory, version by version: `perdure versions log`, `diff` and `branch`."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Versions of several runs side by side, from their reports: the numbers of `perdure compare`."""
+"""Versions of several runs side by side, from their reports: the numbers of `perdure versions compare`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +85,7 @@ class ComparedVersion(Changes):
 
 
 class Comparison(TypedDict):
-    """What `perdure compare --json` prints.
+    """What `perdure versions compare --json` prints.
 
     Attributes:
         domains: Domains that any version was measured on.

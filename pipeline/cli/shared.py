@@ -1,0 +1,71 @@
+"""What the commands share: loading a recipe, naming a version, writing results.
+
+Imports stand inside functions where they would make `perdure --help` slow.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perdure.pipeline.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+def ready_recipe(options: argparse.Namespace) -> "Recipe":
+    """Loads the recipe, checked: it is ready to run."""
+    from perdure.pipeline.checks.check import load_checked
+
+    return load_checked(options.recipe, options.set, options.out)
+
+
+def existing_recipe(options: argparse.Namespace) -> "Recipe":
+    """Loads the recipe of a run that exists; its sources may be gone."""
+    from perdure.pipeline.checks.check import load_lineage
+
+    return load_lineage(options.recipe, options.set, options.out)
+
+
+def known_version(recipe: "Recipe", source: Path, name: str, option: str = "--version") -> str:
+    """Returns the name of a version, and refuses one that the recipe does not have."""
+    from perdure.pipeline.core.errors import Problem, RecipeError
+    from perdure.pipeline.core.hints import near
+
+    if name not in recipe.versions:
+        remedy = f"no such version{near(name, recipe.versions)}"
+        raise RecipeError(str(source), [Problem(option, name, remedy)])
+    return name
+
+
+def recipe_disk_errors(recipe: "Recipe") -> Any:
+    """Turns errors of the file system below the run's directory into readable ones."""
+    from perdure.pipeline.core.manifest import disk_errors
+
+    return disk_errors(recipe.directory)
+
+
+def write_new(path: Path, content: str) -> None:
+    """Writes a file that must not exist yet."""
+    from perdure.pipeline.core.errors import PerdureError
+
+    if path.exists():
+        raise PerdureError(f"{path} exists already; choose another name or delete it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(content)
+    except OSError as error:
+        raise PerdureError(f"{path}: cannot be written ({error.strerror})") from None
+    logger.info(f"wrote {path}")
+
+
+def write_page(path: Path, page: str) -> None:
+    """Writes a page of HTML beside what is printed."""
+    from perdure.pipeline.core.files import write_atomic
+    from perdure.pipeline.core.manifest import disk_errors
+
+    with disk_errors(path):
+        write_atomic(path, page)
+    logger.info(f"wrote {path}")
