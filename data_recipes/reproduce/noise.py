@@ -17,7 +17,7 @@ import numpy as np
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.manifest import is_finished
-from perdure.pipeline.core.records import read_inputs
+from perdure.pipeline.core.records import VersionInputs, read_inputs
 from perdure.pipeline.core.shards import REF_NATS_PER_UNIT, Shard, open_shard
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.evaluate.report.text_tables import markdown_table
@@ -139,7 +139,7 @@ class _Sample:
     sidecars: dict[str, list[np.ndarray]]
 
 
-def _read_sample(inputs: dict[str, Any], source: str, tokens: int) -> _Sample:
+def _read_sample(inputs: VersionInputs, source: str, tokens: int) -> _Sample:
     """Reads the documents that a version's plan reads, until there are `tokens` tokens."""
     data, scores = Path(inputs["data"][source]), Path(inputs["scores"].get(source, ""))
     sample = _Sample([], [], {"ref": [], "ent": []} if source in inputs["scores"] else {})
