@@ -7,11 +7,10 @@ from pathlib import Path
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.hashes import hash_of
-from perdure.pipeline.core.inputs_once import of_inputs
 from perdure.pipeline.data.cleaning.languages import has_other_words
 from perdure.pipeline.data.cleaning.step_inputs import cleaning_inputs, label_inputs
 from perdure.pipeline.data.read.contents import edited, record_path
-from perdure.pipeline.data.read.inputs import fingerprint, read_files
+from perdure.pipeline.data.read.inputs import fingerprint, once_for, read_files
 from perdure.pipeline.data.tokenizer.coverage import NOTHING_LEFT
 from perdure.pipeline.data.tokenizer.train import tokenizer_inputs as tokenizer_facts
 from perdure.pipeline.recipe import Recipe
@@ -45,9 +44,8 @@ def by_source(directory: Path, prefix: str = "") -> dict[str, list[Path]]:
 @asked_once
 def clean_inputs(recipe: Recipe) -> dict[str, dict]:
     """Everything that each source's cleaned documents depend on; kept in a scope of `inputs_read_once`."""
-    sources = tuple((name, source.model_dump_json()) for name, source in recipe.sources.items())
-    key = "clean_inputs", recipe.directory, recipe.data.tasks, sources
-    return of_inputs(key, lambda: _clean_inputs(recipe))
+    kind = f"clean inputs of {list(recipe.sources)} in {recipe.data.tasks} tasks below {recipe.directory}"
+    return once_for(kind, list(recipe.sources.values()), lambda: _clean_inputs(recipe))
 
 
 def _clean_inputs(recipe: Recipe) -> dict[str, dict]:

@@ -1,4 +1,4 @@
-"""What a lineage has consumed of its sources: pure functions on plans, and what metrics tell.
+"""Consumption of sources by a lineage: pure functions of plans, and tokens from metrics.
 
 A history is the ancestors of a version, the nearest first, each as its plan and the global index after the last
 sample of it that leads to the version.
@@ -23,7 +23,7 @@ def samples_consumed(ancestor: Ancestor, key: str) -> int:
 
 
 def start_of(history: Iterable[Ancestor], key: str, entry: dict, seed: int, seq_length: int) -> int:
-    """Where a new version goes on in a stream: after what its ancestors took from it; 0 if it is new or another.
+    """First sample of a stream in a new version: after what its ancestors consumed; 0 for a new or another stream.
 
     Args:
         history: The ancestors.
@@ -44,7 +44,7 @@ def same_stream(left: dict | None, right: dict) -> bool:
 
 
 def replay_pools(history: Iterable[Ancestor]) -> dict[str, tuple[str, dict, int]]:
-    """What can be replayed of the ancestors' data: their stream's key, its description, distinct samples, by source.
+    """Streams of ancestors that can be replayed, by source: key, description, number of distinct samples.
 
     A source counts with what was new data in some ancestor; with what was replayed only if it was never new. Had it
     several orders, the one of which most was consumed counts.
@@ -62,7 +62,7 @@ def replay_pools(history: Iterable[Ancestor]) -> dict[str, tuple[str, dict, int]
 
 
 def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
-    """How much of every source a lineage has consumed.
+    """Tokens of every source that a lineage has consumed.
 
     Args:
         history: A version, then its ancestors.
@@ -107,7 +107,7 @@ def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
 
 
 def tokens_at(directory: Path, step: int, step_tokens: int) -> int:
-    """Tokens that a version had trained on after a step, as its metrics tell; its budget until there where they do not."""
+    """Tokens that a version had trained on after a step, from its metrics; where these lack it, the budget up to the step."""
     path, lines = VersionPaths(directory).metrics, []
     if path.exists():
         with path.open(encoding="utf-8") as file:

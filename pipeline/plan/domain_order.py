@@ -19,7 +19,7 @@ SAMPLE_TOKENS = 10_000_000
 
 
 def random_order(domains: Sequence[str], seed: int) -> list[str]:
-    """Domains shuffled by the seed; what they are shuffled with does not depend on the others."""
+    """Domains shuffled by the seed; each one's sort key is independent of the others."""
     return sorted(domains, key=lambda domain: (mix(seed, hash_key(domain)), domain))
 
 

@@ -1,4 +1,4 @@
-"""A domain: a source, or the part of one that has a language or a topic. Its name says which.
+"""Names of domains: a domain is a source, or its part with a language or topic.
 
 `web` is a source, `web/science` its documents on science, `web@de` those in German, `web@de/science` both. Wherever a
 mixture names a source, it may name a domain; each is ordered, consumed and measured on its own.
@@ -21,7 +21,7 @@ PLURALS = {"language": "languages", "topic": "topics"}
 
 
 class Domain(NamedTuple):
-    """What a domain's name says; None where it does not ask for a label."""
+    """The parsed name of a domain; None for labels that it does not have."""
 
     source: str
     language: str | None
@@ -29,7 +29,7 @@ class Domain(NamedTuple):
 
     @property
     def labels(self) -> dict[str, str]:
-        """The labels that its documents have, by kind; empty for a whole source."""
+        """Labels of its documents by kind; empty for a whole source."""
         return {kind: label for kind in PLURALS if (label := getattr(self, kind)) is not None}
 
 
@@ -40,7 +40,7 @@ def parse(name: str) -> Domain:
 
 
 def source_of(name: str) -> str:
-    """The source that a domain is, or is a part of."""
+    """The source of a domain."""
     return parse(name).source
 
 
@@ -65,7 +65,7 @@ def overlapping(names: Iterable[str]) -> Callable[[str], Iterator[str]]:
 
 
 def measured_domains(recipe: Recipe) -> list[str]:
-    """What versions are measured on: every source, and every part of one that a mixture names."""
+    """The domains that versions are measured on: every source, and every part that a mixture names."""
     named = (
         domain for version in recipe.versions.values() for domain, _ in members(version.mixture).values()
     )

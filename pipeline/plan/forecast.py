@@ -52,7 +52,7 @@ def planned_phases(recipe: Recipe, name: str) -> list[tuple[int, dict[str, Fract
 
 @remembered
 def domain_sequence(recipe: Recipe, name: str) -> list[str] | None:
-    """The order of a version's domains that come one after another; None if only data will tell, and no plan has it yet."""
+    """The order of domains that a version trains on one after another; None if it depends on data and no plan exists yet."""
     mixture, start = recipe.versions[name].mixture, recipe.versions[name].start
     if isinstance(start, Branch) and continues_parent(recipe, name):
         return domain_sequence(recipe, start.parent)
@@ -79,7 +79,7 @@ def is_foreseen(recipe: Recipe, name: str) -> bool:
 
 
 def planned_samples(recipe: Recipe, name: str, steps: int | None = None) -> dict[str, Fraction]:
-    """Samples that a version will take from each place in its mixture; changes by held-out perplexity are not foreseen.
+    """Samples that a version will take from each place in its mixture, without changes by `reweight`.
 
     Args:
         recipe: The whole recipe.
@@ -99,7 +99,7 @@ def planned_samples(recipe: Recipe, name: str, steps: int | None = None) -> dict
 
 @remembered
 def consumed_before(recipe: Recipe, name: str) -> dict[str, Fraction]:
-    """Samples that the ancestors of a version will have taken, by place in the mixture, as `planned_samples`."""
+    """Samples that a version's ancestors will have taken, by place in the mixture, as in `planned_samples`."""
     if (parent := parent_of(recipe.versions[name])) is None:
         return {}
     found = dict(consumed_before(recipe, parent))
@@ -109,7 +109,7 @@ def consumed_before(recipe: Recipe, name: str) -> dict[str, Fraction]:
 
 
 def _add(counts: dict, key: Any, samples: Fraction) -> None:
-    """Adds to a count, to within 2^-64 of a sample: exact ones of a thousand versions would have thousands of digits."""
+    """Adds to a count, rounded to 2^-64 of a sample: exact fractions of long lineages would have thousands of digits."""
     total = counts.get(key, Fraction(0)) + samples
     counts[key] = total if total.denominator <= FINEST else Fraction(round(total * FINEST), FINEST)
 
@@ -136,7 +136,7 @@ def streams_before(recipe: Recipe, name: str) -> dict[str, Fraction]:
 
 
 def stream_settings(mixture: Mixture, member: MixtureSource) -> tuple:
-    """What decides a place's documents and their order, besides the data."""
+    """Settings that decide the documents of a place in a mixture and their order, besides the data."""
     judged = member.order in RANKED or member.lowest_perplexity is not None
     settings = member.order, member.buckets, member.lowest_perplexity
     return *settings, mixture.perplexity_model if judged else None
@@ -144,7 +144,7 @@ def stream_settings(mixture: Mixture, member: MixtureSource) -> tuple:
 
 @remembered
 def expected_mixture(recipe: Recipe, name: str) -> Mixture:
-    """A version's mixture; what `replay.from_parents` will find is foreseen from the ancestors' plans."""
+    """A version's mixture, with the sources that `replay.from_parents` will find forecast from the ancestors' mixtures."""
     mixture, start = recipe.versions[name].mixture, recipe.versions[name].start
     replay = mixture.replay
     if replay is None or not replay.from_parents:

@@ -50,7 +50,7 @@ def _plan(recipe: Recipe, name: str) -> Plan | None:
 
 
 def history(recipe: Recipe, name: str) -> list[Ancestor]:
-    """The plans of a version's ancestors, the nearest first, and where each was left.
+    """The plans of a version's ancestors, nearest first, each with the global index after its last sample used.
 
     Raises:
         PerdureError: If one is missing.
@@ -73,7 +73,7 @@ def history(recipe: Recipe, name: str) -> list[Ancestor]:
 
 
 def history_of_plan(recipe: Recipe, name: str, found: Sequence[Ancestor]) -> Sequence[Ancestor]:
-    """The `history` of the version whose plan a version reads, of its own."""
+    """The `history` of the version whose plan a version reads."""
     owner, _ = plan_owner(recipe, name)
     return found if owner == name else found[len(found) - len(ancestors(recipe, owner)) :]
 

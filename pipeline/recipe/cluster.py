@@ -103,7 +103,7 @@ class Kubernetes(Section):
     node_selector: dict[NoNull, NoNull] = Field(default_factory=dict)
     """Labels that nodes must have."""
     gpu_resource: Word = "nvidia.com/gpu"
-    """Name of the resource that GPUs are."""
+    """GPU resource name, such as `nvidia.com/gpu`."""
     cpu: Word | None = None
     """CPU cores of a pod, as Kubernetes writes them."""
     memory: Word | None = None
@@ -120,7 +120,7 @@ class Sky(Section):
     infra: Word | None = None
     """Cloud, region or Kubernetes context, as SkyPilot's `infra` takes it."""
     use_spot: bool = False
-    """Take spare machines, which may be taken away; managed jobs go on elsewhere."""
+    """Use spot instances, which may be reclaimed; managed jobs continue elsewhere."""
     volume: Label | None = None
     """SkyPilot volume that is mounted at `mount`; None: `mount` is shared already. (Not a bucket: checkpoints are
     renamed when they are whole, which bucket mounts cannot do.)"""
@@ -140,7 +140,7 @@ class Gpu(Section):
     """Share of the peak that forward and backward passes reach, the pipeline's bubble and the reduction of gradients left
     out. The trainer logs what the whole step reaches."""
     network_gb_per_second: Annotated[float, Field(ge=1e-6, le=1e9)] = 50.0
-    """What a GPU sends to other nodes, in 10^9 bytes."""
+    """Bandwidth of a GPU to other nodes, in 10^9 bytes per second."""
     price_per_hour: Annotated[float, Field(gt=0, le=1e9)] | None = None
     """Price of a GPU hour, in any currency; None: no cost is told."""
 
@@ -149,13 +149,13 @@ class Cluster(Section):
     """Where and how jobs run."""
 
     slurm: Slurm = Slurm()
-    """What only Slurm needs to know."""
+    """Settings for Slurm alone."""
     kubernetes: Kubernetes = Kubernetes()
-    """What only Kubernetes needs to know."""
+    """Settings for Kubernetes alone."""
     sky: Sky = Sky()
-    """What only SkyPilot needs to know."""
+    """Settings for SkyPilot alone."""
     gpu: Gpu = Gpu()
-    """What `perdure check --nodes` reckons with."""
+    """Assumptions of `perdure check --nodes` about GPUs."""
     container: Container | None = None
     """The image that jobs run in; default: the environment that `perdure launch` runs in."""
     setup: NoNull | None = ""
@@ -165,7 +165,7 @@ class Cluster(Section):
     """Environment variables of every job, taken literally. Null: the value that the variable has where the command runs,
     such as `WANDB_API_KEY: null`."""
     network_interface: Word | None = None
-    """Interface that ranks talk over (`NCCL_SOCKET_IFNAME`, `GLOO_SOCKET_IFNAME`); default: the libraries' choice."""
+    """Network interface of ranks (`NCCL_SOCKET_IFNAME`, `GLOO_SOCKET_IFNAME`); default: the libraries' choice."""
     timeout_seconds: Annotated[int, Field(ge=10, le=10**8)] = 600
     """Time that ranks wait for one another in a collective before they give up, as those that a cut link isolates."""
     grace_seconds: Annotated[int, Field(ge=60, le=10**8)] = 300

@@ -124,9 +124,9 @@ class Source(Section):
     """Cleaning steps, in this order; `type` names the method. Texts are normalised first. Whatever a step drops is
     counted with its reason. Default: exact, then near duplicates."""
     topics: Topics | None = None
-    """How the topic of each document is told; default: not at all."""
+    """How each document's topic is determined; default: documents have no topics."""
     subset: Subset | None = None
-    """Which of the training documents are taken; default: all."""
+    """Which training documents are used; default: all."""
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Share of documents held out for evaluation, chosen by the hash of their text: never trained on, in any
     source or version, and stable when documents are added."""
@@ -168,9 +168,9 @@ class DataStage(Section):
     tasks: Annotated[Positive, Field(le=1_000_000)] = 2
     """Parts that each source is split into; every part writes one shard. It cannot change between runs."""
     workers: Annotated[Positive, Field(le=65_536)] = 2
-    """Tasks that are worked on at the same time: processes of this machine, jobs of an array, or tasks in Ray."""
+    """Tasks that run at the same time: processes of this machine, jobs of an array, or tasks in Ray."""
     executor: Executor = LocalWorkers(type="local")
-    """Where tasks run; `type` names it. It does not change what they write."""
+    """Where tasks run, by `type`. What they write does not depend on it."""
 
 
 class HuggingFaceTokenizer(Section):

@@ -1,4 +1,4 @@
-"""What a source's documents are about, and which of them are taken."""
+"""Fields for topics of documents and for subsets of a source."""
 
 from pathlib import Path
 from typing import Annotated, Literal

@@ -76,7 +76,7 @@ class Reweight(Section):
     interval: Positive
     """Tokens between measurements, rounded up to whole steps."""
     alpha: Annotated[float, Field(gt=0)]
-    """Strength; alpha times the largest of `weights` should be below 1."""
+    """Step size of the update; alpha times the largest of `weights` should be below 1."""
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """w_i by name in `sources`; 1 where one is not named."""
     floor: Annotated[float, Field(ge=0, lt=1)] = 0.01
@@ -119,7 +119,7 @@ class Mixture(Section):
     @field_validator("replay")
     @classmethod
     def _none_of_nothing(cls, replay: Replay | None) -> Replay | None:
-        """A share of 0 is the mixture without replay, so that both are the same version."""
+        """Removes replay with a share of 0, so that both spellings are the same version."""
         return replay if replay is not None and replay.share else None
 
 
@@ -238,7 +238,7 @@ class Version(Section):
     tokens: Positive
     """Token budget, rounded up to whole optimizer steps."""
     mixture: Mixture
-    """What it trains on."""
+    """Sources, shares and order of the training data."""
     schedule: Schedule
     """The learning rate over its steps."""
     selection: Selection | None = None

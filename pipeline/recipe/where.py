@@ -1,4 +1,4 @@
-"""Which documents a reader takes, by what stands in their fields."""
+"""Conditions on the fields of the documents that a reader takes."""
 
 import math
 from collections.abc import Mapping
@@ -81,12 +81,12 @@ Where = Mapping[str, Condition]
 
 
 def disjoint(one: Where, other: Where) -> bool:
-    """Whether no document fulfils both."""
+    """Whether no document can fulfil both."""
     return any(one[field].excludes(other[field]) for field in one.keys() & other.keys())
 
 
 def moment(value: Any) -> datetime | None:
-    """The moment at which a date begins, or None if it is none."""
+    """The time at which a date begins; None if the text is not a date."""
     if not isinstance(value, str):
         return None
     text = value.strip()

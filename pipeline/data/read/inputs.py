@@ -2,8 +2,13 @@
 
 import hashlib
 import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 
 from perdure.pipeline import recipe
 from perdure.pipeline.core.errors import PerdureError
@@ -13,10 +18,21 @@ from perdure.pipeline.core.inputs_once import of_inputs
 from perdure.pipeline.data.read.files import files_below, not_read, reaches
 from perdure.pipeline.data.read.modules import python_modules
 
+Found = TypeVar("Found")
+
 EDGE = 64 * 1024
 """Bytes of a file's beginning and of its end that enter its fingerprint."""
 PACKED = ("", ".gz", ".zst", ".zstd", ".xz", ".bz2", ".lz4")
 """Endings of files by how they are compressed, if they are."""
+
+
+def once_for(kind: str, sections: Sequence[BaseModel], make: Callable[[], Found]) -> Found:
+    """The result of `make` on the input files of sections of a recipe, see `of_inputs`."""
+    try:
+        key = kind, *(section.model_dump_json() for section in sections)
+    except PydanticSerializationError:  # of a recipe with broken fields, see `checks/lenient.py`
+        return make()
+    return of_inputs(key, make)
 
 
 def fingerprint(reader: recipe.Reader) -> dict[str, str | int]:
@@ -25,7 +41,7 @@ def fingerprint(reader: recipe.Reader) -> dict[str, str | int]:
     Raises:
         PerdureError: If the input does not exist.
     """
-    return of_inputs(("fingerprint", reader.model_dump_json()), lambda: _fingerprint(reader))
+    return once_for("fingerprint", [reader], lambda: _fingerprint(reader))
 
 
 def _fingerprint(reader: recipe.Reader) -> dict[str, str | int]:
@@ -82,7 +98,7 @@ def input_files(
     Raises:
         PerdureError: If there is no such file or directory, no fitting file in it, or a link that leads nowhere.
     """
-    folder, files = of_inputs(("files", reader.model_dump_json()), lambda: _list_files(reader))
+    folder, files = once_for("files", [reader], lambda: _list_files(reader))
     return folder, list(files)
 
 
