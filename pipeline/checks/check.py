@@ -33,6 +33,7 @@ from perdure.pipeline.recipe import (
     structural_problems,
     with_field,
 )
+from perdure.pipeline.recipe.load import UNKNOWN_FIELD
 from perdure.pipeline.recipe.remembered import remembering
 
 MOST = 1_000
@@ -132,10 +133,17 @@ def filling(
 
 
 def tree_problems(tree: dict, with_data: bool = True) -> list[Problem]:
-    """All mistakes, of types and of sense alike, of what `read_tree` returns; `with_data`, also those that data show."""
-    if structural := structural_problems(tree):
-        return structural + problems(lenient_recipe(tree), with_data=False)
-    return problems(Recipe.model_validate(tree), with_data)
+    """Lists all mistakes, of types and of sense alike, of what `read_tree` returns; `with_data`, also those that data show.
+
+    Where the only mistakes of types are unknown fields, no file is looked at: that may take long, and the field is soon mended.
+    """
+    structural = structural_problems(tree)
+    if not structural:
+        return problems(Recipe.model_validate(tree), with_data)
+    if all(problem.remedy.startswith(UNKNOWN_FIELD) for problem in structural):
+        with remembering():
+            return structural + _parents(lenient_recipe(tree))[1]
+    return structural + problems(lenient_recipe(tree), with_data=False)
 
 
 def problems(recipe: Recipe, with_data: bool = True) -> list[Problem]:

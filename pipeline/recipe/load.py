@@ -26,6 +26,8 @@ UNITS = {"": 0, "k": 3, "m": 6, "b": 9, "g": 9, "t": 12}
 """Powers of ten by unit."""
 MAX_BYTES = 4 << 20
 """Most bytes of a recipe's file: what is larger is text that was named by mistake, and would take minutes to parse."""
+UNKNOWN_FIELD = "unknown field"
+"""How the remedy of a field that does not exist begins."""
 
 
 def load_recipe(
@@ -223,7 +225,7 @@ def _problem(detail: Any, tree: dict, model: type[BaseModel]) -> Problem:
     if kind == "missing":
         return Problem(name, None, "required, but missing")
     if kind == "extra_forbidden":
-        return Problem(name, value, f"unknown field{belongs(path, model)}")
+        return Problem(name, value, f"{UNKNOWN_FIELD}{belongs(path, model)}")
     if kind == "union_tag_invalid":
         return Problem(
             f"{name}.type", value.get("type"), f"should be one of {detail['ctx']['expected_tags']}"
