@@ -14,12 +14,14 @@ from perdure.data_recipes.reproduce.studies import (
     line,
     losses,
     mean_and_sd,
+    mixture_phases,
     over_seeds,
     reports,
     save,
     table,
 )
 from perdure.pipeline.evaluate.report.figures import Axis, line_chart
+from perdure.pipeline.evaluate.report_types import Report
 
 DOCUMENTS = {"shuffled": "random", "easy_to_hard": "easy to hard", "hard_to_easy": "hard to easy"}
 DOMAINS = {
@@ -31,21 +33,21 @@ DOMAINS = {
 OLD = "english"
 
 
-def new_domains(report: dict) -> list[str]:
+def new_domains(report: Report) -> list[str]:
     """The new domains, parts of one source."""
     return [domain for domain in report["domains"] if "/" in domain]
 
 
-def macro(report: dict, version: str) -> float:
+def macro(report: Report, version: str) -> float:
     """Mean final loss over the new domains."""
     found = losses(report, version)
     return statistics.fmean(found[domain] for domain in new_domains(report))
 
 
-def turns(report: dict, version: str) -> list[tuple[str, int, int]]:
+def turns(report: Report, version: str) -> list[tuple[str, int, int]]:
     """The domains in training order, each with the indices of the measurements before and after it."""
     steps = report["stability_gap"][version]["steps"]
-    phases = next(entry for entry in report["versions"] if entry["id"] == version)["phases"]
+    phases = mixture_phases(report, version)
     borders = [phase["after_step"] for phase in phases] + [steps[-1]]
     found = []
     for phase, (start, stop) in zip(phases, pairwise(borders), strict=True):
@@ -54,7 +56,7 @@ def turns(report: dict, version: str) -> list[tuple[str, int, int]]:
     return found
 
 
-def by_turn(report: dict, version: str) -> dict[str, float]:
+def by_turn(report: Report, version: str) -> dict[str, float]:
     """Means over the domains of the loss `before` and `after` training on the domain, and of the rise since (`forgotten`)."""
     curves = report["stability_gap"][version]["loss"]
     found = turns(report, version)
@@ -67,7 +69,7 @@ def by_turn(report: dict, version: str) -> dict[str, float]:
     }
 
 
-def macro_curve(reports: list[dict], version: str) -> Spread:
+def macro_curve(reports: list[Report], version: str) -> Spread:
     """Mean loss over the new domains while training."""
     curves = [
         [
@@ -82,7 +84,7 @@ def macro_curve(reports: list[dict], version: str) -> Spread:
     return over_seeds(list(zip(*curves, strict=True)))
 
 
-def tables(found: list[dict], unit: str) -> None:
+def tables(found: list[Report], unit: str) -> None:
     """Prints the tables of losses, in the reports' unit."""
     plain = [macro(report, "shuffled") for report in found]
 

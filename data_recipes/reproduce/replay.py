@@ -18,6 +18,7 @@ from perdure.data_recipes.reproduce.studies import (
     table,
 )
 from perdure.pipeline.evaluate.report.figures import Axis, line_chart
+from perdure.pipeline.evaluate.report_types import Report
 from perdure.pipeline.evaluate.units import NATS, UNIT_NAMES
 
 PUBLISHED: dict[float, tuple[float, float]] = {
@@ -31,19 +32,19 @@ PUBLISHED: dict[float, tuple[float, float]] = {
 """Old and new domain by percent of replay, nats per token: Ibrahim et al. 2024, 405 million parameters, Pile -> German."""
 
 
-def shares(report: dict) -> dict[float, str]:
+def shares(report: Report) -> dict[float, str]:
     """Versions by percent of replay."""
     names = [version["id"] for version in report["versions"] if version["id"].startswith("replay_")]
     return {float(name.removeprefix("replay_").replace("_", ".")): name for name in names}
 
 
-def by_share(found: list[dict], domain: str) -> dict[float, list[float]]:
+def by_share(found: list[Report], domain: str) -> dict[float, list[float]]:
     """Held-out loss of every seed by percent of replay."""
     arms = shares(found[0])
     return {share: [losses(report, name)[domain] for report in found] for share, name in arms.items()}
 
 
-def comparison(found: list[dict], unit: str) -> str:
+def comparison(found: list[Report], unit: str) -> str:
     """Losses and changes against no replay, in nats per token beside the published ones."""
     published = PUBLISHED if unit == UNIT_NAMES[NATS] else {}
     head = ["Replay", "English", "change", "German", "change"]
@@ -60,7 +61,7 @@ def comparison(found: list[dict], unit: str) -> str:
     return table(head, rows)
 
 
-def chart(found: list[dict], unit: str) -> str:
+def chart(found: list[Report], unit: str) -> str:
     """Both losses over the share of replay."""
     lines = []
     for colour, (domain, label) in enumerate(

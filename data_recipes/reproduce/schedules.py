@@ -17,6 +17,7 @@ from perdure.data_recipes.reproduce.studies import (
     table,
 )
 from perdure.pipeline.evaluate.report.figures import Axis, Line, line_chart
+from perdure.pipeline.evaluate.report_types import Report
 from perdure.pipeline.plan.schedule import path_switching_cost
 
 ARMS = ("rewarm", "constant", "switched", "infinite", "annealed", "scratch")
@@ -28,7 +29,7 @@ TEXTS = {"german": ("German, the new text", 1), "english": ("English, the old te
 """Domains, in words, and the first version that has read any of it."""
 
 
-def numbers(reports: list[dict], arm: str, domain: str, first: int = 0) -> dict[int, list[float]]:
+def numbers(reports: list[Report], arm: str, domain: str, first: int = 0) -> dict[int, list[float]]:
     """Losses over seeds by version, from `first` on."""
     known = {version["id"] for version in reports[0]["versions"]}
     return {
@@ -38,7 +39,7 @@ def numbers(reports: list[dict], arm: str, domain: str, first: int = 0) -> dict[
     }
 
 
-def cost(report: dict, arm: str) -> int:
+def cost(report: Report, arm: str) -> int:
     """Tokens trained on for all versions of an arm, main path included up to the last branch."""
     found = {version["id"]: version for version in report["versions"]}
     if arm == "scratch":  # only the last one was trained
@@ -46,11 +47,11 @@ def cost(report: dict, arm: str) -> int:
     total = sum(found[f"{arm}_{number}"]["tokens"] for number in range(VERSIONS))
     if arm in PATHS:
         branch = found[f"{arm}_{VERSIONS - 1}"]  # its lineage holds the main path, as far as it was needed
-        total += branch["lineage_tokens"] - branch["tokens"]
+        total += (branch["lineage_tokens"] or 0) - branch["tokens"]
     return total
 
 
-def tables(found: list[dict], unit: str) -> list[tuple[str, str, list[Line]]]:
+def tables(found: list[Report], unit: str) -> list[tuple[str, str, list[Line]]]:
     """Prints the tables of losses, in the reports' unit; returns a domain, a title and curves for each picture."""
     pictures = []
     for domain, (title, first) in TEXTS.items():

@@ -20,6 +20,7 @@ from perdure.data_recipes.reproduce.studies import (
 )
 from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.evaluate.report.figures import Axis, Line, line_chart
+from perdure.pipeline.evaluate.report_types import Report
 from perdure.pipeline.recipe import load_recipe
 
 SOURCE, YARDSTICK, CONTROL = "noisy", "clean", "plain"
@@ -51,7 +52,7 @@ def chosen(run: Path) -> dict[str, dict]:
     return found
 
 
-def gains(found: list[dict]) -> str:
+def gains(found: list[Report]) -> str:
     """Table of final losses on clean text, and of their differences to plain training by seed."""
     rows = []
     for version in ("base", "reference", CONTROL, *ARMS):
@@ -88,7 +89,7 @@ def kept(each: list[dict[str, dict]]) -> str:
     return table(["chosen by", *kinds, "noise / clean", "AUC"], rows)
 
 
-def clean_loss(found: list[dict], unit: str) -> str:
+def clean_loss(found: list[Report], unit: str) -> str:
     """Chart of the loss on clean text while training."""
     lines = []
     for colour, arm in enumerate((CONTROL, *ARMS)):

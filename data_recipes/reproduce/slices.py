@@ -5,6 +5,7 @@ python data_recipes/reproduce/slices.py runs/slices
 
 import statistics
 from pathlib import Path
+from typing import Any
 
 from perdure.data_recipes.reproduce.studies import (
     directory,
@@ -19,6 +20,7 @@ from perdure.data_recipes.reproduce.studies import (
 )
 from perdure.pipeline.evaluate.probe_scores import fuar
 from perdure.pipeline.evaluate.report.figures import Axis, line_chart
+from perdure.pipeline.evaluate.report_types import Report
 
 ARMS = {"none": "0", "tenth": "10%", "half": "50%"}
 YEARS = ("2021", "2022", "2023", "2024")
@@ -36,28 +38,33 @@ def version_of(arm: str, year: str) -> str:
     return FIRST if year == YEARS[0] else f"{arm}_{year}"
 
 
-def scores(report: dict, version: str) -> dict[str, dict]:
+def scores(report: Report, version: str) -> dict[str, dict]:
     """Probe scores of a version by kind."""
     row = [entry["id"] for entry in report["versions"]].index(version) + 1
-    (of_file,) = report["probes"]["scores"][row].values()
+    (of_file,) = _probes(report)["scores"][row].values()
     return of_file
 
 
-def told(report: dict, version: str, year: str, kind: str) -> float | None:
+def _probes(report: Report) -> dict[str, Any]:
+    assert report["probes"] is not None
+    return report["probes"]
+
+
+def told(report: Report, version: str, year: str, kind: str) -> float | None:
     """Accuracy on the facts of all years up to `year`; None before there are any."""
     dates = {date: entry for date, entry in scores(report, version)[kind]["by_date"].items() if date <= year}
     items = sum(entry["items"] for entry in dates.values())
     return sum(entry["items"] * entry["accuracy"] for entry in dates.values()) / items if items else None
 
 
-def over_all_updates(report: dict, version: str) -> dict:
+def over_all_updates(report: Report, version: str) -> dict:
     """FUAR of a version against the first."""
     before, after = scores(report, FIRST), scores(report, version)
     changed = {kind: {"change": after[kind]["accuracy"] - before[kind]["accuracy"]} for kind in after}
     return fuar({"probes": changed})
 
 
-def accuracies(found: list[dict]) -> list[list[str]]:
+def accuracies(found: list[Report]) -> list[list[str]]:
     """Rows of a table, one per entry of `ENDS`: accuracies by kind, the share of old answers, and FUAR."""
     rows = []
     for name, version in ENDS.items():
@@ -70,18 +77,16 @@ def accuracies(found: list[dict]) -> list[list[str]]:
     return rows
 
 
-def each_update(found: list[dict]) -> list[list[str]]:
+def each_update(found: list[Report]) -> list[list[str]]:
     """Rows of a table, one per arm: FUAR of every update against the version before."""
     rows = []
     for arm, name in ARMS.items():
-        updates = [
-            [each["probes"]["fuar"][f"{arm}_{year}"]["parent"] for each in found] for year in YEARS[1:]
-        ]
+        updates = [[_probes(each)["fuar"][f"{arm}_{year}"]["parent"] for each in found] for year in YEARS[1:]]
         rows.append([name, *(mean_and_sd([each["value"] for each in seeds], "{:.2f}") for seeds in updates)])
     return rows
 
 
-def by_year(found: list[dict]) -> list[list[str]]:
+def by_year(found: list[Report]) -> list[list[str]]:
     """Rows of a table, one per arm and kind: accuracy on the facts of each year, after its update and at the end."""
 
     def accuracy(version: str, kind: str, year: str) -> str:
@@ -100,7 +105,7 @@ def by_year(found: list[dict]) -> list[list[str]]:
     return rows
 
 
-def by_slice(found: list[dict]) -> list[list[str]]:
+def by_slice(found: list[Report]) -> list[list[str]]:
     """Rows of a table, one per entry of `ENDS`: held-out losses, and their mean."""
     rows = []
     for name, version in ENDS.items():
@@ -110,7 +115,7 @@ def by_slice(found: list[dict]) -> list[list[str]]:
     return rows
 
 
-def picture(found: list[dict], kind: str) -> str:
+def picture(found: list[Report], kind: str) -> str:
     """Chart of the accuracy on all facts so far by year, a curve per arm."""
     years = [year for year in YEARS if told(found[0], version_of("none", year), year, kind) is not None]
     lines = []

@@ -19,6 +19,7 @@ from perdure.data_recipes.reproduce.studies import (
     table,
 )
 from perdure.pipeline.evaluate.report.figures import Axis, line_chart
+from perdure.pipeline.evaluate.report_types import Report
 
 OLD, NEW, TARGET = "general", "software", "handbooks"
 CONTROL = "start_at_max"
@@ -37,12 +38,12 @@ PICTURES = {
 }
 
 
-def having(reports: list[dict], version: str) -> list[dict]:
+def having(reports: list[Report], version: str) -> list[Report]:
     """The runs that have a version: arms may be left out with some seeds."""
     return [report for report in reports if any(entry["id"] == version for entry in report["versions"])]
 
 
-def gap(reports: list[dict], arm: str, domain: str) -> list[str]:
+def gap(reports: list[Report], arm: str, domain: str) -> list[str]:
     """Cells of a table, over seeds: depth of the gap, tokens at the highest loss, tokens until recovery, and final rise."""
     reports = having(reports, arm)
     found = [report["stability_gap"][arm]["domains"][domain] for report in reports]
@@ -57,7 +58,7 @@ def gap(reports: list[dict], arm: str, domain: str) -> list[str]:
     return [mean_and_sd([entry["depth"] for entry in found]), worst, recovery, mean_and_sd(ends, "{:+.3f}")]
 
 
-def training_curve(reports: list[dict], arm: str, domain: str, tokens: list[int]) -> Spread:
+def training_curve(reports: list[Report], arm: str, domain: str, tokens: list[int]) -> Spread:
     """Losses while training after each of `tokens`; None after the arm's end."""
     reports = having(reports, arm)
     curves = [report["stability_gap"][arm]["loss"][domain] for report in reports]
@@ -66,7 +67,7 @@ def training_curve(reports: list[dict], arm: str, domain: str, tokens: list[int]
     return over_seeds(list(zip(*curves, strict=True))).at([number.get(place) for place in tokens])
 
 
-def tables(found: list[dict], unit: str) -> None:
+def tables(found: list[Report], unit: str) -> None:
     """Prints the tables, in the reports' unit."""
     for domain in PICTURES:
         print(f"Stability gap on {domain}, {unit}\n")

@@ -5,14 +5,17 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.evaluate.report.figures import Line, standalone
 from perdure.pipeline.evaluate.report.text_tables import markdown_table
+from perdure.pipeline.evaluate.report_types import Report
 from perdure.pipeline.evaluate.units import UNIT_NAMES, common_unit, in_unit
+from perdure.pipeline.evaluate.version_types import MixturePhase
 
 
-def reports(sweep: Path) -> list[dict]:
+def reports(sweep: Path) -> list[Report]:
     """`report.json` of each of a sweep's runs, by name; see docs/evaluation.md."""
     found = sorted(sweep.glob("runs/*/report.json"))
     if not found:
@@ -20,14 +23,17 @@ def reports(sweep: Path) -> list[dict]:
     return [read_json(path) for path in found]
 
 
-def in_units(found: list[dict]) -> list[tuple[str, list[dict]]]:
+def in_units(found: list[Report]) -> list[tuple[str, list[Report]]]:
     """The reports in each unit of losses, by its name; the unit in which to compare these runs comes first."""
     units = sorted(UNIT_NAMES, key=lambda unit: unit != common_unit(found))
-    keys = ("loss_matrix", "stability_gap")
-    return [
-        (UNIT_NAMES[unit], [report | {key: in_unit(report, unit)[key] for key in keys} for report in found])
-        for unit in units
-    ]
+    return [(UNIT_NAMES[unit], [_in_unit(report, unit) for report in found]) for unit in units]
+
+
+def _in_unit(report: Report, unit: str) -> Report:
+    """The report with its loss matrix and stability gaps in a unit."""
+    own = in_unit(report, unit)
+    changed = {"loss_matrix": own["loss_matrix"], "stability_gap": own["stability_gap"]}
+    return cast(Report, report | changed)
 
 
 def directory(description: str | None) -> Path:
@@ -38,10 +44,18 @@ def directory(description: str | None) -> Path:
     return parser.parse_args().sweep
 
 
-def losses(report: dict, version: str) -> dict[str, float]:
+def losses(report: Report, version: str) -> dict[str, float]:
     """Held-out loss of a finished version by domain, in the report's unit; see `in_units`."""
     row = [entry["id"] for entry in report["versions"]].index(version) + 1
-    return dict(zip(report["domains"], report["loss_matrix"][row], strict=True))
+    pairs = zip(report["domains"], report["loss_matrix"][row], strict=True)
+    return {domain: loss for domain, loss in pairs if loss is not None}
+
+
+def mixture_phases(report: Report, version: str) -> list[MixturePhase]:
+    """The phases of a planned version's mixture."""
+    (phases,) = [entry["phases"] for entry in report["versions"] if entry["id"] == version]
+    assert phases is not None
+    return phases
 
 
 def mean_and_sd(values: Sequence[float | None], form: str = "{:.3f}") -> str:

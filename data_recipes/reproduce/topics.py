@@ -11,18 +11,20 @@ from perdure.data_recipes.reproduce.studies import (
     in_units,
     losses,
     mean_and_sd,
+    mixture_phases,
     over_seeds,
     reports,
     save,
     table,
 )
 from perdure.pipeline.evaluate.report.figures import Axis, Line, line_chart
+from perdure.pipeline.evaluate.report_types import Report
 
 ARMS = ("fixed", "reweight_0_2", "reweight_0_9", "equal")
 OLD = "general"
 
 
-def topics(report: dict) -> list[str]:
+def topics(report: Report) -> list[str]:
     """The topics, parts of one source."""
     return [domain for domain in report["domains"] if "/" in domain]
 
@@ -32,13 +34,13 @@ def short(topic: str) -> str:
     return topic.partition("/")[2].partition("_")[0]
 
 
-def shares(report: dict, version: str) -> list[tuple[int, dict[str, float]]]:
+def shares(report: Report, version: str) -> list[tuple[int, dict[str, float]]]:
     """The shares of the topics, each with the number of tokens after which they hold."""
-    phases = next(entry for entry in report["versions"] if entry["id"] == version)["phases"]
+    phases = mixture_phases(report, version)
     return [(phase["after_tokens"], phase["shares"]) for phase in phases]
 
 
-def summary(report: dict, version: str) -> dict[str, float]:
+def summary(report: Report, version: str) -> dict[str, float]:
     """Over the topics: mean loss, mean weighted by the corpus, worst loss, and the least and largest gain on `base`."""
     after, before = losses(report, version), losses(report, "base")
     corpus = shares(report, "fixed")[0][1]
@@ -53,7 +55,7 @@ def summary(report: dict, version: str) -> dict[str, float]:
     }
 
 
-def tables(found: list[dict], unit: str) -> None:
+def tables(found: list[Report], unit: str) -> None:
     """Prints the tables, in the reports' unit."""
     print(f"Over the topics, {unit}\n")
     keys = list(summary(found[0], "base"))

@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+
+from perdure.pipeline.evaluate.report_types import BitsChanges, InUnit, Metrics, MetricsInBits, Report
+from perdure.pipeline.evaluate.version_types import ByDomain
 
 NATS, BITS = "nats_per_token", "bits_per_byte"
 UNIT_NAMES = {NATS: "nats per token", BITS: "bits per byte"}
@@ -49,20 +52,20 @@ def default_unit(bytes_a_token: Iterable[float | None], tokenizers: Collection[s
     return BITS if unlike or len(set(tokenizers)) > 1 else NATS
 
 
-def common_unit(reports: Iterable[dict[str, Any]]) -> str:
+def common_unit(reports: Iterable[Report]) -> str:
     """The unit in which several runs' losses are compared; see `default_unit`."""
     reports = list(reports)
     sizes = [size for report in reports for size in (report.get("bytes_per_token") or {}).values()]
     return default_unit(sizes, tokenizers(reports))
 
 
-def tokenizers(reports: Iterable[dict[str, Any]]) -> set[str]:
+def tokenizers(reports: Iterable[Report]) -> set[str]:
     """The hashes of the tokenizers of several runs' data."""
     found = (data for report in reports for data in (report.get("data") or {}).values())
     return {data["tokenizer_hash"] for data in found if data}
 
 
-def factors(report: dict[str, Any], unit: str) -> dict[str, float | None]:
+def factors(report: Report, unit: str) -> dict[str, float | None]:
     """By domain of a report, the factor from nats per token to a unit; None where it is not known."""
     if unit == NATS:
         return dict.fromkeys(report["domains"], 1.0)
@@ -78,7 +81,7 @@ def times(value: float | None, factor: float | None) -> float | None:
     return None if value is None or factor is None else value * factor
 
 
-def changes_in_bits(report: dict[str, Any]) -> dict[str, Any]:
+def changes_in_bits(report: Report) -> BitsChanges:
     """By version each domain's `change` and `change_intervals` in bits per byte."""
     own = factors(report, BITS)
     return {
@@ -98,28 +101,35 @@ def changes_in_bits(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-PATH = ("acc", "bwt", "fwt", "fwt_gem", "forgetting")
-"""Metrics along each version's path."""
-
-
-def in_unit(report: dict[str, Any], unit: str) -> dict[str, Any]:
-    """A report's losses in a unit: `loss_matrix`, `PATH`, `stability_gap`, and by version `change` and its `intervals`.
-
-    `spans` has by version the intervals of `PATH`.
-    What an earlier release left out of it is None, or empty.
-    """
+def in_unit(report: Report, unit: str) -> InUnit:
+    """A report's losses in a unit; what an earlier release left out is None, or empty."""
     spans = report.get("intervals") or {}
     if unit == NATS:
-        changes = {version["id"]: version["change"] for version in report["versions"]}
-        intervals = spans.get("change", {})
-        own = {"loss_matrix": report["loss_matrix"], "change": changes, "intervals": intervals}
-        own["spans"] = spans.get("metrics", {})
-        return own | {key: report.get(key) or {} for key in (*PATH, "stability_gap")}
-    found, nothing = report.get("in_bits_per_byte", {}), dict.fromkeys(report["domains"])
-    unknown = [[None] * len(report["domains"]) for _ in report["loss_matrix"]]
+        return {
+            "loss_matrix": report["loss_matrix"],
+            "change": {version["id"]: version["change"] for version in report["versions"]},
+            "intervals": spans.get("change", {}),
+            "spans": spans.get("metrics", {}),
+            **_metrics(report),
+        }
+    nothing: ByDomain = dict.fromkeys(report["domains"])
+    unknown: list[list[float | None]] = [[None] * len(report["domains"]) for _ in report["loss_matrix"]]
+    found = report.get("in_bits_per_byte") or cast(MetricsInBits, {})
     return {
         "loss_matrix": report.get("bits_per_byte_matrix", unknown),
         "change": found.get("change", {version["id"]: nothing for version in report["versions"]}),
         "intervals": found.get("change_intervals", {}),
         "spans": spans.get("metrics_bits_per_byte", {}),
-    } | {key: found.get(key) or {} for key in (*PATH, "stability_gap")}
+        **_metrics(found),
+    }
+
+
+def _metrics(found: Metrics) -> Metrics:
+    return {
+        "acc": found.get("acc") or {},
+        "bwt": found.get("bwt") or {},
+        "fwt": found.get("fwt") or {},
+        "fwt_gem": found.get("fwt_gem") or {},
+        "forgetting": found.get("forgetting") or {},
+        "stability_gap": found.get("stability_gap") or {},
+    }

@@ -6,9 +6,11 @@ from typing import Any
 
 from perdure.pipeline.evaluate.report.formats import format_change
 from perdure.pipeline.evaluate.report.text_tables import markdown_table
+from perdure.pipeline.evaluate.report_types import Report
+from perdure.pipeline.evaluate.version_types import ByDomain, VersionSummary
 
 
-def write_board(report: dict, directory: Path) -> None:
+def write_board(report: Report, directory: Path) -> None:
     """Writes a TensorBoard run for every measured version, in place of what was there.
 
     Its steps are the tokens of the lineage: 0 is the initial model, then each version on the path stands at the tokens
@@ -39,28 +41,30 @@ def write_board(report: dict, directory: Path) -> None:
             for domain, loss in zip(report["domains"], rows[member]):
                 writer.scalar(f"heldout_loss/{domain}", loss, step)
             for key in ("acc", "bwt", "fwt", "fwt_gem"):
-                writer.scalar(f"ledger/{key}", report[key].get(member), step)
-            writer.scalar("ledger/forgetting", report["forgetting"].get(member, {}).get("mean"), step)
+                writer.scalar(f"ledger/{key}", report[key].get(member), step)  # type: ignore[literal-required]  # a loop
+            if (forgetting := report["forgetting"].get(member)) is not None:
+                writer.scalar("ledger/forgetting", forgetting["mean"], step)
         writer.text("loss_matrix", _table(report), by_name[name]["lineage_tokens"] or 0)
         writer.close()
 
 
-def _write_start(writer: "_Writer", version: dict, losses: list[float | None]) -> None:
+def _write_start(writer: "_Writer", version: VersionSummary, losses: list[float | None]) -> None:
     """Writes the losses of what a version started from: its own minus the change."""
     for (domain, change), loss in zip(version["change"].items(), losses):
         if loss is not None and change is not None:
-            step = version["lineage_tokens"] - version["tokens"]
+            step = (version["lineage_tokens"] or 0) - version["tokens"]
             writer.scalar(f"heldout_loss/{domain}", loss - change, step)
 
 
-def _table(report: dict) -> str:
+def _table(report: Report) -> str:
     """The matrix in Markdown, as TensorBoard shows it."""
     rows = [["version", *report["domains"]]]
-    models = [{"id": "initial model", "change": {}}, *report["versions"]]
-    for model, losses in zip(models, report["loss_matrix"]):
-        cells = [model["id"]]
+    models: list[tuple[str, ByDomain]] = [("initial model", {})]
+    models += [(version["id"], version["change"]) for version in report["versions"]]
+    for (name, changes), losses in zip(models, report["loss_matrix"]):
+        cells = [name]
         for domain, loss in zip(report["domains"], losses):
-            change = model["change"].get(domain)
+            change = changes.get(domain)
             beside = "" if change is None else f" ({format_change(change)})"
             cells.append("-" if loss is None else f"{loss:.3f}{beside}")
         rows.append(cells)

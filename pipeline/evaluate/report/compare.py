@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.paths import VERSIONS, RunPaths
 from perdure.pipeline.evaluate.bootstrap import LEVEL, decided, doubt, interval
 from perdure.pipeline.evaluate.report.paired import Drawn, Measured, drawn_losses, read_measured
+from perdure.pipeline.evaluate.report_types import Report
 from perdure.pipeline.evaluate.units import BITS, NATS, common_unit, in_unit
+from perdure.pipeline.evaluate.version_types import VersionSummary
 
 
 class Difference(TypedDict):
@@ -123,7 +125,7 @@ class _Collected:
 
     rows: list[ComparedVersion] = field(default_factory=list)
     models: list[Measured] = field(default_factory=list)
-    reports: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reports: dict[str, Report] = field(default_factory=dict)
     tokenizers: dict[str, str] = field(default_factory=dict)
     texts: dict[str, dict[Text, str]] = field(default_factory=dict)
 
@@ -237,11 +239,11 @@ def _best(losses: list[float], drawn: Drawn, unit: str) -> float | None:
     return lowest if spans and all(decided(span, drawn.documents) for span in spans) else None
 
 
-def _wanted(version: dict, name: str | None) -> bool:
+def _wanted(version: VersionSummary, name: str | None) -> bool:
     return version["id"] == name if name else version["evaluation"] is not None
 
 
-def _row(report: dict[str, Any], run: str, version: dict[str, Any]) -> ComparedVersion:
+def _row(report: Report, run: str, version: VersionSummary) -> ComparedVersion:
     evaluation = version["evaluation"] or {}
     return {
         "run": run,
@@ -263,13 +265,14 @@ def _row(report: dict[str, Any], run: str, version: dict[str, Any]) -> ComparedV
     }
 
 
-def _changes(report: dict[str, Any], version: dict[str, Any], unit: str) -> Changes:
-    name, metrics = version["id"], report if unit == NATS else report.get("in_bits_per_byte", {})
+def _changes(report: Report, version: VersionSummary, unit: str) -> Changes:
+    name, own = version["id"], in_unit(report, unit)
+    forgetting = own["forgetting"].get(name)
     return {
-        "change": in_unit(report, unit)["change"][name],
-        "acc": metrics.get("acc", {}).get(name),
-        "bwt": metrics.get("bwt", {}).get(name),
-        "forgetting": metrics.get("forgetting", {}).get(name, {}).get("mean"),
+        "change": own["change"][name],
+        "acc": own["acc"].get(name),
+        "bwt": own["bwt"].get(name),
+        "forgetting": forgetting["mean"] if forgetting else None,
         "against_first": {},
     }
 

@@ -2,7 +2,9 @@
 
 from perdure.pipeline.core.formats import format_tokens
 from perdure.pipeline.evaluate.report.text_tables import text_table
+from perdure.pipeline.evaluate.report_types import Report
 from perdure.pipeline.evaluate.units import BITS, UNIT_NAMES, in_unit
+from perdure.pipeline.evaluate.version_types import VersionSummary
 
 UNCHANGED = 0.005
 """Changes below this many nats per token, or bits per byte, are called `unchanged`."""
@@ -16,11 +18,11 @@ def format_hours(hours: float, device: str | None) -> str:
     return f"{hours:,.0f} {unit}" if hours >= 1000 else f"{hours:.3g} {unit}"
 
 
-def cost_lines(report: dict) -> list[str]:
+def cost_lines(report: Report) -> list[str]:
     """A line with the cost of all training; none if no version has counted it."""
     cost = report["cost"]
-    kinds = (("gpu_hours", None), ("cpu_core_hours", "cpu"))
-    parts = [format_hours(cost[key], device) for key, device in kinds if cost[key] is not None]
+    kinds = ((cost["gpu_hours"], None), (cost["cpu_core_hours"], "cpu"))
+    parts = [format_hours(hours, device) for hours, device in kinds if hours is not None]
     lost = sum(version["lost_hours"] or 0 for version in report["versions"])
     again = f", {lost:.3g} h of it in steps that were lost and done again" if lost else ""
     missing = f" ({', '.join(cost['uncounted'])} not counted)" if cost["uncounted"] else ""
@@ -37,7 +39,7 @@ def format_share(share: float) -> str:
     return f"{100 * share:.3g}%"
 
 
-def format_origin(version: dict) -> str:
+def format_origin(version: VersionSummary) -> str:
     """What a version started from: its parent, with the step if it is not the parent's last."""
     parent = "initial model" if version["parent"] is None else version["parent"]
     return parent if version.get("left_at_step") is None else f"{parent} at step {version['left_at_step']:,}"
@@ -77,7 +79,7 @@ def heldout_text(name: str, text: dict) -> str:
     return f"{name} {', '.join(parts)}" + (f", {cut:,} in pieces" if cut else "")
 
 
-def loss_table(report: dict) -> str:
+def loss_table(report: Report) -> str:
     """Held-out loss by version and domain, the change against the parent beside it, in plain text.
 
     Once in the report's unit, once in the other. More than `TABLE_DOMAINS` domains make several tables below one another.
@@ -96,7 +98,7 @@ def loss_table(report: dict) -> str:
     return "\n\n".join(parts)
 
 
-def _table(report: dict, part: slice, unit: str) -> str:
+def _table(report: Report, part: slice, unit: str) -> str:
     domains, shown = report["domains"][part], in_unit(report, unit)
     # A mean over domains is one of bits per byte: tokens of one hold more text than those of another.
     means = report["macro"]["bits_per_byte"] if unit == BITS and len(report["macro"]["domains"]) > 1 else None
@@ -105,11 +107,11 @@ def _table(report: dict, part: slice, unit: str) -> str:
     head = [cell for domain in domains for cell in (domain, "")]
     head += ["mean", *["95% of resamples"][:known]] if means else []
     rows = [["version", "from", *head]]
-    models = [{"id": "initial model", "parent": ""}, *report["versions"]]
+    models = [("initial model", ""), *((entry["id"], format_origin(entry)) for entry in report["versions"])]
     for row, (model, losses) in enumerate(zip(models, shown["loss_matrix"], strict=True)):
-        cells = [model["id"], format_origin(model)]
+        cells = [*model]
         for domain, loss in zip(domains, losses[part]):
-            change = shown["change"].get(model["id"], {}).get(domain)
+            change = shown["change"].get(model[0], {}).get(domain)
             cells += ["-" if loss is None else f"{loss:.3f}", "" if change is None else f"({change:+.3f})"]
         if means:
             cells.append("-" if means[row] is None else f"{means[row]:.3f}")

@@ -8,6 +8,7 @@ from perdure.pipeline.core.files import read_json
 from perdure.pipeline.evaluate.harness import initial_records, tasks_hash
 from perdure.pipeline.evaluate.report.formats import format_change, format_origin
 from perdure.pipeline.evaluate.report.lineage_paths import LineagePath
+from perdure.pipeline.evaluate.report_types import Report
 from perdure.pipeline.recipe import Recipe
 
 INITIAL = "initial model"
@@ -101,7 +102,7 @@ def _metrics(scores: dict[str, Any]) -> list[str]:
     return [name for name in scores if name not in errors]
 
 
-def harness_rows(report: dict, names: list[str]) -> list[dict[str, Any]]:
+def harness_rows(report: Report, names: list[str]) -> list[dict[str, Any]]:
     """A row for each metric of the initial model, and then of some versions.
 
     Args:
@@ -129,7 +130,7 @@ def harness_rows(report: dict, names: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def harness_lines(report: dict) -> list[str]:
+def harness_lines(report: Report) -> list[str]:
     """A line for each model and task, with changes against what the model started from."""
     versions = {version["id"]: version for version in report["versions"]}
     lines: dict[tuple[str, str], list[str]] = {}

@@ -1,15 +1,16 @@
 """Findings of a report beyond its table of losses, as lines for the console."""
 
 from perdure.pipeline.core.formats import format_tokens
+from perdure.pipeline.evaluate.report_types import Report
 from perdure.pipeline.evaluate.units import NATS, UNIT_NAMES, in_unit
 
 
-def ledger_lines(report: dict) -> list[str]:
+def ledger_lines(report: Report) -> list[str]:
     """A line per finding: changes within the noise, stability gaps, probe scores, and missing measurements."""
     return [*_chance(report), *_gaps(report), *_answers(report), *_missing(report), *_unmeasured(report)]
 
 
-def _chance(report: dict) -> list[str]:
+def _chance(report: Report) -> list[str]:
     """Lines on changes whose interval includes 0."""
     level = report["intervals"]["level"]
     lines = []
@@ -23,7 +24,7 @@ def _chance(report: dict) -> list[str]:
     return lines
 
 
-def _gaps(report: dict) -> list[str]:
+def _gaps(report: Report) -> list[str]:
     lines, unit = [], report.get("unit", NATS)
     for version, gap in in_unit(report, unit)["stability_gap"].items():
         for domain, found in gap["domains"].items():
@@ -38,7 +39,7 @@ def _gaps(report: dict) -> list[str]:
     return lines
 
 
-def _answers(report: dict) -> list[str]:
+def _answers(report: Report) -> list[str]:
     """Lines on each version's probe accuracies, with changes against what it started from."""
     probes, lines = report["probes"], list[str]()
     if probes is None:
@@ -56,7 +57,7 @@ def _answers(report: dict) -> list[str]:
     return lines
 
 
-def _leaked(report: dict, file: str) -> str:
+def _leaked(report: Report, file: str) -> str:
     """How many items of a probe file are in the training data."""
     found = (report["contamination"] or {}).get("probes", {}).get(file)
     return f"; {found['leaked']} of {found['items']} items leaked" if found and found["leaked"] else ""
@@ -91,7 +92,7 @@ def format_fuar(fuar: dict) -> str:
     return f"{words}; taken for 0: {', '.join(left)}" if left else words
 
 
-def _unmeasured(report: dict) -> list[str]:
+def _unmeasured(report: Report) -> list[str]:
     if not report["unmeasured"]:
         return []
     names = ", ".join(report["unmeasured"])
@@ -100,7 +101,7 @@ def _unmeasured(report: dict) -> list[str]:
     ]
 
 
-def _missing(report: dict) -> list[str]:
+def _missing(report: Report) -> list[str]:
     missing = report["intervals"]["missing"]
     models = ["the initial model"] * missing["initial"] + missing["versions"]
     if not models:

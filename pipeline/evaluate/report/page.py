@@ -16,7 +16,9 @@ from perdure.pipeline.evaluate.report.formats import (
 from perdure.pipeline.evaluate.report.harness_scores import harness_rows
 from perdure.pipeline.evaluate.report.html import SHARED, render
 from perdure.pipeline.evaluate.report.ledger_lines import format_fuar
+from perdure.pipeline.evaluate.report_types import Report
 from perdure.pipeline.evaluate.units import BITS, NATS, UNIT_NAMES, in_unit
+from perdure.pipeline.evaluate.version_types import VersionSummary
 
 LEDGER = ("macro", "labels", "probes", "contamination", "harness_initial")
 """Keys of a report that are null or missing where nothing was measured, see docs/evaluation.md."""
@@ -27,7 +29,7 @@ _STRONGEST = 60
 """Percent of colour behind the strongest cell; more would hurt the contrast of its text."""
 
 
-def render_page(report: dict, version: str | None = None) -> str:
+def render_page(report: Report, version: str | None = None) -> str:
     """Renders the page.
 
     Args:
@@ -91,11 +93,11 @@ def render_page(report: dict, version: str | None = None) -> str:
     )
 
 
-def _path(versions: list[dict], name: str | None) -> list[dict]:
+def _path(versions: list[VersionSummary], name: str | None) -> list[VersionSummary]:
     """The versions from the root to one of them; all of them without a name."""
     if name is None:
         return versions
-    by_name, path = {version["id"]: version for version in versions}, list[dict]()
+    by_name, path = {version["id"]: version for version in versions}, list[VersionSummary]()
     while name is not None:
         path.insert(0, by_name[name])
         name = by_name[name]["parent"]
@@ -106,7 +108,7 @@ def _best(losses: tuple[float | None, ...]) -> float | None:
     return min((loss for loss in losses if loss is not None), default=None)
 
 
-def _tree(versions: list[dict], parent: str | None) -> list[tuple[dict, list]]:
+def _tree(versions: list[VersionSummary], parent: str | None) -> list[tuple[VersionSummary, list]]:
     """Versions below `parent`, each with the versions below it."""
     return [(version, _tree(versions, version["id"])) for version in versions if version["parent"] == parent]
 
@@ -114,7 +116,7 @@ def _tree(versions: list[dict], parent: str | None) -> list[tuple[dict, list]]:
 # ------------------------------------------------------------------------------------------- colours
 
 
-def _judge(report: dict, name: str, domain: str) -> str:
+def _judge(report: Report, name: str, domain: str) -> str:
     """Verdict on a change of a loss: `better`, `worse`, `unchanged`, or why it is not significant."""
     change = next(version for version in report["versions"] if version["id"] == name)["change"][domain]
     intervals = report.get("intervals") or {"change": {}}
@@ -147,7 +149,7 @@ def _tint(colour: str, strength: float) -> str:
 # ------------------------------------------------------------------------------------------- figures
 
 
-def _charts(report: dict, version: dict) -> list[str]:
+def _charts(report: Report, version: VersionSummary) -> list[str]:
     """A version's charts: loss per source, learning rate, mixture and selection."""
     curve, name = report["curves"][version["id"]], version["id"]
     tokens = curve["tokens"]
@@ -185,21 +187,22 @@ def _charts(report: dict, version: dict) -> list[str]:
     return charts
 
 
-def _mixture_chart(version: dict, end: int, colours: dict[str, int]) -> str:
+def _mixture_chart(version: VersionSummary, end: int, colours: dict[str, int]) -> str:
     """Chart of the planned shares of a mixture over a version's tokens."""
-    starts = [phase["after_tokens"] for phase in version["phases"]]
+    phases = version["phases"] or []
+    starts = [phase["after_tokens"] for phase in phases]
     ends = [*starts[1:], max(end, starts[-1])]
     places = [place for pair in zip(starts, ends) for place in pair]
     lines = []
     for member in version["mixture"]:
-        shares = [phase["shares"].get(member["key"], 0) for phase in version["phases"] for _ in range(2)]
+        shares = [phase["shares"].get(member["key"], 0) for phase in phases for _ in range(2)]
         label = f"{member['source']} (replay)" if member["replay"] else member["source"]
         lines.append(Line(label, shares, colours.get(member["source"], 0), dashed=member["replay"]))
     y_axis = Axis("share of tokens in the mixture", 0)
     return line_chart(places, lines, y_axis, f"{version['id']}: mixture over time")
 
 
-def _gap_chart(report: dict, name: str, gap: dict, unit: str) -> str:
+def _gap_chart(report: Report, name: str, gap: dict, unit: str) -> str:
     """Chart of held-out losses while a version trained."""
     colours = {domain: i for i, domain in enumerate(report["domains"])}
     lines = [Line(domain, losses, colours.get(domain, 0)) for domain, losses in gap["loss"].items()]

@@ -14,6 +14,7 @@ from perdure.pipeline.core.records import MeasuredOn
 from perdure.pipeline.evaluate.bootstrap import RESAMPLES, resampled
 from perdure.pipeline.evaluate.documents import require_tables, strata, table_name
 from perdure.pipeline.evaluate.record import evaluation_directory
+from perdure.pipeline.evaluate.report_types import Report
 from perdure.pipeline.evaluate.units import BITS, NATS, bits_per_nat
 
 OTHER = "measured on other documents, or on other pieces of them"
@@ -52,7 +53,7 @@ class Drawn:
     documents: int
 
 
-def read_measured(run: Path, report: dict[str, Any], version: str) -> Measured:
+def read_measured(run: Path, report: Report, version: str) -> Measured:
     """Reads a version's losses by document, on the text of its run's report.
 
     Raises:

@@ -13,12 +13,13 @@ from perdure.pipeline.evaluate.report.ledger_lines import ledger_lines
 from perdure.pipeline.evaluate.report.page import render_page
 from perdure.pipeline.evaluate.report.siblings import replay_controls
 from perdure.pipeline.evaluate.report.summary import build_report
+from perdure.pipeline.evaluate.report_types import Report
 from perdure.pipeline.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
 
-def write_report(recipe: Recipe, recipe_path: Path | str = "RECIPE") -> dict:
+def write_report(recipe: Recipe, recipe_path: Path | str = "RECIPE") -> Report:
     """Writes a run's report, with a page for the run and one for each version, and prints its findings.
 
     Args:
@@ -46,7 +47,7 @@ def write_report(recipe: Recipe, recipe_path: Path | str = "RECIPE") -> dict:
     return report
 
 
-def _next_commands(recipe: Recipe, report: dict, recipe_path: Path | str) -> str:
+def _next_commands(recipe: Recipe, report: Report, recipe_path: Path | str) -> str:
     """Lines with the commands to use next."""
     finished = [version["id"] for version in report["versions"] if version["status"] == "finished"]
     commands = {}
@@ -66,7 +67,7 @@ def _next_commands(recipe: Recipe, report: dict, recipe_path: Path | str) -> str
     return "\n".join([*lines, *(f"  {command}  # {purpose}" for command, purpose in commands.items())])
 
 
-def _exported(report: dict, finished: list[str]) -> tuple[str, str]:
+def _exported(report: Report, finished: list[str]) -> tuple[str, str]:
     """The version to export and its description: the last finished one that is no control without replay."""
     controls = replay_controls(yaml.safe_load(report["recipe"])["versions"])
     name = next((name for name in reversed(finished) if name not in controls), finished[-1])

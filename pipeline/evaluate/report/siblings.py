@@ -9,6 +9,7 @@ import numpy as np
 
 from perdure.pipeline.evaluate.bootstrap import decided, doubt
 from perdure.pipeline.evaluate.report.formats import format_change, format_share
+from perdure.pipeline.evaluate.report_types import Report
 from perdure.pipeline.evaluate.units import UNIT_NAMES, factors
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.recipe import Recipe
@@ -73,7 +74,7 @@ def replay_controls(versions: Mapping[str, dict]) -> list[str]:
     ]
 
 
-def _split(version: dict) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split(version: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A version's components of `NAMES` (None without), and everything else that decides it."""
     mixture = version["mixture"]
     placed = [mixture["sources"], *(switch["sources"] for switch in mixture["switches"])]
@@ -153,12 +154,12 @@ def compared(
 # -------------------------------------------------------------------------------------------- words
 
 
-def findings(report: dict) -> list[str]:
+def findings(report: Report) -> list[str]:
     """A sentence per pair on the effect of its component; effects are claimed only if significant."""
     return [_sentence(report, pair) for pair in report["siblings"] if pair["domains"]]
 
 
-def _sentence(report: dict, pair: dict) -> str:
+def _sentence(report: Report, pair: dict) -> str:
     unit = report["unit"]
     told = {
         domain: _in_unit(entry, factor)
@@ -199,7 +200,7 @@ def _span(bounds: list[float]) -> str:
     return f"{format_change(bounds[0])} to {format_change(bounds[1])}"
 
 
-def _avoided(report: dict, pair: dict, told: dict[str, dict]) -> str:
+def _avoided(report: Report, pair: dict, told: dict[str, dict]) -> str:
     """Sentences on the share of forgetting that replay avoided, where both are significant."""
     changes = {version["id"]: version["change"] for version in report["versions"]}
     with_it, without = changes[pair["version"]], changes[pair["against"]]
@@ -207,7 +208,10 @@ def _avoided(report: dict, pair: dict, told: dict[str, dict]) -> str:
     for domain, entry in told.items():
         bounds = report["intervals"]["change"].get(pair["against"], {}).get(domain)
         forgotten = decided(bounds, entry["documents"] or 0) and bounds[0] > 0
+        before, after = without[domain], with_it[domain]
+        if before is None or after is None:
+            continue
         if forgotten and not entry["within_noise"] and entry["difference"] < 0:
-            kept = format_share(1 - max(with_it[domain], 0) / without[domain])
+            kept = format_share(1 - max(after, 0) / before)
             text += f" Replay avoided {kept} of the forgetting on {domain}."
     return text

@@ -5,7 +5,7 @@ What a run has not made yet is null, never an error.
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import yaml
@@ -21,6 +21,7 @@ from perdure.pipeline.evaluate.report.lineage_paths import bases, path_metrics, 
 from perdure.pipeline.evaluate.report.measured import measured
 from perdure.pipeline.evaluate.report.records import RunRecords, read_optional, read_records
 from perdure.pipeline.evaluate.report.training import add_derived, replay_shares
+from perdure.pipeline.evaluate.report_types import Report
 from perdure.pipeline.evaluate.units import (
     bits_per_nat,
     bytes_per_token,
@@ -38,45 +39,11 @@ from perdure.pipeline.plan.recorded import as_recorded, made_schedule
 from perdure.pipeline.recipe import Recipe
 
 
-def build_report(recipe: Recipe) -> dict:
+def build_report(recipe: Recipe) -> Report:
     """Reads a run's artefacts and writes `<out>/report.json` and `<out>/lineage.json`.
 
     Returns:
-        What `report.json` holds; every number is finite or null, losses are mean nats per held-out token:
-
-        - `versions`: in training order: `id`, `parent` (null: the initial model), `start`, `status` (`finished`,
-          `started`, `waiting`), `tokens`, `lineage_tokens`, `steps`, `schedule`, `selected_fraction` (1 without
-          selection), `tokens_per_second`, `device`, `device_hours` and `lost_hours` of them (see `cost`), `mixture`, `phases` (`after_step`, `reason`, `shares` by
-          key), `sources` (tokens `total`, `consumed`, `remaining`, `repeated`, `replayed` by domain, along its path;
-          what remains was not read as new data yet, but replay may have brought some of it in),
-          `replay` (null without; `share` and `share_of` of the recipe, planned shares `read` of all tokens and `trained` of those
-          trained on, and `measured` of those trained on, by what the steps counted),
-          `evaluation`, `left_at_step` (of a branch that leaves before its parent's end: the parent's step; else null), `change`
-          by domain: loss minus that of what it started from. Where `left_at_step` is not null, that is what it was measured at
-          before its own first step (`evaluation.interval`), and null without.
-        - `domains`: the sources, then the parts of them that a mixture names; `loss_matrix` (row 0: the initial model;
-          row i + 1: version i); `initial` (its evaluation).
-        - `acc`, `bwt`, `fwt`, `fwt_gem` by version; `forgetting` by version: `mean` and by domain. See
-          `evaluate/metrics.py`; every version has them, along its own path from the initial model.
-        - `heldout`: by domain what all of it was measured on: `documents`, `tokens`, `bytes`; of `heldout_documents` and
-          `heldout_tokens` in all; `cut_documents`, of which pieces are measured. `bytes_per_token` by domain; `unit`, in which
-          losses are shown; `in_bits_per_byte`: `acc` to `forgetting`, `change` and `change_intervals` in that unit.
-        - `measured`: what identifies the held-out text and probes that all of this was measured on, see
-          `evaluate/record.py`; `unmeasured`: finished versions that were not measured on these, and have no losses here.
-        - `edited`: versions that have begun and of which the recipe says something else now, and what differs. All that is said of
-          a version that has begun is from its own records, see `perdure.pipeline.plan.recorded`; the recipe speaks of what waits.
-        - What the ledger adds (intervals, paired changes, topics, stability gap, probes, contamination, harness): see
-          docs/evaluation.md.
-        - `consumed`: tokens per version and mixture key (`replay/<source>` for replay).
-        - `cost`: `gpu_hours` and `cpu_core_hours` of all finished versions, null where none trained so; `uncounted`: versions
-          from before hours were counted. Seconds of training steps times the GPUs, or cores, that worked on them. Steps that
-          a kill lost count as far as their metrics were written (`lost_hours`); all but training does not.
-        - `selection`: per version with selection: tokens `scored` and `selected`.
-        - `data`: per source its documents and tokens in, dropped by reason, and out; null before the data stage.
-        - `curves`, `passages`, `chosen`: training curves, the coloured passage, and what selection took of the last
-          samples (see `train/passage.py`), by version.
-        - What follows from these, see `evaluate/course.py`: `findings`, `perplexity_matrix`, and more in the above.
-        - `commands`, `recipe`: what was typed, and the whole recipe in YAML, as it was when its versions were made.
+        What `report.json` holds; every number is finite or None.
 
     Raises:
         PerdureError: If an artefact is broken.
@@ -87,7 +54,7 @@ def build_report(recipe: Recipe) -> dict:
     return report
 
 
-def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict[str, Any]:
+def summarize(recipe: Recipe, data: dict[str, Path | None]) -> Report:
     """`build_report` without writing.
 
     Args:
@@ -96,7 +63,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict[str, Any]:
     """
     run = read_records(recipe, data)
     losses = np.array([_losses(run.domains, entry) for entry in run.rows])
-    report = {
+    found = {
         "name": run.recipe.name,
         **_losses_and_metrics(run, losses),
         "measured": run.on,
@@ -106,8 +73,8 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> dict[str, Any]:
         "commands": sorted({manifest["command"] for manifest in run.manifests.values() if manifest}),
         "recipe": recipe_yaml(run.recipe_as_made()),
     }
-    report = finite(report)
-    report["in_bits_per_byte"] |= changes_in_bits(report)
+    report = cast(Report, finite(found))  # but for what `add_derived` adds
+    report["in_bits_per_byte"].update(changes_in_bits(report))
     add_derived(report, run.recipes)
     return report
 
@@ -253,15 +220,24 @@ def _mixture(run: RunRecords, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def _lineage(recipe: Recipe, report: dict) -> dict:
+def _lineage(recipe: Recipe, report: Report) -> dict:
     """Every version with its parent, start, hashes, tokens and evaluation, and the initial model's evaluation."""
-    keys = ("id", "parent", "start", "status", "steps", "tokens", "lineage_tokens", "weights_hash")
     versions = []
     for entry in report["versions"]:
         record = read_optional(recipe.paths.version(entry["id"]).record) or {}
         versions.append(
-            {key: entry[key] for key in keys}
-            | {"tokenizer_hash": record.get("tokenizer_hash"), "data": record.get("data")}
-            | {"evaluation": entry["evaluation"]}
+            {
+                "id": entry["id"],
+                "parent": entry["parent"],
+                "start": entry["start"],
+                "status": entry["status"],
+                "steps": entry["steps"],
+                "tokens": entry["tokens"],
+                "lineage_tokens": entry["lineage_tokens"],
+                "weights_hash": entry["weights_hash"],
+                "tokenizer_hash": record.get("tokenizer_hash"),
+                "data": record.get("data"),
+                "evaluation": entry["evaluation"],
+            }
         )
     return {"name": recipe.name, "initial": report["initial"], "versions": versions}

@@ -8,6 +8,8 @@ import numpy as np
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.evaluate.report.siblings import findings
+from perdure.pipeline.evaluate.report_types import Cost, Report
+from perdure.pipeline.evaluate.version_types import SchedulePhase, VersionSummary
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.mixture import read_share, trained_fraction, trained_share
 from perdure.pipeline.plan.plan import num_steps
@@ -21,7 +23,7 @@ CURVE_POINTS = 160
 CURVE_KEYS = ("loss", "loss_selected", "loss_unselected", "lr", "selected_fraction", "mfu")
 
 
-def add_derived(report: dict, recipes: dict[str, Recipe]) -> None:
+def add_derived(report: Report, recipes: dict[str, Recipe]) -> None:
     """Adds to a report what follows from its numbers and the versions' recipes.
 
     - `findings`: what `siblings` say, in words.
@@ -113,7 +115,7 @@ def replay_shares(version: Version, record: dict | None, steps: dict[int, dict])
     }
 
 
-def _cost(versions: list[dict]) -> dict:
+def _cost(versions: list[VersionSummary]) -> Cost:
     finished = [version for version in versions if version["status"] == "finished"]
     hours: dict[bool, list[float]] = {True: [], False: []}
     for version in finished:
@@ -126,7 +128,7 @@ def _cost(versions: list[dict]) -> dict:
     }
 
 
-def _tokens(report: dict, version: dict, domain: str) -> int:
+def _tokens(report: Report, version: VersionSummary, domain: str) -> int:
     """Training tokens of a domain by its plan; of the whole source where there is no plan."""
     if version["sources"]:
         return version["sources"].get(domain, {}).get("total", 0)
@@ -148,10 +150,10 @@ def _command(directory: Path) -> str | None:
     return read_json(path).get("command") if path.exists() else None
 
 
-def _phases(recipe: Recipe, name: str, step_tokens: int) -> list[dict]:
+def _phases(recipe: Recipe, name: str, step_tokens: int) -> list[SchedulePhase]:
     """The phases of a version's schedule in order, each with the steps and tokens before it."""
     schedule, steps = made_schedule(recipe, name), num_steps(recipe, recipe.versions[name])
-    found: list[dict] = []
+    found: list[SchedulePhase] = []
     for step in range(1, steps + 1):
         phase = phase_of(schedule, step, steps)
         if not found or phase != found[-1]["phase"]:

@@ -12,6 +12,7 @@ from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.evaluate import metrics
 from perdure.pipeline.evaluate.record import measured_on, run_data_directories
+from perdure.pipeline.evaluate.report_types import InUnit, Report
 from perdure.pipeline.evaluate.units import BITS, NATS, common_unit, in_unit
 from perdure.pipeline.plan.domains import measured_domains
 from perdure.pipeline.recipe import Recipe
@@ -48,7 +49,7 @@ def gather(plan: SweepPlan, failed: dict[str, str] | None = None) -> SweepResult
     places = version_places(plan)
     failed = failed or {}
     runs: list[RunResult] = []
-    reports: list[dict[str, Any]] = []
+    reports: list[Report] = []
     for run in plan.runs:
         found, report = _run(plan, run, places[run.name], failed.get(run.name))
         runs.append(found)
@@ -101,7 +102,7 @@ def _arms(run: Run) -> list[str]:
     return [name for name in versions if name not in roots]
 
 
-def own_report(recipe: Recipe) -> dict[str, Any] | None:
+def own_report(recipe: Recipe) -> Report | None:
     """A run's report; None if there is none on the recipe's held-out text and probes.
 
     Raises:
@@ -117,7 +118,7 @@ def own_report(recipe: Recipe) -> dict[str, Any] | None:
 
 def _run(
     plan: SweepPlan, run: Run, places: dict[str, Path], error: str | None
-) -> tuple[RunResult, dict[str, Any] | None]:
+) -> tuple[RunResult, Report | None]:
     """The result of a run, and its report if that is on its recipe's text."""
     directory, report = run.recipe.directory, None
     # After an edit of the recipe, another version's directory may still be linked.
@@ -158,7 +159,7 @@ def _run(
     return found, report
 
 
-def versions_measured(report: dict[str, Any]) -> dict[str, Measured[float]]:
+def versions_measured(report: Report) -> dict[str, Measured[float]]:
     """What a report says of each version, by name."""
     found: dict[str, Measured[float]] = {}
     probes = report["probes"] or {"scores": [], "fuar": {}}
@@ -184,7 +185,7 @@ def versions_measured(report: dict[str, Any]) -> dict[str, Measured[float]]:
     return found
 
 
-def _losses(domains: list[str], own: dict[str, Any], name: str, row: int) -> Losses[float]:
+def _losses(domains: list[str], own: InUnit, name: str, row: int) -> Losses[float]:
     """A version's losses in one unit.
 
     Args:
