@@ -6,6 +6,7 @@ docs/evaluation.md describes the keys whose types are left open here. Reports of
 
 from typing import Any, TypedDict
 
+from perdure.pipeline.core.records import MeasuredOn
 from perdure.pipeline.evaluate.version_types import ByDomain, Evaluation, VersionSummary
 
 Interval = list[float]
@@ -136,7 +137,7 @@ class Report(Metrics):
     harness: dict[str, dict[str, Any]] | None
     harness_initial: dict[str, Any] | None
     harness_change: dict[str, dict[str, Any]]
-    measured: dict[str, Any]
+    measured: MeasuredOn
     unmeasured: list[str]
     edited: dict[str, list[str]]
     consumed: dict[str, dict[str, int]]

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -59,7 +59,7 @@ def read_measured(run: Path, report: Report, version: str) -> Measured:
     Raises:
         PerdureError: If its table of documents is damaged.
     """
-    on = cast(MeasuredOn, report.get("measured") or {})
+    on = report.get("measured") or cast(MeasuredOn, {})
     spans = report.get("intervals") or {}
     place = evaluation_directory(RunPaths(run).version(version).directory, on)
     require_tables(VersionPaths(place).evaluation)

@@ -8,7 +8,7 @@ from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.integrity import metrics_lines, require_whole
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import VersionPaths
-from perdure.pipeline.core.records import MeasuredOn
+from perdure.pipeline.core.records import MeasuredOn, VersionRecord, read_record
 from perdure.pipeline.evaluate.record import evaluation_directory, initial_evaluation, measured_on
 from perdure.pipeline.evaluate.report.training import training_curve
 from perdure.pipeline.plan.domains import measured_domains, source_of
@@ -52,7 +52,7 @@ class RunRecords:
     recipes: dict[str, Recipe]
     domains: list[str]
     on: MeasuredOn
-    records: dict[str, dict[str, Any] | None]
+    records: dict[str, VersionRecord | None]
     places: dict[str, Path]
     initial: dict[str, Any] | None
     evaluations: dict[str, dict[str, Any] | None]
@@ -120,7 +120,10 @@ def read_records(today: Recipe, data: dict[str, Path | None]) -> RunRecords:
         recipes=recorded(today),
         domains=measured_domains(recipe),
         on=on,
-        records={name: read_optional(version.record) for name, version in versions.items()},
+        records={
+            name: read_record(version) if version.record.exists() else None
+            for name, version in versions.items()
+        },
         places=places,
         initial=read_json(start) if start else None,
         evaluations={name: read_optional(VersionPaths(place).evaluation) for name, place in places.items()},

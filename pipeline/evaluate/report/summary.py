@@ -175,8 +175,8 @@ def _version(run: RunRecords, name: str) -> dict[str, Any]:
             ("started", curve["step"][-1], curve["tokens"][-1]) if curve else ("waiting", 0, 0)
         )
         fraction = None
-    copied = ("lineage_tokens", "tokens_per_second", "seconds", "parallel", "weights_hash")
-    spent = (record or {}).get("device_seconds")
+    # Records of earlier releases have no device and no hours.
+    spent = record.get("device_seconds") if record else None
     lost = 0.0 if spent is None or record is None else record["lost_device_seconds"]
     return {
         "id": name,
@@ -189,8 +189,12 @@ def _version(run: RunRecords, name: str) -> dict[str, Any]:
         "schedule": made_schedule(recipe, name).model_dump(mode="json") | {"type": version.schedule.type},
         "selection": version.selection and version.selection.model_dump(mode="json"),
         "selected_fraction": fraction,
-        **{key: record[key] if record else None for key in copied},
-        "device": (record or {}).get("device"),
+        "lineage_tokens": record["lineage_tokens"] if record else None,
+        "tokens_per_second": record["tokens_per_second"] if record else None,
+        "seconds": record["seconds"] if record else None,
+        "parallel": record["parallel"] if record else None,
+        "weights_hash": record["weights_hash"] if record else None,
+        "device": record.get("device") if record else None,
         "device_hours": None if spent is None else (spent + lost) / 3600,
         "lost_hours": None if spent is None else lost / 3600,
         "mixture": _mixture(run, name),

@@ -2,11 +2,13 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.core.records import VersionRecord
 from perdure.pipeline.evaluate.report.siblings import findings
 from perdure.pipeline.evaluate.report_types import Cost, Report
 from perdure.pipeline.evaluate.version_types import SchedulePhase, VersionSummary
@@ -89,7 +91,9 @@ def training_curve(steps: dict[int, dict]) -> dict | None:
     }
 
 
-def replay_shares(version: Version, record: dict | None, steps: dict[int, dict]) -> dict | None:
+def replay_shares(
+    version: Version, record: VersionRecord | None, steps: dict[int, dict]
+) -> dict[str, Any] | None:
     """A version's shares of replay: planned, of tokens read and of tokens trained on, and measured.
 
     Args:
