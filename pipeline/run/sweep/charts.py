@@ -162,17 +162,17 @@ def _against_field(rows: list[Row], version: str, measures: list[Measure]) -> li
     fields = list(dict.fromkeys(path for row in rows for path in row["setting"]))
     if not fields:
         return []
-    values = {field: {shown(row["setting"].get(field)) for row in rows} for field in fields}
+    values = {field: {format_value(row["setting"].get(field)) for row in rows} for field in fields}
     swept = max(fields, key=lambda field: len(values[field]))
     panels: dict[str, list[Row]] = {}
     for row in rows:
         others = ", ".join(
-            f"{field} = {shown(row['setting'].get(field))}" for field in fields if field != swept
+            f"{field} = {format_value(row['setting'].get(field))}" for field in fields if field != swept
         )
         panels.setdefault(others, []).append(row)
     drawn = []
     for others, members in panels.items():
-        x: list[str] | list[float] = [shown(row["setting"].get(swept)) for row in members]
+        x: list[str] | list[float] = [format_value(row["setting"].get(swept)) for row in members]
         places = [
             (number, row) for row in members if (number := _number(row["setting"].get(swept))) is not None
         ]
@@ -225,7 +225,7 @@ def _draw(
     return drawn
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A swept value as it is typed."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 

@@ -4,7 +4,7 @@ from markupsafe import Markup, escape
 
 from perdure.pipeline.evaluate.report.html import render
 from perdure.pipeline.evaluate.units import UNIT_NAMES
-from perdure.pipeline.run.sweep.charts import Chart, shown
+from perdure.pipeline.run.sweep.charts import Chart, format_value
 from perdure.pipeline.run.sweep.gather import row_in
 from perdure.pipeline.run.sweep.schema import SweepResult
 from perdure.pipeline.run.sweep.table import (
@@ -33,7 +33,7 @@ def render_sweep(found: SweepResult, charts: list[Chart]) -> str:
     return render(
         "perdure.pipeline.run.sweep",
         "sweep.html",
-        {"shown": shown, "recovery": format_recovery, "fuar": format_fuar},
+        {"shown": format_value, "recovery": format_recovery, "fuar": format_fuar},
         found=found,
         fields=fields,
         name_heads=[*map(_breakable, fields), "version"],
