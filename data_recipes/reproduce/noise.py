@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.files import write_json
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.records import VersionInputs, read_inputs
 from perdure.pipeline.core.shards import REF_NATS_PER_UNIT, Shard, open_shard
@@ -280,7 +281,7 @@ def main() -> int:
         )
         file = ".".join(filter(None, ("noise", options.source, options.trainee, "json")))
         path = recipe.paths.version(options.version).directory / file
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(path, result, checksum=False)
     except PerdureError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

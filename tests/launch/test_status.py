@@ -12,7 +12,6 @@ from perdure.launch.status import lines, status
 from perdure.pipeline.cli import entry
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import write_json
-from perdure.pipeline.core.formats import format_duration
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.recipe import load_recipe
 from perdure.pipeline.run.run import alone
@@ -164,10 +163,6 @@ def test_what_is_no_run_is_refused(tmp_path):
         PerdureError, match="the data stage alone has begun here; `perdure data inspect RECIPE`"
     ):
         status(tmp_path)
-
-
-def test_durations_read_like_clocks():
-    assert [format_duration(seconds) for seconds in (5, 65, 3661)] == ["0:05", "1:05", "1:01:01"]
 
 
 def launched_with(run, tmp_path, monkeypatch, states: dict[str, str]) -> None:

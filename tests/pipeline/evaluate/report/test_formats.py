@@ -5,7 +5,6 @@ import math
 import pytest
 
 from perdure.pipeline.core.files import read_json, write_json
-from perdure.pipeline.core.formats import format_tokens
 from perdure.pipeline.evaluate.report.formats import format_layout, loss_table
 from perdure.pipeline.evaluate.report.summary import summarize
 
@@ -90,22 +89,6 @@ def test_console_table_of_many_domains():
         "12.000",
         "(+6.000)",
     ]
-
-
-@pytest.mark.parametrize(
-    ("count", "words"),
-    [
-        (0, "0"),
-        (999, "999"),
-        (1000, "1k"),
-        (12_345, "12.3k"),
-        (999_999, "1M"),
-        (1_250_000, "1.25M"),
-        (3 * 10**9, "3B"),
-    ],
-)
-def test_token_counts_in_words(count, words):
-    assert format_tokens(count) == words
 
 
 def test_layout_in_words():
