@@ -6,9 +6,7 @@ What is looked at is what was trained on: the shards' own tokens, decoded.
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +19,8 @@ from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.formats import format_tokens
 from perdure.pipeline.core.hashes import hash_file, hash_of
 from perdure.pipeline.core.records import MeasuredOn
-from perdure.pipeline.core.shards import open_shard
-from perdure.pipeline.evaluate.documents import heldout
-from perdure.pipeline.evaluate.probes import probe_files, probe_hashes
+from perdure.pipeline.evaluate.evaluation_texts import EvaluationText, evaluation_texts
+from perdure.pipeline.evaluate.probes import probe_hashes
 from perdure.pipeline.evaluate.record import measured_on
 from perdure.pipeline.plan.domains import measured_domains, source_of
 from perdure.pipeline.plan.planning import data_hash
@@ -41,29 +38,6 @@ BY_AMOUNT = "by_amount"
 """Key of `contamination.json`: whether a text that was looked for has words that version 0.1 compared otherwise."""
 HANDED_ON = 5_000_000
 """Fewest training tokens of a source that the data stage's executor searches; fewer take seconds."""
-
-
-@dataclass(frozen=True)
-class Passage:
-    """An evaluation text to look for.
-
-    Attributes:
-        part: `probes` or `heldout`.
-        group: The file or domain it belongs to; a held-out document may belong to several.
-        item: Its id there; of a held-out document, its place.
-        words: As they are compared.
-        n: Words that must agree; 0 for texts that are too short.
-        hashes: Of its n-grams, uint64.
-        by_amount: Whether version 0.1 compared it otherwise (`scripts.compared_by_amount`).
-    """
-
-    part: str
-    group: str
-    item: "str | Place"
-    words: list[str]
-    n: int
-    hashes: np.ndarray
-    by_amount: bool
 
 
 def look_for_leaks(recipe: Recipe, data: dict[str, Path], tokenizer: Path) -> None:
@@ -94,17 +68,17 @@ def look_for_leaks(recipe: Recipe, data: dict[str, Path], tokenizer: Path) -> No
         return
     from perdure.pipeline.data import ngrams  # imports datatrove
 
-    passages = list(_passages(recipe, data, tokenizer, settings.n_grams))
-    by_amount = any(passage.by_amount for passage in passages)
+    texts = list(evaluation_texts(recipe, data, tokenizer, settings.n_grams))
+    by_amount = any(text.by_amount for text in texts)
     if known and not by_amount:  # of version 0.1, which would find the same today
         write_json(path, known | {BY_AMOUNT: False})
         return
-    searched = _search(recipe, data, tokenizer, _index(passages))
+    searched = _search(recipe, data, tokenizer, _index(texts))
     report: dict[str, Any] = {"n_grams": settings.n_grams, "min_words": ngrams.MIN_WORDS}
     for part in ("probes", "heldout"):
-        groups = dict.fromkeys(passage.group for passage in passages if passage.part == part)
+        groups = dict.fromkeys(text.group for text in texts if text.part == part)
         report[part] = {
-            group: _group([p for p in passages if (p.part, p.group) == (part, group)], searched, data)
+            group: _group([p for p in texts if (p.part, p.group) == (part, group)], searched, data)
             for group in groups
         }
     write_json(path, {"identity": identity, BY_AMOUNT: by_amount} | report)
@@ -171,60 +145,14 @@ def _as_now(recipe: Recipe, identity: dict) -> dict:
     return {"domains": list(recipe.sources), "sampled": None} | identity
 
 
-# -------------------------------------------------------------------------------- what is looked for
+# -------------------------------------------------------------------------------------- searching
 
 
-def _passages(recipe: Recipe, data: dict[str, Path], tokenizer: Path, n_grams: int) -> Iterator[Passage]:
-    for file in probe_files(recipe.evaluation.probes):
-        for probe in file.probes:
-            yield _passage("probes", file.name, probe.id, "".join(probe.filled(probe.answer)), n_grams)
-    for source, directory in data.items():
-        domains = [domain for domain in measured_domains(recipe) if source_of(domain) == source]
-        places = {domain: _measured_places(recipe, directory, domain) for domain in domains}
-        texts = _heldout_texts(
-            directory, tokenizer, sorted({place for own in places.values() for place in own})
-        )
-        for domain, own in places.items():
-            for place in own:
-                yield _passage("heldout", domain, place, texts[place], n_grams)
-
-
-def _measured_places(recipe: Recipe, directory: Path, domain: str) -> "list[Place]":
-    """The shard and sequence of each held-out document that a domain is measured on."""
-    measured = heldout(directory, domain, recipe.evaluation.max_tokens).documents
-    return list(zip(measured["shard"].to_pylist(), measured["sequence"].to_pylist(), strict=True))
-
-
-def _heldout_texts(directory: Path, tokenizer: Path, places: "list[Place]") -> "dict[Place, str]":
-    from perdure.pipeline.data.leaks import texts
-
-    numbers: dict[int, list[int]] = defaultdict(list)
-    for shard, number in places:
-        numbers[shard].append(number)
-    return {
-        (shard, number): text
-        for shard, own in numbers.items()
-        for number, text in texts(open_shard(directory / f"heldout.{shard:05d}"), tokenizer, own)
-    }
-
-
-def _passage(part: str, group: str, item: "str | Place", text: str, n_grams: int) -> Passage:
-    from perdure.pipeline.data import ngrams
-    from perdure.pipeline.data.scripts import compared_by_amount
-
-    words = ngrams.simple_words(text)
-    sizes = ngrams.word_sizes(words)
-    amount = int(sizes.sum()) // ngrams.WORD
-    n = min(n_grams, amount) if amount >= ngrams.MIN_WORDS else 0
-    hashes = ngrams.joined_hashes(ngrams.word_hashes(words), sizes, n) if n else np.empty(0, np.uint64)
-    return Passage(part, group, item, words, n, hashes, compared_by_amount(text))
-
-
-def _index(passages: list[Passage]) -> "Grams":
+def _index(texts: list[EvaluationText]) -> "Grams":
     by_length: dict[int, list[np.ndarray]] = defaultdict(list)
-    for passage in passages:
-        if passage.n:
-            by_length[passage.n].append(passage.hashes)
+    for text in texts:
+        if text.n:
+            by_length[text.n].append(text.hashes)
     return {n: np.unique(np.concatenate(hashes)) for n, hashes in by_length.items()}
 
 
@@ -257,20 +185,22 @@ def _search(recipe: Recipe, data: dict[str, Path], tokenizer: Path, grams: "Gram
         return {source: searched(source, directory) for source, directory in data.items()}
 
 
-def _group(passages: list[Passage], searched: "dict[str, Places]", data: dict[str, Path]) -> dict[str, Any]:
+def _group(
+    texts: list[EvaluationText], searched: "dict[str, Places]", data: dict[str, Path]
+) -> dict[str, Any]:
     """The contamination of one file or domain: an entry for each item and source that share text."""
     from perdure.pipeline.data.ngrams import shown
 
     found: list[dict[str, Any]] = []
-    for passage in passages:
+    for text in texts:
         for source, places in searched.items():
-            grams = enumerate((passage.n, value) for value in passage.hashes.tolist())
+            grams = enumerate((text.n, value) for value in text.hashes.tolist())
             if hit := next(((start, gram) for start, gram in grams if gram in places), None):
-                words = shown(passage.words, hit[0], passage.n)
+                words = shown(text.words, hit[0], text.n)
                 found.append(
-                    {"item": passage.item, "source": source, "document": places[hit[1]], "words": words}
+                    {"item": text.item, "source": source, "document": places[hit[1]], "words": words}
                 )
-    leaked, heldout = len({entry["item"] for entry in found}), passages[0].part == "heldout"
+    leaked, heldout = len({entry["item"] for entry in found}), texts[0].part == "heldout"
     found = found[:FOUND] if heldout else found
     for source, directory in data.items():
         own = [entry for entry in found if entry["source"] == source]
@@ -278,14 +208,14 @@ def _group(passages: list[Passage], searched: "dict[str, Places]", data: dict[st
         for entry in own:
             entry["document"] = names[entry["document"]]
     if heldout:
-        names = _ids(data[source_of(passages[0].group)], "heldout", {entry["item"] for entry in found})
+        names = _ids(data[source_of(texts[0].group)], "heldout", {entry["item"] for entry in found})
         for entry in found:
             entry["item"] = names[entry["item"]]
     return {
-        "items": len(passages),
-        "too_short": sum(passage.n == 0 for passage in passages),
+        "items": len(texts),
+        "too_short": sum(text.n == 0 for text in texts),
         "leaked": leaked,
-        "share": leaked / len(passages),
+        "share": leaked / len(texts),
         "found": found,
     }
 

@@ -215,11 +215,25 @@ def tasks_hash(harness: Harness) -> str:
 def _run(path: Path, identity: dict[str, Any], model: Path, harness: Harness) -> None:
     """Runs the tasks on a model and writes their results with an identity."""
     parse = "special" if identity["parse_special_tokens"] else "text"
-    found = _results(model, harness, parse, path.with_suffix(".log"))
+    found = run_tasks(model, harness, parse, path.with_suffix(".log"))
     write_json(path, {"identity": identity} | found)
 
 
-def _results(model: Path, harness: Harness, parse: str, log: Path) -> dict[str, Any]:
+def run_tasks(model: Path, harness: Harness, parse: str, log: Path) -> dict[str, Any]:
+    """Runs the tasks on a model in a process of its own.
+
+    Args:
+        model: A Hugging Face directory.
+        harness: The tasks.
+        parse: `special` or `text`: what the spelling of a special token in a text becomes.
+        log: Where the process's output goes if it fails.
+
+    Returns:
+        `versions` and `tasks`, see `evaluate_export`.
+
+    Raises:
+        PerdureError: If the process fails.
+    """
     with TemporaryDirectory() as folder:
         result = Path(folder) / "harness.json"
         command = [sys.executable, "-m", "perdure.pipeline.evaluate.harness"]

@@ -154,7 +154,7 @@ def test_a_planted_passage_is_named_in_the_report(run):
 
 def test_what_is_there_is_not_run_again(run, capsys, monkeypatch):
     monkeypatch.setattr(
-        "perdure.pipeline.evaluate.harness._results", lambda *_: pytest.fail("the harness ran again")
+        "perdure.pipeline.evaluate.harness.run_tasks", lambda *_: pytest.fail("the harness ran again")
     )
     out = run[0]
     assert main(["eval", str(out.parent / "recipe.yaml"), "--out", str(out)]) == 0

@@ -108,7 +108,7 @@ def test_the_initial_model_is_run_once_and_anew_after_an_edit(recipe, run, monke
         asked.append(model)
         return {"versions": {}, "tasks": SCORES["initial"]}
 
-    monkeypatch.setattr(harness, "_results", results)
+    monkeypatch.setattr(harness, "run_tasks", results)
     monkeypatch.setattr(harness, "_changed", lambda recipe, name, weights: None)
     monkeypatch.setattr(harness, "link_as_export", lambda recipe, folder: None)
     monkeypatch.setattr(harness, "export_of", lambda directory: directory / "hf")
@@ -130,7 +130,7 @@ def test_the_initial_model_is_run_once_and_anew_after_an_edit(recipe, run, monke
 
 def test_a_model_that_versions_did_not_start_from_is_said_and_not_run(recipe, run, monkeypatch, said):
     recipe = with_tasks(recipe)
-    monkeypatch.setattr(harness, "_results", lambda *_: {"tasks": {}})
+    monkeypatch.setattr(harness, "run_tasks", lambda *_: {"tasks": {}})
     monkeypatch.setattr(harness, "export_of", lambda directory: directory / "hf")
     monkeypatch.setattr(harness.importlib.util, "find_spec", lambda name: True)
     run(recipe, ["base"])
