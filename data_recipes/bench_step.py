@@ -69,9 +69,9 @@ def _steps(name: str, parts: str, dtype: str, repeats: int) -> list[dict]:
     from perdure.pipeline.model.optimizer import set_learning_rate, update
     from perdure.pipeline.model.shape import flops_per_token, model_shape
     from perdure.pipeline.recipe import Selection
-    from perdure.pipeline.train.metrics import model_flop_utilisation
     from perdure.pipeline.train.microbatches import run_batches
     from perdure.pipeline.train.objectives.lm import LanguageModeling
+    from perdure.pipeline.train.progress import model_flop_utilisation
 
     recipe, device, rows = _recipe(name, dtype), initialise(), []
     peak = peak_memory(device)

@@ -8,17 +8,21 @@ import torch
 from megatron.core import dist_checkpointing
 
 from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.core.records import read_inputs
 from perdure.pipeline.model.device import initialise
 from perdure.pipeline.model.language_model import build_model
 from perdure.pipeline.recipe import load_recipe
-from perdure.pipeline.train.checkpoint import finished_checkpoints
+from perdure.pipeline.train.saved import finished_checkpoints
+from perdure.pipeline.train.state import TrainState
 
 
 def copy_checkpoint(directory: str, target: str) -> None:
     """Loads a version's last checkpoint under the layout of another one, and saves it there."""
     from perdure.pipeline.model.optimizer import make_optimizer
     from perdure.pipeline.train import fence
-    from perdure.pipeline.train.checkpoint import Checkpoints, checkpoint_state, load_checkpoint
+    from perdure.pipeline.train.checkpoint import Checkpoints, load_checkpoint
+    from perdure.pipeline.train.saved import checkpoint_state
 
     recipe, inputs = load_recipe(Path(target) / "recipe.yaml"), read_json(Path(target) / "inputs.json")
     device = initialise()
@@ -29,8 +33,7 @@ def copy_checkpoint(directory: str, target: str) -> None:
     if torch.distributed.get_rank() == 0:
         fence.take(Path(target))
     writer = Checkpoints(Path(target), 1, asynchronous=False)
-    state = {key: value for key, value in checkpoint_state(source).items() if key != "optimizer_steps"}
-    writer.save(model, optimizer, state)
+    writer.save(model, optimizer, checkpoint_state(source))
 
 
 def checkpoint_tensors(directory: str) -> dict:
@@ -66,7 +69,7 @@ def killed_writer(directory: str) -> list:
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     if rank == ranks - 1:
         FileSystemWriterAsync.write_preloaded_data = staticmethod(lambda *_args, **_kwargs: time.sleep(600))
-    writer.save(model, optimizer, {"step": 1, "scheduled": True})
+    writer.save(model, optimizer, TrainState(step=1, scheduled=True))
     if rank == ranks - 1:
         own = psutil.Process()
         (fork,) = [child for child in own.children(recursive=True) if child.cmdline() == own.cmdline()]
@@ -132,7 +135,7 @@ def slow_writer(directory: str) -> list:
             else:  # the last of its waits that may be long
                 collectives.barrier = lambda: (seen.touch(), wait())
         wait()
-        writer.save(model, optimizer, {"step": step, "scheduled": True})
+        writer.save(model, optimizer, TrainState(step=step, scheduled=True))
         writer.wait()
         time.sleep, collectives.barrier = sleep, wait
     assert collectives.group()._get_backend(torch.device("cpu")).options._timeout == collectives.FILE_TIME
@@ -158,7 +161,7 @@ def hanging_writers(directory: str, number: int) -> list:
         after_in_child=lambda: time.sleep(600 if pending[-1] < number else 0),
     )
     try:
-        writer.save(model, make_optimizer(recipe.training, model, False), {"step": 1, "scheduled": True})
+        writer.save(model, make_optimizer(recipe.training, model, False), TrainState(step=1, scheduled=True))
         writer.wait()
     except PerdureError as error:
         return [str(error)]
@@ -170,18 +173,25 @@ def begun_and_rolled_back(directory: str) -> list:
     from types import SimpleNamespace
 
     from perdure.pipeline.model import collectives
-    from perdure.pipeline.train import loop, start
-    from perdure.pipeline.train.guard import Trouble
+    from perdure.pipeline.train import start, trainer
+    from perdure.pipeline.train.dataset import open_dataset
+    from perdure.pipeline.train.guard import StepVerdict
+    from perdure.pipeline.train.session import Session
 
-    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
-    model = build_model(recipe, inputs["vocab_size"], initialise())
+    paths = VersionPaths(Path(directory))
+    recipe, inputs = load_recipe(paths.recipe), read_inputs(paths)
+    device = initialise()
+    model = build_model(recipe, inputs["vocab_size"], device)
     if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
         start.finished_checkpoints = lambda path: finished_checkpoints(path)[:-1]
-        loop.last_scheduled = lambda path: finished_checkpoints(path)[0]
+        trainer.last_scheduled = lambda path: finished_checkpoints(path)[0]
     optimizer, state = start.begin(Path(directory), recipe, inputs, model)
-    place = SimpleNamespace(directory=Path(directory) / "checkpoints")
-    after, _ = loop._pass_over(13, 96, Trouble.NOT_FINITE, "", recipe, state, model, optimizer, place)
-    return collectives.from_all([state["step"], after["step"]])
+    session = Session(paths, recipe, inputs, device, 1, model, [])
+    dataset = open_dataset(paths.plan, session.data, {})
+    place = SimpleNamespace(directory=paths.checkpoints)
+    own = trainer.Trainer(session, optimizer, dataset, state, place, None)
+    own.pass_over(13, StepVerdict.NOT_FINITE, "")
+    return collectives.from_all([state.step, own.state.step])
 
 
 def differing_views(directory: str) -> list:

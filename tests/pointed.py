@@ -37,7 +37,7 @@ def stop_at(point: str, receiver: int) -> None:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", module="megatron")  # as the worker does, who comes later
-    import perdure.pipeline.train.loop  # noqa: F401 - it takes its names from other modules before one is changed
+    import perdure.pipeline.train.trainer  # noqa: F401 - it takes its names from other modules before one is changed
 
     if os.environ.get("RANK", "0") == "0":
         point = os.environ["PERDURE_TEST_POINT"]

@@ -20,13 +20,11 @@ from typing import NoReturn
 def main() -> None:
     """Serves until stdin ends."""
     import perdure.pipeline.model.export
-    import perdure.pipeline.train.evaluate
-    import perdure.pipeline.train.loop
-    import perdure.pipeline.train.metrics
-    import perdure.pipeline.train.selection_report
-    import perdure.pipeline.train.start  # noqa: F401
+    import perdure.pipeline.train.versions  # noqa: F401 - the trainer and all that it needs
+    from perdure.pipeline.train.worker import ignore_warnings
 
     warnings.filterwarnings("error", module=r"perdure\.")  # as pyproject.toml says of the tests themselves
+    ignore_warnings()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     gc.freeze()

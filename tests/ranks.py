@@ -16,7 +16,8 @@ from perdure.pipeline.model.layers import RecomputedLayer
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import load_recipe
 from perdure.pipeline.train.batch import collate
-from perdure.pipeline.train.checkpoint import finished_checkpoints, load_weights
+from perdure.pipeline.train.checkpoint import load_weights
+from perdure.pipeline.train.saved import finished_checkpoints
 from perdure.pipeline.train.streams import open_stream, read_sample
 
 
@@ -63,7 +64,7 @@ def heldout_losses(directory: str, budgets: list) -> list:
 def train_poisoned(directory: str, broken: list, spikes: list) -> None:
     """Trains a version; in steps of `broken` the last rank's gradient is NaN, in steps of `spikes` the loss leaps."""
     from perdure.pipeline.core.errors import PerdureError
-    from perdure.pipeline.train import loop, worker
+    from perdure.pipeline.train import trainer, worker
 
     def train_step(model, optimizer, objective, loader, training, first_sample, *rest):
         step = first_sample // training.global_batch_size + 1
@@ -80,7 +81,7 @@ def train_poisoned(directory: str, broken: list, spikes: list) -> None:
         hook.remove()
         return found
 
-    original, loop.train_step = loop.train_step, train_step
+    original, trainer.train_step = trainer.train_step, train_step
     try:
         worker.main(Path(directory), "train")
     except PerdureError as error:

@@ -65,12 +65,9 @@ def _save_forever(version: Path, last: int) -> None:
     from perdure.pipeline.model.optimizer import make_optimizer, portable_state
     from perdure.pipeline.recipe import load_recipe
     from perdure.pipeline.train import fence, process
-    from perdure.pipeline.train.checkpoint import (
-        Checkpoints,
-        checkpoint_state,
-        finished_checkpoints,
-        load_checkpoint,
-    )
+    from perdure.pipeline.train.checkpoint import Checkpoints, load_checkpoint
+    from perdure.pipeline.train.saved import checkpoint_state, finished_checkpoints
+    from perdure.pipeline.train.state import TrainState
 
     process.start_rank()
     recipe = load_recipe(version / "recipe.yaml")
@@ -90,7 +87,7 @@ def _save_forever(version: Path, last: int) -> None:
         optimizer_state = optimizer.chained_optimizers[0].optimizer.state
         moments = [tensor for entry in optimizer_state.values() for tensor in entry.values()]
         tensors = [*(parameter.data for parameter in model.parameters()), *moments]
-        step = checkpoint_state(found[-1])["step"]
+        step = checkpoint_state(found[-1]).step
         assert found[-1].name == f"step_{step:06d}"
         assert all(bool((tensor == step).all()) for tensor in tensors)
     if not last:
@@ -101,7 +98,7 @@ def _save_forever(version: Path, last: int) -> None:
         step += 1
         for tensor in tensors:
             tensor.fill_(step)
-        writer.save(model, optimizer, {"step": step, "scheduled": True})
+        writer.save(model, optimizer, TrainState(step=step, scheduled=True))
         while writer.queue.get_num_unfinalized_calls():
             for tensor in tensors:  # training goes on meanwhile
                 tensor.fill_(torch.nan)

@@ -17,7 +17,7 @@ from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.optimizer import make_optimizer, set_learning_rate
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import load_recipe
-from perdure.pipeline.train import checkpoint, guard, loader, step
+from perdure.pipeline.train import guard, loader, saved, step
 from perdure.pipeline.train.counts import fingerprints
 from perdure.pipeline.train.dataset import open_dataset, read_batch
 from perdure.pipeline.train.objectives import objective_of
@@ -136,15 +136,15 @@ def agreements(directory: str) -> list:
     initialise()
     rank, paths = dist.get_rank(), sorted((Path(directory) / "checkpoints").iterdir())
     highest = [guard.agree(number) for number in (rank, 5 - rank, 0)]
-    found = checkpoint.agreed(lambda: paths[rank])
-    hashed = checkpoint.hash_file
-    checkpoint.hash_file = lambda path: hashed(path) if rank == 0 else "0123456789"
+    found = saved.agreed(lambda: paths[rank])
+    hashed = saved.hash_file
+    saved.hash_file = lambda path: hashed(path) if rank == 0 else "0123456789"
     try:
-        checkpoint.agreed(lambda: paths[0])
+        saved.agreed(lambda: paths[0])
         said = "nothing"
     except PerdureError as error:
         said = str(error)
-    return collectives.from_all([highest, found.name, checkpoint.agreed(lambda: None), said])
+    return collectives.from_all([highest, found.name, saved.agreed(lambda: None), said])
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from messages import messages
 from tiny import random_data
 
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.train.ranks import WORKER, Node, _environments, _free_port
+from perdure.pipeline.train.ranks import WORKER, Node, free_port, rank_environments
 
 
 def run_versions(recipe: Recipe, *names: str) -> list[str]:
@@ -87,7 +87,7 @@ def start_ranks(
 ) -> subprocess.CompletedProcess:
     """Trains a prepared version to its end in real processes, as `train.ranks` starts them."""
     with patch.dict(os.environ, {"OMP_NUM_THREADS": "1"} | environment):
-        return fork_ranks(WORKER, [str(directory), task], _environments(world_size, Node()))
+        return fork_ranks(WORKER, [str(directory), task], rank_environments(world_size, Node()))
 
 
 STOPPED = 42
@@ -163,7 +163,7 @@ FORKED = (
 
 def on_rank(function: str, *arguments, threads: int = 1, script: str = "ranks.py", ranks: int = 1):
     """Calls a function of tests/ranks.py, or of another script like it, in `ranks` processes of its own."""
-    common = {"OMP_NUM_THREADS": str(threads), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    common = {"OMP_NUM_THREADS": str(threads), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     common |= {"WORLD_SIZE": str(ranks), "GLOO_SOCKET_IFNAME": "lo"}
     environments = [
         os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)

@@ -215,12 +215,15 @@ def test_a_signal_ends_the_command_with_status_0_and_the_next_one_goes_on(recipe
     shutil.copytree(finished[0], out)
     shutil.rmtree(out / "versions/update")
     # Ctrl-C saves nothing, and only the first of all processes speaks.
-    interrupted = run_to("train.loop:train_step:3", signal.SIGINT, recipe, out)
+    interrupted = run_to("train.trainer:train_step:3", signal.SIGINT, recipe, out)
     assert interrupted.returncode == 130
     assert said_in(interrupted.stderr) == ["interrupted; run the same command again to go on"]
     shutil.rmtree(out / "versions/update")
     # During a step, and during the evaluation after the last one.
-    for point, sent in {"loop:train_step:3": signal.SIGTERM, "evaluate:evaluate:1": signal.SIGUSR1}.items():
+    for point, sent in {
+        "trainer:train_step:3": signal.SIGTERM,
+        "evaluate:evaluate:1": signal.SIGUSR1,
+    }.items():
         stopped = run_to(f"train.{point}", sent, recipe, out)
         assert stopped.returncode == 0
         assert f"stopped by {sent.name}" in stopped.stdout.splitlines()[-1]
@@ -240,10 +243,10 @@ def test_a_signal_ends_the_command_with_status_0_and_the_next_one_goes_on(recipe
 POINTS = (
     "data.executor:LocalExecutor.run:2",  # tasks of the data stage: those of the first pipeline are done
     "run:build_plan:1",
-    "train.loop:train_step:7",  # of base, after its first checkpoint
+    "train.trainer:train_step:7",  # of base, after its first checkpoint
     "train.evaluate:evaluate:1",  # after its last step
     "data.executor:LocalExecutor.run:1",  # scoring
-    "train.loop:train_step:10",  # of update
+    "train.trainer:train_step:10",  # of update
     "train.checkpoint:Checkpoints.save:2",  # while the one before may be written
     "evaluate.report:write_report:1",
 )

@@ -101,8 +101,8 @@ class VersionRecord(TypedDict):
     first_sample: int
     phases: list[dict[str, Any]]
     """Phases of the mixture that training added to the plan."""
-    skipped: list[int]
-    """Steps whose update was left out."""
+    skipped: list[dict[str, Any]]
+    """Ranges of samples whose update was left out."""
     selection_counts: dict[str, int]
     """`scored` and `selected` tokens."""
     tokens_per_second: float

@@ -9,6 +9,7 @@ from perdure.pipeline.core.errors import PerdureError, RecipeError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.integrity import hash_of_file
 from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.core.records import VersionInputs, read_inputs
 from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.lineage import ancestors, resolved_schedule
@@ -131,14 +132,21 @@ def _whole(recipe: Recipe, begun: dict[str, Recipe]) -> Recipe:
     return recipe.model_copy(update=deciding | {"versions": versions, "sources": sources})
 
 
-def version_recipe(directory: Path) -> Recipe:
+def version_recipe(directory: Path, inputs: VersionInputs | None = None) -> Recipe:
     """The recipe that a version's (or an evaluation's) ranks read.
+
+    Args:
+        directory: The version's.
+        inputs: Its `inputs.json`; None reads it.
 
     Raises:
         PerdureError: If it is not what `inputs.json` says that it was.
     """
-    path, inputs = VersionPaths(directory).recipe, VersionPaths(directory).inputs
-    recorded = read_json(inputs).get("recipe") if inputs.exists() else None
+    paths = VersionPaths(directory)
+    path = paths.recipe
+    if inputs is None and paths.inputs.exists():
+        inputs = read_inputs(paths)
+    recorded = None if inputs is None else inputs.get("recipe")
     if recorded and hash_of_file(path) != recorded:
         raise PerdureError(f"{path}: damaged: no longer what was prepared; {remedy(path)}")
     try:

@@ -9,8 +9,9 @@ import inspect
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -34,10 +35,8 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.files import flush, read_json, write_atomic, write_json
-from perdure.pipeline.core.hashes import hash_file
+from perdure.pipeline.core.files import flush, write_atomic, write_json
 from perdure.pipeline.core.paths import SUCCESS, VersionPaths
-from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.model import collectives
 from perdure.pipeline.model.language_model import unwrap
 from perdure.pipeline.model.optimizer import portable_state, restore_state, steps_taken
@@ -45,10 +44,8 @@ from perdure.pipeline.train import fence, writers
 from perdure.pipeline.train.hashes import readable_errors, require_undamaged, write_hashes
 from perdure.pipeline.train.pickles import refuse_code
 from perdure.pipeline.train.process import helper_manager
-
-KEPT = 2
-"""Checkpoints kept: the newest ones, and the newest one that the interval asked for, to which a guard rolls back; and
-those that the recipe names or branches off from."""
+from perdure.pipeline.train.saved import checkpoint_state, delete, set_aside, set_old_aside
+from perdure.pipeline.train.state import TrainState
 
 _FULL = 1 << 20
 """Free bytes under which a failed write is a full disk's fault."""
@@ -76,16 +73,16 @@ class Checkpoints:
         self.manager = helper_manager()
         writers.install(self.manager.Queue())
 
-    def save(self, model: torch.nn.Module, optimizer: MegatronOptimizer, state: dict) -> None:
+    def save(self, model: torch.nn.Module, optimizer: MegatronOptimizer, state: TrainState) -> None:
         """Writes weights, optimizer states and `state`, after any write that is under way.
 
         Args:
             model: The wrapped model.
             optimizer: Its optimizer.
-            state: JSON-serialisable; holds at least `step`.
+            state: After the step that it names.
         """
         self.wait()
-        final = VersionPaths(self.version_directory).checkpoint(state["step"])
+        final = VersionPaths(self.version_directory).checkpoint(state.step)
         beside = self.directory / f".{final.name}.{self.attempt}"  # a stale start writes elsewhere
         if dist.get_rank() == 0:
             shutil.rmtree(beside, ignore_errors=True)
@@ -101,8 +98,8 @@ class Checkpoints:
             request = dist_checkpointing.save(
                 contents, str(beside), strategy, async_sharded_save=True, **_ASYNC_BY_MEGATRON
             )
-            state = state | {"optimizer_steps": steps_taken(optimizer)}
-            request.add_finalize_fn(partial(self._commit, beside, final, state))
+            state = replace(state, optimizer_steps=steps_taken(optimizer))
+            request.add_finalize_fn(partial(self.commit, beside, final, state))
             if self.asynchronous:
                 writers.fork(self.queue, request, self.directory)
             else:
@@ -129,7 +126,7 @@ class Checkpoints:
         """Removes what earlier starts left half-written, on rank 0; returns it."""
         found = sorted(self.directory.glob(".step_*")) if dist.get_rank() == 0 else []
         for path in found:
-            _delete(path)
+            delete(path)
         return [path for path in found if path.suffix != ".old"]
 
     @contextmanager
@@ -141,7 +138,7 @@ class Checkpoints:
             CheckpointException,
             OSError,
             RuntimeError,
-        ) as error:  # torch.save has the last for a lost directory
+        ) as error:  # the last: torch.save, of a lost directory
             with fence.held(self.version_directory, self.attempt):
                 pass
             # torch's writer may notice only that fewer bytes arrived than it wrote.
@@ -150,7 +147,7 @@ class Checkpoints:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory)) from None
             if isinstance(error, CheckpointException) and not error.failures:
                 raise PerdureError(f"{self.directory}: nothing was saved; rank 0 says why") from None
-            if "results_queue should not be empty" in str(error):
+            if isinstance(error, CheckpointException) and "results_queue should not be empty" in str(error):
                 ranks = ", ".join(map(str, error.failures))
                 raise PerdureError(
                     f"{self.directory}: a process that was saving (of rank {ranks}) was killed, most likely because "
@@ -158,23 +155,30 @@ class Checkpoints:
                 ) from None
             raise
 
-    def _commit(self, beside: Path, final: Path, state: dict) -> None:
+    def commit(self, beside: Path, final: Path, state: TrainState) -> None:
+        """Makes a written checkpoint whole and gives it its name, once all ranks have written; deletes old ones.
+
+        Args:
+            beside: Where its files are.
+            final: Its name.
+            state: What `state.json` will hold.
+        """
         hashes = {
             name: entry for files in collectives.from_all(writers.written()) for name, entry in files.items()
         }
         if dist.get_rank() == 0:
-            write_json(beside / "state.json", state)
+            write_json(beside / "state.json", state.as_json())
             write_hashes(beside, self.version_directory, hashes)
             write_atomic(beside / SUCCESS, "")
             for path in (*beside.iterdir(), beside):
                 flush(path)  # a name must not reach the disk before what it names
             with fence.held(self.version_directory, self.attempt):
-                _set_aside(final)
+                set_aside(final)
                 beside.rename(final)
                 flush(self.directory)
-                _set_old_aside(self.directory, self.kept)
+                set_old_aside(self.directory, self.kept)
             for path in self.directory.glob(".step_*.old"):
-                _delete(path)
+                delete(path)
         collectives.barrier()  # deleting terabytes takes time
 
 
@@ -206,7 +210,9 @@ def load_checkpoint(
     contents = {"model": weights, "optimizer": portable_state(optimizer, weights, loading=True)}
     loaded = _load(contents, directory)
     unwrap(model).load_state_dict(loaded["model"])
-    restore_state(optimizer, loaded["optimizer"], checkpoint_state(directory)["optimizer_steps"])
+    steps = checkpoint_state(directory).optimizer_steps
+    assert steps is not None
+    restore_state(optimizer, loaded["optimizer"], steps)
 
 
 def load_weights(directory: Path, model: torch.nn.Module) -> None:
@@ -229,64 +235,9 @@ def _load(contents: dict, directory: Path) -> dict:
         return dist_checkpointing.load(contents, str(directory), strategy)
 
 
-def finished_checkpoints(directory: Path) -> list[Path]:
-    """The whole checkpoints of a version, oldest first."""
-    return list(VersionPaths(directory.parent).finished_checkpoints().values())
-
-
-def last_scheduled(directory: Path) -> Path:
-    """The newest checkpoint that the interval asked for, not a signal: where a guard rolls back to."""
-    return [path for path in finished_checkpoints(directory) if checkpoint_state(path)["scheduled"]][-1]
-
-
-def agreed(find: Callable[[], Path | None]) -> Path | None:
-    """The checkpoint that rank 0 finds, on all ranks once they see it whole; all ranks call this.
-
-    Raises:
-        PerdureError: If a rank cannot see it, or sees another one under its name.
-    """
-    if found := collectives.from_first(find):
-        collectives.await_file(found / SUCCESS)
-        state, step = found / "state.json", checkpoint_state(found)["step"]
-        collectives.require_same(str(state), f"step {step} ({hash_file(state)[:8]})")
-    return found
-
-
-def checkpoint_state(directory: Path) -> dict:
-    """The `state` that was saved with a checkpoint.
-
-    Raises:
-        PerdureError: If it is damaged, or another step's.
-    """
-    state = read_json(directory / "state.json")
-    if directory.name != f"step_{state['step']:06d}":
-        raise PerdureError(f"{directory}: holds step {state['step']}; {remedy(directory)}")
-    return state
-
-
 def sharded_weights(model: torch.nn.Module) -> dict:
     """Megatron's sharded weights. The extra states of its layers are empty, and pickles: they are not stored."""
     return dict_list_map_inplace(
         lambda leaf: LocalNonpersistentObject(None) if isinstance(leaf, ShardedObject) else leaf,
         unwrap(model).sharded_state_dict(),
     )
-
-
-def _set_old_aside(directory: Path, kept: Collection[str]) -> None:
-    found = [path for path in finished_checkpoints(directory) if path.name not in kept]
-    scheduled = [path for path in found if checkpoint_state(path)["scheduled"]]
-    for path in set(found) - set(found[-KEPT:]) - set(scheduled[-1:]):
-        _set_aside(path)
-
-
-def _set_aside(path: Path) -> None:
-    """Gives a checkpoint a name that no start looks for: while its files are deleted one by one, it would look whole."""
-    aside = path.with_name(f".{path.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    if path.exists():
-        path.rename(aside)
-
-
-def _delete(path: Path) -> None:
-    with suppress(FileNotFoundError):  # another start may be at it as well
-        shutil.rmtree(path)

@@ -2,31 +2,52 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import finite, read_json, write_atomic, write_json
-from perdure.pipeline.core.formats import format_duration
 from perdure.pipeline.core.integrity import FORGOTTEN, metrics_lines
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.remedies import remedy
-from perdure.pipeline.evaluate.report.formats import heldout_text
 from perdure.pipeline.plan.mixture import is_replayed
 from perdure.pipeline.train.counts import Counts
 from perdure.pipeline.train.mirror import STEP
 
-PEAK_FLOPS = {
-    "A100": 312e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H200 NVL": 835e12,
-    "H200": 989e12,
-    "B200": 2250e12,
-}
-"""Dense bf16 FLOP/s by what stands in a device's name, the first that does (NVIDIA data sheets)."""
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step as it is recorded.
+
+    Attributes:
+        step: Its number, from 1.
+        tokens: Labels read by now, without padding.
+        budget_tokens: What the steps took of the version's budget, padding included.
+        lr: Learning rate.
+        grad_norm: Global gradient norm before clipping.
+        counts: Of its batch.
+        seconds: It took.
+        mfu: Model FLOP utilisation; None where the device's peak is unknown.
+        selective: Whether tokens were selected.
+        skipped: What became of a step that the guard refused.
+        heldout: Held-out loss by domain right before the step, if it was measured then.
+        heldout_on: Hash of what it was measured on.
+    """
+
+    step: int
+    tokens: int
+    budget_tokens: int
+    lr: float
+    grad_norm: float
+    counts: Counts
+    seconds: float
+    mfu: float | None = None
+    selective: bool = False
+    skipped: str | None = None
+    heldout: dict[str, float] | None = None
+    heldout_on: str | None = None
 
 
 class Recorder:
@@ -78,35 +99,17 @@ class Recorder:
         self.file = path.open("a", buffering=1)
         self.board = SummaryWriter(str(VersionPaths(directory).board), purge_step=first_step + 1)
 
-    def step(
-        self,
-        step: int,
-        tokens: int,
-        budget_tokens: int,
-        lr: float,
-        grad_norm: float,
-        counts: Counts,
-        seconds: float,
-        mfu: float | None,
-        selective: bool,
-        skipped: str | None = None,
-        heldout: dict[str, float] | None = None,
-        heldout_on: str | None = None,
-    ) -> dict:
-        """Records one step and returns its line.
-
-        `tokens` are the labels that were read by now, `budget_tokens` what the steps took of the version's budget: padding,
-        which ends a source's last sample, counts in the latter alone. `skipped` says what became of a step that the guard refused; `heldout` holds the domains' losses right before the
-        step, if they were measured then, and `heldout_on` a hash of what they were measured on.
-        """
+    def step(self, result: StepResult) -> dict[str, Any]:
+        """Records one step and returns its line."""
+        step, counts, selective, heldout = result.step, result.counts, result.selective, result.heldout
         total_tokens, total_loss = sum(counts.tokens), sum(counts.loss)
         competing_tokens, competing_loss = competing(self.sources, counts)
         unselected = competing_tokens - counts.selected_tokens
         replayed_tokens = total_tokens - competing_tokens
-        line = {
+        line: dict[str, Any] = {
             "step": step,
-            "tokens": tokens,
-            "budget_tokens": budget_tokens,
+            "tokens": result.tokens,
+            "budget_tokens": result.budget_tokens,
             "loss": total_loss / total_tokens,
             "loss_selected": counts.selected_loss / counts.selected_tokens
             if selective and counts.selected_tokens
@@ -120,10 +123,10 @@ class Recorder:
             "replayed_tokens": round(replayed_tokens),
             "trained_tokens": round(counts.selected_tokens + replayed_tokens),
             "unscored_tokens": round(counts.unscored_tokens) if selective else None,
-            "lr": lr,
-            "grad_norm": grad_norm,
-            "tokens_per_second": total_tokens / seconds,
-            "mfu": mfu,
+            "lr": result.lr,
+            "grad_norm": result.grad_norm,
+            "tokens_per_second": total_tokens / result.seconds,
+            "mfu": result.mfu,
             "source_loss": {
                 name: loss / count
                 for name, loss, count in zip(self.sources, counts.loss, counts.tokens)
@@ -131,9 +134,9 @@ class Recorder:
             },
             "stream": counts.stream,
             "selection": counts.selection,
-            "skipped": skipped,
+            "skipped": result.skipped,
             "heldout_before": heldout,
-            "heldout_on": heldout_on if heldout is not None else None,
+            "heldout_on": result.heldout_on if heldout is not None else None,
         }
         # A guard may have let a NaN pass, and JSON knows none.
         text = json.dumps(finite(line)) + "\n"
@@ -147,9 +150,9 @@ class Recorder:
             self._scalar(f"train/{name}", line[name], step)
         for name, loss in (heldout or {}).items():
             self._scalar(f"heldout_loss/{name}", loss, step - 1)
-        if skipped:
+        if result.skipped:
             self._scalar("train/skipped", 1.0, step)
-            self.board.add_text("skipped", skipped, step)
+            self.board.add_text("skipped", result.skipped, step)
         self._mirror()
         return line
 
@@ -222,49 +225,3 @@ def competing(sources: tuple[str, ...], counts: Counts) -> tuple[float, float]:
     """Tokens of new data in a batch, which selection chooses among, and their summed loss."""
     fresh = [number for number, name in enumerate(sources) if not is_replayed(name)]
     return sum(counts.tokens[number] for number in fresh), sum(counts.loss[number] for number in fresh)
-
-
-def console_line(line: dict, total_steps: int, recent: list[tuple[float, float]], overhead: float) -> str:
-    """One readable line of progress, with the time that is left.
-
-    Args:
-        line: The last step's, see `Recorder.step`.
-        total_steps: Steps of the version.
-        recent: Tokens and seconds of each step since the last line: speed, MFU and the time left are theirs.
-        overhead: Seconds a step that measuring and saving took since the start.
-    """
-    tokens, seconds = map(sum, zip(*recent))
-    pace = seconds / len(recent)
-    parts = [
-        f"step {line['step']:>{len(str(total_steps))}}/{total_steps}",
-        f"loss {line['loss']:.4f}",
-        f"lr {line['lr']:.2e}",
-        f"grad {line['grad_norm']:.2f}",
-    ]
-    if line["loss_selected"] is not None:
-        parts.append(f"selected {line['selected_fraction']:.0%}")
-    parts.append(f"{tokens / seconds:,.0f} tokens/s")
-    if line["mfu"] is not None:
-        parts.append(f"MFU {line['mfu'] * recent[-1][1] / pace:.0%}")  # all steps compute the same
-    parts.append(f"ETA {format_duration((total_steps - line['step']) * (pace + overhead))}")
-    return "  ".join(parts)
-
-
-def heldout_words(domains: dict[str, dict]) -> str:
-    """Held-out losses by domain and what they were measured on, for the console, from `summaries` of an evaluation."""
-    return "held-out loss (nats per token): " + "; ".join(
-        f"{result['loss']:.4f} on {heldout_text(name, result)}" for name, result in domains.items()
-    )
-
-
-def model_flop_utilisation(
-    tokens_per_second: float, flops_per_token: float, ranks: int, precision: str
-) -> float | None:
-    """Share of the GPUs' peak bf16 FLOP/s that the model's own arithmetic uses; None where the peak is unknown, or in fp32."""
-    import torch
-
-    if not torch.cuda.is_available() or precision != "bf16":
-        return None
-    name = torch.cuda.get_device_name()
-    peak = next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
-    return tokens_per_second * flops_per_token / (peak * ranks) if peak else None

@@ -37,11 +37,16 @@ def find_place(ends: np.ndarray, position: int) -> int:
 
 def ask(array: np.ndarray, first: int, stop: int) -> None:
     """Has the system begin to read a stretch of a memory-mapped array, so that several are waited for at once."""
-    if isinstance(array, np.memmap):  # an empty shard is none
-        map_begins = _address(np.frombuffer(array._mmap, np.uint8))
+    if (mapped := memory_map(array)) is not None:
+        map_begins = _address(np.frombuffer(mapped, np.uint8))
         begin = _address(array) - map_begins + first * array.itemsize
         start = begin - begin % PAGE
-        array._mmap.madvise(mmap.MADV_WILLNEED, start, begin - start + (stop - first) * array.itemsize)
+        mapped.madvise(mmap.MADV_WILLNEED, start, begin - start + (stop - first) * array.itemsize)
+
+
+def memory_map(array: np.ndarray) -> mmap.mmap | None:
+    """The map behind a memory-mapped array; None of another array, as that of an empty shard is."""
+    return getattr(array, "_mmap", None) if isinstance(array, np.memmap) else None
 
 
 def _address(array: np.ndarray) -> int:

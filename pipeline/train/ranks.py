@@ -64,7 +64,7 @@ def start(directory: Path, world_size: int, task: str = "train", node: Node = No
     ranks: list[subprocess.Popen] = []
     with handing_on(ranks) as received:
         try:
-            for environment in _environments(world_size, node):
+            for environment in rank_environments(world_size, node):
                 ranks.append(_start_rank(command, environment))
                 for number in received:  # meanwhile
                     ranks[-1].send_signal(number)
@@ -96,7 +96,7 @@ def _start_rank(command: list[str], environment: dict[str, str]) -> subprocess.P
         signal.signal(signal.SIGINT, handler)
 
 
-def _environments(world_size: int, node: Node) -> list[dict[str, str]]:
+def rank_environments(world_size: int, node: Node) -> list[dict[str, str]]:
     """What each rank of this machine inherits: torchrun's variables for several ranks, and the machine's settings."""
     common, here = dict(os.environ), world_size // node.count
     common.setdefault("OMP_NUM_THREADS", str(max(1, number_of_cores() // here)))
@@ -107,7 +107,7 @@ def _environments(world_size: int, node: Node) -> list[dict[str, str]]:
     if world_size == 1:
         return [common]
     address = node.address if node.count > 1 else "127.0.0.1"  # which nobody else has to reach
-    common |= {"MASTER_ADDR": address, "MASTER_PORT": str(node.port or _free_port())}
+    common |= {"MASTER_ADDR": address, "MASTER_PORT": str(node.port or free_port())}
     common["WORLD_SIZE"] = str(world_size)
     return [common | {"RANK": str(node.rank * here + rank), "LOCAL_RANK": str(rank)} for rank in range(here)]
 
@@ -144,7 +144,8 @@ def _end(ranks: list[subprocess.Popen]) -> None:
         rank.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

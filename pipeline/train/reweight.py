@@ -20,6 +20,7 @@ from perdure.pipeline.plan.plan import Plan, phase_entry, with_phases
 from perdure.pipeline.recipe import Mixture, Recipe, Version
 from perdure.pipeline.train.dataset import Dataset
 from perdure.pipeline.train.evaluate import evaluate, summaries
+from perdure.pipeline.train.state import TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +30,13 @@ DIGITS = 10_000
 
 def reweight(
     dataset: Dataset,
-    state: dict,
+    state: TrainState,
     recipe: Recipe,
     version: Version,
     model: torch.nn.Module,
     data: dict[str, Path],
     device: torch.device,
-) -> tuple[Dataset, dict]:
+) -> tuple[Dataset, TrainState]:
     """Measures if it is time, and appends a phase with the new shares to the plan; all ranks call this before a step.
 
     Nothing but the weights, the plan and `state` decides, so a run that is resumed measures and decides alike. A source that
@@ -49,39 +50,39 @@ def reweight(
     if rule is None:
         return dataset, state
     plan, batch = dataset.plan, recipe.training.global_batch_size
-    first_sample = plan.first_sample + state["step"] * batch
+    first_sample = plan.first_sample + state.step * batch
     interval = -(-rule.interval // (batch * recipe.training.seq_length))
-    if state["perplexity"] is not None and (first_sample // batch) % interval:
+    if state.perplexity is not None and (first_sample // batch) % interval:
         return dataset, state
     tokens = rule.max_tokens or recipe.evaluation.max_tokens
     on = RULE if sampled_domains(data, version.mixture.sources, tokens) else None
     # A checkpoint of an earlier release may have that of another sample.
-    before = state["perplexity"] if state.get("perplexity_on") == on else None
-    after = _perplexity(recipe, tokens, version, model, data, device)
-    state = state | {"perplexity": after, "perplexity_on": on}
+    before = state.perplexity if state.perplexity_on == on else None
+    after = measured_perplexity(recipe, tokens, version, model, data, device)
+    state = replace(state, perplexity=after, perplexity_on=on)
     if before is None:
         weights = {source: member.weight for source, member in version.mixture.sources.items()}
         ratios = {source: weight / sum(weights.values()) for source, weight in weights.items()}
-        return dataset, state | {"ratios": state["ratios"] or ratios}
+        return dataset, replace(state, ratios=state.ratios or ratios)
+    assert state.ratios is not None
     held = exhausted(plan, first_sample, version.mixture)
-    ratios = moved(state["ratios"], before, after, version.mixture, held)
+    ratios = moved(state.ratios, before, after, version.mixture, held)
     share_out = group_shares if rule.groups else _shares
     entry = phase_entry(first_sample, share_out(plan, ratios, version.mixture), "reweight")
     entry |= {"ratios": ratios, "perplexity": after, "perplexity_before": before}
     if held:
         entry["held"] = held
-    told = {source for phase in state["phases"] for source in phase.get("held", ())}
+    told = {source for phase in state.phases for source in phase.get("held", ())}
     for source in held:
         if source not in told:
             logger.info(
-                f"step {state['step'] + 1}: {source} was repeated {version.mixture.max_repetition:g} times "
+                f"step {state.step + 1}: {source} was repeated {version.mixture.max_repetition:g} times "
                 f"(mixture.max_repetition); its share is held at {rule.floor:.2%} of "
                 f"{'its group' if rule.groups else 'the new data'}"
             )
-    return replace(dataset, plan=with_phases(plan, [entry])), state | {
-        "ratios": ratios,
-        "phases": [*state["phases"], entry],
-    }
+    return replace(dataset, plan=with_phases(plan, [entry])), replace(
+        state, ratios=ratios, phases=[*state.phases, entry]
+    )
 
 
 def moved(
@@ -96,7 +97,8 @@ def moved(
     assert rule is not None
     if not rule.groups:
         return reweighted(ratios, before, after, rule.alpha, rule.weights, rule.floor, held)
-    whole, found = sum(member.weight for member in mixture.sources.values()), {}
+    whole = sum(member.weight for member in mixture.sources.values())
+    found: dict[str, float] = {}
     for group in moving_groups(mixture):
         total = sum(mixture.sources[source].weight for source in group) / whole
         own = sum(ratios[source] for source in group)
@@ -122,7 +124,7 @@ def exhausted(plan: Plan, first_sample: int, mixture: Mixture) -> list[str]:
     return [source for source in found if not any(source in group for group in whole)]
 
 
-def _perplexity(
+def measured_perplexity(
     recipe: Recipe,
     tokens: int,
     version: Version,
@@ -168,7 +170,7 @@ def group_shares(plan: Plan, ratios: dict[str, float], mixture: Mixture) -> dict
     counts = plan.description["phases"][0]["counts"]
     length = sum(counts.values())
     times = max(1, min(-(-DIGITS // length), MAX_BLOCK // length))
-    shares = {}
+    shares: dict[str, Fraction] = {}
     for group in moving_groups(mixture):
         samples, own = (
             times * sum(counts[source] for source in group),

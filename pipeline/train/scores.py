@@ -40,7 +40,7 @@ def made_reference(selection: Selection, seed: int, indices: Iterable[int], seq_
     Returns:
         int32 [samples, seq_length]: 23 random bits (above `REF_MISSING`, which would mean that there is no number), or 0.
     """
-    places = np.array([*indices], np.uint64)[:, None] * np.uint64(seq_length)
+    places: np.ndarray = np.array([*indices], np.uint64)[:, None] * np.uint64(seq_length)
     places = places + np.arange(seq_length, dtype=np.uint64)
     if selection.score == "random":
         return (splitmix64(seed, places) >> np.uint64(41)).astype(np.int32) + (REF_MISSING + 1)

@@ -1,11 +1,11 @@
 """How a version starts: weights alone (`init`, `update`), or a checkpoint (`resume`, `branch`, `update` with moments)."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from megatron.core.optimizer.optimizer import MegatronOptimizer
-from pydantic import TypeAdapter
 
 from perdure.pipeline.core.manifest import differences
 from perdure.pipeline.core.paths import VersionPaths
@@ -18,15 +18,17 @@ from perdure.pipeline.model.shape import Shape, config_vocab_size, model_shape, 
 from perdure.pipeline.model.vocabulary import extended_reader, extension_between
 from perdure.pipeline.plan.lineage import continues_parent, resolved_schedule
 from perdure.pipeline.plan.plan import num_steps
-from perdure.pipeline.recipe import Branch, LlamaModel, Recipe, Schedule
-from perdure.pipeline.train.checkpoint import agreed, checkpoint_state, finished_checkpoints, load_checkpoint
+from perdure.pipeline.recipe import Branch, Init, LlamaModel, Recipe
+from perdure.pipeline.train.checkpoint import load_checkpoint
+from perdure.pipeline.train.saved import agreed, checkpoint_state, finished_checkpoints
+from perdure.pipeline.train.state import TrainState
 
 logger = logging.getLogger(__name__)
 
 
 def begin(
     directory: Path, recipe: Recipe, inputs: VersionInputs, model: torch.nn.Module
-) -> tuple[MegatronOptimizer, dict]:
+) -> tuple[MegatronOptimizer, TrainState]:
     """Sets the weights (and moments) that a version goes on from, and says what is restored and what is reset.
 
     All ranks call this.
@@ -38,8 +40,7 @@ def begin(
         model: The wrapped model.
 
     Returns:
-        The optimizer, and the state of the run: `step`, the resolved `schedule` and its `total_steps`, `phases` that
-        training added to the plan, and what is counted.
+        The optimizer, and the state of the run.
     """
     name, parallel = inputs["version"], recipe.parallel
     if own := agreed(lambda: next(reversed(finished_checkpoints(VersionPaths(directory).checkpoints)), None)):
@@ -47,22 +48,29 @@ def begin(
         state = checkpoint_state(own)
         load_checkpoint(own, model, optimizer)
         logger.info(
-            f"resume at step {state['step']}: restored weights, moments, schedule and place in the plan; reset nothing"
+            f"resume at step {state.step}: restored weights, moments, schedule and place in the plan; reset nothing"
         )
         return optimizer, adopt_layout(recipe, name, state)
-    state = _fresh_state(recipe, name)
-    if inputs["parent_checkpoint"] is None:
+    state = fresh_state(recipe, name)
+    parent_checkpoint = inputs["parent_checkpoint"]
+    if parent_checkpoint is None:
         initial_weights(unwrap(model), recipe, model_shape(recipe), inputs["vocab_size"], inputs)
         return make_optimizer(recipe.training, model, parallel.distributed_optimizer), state
     optimizer = make_optimizer(recipe.training, model, parallel.distributed_optimizer)
-    path = agreed(lambda: Path(inputs["parent_checkpoint"]))
+    path = agreed(lambda: Path(parent_checkpoint))
     assert path is not None
     parents = checkpoint_state(path)
     load_checkpoint(path, model, optimizer)
     restored, reset, start = "weights, moments", "schedule, plan", recipe.versions[name].start
     if continues_parent(recipe, name):
         restored, reset = f"{restored}, place in the plan", "schedule"
-        state |= {key: parents.get(key) for key in ("ratios", "perplexity", "perplexity_on")}
+        state = replace(
+            state,
+            ratios=parents.ratios,
+            perplexity=parents.perplexity,
+            perplexity_on=parents.perplexity_on,
+        )
+    assert not isinstance(start, Init)
     origin = (
         f"branch of {start.parent} at step {start.step}"
         if isinstance(start, Branch)
@@ -73,29 +81,14 @@ def begin(
     return optimizer, state
 
 
-def restored_schedule(state: dict) -> tuple[Schedule, int]:
-    """The schedule and total steps that a run began with, from its state: a resume does not ask the recipe."""
-    return TypeAdapter(Schedule).validate_python(state["schedule"]), state["total_steps"]
-
-
-def _fresh_state(recipe: Recipe, name: str) -> dict:
-    return {
-        "step": 0,
-        "scored": 0,
-        "selected": 0,
-        "threshold": None,
-        "seconds": 0.0,
-        "device_seconds": 0.0,
-        "losses": [],
-        "skipped": [],
-        "parallel": recipe.parallel.model_dump(),
-        "schedule": resolved_schedule(recipe, name).model_dump(mode="json"),
-        "total_steps": num_steps(recipe, recipe.versions[name]),
-        "phases": [],
-        "ratios": None,
-        "perplexity": None,
-        "perplexity_on": None,
-    }
+def fresh_state(recipe: Recipe, name: str) -> TrainState:
+    """The state before a version's first step."""
+    return TrainState(
+        device_seconds=0.0,
+        parallel=recipe.parallel.model_dump(),
+        schedule=resolved_schedule(recipe, name).model_dump(mode="json"),
+        total_steps=num_steps(recipe, recipe.versions[name]),
+    )
 
 
 def initial_weights(model, recipe: Recipe, shape: Shape, vocab_size: int, inputs: VersionInputs) -> None:
@@ -132,20 +125,20 @@ def origin(recipe: Recipe) -> Path | None:
     return None if isinstance(recipe.model, LlamaModel) else recipe.model.path
 
 
-def adopt_layout(recipe: Recipe, name: str, state: dict) -> dict:
+def adopt_layout(recipe: Recipe, name: str, state: TrainState) -> TrainState:
     """The state of a checkpoint under the recipe's layout; logs it if it was written under another one."""
-    if differing := differences(state["parallel"], recipe.parallel.model_dump()):
+    if differing := differences(state.parallel, recipe.parallel.model_dump()):
         selection, replicas = recipe.versions[name].selection, recipe.parallel.data_parallel
         kept = "from here on equal to rounding, no longer bit for bit, to a run that kept it"
         if (
             selection
             and selection.k < 1
             and selection.scope == "dp_microbatch"
-            and state["parallel"]["data_parallel"] != replicas
+            and state.parallel["data_parallel"] != replicas
         ):
             kept = (
                 "from here on other tokens are selected than in a run that kept it, because with `scope: dp_microbatch` "
                 "those of all replicas compete"
             )
         logger.info(f"the layout changed ({'; '.join(differing)}): {kept}")
-    return state | {"parallel": recipe.parallel.model_dump()}
+    return replace(state, parallel=recipe.parallel.model_dump())

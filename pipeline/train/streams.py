@@ -16,7 +16,7 @@ from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import REF_MISSING, Shard, open_shard
 from perdure.pipeline.evaluate.documents import Heldout
 from perdure.pipeline.train.batch import Sample
-from perdure.pipeline.train.paging import ask, find_place
+from perdure.pipeline.train.paging import ask, find_place, memory_map
 from perdure.pipeline.train.scores import smoothed
 
 
@@ -51,8 +51,8 @@ def expect_random_access(stream: Stream) -> None:
     shards = [*stream.shards, *(sidecar for group in stream.sidecars for sidecar in group)]
     arrays = [array for shard in shards for array in (shard.values, shard.lengths, shard.pointers)]
     for array in (stream.documents, stream.ends, *arrays):
-        if isinstance(array, np.memmap):  # an empty shard is none
-            array._mmap.madvise(mmap.MADV_RANDOM)
+        if (mapped := memory_map(array)) is not None:
+            mapped.madvise(mmap.MADV_RANDOM)
 
 
 def open_heldout(data: Path, held: Heldout, lead: int) -> tuple[Stream, np.ndarray]:
@@ -196,7 +196,7 @@ def _scored(stream: Stream, task: int, number: int) -> int:
     for sidecar in stream.sidecars[task]:
         if sidecar.lengths[number] != stream.shards[task].lengths[number]:
             raise PerdureError(
-                f"{sidecar.lengths.filename}: has no scores of document {number:,}, which the plan reads; run `perdure "
+                f"{getattr(sidecar.lengths, 'filename', 'scores')}: has no scores of document {number:,}, which the plan reads; run `perdure "
                 "prepare` of the version again, which scores what is missing"
             )
     return stream.sidecars[task][0].start(number)

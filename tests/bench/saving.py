@@ -25,6 +25,7 @@ def save_stalls(directory: str, kinds: dict, turns: int) -> dict:
     from perdure.pipeline.recipe import load_recipe
     from perdure.pipeline.train import fence, writers
     from perdure.pipeline.train.checkpoint import Checkpoints
+    from perdure.pipeline.train.state import TrainState
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
     model = build_model(recipe, inputs["vocab_size"], initialise())
@@ -41,7 +42,7 @@ def save_stalls(directory: str, kinds: dict, turns: int) -> dict:
         writer = checkpoints[asynchronous]
         with nullcontext() if hashed else patch.object(writers, "hash_file", lambda path: ""):
             begun = time.perf_counter()
-            writer.save(model, optimizer, {"step": step, "scheduled": True})
+            writer.save(model, optimizer, TrainState(step=step, scheduled=True))
             blocked = time.perf_counter() - begun
             before = time.perf_counter()
             optimizer.step()

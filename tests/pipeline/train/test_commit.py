@@ -8,7 +8,9 @@ import pytest
 
 from perdure.pipeline.core.files import write_atomic, write_json
 from perdure.pipeline.train import checkpoint
-from perdure.pipeline.train.checkpoint import Checkpoints, finished_checkpoints, last_scheduled
+from perdure.pipeline.train.checkpoint import Checkpoints
+from perdure.pipeline.train.saved import finished_checkpoints, last_scheduled, set_old_aside
+from perdure.pipeline.train.state import TrainState
 
 
 def written(directory: Path, step: int, scheduled: bool) -> Path:
@@ -28,7 +30,7 @@ def test_a_guard_can_roll_back_after_two_saves_by_signal(tmp_path):
     directory, kept = tmp_path / "checkpoints", []
     for step, scheduled in ((5, True), (10, True), (11, False), (12, False), (13, False), (15, True)):
         written(directory, step, scheduled)
-        checkpoint._set_old_aside(directory, ())
+        set_old_aside(directory, ())
         kept.append(steps(directory))
         assert last_scheduled(directory).name == f"step_{max(s for s in (5, 10, 15) if s <= step):06d}"
     assert kept == [[5], [5, 10], [10, 11], [10, 11, 12], [10, 12, 13], [13, 15]]
@@ -38,7 +40,7 @@ def test_checkpoints_that_are_named_are_kept_beside_those(tmp_path):
     directory = tmp_path / "checkpoints"
     for step in (5, 10, 15, 20):
         written(directory, step, True)
-        checkpoint._set_old_aside(directory, {"step_000005"})
+        set_old_aside(directory, {"step_000005"})
     assert steps(directory) == [5, 15, 20]
 
 
@@ -87,7 +89,7 @@ def test_a_checkpoint_is_on_disk_before_it_has_its_name_and_its_name_after(tmp_p
         1,
         set(),
     )
-    writer._commit(beside, final, {"step": 5, "scheduled": True})
+    writer.commit(beside, final, TrainState(step=5, scheduled=True))
     place = told.index(("rename", beside, final))
     before = {path for kind, path, _ in told[:place] if kind == "flush"}
     assert before >= {beside, *(beside / path.name for path in final.iterdir())}

@@ -12,24 +12,26 @@ from tiny import prepare_version, tiny_recipe
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.recipe import Guard
-from perdure.pipeline.train.guard import Trouble, assess, remember
+from perdure.pipeline.train.guard import StepVerdict, assess, remember
 
 
 @pytest.mark.parametrize(
     ("losses", "loss", "grad_norm", "expected"),
     [
-        ([1.0, 2.0, 9.0], 4.0, 1.0, Trouble.NONE),
-        ([1.0, 2.0, 9.0], 4.001, 1.0, Trouble.SPIKE),
-        ([2.0, 9.0], 100.0, 1.0, Trouble.NONE),
-        ([1.0, 2.0, 9.0], math.nan, 1.0, Trouble.NOT_FINITE),
-        ([1.0, 2.0, 9.0], 1.0, math.inf, Trouble.NOT_FINITE),
+        ([1.0, 2.0, 9.0], 4.0, 1.0, StepVerdict.NONE),
+        ([1.0, 2.0, 9.0], 4.001, 1.0, StepVerdict.SPIKE),
+        ([2.0, 9.0], 100.0, 1.0, StepVerdict.NONE),
+        ([1.0, 2.0, 9.0], math.nan, 1.0, StepVerdict.NOT_FINITE),
+        ([1.0, 2.0, 9.0], 1.0, math.inf, StepVerdict.NOT_FINITE),
     ],
 )
 def test_a_spike_is_above_the_factor_times_the_median_of_a_full_window(losses, loss, grad_norm, expected):
     guard = Guard(on_spike="skip", spike_factor=2, spike_window=3)
     assert assess(guard, losses, loss, grad_norm) is expected
     ignoring = Guard(spike_factor=2, spike_window=3)
-    assert assess(ignoring, [], loss, grad_norm) is (Trouble.NONE if expected is Trouble.SPIKE else expected)
+    assert assess(ignoring, [], loss, grad_norm) is (
+        StepVerdict.NONE if expected is StepVerdict.SPIKE else expected
+    )
 
 
 def test_the_window_moves():

@@ -14,9 +14,10 @@ from tiny import tiny_recipe
 from perdure.pipeline.checks.check import problems
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
-from perdure.pipeline.train.metrics import Recorder, console_line, model_flop_utilisation
+from perdure.pipeline.train.counts import Counts
+from perdure.pipeline.train.metrics import Recorder, StepResult
 from perdure.pipeline.train.mirror import open_run
-from perdure.pipeline.train.step import Counts
+from perdure.pipeline.train.progress import console_line, model_flop_utilisation
 
 OFFLINE = {"wandb": {"project": "tests", "mode": "offline"}}
 
@@ -33,14 +34,16 @@ def record(recorder, step, seconds=0.5):
         threshold=None,
     )
     heldout = {"a": 5.0 + step} if step % 2 else None
-    recorder.step(step, 256 * step, 280 * step, 0.1, 1.0, counts, seconds, None, True, heldout=heldout)
+    recorder.step(
+        StepResult(step, 256 * step, 280 * step, 0.1, 1.0, counts, seconds, None, True, heldout=heldout)
+    )
 
 
 def test_losses_of_a_step_by_their_sums(tmp_path):
     """192 tokens of `a` cost 4 nats each, 64 that are replayed 2: 3.5 a token, and 3 as a mean over sources."""
     recorder = Recorder(tmp_path, 0, ("a", "replay/b", "c"))
     counts = Counts([192.0, 64.0, 0.0], [768.0, 128.0, 0.0], 100.0, 300.0, 8.0, "0", "1")
-    line = recorder.step(1, 256, 280, 0.1, 1.0, counts, 0.5, None, True)
+    line = recorder.step(StepResult(1, 256, 280, 0.1, 1.0, counts, 0.5, None, True))
     recorder.close()
     assert (line["loss"], line["loss_macro"]) == (3.5, 3.0)
     assert line["source_loss"] == {"a": 4.0, "replay/b": 2.0}

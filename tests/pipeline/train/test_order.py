@@ -48,7 +48,7 @@ def test_buckets_get_harder_along_what_two_ranks_consumed_over_a_resume(tmp_path
         versions__v1__selection={"k": 0.5, "score": "reference_loss", "reference": "/unused"},
     )
     directory = prepare_version(recipe, scored=True, ranked=scores)
-    assert stopped_at(directory, 2, "loop:train_step:6", signal.SIGKILL).returncode == -signal.SIGKILL
+    assert stopped_at(directory, 2, "trainer:train_step:6", signal.SIGKILL).returncode == -signal.SIGKILL
     outcome = start_ranks(directory, 2)
     assert outcome.returncode == 0, outcome.stderr
     assert "resume at step 4" in outcome.stdout

@@ -7,7 +7,7 @@ from support import STOPPED, metrics, start_ranks, stopped_at
 from tiny import prepare_version, tiny_recipe
 
 from perdure.pipeline.core.files import read_json
-from perdure.pipeline.train.checkpoint import finished_checkpoints
+from perdure.pipeline.train.saved import finished_checkpoints
 
 pytestmark = pytest.mark.slow
 RANKS, STEPS = 2, 9
@@ -41,12 +41,12 @@ def test_a_signal_saves_once_and_the_rest_is_as_if_it_had_not_come(tmp_path):
     assert outcome.returncode == 0, outcome.stderr
 
     # As the second measurement begins, whose losses are those of no step yet.
-    said, step = stopped(cut, "loop:evaluate:2", signal.SIGTERM)
+    said, step = stopped(cut, "trainer:evaluate:2", signal.SIGTERM)
     assert said == ["stopped by SIGTERM at step 4: saved; run the same command again to go on"]
     assert step == len(metrics(cut)) == 4
 
     # In the second step from there, while the first one is being saved.
-    said, step = stopped(cut, "loop:train_step:2", signal.SIGUSR1)
+    said, step = stopped(cut, "trainer:train_step:2", signal.SIGUSR1)
     assert said == ["stopped by SIGUSR1 at step 6: saved; run the same command again to go on"]
     assert step == len(metrics(cut)) == 6
 

@@ -4,6 +4,7 @@ import pytest
 from tiny import tiny_recipe
 
 from perdure.pipeline.train.start import adopt_layout
+from perdure.pipeline.train.state import TrainState
 
 
 @pytest.mark.parametrize(
@@ -20,8 +21,8 @@ def test_another_layout_is_told_for_what_it_is(selection, parallel, words, said)
     before = tiny_recipe("unused").parallel.model_dump()
     chosen = selection and {"score": "random"} | selection
     recipe = tiny_recipe("unused", parallel=parallel, versions__v1__selection=chosen)
-    state = adopt_layout(recipe, "v1", {"parallel": before})
+    state = adopt_layout(recipe, "v1", TrainState(parallel=before))
     (line,) = said
     assert words in line and f"{next(iter(parallel))}: 1 -> 2" in line
-    assert state["parallel"] == recipe.parallel.model_dump()
+    assert state.parallel == recipe.parallel.model_dump()
     assert adopt_layout(recipe, "v1", state) == state and len(said) == 1

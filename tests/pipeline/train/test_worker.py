@@ -59,7 +59,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, whole, la
         expected = trained(tiny_recipe(tmp_path / "whole", **changes), scored=True)[0]
     cut = prepare_version(tiny_recipe(tmp_path / "cut", **changes), scored=True)
     # Step 13: the checkpoint of step 10 is whole, and more is lost than a step.
-    assert stopped_at(cut, ranks, "loop:train_step:13", signal.SIGKILL).returncode == -signal.SIGKILL
+    assert stopped_at(cut, ranks, "trainer:train_step:13", signal.SIGKILL).returncode == -signal.SIGKILL
     outcome = start_ranks(cut, ranks)
     assert outcome.returncode == 0, outcome.stderr
     assert "resume at step 10" in outcome.stdout

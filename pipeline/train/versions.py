@@ -1,0 +1,179 @@
+"""Trains a version to its end, or measures a finished one again: what a rank does from start to finish."""
+
+import logging
+from pathlib import Path
+
+import torch.distributed as dist
+
+from perdure.pipeline.core import logs
+from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.manifest import finish
+from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.core.records import VersionRecord
+from perdure.pipeline.core.remembered_hashes import hash_files
+from perdure.pipeline.evaluate.documents import require_tables
+from perdure.pipeline.model import collectives, huggingface, weights
+from perdure.pipeline.model.device import devices
+from perdure.pipeline.model.export import export
+from perdure.pipeline.model.exports import export_hash, version_files
+from perdure.pipeline.model.language_model import unwrap
+from perdure.pipeline.model.shape import model_shape
+from perdure.pipeline.plan.lineage import kept_steps
+from perdure.pipeline.plan.plan import num_samples, num_steps
+from perdure.pipeline.train import fence, process
+from perdure.pipeline.train.checkpoint import Checkpoints
+from perdure.pipeline.train.dataset import open_dataset
+from perdure.pipeline.train.metrics import Recorder
+from perdure.pipeline.train.mirror import open_run
+from perdure.pipeline.train.objectives import objective_of
+from perdure.pipeline.train.progress import heldout_words
+from perdure.pipeline.train.selection_report import write_annotated_sample, write_selection_counts
+from perdure.pipeline.train.session import Session, measure
+from perdure.pipeline.train.start import begin, initial_weights, origin
+from perdure.pipeline.train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def train_version(session: Session) -> None:
+    """Trains a version from where it stands to its end, evaluates and exports it, and declares it whole."""
+    trainer = make_trainer(session)
+    if trainer.state.step == 0 and session.version.start.type == "init":
+        measure(session, "eval_initial.json", 0)
+    trainer.recorder = make_recorder(trainer)
+    with process.stops_deferred():
+        trainer.train()
+    domains = measure(session, "eval.json", trainer.state.step)
+    if session.version.selection:
+        write_selection(trainer)
+    export(
+        unwrap(session.model),
+        model_shape(session.recipe),
+        session.inputs["vocab_size"],
+        session.inputs["eos_id"],
+        session.recipe.training.seq_length,
+        session.tokenizer,
+        origin(session.recipe),
+        session.paths.export,
+    )
+    if dist.get_rank() == 0:
+        finish_version(trainer, domains)
+        logger.info(heldout_words(domains))
+
+
+def measure_again(session: Session) -> None:
+    """Measures a finished version from its export, and what it started from; declares the evaluation whole."""
+    paths, recipe, inputs, model = session.paths, session.recipe, session.inputs, unwrap(session.model)
+    shape = model_shape(recipe)
+    if session.version.start.type == "init":
+        with logs.silenced():
+            initial_weights(model, recipe, shape, inputs["vocab_size"], inputs)
+        measure(session, "eval_initial.json", 0)
+    exported = VersionPaths(paths.directory.parent).export
+    weights.load_weights(model, shape, huggingface.weights_reader(exported))
+    domains = measure(session, "eval.json", num_steps(recipe, session.version))
+    if dist.get_rank() == 0:
+        with fence.held(paths.directory, session.attempt):
+            files = hash_files(paths.directory, version_files(paths.directory))
+            finish(paths.directory, {"measured": inputs["measured"], "files": files})
+    logger.info(heldout_words(domains))
+
+
+def make_trainer(session: Session) -> Trainer:
+    """The trainer of a version where its last checkpoint, or its start, left it; it records nothing yet."""
+    recipe, paths, inputs = session.recipe, session.paths, session.inputs
+    if dist.get_rank() == 0:
+        require_tables(paths.initial_evaluation)  # nothing would make it again
+    kept = kept_steps(recipe, session.name)
+    checkpoints = Checkpoints(paths.directory, session.attempt, recipe.training.async_checkpoint, kept)
+    for path in checkpoints.remove_partial():
+        logger.info(f"{path.name}: half-written, so it is removed")
+    optimizer, state = begin(paths.directory, recipe, inputs, session.model)
+    scores = {name: Path(path) for name, path in inputs["scores"].items()}
+    objective = objective_of(session.version)
+    dataset = open_dataset(paths.plan, session.data, scores, state.phases, objective)
+    return Trainer(session, optimizer, dataset, state, checkpoints, recorder=None)
+
+
+def make_recorder(trainer: Trainer) -> Recorder | None:
+    """Writes a version's metrics from the trainer's step on, on rank 0."""
+    if dist.get_rank():
+        return None
+    session, state = trainer.session, trainer.state
+    run = open_run(session.recipe, session.name, session.paths.directory)
+    keys = trainer.dataset.plan.keys
+    return Recorder(session.paths.directory, state.step, keys, devices()[1], run, state.metrics)
+
+
+def write_selection(trainer: Trainer) -> None:
+    """Writes what the finished model selects, for the report."""
+    session, dataset = trainer.session, trainer.dataset
+    model, training, selection = session.model, session.recipe.training, session.version.selection
+    assert selection is not None
+    write_annotated_sample(
+        session.paths.passage, model, training, selection, dataset, session.tokenizer, session.device
+    )
+    write_selection_counts(
+        session.paths.chosen, model, training, selection, dataset, session.data, session.device
+    )
+
+
+def finish_version(trainer: Trainer, domains: dict[str, dict]) -> None:
+    """Records what a version came to and declares it whole, on rank 0.
+
+    Args:
+        trainer: After its last step; its recorder is closed.
+        domains: Held-out results by domain.
+    """
+    session, recorder, step = trainer.session, trainer.recorder, trainer.state.step
+    paths, directory = session.paths, session.paths.directory
+    assert recorder is not None
+    if session.version.selection:
+        collectives.await_file(paths.chosen)  # by the last stage
+        recorder.chosen(step, read_json(paths.chosen))
+    recorder.evaluation(step, domains)
+    recorder.close()
+    weights_hash = export_hash(directory)
+    with fence.held(directory, session.attempt):
+        write_json(paths.record, version_record(trainer, weights_hash, domains))
+        files = hash_files(directory, version_files(directory))
+        identity, plan_hash = session.inputs["identity"], trainer.dataset.plan.hash
+        finish(directory, {"identity": identity, "plan_hash": plan_hash, "files": files})
+
+
+def version_record(trainer: Trainer, weights_hash: str, domains: dict[str, dict]) -> VersionRecord:
+    """What `version.json` holds."""
+    session, state = trainer.session, trainer.state
+    recipe, version, inputs = session.recipe, session.version, session.inputs
+    identity, tokens = inputs["identity"], state.tokens
+    assert trainer.recorder is not None and state.consumed is not None and state.device_seconds is not None
+    return {
+        "id": session.name,
+        "index": list(recipe.versions).index(session.name),
+        "parent": inputs["parent"],
+        "start": version.start.type,
+        "status": "finished",
+        "steps": state.step,
+        "tokens": tokens,
+        "budget_tokens": num_samples(recipe, version) * recipe.training.seq_length,
+        "lineage_tokens": tokens + inputs["parent_lineage_tokens"],
+        "schedule": state.schedule,
+        "selection": version.selection.model_dump() if version.selection else None,
+        "mixture": version.mixture.model_dump(),
+        "consumed": state.consumed,
+        "first_sample": trainer.dataset.plan.first_sample,
+        "phases": state.phases,
+        "skipped": state.skipped,
+        "selection_counts": {"scored": state.scored, "selected": state.selected},
+        "tokens_per_second": tokens / state.seconds,
+        "parallel": recipe.parallel.model_dump(),
+        "weights_hash": weights_hash,
+        "parent_weights_hash": identity["initial_weights"],
+        "data": identity["data"],
+        "tokenizer_hash": identity["tokenizer_hash"],
+        "heldout": {name: result["loss"] for name, result in domains.items()},
+        "seconds": state.seconds,
+        "device_seconds": state.device_seconds,
+        "device": devices()[0],
+        "lost_device_seconds": trainer.recorder.lost_device_seconds,
+    }
