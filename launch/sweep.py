@@ -53,15 +53,15 @@ def submit_sweep(plan: SweepPlan, size: JobSize, directory: Path, after: str | N
         table = Job("sweep", _table_command(plan), after=tuple(job.name for _, job, _ in chain), anyhow=True)
         python = interpreter(root.cluster)
         scripts = []
-        for run, unique, job in [*chain, (None, table, table)]:
-            recipe = run.recipe if run else root
+        rendered = [(run.recipe, unique, job) for run, unique, job in chain]
+        for recipe, unique, job in [*rendered, (root, table, table)]:
             file, text = slurm.render(job, recipe, size, directory, python)
             write_atomic(file, text)
             scripts.append((unique, file))
         ids = queue.submit(scripts, after, setup=root.cluster.handed_over)
         for run in todo:
-            found = {job: ids[unique] for job, unique in names[run.name].items()}
-            write_json(queue.jobs_file(run.recipe), {"to": "slurm", "jobs": found})
+            submitted = {job: ids[unique] for job, unique in names[run.name].items()}
+            write_json(queue.jobs_file(run.recipe), {"to": "slurm", "jobs": submitted})
     for unique, _ in scripts:
         logger.info(f"{unique.name:<40}job {ids[unique.name]}")
     logger.info(f"Next: perdure status {plan.directory}; the table comes to {plan.directory / 'sweep.html'}")
@@ -109,7 +109,8 @@ def sweep_jobs(
             texts[unique] = text
             if job.name == "report":  # it measures what another run trains and measures on another text
                 job = replace(job, gpus=job.gpus or again)
-            waits, behind = tuple(dict.fromkeys(own[name] for name in job.after)), ()
+            waits = tuple(dict.fromkeys(own[name] for name in job.after))
+            behind: tuple[str, ...] = ()
             if job.command and job.name != "report":
                 behind, last = tuple(name for name in last if name not in waits), (unique,)
             chain.append((run, replace(job, name=unique, after=waits, behind=behind), job))

@@ -40,7 +40,7 @@ def _unit(versions: list[dict[str, Any]]) -> str:
     return default_unit(size for version in versions for size in (version["bytes_per_token"] or {}).values())
 
 
-def _measured_on(recipe: Recipe) -> dict[str, Any] | None:
+def _measured_on(recipe: Recipe) -> MeasuredOn | None:
     """What a run measures on; None before a version is finished: texts of a run that has only begun may be anywhere."""
     whole = as_recorded(recipe)
     if not any(is_finished(whole.paths.version(name).directory) for name in whole.versions):
@@ -112,9 +112,9 @@ def diff(recipe: Recipe, left: str, right: str) -> dict[str, Any]:
     domains = measured_domains(as_recorded(recipe))
     return {
         "versions": list(names),
-        "recipe": differences(*fields),
-        "schedule": differences(*schedules),
-        "data": differences(*data),
+        "recipe": differences(fields[0], fields[1]),
+        "schedule": differences(schedules[0], schedules[1]),
+        "data": differences(data[0], data[1]),
         "unit": _unit(logs),
         "results": _results(domains, names, [entry["evaluation"] or {} for entry in logs]),
         "in_bits_per_byte": _results(domains, names, [entry["bits_per_byte"] or {} for entry in logs]),
@@ -128,7 +128,7 @@ def _results(
         domain: {
             names[0]: before,
             names[1]: after,
-            "difference": None if None in (before, after) else after - before,
+            "difference": None if before is None or after is None else after - before,
         }
         for domain in domains
         for before, after in [(losses[0].get(domain), losses[1].get(domain))]
