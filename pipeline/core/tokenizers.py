@@ -35,7 +35,7 @@ class LoadedTokenizer:
 
 
 def load_tokenizer(directory: Path) -> LoadedTokenizer:
-    """Loads a tokenizer that `build_tokenizer` wrote, as AutoTokenizer loads it from an export (`data/auto.py`).
+    """Loads a tokenizer that `build_tokenizer` wrote, as AutoTokenizer loads it from an export (`data/tokenizer/auto.py`).
 
     Raises:
         PerdureError: If its file is not the one that was written.

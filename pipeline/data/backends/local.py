@@ -3,7 +3,7 @@
 datatrove's executors do the bookkeeping (a log, statistics and a completion mark a task). Only their `run` is replaced.
 Here, one pool serves every pipeline of a stage, so that modules are imported once, not once a pipeline; no manager
 process is left behind by `kill -9`; and a worker that the system kills is an error, not a hang. `slurm.py` and
-`on_ray.py` say what they replace.
+`ray.py` say what they replace.
 """
 
 import fcntl
