@@ -117,9 +117,9 @@ def recipe_file(tmp_path):
 def test_data_is_made_without_torch_and_a_version_trained_without_datatrove(perdure, recipe_file, tmp_path):
     perdure("check", recipe_file, hidden=f"{ONLY_DATA} {ONLY_TRAINING}")
     error = perdure("data", recipe_file, hidden=ONLY_DATA, status=1)
-    assert error.count("\n") == 1 and "pip install 'perdure[data]'" in error
+    assert "Traceback" not in error and "pip install 'perdure[data]'" in error.splitlines()[-1]
     perdure("data", recipe_file, hidden=ONLY_TRAINING)
     error = perdure("run", recipe_file, hidden=ONLY_TRAINING, status=1)
-    assert error.count("\n") == 1 and "pip install 'perdure[train]'" in error
+    assert "Traceback" not in error and "pip install 'perdure[train]'" in error.splitlines()[-1]
     perdure("run", recipe_file, hidden=ONLY_DATA)
     assert (tmp_path / "out" / "versions" / "v1" / "version.json").exists()

@@ -37,7 +37,7 @@ def sample_document(
     Returns:
         None if no document trains, or its tokenizer is gone.
     """
-    tokenizer = _tokenizer(out, manifest["tokenizer_hash"])
+    tokenizer = find_tokenizer(out, manifest["tokenizer_hash"])
     known = np.zeros(manifest["counts"]["train"]["documents"], bool)
     for path in scores:
         known |= scored(directory, path)
@@ -128,7 +128,7 @@ def _losses(scores: Path, task: int, number: int, count: int) -> list[float | No
     return [None if unit == REF_MISSING else round(unit * REF_NATS_PER_UNIT, 3) for unit in units]
 
 
-def _tokenizer(out: Path, wanted: str) -> Any:
+def find_tokenizer(out: Path, wanted: str) -> Any:
     """The run's tokenizer with a given hash; None if it is missing."""
     from perdure.pipeline.core.tokenizers import load_tokenizer
 

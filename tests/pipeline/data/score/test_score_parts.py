@@ -260,7 +260,7 @@ def test_inspection_shows_what_is_scored(here, news, model, tmp_path, monkeypatc
     from tokenizers import Tokenizer, models
 
     words = Tokenizer(models.WordLevel({f"t{number}": number for number in range(VOCAB)}, unk_token="t1"))
-    monkeypatch.setattr("perdure.pipeline.cli.inspection.gather._tokenizer", lambda *_: words)
+    monkeypatch.setattr("perdure.pipeline.cli.inspection.sample.find_tokenizer", lambda *_: words)
     manifest = read_json(news / "manifest.json")
     steps = {"documents": {"in": 1, "out": 1}, "words": {"in": 1, "out": 1}, "steps": []}
     extra = {"clean": "none", "topics": None, "subset": None, "counts": manifest["counts"] | steps}
