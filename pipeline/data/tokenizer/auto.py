@@ -6,6 +6,7 @@ another way than `tokenizer.json` does, it is kept beside it and used instead.
 """
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -43,6 +44,8 @@ def load_as_exported(directory: Path, config: dict) -> Any:
     Raises:
         PerdureError: If transformers cannot load it, or encodes texts in Python.
     """
+    # Where PyTorch is not installed, it would say so; tokenizers do not need it.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.utils import logging
 
