@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from perdure.launch import here, queue, slurm
+from perdure.launch import local, queue, slurm
 from perdure.launch.backends import MANIFESTS, manifest
 from perdure.launch.chain import Job, jobs
 from perdure.pipeline.checks.check import filling
@@ -77,7 +77,7 @@ def texts(
     if to == "slurm":
         return [(file, text) for _, file, text in _scripts(recipe, size, directory, {})]
     if to == "local":
-        return [(here.script_file(recipe), here.render(recipe, recipe_file(recipe), size, directory))]
+        return [(local.script_file(recipe), local.render(recipe, recipe_file(recipe), size, directory))]
     return [(recipe.paths.launch / f"{to}.yaml", manifest(to, recipe, size, directory, values))]
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tiny import tiny_recipe
 
 from perdure.launch.attempt import attempts, newest_step
-from perdure.launch.here import render
 from perdure.launch.launch import misfits
+from perdure.launch.local import render
 from perdure.launch.status import status
 from perdure.pipeline.cli.entry import main
 from perdure.pipeline.recipe import SlurmArrays
