@@ -76,7 +76,7 @@ def _round_trip(recipe: Recipe, vocab_size, shape, tokens, to: Path, max_shard_b
     if found is not None and mpu.get_tensor_model_parallel_rank() == 0:
         to.mkdir(parents=True, exist_ok=True)
         save_file({"logits": found[..., :vocab_size].contiguous()}, to / "logits.safetensors")
-    export(model, shape, vocab_size, 0, 32, to / "tokenizer", source, to / "hf", max_shard_bytes)
+    export(model, recipe, vocab_size, 0, to / "tokenizer", to / "hf", max_shard_bytes)
 
 
 def read_all(jobs: list, tokens: list) -> list:

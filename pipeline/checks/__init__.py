@@ -1,1 +1,1 @@
-"""The single checks that `perdure.pipeline.checks.check` runs, by part of the recipe."""
+"""Checks of a recipe, a file for each part of it, and what is told of a recipe before a run: preview, memory, sizing."""

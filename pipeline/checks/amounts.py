@@ -18,7 +18,7 @@ MOST_PLACES = 200_000
 
 
 def places(recipe: Recipe) -> Problems:
-    """No more places in mixtures than can be gone through, those that `replay.from_parents` finds included.
+    """Checks that mixtures have at most `MOST_PLACES` places in all, those that `replay.from_parents` finds included.
 
     A tree of versions is walked with what the ancestors of the one at hand have named, so that a thousand of them cost no
     more than their names.

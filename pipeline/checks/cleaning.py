@@ -21,7 +21,7 @@ BROUGHT = " (`perdure[language]` brings it)"
 
 
 def cleaning(name: str, source: Source) -> Problems:
-    """Files, models and libraries that a source's cleaning steps need."""
+    """Checks that the files, models and libraries of a source's cleaning steps are there."""
     for number, step in enumerate(source.clean):
         where = f"sources.{name}.clean.{number}"
         match step:
@@ -43,7 +43,7 @@ def cleaning(name: str, source: Source) -> Problems:
 
 
 def labels(name: str, source: Source) -> Problems:
-    """Files that topics and subsets learn from."""
+    """Checks the files that topics and subsets learn from."""
     for part, section in (("topics", source.topics), ("subset", source.subset)):
         for field in SAMPLES:
             path = getattr(section, field, None)
@@ -52,7 +52,7 @@ def labels(name: str, source: Source) -> Problems:
 
 
 def _evaluation_file(where: str, path: Path, n: int) -> Problems:
-    """A file with a string that is long enough to be looked for."""
+    """Checks that a file has a text long enough to be looked for."""
     if not path.is_file():
         yield missing(where, path, "evaluation file")
         return
@@ -72,7 +72,7 @@ def _evaluation_file(where: str, path: Path, n: int) -> Problems:
 
 
 def _sample(where: str, path: Path, field: str) -> Problems:
-    """A file with texts; with topics as well, two at least, if a classifier learns them."""
+    """Checks that a file has texts, and, for a classifier of topics, two topics."""
     if not path.is_file():
         yield missing(where, path, "file")
         return
@@ -111,7 +111,7 @@ def _language_model(where: str, step: LanguageIdentification) -> Problems:
 
 
 def _words(where: str, language: str) -> Problems:
-    """Libraries that split text of a language into words."""
+    """Checks that the libraries that split text of a language into words are installed."""
     if (found := splitter(language)) is None:
         remedy = "no word splitter for it; should be an ISO 639 code such as eng, de, fra, zh or jpn"
         yield Problem(where, language, remedy)

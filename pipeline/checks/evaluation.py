@@ -19,7 +19,7 @@ MOST = 20
 
 
 def probes(recipe: Recipe) -> Problems:
-    """Files of probes whose items are all right, under names of their own."""
+    """Checks that files of probes exist, have names of their own and no mistakes."""
     names = Counter(path.name for path in recipe.evaluation.probes)
     for number, path in enumerate(recipe.evaluation.probes):
         where = f"evaluation.probes.{number}"
@@ -45,7 +45,7 @@ def _bad_items(where: str, path: Path) -> Problems:
 
 
 def harness(recipe: Recipe) -> Problems:
-    """The package, and a directory with all tasks."""
+    """Checks that lm-evaluation-harness is installed and its directory has all tasks."""
     section = recipe.evaluation.harness
     if section is None:
         return
@@ -69,7 +69,7 @@ def harness(recipe: Recipe) -> Problems:
 
 
 def wandb(recipe: Recipe) -> Problems:
-    """The package of Weights & Biases."""
+    """Checks that Weights & Biases is installed where it is asked for."""
     if recipe.logging.wandb is not None and importlib.util.find_spec("wandb") is None:
         yield Problem("logging.wandb", None, "needs Weights & Biases: install `perdure[wandb]`", absent=True)
 

@@ -27,12 +27,12 @@ def against_data(recipe: Recipe) -> list[Problem]:
         finished = finished_sources(recipe)
         for name, version in recipe.versions.items():
             found = [*data_labels(finished, name, version), *data_budgets(finished, name, version)]
-            all_found += found or _repetition(finished, recipe, name, version)
+            all_found += found or repetition(finished, recipe, name, version)
     return all_found
 
 
 def data_labels(finished: dict[str, dict], name: str, version: Version) -> Problems:
-    """Labels that no document has, by the counts of finished sources; perplexities that cannot be followed."""
+    """Checks labels against the counts of finished sources, and that reweighted domains have held-out documents."""
     for where, domain, _member in named_places(version, f"versions.{name}.mixture"):
         if (counts := finished.get(source_of(domain))) is None:
             continue
@@ -50,7 +50,7 @@ def data_labels(finished: dict[str, dict], name: str, version: Version) -> Probl
 
 
 def data_budgets(finished: dict[str, dict], name: str, version: Version) -> Problems:
-    """Subsets by perplexity that are larger than what they are chosen from."""
+    """Checks that subsets by perplexity are no larger than what they are chosen from."""
     for where, domain, member in named_places(version, f"versions.{name}.mixture"):
         counts, lowest = finished.get(source_of(domain)), member.lowest_perplexity
         available = domain_tokens(counts, domain) if counts else None
@@ -63,7 +63,8 @@ def data_budgets(finished: dict[str, dict], name: str, version: Version) -> Prob
             )
 
 
-def _repetition(finished: dict[str, dict], recipe: Recipe, name: str, version: Version) -> Problems:
+def repetition(finished: dict[str, dict], recipe: Recipe, name: str, version: Version) -> Problems:
+    """Checks that a version and its ancestors repeat no source more often than `max_repetition`."""
     if not is_foreseen(recipe, name):
         return  # planning counts it
     yield from pool_repetition(finished, recipe, name, version)

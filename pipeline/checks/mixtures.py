@@ -24,7 +24,7 @@ Problems = Iterator[Problem]
 
 
 def known_sources(recipe: Recipe, name: str, version: Version) -> Problems:
-    """Names of sources that the recipe has, wherever a version names some."""
+    """Checks that every source that a version names is in the recipe."""
     mixture, where = version.mixture, f"versions.{name}.mixture"
     yield from _known(recipe, f"{where}.sources", mixture.sources)
     for number, switch in enumerate(mixture.switches):
@@ -34,7 +34,7 @@ def known_sources(recipe: Recipe, name: str, version: Version) -> Problems:
 
 
 def new_names(recipe: Recipe, name: str, version: Version) -> Problems:
-    """Names of new sources."""
+    """Checks names of new sources: known, with labels that exist, without overlap."""
     yield from _names(recipe, f"versions.{name}.mixture.sources", version.mixture.sources)
     since = dict.fromkeys(version.mixture.sources, -1)
     for number, switch in enumerate(version.mixture.switches):
@@ -54,7 +54,7 @@ def new_names(recipe: Recipe, name: str, version: Version) -> Problems:
 
 
 def replay(recipe: Recipe, name: str, version: Version) -> Problems:
-    """Replayed sources: named, or taken from ancestors."""
+    """Checks that replay names its sources or takes them from ancestors, and not both."""
     old, where = version.mixture.replay, f"versions.{name}.mixture.replay"
     if old is None:
         return
@@ -73,7 +73,7 @@ def replay(recipe: Recipe, name: str, version: Version) -> Problems:
 
 
 def _nothing_old(recipe: Recipe, name: str, version: Version) -> Problems:
-    """Replay of what is new: no ancestor trained on it, and the version itself reads it as new data."""
+    """Checks that replayed data are not new: something before trained on them."""
     if (old := version.mixture.replay) is None:
         return
     own = overlapping(dict.fromkeys(new_domains(version)))
@@ -113,7 +113,7 @@ def _names(recipe: Recipe, where: str, named: dict) -> Problems:
 
 
 def _labels(recipe: Recipe, where: str, name: str) -> Problems:
-    """A part of a source: labels that its documents can have, as far as that is known before the data stage."""
+    """Checks labels in a name against what documents of the source can have, as far as known before the data stage."""
     domain = parse(name)
     source = recipe.sources[domain.source]
     if domain.labels and domain.source == "replay":
@@ -127,7 +127,7 @@ def _labels(recipe: Recipe, where: str, name: str) -> Problems:
 
 
 def subsets(recipe: Recipe, name: str, version: Version) -> Problems:
-    """Documents of lowest perplexity: exactly one budget."""
+    """Checks that a subset by perplexity has exactly one of `tokens` and `share`."""
     for where, _domain, member in named_places(version, f"versions.{name}.mixture"):
         lowest, where = member.lowest_perplexity, f"{where}.lowest_perplexity"
         if lowest is None:
@@ -148,7 +148,7 @@ def named_places(version: Version, where: str) -> Iterator[tuple[str, str, Mixtu
 
 
 def curriculum(recipe: Recipe, name: str, version: Version) -> Problems:
-    """A model for orders and subsets by perplexity, and a use for the model."""
+    """Checks that orders and subsets by perplexity have a model, and that a model has a use."""
     mixture, where = version.mixture, f"versions.{name}.mixture.perplexity_model"
     places = [member for _, member in members(mixture).values()]
     ordered = any(member.order in RANKED for member in places)
@@ -166,7 +166,7 @@ def curriculum(recipe: Recipe, name: str, version: Version) -> Problems:
 
 
 def buckets(recipe: Recipe, name: str, version: Version) -> Problems:
-    """Buckets of an order that has any."""
+    """Checks that buckets are given to orders by perplexity alone."""
     for where, _domain, member in named_places(version, f"versions.{name}.mixture"):
         if member.buckets is not None and member.order not in RANKED:
             remedy = f"has no use with `order: {member.order}`; needs one by perplexity"
@@ -174,7 +174,7 @@ def buckets(recipe: Recipe, name: str, version: Version) -> Problems:
 
 
 def switches(recipe: Recipe, name: str, version: Version) -> Problems:
-    """Planned changes: when they come, and sources that keep their order."""
+    """Checks when switches come, and that sources keep their order across them."""
     mixture, where = version.mixture, f"versions.{name}.mixture.switches"
     orders = {source: stream_settings(mixture, member) for source, member in mixture.sources.items()}
     whole = True
@@ -219,7 +219,7 @@ def _reads_on(recipe: Recipe, name: str) -> bool:
 
 
 def domains(recipe: Recipe, name: str, version: Version) -> Problems:
-    """Domains one after another: several, with a step each, and nothing else that sets shares."""
+    """Checks that a domain order has several domains, a step for each, and nothing else that sets shares."""
     mixture, where = version.mixture, f"versions.{name}.mixture.domain_order"
     if mixture.domain_order is None:
         return

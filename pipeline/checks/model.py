@@ -34,7 +34,7 @@ MOST_RANKS = 1_000_000
 
 
 def tokenizer(recipe: Recipe) -> Problems:
-    """Sources and files that the tokenizer is made from."""
+    """Checks that the tokenizer's sources and files exist."""
     tokenizer = recipe.tokenizer
     if isinstance(tokenizer, TrainedTokenizer | ExtendedTokenizer):
         for number, name in enumerate(tokenizer.sources):
@@ -59,14 +59,14 @@ def tokenizer(recipe: Recipe) -> Problems:
 
 
 def model(recipe: Recipe) -> Problems:
-    """A Hugging Face model that can be converted."""
+    """Checks that the Hugging Face model can be converted."""
     if isinstance(recipe.model, HuggingFaceModel):
         yield from model_directory("model.path", recipe.model.path, recipe)
         yield from _own_tokenizer(recipe, recipe.model.path / "tokenizer.json")
 
 
 def stated_shape(recipe: Recipe) -> Problems:
-    """A stated shape that is the model's, where the model is on this machine."""
+    """Checks a stated shape against the model's own, where the model is on this machine."""
     model = recipe.model
     if not isinstance(model, HuggingFaceModel) or model.shape is None or (theirs := _shape(recipe)) is None:
         return
@@ -79,7 +79,7 @@ def stated_shape(recipe: Recipe) -> Problems:
 
 
 def _own_tokenizer(recipe: Recipe, theirs: Path) -> Problems:
-    """The model's own tokenizer, extended or not."""
+    """Checks that the run's tokenizer is the model's own, or extends it."""
     if not isinstance(recipe.tokenizer, HuggingFaceTokenizer | ExtendedTokenizer):
         return
     ours = recipe.tokenizer.path / "tokenizer.json"
@@ -89,7 +89,7 @@ def _own_tokenizer(recipe: Recipe, theirs: Path) -> Problems:
 
 
 def model_directory(where: str, path: Path, recipe: Recipe) -> Problems:
-    """Whether a Hugging Face directory can be converted and its vocabulary holds the tokenizer's."""
+    """Checks that a Hugging Face directory can be converted, and that its vocabulary has a row for every token."""
     if not path.is_dir():
         yield missing(where, path, "directory")
         return
@@ -120,7 +120,7 @@ def model_directory(where: str, path: Path, recipe: Recipe) -> Problems:
 
 
 def heads(recipe: Recipe) -> Problems:
-    """Query heads in whole groups."""
+    """Checks that the number of query groups divides the number of heads."""
     if isinstance(model := recipe.model, LlamaModel) and model.num_attention_heads % model.num_query_groups:
         yield Problem(
             "model.num_query_groups",
@@ -130,7 +130,7 @@ def heads(recipe: Recipe) -> Problems:
 
 
 def head_width(recipe: Recipe) -> Problems:
-    """Heads of an even width."""
+    """Checks that heads have an even width."""
     model = recipe.model
     if isinstance(model, LlamaModel) and model.hidden_size % (2 * model.num_attention_heads):
         yield Problem(
@@ -142,7 +142,7 @@ def head_width(recipe: Recipe) -> Problems:
 
 
 def tensor_parallel(recipe: Recipe) -> Problems:
-    """Matrices that split evenly."""
+    """Checks that tensor parallelism divides heads, query groups and FFN."""
     layout, model = layout_of(recipe), recipe.model
     shape = _shape(recipe)
     if layout.tensor == 1 or shape is None:
@@ -153,7 +153,7 @@ def tensor_parallel(recipe: Recipe) -> Problems:
 
 
 def sequence_parallel(recipe: Recipe) -> Problems:
-    """Sequences that split evenly over tensor-parallel ranks, of which there are several."""
+    """Checks that sequence parallelism has several ranks and divides the sequence."""
     layout, length = layout_of(recipe), recipe.training.seq_length
     if not layout.sequence_parallel:
         return
@@ -169,7 +169,7 @@ def sequence_parallel(recipe: Recipe) -> Problems:
 
 
 def vocabulary(recipe: Recipe) -> Problems:
-    """An embedding that splits evenly."""
+    """Checks that tensor parallelism divides the padded vocabulary."""
     size = layout_of(recipe).tensor
     rows = embedding_rows(recipe) if _shape(recipe) else None
     if rows is not None and (padded := padded_vocab_size(rows)) % size:
@@ -177,7 +177,7 @@ def vocabulary(recipe: Recipe) -> Problems:
 
 
 def pipeline(recipe: Recipe) -> Problems:
-    """Layers that split evenly."""
+    """Checks that pipeline parallelism divides the layers."""
     size, shape = layout_of(recipe).pipeline, _shape(recipe)
     if shape is not None and shape.num_layers % size:
         yield Problem(
@@ -193,7 +193,7 @@ def _shape(recipe: Recipe) -> Shape | None:
 
 
 def sliding_window(recipe: Recipe) -> Problems:
-    """Samples within the model's window of attention, where the window has no effect."""
+    """Checks that samples fit into the sliding window, so that it has no effect."""
     shape, length = _shape(recipe), recipe.training.seq_length
     if shape is not None and shape.sliding_window is not None and length > shape.sliding_window:
         remedy = (
@@ -204,13 +204,13 @@ def sliding_window(recipe: Recipe) -> Problems:
 
 
 def ranks(recipe: Recipe) -> Problems:
-    """No more ranks than any machine has."""
+    """Checks that the number of ranks is at most `MOST_RANKS`."""
     if (size := layout_of(recipe).world_size) > MOST_RANKS:
         yield Problem("parallel", size, f"should be at most {MOST_RANKS:,} ranks (tensor x pipeline x data)")
 
 
 def batch(recipe: Recipe) -> Problems:
-    """Whole micro-batches on every replica."""
+    """Checks that the batch is a whole number of micro-batches on every replica."""
     layout, micro, batch = (
         layout_of(recipe),
         recipe.training.micro_batch_size,

@@ -17,7 +17,7 @@ from perdure.pipeline.recipe.remembered import parent_of, remembered
 def pool_repetition(
     finished: dict[str, dict], recipe: Recipe, name: str, version: Version
 ) -> Iterator[Problem]:
-    """What `replay.from_parents` will find, and would repeat too often.
+    """Checks that `replay.from_parents` repeats what ancestors trained on at most `max_repetition` times.
 
     All that is replayed comes round equally often, so the whole pool counts. It is taken at its largest: what ancestors took
     of a source under several orders is added up, and a source without finished data is as large as need be.

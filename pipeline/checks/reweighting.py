@@ -11,7 +11,7 @@ Problems = Iterator[Problem]
 
 
 def reweighting(recipe: Recipe, name: str, version: Version) -> Problems:
-    """Shares that follow perplexity: a rule that keeps every share positive."""
+    """Checks that reweighting by perplexity keeps every share positive."""
     rule, where = version.mixture.reweight, f"versions.{name}.mixture.reweight"
     if rule is None:
         return

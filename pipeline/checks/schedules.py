@@ -20,7 +20,7 @@ Problems = Iterator[Problem]
 
 
 def rates(recipe: Recipe, name: str, version: Version) -> Problems:
-    """Learning rates in their order."""
+    """Checks that learning rates never rise from peak to end, and that a decay can reach its end."""
     where, schedule = f"versions.{name}.schedule", version.schedule
     if isinstance(schedule, DecaySchedule):
         parent = parent_of(version)
@@ -41,7 +41,7 @@ def rates(recipe: Recipe, name: str, version: Version) -> Problems:
 
 
 def phases(recipe: Recipe, name: str, version: Version) -> Problems:
-    """Phases of the learning rate that fit into the version."""
+    """Checks that warmup, constant phase and decays fit into the version."""
     where, schedule = f"versions.{name}.schedule", version.schedule
     if isinstance(schedule, InfiniteSchedule):
         until = schedule.constant_until

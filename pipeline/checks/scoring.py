@@ -9,14 +9,14 @@ from perdure.pipeline.recipe import HuggingFaceModel, Recipe
 
 
 def windows(recipe: Recipe) -> Iterator[Problem]:
-    """Windows that move on."""
+    """Checks that scoring windows overlap by less than their length."""
     context, overlap = recipe.scoring.windows(recipe.training.seq_length)
     if overlap >= context:
         yield Problem("scoring.overlap", overlap, f"should be below the context of {context:,} tokens")
 
 
 def positions(recipe: Recipe) -> Iterator[Problem]:
-    """No model beyond the positions that it knows, where its losses mean nothing."""
+    """Checks that no context exceeds `max_position_embeddings` of the model that reads it."""
     seq_length, start = recipe.training.seq_length, None
     if isinstance(recipe.model, HuggingFaceModel):
         start = _positions(recipe.model.path)
@@ -24,8 +24,8 @@ def positions(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(
                 "training.seq_length",
                 seq_length,
-                f"{recipe.model.path} knows {start:,} positions (`max_position_embeddings`); lower it, or write down in "
-                "the model's `config.json` how far its rotary embedding is to reach",
+                f"exceeds max_position_embeddings ({start:,}) of {recipe.model.path}; lower it, or set `rope_scaling` in the "
+                "model's `config.json`",
             )
     context, _ = recipe.scoring.windows(seq_length)
     named = [version.mixture.perplexity_model for version in recipe.versions.values()]
@@ -34,9 +34,8 @@ def positions(recipe: Recipe) -> Iterator[Problem]:
         # A version knows the samples that it was trained on, and what its start knew.
         known = _positions(Path(model)) if "/" in model else max(seq_length, start or 0)
         if known is not None and context > known:
-            yield Problem(
-                "scoring.context", context, f"{model} knows {known:,} positions; should be at most that"
-            )
+            remedy = f"exceeds max_position_embeddings ({known:,}) of {model}; lower it"
+            yield Problem("scoring.context", context, remedy)
 
 
 def _positions(model: Path) -> int | None:

@@ -30,7 +30,7 @@ OWN = tuple((name,) for name in "clean contents data leaks logs report subset to
 
 
 def source(name: str, source: Source) -> Problems:
-    """Files, packages and libraries that a reader needs."""
+    """Checks that the files, packages and libraries of a reader are there."""
     where, reader = f"sources.{name}.reader", source.reader
     if isinstance(reader, PythonDocsReader | PythonCodeReader):
         for number, package in enumerate(reader.packages):
@@ -108,14 +108,14 @@ def open_files(recipe: Recipe) -> Problems:
 
 
 def executor(recipe: Recipe) -> Problems:
-    """The package that Ray needs."""
+    """Checks that Ray is installed where it is asked for."""
     where = recipe.data.executor
     if isinstance(where, RayTasks) and importlib.util.find_spec("ray") is None:
         yield Problem("data.executor.type", where.type, "needs the package `ray`: install `perdure[ray]`")
 
 
 def output(recipe: Recipe) -> Problems:
-    """An output directory that can be written."""
+    """Checks that the output directory can be written."""
     directory = recipe.directory.absolute()
     existing = next(path for path in (directory, *directory.parents) if os.path.lexists(path))
     if not existing.is_dir():
@@ -127,7 +127,7 @@ def output(recipe: Recipe) -> Problems:
 
 
 def nested(recipe: Recipe) -> Problems:
-    """Sources and an output directory beside each other: what a run writes is not read as text, nor text swept as its own."""
+    """Checks that neither sources nor output directory lie in one another."""
     for name, source in recipe.sources.items():
         path = getattr(source.reader, "path", None)
         if not isinstance(path, Path):

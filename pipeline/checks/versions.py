@@ -33,14 +33,14 @@ def _unknown_version(recipe: Recipe, name: str, wanted: str) -> str:
 
 
 def parent(recipe: Recipe, name: str, version: Version) -> Problems:
-    """A parent that stands earlier."""
+    """Checks that the parent is an earlier version."""
     wanted = parent_of(version)
     if wanted is not None and wanted not in earlier(recipe, name):
         yield Problem(f"versions.{name}.start.parent", wanted, _unknown_version(recipe, name, wanted))
 
 
 def branch_step(recipe: Recipe, name: str, version: Version) -> Problems:
-    """A step of the parent that can be branched off from."""
+    """Checks that the parent keeps a checkpoint at the step of a branch."""
     start, where = version.start, f"versions.{name}.start.step"
     if not isinstance(start, Branch) or start.parent not in earlier(recipe, name):
         return
@@ -54,14 +54,14 @@ def branch_step(recipe: Recipe, name: str, version: Version) -> Problems:
 
 
 def length(recipe: Recipe, name: str, version: Version) -> Problems:
-    """No more steps than anybody takes."""
+    """Checks that the version has at most `MOST_STEPS` steps."""
     if (steps := num_steps(recipe, version)) > MOST_STEPS:
         remedy = f"would be {steps:,} steps; should be at most {MOST_STEPS:,} (tokens, or a larger global_batch_size)"
         yield Problem(f"versions.{name}.tokens", version.tokens, remedy)
 
 
 def kept(recipe: Recipe, name: str, version: Version) -> Problems:
-    """Steps to keep that the version has."""
+    """Checks that the checkpoints to keep are steps of the version."""
     steps = num_steps(recipe, version)
     for number, step in enumerate(version.keep):
         if step > steps:
@@ -71,7 +71,7 @@ def kept(recipe: Recipe, name: str, version: Version) -> Problems:
 
 
 def reference(recipe: Recipe, name: str, version: Version) -> Problems:
-    """The reference model of selective training."""
+    """Checks that selection has a reference model where its score needs one."""
     if (selection := version.selection) is None:
         return
     where, score = f"versions.{name}.selection.reference", f"`score: {selection.score}`"
@@ -91,7 +91,7 @@ def reference(recipe: Recipe, name: str, version: Version) -> Problems:
 
 
 def model_or_version(recipe: Recipe, name: str, where: str, wanted: str) -> Problems:
-    """A reference to a model: a directory, or an earlier version."""
+    """Checks that a reference to a model is a model directory or an earlier version."""
     if "/" in wanted:
         yield from model_directory(where, Path(wanted), recipe)
         yield from _same_tokenizer(recipe, where, Path(wanted))
@@ -102,7 +102,7 @@ def model_or_version(recipe: Recipe, name: str, where: str, wanted: str) -> Prob
 
 
 def _same_tokenizer(recipe: Recipe, where: str, directory: Path) -> Problems:
-    """Losses can be compared token by token only under one tokenizer."""
+    """Checks that a model has the run's tokenizer, as losses are compared token by token."""
     theirs = directory / "tokenizer.json"
     if not (isinstance(recipe.tokenizer, HuggingFaceTokenizer) and theirs.is_file()):
         return

@@ -151,10 +151,8 @@ def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: in
     from perdure.pipeline.model.device import initialise
     from perdure.pipeline.model.export import export as write
     from perdure.pipeline.model.language_model import build_weights, unwrap
-    from perdure.pipeline.model.shape import model_shape
     from perdure.pipeline.recipe import Parallel
     from perdure.pipeline.train.checkpoint import load_weights
-    from perdure.pipeline.train.start import origin
 
     path = VersionPaths(directory).checkpoint(step)
     if not is_finished(path):
@@ -165,12 +163,10 @@ def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: in
     load_weights(path, model)
     write(
         unwrap(model),
-        model_shape(recipe),
+        recipe,
         inputs["vocab_size"],
         inputs["eos_id"],
-        recipe.training.seq_length,
         Path(inputs["tokenizer"]),
-        origin(recipe),
         to,
         max_shard_bytes,
     )

@@ -1,4 +1,4 @@
-"""What all ranks do together about files: rank 0 looks and all act on what it saw; and waits that files may make long.
+"""Collectives about files: rank 0 looks and all ranks act on what it saw; barriers that wait for slow files.
 
 Machines see a shared file system a little differently for a while (NFS caches attributes and absent names, up to a minute):
 ranks that each looked for themselves could go on from different checkpoints. And what one rank does with files, while the
@@ -33,7 +33,7 @@ VISIBLE_SECONDS = 150.0
 
 
 def group() -> dist.ProcessGroup:
-    """All ranks, over gloo, so that no watchdog of NCCL counts; the first call is a collective one."""
+    """Process group of all ranks over gloo, to which NCCL's time limit does not apply; the first call is a collective."""
     return _group(dist.group.WORLD)
 
 
@@ -56,7 +56,7 @@ def barrier() -> None:
 
 
 def from_first(look: Callable[[], T]) -> T:
-    """What rank 0 finds by `look`, on all ranks."""
+    """Returns on all ranks what `look` returns on rank 0."""
     found = [look() if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(found, 0, group())
     return found[0]  # type: ignore[return-value]

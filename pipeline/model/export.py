@@ -14,8 +14,9 @@ from perdure.pipeline.core.tokenizers import LOADED
 from perdure.pipeline.model import collectives
 from perdure.pipeline.model.huggingface import MAX_SHARD_BYTES, join_shards, write_shards
 from perdure.pipeline.model.separator import end_tokens, special_tokens
-from perdure.pipeline.model.shape import Shape
+from perdure.pipeline.model.shape import Shape, model_shape
 from perdure.pipeline.model.weights import stage_tensors
+from perdure.pipeline.recipe import LlamaModel, Recipe
 
 OURS = ("manifest.json", SUCCESS, "extension.json", LOADED)
 """Files of a tokenizer's directory that Hugging Face does not know."""
@@ -23,32 +24,28 @@ OURS = ("manifest.json", SUCCESS, "extension.json", LOADED)
 
 def export(
     model: torch.nn.Module,
-    shape: Shape,
+    recipe: Recipe,
     vocab_size: int,
     eos_id: int,
-    seq_length: int,
     tokenizer: Path,
-    origin: Path | None,
     to: Path,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Writes the running model as a Hugging Face directory; every pipeline stage writes its own files.
 
-    All ranks call this. The directory is written under a temporary name and renamed.
+    All ranks call this. The directory is written under a temporary name and renamed. A Hugging Face model that the run
+    started from lends its `config.json` and `generation_config.json`, but for the separator and what its files tie.
 
     Args:
         model: The unwrapped model.
-        shape: Its shape.
+        recipe: The model's shape, and the length that it was trained at.
         vocab_size: True size of the vocabulary.
         eos_id: End-of-sequence token.
-        seq_length: Length it was trained at.
-        tokenizer: Tokenizer directory; its files go along.
-        origin: Directory of the Hugging Face model it descends from, whose `config.json` and
-            `generation_config.json` are kept, but for the separator and what its files tie; None for a model of our own.
+        tokenizer: Tokenizer directory; its files are copied.
         to: The directory; replaced if it exists.
         max_shard_bytes: Bound of a file.
     """
-    partial = to.with_name(f".{to.name}")
+    partial, shape = to.with_name(f".{to.name}"), model_shape(recipe)
     if dist.get_rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -65,11 +62,11 @@ def export(
         for name in names:
             collectives.await_file(partial / name)
         dtype = join_shards(partial)
-        if origin is None:
-            config = _config(shape, eos_id, seq_length)
+        if isinstance(recipe.model, LlamaModel):
+            config = own_config(shape, eos_id, recipe.training.seq_length)
         else:
-            special = special_tokens(tokenizer)
-            config = _descendant(read_json(origin / "config.json"), shape, eos_id, special)
+            origin, special = recipe.model.path, special_tokens(tokenizer)
+            config = descendant_config(read_json(origin / "config.json"), shape, eos_id, special)
             if (path := origin / "generation_config.json").is_file():
                 generation = read_json(path)
                 ends = end_tokens(generation.get("eos_token_id"), eos_id, special)
@@ -84,7 +81,7 @@ def export(
     collectives.barrier()
 
 
-def _descendant(config: dict, shape: Shape, eos_id: int, special: dict[int, str]) -> dict:
+def descendant_config(config: dict, shape: Shape, eos_id: int, special: dict[int, str]) -> dict:
     """The `config.json` of a model that another one became; only what is no longer true is changed."""
     kept = {key: value for key, value in config.items() if key not in ("torch_dtype", "transformers_weights")}
     kept["eos_token_id"] = end_tokens(config.get("eos_token_id"), eos_id, special)
@@ -93,7 +90,7 @@ def _descendant(config: dict, shape: Shape, eos_id: int, special: dict[int, str]
     return kept
 
 
-def _config(shape: Shape, eos_id: int, seq_length: int) -> dict:
+def own_config(shape: Shape, eos_id: int, seq_length: int) -> dict:
     """`config.json` of a Llama of our own, as transformers 5 writes it (`rope_parameters`) and 4 reads it (`rope_theta`)."""
     return {
         "architectures": ["LlamaForCausalLM"],

@@ -72,7 +72,7 @@ def export_of(version: Path) -> Path:
 
 
 def initial_weights_hash(recipe: Recipe, path: Path) -> str:
-    """What identifies the weights of the Hugging Face model that a run starts from; remembered in its `hashes.json`.
+    """Hash over the weights of the Hugging Face model that a run starts from; remembered in its `hashes.json`.
 
     Raises:
         PerdureError: If a tensor is missing or of another size.

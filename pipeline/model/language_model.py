@@ -128,7 +128,7 @@ def build_model(recipe: Recipe, vocab_size: int, device: torch.device) -> torch.
 
 
 def build_weights(recipe: Recipe, vocab_size: int, device: torch.device) -> torch.nn.Module:
-    """`build_model` without data parallelism and gradients, for who only wants the weights."""
+    """`build_model` without DDP or gradient buffers."""
     parallel, training, shape = recipe.parallel, recipe.training, model_shape(recipe)
     mpu.initialize_model_parallel(
         parallel.tensor_parallel,

@@ -21,7 +21,7 @@ from perdure.pipeline.model.shape import Shape, dimensions, tensor_rules, tensor
 
 
 def load_weights(model: torch.nn.Module, shape: Shape, read: Callable[[str], Tensor]) -> None:
-    """Fills this rank's parameters.
+    """Fills this rank's parameters from Hugging Face tensors.
 
     Args:
         model: An unwrapped `LanguageModel`.

@@ -91,7 +91,7 @@ def to_score(version: Version, table: list[dict], tokens: dict[str, int | None])
 
     Args:
         version: The version.
-        table: Its mixture, see `preview.mixture_table`.
+        table: Its mixture, see `perdure.pipeline.checks.mixture_table`.
         tokens: Training tokens of each source, None where they are not known.
 
     Returns:

@@ -120,11 +120,6 @@ def initial_weights(model, recipe: Recipe, shape: Shape, vocab_size: int, inputs
         )
 
 
-def origin(recipe: Recipe) -> Path | None:
-    """The Hugging Face model whose config its next versions keep."""
-    return None if isinstance(recipe.model, LlamaModel) else recipe.model.path
-
-
 def adopt_layout(recipe: Recipe, name: str, state: TrainState) -> TrainState:
     """The state of a checkpoint under the recipe's layout; logs it if it was written under another one."""
     if differing := differences(state.parallel, recipe.parallel.model_dump()):

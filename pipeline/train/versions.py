@@ -29,7 +29,7 @@ from perdure.pipeline.train.objectives import objective_of
 from perdure.pipeline.train.progress import heldout_words
 from perdure.pipeline.train.selection_report import write_annotated_sample, write_selection_counts
 from perdure.pipeline.train.session import Session, measure
-from perdure.pipeline.train.start import begin, initial_weights, origin
+from perdure.pipeline.train.start import begin, initial_weights
 from perdure.pipeline.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -48,12 +48,10 @@ def train_version(session: Session) -> None:
         write_selection(trainer)
     export(
         unwrap(session.model),
-        model_shape(session.recipe),
+        session.recipe,
         session.inputs["vocab_size"],
         session.inputs["eos_id"],
-        session.recipe.training.seq_length,
         session.tokenizer,
-        origin(session.recipe),
         session.paths.export,
     )
     if dist.get_rank() == 0:

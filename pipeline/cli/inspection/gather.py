@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perdure.pipeline.checks.preview import mixtures
+from perdure.pipeline.checks.mixture_table import mixtures
 from perdure.pipeline.cli.inspection.perplexities import distribution, newest
 from perdure.pipeline.cli.inspection.sample import sample_document
 from perdure.pipeline.cli.inspection.schema import Inspection, Source

@@ -102,7 +102,7 @@ class Inspection(TypedDict):
         name: The run's name.
         out: Its directory.
         sources: Its sources.
-        mixtures: What versions take of them, see `perdure.pipeline.checks.preview.mixtures`.
+        mixtures: What versions take of them, see `perdure.pipeline.checks.mixture_table.mixtures`.
     """
 
     name: str

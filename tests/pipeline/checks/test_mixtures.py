@@ -4,7 +4,7 @@ import pytest
 from tiny import tiny_recipe
 
 from perdure.pipeline.checks import mixtures
-from perdure.pipeline.checks.finished import _repetition, against_data
+from perdure.pipeline.checks.finished import against_data, repetition
 from perdure.pipeline.checks.pools import pool_repetition
 from perdure.pipeline.plan.forecast import planned_samples
 
@@ -78,7 +78,7 @@ def test_what_ancestors_took_counts_in_how_often_a_source_repeats():
         versions[f"v{number}"] = main_path(3, mixture) | start
     recipe = tiny_recipe("unused", versions=versions)
     counts = {"a": {"train": {"tokens": 640, "documents": 9}}}
-    said = [list(_repetition(counts, recipe, name, recipe.versions[name])) for name in versions]
+    said = [list(repetition(counts, recipe, name, recipe.versions[name])) for name in versions]
     assert [len(found) for found in said] == [0, 0, 1]
     assert "`a` would repeat 3.6 times (768 tokens of 640 after its ancestors)" in str(said[2][0])
 

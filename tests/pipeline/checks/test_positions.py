@@ -57,12 +57,14 @@ def test_no_model_scores_or_trains_beyond_its_positions(tmp_path):
 
     assert found() == found(scoring__context=999) == {}
     reference = {"versions__v1__selection": {"reference": str(short)}}
-    assert found(**reference) == {"scoring.context": f"{short} knows 16 positions; should be at most that"}
+    assert found(**reference) == {
+        "scoring.context": f"exceeds max_position_embeddings (16) of {short}; lower it"
+    }
     assert found(**reference, scoring__context=16) == {}
     ranked = {"versions__v1__mixture__perplexity_model": str(long)}
     assert found(**ranked) == {} != found(**ranked, scoring__context=65)
     assert "scoring.context" in found(versions__v1__selection={"reference": "v0"}, scoring__context=33)
     start = {"type": "huggingface", "path": str(short)}
-    assert "knows 16 positions (`max_position_embeddings`)" in found(model=start)["training.seq_length"]
+    assert "exceeds max_position_embeddings (16)" in found(model=start)["training.seq_length"]
     assert found(model=start | {"path": str(long)}) == {}
     assert found(model=start | {"path": str(tmp_path / "missing")}) == {}

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from perdure.pipeline.checks.preview import moves_across, preview
+from perdure.pipeline.checks.mixture_table import moves_across
+from perdure.pipeline.checks.preview import preview
 from perdure.pipeline.cli.preview_text import plot, print_preview
 from perdure.pipeline.recipe import Mixture, load_recipe
 from tests.pipeline.checks.template import TEMPLATE

@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoConfig
 
-from perdure.pipeline.model.export import _config, _descendant
+from perdure.pipeline.model.export import descendant_config, own_config
 from perdure.pipeline.model.shape import Shape, config_shape
 
 ODD = Shape(3, 48, 80, 6, 3, 16, False, 12_345.0, 3e-4)
@@ -15,7 +15,7 @@ ODD = Shape(3, 48, 80, 6, 3, 16, False, 12_345.0, 3e-4)
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_model_of_our_own_is_read_back_as_it_is(tmp_path, tied):
     shape = Shape(3, 48, 80, 6, 3, 16, tied, 12_345.0, 3e-4)
-    config = _config(shape, 7, 96) | {"vocab_size": 131, "dtype": "float32"}
+    config = own_config(shape, 7, 96) | {"vocab_size": 131, "dtype": "float32"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert config_shape(tmp_path) == shape
     theirs = AutoConfig.from_pretrained(tmp_path)
@@ -38,5 +38,5 @@ def test_a_descendant_ends_in_its_own_separator_and_keeps_the_rest(named, ends):
         "tie_word_embeddings": True,
         "rms_norm_eps": 0.5,
     }
-    found = _descendant(origin, ODD, 7, {2: "<turn>", 7: "</s>"})
+    found = descendant_config(origin, ODD, 7, {2: "<turn>", 7: "</s>"})
     assert found == {"eos_token_id": ends, "tie_word_embeddings": False, "rms_norm_eps": 0.5}
