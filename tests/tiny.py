@@ -120,6 +120,23 @@ def write_export(version: Path) -> str:
     return weights_hash(version / "hf")
 
 
+def tiny_llama(directory: Path, vocab_size: int, seed: int = 0, **changes) -> Path:
+    """A Llama with random weights, as a Hugging Face directory; `changes` are fields of its configuration."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    torch.manual_seed(seed)
+    LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, **shape | changes)).save_pretrained(directory)
+    return directory
+
+
 def random_documents(seed: int, count: int, vocab_size: int, longest: int = 40) -> list[np.ndarray]:
     """Documents over a skewed vocabulary, so that there is something to learn."""
     rng = np.random.default_rng(seed)
@@ -173,6 +190,19 @@ def tiny_recipe(out: Path, **changes) -> Recipe:
     return Recipe.model_validate(tree)
 
 
+def write_tokenizer(directory: Path, vocab_size: int) -> None:
+    """A run's tokenizer of the words t0, t1, ... between blanks."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    directory.mkdir(parents=True)
+    words = models.WordLevel({f"t{number}": number for number in range(vocab_size)}, unk_token="t1")
+    made = Tokenizer(words)
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.save(str(directory / "tokenizer.json"))
+    facts = {"eos_id": EOS, "vocab_size": vocab_size, "tokenizer_hash": "test"}
+    finish(directory, facts | {"parse_special_tokens": False})
+
+
 def random_data(out: Path, scored: bool = False, vocab_size: int = 300) -> tuple[dict, dict, Path]:
     """Data directories of `a` and `b`, their reference losses, and a tokenizer, written once."""
     data, scores = {}, {}
@@ -190,15 +220,7 @@ def random_data(out: Path, scored: bool = False, vocab_size: int = 300) -> tuple
                 write_scores(scores[name], path, losses)
     tokenizer = out / "tokenizer"
     if not tokenizer.exists():
-        from tokenizers import Tokenizer, models, pre_tokenizers
-
-        tokenizer.mkdir(parents=True)
-        words = models.WordLevel({f"t{number}": number for number in range(vocab_size)}, unk_token="t1")
-        made = Tokenizer(words)
-        made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        made.save(str(tokenizer / "tokenizer.json"))
-        facts = {"eos_id": EOS, "vocab_size": vocab_size, "tokenizer_hash": "test"}
-        finish(tokenizer, facts | {"parse_special_tokens": False})
+        write_tokenizer(tokenizer, vocab_size)
     return data, scores, tokenizer
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from tiny import tiny_recipe, write_data, write_scores, write_shard
+from tiny import tiny_llama, tiny_recipe, write_data, write_scores, write_shard
 
 from perdure.data_recipes.reproduce.noise import keep_rates, measure, separation, table, token_kinds
 from perdure.pipeline.core.errors import PerdureError
@@ -60,9 +60,7 @@ SELECTING = {"k": 0.6, "reference": "/unused"}
 
 def trained(out: Path, seed: int) -> None:
     """A version that was trained with a seed, as far as files tell: its recipe, its inputs, a model of random weights."""
-    import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     recipe = tiny_recipe(out, seed=seed, versions__v1__selection=SELECTING)
     directory, tokenizer = out / "versions" / "v1", out / "tokenizer"
@@ -85,16 +83,7 @@ def trained(out: Path, seed: int) -> None:
     write_shard(
         scores / "00000.ent", [np.round(losses / REF_NATS_PER_UNIT).astype(np.uint16)] * len(documents)
     )
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=30,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-    )
-    LlamaForCausalLM(config).save_pretrained(directory / "hf")
+    tiny_llama(directory / "hf", 30, num_hidden_layers=1)
     (directory / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     inputs = {
         "data": {"a": str(data)},

@@ -6,9 +6,8 @@ import sys
 
 import psutil
 import pytest
-import torch
 import yaml
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny import tiny_llama
 
 from perdure.pipeline.core.remembered_hashes import VERIFIED
 
@@ -76,9 +75,7 @@ def test_killed_among_its_tasks_and_run_again_gives_the_same_bytes(make_recipe, 
         out=tmp_path / "killed",
         clean=clean,
     )
-    torch.manual_seed(0)
-    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=500, **shape)).save_pretrained(tmp_path / "model")
+    tiny_llama(tmp_path / "model", 500, num_hidden_layers=1)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True)))
     (tmp_path / "run.py").write_text(RUN)
     arguments = [str(tmp_path / "recipe.yaml"), str(tmp_path / "killed"), str(tmp_path / "model")]

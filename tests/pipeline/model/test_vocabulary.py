@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 import yaml
+from tiny import tiny_llama
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import write_json
@@ -72,15 +73,14 @@ def test_rows_of_new_tokens_are_means():
 @pytest.mark.slow
 def test_a_model_is_updated_under_an_extended_tokenizer(tmp_path):
     """A whole run from a model whose tokenizer is extended, and another from its result, which has it already."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     rng = random.Random(3)
     words = ["".join(rng.choices("mnopqrst", k=6)) for _ in range(60)]
     rows = [{"text": " ".join(rng.choices(words, k=40)), "id": str(number)} for number in range(80)]
     (tmp_path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     model, extended = tmp_path / "model", {"type": "extend", "num_tokens": 40, "sources": ["new"]}
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=270, **sizes)).save_pretrained(model)
+    tiny_llama(model, 270, num_hidden_layers=1)
     train(262, iter(["abc abc"] * 3)).save(str(model / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
     (model / "tokenizer_config.json").write_text(json.dumps(config))

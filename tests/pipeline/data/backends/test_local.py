@@ -12,7 +12,7 @@ import pytest
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 from messages import messages
 from support import number_of_worker
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny import tiny_llama
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.remembered_hashes import VERIFIED
@@ -174,8 +174,7 @@ def test_on_ray_failures_are_named_and_only_they_are_done_again(make_recipe, tex
 def test_ray_writes_what_local_workers_do_though_its_scorers_are_killed(
     make_recipe, texts, tmp_path, monkeypatch
 ):
-    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=500, **shape)).save_pretrained(tmp_path / "model")
+    tiny_llama(tmp_path / "model", 500)
     recipes = [make_recipe({"a": texts[:30]}, out=tmp_path / where) for where in ("local", "ray")]
     model = ReferenceModel(tmp_path / "model", "ref", 16, 5)
     (data,) = run_data(recipes[0]).values()

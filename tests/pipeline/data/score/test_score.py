@@ -9,11 +9,7 @@ import time
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-)
+from tiny import tiny_llama
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json, write_atomic
@@ -26,7 +22,7 @@ from perdure.pipeline.data.score.losses import (
 )
 from perdure.pipeline.data.score.score import ReferenceModel, score_source
 from perdure.pipeline.data.score.scorer import Scorer
-from tests.pipeline.data.score.small import SMALL, VOCAB, plain_losses
+from tests.pipeline.data.score.small import VOCAB, plain_losses
 
 
 @pytest.mark.slow
@@ -171,8 +167,7 @@ def test_lines_tell_what_is_scored_whoever_scores(tmp_path, monkeypatch, said):
 
 
 def test_scores_copied_from_another_reference_are_refused_naming_both(llama, news, tmp_path):
-    torch.manual_seed(1)
-    LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, **SMALL)).save_pretrained(tmp_path / "other")
+    tiny_llama(tmp_path / "other", VOCAB, seed=1)
     own = score_source(news, ReferenceModel(llama[1], "reference", 8), workers=1)
     other = score_source(news, ReferenceModel(tmp_path / "other", "reference", 8), workers=1)
     hashes = [read_json(path / "manifest.json")["model_hash"] for path in (own, other)]
@@ -185,7 +180,7 @@ def test_scores_copied_from_another_reference_are_refused_naming_both(llama, new
 def test_models_that_do_not_fit_are_refused(news, tmp_path):
     with pytest.raises(PerdureError, match="not a Hugging Face model"):
         score_source(news, ReferenceModel(tmp_path, "x", 8), workers=1)
-    LlamaForCausalLM(LlamaConfig(vocab_size=100, **SMALL)).save_pretrained(tmp_path / "small")
+    tiny_llama(tmp_path / "small", 100)
     with pytest.raises(PerdureError, match="vocabulary of 100 is smaller than the tokenizer's"):
         score_source(news, ReferenceModel(tmp_path / "small", "x", 8), workers=1)
     (tmp_path / "small" / "tokenizer.json").write_text("{}")

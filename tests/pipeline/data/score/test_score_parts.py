@@ -6,11 +6,9 @@ from copy import deepcopy
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import random_documents, tiny_recipe, write_data
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny import random_documents, tiny_llama, tiny_recipe, write_data, write_tokenizer
 
 from perdure.pipeline.cli.inspection.gather import of_directory
 from perdure.pipeline.core.errors import PerdureError
@@ -33,11 +31,8 @@ HOW = {"label": "ref", "context": 24, "overlap": 6}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model")
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, initializer_range=0.3, **shape)).save_pretrained(directory)
-    return directory
+    wider = {"hidden_size": 32, "intermediate_size": 64, "num_key_value_heads": 2}
+    return tiny_llama(tmp_path_factory.mktemp("model"), VOCAB, initializer_range=0.3, **wider)
 
 
 @pytest.fixture(autouse=True)
@@ -256,11 +251,8 @@ def test_a_sample_reads_the_same_from_scores_of_its_documents_and_of_all(
     assert refused
 
 
-def test_inspection_shows_what_is_scored(here, news, model, tmp_path, monkeypatch):
-    from tokenizers import Tokenizer, models
-
-    words = Tokenizer(models.WordLevel({f"t{number}": number for number in range(VOCAB)}, unk_token="t1"))
-    monkeypatch.setattr("perdure.pipeline.cli.inspection.sample.find_tokenizer", lambda *_: words)
+def test_inspection_shows_what_is_scored(here, news, model, tmp_path):
+    write_tokenizer(tmp_path / "run" / "tokenizer@test", VOCAB)
     manifest = read_json(news / "manifest.json")
     steps = {"documents": {"in": 1, "out": 1}, "words": {"in": 1, "out": 1}, "steps": []}
     extra = {"clean": "none", "topics": None, "subset": None, "counts": manifest["counts"] | steps}
