@@ -93,7 +93,7 @@ def facts(version_directory: Path) -> dict[str, Any]:
         ),
         "interface": _interface(),
         "free_bytes": shutil.disk_usage(version_directory).free,
-        "writes": _writes(version_directory),
+        "writes": write_failure(version_directory),
         "shared_memory_bytes": shared.f_blocks * shared.f_frsize,
         "open_files": allow_open_files(),
         "files_needed": files_needed(load_recipe(VersionPaths(version_directory).recipe)),
@@ -249,7 +249,7 @@ def _interface() -> str | None:
     return None
 
 
-def _writes(directory: Path) -> str | None:
+def write_failure(directory: Path) -> str | None:
     """Why a file cannot be written, locked, read and renamed here, or None."""
     file = directory / f".preflight-{uuid.uuid4().hex}"
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tiny import prepare_version, tiny_recipe
 
-from perdure.launch.preflight import MESSAGE_BYTES, _writes, checkpoint_bytes, facts, problems
+from perdure.launch.preflight import MESSAGE_BYTES, checkpoint_bytes, facts, problems, write_failure
 from perdure.launch.rank import COMMANDS, FROM_SLURM, cpus, meeting_place
 from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.hashes import hash_file
@@ -122,8 +122,11 @@ def test_facts_of_this_machine(version, monkeypatch):
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):
-    assert _writes(tmp_path) is None and not any(tmp_path.iterdir())
-    assert _writes(tmp_path / "gone") == f"{tmp_path / 'gone'} cannot be written: No such file or directory"
+    assert write_failure(tmp_path) is None and not any(tmp_path.iterdir())
+    assert (
+        write_failure(tmp_path / "gone")
+        == f"{tmp_path / 'gone'} cannot be written: No such file or directory"
+    )
 
 
 def started(version: Path, rank: int, port: str, prefix: tuple = (), **environment) -> subprocess.Popen:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from perdure.launch.preflight import _writes
+from perdure.launch.preflight import write_failure
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.locks import lock, open_lock
 
@@ -44,7 +44,7 @@ def test_a_file_system_without_locks_is_one_line_and_found_before_training(tmp_p
         lock(file.fileno(), tmp_path)
     assert "\n" not in str(error.value)
     (tmp_path / "lock").unlink()
-    assert _writes(tmp_path) == str(error.value) and not any(tmp_path.iterdir())
+    assert write_failure(tmp_path) == str(error.value) and not any(tmp_path.iterdir())
 
 
 def test_another_error_stays_what_it_is(tmp_path, monkeypatch):
