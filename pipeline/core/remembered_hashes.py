@@ -49,7 +49,10 @@ def _let_settle(paths: Sequence[Path]) -> None:
     stats = [path.stat() for path in paths]
     newest = max((max(found.st_mtime, found.st_ctime) for found in stats), default=0.0)
     if sum(found.st_size for found in stats) >= WAIT_BYTES:
-        time.sleep(min(max(0.0, newest + TICK_SECONDS - time.time() + 0.1), TICK_SECONDS))
+        wanted = (
+            newest + TICK_SECONDS + 0.1 - time.time()
+        )  # the file system's clock may lag by a tick of its own
+        time.sleep(min(max(0.0, wanted), TICK_SECONDS + 0.1))
 
 
 def _content(path: Path) -> "tuple[Sequence[Path], Callable[[], str]]":
