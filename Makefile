@@ -11,7 +11,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 PYTEST := $(VENV)/bin/pytest
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
-TYPED := $(addprefix -p perdure.pipeline., core recipe plan model data evaluate checks run cli) -p perdure.launch -p perdure.kernels -p perdure.data_recipes
+TYPED := -p perdure.pipeline -p perdure.kernels -p perdure.launch -p perdure.data_recipes
 
 .PHONY: help quickstart test damage test-fast audit lint types imports format docs bench clean
 
