@@ -18,21 +18,21 @@ from perdure.pipeline.core.manifest import disk_errors
 from perdure.pipeline.core.slurm import HANDED_OVER
 from perdure.pipeline.data.backends.slurm_scripts import interpreter
 from perdure.pipeline.model.layout import layout_of
-from perdure.pipeline.recipe import Recipe, SlurmArrays, read_tree
+from perdure.pipeline.recipe import Recipe, RecipeSource, SlurmArrays, read_tree
 from perdure.pipeline.recipe.cluster import JobSize
 
 logger = logging.getLogger(__name__)
 
 
-def fitted(path: Path, overrides: list[str], out: Path | None, site: Path | None, size: JobSize) -> Recipe:
+def fitted(source: RecipeSource, size: JobSize) -> Recipe:
     """The recipe with as many data-parallel replicas as fill the nodes, `out` absolute, free of mistakes.
 
     Raises:
         RecipeError: If the nodes' ranks are no multiple of tensor x pipeline parallel, or the recipe has mistakes.
     """
-    tree, found = filling(read_tree(path, overrides, out, site), size.nodes, size.ranks_per_node)
+    tree, found = filling(read_tree(source), size.nodes, size.ranks_per_node)
     if found:
-        raise RecipeError(str(path), found)
+        raise RecipeError(str(source.path), found)
     recipe = Recipe.model_validate(tree)
     return recipe.model_copy(update={"out": recipe.directory.resolve()})
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 from perdure.pipeline.checks import (
     amounts,
@@ -28,6 +27,7 @@ from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import (
     HuggingFaceModel,
     Recipe,
+    RecipeSource,
     load_recipe,
     read_tree,
     structural_problems,
@@ -40,32 +40,25 @@ MOST = 1_000
 """Mistakes of sense after which no more are looked for."""
 
 
-def load_checked(
-    path: Path | str,
-    overrides: list[str] | tuple[str, ...] = (),
-    out: Path | None = None,
-    site: Path | None = None,
-) -> Recipe:
-    """Reads a recipe that is ready to run; arguments as for `read_tree`.
+def load_checked(source: RecipeSource) -> Recipe:
+    """Reads a recipe that is ready to run.
 
     Raises:
         RecipeError: With all mistakes, of types and of sense alike.
     """
-    tree = read_tree(path, overrides, out, site)
+    tree = read_tree(source)
     if found := tree_problems(tree):
-        raise RecipeError(str(path), found)
+        raise RecipeError(str(source.path), found)
     return Recipe.model_validate(tree)
 
 
-def load_lineage(
-    path: Path | str, overrides: list[str] | tuple[str, ...] = (), out: Path | None = None
-) -> Recipe:
-    """Reads a recipe for what is there already, though its sources may be gone; arguments as for `read_tree`.
+def load_lineage(source: RecipeSource) -> Recipe:
+    """Reads a recipe for what is there already, though its sources may be gone.
 
     Raises:
         RecipeError: If its fields have mistakes, a parent does not stand before its versions, or there is no such source.
     """
-    recipe = load_recipe(path, overrides, out)
+    recipe = load_recipe(source.path, source.overrides, source.out)
     found = [
         problem
         for check in (versions.parent, mixtures.known_sources)
@@ -73,19 +66,14 @@ def load_lineage(
         for problem in check(recipe, name, version)
     ]
     if found:
-        raise RecipeError(str(path), found)
+        raise RecipeError(str(source.path), found)
     return recipe
 
 
 def load_on_paper(
-    path: Path | str,
-    overrides: list[str] | tuple[str, ...] = (),
-    out: Path | None = None,
-    site: Path | None = None,
-    nodes: int = 1,
-    ranks_per_node: int = 1,
+    source: RecipeSource, nodes: int = 1, ranks_per_node: int = 1
 ) -> tuple[Recipe, list[Problem]]:
-    """Reads a recipe that is to run on other machines, its replicas as many as fill them; arguments as for `read_tree`.
+    """Reads a recipe that is to run on other machines, its replicas as many as fill them.
 
     Returns:
         The recipe, and what it needs that is not on this machine.
@@ -94,15 +82,15 @@ def load_on_paper(
         RecipeError: With all mistakes; what is absent is one only if the model's size cannot be told without it. Or if
             the nodes' ranks are no multiple of tensor x pipeline parallel.
     """
-    tree, found = filling(read_tree(path, overrides, out, site), nodes, ranks_per_node)
+    tree, found = filling(read_tree(source), nodes, ranks_per_node)
     if mistakes := [problem for problem in found if not problem.absent]:
-        raise RecipeError(str(path), mistakes)
+        raise RecipeError(str(source.path), mistakes)
     recipe = Recipe.model_validate(tree)
     if not _has_size(recipe):
         needed = [problem for problem in found if problem.path.startswith(("model.", "tokenizer."))]
         if isinstance(recipe.model, HuggingFaceModel):
             needed.append(Problem("model.shape", None, "or state here what is in the model's `config.json`"))
-        raise RecipeError(str(path), needed)
+        raise RecipeError(str(source.path), needed)
     return recipe, found
 
 

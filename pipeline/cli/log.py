@@ -21,7 +21,7 @@ from perdure.pipeline.plan.lineage import ancestors, parent_of
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.plan.recorded import as_recorded, made_schedule, recorded
 from perdure.pipeline.plan.schedule import learning_rate, phase_of
-from perdure.pipeline.recipe import Branch, Recipe, merge, read_tree
+from perdure.pipeline.recipe import Branch, Recipe, RecipeSource, merge, read_tree
 
 
 def log(recipe: Recipe) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def branch_recipe(
     added: dict = {"versions": {name: {"start": start, "tokens": tokens, "schedule": schedule}}}
     if out is not None:
         added = {"out": str(out)} | added
-    base = read_tree(path, out=out)
+    base = read_tree(RecipeSource(path, out=out))
     if name in (base.get("versions") or {}):
         raise RecipeError(
             str(path), [Problem("--name", name, "there is such a version; choose another name")]

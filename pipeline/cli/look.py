@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from perdure.pipeline.cli.arguments import GPUS_PER_NODE, INSPECT
-from perdure.pipeline.cli.shared import write_page
+from perdure.pipeline.cli.shared import existing_recipe, recipe_source, write_page
 from perdure.pipeline.core.console import print_json, visible_line
 
 
@@ -23,11 +23,9 @@ def _check(options: argparse.Namespace) -> None:
     nodes, per_node = options.nodes or 1, options.gpus_per_node or GPUS_PER_NODE
     try:
         if on_paper:
-            recipe, absent = load_on_paper(
-                options.recipe, options.set, options.out, options.site, nodes, per_node
-            )
+            recipe, absent = load_on_paper(recipe_source(options), nodes, per_node)
         else:
-            recipe = load_checked(options.recipe, options.set, options.out, options.site)
+            recipe = load_checked(recipe_source(options))
             other = changed_data(recipe, recipe.versions) | edited_versions(recipe, recipe.versions)
             if other:
                 places = {name: str(recipe.paths.version(name).directory) for name in other}
@@ -63,7 +61,6 @@ def _check(options: argparse.Namespace) -> None:
 
 def _inspect(options: argparse.Namespace) -> None:
     """Shows a recipe's data, or a directory's, as tables, a page or JSON."""
-    from perdure.pipeline.checks.check import load_lineage
     from perdure.pipeline.cli.inspection.gather import of_directory, of_recipe
     from perdure.pipeline.core.errors import PerdureError
 
@@ -72,7 +69,7 @@ def _inspect(options: argparse.Namespace) -> None:
             raise PerdureError(f"{options.recipe} is a directory: --set and --out are for recipes")
         found = of_directory(options.recipe)
     else:
-        found = of_recipe(load_lineage(options.recipe, options.set, options.out))
+        found = of_recipe(existing_recipe(options))
     if options.html is not None:
         from perdure.pipeline.cli.inspection.page import render_inspection
 

@@ -13,6 +13,7 @@ from perdure.pipeline.cli.shared import (
     known_version,
     ready_recipe,
     recipe_disk_errors,
+    recipe_source,
     write_new,
 )
 from perdure.pipeline.core.console import print_json, visible_line
@@ -102,12 +103,9 @@ def _sweep(options: argparse.Namespace) -> None:
             )
             raise RecipeError(str(options.recipe), [problem])
     plan = load_sweep(
-        options.recipe,
+        recipe_source(options),
         options.over,
         options.seeds,
-        options.set,
-        options.out,
-        options.site,
         size,
         checked=not options.report,
     )
@@ -136,7 +134,7 @@ def _launch(options: argparse.Namespace) -> None:
     from perdure.pipeline.core.errors import RecipeError
 
     size = _job_size(options)
-    recipe = fitted(options.recipe, options.set, options.out, options.site, size)
+    recipe = fitted(recipe_source(options), size)
     if found := misfits(recipe, options.to, size, options.after):
         raise RecipeError(str(options.recipe), found)
     if options.print:

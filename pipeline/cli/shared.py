@@ -9,23 +9,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from perdure.pipeline.recipe import Recipe
+    from perdure.pipeline.recipe import Recipe, RecipeSource
 
 logger = logging.getLogger(__name__)
+
+
+def recipe_source(options: argparse.Namespace) -> "RecipeSource":
+    """What the command line says of where a recipe is and what to change in it."""
+    from perdure.pipeline.recipe import RecipeSource
+
+    return RecipeSource(options.recipe, options.set, options.out, getattr(options, "site", None))
 
 
 def ready_recipe(options: argparse.Namespace) -> "Recipe":
     """Loads the recipe, checked: it is ready to run."""
     from perdure.pipeline.checks.check import load_checked
 
-    return load_checked(options.recipe, options.set, options.out)
+    return load_checked(recipe_source(options))
 
 
 def existing_recipe(options: argparse.Namespace) -> "Recipe":
     """Loads the recipe of a run that exists; its sources may be gone."""
     from perdure.pipeline.checks.check import load_lineage
 
-    return load_lineage(options.recipe, options.set, options.out)
+    return load_lineage(recipe_source(options))
 
 
 def known_version(recipe: "Recipe", source: Path, name: str, option: str = "--version") -> str:

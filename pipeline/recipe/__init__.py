@@ -49,6 +49,7 @@ from perdure.pipeline.recipe.labels import (
     Topics,
 )
 from perdure.pipeline.recipe.load import (
+    RecipeSource,
     json_schema,
     load_recipe,
     merge,
@@ -145,6 +146,7 @@ __all__ = [
     "RayTasks",
     "Reader",
     "Recipe",
+    "RecipeSource",
     "Replay",
     "Reweight",
     "RowsReader",

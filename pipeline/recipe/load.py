@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import sys
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -30,42 +31,49 @@ UNKNOWN_FIELD = "unknown field"
 """How the remedy of a field that does not exist begins."""
 
 
-def load_recipe(
-    path: Path | str, overrides: list[str] | tuple[str, ...] = (), out: Path | None = None
-) -> Recipe:
-    """Reads a recipe.
+@dataclass(frozen=True)
+class RecipeSource:
+    """Where a recipe is read from, and what the command line changes in it.
 
-    Args:
+    Attributes:
         path: YAML file; its `extends:` (a path relative to it) is merged in below it.
         overrides: `a.b=value` strings, the value in YAML, applied last; mappings are merged, and replaced by `a.b:=value`.
         out: Replaces the recipe's `out`.
+        site: YAML file with the team's `cluster:` fields, merged in below the recipe's.
+    """
+
+    path: Path | str
+    overrides: list[str] | tuple[str, ...] = ()
+    out: Path | None = None
+    site: Path | None = None
+
+
+def load_recipe(
+    path: Path | str, overrides: list[str] | tuple[str, ...] = (), out: Path | None = None
+) -> Recipe:
+    """Reads a recipe; arguments as in `RecipeSource`.
 
     Raises:
         RecipeError: With every mistake found, each with its path, value and remedy.
     """
-    tree = read_tree(path, overrides, out)
+    tree = read_tree(RecipeSource(path, overrides, out))
     if found := structural_problems(tree):
         raise RecipeError(str(path), found)
     return Recipe.model_validate(tree)
 
 
-def read_tree(
-    path: Path | str,
-    overrides: list[str] | tuple[str, ...] = (),
-    out: Path | None = None,
-    site: Path | None = None,
-) -> dict:
+def read_tree(source: RecipeSource) -> dict:
     """Reads what `load_recipe` would validate: the YAML with `extends:`, the site file and overrides merged in.
 
     Raises:
         RecipeError: If there is no tree to speak of.
     """
-    tree = _read_tree(Path(path), ())
-    if site is not None:
-        tree = merge({"cluster": _read_tree(site, ())}, tree)
-    for override in overrides:
-        tree = _apply_override(tree, override, str(path))
-    return tree if out is None else tree | {"out": str(out)}
+    tree = _read_tree(Path(source.path), ())
+    if source.site is not None:
+        tree = merge({"cluster": _read_tree(source.site, ())}, tree)
+    for override in source.overrides:
+        tree = _apply_override(tree, override, str(source.path))
+    return tree if source.out is None else tree | {"out": str(source.out)}
 
 
 def structural_problems(tree: dict, model: type[BaseModel] = Recipe) -> list[Problem]:

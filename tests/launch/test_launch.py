@@ -5,6 +5,7 @@ import pytest
 from perdure.launch.launch import fitted, launch
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
+from perdure.pipeline.recipe import RecipeSource
 from perdure.pipeline.recipe.cluster import Cluster, JobSize
 
 SIZE = JobSize(1, 0, 1)
@@ -16,7 +17,7 @@ def recipe(tmp_path, recipe_file):
     """Two versions that do not need one another."""
     other = "versions.other={start: {type: init}, tokens: 4096, mixture: {sources: {prose: {}}}, "
     other += "schedule: {type: cosine, max_lr: 0.01, min_lr: 0.001}}"
-    return fitted(recipe_file, [other], tmp_path / "o", None, SIZE)
+    return fitted(RecipeSource(recipe_file, [other], tmp_path / "o"), SIZE)
 
 
 def submitted(tmp_path) -> list[str]:

@@ -13,7 +13,7 @@ from support import start_ranks
 from perdure.launch.launch import fitted
 from perdure.pipeline.cli import entry
 from perdure.pipeline.data.backends.slurm import SlurmExecutor
-from perdure.pipeline.recipe import load_recipe
+from perdure.pipeline.recipe import RecipeSource, load_recipe
 from perdure.pipeline.recipe.cluster import Cluster, JobSize
 from perdure.pipeline.recipe.load import shown, typed_command
 
@@ -114,7 +114,9 @@ def test_a_run_and_its_report_write_no_secret(planted, tmp_path, monkeypatch, ca
 
 
 def test_in_a_job_the_recipe_has_what_was_handed_over(planted, tmp_path, monkeypatch):
-    recipe = fitted(Path(planted[0]), [planted[2]], tmp_path / "out", Path(planted[4]), JobSize(1, 0, 1))
+    recipe = fitted(
+        RecipeSource(Path(planted[0]), [planted[2]], tmp_path / "out", Path(planted[4])), JobSize(1, 0, 1)
+    )
     handed = recipe.cluster.handed_over
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     in_job = load_recipe(tmp_path / "job.yaml").cluster
@@ -128,7 +130,9 @@ def test_in_a_job_the_recipe_has_what_was_handed_over(planted, tmp_path, monkeyp
 
 
 def test_no_pickle_holds_a_secret(planted, tmp_path):
-    recipe = fitted(Path(planted[0]), [planted[2]], tmp_path / "out", Path(planted[4]), JobSize(1, 0, 1))
+    recipe = fitted(
+        RecipeSource(Path(planted[0]), [planted[2]], tmp_path / "out", Path(planted[4])), JobSize(1, 0, 1)
+    )
     executor = SlurmExecutor([], 1, recipe, False, tmp_path / "data")
     for pickled in (pickle.dumps(recipe), pickle.dumps(executor)):
         assert not any(secret.encode() in pickled for secret in SECRETS)

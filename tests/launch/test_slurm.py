@@ -15,6 +15,7 @@ from perdure.launch.launch import fitted, hours
 from perdure.launch.slurm import render
 from perdure.pipeline.core.errors import RecipeError
 from perdure.pipeline.data.backends.slurm_scripts import log_options
+from perdure.pipeline.recipe import RecipeSource
 from perdure.pipeline.recipe.cluster import Cluster, JobSize
 from tests.launch.scripts import NASTY, TRAIN, commands, launched
 
@@ -155,26 +156,30 @@ def test_what_cannot_be_quoted_is_refused(cluster):
 
 
 def test_data_parallel_follows_from_the_nodes(tmp_path, recipe_file):
-    recipe = fitted(recipe_file, ["parallel.tensor_parallel=2"], tmp_path / "o", None, JobSize(2, 4, 4))
+    recipe = fitted(
+        RecipeSource(recipe_file, ["parallel.tensor_parallel=2"], tmp_path / "o"), JobSize(2, 4, 4)
+    )
     assert recipe.parallel.data_parallel == 4 and recipe.directory.is_absolute()
     with pytest.raises(RecipeError, match="should divide the 9 ranks of 3 nodes x 3"):
-        fitted(recipe_file, ["parallel.tensor_parallel=2"], tmp_path / "o", None, JobSize(3, 3, 3))
+        fitted(RecipeSource(recipe_file, ["parallel.tensor_parallel=2"], tmp_path / "o"), JobSize(3, 3, 3))
 
 
 def test_the_recipe_overrules_the_site(tmp_path, recipe_file):
     site = tmp_path / "site.yaml"
     site.write_text("slurm: {partition: big, account: team}\nnetwork_interface: ib0\n")
-    recipe = fitted(recipe_file, ["cluster.slurm.partition=small"], tmp_path / "o", site, JobSize(1, 0, 1))
+    recipe = fitted(
+        RecipeSource(recipe_file, ["cluster.slurm.partition=small"], tmp_path / "o", site), JobSize(1, 0, 1)
+    )
     assert recipe.cluster.slurm.partition == "small"
     assert recipe.cluster.slurm.account == "team" and recipe.cluster.network_interface == "ib0"
     own = {"cluster": {"slurm": {"partition": "mine"}, "network_interface": "eth7"}}
     recipe_file.write_text(json.dumps(json.loads(recipe_file.read_text()) | own))
-    recipe = fitted(recipe_file, [], tmp_path / "o", site, JobSize(1, 0, 1))
+    recipe = fitted(RecipeSource(recipe_file, [], tmp_path / "o", site), JobSize(1, 0, 1))
     assert recipe.cluster.slurm.partition == "mine" and recipe.cluster.network_interface == "eth7"
     assert recipe.cluster.slurm.account == "team"  # what the recipe leaves open
     site.write_text("slurm: {partitoin: big}\n")
     with pytest.raises(RecipeError, match=r"cluster.slurm.partitoin.*did you mean `partition`"):
-        fitted(recipe_file, [], tmp_path / "o", site, JobSize(1, 0, 1))
+        fitted(RecipeSource(recipe_file, [], tmp_path / "o", site), JobSize(1, 0, 1))
 
 
 def test_a_time_limit_without_quotes_is_told_to_take_them(tmp_path, recipe_file):
@@ -192,10 +197,10 @@ def test_a_time_limit_without_quotes_is_told_to_take_them(tmp_path, recipe_file)
     ):
         site.write_text(f"slurm: {{time_limit: {text}}}\n")
         with pytest.raises(RecipeError) as refused:
-            fitted(recipe_file, [], tmp_path / "o", site, JobSize(1, 0, 1))
+            fitted(RecipeSource(recipe_file, [], tmp_path / "o", site), JobSize(1, 0, 1))
         assert [str(found) for found in refused.value.problems] == [problem]
     site.write_text('slurm: {time_limit: "24:00:00"}\n')
-    recipe = fitted(recipe_file, [], tmp_path / "o", site, JobSize(1, 0, 1))
+    recipe = fitted(RecipeSource(recipe_file, [], tmp_path / "o", site), JobSize(1, 0, 1))
     assert recipe.cluster.slurm.time_limit == "24:00:00"
 
 
@@ -229,7 +234,7 @@ def test_a_path_cannot_leave_the_comment_that_names_it(tmp_path, recipe_file):
 
 
 def test_every_job_has_a_script_that_bash_can_read(tmp_path, recipe_file):
-    recipe = fitted(recipe_file, [], tmp_path / "o", None, JobSize(1, 0, 1))
+    recipe = fitted(RecipeSource(recipe_file, [], tmp_path / "o"), JobSize(1, 0, 1))
     for job in jobs(recipe, recipe_file):
         text = render(job, recipe, JobSize(1, 0, 1), tmp_path, "python")[1]
         assert subprocess.run(["bash", "-n"], input=text.encode()).returncode == 0

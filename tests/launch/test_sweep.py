@@ -5,6 +5,7 @@ import pytest
 from perdure.launch.sweep import submit_sweep
 from perdure.pipeline.core.errors import PerdureError, RecipeError
 from perdure.pipeline.core.files import read_json
+from perdure.pipeline.recipe import RecipeSource
 from perdure.pipeline.recipe.cluster import JobSize
 from perdure.pipeline.run.sweep.spec import SweepPlan, load_sweep
 
@@ -15,7 +16,7 @@ SIZE = JobSize(1, 0, 1)
 def plan(tmp_path, recipe_file, monkeypatch) -> SweepPlan:
     """Of two values, by a file that is called as its recipe's copy once was."""
     (tmp_path / "base.yaml").write_text("recipe: recipe.yaml\nover: {training.clip_grad: [1, 2]}\n")
-    return load_sweep(tmp_path / "base.yaml", out=tmp_path / "o", size=SIZE)
+    return load_sweep(RecipeSource(tmp_path / "base.yaml", out=tmp_path / "o"), size=SIZE)
 
 
 def test_the_tables_job_reads_the_sweep_and_its_recipe(plan, queue, tmp_path):
@@ -23,7 +24,7 @@ def test_the_tables_job_reads_the_sweep_and_its_recipe(plan, queue, tmp_path):
     script = (tmp_path / "o" / "launch" / "sweep.sbatch").read_text()
     file = tmp_path / "o" / "launch" / "base.yaml"
     assert script.splitlines()[-1].endswith(f"cli sweep {file} --report")
-    found = load_sweep(file, checked=False)
+    found = load_sweep(RecipeSource(file), checked=False)
     assert [run.name for run in found.runs] == ["clip_grad=1", "clip_grad=2"]
     assert found.base == plan.base and found.directory == plan.directory
 

@@ -15,7 +15,15 @@ from perdure.pipeline.checks.check import filling, tree_problems
 from perdure.pipeline.core.errors import Problem, RecipeError
 from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.hints import near
-from perdure.pipeline.recipe import Name, Recipe, Section, read_tree, structural_problems, with_field
+from perdure.pipeline.recipe import (
+    Name,
+    Recipe,
+    RecipeSource,
+    Section,
+    read_tree,
+    structural_problems,
+    with_field,
+)
 from perdure.pipeline.recipe.cluster import JobSize
 from perdure.pipeline.recipe.literals import read_yaml, within
 
@@ -78,24 +86,18 @@ class SweepPlan:
 
 
 def load_sweep(
-    path: Path,
+    source: RecipeSource,
     over: list[str] | tuple[str, ...] = (),
     seeds: tuple[int, ...] = (),
-    overrides: list[str] | tuple[str, ...] = (),
-    out: Path | None = None,
-    site: Path | None = None,
     size: JobSize | None = None,
     checked: bool = True,
 ) -> SweepPlan:
     """Reads a sweep, or makes one of a recipe.
 
     Args:
-        path: A sweep's file, or a recipe's.
+        source: A sweep's file, or a recipe's; its overrides hold for all runs, its `out` replaces the file's.
         over: `a.b=value,value` strings, added to the file's `over`.
         seeds: Instead of the file's.
-        overrides: `a.b=value` strings that hold for all runs.
-        out: Instead of the file's.
-        site: The team's `cluster:` fields.
         size: What a training job occupies on a cluster; the runs get as many replicas as fill it.
         checked: Whether the runs are to start. Else their recipes need no more than be recipes: texts may be gone.
 
@@ -103,7 +105,8 @@ def load_sweep(
         RecipeError: With every mistake of the sweep and of each of its recipes, but for those that finished data show: they
             are a run's own, and do not keep the others from going on.
     """
-    tree = read_tree(path)
+    path = Path(source.path)
+    tree = read_tree(RecipeSource(path))
     is_sweep = isinstance(tree.get("recipe"), str)
     if not is_sweep:
         tree = {"recipe": path.name}
@@ -113,9 +116,9 @@ def load_sweep(
         raise RecipeError(str(path), found)
     sweep = Sweep.model_validate(tree)
     sweep = sweep.model_copy(update={"over": sweep.over | values, "seeds": tuple(seeds) or sweep.seeds})
-    base = read_tree(path.parent / sweep.recipe, overrides, site=site)
+    base = read_tree(RecipeSource(path.parent / sweep.recipe, source.overrides, site=source.site))
     name = path.stem if is_sweep else f"{base.get('name', path.stem)}-sweep"
-    directory = out or sweep.out or Path("runs") / name
+    directory = source.out or sweep.out or Path("runs") / name
     if size:
         directory = directory.resolve()
     runs, found = _runs(sweep, base, directory, size, checked)

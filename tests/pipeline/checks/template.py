@@ -4,6 +4,7 @@ from pathlib import Path
 
 from perdure.pipeline.checks.check import load_checked
 from perdure.pipeline.core.errors import RecipeError
+from perdure.pipeline.recipe import RecipeSource
 
 TEMPLATE = Path(__file__).parents[3] / "data_recipes" / "template.yaml"
 SOURCES = "versions.base.mixture.sources"
@@ -15,7 +16,7 @@ MAPPED = "sources.code.topics={type: metadata, field: subject, map: {Battle: war
 def found(*overrides: str, out: Path | None = None) -> dict[str, tuple]:
     """Path -> (value, remedy) of the problems of the template with overrides."""
     try:
-        load_checked(TEMPLATE, overrides, out)
+        load_checked(RecipeSource(TEMPLATE, overrides, out))
     except RecipeError as error:
         return {problem.path: (problem.value, problem.remedy) for problem in error.problems}
     return {}

@@ -6,7 +6,7 @@ import yaml
 from perdure.pipeline.checks.check import load_lineage, tree_problems
 from perdure.pipeline.core.errors import RecipeError
 from perdure.pipeline.core.hints import near
-from perdure.pipeline.recipe import read_tree
+from perdure.pipeline.recipe import RecipeSource, read_tree
 from tests.pipeline.checks.template import TEMPLATE, found
 
 
@@ -38,7 +38,7 @@ def test_circles_of_parents_are_told_and_followed_by_nothing(starts, remedies, s
     for name, remedy in remedies.items():
         assert remedy in problems[f"versions.{name}.start.parent"][1]
     with pytest.raises(RecipeError):
-        load_lineage(TEMPLATE, overrides)
+        load_lineage(RecipeSource(TEMPLATE, overrides))
 
 
 def test_a_mistake_elsewhere_is_told_beside_a_circle():
@@ -116,7 +116,7 @@ def test_paths_that_no_file_can_have(field, broken):
 def test_names_that_files_are_called_after():
     assert "should be 2 letters shorter" in found(f"name={'r' * 257}")["name"][1]
     name = "s" * 232
-    tree = read_tree(TEMPLATE)
+    tree = read_tree(RecipeSource(TEMPLATE))
     tree["sources"] = {name: tree["sources"]["prose"], "code": tree["sources"]["code"]}
     text = yaml.safe_dump(tree).replace("- prose", f"- {name}").replace("prose:", f"{name}:")
     problems = {problem.path: problem.remedy for problem in tree_problems(yaml.safe_load(text))}
@@ -144,7 +144,9 @@ def test_names_of_scores_are_counted_in_bytes(letters, shorter):
     field = "versions.update.selection.reference"
     overrides = [f"{field}={wanted}", "versions.update.mixture.sources:={prose: {}}"]
     remedies = [
-        problem.remedy for problem in tree_problems(read_tree(TEMPLATE, overrides)) if problem.path == field
+        problem.remedy
+        for problem in tree_problems(read_tree(RecipeSource(TEMPLATE, overrides)))
+        if problem.path == field
     ]
     told = [remedy for remedy in remedies if "letters shorter" in remedy]
     assert remedies and len(told) == (shorter is not None)
@@ -207,7 +209,7 @@ def test_long_values_and_lists_are_cut_for_the_console():
 def test_a_text_that_was_named_as_recipe(tmp_path):
     (tmp_path / "corpus.jsonl").write_text('{"text": "word"}\n' * 300_000)
     with pytest.raises(RecipeError, match="should be a recipe; this file has more than 4 MiB"):
-        read_tree(tmp_path / "corpus.jsonl")
+        read_tree(RecipeSource(tmp_path / "corpus.jsonl"))
 
 
 def test_a_directory_that_cannot_be_read_is_a_problem(tmp_path, monkeypatch):

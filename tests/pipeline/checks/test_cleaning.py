@@ -8,13 +8,14 @@ import pytest
 from perdure.pipeline.checks.check import load_checked
 from perdure.pipeline.checks.preview import preview
 from perdure.pipeline.core.errors import RecipeError
+from perdure.pipeline.recipe import RecipeSource
 from tests.pipeline.checks.template import TEMPLATE
 
 
 def refused(*overrides: str) -> dict[str, tuple]:
     """Path -> (value, remedy) of the problems of the template with overrides."""
     try:
-        load_checked(TEMPLATE, overrides)
+        load_checked(RecipeSource(TEMPLATE, overrides))
     except RecipeError as error:
         return {
             problem.path.removeprefix("sources.prose."): (problem.value, problem.remedy)
@@ -198,7 +199,7 @@ def test_samples_that_nothing_can_be_learnt_from(tmp_path, part, field, content,
 def test_a_subset_is_what_repeats(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"text": "x"}')
     subset = f"sources.prose.subset={{type: dsir, target: {tmp_path}/t.jsonl, tokens: 5000}}"
-    source = preview(load_checked(TEMPLATE, [subset], tmp_path / "out"))["sources"][0]
+    source = preview(load_checked(RecipeSource(TEMPLATE, [subset], tmp_path / "out")))["sources"][0]
     assert source["tokens"] == 5000 and source["repetitions"]["base"] == pytest.approx(
         400_000 / 5000, rel=0.02
     )

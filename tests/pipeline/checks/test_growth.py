@@ -17,7 +17,7 @@ from mutations import check, originals, write_inputs
 from perdure.pipeline.checks import amounts
 from perdure.pipeline.checks.check import tree_problems
 from perdure.pipeline.cli import entry
-from perdure.pipeline.recipe import read_tree
+from perdure.pipeline.recipe import RecipeSource, read_tree
 
 SIZES = (50, 100, 200)
 FACTOR = 2.6
@@ -159,12 +159,14 @@ def test_places_are_those_of_the_forecast(tmp_path, monkeypatch):
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
     monkeypatch.setattr(amounts, "MOST_PLACES", 0)
-    (found,) = [problem for problem in tree_problems(read_tree(path)) if problem.path == "versions"]
+    (found,) = [
+        problem for problem in tree_problems(read_tree(RecipeSource(path))) if problem.path == "versions"
+    ]
     monkeypatch.undo()
     from perdure.pipeline.checks.check import load_checked
     from perdure.pipeline.checks.preview import preview
 
-    rows = sum(len(version["mixture"]) for version in preview(load_checked(path))["versions"])
+    rows = sum(len(version["mixture"]) for version in preview(load_checked(RecipeSource(path)))["versions"])
     assert found.value == f"{rows} places in mixtures"
 
 

@@ -15,7 +15,7 @@ from perdure.pipeline.cli.entry import main
 from perdure.pipeline.cli.sizing_text import print_sizing
 from perdure.pipeline.core.errors import RecipeError
 from perdure.pipeline.model.shape import Shape, flops_per_token, model_shape
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe import Recipe, RecipeSource
 
 RECIPES = Path(__file__).parents[3] / "data_recipes"
 LLAMA = {"8b": RECIPES / "llama3_8b_update.yaml", "70b": RECIPES / "llama3_70b_update.yaml"}
@@ -23,7 +23,7 @@ H100 = 989.0
 
 
 def on_paper(model: str, nodes: int, *overrides: str) -> Recipe:
-    return load_on_paper(LLAMA[model], overrides, nodes=nodes, ranks_per_node=8)[0]
+    return load_on_paper(RecipeSource(LLAMA[model], overrides), nodes=nodes, ranks_per_node=8)[0]
 
 
 @pytest.mark.parametrize(("model", "parameters"), [("8b", 8_030_261_248), ("70b", 70_553_706_496)])
@@ -198,8 +198,8 @@ def test_days_gpu_hours_and_cost_follow_from_steps():
 def test_what_this_machine_lacks_is_told_and_no_mistake(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError) as refused:
-        load_checked(LLAMA["8b"])
-    _, absent = load_on_paper(LLAMA["8b"], nodes=8, ranks_per_node=8)
+        load_checked(RecipeSource(LLAMA["8b"]))
+    _, absent = load_on_paper(RecipeSource(LLAMA["8b"]), nodes=8, ranks_per_node=8)
     assert [problem.path for problem in absent] == [problem.path for problem in refused.value.problems]
     assert {problem.path for problem in absent} == {
         *("tokenizer.path", "model.path"),
@@ -254,7 +254,7 @@ def test_a_stated_shape_has_to_be_the_models(tmp_path):
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     there = [f"model.path={tmp_path}"]
-    _, absent = load_on_paper(LLAMA["8b"], there, nodes=8, ranks_per_node=8)
+    _, absent = load_on_paper(RecipeSource(LLAMA["8b"], there), nodes=8, ranks_per_node=8)
     (weights,) = [problem for problem in absent if problem.path == "model.path"]
     assert weights.remedy.startswith("has no weights")
     wrong = ["model.shape.num_layers=31", "model.shape.vocab_size=32000", "model.shape.tie_embeddings=true"]

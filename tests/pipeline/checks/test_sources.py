@@ -9,6 +9,7 @@ import pytest
 
 from perdure.pipeline.checks.check import load_checked
 from perdure.pipeline.core.errors import RecipeError
+from perdure.pipeline.recipe import RecipeSource
 from tests.pipeline.checks.template import TEMPLATE
 
 ROWS = b"".join(json.dumps({"body": f"text {n}", "title": "t"}).encode() + b"\n" for n in range(200))
@@ -17,7 +18,7 @@ ROWS = b"".join(json.dumps({"body": f"text {n}", "title": "t"}).encode() + b"\n"
 def reader(kind: str, path, more: str = "") -> dict[str, tuple]:
     """Path -> (value, remedy) of the problems of the template with a reader."""
     try:
-        load_checked(TEMPLATE, [f"sources.prose.reader={{type: {kind}, path: {path}{more}}}"])
+        load_checked(RecipeSource(TEMPLATE, [f"sources.prose.reader={{type: {kind}, path: {path}{more}}}"]))
     except RecipeError as error:
         return {
             problem.path.removeprefix("sources.prose."): (problem.value, problem.remedy)

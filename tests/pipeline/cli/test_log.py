@@ -9,6 +9,7 @@ from perdure.pipeline.checks.check import load_checked
 from perdure.pipeline.cli import entry
 from perdure.pipeline.cli.log_text import print_diff, print_log
 from perdure.pipeline.core.files import write_atomic
+from perdure.pipeline.recipe import RecipeSource
 from tests.pipeline.plan.paths import STEP, main_path, recipe_of, update
 
 
@@ -116,10 +117,10 @@ def test_a_branch_is_a_recipe_that_builds_on_the_other(recipe, tmp_path, capsys)
     to = tmp_path / "deeper" / "january.yaml"
     assert entry.main([*arguments, "--name", "january", "--to", str(to)]) == 0
     assert to.read_text().replace("../", "").replace("january", "main-12") == printed
-    version = load_checked(to).versions["january"]
+    version = load_checked(RecipeSource(to)).versions["january"]
     assert version.start.model_dump() == {"type": "branch", "parent": "main", "step": 12}
     assert version.tokens == 3 * STEP and version.schedule.min_lr == 1e-5
-    assert version.mixture == load_checked(recipe).versions["main"].mixture
+    assert version.mixture == load_checked(RecipeSource(recipe)).versions["main"].mixture
 
 
 def test_a_branch_takes_no_name_that_a_version_has(recipe, capsys):

@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from perdure.pipeline.recipe import Recipe, read_tree, structural_problems
+from perdure.pipeline.recipe import Recipe, RecipeSource, read_tree, structural_problems
 from perdure.pipeline.recipe.fields import belongs, homes
 from tests.pipeline.checks.template import TEMPLATE
 
@@ -23,7 +23,7 @@ LEVELS = [
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_field_at_a_wrong_level_is_answered_with_where_it_belongs(level):
-    tree = read_tree(TEMPLATE)
+    tree = read_tree(RecipeSource(TEMPLATE))
     node = tree
     for part in level.split(".") if level else []:
         node = node[part]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.pipeline.recipe import load_recipe
+from perdure.pipeline.recipe import RecipeSource, load_recipe
 from perdure.pipeline.recipe.load import read_tree
 from tests.pipeline.recipe.written import refused, write
 
@@ -30,7 +30,7 @@ def test_paths_begin_at_home_wherever_they_stand(tmp_path, tree, monkeypatch):
 def test_yaml_merges(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("a: {b: &b {x: 1, y: 1}}\nc: {d: {e: &e {<<: *b, y: 2}}}\nf: {<<: *e, z: 3}\n")
-    assert read_tree(path)["f"] == {"x": 1, "y": 2, "z": 3}
+    assert read_tree(RecipeSource(path))["f"] == {"x": 1, "y": 2, "z": 3}
 
 
 def test_overrides_reach_any_depth_and_are_yaml(tmp_path, tree):
@@ -102,7 +102,7 @@ def test_what_was_replaced_is_the_value_and_all_else_stays(tmp_path_factory, tre
     if names[0] == "sources" and len(names) > 2 and names[1] not in sources:
         assert refused(path, f"{'.'.join(names)}:=1")[0].remedy.startswith("no such source")
         return
-    found = read_tree(path, [f"{'.'.join(names)}:={json.dumps(value)}"])
+    found = read_tree(RecipeSource(path, [f"{'.'.join(names)}:={json.dumps(value)}"]))
     assert at(found, names) == value
     assert without(found, names) == without(tree, names)
     assert list(found) == list(without(tree, names))  # the order of sources means something

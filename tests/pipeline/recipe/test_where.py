@@ -22,7 +22,7 @@ from perdure.pipeline.data.cleaning.drops import heavy_drops
 from perdure.pipeline.data.identity import clean_inputs
 from perdure.pipeline.data.read.overlap import same_files
 from perdure.pipeline.data.read.reading import refusal
-from perdure.pipeline.recipe import Source
+from perdure.pipeline.recipe import RecipeSource, Source
 from perdure.pipeline.recipe.where import Condition, moment
 from tests.pipeline.checks.template import TEMPLATE
 from tests.pipeline.data.read.source import read
@@ -239,7 +239,7 @@ def test_what_was_asked_for_is_no_heavy_drop(tmp_path):
 
 def refused(*overrides):
     with pytest.raises(RecipeError) as error:
-        load_checked(TEMPLATE, overrides)
+        load_checked(RecipeSource(TEMPLATE, overrides))
     return {problem.path: problem.remedy for problem in error.value.problems}
 
 
@@ -257,7 +257,7 @@ def test_mistakes_are_named_before_anything_starts(tmp_path):
     (remedy,) = refused(reader + "{text: {equals: x}}}").values()
     assert remedy == "`where` should name other fields than `text`, which is the text or the id"
     (tmp_path / "a.jsonl").write_text('{"text": "t", "metadata": {"date": "2024-05-01"}}\n')
-    load_checked(TEMPLATE, [reader + "{date: {below: '2025'}}}"])
+    load_checked(RecipeSource(TEMPLATE, [reader + "{date: {below: '2025'}}}"]))
 
 
 def test_order_of_conditions_is_that_of_the_recipe():

@@ -5,6 +5,7 @@ import yaml
 from tiny import tiny_recipe
 
 from perdure.pipeline.core.errors import RecipeError
+from perdure.pipeline.recipe import RecipeSource
 from perdure.pipeline.recipe.cluster import JobSize
 from perdure.pipeline.run.sweep.spec import SweepPlan, load_sweep
 
@@ -30,7 +31,7 @@ def recipe(tmp_path):
 
 def problems(path, *over: str, **options) -> list[str]:
     with pytest.raises(RecipeError) as error:
-        load_sweep(path, over, **options)
+        load_sweep(RecipeSource(path), over, **options)
     return [str(problem) for problem in error.value.problems]
 
 
@@ -39,7 +40,9 @@ def names(plan: SweepPlan) -> list[str]:
 
 
 def test_every_combination_with_every_seed(recipe, tmp_path):
-    plan = load_sweep(recipe, [f"{RATE}=0.01,2e-2", f"{SHARE}=0,0.25"], (1, 2), out=tmp_path / "out")
+    plan = load_sweep(
+        RecipeSource(recipe, out=tmp_path / "out"), [f"{RATE}=0.01,2e-2", f"{SHARE}=0,0.25"], (1, 2)
+    )
     assert names(plan)[:4] == [
         "max_lr=0.01,share=0,seed=1",
         "max_lr=0.01,share=0,seed=2",
@@ -65,7 +68,7 @@ def test_a_file_of_its_own_with_variants(recipe, tmp_path):
     }
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(sweep))
-    plan = load_sweep(path)
+    plan = load_sweep(RecipeSource(path))
     assert (plan.name, plan.directory) == ("mine", tmp_path / "here")
     assert names(plan) == [
         f"{variant},seq_length={length},seed=7" for variant in ("plain", "random") for length in (32, 64)
@@ -73,7 +76,10 @@ def test_a_file_of_its_own_with_variants(recipe, tmp_path):
     assert plan.runs[0].recipe.versions["v1"].selection is None
     assert plan.runs[3].recipe.versions["v1"].selection.score == "random"
     assert plan.runs[3].setting == {"variant": "random", "training.seq_length": 64}
-    assert names(load_sweep(path, [f"{RATE}=0.5"], (8,)))[0] == "plain,seq_length=32,max_lr=0.5,seed=8"
+    assert (
+        names(load_sweep(RecipeSource(path), [f"{RATE}=0.5"], (8,)))[0]
+        == "plain,seq_length=32,max_lr=0.5,seed=8"
+    )
 
 
 def test_members_of_lists_and_whole_sections(recipe):
@@ -82,7 +88,9 @@ def test_members_of_lists_and_whole_sections(recipe):
     tree["sources"]["a"]["clean"] = clean
     recipe.write_text(yaml.safe_dump(tree))
     constant = "{type: constant, max_lr: 0.1}"
-    plan = load_sweep(recipe, ["sources.a.clean.0.min_chars=5,50", f"versions.v1.schedule={constant}"])
+    plan = load_sweep(
+        RecipeSource(recipe), ["sources.a.clean.0.min_chars=5,50", f"versions.v1.schedule={constant}"]
+    )
     assert [run.recipe.sources["a"].clean[0].min_chars for run in plan.runs] == [5, 50]
     assert {run.recipe.versions["v1"].schedule.type for run in plan.runs} == {"constant"}
     assert names(plan)[0].startswith("min_chars=5,schedule=") and len(names(plan)[0].rpartition("=")[2]) == 8
@@ -91,7 +99,7 @@ def test_members_of_lists_and_whole_sections(recipe):
 def test_names_tell_fields_of_the_same_name_apart(recipe):
     mixture = "versions.v1.mixture"
     over = [f"{mixture}.replay.sources.a.weight=1,2", f"{mixture}.sources.b.weight=3"]
-    assert names(load_sweep(recipe, over)) == ["a.weight=1,b.weight=3", "a.weight=2,b.weight=3"]
+    assert names(load_sweep(RecipeSource(recipe), over)) == ["a.weight=1,b.weight=3", "a.weight=2,b.weight=3"]
 
 
 def test_all_mistakes_at_once_a_line_each(recipe):
@@ -138,7 +146,7 @@ def test_a_sweep_file_with_mistakes(recipe, tmp_path):
 
 
 def test_on_a_cluster_replicas_fill_the_nodes(recipe):
-    plan = load_sweep(recipe, [f"{RATE}=0.01"], size=JobSize(2, 0, 2))
+    plan = load_sweep(RecipeSource(recipe), [f"{RATE}=0.01"], size=JobSize(2, 0, 2))
     assert plan.runs[0].recipe.parallel.data_parallel == 4
     assert plan.directory.is_absolute()
     found = problems(recipe, "parallel.tensor_parallel=1,2", size=JobSize(3, 0, 1))
@@ -153,11 +161,11 @@ def test_a_table_needs_no_text_and_data_speak_for_their_own_run_alone(recipe, mo
         raise AssertionError("asked for all runs at once")
 
     monkeypatch.setattr("perdure.pipeline.checks.check.against_data", refuse)
-    assert len(load_sweep(recipe, [f"{RATE}=0.01,0.02"]).runs) == 2
+    assert len(load_sweep(RecipeSource(recipe), [f"{RATE}=0.01,0.02"]).runs) == 2
     tree = yaml.safe_load(recipe.read_text())
     for source in tree["sources"].values():
         source["reader"]["path"] = "gone"
     recipe.write_text(yaml.safe_dump(tree))
     assert len(problems(recipe, f"{RATE}=0.01,0.02")) == 2
-    assert len(load_sweep(recipe, [f"{RATE}=0.01,0.02"], checked=False).runs) == 2
+    assert len(load_sweep(RecipeSource(recipe), [f"{RATE}=0.01,0.02"], checked=False).runs) == 2
     assert len(problems(recipe, f"{RATE}=fast", checked=False)) == 1
