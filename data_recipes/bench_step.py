@@ -11,6 +11,10 @@ from multiprocessing import get_context
 
 import torch
 
+from perdure.kernels import SelectiveLoss
+from perdure.kernels.bench_measure import measure, peak_memory
+from perdure.pipeline.model.device import initialise
+
 SHAPES: dict[str, dict[str, int | float]] = {
     "Llama-3.2-1B": {
         "num_layers": 16,
@@ -64,8 +68,6 @@ def training_steps(model: str, dtype: str, repeats: int) -> Iterator[dict]:
 
 
 def _steps(name: str, parts: str, dtype: str, repeats: int) -> list[dict]:
-    from perdure.kernels.bench_measure import measure, peak_memory
-    from perdure.pipeline.model.device import initialise
     from perdure.pipeline.model.optimizer import set_learning_rate, update
     from perdure.pipeline.model.shape import flops_per_token, model_shape
     from perdure.pipeline.recipe import Selection
@@ -181,7 +183,6 @@ def _megatrons(recipe, vocab_size: int, device: torch.device):
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
     from megatron.core.transformer.module import Float16Module
 
-    from perdure.kernels import SelectiveLoss
     from perdure.pipeline.model.language_model import model_config
     from perdure.pipeline.model.optimizer import optimizer_config
     from perdure.pipeline.model.shape import padded_vocab_size

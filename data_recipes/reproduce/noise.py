@@ -21,11 +21,13 @@ from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.records import VersionInputs, read_inputs
 from perdure.pipeline.core.shards import REF_NATS_PER_UNIT, Shard, open_shard
 from perdure.pipeline.core.tokenizers import load_tokenizer
+from perdure.pipeline.data.score.losses import load_model, score_documents
 from perdure.pipeline.evaluate.report.text_tables import markdown_table
 from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.plan.recorded import version_recipe
 from perdure.pipeline.recipe import Recipe, Selection, load_recipe
 from perdure.pipeline.recipe.versions import SCORES
+from perdure.pipeline.train.scores import made_reference, smoothed
 
 CLEAN = "clean"
 """The kind of tokens outside all spans."""
@@ -89,8 +91,6 @@ def measure(
     Raises:
         PerdureError: If the version is not finished or selects nothing, or the documents have no spans.
     """
-    from perdure.pipeline.data.score.losses import load_model, score_documents
-
     paths, weights = recipe.paths.version(version), recipe.paths.version(trainee or version)
     for path in (paths.directory, weights.directory):
         if not is_finished(path):
@@ -172,8 +172,6 @@ def _reference(way: Selection, sample: _Sample, seed: int, shape: tuple[int, int
     Returns:
         int32 [rows, tokens].
     """
-    from perdure.pipeline.train.scores import made_reference, smoothed
-
     if not way.sidecars:
         return made_reference(way, seed, range(shape[0]), shape[1])
     columns = zip(*(sample.sidecars[kind] for kind in way.sidecars), strict=True)

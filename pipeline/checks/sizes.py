@@ -9,6 +9,7 @@ from perdure.pipeline.core.files import read_json
 from perdure.pipeline.data.estimate import tokens_per_byte, unpacked_bytes
 from perdure.pipeline.data.read.inputs import huggingface_on_disk, input_files
 from perdure.pipeline.data.read.modules import python_modules
+from perdure.pipeline.data.stage import finished_data
 from perdure.pipeline.data.tokenizer.directory import read_tokenizer
 from perdure.pipeline.model.shape import config_vocab_size
 from perdure.pipeline.plan.domains import PLURALS, parse, source_of
@@ -37,8 +38,6 @@ SHARE_OF_FILE = {"python_docs": 0.2, "python_code": 0.7}
 
 def finished_sources(recipe: Recipe) -> dict[str, dict]:
     """Counts (`documents`, `train`, `heldout` of the data manifest) of each source that is already tokenised."""
-    from perdure.pipeline.data.stage import finished_data
-
     try:
         found = finished_data(recipe)
     except PerdureError:
@@ -52,8 +51,6 @@ def finished_sources(recipe: Recipe) -> dict[str, dict]:
 
 def chosen_part(recipe: Recipe, domain: str, lowest: LowestPerplexity, model: str) -> dict | None:
     """Manifest of a subset by perplexity that a plan chose already, see `perdure.pipeline.plan.parts`; None before."""
-    from perdure.pipeline.data.stage import finished_data
-
     try:
         directory = finished_data(recipe)[source_of(domain)]
     except PerdureError:

@@ -11,6 +11,7 @@ from perdure.pipeline.core.errors import PerdureError, Problem
 from perdure.pipeline.core.hints import missing, near, near_package
 from perdure.pipeline.core.open_files import allow_open_files
 from perdure.pipeline.data.read.inputs import reads_below
+from perdure.pipeline.data.read.rows import first_fields
 from perdure.pipeline.data.stage import other_tasks
 from perdure.pipeline.recipe import (
     HuggingFaceReader,
@@ -52,8 +53,6 @@ def source(name: str, source: Source) -> Problems:
 
 def _fields(where: str, reader: JsonlReader | ParquetReader) -> Problems:
     """The field with the text, and those of `where`, among those that the first documents of some files have."""
-    from perdure.pipeline.data.read.rows import first_fields
-
     try:
         fields = first_fields(reader)
     except PerdureError as error:

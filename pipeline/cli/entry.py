@@ -13,9 +13,11 @@ from perdure.pipeline.cli import look, make, move, versions
 from perdure.pipeline.cli.arguments import INSPECT, parser
 from perdure.pipeline.core import logs
 from perdure.pipeline.core.cores import sleep_while_waiting, warning_when_crowded
-from perdure.pipeline.core.errors import Stopped
+from perdure.pipeline.core.errors import PerdureError, Stopped
+from perdure.pipeline.core.extras import missing_extra
 from perdure.pipeline.core.inputs_once import inputs_read_once
 from perdure.pipeline.core.open_files import allow_open_files
+from perdure.pipeline.core.remedies import readable
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +66,6 @@ def _data_on_stdout(options: argparse.Namespace) -> bool:
 
 
 def _report(error: Exception) -> int:
-    from perdure.pipeline.core.errors import PerdureError
-    from perdure.pipeline.core.extras import missing_extra
-    from perdure.pipeline.core.remedies import readable
-
     if isinstance(error, ModuleNotFoundError) and error.name:
         error = missing_extra(error.name) or error
     if isinstance(error, OSError) and error.filename:

@@ -8,14 +8,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from perdure.launch.logs import follow, log_files
 from perdure.pipeline.cli.arguments import GPUS_PER_NODE, INSPECT
 from perdure.pipeline.cli.shared import existing_recipe, recipe_source, write_page
 from perdure.pipeline.core.console import print_json, visible_line
+from perdure.pipeline.core.errors import PerdureError, Problem, RecipeError
 
 
 def _check(options: argparse.Namespace) -> None:
     from perdure.pipeline.checks.check import load_checked, load_on_paper
-    from perdure.pipeline.core.errors import Problem, RecipeError
     from perdure.pipeline.run.changed import changed_data
     from perdure.pipeline.run.version_inputs import edited_versions
 
@@ -62,7 +63,6 @@ def _check(options: argparse.Namespace) -> None:
 def _inspect(options: argparse.Namespace) -> None:
     """Shows a recipe's data, or a directory's, as tables, a page or JSON."""
     from perdure.pipeline.cli.inspection.gather import of_directory, of_recipe
-    from perdure.pipeline.core.errors import PerdureError
 
     if options.recipe.is_dir():
         if options.set or options.out:
@@ -99,8 +99,6 @@ def _status(options: argparse.Namespace) -> None:
 
 def _logs(options: argparse.Namespace) -> None:
     """Prints what a run's jobs have said, or follows it."""
-    from perdure.launch.logs import follow, log_files
-
     if not options.follow:
         for file in log_files(options.directory, options.version):
             print(f"==> {visible_line(file)} <==", flush=True)

@@ -17,6 +17,9 @@ from perdure.pipeline.cli.shared import (
     write_new,
 )
 from perdure.pipeline.core.console import print_json, visible_line
+from perdure.pipeline.core.errors import Problem, RecipeError
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.manifest import disk_errors
 
 if TYPE_CHECKING:
     from perdure.pipeline.recipe.cluster import JobSize
@@ -81,7 +84,6 @@ def _eval(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     recipe = existing_recipe(options)
-    from perdure.pipeline.core.files import read_json
     from perdure.pipeline.evaluate.report.report import write_report
 
     with recipe_disk_errors(recipe):
@@ -91,8 +93,6 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from perdure.pipeline.core.errors import Problem, RecipeError
-    from perdure.pipeline.core.manifest import disk_errors
     from perdure.pipeline.run.sweep.spec import load_sweep
 
     size = _job_size(options) if options.to else None
@@ -131,7 +131,6 @@ def _sweep(options: argparse.Namespace) -> None:
 def _launch(options: argparse.Namespace) -> None:
     from perdure.launch.launch import fitted, misfits, texts
     from perdure.launch.launch import launch as submit
-    from perdure.pipeline.core.errors import RecipeError
 
     size = _job_size(options)
     recipe = fitted(recipe_source(options), size)

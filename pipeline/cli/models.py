@@ -19,6 +19,7 @@ from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.model.files import listed, model_tensors
 from perdure.pipeline.model.layout import tensor_parallel_sizes
+from perdure.pipeline.model.separator import separator_line
 from perdure.pipeline.model.shape import (
     Shape,
     config_shape,
@@ -28,6 +29,7 @@ from perdure.pipeline.model.shape import (
     tensor_sizes,
 )
 from perdure.pipeline.plan.recorded import version_recipe
+from perdure.pipeline.recipe import Parallel
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +93,6 @@ def _tokenizer(directory: Path) -> tuple[str, str]:
     """A directory's tokenizer in words, and what its section should say of the separator, if anything."""
     from tokenizers import Tokenizer
 
-    from perdure.pipeline.model.separator import separator_line
-
     path = directory / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(path))
@@ -151,7 +151,6 @@ def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: in
     from perdure.pipeline.model.device import initialise
     from perdure.pipeline.model.export import export as write
     from perdure.pipeline.model.language_model import build_weights, unwrap
-    from perdure.pipeline.recipe import Parallel
     from perdure.pipeline.train.checkpoint import load_weights
 
     path = VersionPaths(directory).checkpoint(step)

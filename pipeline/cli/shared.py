@@ -8,6 +8,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perdure.pipeline.core.errors import PerdureError, Problem, RecipeError
+from perdure.pipeline.core.files import write_atomic
+from perdure.pipeline.core.hints import near
+from perdure.pipeline.core.manifest import disk_errors
+
 if TYPE_CHECKING:
     from perdure.pipeline.recipe import Recipe, RecipeSource
 
@@ -37,9 +42,6 @@ def existing_recipe(options: argparse.Namespace) -> "Recipe":
 
 def known_version(recipe: "Recipe", source: Path, name: str, option: str = "--version") -> str:
     """Returns the name of a version, and refuses one that the recipe does not have."""
-    from perdure.pipeline.core.errors import Problem, RecipeError
-    from perdure.pipeline.core.hints import near
-
     if name not in recipe.versions:
         remedy = f"no such version{near(name, recipe.versions)}"
         raise RecipeError(str(source), [Problem(option, name, remedy)])
@@ -48,15 +50,11 @@ def known_version(recipe: "Recipe", source: Path, name: str, option: str = "--ve
 
 def recipe_disk_errors(recipe: "Recipe") -> Any:
     """Turns errors of the file system below the run's directory into readable ones."""
-    from perdure.pipeline.core.manifest import disk_errors
-
     return disk_errors(recipe.directory)
 
 
 def write_new(path: Path, content: str) -> None:
     """Writes a file that must not exist yet."""
-    from perdure.pipeline.core.errors import PerdureError
-
     if path.exists():
         raise PerdureError(f"{path} exists already; choose another name or delete it")
     try:
@@ -70,9 +68,6 @@ def write_new(path: Path, content: str) -> None:
 
 def write_page(path: Path, page: str) -> None:
     """Writes a page of HTML beside what is printed."""
-    from perdure.pipeline.core.files import write_atomic
-    from perdure.pipeline.core.manifest import disk_errors
-
     with disk_errors(path):
         write_atomic(path, page)
     logger.info(f"wrote {path}")

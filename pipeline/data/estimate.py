@@ -4,6 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import orjson
+import pyarrow.parquet as parquet
 
 from perdure.pipeline.data.read.inputs import input_files
 from perdure.pipeline.data.read.rows import first_lines
@@ -74,8 +75,6 @@ def _unpacked(reader: Reader, file: Path) -> tuple[int, float]:
     try:
         if suffix_of(file):
             return unpacked_beginning(file, PACKED_BYTES, UNPACKED_BYTES)
-        import pyarrow.parquet as parquet
-
         metadata, text = parquet.read_metadata(file), getattr(reader, "text_field", None)
         groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
         columns = (group.column(place) for group in groups for place in range(group.num_columns))

@@ -24,8 +24,10 @@ from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.records import read_inputs, read_record
 from perdure.pipeline.data.read.files import MOST_OTHERS
+from perdure.pipeline.data.tokenizer.directory import COPIED
 from perdure.pipeline.data.tokenizer.train import parses_special_tokens
-from perdure.pipeline.model.exports import export_of
+from perdure.pipeline.model.exports import export_of, initial_weights_hash
+from perdure.pipeline.model.vocabulary import extension_between
 from perdure.pipeline.plan.recorded import recorded_recipe
 from perdure.pipeline.recipe import Harness, HuggingFaceModel, Recipe
 
@@ -111,8 +113,6 @@ def _is_there(path: Path, identity: dict[str, Any]) -> bool:
 
 def _changed(recipe: Recipe, name: str, weights: str) -> str | None:
     """Why the recipe's model is not the one that a version started from; None if it is."""
-    from perdure.pipeline.model.exports import initial_weights_hash
-
     if not isinstance(recipe.model, HuggingFaceModel):
         return f"version {name} started from a model that the recipe does not name any more"
     try:
@@ -130,8 +130,6 @@ def link_as_export(recipe: Recipe, folder: Path) -> None:
     Where the run's tokenizer extends the model's, which has no rows for the new tokens, the model's own goes along.
     """
     from perdure.pipeline.data.stage import tokenizer_directory
-    from perdure.pipeline.data.tokenizer.directory import COPIED
-    from perdure.pipeline.model.vocabulary import extension_between
 
     assert isinstance(recipe.model, HuggingFaceModel)
     model, tokenizer = recipe.model.path, tokenizer_directory(recipe)

@@ -8,6 +8,7 @@ from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.records import read_record
 from perdure.pipeline.core.remedies import readable, remedy
 from perdure.pipeline.core.remembered_hashes import VERIFIED, remembered_hash
+from perdure.pipeline.model.files import INDEX, model_tensors, weight_files
 from perdure.pipeline.model.shape import config_vocab_size, model_shape, tensor_sizes
 from perdure.pipeline.recipe import Recipe
 
@@ -77,7 +78,6 @@ def initial_weights_hash(recipe: Recipe, path: Path) -> str:
     Raises:
         PerdureError: If a tensor is missing or of another size.
     """
-    from perdure.pipeline.model.files import INDEX, model_tensors, weight_files
     from perdure.pipeline.model.huggingface import weights_hash
 
     model_tensors(path, tensor_sizes(model_shape(recipe), config_vocab_size(path)))

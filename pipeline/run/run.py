@@ -20,7 +20,11 @@ from perdure.pipeline.core.logs import set_version, silenced
 from perdure.pipeline.core.manifest import disk_errors, is_finished
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.records import VersionInputs, read_inputs
+from perdure.pipeline.data.stage import left_over, run_data, tokenizer_directory
+from perdure.pipeline.evaluate.contamination import look_for_leaks
+from perdure.pipeline.evaluate.harness import run_harness
 from perdure.pipeline.evaluate.record import evaluation_directory, later_directory, record_data
+from perdure.pipeline.evaluate.report.report import write_report
 from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.model.layout import layout_of, with_layout
 from perdure.pipeline.plan.domains import source_of
@@ -32,14 +36,13 @@ from perdure.pipeline.plan.planning import build_plan
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.run.scoring import score_what_is_read
 from perdure.pipeline.run.version_inputs import refuse_edited, refuse_other, version_inputs
+from perdure.pipeline.train import ranks
 
 logger = logging.getLogger(__name__)
 
 
 def run(recipe: Recipe, recipe_path: Path) -> None:
     """Runs all stages: data, every version (scores, plan, training, evaluation, export), and the report."""
-    from perdure.pipeline.evaluate.report.report import write_report
-
     if not all(is_finished(recipe.paths.version(name).directory) for name in recipe.versions):
         require("torch", "megatron")  # before the data stage, which may take long
     with alone(recipe):
@@ -52,16 +55,12 @@ def run(recipe: Recipe, recipe_path: Path) -> None:
 
 def make_data(recipe: Recipe) -> None:
     """Runs the data stage alone."""
-    from perdure.pipeline.data.stage import run_data
-
     with alone(recipe):
         run_data(recipe)
         _report_left_over(recipe)
 
 
 def _report_left_over(recipe: Recipe) -> None:
-    from perdure.pipeline.data.stage import left_over
-
     if left := left_over(recipe.paths.work):
         logger.info(left)
 
@@ -92,8 +91,6 @@ def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, ranks: int 
 
     With `ranks`, it starts so many at most: the layout decides nothing that is measured.
     """
-    from perdure.pipeline.evaluate.report.report import write_report
-
     fitted = recipe
     if ranks is not None:
         fitted = with_layout(recipe, layout_of(recipe).within(ranks))
@@ -119,11 +116,6 @@ def _look_beyond(recipe: Recipe, data: dict[str, Path]) -> None:
 
     It may take long, or fail, so that a report stands before.
     """
-    from perdure.pipeline.data.stage import tokenizer_directory
-    from perdure.pipeline.evaluate.contamination import look_for_leaks
-    from perdure.pipeline.evaluate.harness import run_harness
-    from perdure.pipeline.evaluate.report.report import write_report
-
     set_version(None)
     with silenced():
         write_report(recipe)
@@ -155,8 +147,6 @@ def alone(recipe: Recipe) -> Iterator[None]:
 
 def run_data_stage(recipe: Recipe, recipe_path: Path) -> dict[str, Path]:
     """Runs the data stage, then the checks that need finished data, before any version trains."""
-    from perdure.pipeline.data.stage import run_data
-
     with disk_errors(recipe.directory):
         data = run_data(recipe)
     if found := list(against_data(recipe)):
@@ -169,8 +159,6 @@ def make_version(recipe: Recipe, name: str, data: dict[str, Path], documents: bo
 
     With `documents`, one whose evaluation has no sums by document is measured again as well.
     """
-    from perdure.pipeline.train import ranks
-
     directory, inputs = prepare_version(recipe, name, data, documents)
     if directory == recipe.paths.version(name).directory:
         ranks.start(directory, layout_of(recipe).world_size)

@@ -14,6 +14,7 @@ import numpy as np
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.manifest import is_finished
+from perdure.pipeline.data.score.score import ReferenceModel, score_place, score_source
 from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.mixture import members
@@ -43,8 +44,6 @@ def selection_places(
     recipe: Recipe, version: Version, sources: list[str], data: dict[str, Path]
 ) -> dict[str, Path]:
     """Directories of the scores for a version's selection, finished or not; empty if it needs none (see `score.score_place`)."""
-    from perdure.pipeline.data.score.score import score_place
-
     selection = version.selection
     if selection is None or not selection.needed_sidecars:
         return {}
@@ -71,7 +70,6 @@ def score_what_is_read(
 def score_by_model(recipe: Recipe, model: str, data: Path, wanted: np.ndarray | None) -> Path:
     """Scores of documents of a source by a model, named as in the recipe."""
     from perdure.pipeline.data.backends import remote_executor
-    from perdure.pipeline.data.score.score import score_source
 
     reference = _reference(recipe, model)
     begun = time.monotonic()
@@ -90,8 +88,6 @@ def score_by_model(recipe: Recipe, model: str, data: Path, wanted: np.ndarray | 
 
 def _reference(recipe: Recipe, model: str) -> "ReferenceModel":
     """A model that a recipe names, and how it scores."""
-    from perdure.pipeline.data.score.score import ReferenceModel
-
     directory = Path(model) if "/" in model else finished_export(recipe, model)
     context, overlap = recipe.scoring.windows(recipe.training.seq_length)
     label = directory.resolve().name if "/" in model else model

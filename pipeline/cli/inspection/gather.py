@@ -14,6 +14,7 @@ from perdure.pipeline.core.integrity import json_lines, require_whole
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.data.cleaning.drops import heavy_drops
+from perdure.pipeline.data.stage import finished_data
 from perdure.pipeline.plan.parts import describe
 from perdure.pipeline.plan.recorded import as_recorded, version_recipe
 from perdure.pipeline.recipe import Recipe
@@ -25,8 +26,6 @@ def of_recipe(recipe: Recipe) -> Inspection:
     Raises:
         PerdureError: If an input is missing, so that nobody can tell what is finished.
     """
-    from perdure.pipeline.data.stage import finished_data
-
     return inspect(recipe.name, recipe.directory, finished_data(recipe), mixtures(recipe))
 
 

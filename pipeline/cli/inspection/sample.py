@@ -16,6 +16,7 @@ from perdure.pipeline.core.integrity import require_whole
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.shards import REF_MISSING, REF_NATS_PER_UNIT, open_shard
 from perdure.pipeline.core.token_texts import token_texts
+from perdure.pipeline.core.tokenizers import load_tokenizer
 
 SAMPLE_TOKENS = 240
 """Tokens shown of a document."""
@@ -130,8 +131,6 @@ def _losses(scores: Path, task: int, number: int, count: int) -> list[float | No
 
 def find_tokenizer(out: Path, wanted: str) -> Any:
     """The run's tokenizer with a given hash; None if it is missing."""
-    from perdure.pipeline.core.tokenizers import load_tokenizer
-
     for directory in sorted(out.glob("tokenizer@*")):
         if is_finished(directory) and read_json(directory / "manifest.json")["tokenizer_hash"] == wanted:
             return load_tokenizer(directory).tokenizer

@@ -19,6 +19,7 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.core.remembered_hashes import hash_files
+from perdure.pipeline.core.slurm import in_queue
 from perdure.pipeline.data.backends.local import JOB, building
 from perdure.pipeline.data.cleaning.counted import CountedStep, merge_examples, step_counts, total
 from perdure.pipeline.data.cleaning.normalise import Normaliser
@@ -84,8 +85,6 @@ def _begin(work: Path, name: str, folder: Path, files: list[str]) -> None:
             unknown = f" (it had Slurm job {jobs[-1]}, of which this machine, without Slurm, knows nothing)"
             jobs = []
         for job in jobs:
-            from perdure.pipeline.core.slurm import in_queue
-
             if in_queue(job):
                 raise PerdureError(
                     f"sources.{name}: {folder / found[0]} has changed, but Slurm job {job} of an earlier run still reads it; "

@@ -28,6 +28,7 @@ from perdure.pipeline.core.manifest import differences, disk_errors, finish, is_
 from perdure.pipeline.core.remembered_hashes import hash_files, remembered_hash
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.data.score.losses import BEFORE, FORMAT
+from perdure.pipeline.data.score.progress import telling
 
 if TYPE_CHECKING:
     from perdure.pipeline.data.backends.local import Execute
@@ -212,7 +213,6 @@ def _score(
 ) -> None:
     from perdure.pipeline.data.backends.local import building
     from perdure.pipeline.data.read.rows import merge_tables
-    from perdure.pipeline.data.score.progress import telling
     from perdure.pipeline.data.score.scorer import ASKED, PROGRESS, Scorer
     from perdure.pipeline.data.shard import shard_files
 

@@ -15,6 +15,8 @@ from perdure.pipeline.core.integrity import is_whole, require_whole
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.data.context import StageContext
 from perdure.pipeline.data.tokenizer.directory import COPIED, SETTINGS, copy_files
+from perdure.pipeline.data.tokenizer.extend import extend
+from perdure.pipeline.data.tokenizer.sentencepiece import convert, verify
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -96,8 +98,6 @@ def build_tokenizer(
                     spec, lambda: train_texts(chosen, context.reserved_fraction), artefact
                 )
             case recipe.SentencePieceTokenizer():
-                from perdure.pipeline.data.tokenizer.sentencepiece import convert, verify
-
                 tokenizer, eos = convert(spec.path)
                 texts = [
                     text
@@ -183,8 +183,6 @@ def _extend(
 ) -> tuple["Tokenizer", str]:
     """Writes the extended tokenizer, and in `extension.json` what it adds to which one."""
     from tokenizers import Tokenizer
-
-    from perdure.pipeline.data.tokenizer.extend import extend
 
     path = spec.path / "tokenizer.json"
     base = Tokenizer.from_file(str(path))
