@@ -11,7 +11,6 @@ setup(
     package_data={
         "perdure.data_recipes": ["*.yaml", "reproduce/*.yaml"],
         "perdure.pipeline": ["py.typed"],
-        "perdure.pipeline.data.cleaning": ["*.csv"],
         "perdure.pipeline.evaluate.report": ["*.css", "*.html"],
         "perdure.pipeline.cli.inspection": ["*.html"],
         "perdure.pipeline.run.sweep": ["*.html"],

@@ -13,7 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-TABLE = Path(__file__).with_name("languages.csv")
+from perdure.pipeline.core.extras import require
+
 ALIASES = {"bh": "bho", "tl": "fil", "tgl": "fil"}
 """Codes that the table lacks, of Bihari languages and Tagalog."""
 SCRIPTS = {"Hans": "Hani", "Hant": "Hani", "Hira": "Jpan", "Kana": "Jpan", "Kore": "Hang"}
@@ -89,9 +90,13 @@ class Splitter:
 @lru_cache
 def splitter(code: str) -> Splitter | None:
     """How a language is split, by its ISO 639-1 or -3 code, perhaps with a script; None for one that nobody knows."""
+    if (
+        code in ENGLISH
+    ):  # known to machines without datatrove, too, which have to name the data that they train on
+        return Splitter("SpaCyTokenizer", "en", "Latn", "en")
     language, _, script = code.partition("_")
     language, script = ALIASES.get(language, language), SCRIPTS.get(script, script)
-    found = [row for row in _table() if language in (row["code_3"], row["code_1"])]
+    found = [row for row in assignments() if language in (row["code_3"], row["code_1"])]
     found = [row for row in found if (row["script"] == script if script else row["default_script"] == "TRUE")]
     # A two-letter code may stand for several languages; datatrove's mark says for which one first of all.
     found.sort(key=lambda row: (row["code_3"] != language, row["default_code_1"] != "TRUE"))
@@ -132,8 +137,12 @@ def with_language(step: Any) -> dict[str, Any]:
 @lru_cache
 def splits_otherwise(code: str) -> bool:
     """Whether datatrove's own choice of splitter for a code, which version 0.1 used, is another one."""
+    if code in ENGLISH:
+        return False
     theirs: dict[str, dict] = {}
-    for entry in _table():  # as `load_tokenizer_assignments` goes through it, to which all flags are true
+    for (
+        entry
+    ) in assignments():  # as `load_tokenizer_assignments` goes through it, to which all flags are true
         for own in filter(None, (entry["code_3"], entry["code_1"])):
             if f"{own}_{entry['script']}" not in theirs:
                 theirs[f"{own}_{entry['script']}"] = theirs[own] = entry
@@ -156,14 +165,18 @@ def has_other_words(code: str, pairs: bool) -> bool:
 
 
 @lru_cache
-def _table() -> list[dict[str, str]]:
-    """datatrove's table (`assets/tokenizer_assignment.csv` of version 0.10, Apache-2.0), its columns and rows that matter here.
+def assignments() -> list[dict[str, str]]:
+    """Rows of datatrove's table, `assets/tokenizer_assignment.csv`, that name a splitter; datatrove is not imported.
 
-    It is kept here because cleaned text depends on it: another version of datatrove changes no artefact, and machines that
-    train know what data they have without datatrove.
+    Raises:
+        PerdureError: If datatrove is not installed.
     """
-    with TABLE.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    require("datatrove")
+    spec = importlib.util.find_spec("datatrove")
+    assert spec is not None and spec.origin is not None
+    path = Path(spec.origin).parent / "assets" / "tokenizer_assignment.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if row["type"]]
 
 
 def _lists(code: str, row: dict[str, str]) -> bool:
@@ -171,6 +184,8 @@ def _lists(code: str, row: dict[str, str]) -> bool:
     if code not in SPACY or (code != row["code_1"] and row["proxy"] == "TRUE"):
         return False
     scripts = (
-        other["script"] for other in _table() if other["code_1"] == code and other["default_code_1"] == "TRUE"
+        other["script"]
+        for other in assignments()
+        if other["code_1"] == code and other["default_code_1"] == "TRUE"
     )
     return next(scripts, row["script"]) == row["script"]

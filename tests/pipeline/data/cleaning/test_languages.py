@@ -1,10 +1,8 @@
 """Every code has a word splitter, filters keep fluent text of any script, and English is as it was."""
 
-import csv
 import pickle
 from pathlib import Path
 
-import datatrove
 import pytest
 import spacy
 from datatrove.data import Document
@@ -16,10 +14,11 @@ from hypothesis import strategies as st
 from languages import LANGUAGES
 
 from perdure.pipeline import recipe
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.data.cleaning import languages as table
 from perdure.pipeline.data.cleaning.languages import (
     PACKAGES,
     SPACY,
-    TABLE,
     splits_otherwise,
     splitter,
     stop_words,
@@ -205,10 +204,17 @@ def test_identities_are_those_of_version_0_1_unless_the_result_changes():
     assert "sentence_ends" in inputs(recipe.C4Quality, type="c4_quality", language="deu")
 
 
-def test_the_table_of_languages_is_that_of_the_datatrove_that_is_installed():
-    """Ours decides; where datatrove's differs, look at what its newer rows would change, and for whom."""
-    theirs = Path(datatrove.__file__).parent / "assets" / "tokenizer_assignment.csv"
-    with TABLE.open(encoding="utf-8") as ours, theirs.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(ours))
-        expected = [row for row in csv.DictReader(file) if row["type"]]
-    assert rows == [{column: row[column] for column in rows[0]} for row in expected]
+def test_english_is_known_without_the_table_as_the_table_has_it(monkeypatch):
+    for code in table.ENGLISH:
+        known = splitter.__wrapped__(code), splits_otherwise.__wrapped__(code)
+        with monkeypatch.context() as patch:
+            patch.setattr(table, "ENGLISH", set())
+            assert known == (splitter.__wrapped__(code), splits_otherwise.__wrapped__(code))
+
+
+def test_without_datatrove_a_language_is_refused_in_words(monkeypatch):
+    monkeypatch.setattr("perdure.pipeline.core.extras.is_installed", lambda package: False)
+    table.assignments.cache_clear()
+    assert splitter.__wrapped__("en").language == "en"
+    with pytest.raises(PerdureError, match=r"needs datatrove.*perdure\[data\]"):
+        splitter.__wrapped__("de")
