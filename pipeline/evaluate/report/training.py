@@ -108,7 +108,8 @@ def replay_shares(
         k = selection["k"] if selection else 1.0
     if replay is None:
         return None
-    counted = [line for line in steps.values() if line.get("trained_tokens")]
+    # A step that the guard refused trained on nothing.
+    counted = [line for line in steps.values() if line.get("trained_tokens") and not line.get("skipped")]
     trained = sum(line["trained_tokens"] for line in counted)
     return {
         "share": replay.share,
