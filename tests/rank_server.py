@@ -50,6 +50,7 @@ def become_rank(request: dict, environment: dict[str, str]) -> NoReturn:
     status = 1
     try:
         if "." in request["run"]:
+            sys.modules.pop(request["run"], None)  # runpy warns of a module that is imported already
             runpy.run_module(request["run"], run_name="__main__", alter_sys=True)
         else:
             importlib.import_module(request["run"]).main()

@@ -96,7 +96,7 @@ def by_hand(directory: str, pooled: int) -> dict:
         "selection": f"{int(prints[1]) & (1 << 64) - 1:016x}",
         "selected": chosen,
         "tokens": tokens,
-        "selected_loss": float(sum(sums)),
+        "selected_loss": float(sum(sums).detach()),
         "grad_norm": float(torch.cat([gradient.flatten() for gradient in gradients]).norm()),
     }
 

@@ -241,14 +241,14 @@ def test_a_signal_ends_the_command_with_status_0_and_the_next_one_goes_on(recipe
 
 
 POINTS = (
-    "data.executor:LocalExecutor.run:2",  # tasks of the data stage: those of the first pipeline are done
-    "run:build_plan:1",
+    "data.backends.local:LocalExecutor.run:2",  # tasks of the data stage: those of the first pipeline are done
+    "run.run:build_plan:1",
     "train.trainer:train_step:7",  # of base, after its first checkpoint
     "train.evaluate:evaluate:1",  # after its last step
-    "data.executor:LocalExecutor.run:1",  # scoring
+    "data.backends.local:LocalExecutor.run:1",  # scoring
     "train.trainer:train_step:10",  # of update
     "train.checkpoint:Checkpoints.save:2",  # while the one before may be written
-    "evaluate.report:write_report:1",
+    "run.run:write_report:1",
 )
 """Functions of `perdure.pipeline`, and at which call of a rank or of the command all are killed."""
 
