@@ -17,9 +17,19 @@ from perdure.pipeline.train.saved import finished_checkpoints
 from perdure.pipeline.train.state import TrainState
 
 
-def copy_checkpoint(directory: str, target: str) -> None:
-    """Loads a version's last checkpoint under the layout of another one, and saves it there."""
+class Keeping:
+    """A step hook that keeps what the weights were."""
+
+    companions = ("parent",)
+
+
+def copy_checkpoint(directory: str, target: str, companion: str = "none") -> None:
+    """Loads a version's last checkpoint under the layout of another one, and saves it there.
+
+    `companion`: the hook `Keeping` is installed `before` loading, `after` it, or not at all (`none`).
+    """
     from perdure.pipeline.model.optimizer import make_optimizer
+    from perdure.pipeline.model.step_hooks import install_hooks
     from perdure.pipeline.train import fence
     from perdure.pipeline.train.checkpoint import Checkpoints, load_checkpoint
     from perdure.pipeline.train.saved import checkpoint_state
@@ -29,7 +39,11 @@ def copy_checkpoint(directory: str, target: str) -> None:
     model = build_model(recipe, inputs["vocab_size"], device)
     optimizer = make_optimizer(recipe.training, model, recipe.parallel.distributed_optimizer)
     source = finished_checkpoints(Path(directory) / "checkpoints")[-1]
+    if companion == "before":
+        install_hooks(optimizer, [Keeping()])
     load_checkpoint(source, model, optimizer)
+    if companion == "after":
+        install_hooks(optimizer, [Keeping()])
     if torch.distributed.get_rank() == 0:
         fence.take(Path(target))
     writer = Checkpoints(Path(target), 1, asynchronous=False)

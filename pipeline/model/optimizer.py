@@ -22,6 +22,7 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
+from perdure.pipeline.model.step_hooks import StepHook
 from perdure.pipeline.recipe import Training
 
 
@@ -50,6 +51,8 @@ class FusedAdamW(torch.optim.Optimizer):
     ):
         assert adam_w_mode and not capturable
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.hooks: tuple[StepHook, ...] = ()
+        self.version_step = 0
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -63,15 +66,18 @@ class FusedAdamW(torch.optim.Optimizer):
             for p in params:
                 if not self.state[p]:
                     self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            lr, states = float(group["lr"]), [self.state[p] for p in params]
+            for hook in self.hooks:
+                hook.before(params, states, self.version_step, lr)
             count = torch.tensor(float(group["step"]), device=params[0].device)
             torch._fused_adamw_(
                 params,
                 [p.grad for p in params],
-                [self.state[p]["exp_avg"] for p in params],
-                [self.state[p]["exp_avg_sq"] for p in params],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
                 [],
                 [count] * len(params),
-                lr=float(group["lr"]),
+                lr=lr,
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],
                 weight_decay=group["weight_decay"],
@@ -79,6 +85,8 @@ class FusedAdamW(torch.optim.Optimizer):
                 amsgrad=False,
                 maximize=False,
             )
+            for hook in self.hooks:
+                hook.after(params, states, self.version_step, lr)
 
 
 def make_optimizer(training: Training, model: torch.nn.Module, distributed: bool) -> MegatronOptimizer:
@@ -144,7 +152,7 @@ def update(optimizer: MegatronOptimizer, judge: Callable[[float], int]) -> tuple
 def portable_state(optimizer: MegatronOptimizer, weights: dict, loading: bool = False) -> dict:
     """Megatron's sharded optimizer states, such that every layout stores the same tensors under the same names.
 
-    These are the two moments and, under bf16, the fp32 weights. Megatron's own formats also store parameter groups. Of those of
+    These are the two moments, companions of step hooks and, under bf16, the fp32 weights. Megatron's own formats also store parameter groups. Of those of
     the distributed optimizer, the one that survives another layout gathers all states on every replica, on GPU and host.
 
     Args:

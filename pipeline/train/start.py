@@ -15,11 +15,13 @@ from perdure.pipeline.model.files import listed, model_tensors
 from perdure.pipeline.model.language_model import unwrap
 from perdure.pipeline.model.optimizer import make_optimizer
 from perdure.pipeline.model.shape import Shape, config_vocab_size, model_shape, num_parameters, tensor_sizes
+from perdure.pipeline.model.step_hooks import install_hooks
 from perdure.pipeline.model.vocabulary import extended_reader, extension_between
 from perdure.pipeline.plan.lineage import continues_parent, resolved_schedule
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import Branch, Init, LlamaModel, Recipe
 from perdure.pipeline.train.checkpoint import load_checkpoint
+from perdure.pipeline.train.hooks import hooks_of
 from perdure.pipeline.train.saved import agreed, checkpoint_state, finished_checkpoints
 from perdure.pipeline.train.state import TrainState
 
@@ -43,8 +45,10 @@ def begin(
         The optimizer, and the state of the run.
     """
     name, parallel = inputs["version"], recipe.parallel
+    hooks = hooks_of(recipe, name)
     if own := agreed(lambda: next(reversed(finished_checkpoints(VersionPaths(directory).checkpoints)), None)):
         optimizer = make_optimizer(recipe.training, model, parallel.distributed_optimizer)
+        install_hooks(optimizer, hooks)
         state = checkpoint_state(own)
         load_checkpoint(own, model, optimizer)
         logger.info(
@@ -55,12 +59,15 @@ def begin(
     parent_checkpoint = inputs["parent_checkpoint"]
     if parent_checkpoint is None:
         initial_weights(unwrap(model), recipe, model_shape(recipe), inputs["vocab_size"], inputs)
-        return make_optimizer(recipe.training, model, parallel.distributed_optimizer), state
+        optimizer = make_optimizer(recipe.training, model, parallel.distributed_optimizer)
+        install_hooks(optimizer, hooks)
+        return optimizer, state
     optimizer = make_optimizer(recipe.training, model, parallel.distributed_optimizer)
     path = agreed(lambda: Path(parent_checkpoint))
     assert path is not None
     parents = checkpoint_state(path)
     load_checkpoint(path, model, optimizer)
+    install_hooks(optimizer, hooks)
     restored, reset, start = "weights, moments", "schedule, plan", recipe.versions[name].start
     if continues_parent(recipe, name):
         restored, reset = f"{restored}, place in the plan", "schedule"

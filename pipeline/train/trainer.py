@@ -17,6 +17,7 @@ from perdure.pipeline.model.collectives import from_first
 from perdure.pipeline.model.device import devices
 from perdure.pipeline.model.optimizer import set_learning_rate
 from perdure.pipeline.model.shape import flops_per_token, model_shape
+from perdure.pipeline.model.step_hooks import set_step
 from perdure.pipeline.plan.domains import measured_domains
 from perdure.pipeline.plan.lineage import kept_steps
 from perdure.pipeline.plan.plan import shares_from
@@ -165,6 +166,7 @@ class Trainer:
         lr = learning_rate(self.schedule, step, state.total_steps)
         decay = session.version.weight_decay
         set_learning_rate(self.optimizer, lr, training.weight_decay if decay is None else decay)
+        set_step(self.optimizer, step)
         counts, grad_norm, found = train_step(
             session.model,
             self.optimizer,

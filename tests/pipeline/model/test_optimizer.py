@@ -65,6 +65,30 @@ def test_without_a_gradient_a_weight_shrinks_by_the_rate_times_the_decay():
     assert weight.tolist() == pytest.approx([8 * 0.999**100] * 3, rel=1e-5) and norm.tolist() == [8.0] * 3
 
 
+def test_hooks_act_on_the_clipped_gradient_before_and_on_the_weight_after_an_update():
+    """With both betas 0, AdamW moves a weight by the rate against its gradient's sign: 8 - 0.5; then the hook doubles it."""
+
+    seen = []
+
+    class Hook:
+        companions = ()
+
+        def before(self, weights, states, step, lr):
+            seen.append((weights[0].item(), weights[0].grad.item(), sorted(states[0]), step, lr))
+            weights[0].grad.neg_()
+
+        def after(self, weights, states, step, lr):
+            weights[0].mul_(2)
+
+    weight = torch.nn.Parameter(torch.tensor([8.0]))
+    weight.grad = torch.tensor([-3.0])
+    optimizer = FusedAdamW([weight], lr=0.5, betas=(0.0, 0.0), eps=0.0, weight_decay=0.0)
+    optimizer.hooks, optimizer.version_step = (Hook(),), 7
+    optimizer.step()
+    assert weight.item() == 15.0
+    assert seen == [(8.0, -3.0, ["exp_avg", "exp_avg_sq"], 7, 0.5)]
+
+
 def test_every_group_is_told_the_rate_and_its_part_of_the_decay():
     optimizer = SimpleNamespace(param_groups=[{"wd_mult": multiple} for multiple in (1.0, 0.0, 0.5)])
     set_learning_rate(optimizer, 0.02, 0.1)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from math import prod
 
 import pytest
 import yaml
@@ -45,6 +46,33 @@ def set_layout(version, parallel):
     recipe = yaml.safe_load((version / "recipe.yaml").read_text())
     recipe["parallel"] = parallel
     (version / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_companions_of_step_hooks_are_stored_under_every_layout(tmp_path, precision):
+    """One that is made after loading is the weights themselves; the next two layouts load and store the same bits."""
+    source = half_trained(tmp_path / "source", LAYOUTS["tp2_dp2"], precision)
+    steps = {
+        "pp2_dp2_distributed": "after",
+        "dp2_distributed": "before",
+        "one": "before",
+        "tp2_dp2": "before",
+    }
+    for layout, companion in steps.items():
+        copy = tmp_path / layout
+        copy.mkdir()
+        for file in ("recipe.yaml", "inputs.json"):
+            shutil.copy(source / file, copy)
+        set_layout(copy, LAYOUTS[layout])
+        ranks = prod(size for size in LAYOUTS[layout].values() if size is not True)
+        on_checkpoint_rank("copy_checkpoint", source, copy, companion, ranks=ranks)
+        found = on_checkpoint_rank("checkpoint_tensors", copy)["tensors"]
+        weights = "optimizer.state.fp32_param." if precision == "bf16" else ""
+        kept = {name: value for name, value in found.items() if name.startswith("optimizer.state.parent.")}
+        assert len(kept) > 5
+        for name, value in kept.items():
+            assert value == found[weights + name.removeprefix("optimizer.state.parent.")], (layout, name)
+        source = copy
 
 
 def test_another_layout_goes_on_and_agrees_with_a_run_that_kept_its_own(tmp_path):
