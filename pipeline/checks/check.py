@@ -7,6 +7,7 @@ from itertools import islice
 
 from perdure.pipeline.checks import (
     amounts,
+    anchors,
     cleaning,
     evaluation,
     mixtures,
@@ -212,6 +213,6 @@ def _checks(recipe: Recipe, of_versions: bool) -> list[Callable[[], Iterator[Pro
         checks += [
             partial(check, recipe, name, version)
             for name, version in recipe.versions.items()
-            for check in (*versions.CHECKS, *mixtures.CHECKS, *schedules.CHECKS)
+            for check in (*versions.CHECKS, *mixtures.CHECKS, *schedules.CHECKS, *anchors.CHECKS)
         ]
     return checks

@@ -19,6 +19,9 @@ from perdure.pipeline.recipe import Mixture, MixtureSource, Replay, Version
 MAX_BLOCK = 65_536
 """Longest pattern; shares that are no multiple of 1 / 65536 are rounded to one."""
 
+OPTIONAL = ("anchor",)
+"""Fields of a version that came later, and are None where they are not used."""
+
 
 def mixture_shares(mixture: Mixture, part: int = 0, k: float = 1.0) -> dict[str, Fraction]:
     """Share of all samples per source, replay included; a source in both parts counts twice, as `replay/<name>`.
@@ -107,10 +110,10 @@ def _samples_of(version: Version) -> tuple:
 
 
 def without_idle(version: dict) -> dict:
-    """A version dumped as JSON, without fields of its mixture that have no effect at their values.
+    """A version dumped as JSON, without fields that have no effect at their values.
 
     So what identifies a version is what it was before there were such fields: `replay.share_of` where the share read is
-    `share` (it is `read`, or all new tokens are trained on), `reweight.groups` where there are none.
+    `share` (it is `read`, or all new tokens are trained on), `reweight.groups` where there are none, and `OPTIONAL`.
     """
     mixture, selection = version["mixture"], version.get("selection")
     rule, replay = mixture.get("reweight"), mixture.get("replay")
@@ -118,7 +121,8 @@ def without_idle(version: dict) -> dict:
         rule = {key: value for key, value in rule.items() if key != "groups"}
     if replay and not (replay.get("share_of") == "trained" and selection and selection["k"] < 1):
         replay = {key: value for key, value in replay.items() if key != "share_of"}
-    return version | {"mixture": mixture | {"reweight": rule, "replay": replay}}
+    used = {key: value for key, value in version.items() if key not in OPTIONAL or value is not None}
+    return used | {"mixture": mixture | {"reweight": rule, "replay": replay}}
 
 
 def reweighted(

@@ -4,6 +4,7 @@
 `perdure.pipeline.checks.check` judges what types cannot: whether sources exist, layouts divide, budgets suffice.
 """
 
+from perdure.pipeline.recipe.anchors import Anchor, FisherAnchor, FisherExamples, L2Anchor
 from perdure.pipeline.recipe.cleaning import (
     C4Quality,
     CleaningStep,
@@ -96,6 +97,7 @@ from perdure.pipeline.recipe.versions import (
 )
 
 __all__ = [
+    "Anchor",
     "AutoregressiveSchedule",
     "Branch",
     "C4Quality",
@@ -114,6 +116,8 @@ __all__ = [
     "ExactDedup",
     "ExtendedTokenizer",
     "FineWebQuality",
+    "FisherAnchor",
+    "FisherExamples",
     "Fraction",
     "GopherQuality",
     "GopherRepetition",
@@ -125,6 +129,7 @@ __all__ = [
     "InfiniteSchedule",
     "Init",
     "JsonlReader",
+    "L2Anchor",
     "LanguageIdentification",
     "Length",
     "LlamaModel",

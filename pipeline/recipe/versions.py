@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from perdure.pipeline.recipe.anchors import Anchor
 from perdure.pipeline.recipe.schedules import Schedule
 from perdure.pipeline.recipe.section import ModelName, Name, Positive, Section
 
@@ -144,8 +145,8 @@ class Branch(Section):
     """A version that leaves its parent's path at one of its checkpoints and goes on from there in every respect but
     the schedule: weights, moments and place in the data (path switching, Wang et al. 2024; or the decay of WSD).
 
-    `mixture`, `selection` and `weight_decay` are the parent's unless the version has its own. The parent itself is not
-    changed by it.
+    `mixture`, `selection` and `weight_decay` are the parent's unless the version has its own; an `anchor` is not: it would hold
+    the branch near where it leaves. The parent itself is not changed by it.
     """
 
     type: Literal["branch"]
@@ -245,9 +246,17 @@ class Version(Section):
     """Selective-token loss; without it every token counts."""
     weight_decay: Annotated[float, Field(ge=0, le=1e30)] | None = None
     """AdamW's decay in this version; default: `training.weight_decay`, in a branch its parent's."""
+    anchor: Anchor | None = None
+    """What holds it near its parent; default: nothing."""
     keep: tuple[Positive, ...] = ()
     """Steps whose checkpoints are kept for good, to branch off from later; those that a `branch` of this recipe
     starts from are kept in any case."""
+
+    @field_validator("anchor")
+    @classmethod
+    def _none_of_nothing(cls, anchor: Anchor | None) -> Anchor | None:
+        """Removes an anchor of strength 0, so that both spellings are the same version."""
+        return anchor if anchor is not None and anchor.strength else None
 
     @property
     def needs_scores(self) -> bool:

@@ -34,6 +34,7 @@ from perdure.pipeline.plan.lineage import missing_checkpoint, models_needed, par
 from perdure.pipeline.plan.mixture import is_replayed, members, order_of_sources
 from perdure.pipeline.plan.planning import data_hash, with_replay_pools
 from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update, typed_command
+from perdure.pipeline.recipe.anchors import anchor_source
 from perdure.pipeline.run.scoring import finished_export, perplexity_scores, selection_places
 
 SHARE_OF_TRAINED = "version.mixture.replay.share_of: None -> 'trained'"
@@ -54,7 +55,10 @@ def version_inputs(
     weights, weights_hash, checkpoint = _start(recipe, name, some_source["tokenizer_hash"])
     mixture = with_replay_pools(version.mixture, history_of_plan(recipe, name, ancestors), name)
     places = members(mixture)
-    used = sorted({source_of(domain) for domain, _ in places.values()})
+    estimated = anchor_source(version.anchor)
+    used = sorted(
+        {source_of(domain) for domain, _ in places.values()} | ({estimated} if estimated else set())
+    )
     ranked = perplexity_scores(recipe, mixture, data)
     fresh = dict.fromkeys(source_of(domain) for key, (domain, _) in places.items() if not is_replayed(key))
     scores = selection_places(recipe, version, list(fresh), data)

@@ -20,6 +20,7 @@ from perdure.pipeline.plan.identity import not_deciding, reweight_tokens
 from perdure.pipeline.plan.lineage import kept_steps, models_needed
 from perdure.pipeline.plan.mixture import members, order_of_sources, without_idle
 from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe.anchors import anchor_source
 from perdure.pipeline.run.sweep.spec import Run, SweepPlan
 
 SHARED = ("contents", "clean", "topics", "subset", "data")
@@ -66,6 +67,7 @@ def _lineage(recipe: Recipe, name: str) -> dict:
     for version in needed:
         places = members(recipe.versions[version].mixture).values()
         sources |= {source_of(domain) for domain, _ in places}
+        sources |= {source for source in [anchor_source(recipe.versions[version].anchor)] if source}
     versions = {
         version: without_idle(recipe.versions[version].model_dump(mode="json", exclude={"keep"}))
         for version in needed
