@@ -10,6 +10,7 @@ from perdure.pipeline.checks import (
     anchors,
     cleaning,
     evaluation,
+    hooks,
     mixtures,
     model,
     names,
@@ -213,6 +214,12 @@ def _checks(recipe: Recipe, of_versions: bool) -> list[Callable[[], Iterator[Pro
         checks += [
             partial(check, recipe, name, version)
             for name, version in recipe.versions.items()
-            for check in (*versions.CHECKS, *mixtures.CHECKS, *schedules.CHECKS, *anchors.CHECKS)
+            for check in (
+                *versions.CHECKS,
+                *mixtures.CHECKS,
+                *schedules.CHECKS,
+                *anchors.CHECKS,
+                *hooks.CHECKS,
+            )
         ]
     return checks

@@ -34,8 +34,8 @@ CHUNK_LOGITS = 1 << 26
 def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
     """Bytes on the fullest rank: weights, gradients and optimizer states exactly, activations as an estimate.
 
-    Gradients are kept in fp32. Optimizer states are Adam's two fp32 moments, and fp32 master weights under bf16. `save` is no
-    part of `total`: the host's memory that a checkpoint holds until it is written. Replicas divide it among themselves.
+    Gradients are kept in fp32. Optimizer states are Adam's two fp32 moments, what step hooks keep of each weight, and fp32 master
+    weights under bf16. `save` is no part of `total`: the host's memory that a checkpoint holds until it is written. Replicas divide it among themselves.
     """
     layout, parallel, training = layout_of(recipe), recipe.parallel, recipe.training
     shape, num_embeddings = model_shape(recipe), embedding_rows(recipe)
@@ -53,7 +53,7 @@ def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
     parameters = layers * layer + embeddings + norm
 
     width = 2 if training.precision == "bf16" else 4
-    states = parameters * (12 if training.precision == "bf16" else 8)
+    states = parameters * ((12 if training.precision == "bf16" else 8) + 4 * companions(recipe))
     micro_batches = layout.micro_batches(training)
     tokens = training.micro_batch_size * training.seq_length
     per_layer = 4 * shape.hidden_size // layout.sequence
@@ -77,6 +77,13 @@ def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
         "save": (parts["weights"] + states) // data,
         "activations_formula": RECOMPUTED_FORMULA if parallel.recompute else ACTIVATIONS_FORMULA,
     }
+
+
+def companions(recipe: Recipe) -> int:
+    """Most fp32 copies of the weights that step hooks of a version keep in the optimizer's states."""
+    versions = recipe.versions.values()
+    own = [2 * bool(version.elastic_reset) + bool(version.reptile) for version in versions]
+    return max(own) + (recipe.training.ema is not None)
 
 
 def _loss_bytes(implementation: str, logits: int, width: int) -> int:

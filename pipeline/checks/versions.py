@@ -10,10 +10,12 @@ from perdure.pipeline.core.hints import near
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.plan.lineage import missing_checkpoint, parent_of
 from perdure.pipeline.plan.plan import num_steps
-from perdure.pipeline.recipe import Branch, HuggingFaceTokenizer, Recipe, Version
+from perdure.pipeline.recipe import Branch, HuggingFaceTokenizer, KeepEvery, Recipe, Version
 
 Problems = Iterator[Problem]
 MOST_STEPS = 1_000_000_000
+MOST_KEPT = 10_000
+"""Checkpoints of one version that `keep: {every: N}` may keep."""
 
 
 def earlier(recipe: Recipe, name: str) -> list[str]:
@@ -62,8 +64,16 @@ def length(recipe: Recipe, name: str, version: Version) -> Problems:
 
 def kept(recipe: Recipe, name: str, version: Version) -> Problems:
     """Checks that the checkpoints to keep are steps of the version."""
-    steps = num_steps(recipe, version)
-    for number, step in enumerate(version.keep):
+    steps, keep = num_steps(recipe, version), version.keep
+    if isinstance(keep, KeepEvery):
+        where = f"versions.{name}.keep.every"
+        if keep.every > steps:
+            yield Problem(where, keep.every, f"should be at most {steps}, the version's steps")
+        elif (number := steps // keep.every) > MOST_KEPT:
+            remedy = f"would keep {number:,} checkpoints; should keep at most {MOST_KEPT:,} (a larger number)"
+            yield Problem(where, keep.every, remedy)
+        return
+    for number, step in enumerate(keep):
         if step > steps:
             yield Problem(
                 f"versions.{name}.keep.{number}", step, f"should be at most {steps}, the version's steps"

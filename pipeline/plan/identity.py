@@ -39,4 +39,6 @@ def not_deciding(recipe: Recipe) -> set[str]:
     """Fields of `training` that change a version's weights by rounding at most."""
     guard = recipe.training.guard
     fields = {"log_interval", "async_checkpoint", "loss_implementation"}
+    if recipe.training.ema is None:
+        fields.add("ema")  # as in identities from before there was one
     return fields if "rollback" in (guard.on_nan, guard.on_spike) else fields | {"checkpoint_interval"}

@@ -10,7 +10,7 @@ from perdure.pipeline.plan.mixture import (
 )
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.plan.schedule import learning_rate, resolve
-from perdure.pipeline.recipe import Branch, Init, Recipe, Schedule, Version
+from perdure.pipeline.recipe import Branch, Init, KeepEvery, Recipe, Schedule, Version
 from perdure.pipeline.recipe.remembered import parent_of, remembered
 
 
@@ -64,7 +64,11 @@ def kept_steps(recipe: Recipe, name: str) -> set[int]:
         for version in recipe.versions.values()
         if isinstance(version.start, Branch) and version.start.parent == name
     }
-    return branches | set(recipe.versions[name].keep)
+    keep = recipe.versions[name].keep
+    if isinstance(keep, KeepEvery):
+        steps = num_steps(recipe, recipe.versions[name])
+        return branches | set(range(keep.every, steps + 1, keep.every))
+    return branches | set(keep)
 
 
 def switch_steps(recipe: Recipe, name: str) -> list[int]:

@@ -40,6 +40,8 @@ from perdure.pipeline.recipe.data import (
     TrainedTokenizer,
 )
 from perdure.pipeline.recipe.evaluation import Contamination, Evaluation, Harness
+from perdure.pipeline.recipe.hooks import ElasticReset, Reptile
+from perdure.pipeline.recipe.keep import KeepEvery
 from perdure.pipeline.recipe.labels import (
     ClassifierSubset,
     ClassifierTopics,
@@ -112,6 +114,7 @@ __all__ = [
     "DecaySchedule",
     "Decontaminate",
     "DsirSubset",
+    "ElasticReset",
     "Evaluation",
     "ExactDedup",
     "ExtendedTokenizer",
@@ -129,6 +132,7 @@ __all__ = [
     "InfiniteSchedule",
     "Init",
     "JsonlReader",
+    "KeepEvery",
     "L2Anchor",
     "LanguageIdentification",
     "Length",
@@ -153,6 +157,7 @@ __all__ = [
     "Recipe",
     "RecipeSource",
     "Replay",
+    "Reptile",
     "Reweight",
     "RowsReader",
     "Schedule",

@@ -136,6 +136,10 @@ class Training(Section):
     """Decoupled weight decay; norms and biases are exempt."""
     clip_grad: Annotated[float, Field(ge=0, le=1e30)] = 1.0
     """Maximum global gradient norm; 0 turns clipping off."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay d of a running average of every version's fp32 weights: average = d average + (1 - d) weights, after every update,
+    begun as the weights that the version starts from. It changes nothing of the run, costs 4 bytes a parameter, and is in the
+    checkpoints. A version with `start: {type: average, of: V, shape: ema}` takes that of V's last one. Default: none."""
     checkpoint_interval: Positive = 500
     """Steps between checkpoints."""
     async_checkpoint: bool = True

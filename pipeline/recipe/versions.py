@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from perdure.pipeline.recipe.anchors import Anchor
+from perdure.pipeline.recipe.hooks import ElasticReset, Reptile
+from perdure.pipeline.recipe.keep import Keep
 from perdure.pipeline.recipe.schedules import Schedule
 from perdure.pipeline.recipe.section import ModelName, Name, Positive, Section
 
@@ -248,15 +250,25 @@ class Version(Section):
     """AdamW's decay in this version; default: `training.weight_decay`, in a branch its parent's."""
     anchor: Anchor | None = None
     """What holds it near its parent; default: nothing."""
-    keep: tuple[Positive, ...] = ()
-    """Steps whose checkpoints are kept for good, to branch off from later; those that a `branch` of this recipe
-    starts from are kept in any case."""
+    keep: Keep = ()
+    """Steps whose checkpoints are kept for good, to branch off from or to average later: a list of them, or `{every: N}`. Those
+    that a `branch` of this recipe starts from are kept in any case."""
+    elastic_reset: ElasticReset | None = None
+    """Sets the weights back to their running average at intervals; default: never."""
+    reptile: Reptile | None = None
+    """Draws the weights back towards where they stood at intervals; default: never."""
 
     @field_validator("anchor")
     @classmethod
     def _none_of_nothing(cls, anchor: Anchor | None) -> Anchor | None:
         """Removes an anchor of strength 0, so that both spellings are the same version."""
         return anchor if anchor is not None and anchor.strength else None
+
+    @field_validator("reptile")
+    @classmethod
+    def _none_that_keeps_all(cls, reptile: Reptile | None) -> Reptile | None:
+        """Removes Reptile with a rate of 1, so that both spellings are the same version."""
+        return reptile if reptile is not None and reptile.rate < 1 else None
 
     @property
     def needs_scores(self) -> bool:

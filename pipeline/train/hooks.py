@@ -1,9 +1,17 @@
 """The step hooks of a version, as its recipe asks for them."""
 
+from perdure.pipeline.model.averaging_hooks import ElasticResetHook, ReptileHook, RunningAverage
 from perdure.pipeline.model.step_hooks import StepHook
 from perdure.pipeline.recipe import Recipe
 
 
 def hooks_of(recipe: Recipe, name: str) -> tuple[StepHook, ...]:
     """What acts on a version's fp32 weights beside AdamW, in order; empty is plain AdamW."""
-    return ()
+    version, hooks = recipe.versions[name], list[StepHook]()
+    if reset := version.elastic_reset:
+        hooks.append(ElasticResetHook(reset.interval, reset.ema))
+    if reptile := version.reptile:
+        hooks.append(ReptileHook(reptile.interval, reptile.rate))
+    if recipe.training.ema is not None:  # last: it follows what the others made of the step
+        hooks.append(RunningAverage(recipe.training.ema))
+    return tuple(hooks)

@@ -48,6 +48,12 @@ def wsd(**changes) -> dict:
             "v2.start.step",
         ),
         ({"keep": [20]}, {"keep": [21]}, "v1.keep.0"),
+        ({"keep": {"every": 20}}, {"keep": {"every": 21}}, "v1.keep.every"),
+        (
+            {"keep": {"every": 1}, "tokens": 10_000 * STEP},
+            {"keep": {"every": 1}, "tokens": 10_001 * STEP},
+            "v1.keep.every",
+        ),
         (moving(alpha=0.99), moving(alpha=0.5, weights={"a": 2.0}), "v1.mixture.reweight.alpha"),
         (moving(floor=0.49), moving(floor=0.5), "v1.mixture.reweight.floor"),
         (switching(7, 8), switching(7, 7), "v1.mixture.switches.1"),

@@ -44,6 +44,10 @@ def test_memory_of_one_rank():
         4 * parameters,
         12 * parameters,
     )
+    # A copy for a running average, two for Elastic Reset: of the version that keeps most.
+    hooks = ["training.ema=0.9", "versions.base.reptile={interval: 5, rate: 0.1}"]
+    hooks += ["versions.update.elastic_reset={interval: 5, ema: 0.9}"]
+    assert [memory(*hooks[:count])["optimizer"] // parameters for count in range(4)] == [8, 12, 16, 20]
     replicas = ("parallel.data_parallel=2",)
     assert memory(*replicas)["optimizer"] == alone["optimizer"]
     assert memory(*replicas, "parallel.distributed_optimizer=true")["optimizer"] == alone["optimizer"] // 2

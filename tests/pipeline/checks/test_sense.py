@@ -48,6 +48,14 @@ BOTH = "versions.base.mixture.sources={code: {}, prose: {}}"
         (["parallel.data_parallel=3"], "training.global_batch_size", "8 x 3 = 24"),
         (["training.adam_beta2=1"], "training.adam_beta2", "below 1"),
         (
+            [
+                "versions.base.elastic_reset={interval: 5, ema: 0.9}",
+                "versions.base.reptile={interval: 5, rate: 0.1}",
+            ],
+            "versions.base.reptile",
+            "should not stand beside elastic_reset",
+        ),
+        (
             ["versions.base.start={type: update, parent: base}"],
             "versions.base.start.parent",
             "this version itself",

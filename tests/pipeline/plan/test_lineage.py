@@ -42,6 +42,9 @@ def test_what_a_branch_inherits_is_what_the_guide_says(tmp_path):
         "selection": {"k": 0.5, "score": "random"},
         "weight_decay": 0.01,
         "keep": [3],
+        "anchor": {"type": "l2", "strength": 0.1},
+        "elastic_reset": {"interval": 5, "ema": 0.5},
+        "reptile": {"interval": 5, "rate": 0.5},
         "mixture": MIXTURE | {"max_repetition": 7},
     }
     named = {"start", "tokens", "schedule"}
@@ -69,6 +72,10 @@ def test_steps_along_a_path_of_branches_and_updates(tmp_path):
     assert ancestors(recipe, "v2") == [("main", 4), ("v1", 2)]
     assert kept_steps(recipe, "main") == {3, 4, 9}
     assert kept_steps(recipe, "v1") == set()
+    elsewhere = tmp_path / "every"
+    elsewhere.mkdir()
+    every = recipe_of(elsewhere, {"main": main_path(10, keep={"every": 4}), "v1": branch(3, 2)})
+    assert kept_steps(every, "main") == {3, 4, 8}
     lineage_tokens = [version["lineage_tokens"] for version in preview(recipe)["versions"]]
     assert lineage_tokens == [10 * STEP, 6 * STEP, 11 * STEP]
 

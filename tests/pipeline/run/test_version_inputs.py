@@ -144,6 +144,16 @@ def test_a_version_keeps_its_identity_unless_its_share_of_replay_means_something
     assert (identity_hash(selection, share_of="trained") != of_0_1) == changed
 
 
+def test_fields_that_are_off_are_no_part_of_an_identity():
+    def identity(**changes):
+        return recipe_identity(tiny_recipe("unused", **changes), "v1")
+
+    off = {"versions__v1__elastic_reset": None, "versions__v1__reptile": None, "training__ema": None}
+    assert identity(**off) == identity()
+    assert not {"elastic_reset", "reptile"} & identity()["version"].keys()
+    assert "ema" not in identity()["training"] and identity(training__ema=0.9)["training"]["ema"] == 0.9
+
+
 def test_a_version_whose_share_of_replay_meant_another_is_refused_and_kept_by_a_field(tmp_path):
     def recipe(**replay):
         return recipe_of(tmp_path, mixture=REPLAY | {"replay": REPLAY["replay"] | replay}, selection=CHOOSING)

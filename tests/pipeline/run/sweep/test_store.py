@@ -39,12 +39,15 @@ def test_a_version_is_the_same_where_its_lineage_is(tmp_path):
     for change in (
         {"seed": 5},
         {"training__clip_grad": 2.0},
+        {"training__ema": 0.9},
         {"model__num_layers": 2},
         {"sources__a__heldout_fraction": 0.2},
         {"data__tasks": 7},
     ):
         changed = keys(tmp_path, **change)
         assert not set(changed.values()) & set(plain.values()), change
+    for hook in ({"elastic_reset": {"interval": 2, "ema": 0.9}}, {"reptile": {"interval": 2, "rate": 0.1}}):
+        assert keys(tmp_path, hook)["update"] not in plain.values()
     # `b` is the update's alone; what decides nothing may be edited.
     changed = keys(tmp_path, sources__b__reader__path="other")
     assert changed["base"] == plain["base"] and changed["update"] != plain["update"]
