@@ -1,6 +1,7 @@
 """Shared by the scripts of this folder: reads the reports of a sweep, and makes tables and figures over seeds."""
 
 import argparse
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,83 @@ def directory(description: str | None) -> Path:
     parser = argparse.ArgumentParser(description=description, formatter_class=raw)
     parser.add_argument("sweep", type=Path, help="the directory of `perdure sweep --out`")
     return parser.parse_args().sweep
+
+
+def sweep_and_page(description: str | None) -> tuple[Path, Path | None]:
+    """The sweep's directory and the page to put tables in, from the command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=raw)
+    parser.add_argument("sweep", type=Path, help="the directory of `perdure sweep --out`")
+    parser.add_argument(
+        "--page", type=Path, help="a page of docs/results/ whose tables and pictures are made anew"
+    )
+    options = parser.parse_args()
+    return options.sweep, options.page
+
+
+def write_page(page: Path, parts: dict[str, str], pictures: dict[str, str]) -> None:
+    """Puts tables between a page's marks, and pictures beside it.
+
+    Args:
+        page: A Markdown file. `<!-- NAME -->` begins the part of that name, `<!-- end -->` ends it.
+        parts: Markdown by name.
+        pictures: From `line_chart` or `scatter_chart`, by name of the file without `.svg`.
+
+    Raises:
+        SystemExit: If a part has no marks.
+    """
+    text = page.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        marks = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not marks.search(text):
+            raise SystemExit(f"{page}: no part between `<!-- {name} -->` and `<!-- end -->`")
+        text = marks.sub(rf"\g<1>{_literal(part.rstrip())}\n\g<2>", text)
+    page.write_text(text, encoding="utf-8")
+    for name, svg in pictures.items():
+        (page.parent / f"{name}.svg").write_text(standalone(svg), encoding="utf-8")
+
+
+def _literal(text: str) -> str:
+    """The text as a replacement of `re.sub` that is taken as it stands."""
+    return text.replace("\\", r"\\")
+
+
+def publish(sweep: Path, page: Path | None, parts: dict[str, str], pictures: dict[str, str]) -> None:
+    """Prints a study's tables and saves its pictures; puts both in `page` if there is one."""
+    for part in parts.values():
+        print(part)
+    for name, svg in pictures.items():
+        save(sweep, name, svg)
+    if page is not None:
+        write_page(page, parts, pictures)
+
+
+def verdict(held: Sequence[bool]) -> str:
+    """What a claim that held or did not with each seed comes to."""
+    number = sum(held)
+    if number == len(held):
+        return "reproduced"
+    return f"in {number} of {len(held)} seeds" if number else "not reproduced"
+
+
+def claim_row(
+    claim: str,
+    source: str,
+    held: Sequence[bool],
+    numbers: Sequence[tuple[str, Sequence[float | None]]] = (),
+    form: str = "{:+.3f}",
+) -> list[str]:
+    """A row of a table of claims: the claim, its source, numbers, and the verdict.
+
+    Args:
+        claim: In words.
+        source: The paper.
+        held: Whether it held, by seed.
+        numbers: What is shown: a name, and the number by seed.
+        form: Their format.
+    """
+    shown = [f"{name} {mean_and_sd(values, form)}" for name, values in numbers]
+    return [claim, source, "; ".join(shown), verdict(held)]
 
 
 def losses(report: Report, version: str) -> dict[str, float]:

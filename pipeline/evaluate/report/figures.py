@@ -96,9 +96,9 @@ def line_chart(
     """
     from matplotlib.ticker import EngFormatter, FuncFormatter
 
-    with _axes(title) as (figure, axes):
+    with chart_axes(title) as (figure, axes):
         for line in lines:
-            colour = _INK if line.ink else f"#0203{line.colour % SERIES_COLOURS:02x}"
+            colour = _INK if line.ink else series_colour(line.colour)
             if line.low is not None and line.high is not None:
                 axes.fill_between(x, _gaps(line.low), _gaps(line.high), color=colour, alpha=0.2, linewidth=0)
             axes.plot(
@@ -130,7 +130,7 @@ def line_chart(
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         if len(lines) > 1:
             figure.legend(loc="outside upper left", frameon=False, fontsize=9, ncols=4)
-        return _svg(figure, title)
+        return chart_svg(figure, title)
 
 
 def standalone(svg: str) -> str:
@@ -180,7 +180,7 @@ def histogram(
     """
     from matplotlib.ticker import EngFormatter, FuncFormatter
 
-    with _axes(title) as (figure, axes):
+    with chart_axes(title) as (figure, axes):
         below = [0] * (len(edges) - 1)
         for label, counts, colour in parts:
             width = [high - low for low, high in pairwise(edges)]
@@ -190,7 +190,7 @@ def histogram(
                 width,
                 below,
                 align="edge",
-                color=f"#0203{colour % SERIES_COLOURS:02x}",
+                color=series_colour(colour),
                 label=label,
             )
             below = [under + count for under, count in zip(below, counts)]
@@ -199,11 +199,17 @@ def histogram(
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         figure.legend(loc="outside upper left", frameon=False, fontsize=9, ncols=4)
-        return _svg(figure, title)
+        return chart_svg(figure, title)
+
+
+def series_colour(number: int) -> str:
+    """The placeholder of a series' colour."""
+    return f"#0203{number % SERIES_COLOURS:02x}"
 
 
 @contextmanager
-def _axes(title: str) -> Iterator[tuple[Any, Any]]:
+def chart_axes(title: str) -> Iterator[tuple[Any, Any]]:
+    """An empty chart to draw in: matplotlib's figure and axes, in placeholder colours; see `series_colour`."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -227,7 +233,8 @@ def _axes(title: str) -> Iterator[tuple[Any, Any]]:
         yield figure, figure.add_subplot()
 
 
-def _svg(figure: Any, title: str) -> str:
+def chart_svg(figure: Any, title: str) -> str:
+    """The inline `<svg>` of a figure of `chart_axes`, in the page's colours; the title as for `line_chart`."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with warnings.catch_warnings():

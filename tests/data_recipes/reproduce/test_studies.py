@@ -3,6 +3,7 @@
 import pytest
 
 from perdure.data_recipes.reproduce import order, replay, slices, studies, topics
+from perdure.pipeline.evaluate.report.figures import Axis, line_chart
 
 
 def test_means_and_tables():
@@ -117,3 +118,27 @@ def test_two_languages_come_in_bits_per_byte_first():
     one, two = ({"data": {"english": {"tokenizer_hash": name}}} for name in "ab")
     assert studies.in_units([alike | one, alike | two])[0][0] == "bits per byte"
     assert studies.in_units([alike | one, alike | one])[0][0] == "nats per token"
+
+
+def test_a_page_gets_its_tables_between_its_marks_and_its_pictures_beside_it(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "before\n<!-- losses -->\nold\n<!-- end -->\nbetween\n<!-- claims -->\n<!-- end -->\nafter\n"
+    )
+    drawn = line_chart([1], [studies.Line("a", [1.0])], Axis("y"), "t")
+    for text in ("| 1 |\n", "| 2 \\1 |\n"):
+        studies.write_page(page, {"losses": text, "claims": "c"}, {"picture": drawn})
+    assert page.read_text() == (
+        "before\n<!-- losses -->\n| 2 \\1 |\n<!-- end -->\nbetween\n<!-- claims -->\nc\n<!-- end -->\nafter\n"
+    )
+    assert (tmp_path / "picture.svg").read_text().startswith("<svg")
+    with pytest.raises(SystemExit, match="no part between `<!-- costs -->`"):
+        studies.write_page(page, {"costs": "x"}, {})
+
+
+def test_a_verdict_says_with_how_many_seeds_a_claim_held():
+    assert studies.verdict([True, True, True]) == "reproduced"
+    assert studies.verdict([True, False, True]) == "in 2 of 3 seeds"
+    assert studies.verdict([False, False]) == "not reproduced"
+    row = studies.claim_row("c", "s", [False, True], [("mean", [1.0, 3.0])], "{:.1f}")
+    assert row == ["c", "s", "mean 2.0 (1.4)", "in 1 of 2 seeds"]

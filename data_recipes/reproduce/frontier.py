@@ -1,0 +1,124 @@
+"""Tables and picture of frontier.yaml: what each method keeps and learns, what it costs, and what the papers claim.
+
+python data_recipes/reproduce/frontier.py runs/frontier --page docs/results/frontier.md
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from perdure.data_recipes.reproduce.claims import (
+    EWC,
+    L2,
+    LINE,
+    LORA,
+    MOL,
+    PARENT,
+    PLAIN,
+    REPLAY,
+    above_line,
+    at,
+    claim_rows,
+    less,
+)
+from perdure.data_recipes.reproduce.scatter import Points, scatter_chart
+from perdure.data_recipes.reproduce.studies import (
+    in_units,
+    mean_and_sd,
+    publish,
+    reports,
+    sweep_and_page,
+    table,
+)
+from perdure.pipeline.evaluate.report.figures import Axis
+from perdure.pipeline.evaluate.report_types import Report
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "merge": LINE,
+    "merge by block": ("parent_blocks",),
+    "average": ("average",),
+    "replay": (PLAIN, *REPLAY),
+    "MoL": MOL,
+    "KL on replay": ("kl_replayed_25",),
+    "KL on all": ("kl_all",),
+    "L2": L2,
+    "EWC": EWC,
+    "LoRA": LORA,
+    "Elastic Reset": ("elastic_reset",),
+    "Reptile": ("reptile_50", "reptile_25"),
+}
+"""Versions by method."""
+COLOURS = (7, 7, 6, 0, 1, 1, 1, 2, 2, 3, 4, 5)
+MARKERS = ".DPosd^v<>*X"
+ROOM = 0.06
+"""Free space around the points, as a share of their extent."""
+
+
+def versions() -> list[str]:
+    """All versions, the parent and its plain update first."""
+    others = [version for family in FAMILIES.values() for version in family]
+    return list(dict.fromkeys([PARENT, PLAIN, *others]))
+
+
+def seconds(report: Report) -> dict[str, float | None]:
+    """Seconds of training by version; None for versions without steps."""
+    return {version["id"]: version["seconds"] or None for version in report["versions"]}
+
+
+def of_plain(report: Report, version: str) -> float | None:
+    """Seconds of training as a share of those of the plain update."""
+    took = seconds(report)
+    own, plain = took[version], took[PLAIN]
+    return own / plain if own and plain else None
+
+
+def loss_table(found: Sequence[Report]) -> str:
+    """Both losses of every version, the differences that matter, and the time that it took."""
+    rows = []
+    for version in versions():
+        points = [at(report, version) for report in found]
+        cells = [mean_and_sd([point[domain] for point in points]) for domain in (0, 1)]
+        cells += [
+            mean_and_sd([less(report, version, PARENT, 0) for report in found], "{:+.3f}"),
+            mean_and_sd([less(report, version, PLAIN, 1) for report in found], "{:+.3f}"),
+            ""
+            if version in LINE
+            else mean_and_sd([above_line(report, version) for report in found], "{:+.3f}"),
+            mean_and_sd([of_plain(report, version) for report in found], "{:.2f}"),
+        ]
+        rows.append([f"`{version}`", *cells])
+    head = ["version", "old", "new", "old, less parent", "new, less plain", "new, above the line of merges"]
+    return table([*head, "time, of plain"], rows)
+
+
+def picture(found: Sequence[Report], unit: str) -> str:
+    """All versions in the plane of both losses; what lies far above the trained ones is cut off."""
+    groups = []
+    for (family, names), colour, marker in zip(FAMILIES.items(), COLOURS, MARKERS, strict=True):
+        places = [
+            ([at(report, name)[0] for report in found], [at(report, name)[1] for report in found])
+            for name in names
+        ]
+        notes = [name.rpartition("_")[2] if len(names) > 1 and "_" in name else "" for name in names]
+        groups.append(Points(family, places, notes, colour, marker, joined=len(names) > 1))
+    return scatter_chart(
+        groups,
+        Axis(f"old domain: held-out loss ({unit})"),
+        Axis(f"new domain: held-out loss ({unit})"),
+        "Old and new loss by method",
+    )
+
+
+def main(sweep: Path, page: Path | None) -> None:
+    """Prints the tables, writes the picture, and puts both in the page."""
+    parts, pictures = {}, {}
+    both = in_units(reports(sweep))
+    for unit, found in both:
+        parts[unit] = loss_table(found)
+    unit, found = both[0]
+    parts["claims"] = table(["claim", "source", f"here ({unit})", "verdict"], claim_rows(found))
+    pictures["frontier"] = picture(found, unit)
+    publish(sweep, page, parts, pictures)
+
+
+if __name__ == "__main__":
+    main(*sweep_and_page(__doc__))
