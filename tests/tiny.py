@@ -92,6 +92,7 @@ def write_data(
             "data_hash": "test",
             "counts": counts,
             "source": directory.name,
+            "command": "perdure run tiny.yaml",
             "files": files,
         },
     )

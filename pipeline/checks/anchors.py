@@ -63,6 +63,10 @@ def fisher_moments(recipe: Recipe, name: str, version: Version) -> Problems:
     if (wanted := parent_of(version)) is None:
         yield Problem(where, "moments", f"the initial model has no moments of AdamW; {EXAMPLES}")
         return
+    if recipe.versions[wanted].is_computed:
+        kind = recipe.versions[wanted].start.type
+        yield Problem(where, "moments", f"`{wanted}` is a {kind}, which has no moments of AdamW; {EXAMPLES}")
+        return
     paths, step = recipe.paths.version(wanted), steps_taken(recipe, name)
     gone = is_finished(paths.directory) and step not in paths.finished_checkpoints()
     if gone and not is_finished(recipe.paths.version(name).directory):

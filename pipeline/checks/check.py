@@ -11,6 +11,7 @@ from perdure.pipeline.checks import (
     cleaning,
     evaluation,
     hooks,
+    merging,
     mixtures,
     model,
     names,
@@ -30,6 +31,7 @@ from perdure.pipeline.recipe import (
     HuggingFaceModel,
     Recipe,
     RecipeSource,
+    Version,
     load_recipe,
     read_tree,
     structural_problems,
@@ -38,6 +40,7 @@ from perdure.pipeline.recipe import (
 from perdure.pipeline.recipe.load import UNKNOWN_FIELD
 from perdure.pipeline.recipe.remembered import remembering
 
+VersionCheck = Callable[[Recipe, str, Version], Iterator[Problem]]
 MOST = 1_000
 """Mistakes of sense after which no more are looked for."""
 
@@ -63,7 +66,7 @@ def load_lineage(source: RecipeSource) -> Recipe:
     recipe = load_recipe(source.path, source.overrides, source.out)
     found = [
         problem
-        for check in (versions.parent, mixtures.known_sources)
+        for check in (versions.parent, versions.budget, mixtures.known_sources)
         for name, version in recipe.versions.items()
         for problem in check(recipe, name, version)
     ]
@@ -169,7 +172,7 @@ def _problems(recipe: Recipe, with_data: bool) -> list[Problem]:
 
 
 def _parents(recipe: Recipe) -> tuple[Recipe, list[Problem]]:
-    """Mistakes in what versions start from, and a recipe in which these starts are broken parts.
+    """Mistakes in what versions start from and in their budgets, and a recipe in which these are broken parts.
 
     So whatever follows a version's ancestors stops there, instead of going in a circle.
     """
@@ -182,6 +185,9 @@ def _parents(recipe: Recipe) -> tuple[Recipe, list[Problem]]:
             if wrong := list(versions.parent(recipe, name, version)):
                 found += wrong
                 broken[name] = version.model_copy(update={"start": BROKEN})
+            elif wrong := list(versions.budget(recipe, name, version)):
+                found += wrong
+                broken[name] = version.model_copy(update={"tokens": BROKEN})
     return recipe.model_copy(update={"versions": recipe.versions | broken}) if broken else recipe, found
 
 
@@ -216,10 +222,18 @@ def _checks(recipe: Recipe, of_versions: bool) -> list[Callable[[], Iterator[Pro
             for name, version in recipe.versions.items()
             for check in (
                 *versions.CHECKS,
-                *mixtures.CHECKS,
-                *schedules.CHECKS,
-                *anchors.CHECKS,
-                *hooks.CHECKS,
+                *merging.CHECKS,
+                *map(_of_training, (*mixtures.CHECKS, *schedules.CHECKS, *anchors.CHECKS, *hooks.CHECKS)),
             )
         ]
     return checks
+
+
+def _of_training(check: VersionCheck) -> VersionCheck:
+    """A check of what versions train on, which passes over those that do not: theirs is their first parent's."""
+
+    def made(recipe: Recipe, name: str, version: Version) -> Iterator[Problem]:
+        if not version.is_computed:
+            yield from check(recipe, name, version)
+
+    return made

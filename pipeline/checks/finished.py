@@ -26,6 +26,8 @@ def against_data(recipe: Recipe) -> list[Problem]:
     with remembering():
         finished = finished_sources(recipe)
         for name, version in recipe.versions.items():
+            if version.is_computed:
+                continue  # it reads nothing
             found = [*data_labels(finished, name, version), *data_budgets(finished, name, version)]
             all_found += found or repetition(finished, recipe, name, version)
     return all_found

@@ -29,6 +29,7 @@ from perdure.pipeline.plan.forecast import (
     planned_phases,
 )
 from perdure.pipeline.plan.lineage import ancestors, parent_of, resolved_schedule, steps_before
+from perdure.pipeline.plan.merged import origin_words
 from perdure.pipeline.plan.mixture import (
     read_share,
     trained_fraction,
@@ -111,15 +112,17 @@ def _version(
 ) -> dict[str, Any]:
     steps, samples = num_steps(recipe, version), num_samples(recipe, version)
     batch_tokens = recipe.training.global_batch_size * recipe.training.seq_length
-    points = sorted({round(i * steps / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)})
+    points = sorted({round(i * steps / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)}) if steps else []
     schedule = resolved_schedule(recipe, name)
-    rule, table = version.mixture.reweight, mixture_table(recipe, name, sources, counts)
+    rule = version.mixture.reweight
+    table = [] if version.is_computed else mixture_table(recipe, name, sources, counts)
     return {
         "name": name,
         "finished": is_finished(recipe.paths.version(name).directory),
         "start": version.start.type,
         "parent": parent_of(version),
         "branch_step": version.start.step if isinstance(version.start, Branch) else None,
+        "origin": origin_words(version),
         "steps": steps,
         "samples": samples,
         "tokens": samples * recipe.training.seq_length,
@@ -133,7 +136,9 @@ def _version(
         "replay_from_parents": bool(version.mixture.replay and version.mixture.replay.from_parents),
         "domain_order": version.mixture.domain_order,
         "mixture": table,
-        "to_score": to_score(version, table, {source: found["tokens"] for source, found in sources.items()}),
+        "to_score": []
+        if version.is_computed
+        else to_score(version, table, {source: found["tokens"] for source, found in sources.items()}),
         "max_repetition": version.mixture.max_repetition,
         "phases": _phases(recipe, name),
         "reweight": rule.model_dump()

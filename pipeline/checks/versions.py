@@ -10,7 +10,7 @@ from perdure.pipeline.core.hints import near
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.plan.lineage import missing_checkpoint, parent_of
 from perdure.pipeline.plan.plan import num_steps
-from perdure.pipeline.recipe import Branch, HuggingFaceTokenizer, KeepEvery, Recipe, Version
+from perdure.pipeline.recipe import Branch, HuggingFaceTokenizer, KeepEvery, Merge, Recipe, Update, Version
 
 Problems = Iterator[Problem]
 MOST_STEPS = 1_000_000_000
@@ -35,16 +35,42 @@ def _unknown_version(recipe: Recipe, name: str, wanted: str) -> str:
 
 
 def parent(recipe: Recipe, name: str, version: Version) -> Problems:
-    """Checks that the parent is an earlier version."""
-    wanted = parent_of(version)
-    if wanted is not None and wanted not in earlier(recipe, name):
-        yield Problem(f"versions.{name}.start.parent", wanted, _unknown_version(recipe, name, wanted))
+    """Checks that what a version starts from are earlier versions."""
+    where, start, before = f"versions.{name}.start", version.start, earlier(recipe, name)
+    if isinstance(start, Merge):
+        named = [(f"{where}.weights.{parent}", parent) for parent in start.weights]
+        named += [(f"{where}.versions.{number}", parent) for number, parent in enumerate(start.versions)]
+        named += [(f"{where}.base", start.base)] if start.base is not None else []
+        if not start.named:
+            remedy = "required: the share of each version, by name"
+            yield Problem(f"{where}.weights", None, remedy)
+    else:
+        wanted = parent_of(version)
+        named = [(f"{where}.parent", wanted)] if wanted is not None else []
+    for place, wanted in named:
+        if wanted not in before:
+            yield Problem(place, wanted, _unknown_version(recipe, name, wanted))
+
+
+def budget(recipe: Recipe, name: str, version: Version) -> Problems:
+    """Checks that versions that train have a budget, and those that are computed have none."""
+    where, kind = f"versions.{name}.tokens", version.start.type
+    if version.is_computed and version.tokens:
+        remedy = f"should be 0: a version by `{kind}` does not train; train an `update` of it"
+        yield Problem(where, version.tokens, remedy)
+    elif not version.is_computed and not version.tokens:
+        yield Problem(where, 0, f"should be greater than 0: a version by `{kind}` trains")
 
 
 def branch_step(recipe: Recipe, name: str, version: Version) -> Problems:
     """Checks that the parent keeps a checkpoint at the step of a branch."""
     start, where = version.start, f"versions.{name}.start.step"
     if not isinstance(start, Branch) or start.parent not in earlier(recipe, name):
+        return
+    if recipe.versions[start.parent].is_computed:
+        kind = recipe.versions[start.parent].start.type
+        remedy = f"`{start.parent}` is a {kind}, which has no steps; start an `update` of it"
+        yield Problem(where, start.step, remedy)
         return
     steps = num_steps(recipe, recipe.versions[start.parent])
     if start.step > steps:
@@ -53,6 +79,32 @@ def branch_step(recipe: Recipe, name: str, version: Version) -> Problems:
         reason := missing_checkpoint(recipe, start)
     ):
         yield Problem(where, start.step, reason)
+
+
+def moments(recipe: Recipe, name: str, version: Version) -> Problems:
+    """Checks that moments are kept of parents that have some: a computed version has none."""
+    start = version.start
+    if not isinstance(start, Update) or start.moments == "reset" or start.parent not in earlier(recipe, name):
+        return
+    if recipe.versions[start.parent].is_computed:
+        kind = recipe.versions[start.parent].start.type
+        remedy = f"`{start.parent}` is a {kind}, which has weights and no moments; use `reset`"
+        yield Problem(f"versions.{name}.start.moments", "keep", remedy)
+
+
+def computed(recipe: Recipe, name: str, version: Version) -> Problems:
+    """Checks that a version that does not train has no fields of training but those of its first parent."""
+    first = parent_of(version)
+    if not version.is_computed or first not in earlier(recipe, name):
+        return
+    kind, origin = version.start.type, recipe.versions[first]
+    for field, info in Version.model_fields.items():
+        own = getattr(version, field)
+        if field in ("start", "tokens"):
+            continue
+        if own != (getattr(origin, field) if field in ("mixture", "schedule") else info.get_default()):
+            remedy = f"has no use: a version by `{kind}` does not train; leave it out"
+            yield Problem(f"versions.{name}.{field}", None, remedy)
 
 
 def length(recipe: Recipe, name: str, version: Version) -> Problems:
@@ -122,5 +174,5 @@ def _same_tokenizer(recipe: Recipe, where: str, directory: Path) -> Problems:
         yield Problem(where, str(directory), remedy)
 
 
-CHECKS = (branch_step, length, kept, reference)
-"""All but `parent`, without which none of these can be made."""
+CHECKS = (branch_step, moments, computed, length, kept, reference)
+"""All but `parent` and `budget`, without which none of these can be made."""

@@ -18,6 +18,7 @@ from perdure.pipeline.plan.consumption import tokens_at
 from perdure.pipeline.plan.domains import measured_domains
 from perdure.pipeline.plan.history import mixture_phases, source_ledger, steps_done
 from perdure.pipeline.plan.lineage import ancestors, parent_of
+from perdure.pipeline.plan.merged import made_of
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.plan.recorded import as_recorded, made_schedule, recorded
 from perdure.pipeline.plan.schedule import learning_rate, phase_of
@@ -71,6 +72,7 @@ def _version(recipe: Recipe, name: str, on: MeasuredOn | None) -> dict[str, Any]
         "parent": parent_of(version),
         "start": version.start.type,
         "branch_step": version.start.step if isinstance(version.start, Branch) else None,
+        "origin": made_of(recipe, name),
         "status": "finished" if is_finished(directory) else "started" if steps else "waiting",
         "steps": steps,
         "planned_steps": planned,

@@ -20,7 +20,7 @@ def print_log(data: dict[str, Any]) -> None:
 
 
 def _version(version: dict[str, Any], unit: str) -> str:
-    origin = (
+    origin = version["origin"] or (
         version["start"] if version["branch_step"] is None else f"branch at step {version['branch_step']:,}"
     )
     lines = [f"[bold]{version['id']}[/]  {origin}, {_progress(version)}"]
@@ -41,6 +41,8 @@ def _version(version: dict[str, Any], unit: str) -> str:
 
 
 def _progress(version: dict[str, Any]) -> str:
+    if version["origin"]:
+        return f"{version['lineage_tokens']:,} tokens of its ancestors, {version['status']}"
     if not version["steps"]:
         return f"{version['planned_steps']:,} steps of {version['schedule']}, waiting"
     done = (

@@ -132,10 +132,15 @@ def _tokens(tokens: int | None, mark: str) -> str:
 
 
 def _print_version(console: Console, version: dict[str, Any], estimated: dict[str, bool]) -> None:
-    origin = version["start"] + (f" of {version['parent']}" if version["parent"] else "")
+    origin = version["origin"] or version["start"] + (f" of {version['parent']}" if version["parent"] else "")
     if version["branch_step"]:
         origin += f" at step {version['branch_step']:,}"
     heading(console, f"Version {version['name']}: {origin}{', finished' if version['finished'] else ''}")
+    if version["origin"]:
+        console.print(
+            f"computed from weights, without training ({version['lineage_tokens']:,} tokens of its ancestors)"
+        )
+        return
     console.print(
         f"{version['steps']:,} steps, {version['samples']:,} samples, a budget of {version['tokens']:,} tokens"
         f" ({version['lineage_tokens']:,} with its ancestors')"

@@ -32,6 +32,8 @@ class RecipeIdentity(TypedDict):
     version: dict[str, Any]
     order_of_sources: Any
     reweight_tokens: int | None
+    parents: NotRequired[list[str]]
+    """Of a computed version, those that it is made of, in order."""
 
 
 class VersionIdentity(RecipeIdentity):
@@ -46,6 +48,23 @@ class VersionIdentity(RecipeIdentity):
     """Name of the directory of scores by source, for its selection."""
     perplexity_scores: dict[str, str]
     """The same for the perplexities that order or choose its documents."""
+
+
+class ParentExport(TypedDict):
+    """A version whose weights another one is computed from."""
+
+    export: str
+    """Its Hugging Face directory."""
+    weights_hash: str
+
+
+class ParentShare(TypedDict):
+    """A version that another one was computed from, and its share."""
+
+    id: str
+    share: float | list[float] | None
+    """Of its weights in the sum; a list: by run of layers. None of the base of differences, and before shares are fitted."""
+    weights_hash: NotRequired[str]
 
 
 class VersionInputs(TypedDict):
@@ -71,6 +90,8 @@ class VersionInputs(TypedDict):
     """Directory of scores by source, for its selection."""
     perplexity_scores: dict[str, str]
     measured: MeasuredOn
+    parents: NotRequired[dict[str, ParentExport]]
+    """Of a computed version, by name those that it is made of."""
     identity: VersionIdentity
     recipe: NotRequired[str]
     """SHA-256 of `recipe.yaml` beside it."""
@@ -84,7 +105,7 @@ class VersionRecord(TypedDict):
     """Place among the recipe's versions, from 0."""
     parent: str | None
     start: str
-    """`init`, `update` or `branch`."""
+    """`init`, `update`, `branch` or `merge`."""
     status: str
     steps: int
     tokens: int
@@ -117,6 +138,10 @@ class VersionRecord(TypedDict):
     device_seconds: float
     device: str
     lost_device_seconds: float
+    parents: NotRequired[list[ParentShare]]
+    """Of a computed version, all that it is made of, the one that it follows first."""
+    search: NotRequired[dict[str, Any]]
+    """Of a merge with fitted shares, the search: every candidate's losses, and those on the other half of the documents."""
 
 
 def read_inputs(version: VersionPaths) -> VersionInputs:

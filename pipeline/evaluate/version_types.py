@@ -106,6 +106,7 @@ class VersionSummary(TypedDict):
         id: Its name.
         parent: The version it started from; None is the initial model.
         start: Type of its start.
+        origin: What a computed version is made of, in words; None of one that trains.
         left_at_step: Of a branch that leaves before its parent's end, the parent's step; else None.
         status: `finished`, `started` or `waiting`.
         tokens: Tokens it trained on.
@@ -139,6 +140,7 @@ class VersionSummary(TypedDict):
     id: str
     parent: str | None
     start: str
+    origin: str | None
     left_at_step: int | None
     status: str
     tokens: int

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.integrity import require_whole
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.records import read_record
 from perdure.pipeline.core.remedies import readable, remedy
 from perdure.pipeline.core.remembered_hashes import VERIFIED, remembered_hash
-from perdure.pipeline.model.files import INDEX, model_tensors, weight_files
+from perdure.pipeline.model.files import INDEX, model_tensors, stored_tensors, weight_files
+from perdure.pipeline.model.parameters import HEAD
 from perdure.pipeline.model.shape import config_vocab_size, model_shape, tensor_sizes
 from perdure.pipeline.recipe import Recipe
 
@@ -70,6 +72,31 @@ def export_of(version: Path) -> Path:
     require_whole(version)
     compare_weights(version)
     return VersionPaths(version).export
+
+
+def unlike(first: Path, other: Path) -> str | None:
+    """Why two models' tensors cannot be summed, in words; None if they can. Headers and tokenizers are read alone.
+
+    Raises:
+        PerdureError: If a directory holds no tensors that can be read.
+    """
+    tokenizers = [path / "tokenizer.json" for path in (first, other)]
+    if all(path.is_file() for path in tokenizers):
+        hashes = [hash_file(path)[:8] for path in tokenizers]
+        if hashes[0] != hashes[1]:
+            return f"its tokenizer is another one ({hashes[1]}, not {hashes[0]})"
+    ours, theirs = stored_tensors(first), stored_tensors(other)
+    if (HEAD in ours) != (HEAD in theirs):
+        tied = "ties its head to its embedding" if HEAD in ours else "has a head of its own"
+        return f"it {tied}, and the other one does not"
+    for name in dict.fromkeys([*ours, *theirs]):
+        if name not in ours or name not in theirs:
+            return f"{name} is in one of them alone"
+        if ours[name].size != theirs[name].size:
+            return f"{name} is {list(theirs[name].size)}, not {list(ours[name].size)}"
+        if ours[name].dtype != theirs[name].dtype:
+            return f"{name} is {theirs[name].dtype}, not {ours[name].dtype}"
+    return None
 
 
 def initial_weights_hash(recipe: Recipe, path: Path) -> str:

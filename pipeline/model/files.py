@@ -229,11 +229,29 @@ def _equal(tensor: tuple[Stored, int, int, int], another: tuple[Stored, int, int
 
 def _numbers(stored: Stored) -> np.ndarray:
     """A tensor's numbers as they are in its file (https://huggingface.co/docs/safetensors), flat and mapped."""
-    with stored.file.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        first, last = json.loads(file.read(length))[stored.name]["data_offsets"]
+    first, last = data_range(stored)
     dtype = np.dtype(NUMPY[stored.dtype])
-    return np.memmap(stored.file, dtype, "r", 8 + length + first, ((last - first) // dtype.itemsize,))
+    return np.memmap(stored.file, dtype, "r", first, ((last - first) // dtype.itemsize,))
+
+
+def file_header(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """What stands before a safetensors file's data: its bytes, and what they say by tensor; remembered while it is unchanged."""
+    return _file_header(path, _state(path))
+
+
+@lru_cache(maxsize=1024)
+def _file_header(path: Path, _unchanged: tuple[int, int, int]) -> tuple[bytes, dict[str, Any]]:
+    with path.open("rb") as file:
+        size = file.read(8)
+        header = file.read(int.from_bytes(size, "little"))
+    return size + header, json.loads(header)
+
+
+def data_range(stored: Stored) -> tuple[int, int]:
+    """Where a tensor's bytes begin and end in its file."""
+    header, entries = file_header(stored.file)
+    first, last = entries[stored.name]["data_offsets"]
+    return len(header) + first, len(header) + last
 
 
 def _decoded(numbers: np.ndarray, dtype: str) -> np.ndarray:

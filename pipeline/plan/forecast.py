@@ -29,9 +29,12 @@ def planned_phases(recipe: Recipe, name: str) -> list[tuple[int, dict[str, Fract
     """The phases of a version's mixture, as far as they are planned: the step after which each begins, and its shares.
 
     A branch that reads on in its parent's plan is in the parent's phases, and stays in their last one. Domains one after
-    another by similarity stand in the order of `sources` while theirs is not known (see `is_foreseen`).
+    another by similarity stand in the order of `sources` while theirs is not known (see `is_foreseen`). A computed version
+    reads nothing.
     """
     start = recipe.versions[name].start
+    if recipe.versions[name].is_computed:
+        return []
     if isinstance(start, Branch) and continues_parent(recipe, name):
         phases = planned_phases(recipe, start.parent)
         ends = [*(first for first, _ in phases[1:]), None]

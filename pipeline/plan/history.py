@@ -37,6 +37,8 @@ def mixture_phases(recipe: Recipe, name: str) -> list[dict] | None:
 
 def source_ledger(recipe: Recipe, name: str) -> dict[str, dict[str, int]] | None:
     """Tokens consumed and remaining per domain along a version's path, see `consumption.ledger`; None before its plan."""
+    if recipe.versions[name].is_computed:  # what its path consumed
+        return ledger(history(recipe, name)) if is_finished(recipe.paths.version(name).directory) else None
     if (plan := _plan(recipe, name)) is None:
         return None
     steps = steps_done(recipe.paths.version(name).directory)
@@ -50,13 +52,13 @@ def _plan(recipe: Recipe, name: str) -> Plan | None:
 
 
 def history(recipe: Recipe, name: str) -> list[Ancestor]:
-    """The plans of a version's ancestors, nearest first, each with the global index after its last sample used.
+    """The plans of a version's ancestors that trained, nearest first, each with the global index after its last sample used.
 
     Raises:
         PerdureError: If one is missing.
     """
     batch, found = recipe.training.global_batch_size, []
-    for ancestor, steps in reversed(ancestors(recipe, name)):
+    for ancestor, steps in reversed(_trained(recipe, name)):
         paths = recipe.paths.version(ancestor)
         if is_finished(paths.directory) and not is_finished(paths.plan):
             raise PerdureError(f"{paths.plan}: not whole; {remedy(paths.plan)}")
@@ -75,7 +77,12 @@ def history(recipe: Recipe, name: str) -> list[Ancestor]:
 def history_of_plan(recipe: Recipe, name: str, found: Sequence[Ancestor]) -> Sequence[Ancestor]:
     """The `history` of the version whose plan a version reads."""
     owner, _ = plan_owner(recipe, name)
-    return found if owner == name else found[len(found) - len(ancestors(recipe, owner)) :]
+    return found if owner == name else found[len(found) - len(_trained(recipe, owner)) :]
+
+
+def _trained(recipe: Recipe, name: str) -> list[tuple[str, int]]:
+    """The ancestors that trained: those that were computed from weights have no plan."""
+    return [entry for entry in ancestors(recipe, name) if not recipe.versions[entry[0]].is_computed]
 
 
 def appended_phases(version: VersionPaths) -> list[dict]:

@@ -4,14 +4,15 @@ from typing import Any
 
 from perdure.pipeline.core.records import RecipeIdentity
 from perdure.pipeline.plan.mixture import order_of_sources, without_idle
-from perdure.pipeline.recipe import Recipe, Version
+from perdure.pipeline.recipe import Merge, Recipe, Version
+from perdure.pipeline.recipe.remembered import parents_of
 
 
 def deciding_fields(recipe: Recipe, name: str) -> RecipeIdentity:
     """The fields of a recipe that decide a version's result; no model is read, as it may be gone."""
     version = recipe.versions[name]
     dumped = version.model_dump(mode="json", exclude={"keep"})
-    return {
+    found: RecipeIdentity = {
         "seed": recipe.seed,
         "model": recipe.model.model_dump(mode="json"),
         "training": recipe.training.model_dump(exclude=not_deciding(recipe)),
@@ -19,6 +20,9 @@ def deciding_fields(recipe: Recipe, name: str) -> RecipeIdentity:
         "order_of_sources": order_of_sources(version.mixture),
         "reweight_tokens": reweight_tokens(recipe, version),
     }
+    if version.is_computed:  # the first one is followed; a mapping says no order
+        found["parents"] = list(parents_of(version))
+    return found
 
 
 def deciding(version: dict[str, Any]) -> dict[str, Any]:
@@ -30,7 +34,9 @@ def deciding(version: dict[str, Any]) -> dict[str, Any]:
 
 
 def reweight_tokens(recipe: Recipe, version: Version) -> int | None:
-    """Held-out tokens per domain whose perplexity the version's shares follow; None if they follow none."""
+    """Held-out tokens per domain whose losses the version's shares follow, of sources or of parents; None if they follow none."""
+    if isinstance(version.start, Merge):
+        return recipe.evaluation.max_tokens if version.start.fitted else None
     rule = version.mixture.reweight
     return None if rule is None else rule.max_tokens or recipe.evaluation.max_tokens
 

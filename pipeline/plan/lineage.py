@@ -10,14 +10,14 @@ from perdure.pipeline.plan.mixture import (
 )
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.plan.schedule import learning_rate, resolve
-from perdure.pipeline.recipe import Branch, Init, KeepEvery, Recipe, Schedule, Version
-from perdure.pipeline.recipe.remembered import parent_of, remembered
+from perdure.pipeline.recipe import Branch, KeepEvery, Recipe, Schedule, Version
+from perdure.pipeline.recipe.remembered import parent_of, parents_of, remembered
 
 
 def models_needed(version: Version) -> list[str]:
     """Versions that must be finished before this one can be prepared, each once."""
     models = [
-        getattr(version.start, "parent", None),
+        *parents_of(version),
         version.selection.reference if version.selection else None,
         version.mixture.perplexity_model,
     ]
@@ -26,9 +26,9 @@ def models_needed(version: Version) -> list[str]:
 
 def steps_taken(recipe: Recipe, name: str) -> int:
     """Number of the parent's steps before a version starts from it; the version must have a parent."""
-    start = recipe.versions[name].start
-    assert not isinstance(start, Init)
-    return start.step if isinstance(start, Branch) else num_steps(recipe, recipe.versions[start.parent])
+    start, parent = recipe.versions[name].start, parent_of(recipe.versions[name])
+    assert parent is not None
+    return start.step if isinstance(start, Branch) else num_steps(recipe, recipe.versions[parent])
 
 
 @remembered
@@ -49,11 +49,19 @@ def steps_before(recipe: Recipe, name: str) -> int:
 
 @remembered
 def resolved_schedule(recipe: Recipe, name: str) -> Schedule:
-    """A version's schedule with the values that depend on its ancestors filled in, for `learning_rate`."""
+    """A version's schedule with the values that depend on its ancestors filled in, for `learning_rate`.
+
+    A computed version has that of its first parent; what starts from it goes on from the rate at which its path was left.
+    """
     version, parents_rate = recipe.versions[name], None
-    if (parent := parent_of(version)) is not None:
-        length = num_steps(recipe, recipe.versions[parent])
-        parents_rate = learning_rate(resolved_schedule(recipe, parent), steps_taken(recipe, name), length)
+    parent = parent_of(version)
+    if version.is_computed and parent is not None:
+        return resolved_schedule(recipe, parent)
+    for ancestor, steps in reversed(ancestors(recipe, name)):
+        if not recipe.versions[ancestor].is_computed:
+            length = num_steps(recipe, recipe.versions[ancestor])
+            parents_rate = learning_rate(resolved_schedule(recipe, ancestor), steps, length)
+            break
     return resolve(version.schedule, steps_before(recipe, name), num_steps(recipe, version), parents_rate)
 
 

@@ -74,6 +74,7 @@ from perdure.pipeline.recipe.schedules import (
 )
 from perdure.pipeline.recipe.scoring import Scoring
 from perdure.pipeline.recipe.section import Fraction, Name, Positive, Section
+from perdure.pipeline.recipe.starts import Branch, Fitted, Init, Merge, Start, Update
 from perdure.pipeline.recipe.training import (
     Guard,
     HuggingFaceModel,
@@ -84,17 +85,13 @@ from perdure.pipeline.recipe.training import (
     Training,
 )
 from perdure.pipeline.recipe.versions import (
-    Branch,
-    Init,
     LowestPerplexity,
     Mixture,
     MixtureSource,
     Replay,
     Reweight,
     Selection,
-    Start,
     Switch,
-    Update,
     Version,
 )
 
@@ -121,6 +118,7 @@ __all__ = [
     "FineWebQuality",
     "FisherAnchor",
     "FisherExamples",
+    "Fitted",
     "Fraction",
     "GopherQuality",
     "GopherRepetition",
@@ -140,6 +138,7 @@ __all__ = [
     "LocalWorkers",
     "Logging",
     "LowestPerplexity",
+    "Merge",
     "MetadataTopics",
     "MinhashDedup",
     "Mixture",

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import TypeVar
 
-from perdure.pipeline.recipe import Init, Recipe, Version
+from perdure.pipeline.recipe import Init, Merge, Recipe, Version
 
 Answer = TypeVar("Answer")
 _answers: ContextVar[dict | None] = ContextVar("_answers", default=None)
@@ -28,8 +28,16 @@ def remembering() -> Iterator[dict]:
 
 
 def parent_of(version: Version) -> str | None:
-    """The version that another starts from; None for the initial model."""
+    """The version that another starts from, the first one of several; None for the initial model."""
     return None if isinstance(version.start, Init) else version.start.parent
+
+
+def parents_of(version: Version) -> tuple[str, ...]:
+    """All versions whose weights another is made of, the one that it follows first."""
+    if isinstance(version.start, Merge):
+        return version.start.models
+    parent = parent_of(version)
+    return () if parent is None else (parent,)
 
 
 def asked_once(function: Callable[[Recipe], Answer]) -> Callable[[Recipe], Answer]:

@@ -15,6 +15,9 @@ from perdure.pipeline.recipe.section import Name, Section
 from perdure.pipeline.recipe.training import Model, Parallel, Training
 from perdure.pipeline.recipe.versions import Version
 
+INHERITED = {"branch": ("mixture", "selection", "weight_decay"), "merge": ("mixture", "schedule")}
+"""Fields that a version has of its parent where it has none of its own, by the type of its start."""
+
 
 class Recipe(Section):
     """A whole run: sources, tokenizer, model, and the versions to train, in order."""
@@ -40,7 +43,7 @@ class Recipe(Section):
     training: Training
     """Batch, precision and optimizer."""
     versions: Annotated[dict[Name, Version], Field(min_length=1)]
-    """The versions, trained in this order; an update's parent stands before it."""
+    """The versions, made in this order; a version's parents stand before it."""
     evaluation: Evaluation = Evaluation()
     """How versions are measured."""
     logging: Logging = Logging()
@@ -50,19 +53,20 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _branches_inherit(cls, tree: Any) -> Any:
-        """Gives a branch the mixture, selection and weight decay of its parent, where it has none of its own."""
+    def _children_inherit(cls, tree: Any) -> Any:
+        """Gives a version fields of its parent where it has none of its own: a branch its mixture, selection and weight
+        decay, a merge the mixture and schedule of the first one."""
         versions = tree.get("versions") if isinstance(tree, dict) else None
         if not isinstance(versions, dict):
             return tree
         whole: dict = {}
         for name, version in versions.items():
             start = version.get("start") if isinstance(version, dict) else None
-            if isinstance(start, dict) and start.get("type") == "branch":
-                named = start.get("parent")
+            kind = start.get("type") if isinstance(start, dict) else None
+            if keys := INHERITED.get(kind) if isinstance(kind, str) else None:
+                named = _first_parent(start)
                 parent = whole.get(named) if isinstance(named, str) else None
                 if isinstance(parent, dict):
-                    keys = ("mixture", "selection", "weight_decay")
                     inherited = {key: parent[key] for key in keys if key in parent}
                     version = inherited | version
             whole[name] = version
@@ -77,3 +81,10 @@ class Recipe(Section):
     def paths(self) -> RunPaths:
         """Paths of all that is written."""
         return RunPaths(self.directory)
+
+
+def _first_parent(start: Any) -> Any:
+    """The parent that a start names first, as far as its types are right."""
+    several = start.get("weights") or start.get("versions")
+    first = next(iter(several), None) if isinstance(several, dict | list | tuple) else None
+    return start.get("parent", first)

@@ -50,6 +50,8 @@ MAX_DIGITS = 30
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0, le=10**18), BeforeValidator(_whole)]
 """Whole numbers that 64 bits hold, and their sums."""
+Budget = Annotated[int, Field(ge=0, le=10**18), BeforeValidator(_whole)]
+"""The same, or 0."""
 Size = Annotated[Positive, Field(le=1 << 24)]
 """Widths, lengths and numbers of samples; the largest vocabularies and contexts have a million."""
 Single = Annotated[float, Field(gt=0, le=1e30)]

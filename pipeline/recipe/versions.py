@@ -9,7 +9,8 @@ from perdure.pipeline.recipe.anchors import Anchor
 from perdure.pipeline.recipe.hooks import ElasticReset, Reptile
 from perdure.pipeline.recipe.keep import Keep
 from perdure.pipeline.recipe.schedules import Schedule
-from perdure.pipeline.recipe.section import ModelName, Name, Positive, Section
+from perdure.pipeline.recipe.section import Budget, ModelName, Positive, Section
+from perdure.pipeline.recipe.starts import Merge, Start
 
 
 class LowestPerplexity(Section):
@@ -126,41 +127,6 @@ class Mixture(Section):
         return replay if replay is not None and replay.share else None
 
 
-class Init(Section):
-    """Start from weights alone: `model`'s random or Hugging Face weights."""
-
-    type: Literal["init"]
-
-
-class Update(Section):
-    """A new version of a finished parent: its weights, a schedule of its own; lineage tokens go on."""
-
-    type: Literal["update"]
-    parent: Name
-    """The version it starts from."""
-    moments: Literal["reset", "keep"] = "reset"
-    """AdamW's moments, its step count and the fp32 weights: `reset` begins anew from the parent's export; `keep`
-    takes them from the parent's last checkpoint."""
-
-
-class Branch(Section):
-    """A version that leaves its parent's path at one of its checkpoints and goes on from there in every respect but
-    the schedule: weights, moments and place in the data (path switching, Wang et al. 2024; or the decay of WSD).
-
-    `mixture`, `selection` and `weight_decay` are the parent's unless the version has its own; an `anchor` is not: it would hold
-    the branch near where it leaves. The parent itself is not changed by it.
-    """
-
-    type: Literal["branch"]
-    parent: Name
-    """The version it leaves; it need not be finished."""
-    step: Positive
-    """The parent's step after which it leaves. That checkpoint is kept for good."""
-
-
-Start = Annotated[Init | Update | Branch, Field(discriminator="type")]
-
-
 Score = Literal["excess", "reference_loss", "reference_entropy", "intersection", "random", "highest_loss"]
 
 
@@ -237,13 +203,13 @@ class Version(Section):
     """One version of the model: where it starts, what it trains on, for how long and how."""
 
     start: Start
-    """`init`, `update` or `branch`; going on after an interruption is automatic."""
-    tokens: Positive
-    """Token budget, rounded up to whole optimizer steps."""
+    """`init`, `update`, `branch` or `merge`; going on after an interruption is automatic."""
+    tokens: Budget
+    """Token budget, rounded up to whole optimizer steps; 0 for a `merge`, which does not train."""
     mixture: Mixture
-    """Sources, shares and order of the training data."""
+    """Sources, shares and order of the training data; a `merge` has its first parent's."""
     schedule: Schedule
-    """The learning rate over its steps."""
+    """The learning rate over its steps; a `merge` has its first parent's."""
     selection: Selection | None = None
     """Selective-token loss; without it every token counts."""
     weight_decay: Annotated[float, Field(ge=0, le=1e30)] | None = None
@@ -271,7 +237,14 @@ class Version(Section):
         return reptile if reptile is not None and reptile.rate < 1 else None
 
     @property
+    def is_computed(self) -> bool:
+        """Whether it is computed from other versions' weights, without a step of training."""
+        return isinstance(self.start, Merge)
+
+    @property
     def needs_scores(self) -> bool:
         """Whether a model has to score documents before the version can train, for its selection or for perplexities."""
+        if self.is_computed:
+            return False
         selects = self.selection is not None and bool(self.selection.needed_sidecars)
         return selects or self.mixture.perplexity_model is not None

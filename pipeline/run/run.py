@@ -29,6 +29,7 @@ from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.model.layout import layout_of, with_layout
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.history import history
+from perdure.pipeline.plan.merged import origin_words
 from perdure.pipeline.plan.mixture import is_replayed
 from perdure.pipeline.plan.parts import describe
 from perdure.pipeline.plan.plan import Plan
@@ -198,7 +199,7 @@ def prepare_version(
     directory = paths.directory
     with disk_errors(directory):
         refuse_edited(recipe, [name])
-        ancestors = history(recipe, name)
+        ancestors = [] if recipe.versions[name].is_computed else history(recipe, name)
         inputs = version_inputs(recipe, name, data, ancestors)
         if paths.inputs.exists():
             refuse_other(recipe, name, inputs["identity"])
@@ -222,6 +223,10 @@ def prepare_version(
             logger.info(f"version {name}: finished; {reason}, so it is measured again")
             return later_directory(directory, now), inputs
         logger.info(f"version {name}")
+        if recipe.versions[name].is_computed:
+            logger.info(f"{origin_words(recipe.versions[name])}; no training")
+            _write_inputs(paths, recipe, inputs)
+            return directory, inputs
         ranked = {source: Path(path) for source, path in inputs["perplexity_scores"].items()}
         plan = build_plan(paths.plan, recipe, name, data, ranked, ancestors)
         orders = ", ".join(f"{key} {_order_words(entry)}" for key, entry in plan.sources.items())

@@ -14,6 +14,7 @@ from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.manifest import differences, is_finished
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.records import (
+    ParentExport,
     RecipeIdentity,
     VersionIdentity,
     VersionInputs,
@@ -31,14 +32,26 @@ from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.history import history_of_plan
 from perdure.pipeline.plan.identity import deciding, deciding_fields
 from perdure.pipeline.plan.lineage import missing_checkpoint, models_needed, parent_of
+from perdure.pipeline.plan.merged import fitted_domains
 from perdure.pipeline.plan.mixture import is_replayed, members, order_of_sources
 from perdure.pipeline.plan.planning import data_hash, with_replay_pools
-from perdure.pipeline.recipe import Branch, HuggingFaceModel, Mixture, Recipe, Update, typed_command
+from perdure.pipeline.recipe import (
+    Branch,
+    HuggingFaceModel,
+    Mixture,
+    Recipe,
+    Update,
+    Version,
+    typed_command,
+)
 from perdure.pipeline.recipe.anchors import anchor_source
+from perdure.pipeline.recipe.remembered import parents_of
 from perdure.pipeline.run.scoring import finished_export, perplexity_scores, selection_places
 
 SHARE_OF_TRAINED = "version.mixture.replay.share_of: None -> 'trained'"
 """How `differences` tells a version whose `replay.share` was that of the tokens read, and would not be any more."""
+
+KEEPS_TOKENIZER = "what goes on with moments keeps its tokenizer"
 
 
 def version_inputs(
@@ -53,16 +66,21 @@ def version_inputs(
     tokenizer = tokenizer_directory(recipe)
     parent = parent_of(version)
     weights, weights_hash, checkpoint = _start(recipe, name, some_source["tokenizer_hash"])
-    mixture = with_replay_pools(version.mixture, history_of_plan(recipe, name, ancestors), name)
-    places = members(mixture)
-    estimated = anchor_source(version.anchor)
-    used = sorted(
-        {source_of(domain) for domain, _ in places.values()} | ({estimated} if estimated else set())
-    )
-    ranked = perplexity_scores(recipe, mixture, data)
-    fresh = dict.fromkeys(source_of(domain) for key, (domain, _) in places.items() if not is_replayed(key))
-    scores = selection_places(recipe, version, list(fresh), data)
-    return {
+    if version.is_computed:
+        used, ranked, scores = sorted(map(source_of, fitted_domains(recipe, version))), {}, {}
+    else:
+        mixture = with_replay_pools(version.mixture, history_of_plan(recipe, name, ancestors), name)
+        places = members(mixture)
+        estimated = anchor_source(version.anchor)
+        used = sorted(
+            {source_of(domain) for domain, _ in places.values()} | ({estimated} if estimated else set())
+        )
+        ranked = perplexity_scores(recipe, mixture, data)
+        fresh = dict.fromkeys(
+            source_of(domain) for key, (domain, _) in places.items() if not is_replayed(key)
+        )
+        scores = selection_places(recipe, version, list(fresh), data)
+    found: VersionInputs = {
         "version": name,
         "command": typed_command(),
         "parent": parent,
@@ -72,7 +90,7 @@ def version_inputs(
         else embedding_rows(weights, tokenizer, some_source["vocab_size"]),
         "eos_id": some_source["eos_id"],
         "tokenizer": str(tokenizer),
-        "initial_weights": str(weights) if weights else None,
+        "initial_weights": str(weights) if weights and not version.is_computed else None,
         "parent_checkpoint": str(checkpoint) if checkpoint else None,
         "data": {source: str(path) for source, path in data.items()},
         "scores": {source: str(path) for source, path in scores.items()},
@@ -86,6 +104,24 @@ def version_inputs(
             "scores": {source: path.name for source, path in scores.items()},
             "perplexity_scores": {source: path.name for source, path in ranked.items()},
         },
+    }
+    if version.is_computed:
+        found["parents"] = parent_exports(recipe, version)
+    return found
+
+
+def parent_exports(recipe: Recipe, version: Version) -> dict[str, ParentExport]:
+    """By name the finished versions that another one is computed from.
+
+    Raises:
+        PerdureError: If one is not finished, or damaged.
+    """
+    return {
+        parent: {
+            "export": str(finished_export(recipe, parent)),
+            "weights_hash": read_record(recipe.paths.version(parent))["weights_hash"],
+        }
+        for parent in parents_of(version)
     }
 
 
@@ -168,6 +204,13 @@ def _start(recipe: Recipe, name: str, tokenizer_hash: str) -> tuple[Path | None,
             )
         checkpoint = parent.checkpoint(start.step)
         return None, f"{hash_of(identity)[:16]}@{start.step}", checkpoint
+    if recipe.versions[name].is_computed:
+        parents = parent_exports(recipe, recipe.versions[name])
+        for other in parents:
+            theirs = read_record(recipe.paths.version(other))["tokenizer_hash"]
+            _same_tokenizer(name, other, theirs, tokenizer_hash, "weights are summed token by token")
+        hashes = {other: parent["weights_hash"] for other, parent in parents.items()}
+        return Path(next(iter(parents.values()))["export"]), hash_of(hashes)[:16], None
     if isinstance(start, Update):
         export, parent = finished_export(recipe, start.parent), recipe.paths.version(start.parent)
         record = read_record(parent)
@@ -185,11 +228,10 @@ def _start(recipe: Recipe, name: str, tokenizer_hash: str) -> tuple[Path | None,
     return None, None, None
 
 
-def _same_tokenizer(name: str, parent: str, theirs: str, ours: str) -> None:
+def _same_tokenizer(name: str, parent: str, theirs: str, ours: str, why: str = KEEPS_TOKENIZER) -> None:
     if theirs != ours:
         raise PerdureError(
-            f"version {name}: its parent {parent} was trained with another tokenizer ({theirs[:8]} -> {ours[:8]}); "
-            "what goes on with moments keeps its tokenizer"
+            f"version {name}: its parent {parent} was trained with another tokenizer ({theirs[:8]} -> {ours[:8]}); {why}"
         )
 
 
@@ -202,8 +244,8 @@ def _lineage_tokens(recipe: Recipe, name: str) -> int:
         return before + tokens_at(
             parent.directory, start.step, training.global_batch_size * training.seq_length
         )
-    if isinstance(start, Update):
-        return read_record(recipe.paths.version(start.parent))["lineage_tokens"]
+    if (followed := parent_of(recipe.versions[name])) is not None:
+        return read_record(recipe.paths.version(followed))["lineage_tokens"]
     return 0
 
 

@@ -72,12 +72,12 @@ class Session:
         return Path(self.inputs["tokenizer"])
 
 
-def open_session(directory: Path, files: tuple[str, ...]) -> Session:
+def open_session(directory: Path, evaluates: bool = False) -> Session:
     """Starts this rank; all ranks call this.
 
     Args:
         directory: A prepared version, or the evaluation of a finished one.
-        files: What of it must be the same on all ranks, besides recipe and inputs.
+        evaluates: Whether it is an evaluation, which has no plan; nor has a version that is computed.
 
     Raises:
         PerdureError: If ranks see different files, too many or too few were started, or a probe cannot be asked.
@@ -93,7 +93,8 @@ def open_session(directory: Path, files: tuple[str, ...]) -> Session:
             f"{dist.get_world_size()} ranks were started, but the recipe's layout needs "
             f"{layout_of(recipe).world_size} (tensor x pipeline x data parallel)"
         )
-    for file in ("recipe.yaml", "inputs.json", *files):
+    planned = not evaluates and not recipe.versions[inputs["version"]].is_computed
+    for file in ("recipe.yaml", "inputs.json", *(["plan/plan.json"] if planned else [])):
         collectives.require_same(str(directory / file), hash_file(directory / file)[:8])
     # Before anything is trained: a question that cannot be asked should not be found out at the end.
     questions = encode_probes(recipe, Path(inputs["tokenizer"]))

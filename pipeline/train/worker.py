@@ -20,7 +20,7 @@ logger = logging.getLogger("perdure.pipeline.train.worker")  # also when it is `
 
 
 def main(directory: Path, task: str) -> None:
-    """Trains, evaluates and exports one version, or evaluates a finished one again; all ranks run this.
+    """Trains or computes, evaluates and exports one version, or evaluates a finished one again; all ranks run this.
 
     Args:
         directory: The version's directory, or that of an evaluation, prepared by `perdure.pipeline.run.run`.
@@ -30,13 +30,16 @@ def main(directory: Path, task: str) -> None:
     import torch.distributed as dist
 
     from perdure.pipeline.model import collectives
+    from perdure.pipeline.train.computed import compute_version
     from perdure.pipeline.train.session import open_session
     from perdure.pipeline.train.versions import measure_again, train_version
 
-    if task == "train":
-        train_version(open_session(directory, ("plan/plan.json",)))
+    if task == "evaluate":
+        measure_again(open_session(directory, evaluates=True))
+    elif (session := open_session(directory)).version.is_computed:
+        compute_version(session)
     else:
-        measure_again(open_session(directory, ()))
+        train_version(session)
     collectives.barrier()  # rank 0 has read what others wrote
     dist.destroy_process_group()
 

@@ -40,7 +40,9 @@ def format_share(share: float) -> str:
 
 
 def format_origin(version: VersionSummary) -> str:
-    """What a version started from: its parent, with the step if it is not the parent's last."""
+    """What a version started from: its parent, with the step if it is not the parent's last, or all that it is merged from."""
+    if origin := version.get("origin"):
+        return origin
     parent = "initial model" if version["parent"] is None else version["parent"]
     return parent if version.get("left_at_step") is None else f"{parent} at step {version['left_at_step']:,}"
 

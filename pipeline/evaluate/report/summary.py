@@ -33,6 +33,7 @@ from perdure.pipeline.plan.forecast import expected_mixture
 from perdure.pipeline.plan.history import mixture_phases, source_ledger
 from perdure.pipeline.plan.identity import deciding_fields
 from perdure.pipeline.plan.lineage import parent_of
+from perdure.pipeline.plan.merged import origin_words
 from perdure.pipeline.plan.mixture import is_replayed, members, mixture_shares, trained_fraction
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.plan.recorded import as_recorded, made_schedule
@@ -182,6 +183,7 @@ def _version(run: RunRecords, name: str) -> dict[str, Any]:
         "id": name,
         "parent": parent_of(version),
         "start": version.start.type,
+        "origin": origin_words(version, record.get("parents") if record else None),
         "status": status,
         "tokens": tokens,
         "steps": steps,
@@ -206,6 +208,8 @@ def _version(run: RunRecords, name: str) -> dict[str, Any]:
 
 def _mixture(run: RunRecords, name: str) -> list[dict[str, Any]]:
     recipe = run.recipes[name]
+    if recipe.versions[name].is_computed:
+        return []
     mixture = expected_mixture(recipe, name)
     shares = mixture_shares(mixture, k=trained_fraction(recipe.versions[name]))
     plan = run.optional(name, "plan/plan.json")
@@ -234,6 +238,7 @@ def _lineage(recipe: Recipe, report: Report) -> dict:
                 "id": entry["id"],
                 "parent": entry["parent"],
                 "start": entry["start"],
+                "origin": entry["origin"],
                 "status": entry["status"],
                 "steps": entry["steps"],
                 "tokens": entry["tokens"],

@@ -1,0 +1,70 @@
+"""What a merged version is made of, as planned and as recorded, in data and in words."""
+
+from collections.abc import Sequence
+
+from perdure.pipeline.core.records import ParentShare, read_record
+from perdure.pipeline.plan.domains import source_of
+from perdure.pipeline.plan.mixture import is_replayed, members
+from perdure.pipeline.recipe import Merge, Recipe, Version
+
+
+def fitted_domains(recipe: Recipe, version: Version) -> list[str]:
+    """The domains by whose held-out losses a merge finds its shares, the old ones first; none if it does not."""
+    old, new = old_and_new(recipe, version)
+    return [*old, *new]
+
+
+def old_and_new(recipe: Recipe, version: Version) -> tuple[list[str], list[str]]:
+    """The old and the new domains of a merge with fitted shares; without `new`, the second version's new sources."""
+    start = version.start
+    if not isinstance(start, Merge) or start.fitted is None:
+        return [], []
+    old = list(start.fitted.old)
+    if start.fitted.new is not None:
+        return old, list(start.fitted.new)
+    second = recipe.versions[start.named[-1]]
+    fresh = dict.fromkeys(
+        source_of(domain) for key, (domain, _) in members(second.mixture).items() if not is_replayed(key)
+    )
+    return old, [domain for domain in fresh if domain not in old]
+
+
+def planned_shares(start: Merge) -> list[ParentShare]:
+    """The versions of a merge, the one that it follows first, with their shares as the recipe has them."""
+    found: list[ParentShare] = [{"id": name, "share": start.weights.get(name)} for name in start.named]
+    if start.parent_share:
+        shares = list(start.parent_share)
+        found[0]["share"], found[1]["share"] = shares, [1 - share for share in shares]
+    if start.base is not None and start.base not in start.named:
+        found.append({"id": start.base, "share": None})
+    return found
+
+
+def origin_words(version: Version, recorded: Sequence[ParentShare] | None = None) -> str | None:
+    """What a merge is made of, as in `merge of base 0.2, update 0.8`; None for another version.
+
+    Args:
+        version: The version.
+        recorded: Its `parents` in `version.json`, whose shares count, once it is finished.
+    """
+    start = version.start
+    if not isinstance(start, Merge):
+        return None
+    shares = planned_shares(start) if recorded is None else recorded
+    parts = [f"{parent['id']}{_share_words(parent['share'])}" for parent in shares]
+    method = "" if start.method == "linear" else f" by {start.method}, differences from {start.base}"
+    fitted = ", shares fitted by held-out loss" if start.fitted else ""
+    return f"merge of {', '.join(parts)}{method}{fitted}"
+
+
+def made_of(recipe: Recipe, name: str) -> str | None:
+    """`origin_words` of a version with its recorded shares, if it is finished."""
+    paths = recipe.paths.version(name)
+    recorded = read_record(paths).get("parents") if paths.record.exists() else None
+    return origin_words(recipe.versions[name], recorded)
+
+
+def _share_words(share: float | list[float] | None) -> str:
+    if share is None:
+        return ""
+    return " " + "/".join(f"{value:g}" for value in (share if isinstance(share, list) else [share]))
