@@ -29,6 +29,7 @@ from perdure.data_recipes.reproduce.studies import (
     sweep_and_page,
     table,
 )
+from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.evaluate.report.figures import Axis
 from perdure.pipeline.evaluate.report_types import Report
 
@@ -49,8 +50,6 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 """Versions by method."""
 COLOURS = (7, 7, 6, 0, 1, 1, 1, 2, 2, 3, 4, 5)
 MARKERS = ".DPosd^v<>*X"
-ROOM = 0.06
-"""Free space around the points, as a share of their extent."""
 
 
 def versions() -> list[str]:
@@ -71,8 +70,24 @@ def of_plain(report: Report, version: str) -> float | None:
     return own / plain if own and plain else None
 
 
-def loss_table(found: Sequence[Report]) -> str:
-    """Both losses of every version, the differences that matter, and the time that it took."""
+def state_sizes(sweep: Path) -> dict[str, int]:
+    """Bytes of the last checkpoint of every trained version of the first run: weights, moments, and what a method adds."""
+    run = RunPaths(min(sweep.glob("runs/*/report.json")).parent)
+    last = {name: run.version(name).finished_checkpoints() for name in run.begun_versions()}
+    return {
+        name: sum(path.stat().st_size for path in found[max(found)].glob("*.distcp"))
+        for name, found in last.items()
+        if found
+    }
+
+
+def loss_table(found: Sequence[Report], sizes: dict[str, int]) -> str:
+    """Both losses of every version, the differences that matter, and what it cost.
+
+    Args:
+        found: The reports.
+        sizes: From `state_sizes`.
+    """
     rows = []
     for version in versions():
         points = [at(report, version) for report in found]
@@ -84,10 +99,11 @@ def loss_table(found: Sequence[Report]) -> str:
             if version in LINE
             else mean_and_sd([above_line(report, version) for report in found], "{:+.3f}"),
             mean_and_sd([of_plain(report, version) for report in found], "{:.2f}"),
+            f"{sizes[version] / sizes[PLAIN]:.2f}" if version in sizes else "-",
         ]
         rows.append([f"`{version}`", *cells])
     head = ["version", "old", "new", "old, less parent", "new, less plain", "new, above the line of merges"]
-    return table([*head, "time, of plain"], rows)
+    return table([*head, "time, of plain", "state, of plain"], rows)
 
 
 def picture(found: Sequence[Report], unit: str) -> str:
@@ -110,10 +126,10 @@ def picture(found: Sequence[Report], unit: str) -> str:
 
 def main(sweep: Path, page: Path | None) -> None:
     """Prints the tables, writes the picture, and puts both in the page."""
-    parts, pictures = {}, {}
+    parts, pictures, sizes = {}, {}, state_sizes(sweep)
     both = in_units(reports(sweep))
     for unit, found in both:
-        parts[unit] = loss_table(found)
+        parts[unit] = loss_table(found, sizes)
     unit, found = both[0]
     parts["claims"] = table(["claim", "source", f"here ({unit})", "verdict"], claim_rows(found))
     pictures["frontier"] = picture(found, unit)

@@ -70,11 +70,12 @@ def test_every_claim_is_held_against_every_seed():
 
 
 def test_the_table_has_every_version_once_and_the_time_as_a_share_of_the_plain_update():
-    rows = frontier.loss_table([made_up(), made_up(0.1)]).splitlines()[2:]
+    rows = frontier.loss_table([made_up(), made_up(0.1)], {"plain": 100, "l2_1": 133}).splitlines()[2:]
     cells = {row.split(" | ")[0].strip("| `"): row.split(" | ") for row in rows}
     assert list(cells) == frontier.versions() and len(rows) == len(cells)
     assert cells["kl_all"][6].strip(" |") == "2.00 (0.00)"
     assert cells["parent_50"][6].strip(" |") == "-"
+    assert [cells[name][7].strip(" |") for name in ("plain", "l2_1", "kl_all")] == ["1.00", "1.33", "-"]
     assert cells["plain"][1:4] == ["6.050 (0.071)", "5.050 (0.071)", "+1.000 (0.000)"]
 
 
@@ -83,3 +84,21 @@ def test_the_picture_names_every_method():
     for family in frontier.FAMILIES:
         assert f">{family}<" in svg
     assert "old domain: held-out loss (nats per token)" in svg
+
+
+def test_the_state_of_a_version_is_the_size_of_its_last_checkpoint(tmp_path):
+    for seed, version, step, size in (
+        (1, "plain", 50, 7),
+        (1, "plain", 100, 3),
+        (2, "plain", 100, 9),
+        (1, "base", 0, 0),
+    ):
+        run = tmp_path / "runs" / f"seed={seed}"
+        step_path = run / "versions" / version / "checkpoints" / f"step_{step:06d}"
+        step_path.mkdir(parents=True)
+        (run / "report.json").touch()
+        (run / "versions" / version / "inputs.json").touch()
+        if size:
+            (step_path / "__0_0.distcp").write_bytes(b"x" * size)
+            (step_path / "_SUCCESS").touch()
+    assert frontier.state_sizes(tmp_path) == {"plain": 3}
