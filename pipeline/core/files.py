@@ -118,7 +118,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
     Args:
         path: The file.
-        kind: What it holds: `dict` or `list`.
+        kind: What it holds: `dict`, `list` or `str`.
 
     Raises:
         PerdureError: If the file is missing or broken, holds something else, or was changed by anything but `write_json`.
@@ -141,9 +141,8 @@ def read_json(path: Path, kind: type = dict) -> Any:
     except (ValueError, RecursionError) as error:
         raise PerdureError(f"{path}: not readable as JSON ({error}); {remedy(path)}") from None
     if not isinstance(value, kind):
-        raise PerdureError(
-            f"{path}: should hold a JSON {'array' if kind is list else 'object'}; {remedy(path)}"
-        )
+        name = {dict: "object", list: "array", str: "string"}[kind]
+        raise PerdureError(f"{path}: should hold a JSON {name}; {remedy(path)}")
     if not isinstance(value, dict) or not str(value.get(CHECKSUM)).startswith(SCHEME):
         return value
     if value.pop(CHECKSUM) != _checksum(path, value):

@@ -65,7 +65,7 @@ def _write_board(plan: SweepPlan, found: SweepResult) -> None:
     for run in found["runs"]:
         board = plan.directory / run["directory"] / "tb"
         done, state = board / "hparams.json", hash_of(run)
-        if run["status"] != "whole" or (done.exists() and read_json(done) == state):
+        if run["status"] != "whole" or (done.exists() and read_json(done, str) == state):
             continue
         from torch.utils.tensorboard.summary import hparams
         from torch.utils.tensorboard.writer import SummaryWriter

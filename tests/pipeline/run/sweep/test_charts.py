@@ -1,9 +1,11 @@
 """Plots of a sweep, on its page and as files."""
 
 import re
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 from perdure.pipeline.evaluate.report.figures import standalone
+from perdure.pipeline.run.sweep import results
 from perdure.pipeline.run.sweep.charts import charts
 from perdure.pipeline.run.sweep.page import render_sweep
 
@@ -89,3 +91,14 @@ def test_a_plot_is_a_file_of_its_own(seeded):
     assert 'style="fill: #ffffff"' in light and "#14171b" in dark and "#14171b" not in light
     for colour in set(re.findall(r"(?:fill|stroke): (#\w+)", light)):
         assert f'[style*="fill: {colour}"]' in dark and f'[style*="stroke: {colour}"]' in dark
+
+
+def test_results_are_written_again_over_those_of_whole_runs(swept, tmp_path, monkeypatch):
+    """`--report`, or a sweep with more versions, finds TensorBoard's table of runs that were whole before."""
+    monkeypatch.setattr(results, "gather", lambda plan, failed: swept)
+    plan = SimpleNamespace(directory=tmp_path)
+    written = []
+    for _ in range(2):
+        results.write_results(plan)
+        written.append({path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/tb/hparams.json")})
+    assert written[0] and written[0] == written[1]
