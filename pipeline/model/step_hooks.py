@@ -44,11 +44,14 @@ def install_hooks(optimizer: MegatronOptimizer, hooks: Sequence[StepHook]) -> No
         optimizer: Of `make_optimizer`; the model's weights, or checkpoints that are loaded next, are what companions begin as.
         hooks: Act in this order, before the update and after it.
     """
+    names = [name for hook in hooks for name in hook.companions]
     for part in optimizer.chained_optimizers:
         part.optimizer.hooks = tuple(hooks)
+        if not names:
+            continue  # looking a state up makes an empty one, into which no checkpoint is loaded
         for weight in (weight for group in part.optimizer.param_groups for weight in group["params"]):
             state = part.optimizer.state[weight]
-            for name in (name for hook in hooks for name in hook.companions):
+            for name in names:
                 if "exp_avg" not in state:
                     state |= {key: torch.zeros_like(weight.data) for key in ("exp_avg", "exp_avg_sq")}
                 if name not in state:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.pipeline.model.optimizer import FusedAdamW, optimizer_config, rectangles, set_learning_rate
+from perdure.pipeline.model.step_hooks import install_hooks
 from perdure.pipeline.recipe import Training
 
 
@@ -87,6 +88,13 @@ def test_hooks_act_on_the_clipped_gradient_before_and_on_the_weight_after_an_upd
     optimizer.step()
     assert weight.item() == 15.0
     assert seen == [(8.0, -3.0, ["exp_avg", "exp_avg_sq"], 7, 0.5)]
+
+
+def test_no_hooks_leave_the_optimizer_as_new():
+    """Megatron makes moments to load into where there is no state yet, not even an empty one."""
+    optimizer = FusedAdamW([torch.nn.Parameter(torch.ones(3))])
+    install_hooks(SimpleNamespace(chained_optimizers=[SimpleNamespace(optimizer=optimizer)]), ())
+    assert not optimizer.state and optimizer.hooks == ()
 
 
 def test_every_group_is_told_the_rate_and_its_part_of_the_decay():
