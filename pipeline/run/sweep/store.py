@@ -52,7 +52,7 @@ def version_keys(recipe: Recipe, changes: dict) -> dict[str, str]:
         "reweight": {
             name: tokens
             for name, version in recipe.versions.items()
-            if (tokens := reweight_tokens(recipe, version))
+            if not version.is_computed and (tokens := reweight_tokens(recipe, version))
         },
     }
     return {name: hash_of(common | _lineage(recipe, name))[:8] for name in recipe.versions}
@@ -72,12 +72,19 @@ def _lineage(recipe: Recipe, name: str) -> dict:
         version: without_idle(recipe.versions[version].model_dump(mode="json", exclude={"keep"}))
         for version in needed
     }
+    fitted = {
+        version: tokens
+        for version in needed
+        if recipe.versions[version].is_computed
+        and (tokens := reweight_tokens(recipe, recipe.versions[version]))
+    }
     orders = {version: order_of_sources(recipe.versions[version].mixture) for version in needed}
     return {
         "version": name,
         "versions": versions,
         "sources": {source: recipe.sources[source].model_dump(mode="json") for source in sorted(sources)},
         **({"orders": orders} if any(orders.values()) else {}),
+        **({"fitted": fitted} if fitted else {}),
     }
 
 

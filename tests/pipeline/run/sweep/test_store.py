@@ -59,6 +59,20 @@ def test_a_version_is_the_same_where_its_lineage_is(tmp_path):
         assert keys(tmp_path, **change) == plain
 
 
+def test_a_fitted_merge_makes_no_other_version_anew(tmp_path):
+    plain = keys(tmp_path)
+    recipe = make(tmp_path)
+    start = {"type": "merge", "versions": ["base", "update"], "fitted": {"old": "a"}}
+    tree = recipe.model_dump(mode="json")
+    tree["versions"]["merged"] = {"start": start, "tokens": 0}
+    found = version_keys(Recipe.model_validate(tree), {})
+    assert {name: found[name] for name in plain} == plain
+    # The held-out text that its shares are fitted on decides the merge alone.
+    tree["evaluation"]["max_tokens"] = 9
+    other = version_keys(Recipe.model_validate(tree), {})
+    assert {name for name in found if found[name] != other[name]} == {"merged"}
+
+
 def test_the_order_of_domains_that_come_one_after_another_decides(tmp_path):
     def update(order, **settings):
         return {"mixture": {"sources": {name: {} for name in order}} | settings}
