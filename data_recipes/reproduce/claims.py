@@ -11,7 +11,7 @@ PARENT, PLAIN = "base", "plain"
 LINE = (PLAIN, *(f"parent_{share}" for share in range(10, 100, 10)), PARENT)
 """The merges of the parent and its plain update, by rising share of the parent."""
 L2 = ("l2_1", "l2_10", "l2_100")
-EWC = ("ewc_1e2", "ewc_1e4", "ewc_1e6")
+EWC = ("ewc_1e3", "ewc_1e4", "ewc_1e5")
 LORA = ("lora_4", "lora_32")
 REPLAY = ("replay_5", "replay_25")
 MOL = ("mol_5", "mol_25")

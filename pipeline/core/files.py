@@ -141,8 +141,8 @@ def read_json(path: Path, kind: type = dict) -> Any:
     except (ValueError, RecursionError) as error:
         raise PerdureError(f"{path}: not readable as JSON ({error}); {remedy(path)}") from None
     if not isinstance(value, kind):
-        name = {dict: "object", list: "array", str: "string"}[kind]
-        raise PerdureError(f"{path}: should hold a JSON {name}; {remedy(path)}")
+        names: dict[type, str] = {dict: "object", list: "array", str: "string"}
+        raise PerdureError(f"{path}: should hold a JSON {names[kind]}; {remedy(path)}")
     if not isinstance(value, dict) or not str(value.get(CHECKSUM)).startswith(SCHEME):
         return value
     if value.pop(CHECKSUM) != _checksum(path, value):
