@@ -23,6 +23,14 @@ def at(report: Report, version: str) -> tuple[float, float]:
     return found[OLD], found[NEW]
 
 
+def measured(found: Sequence[Report], versions: Sequence[str]) -> bool:
+    """Whether every run has finished these versions: arms may be left out of the recipe."""
+    return all(
+        {entry["id"] for entry in report["versions"] if entry["status"] == "finished"}.issuperset(versions)
+        for report in found
+    )
+
+
 def above_line(report: Report, version: str) -> float | None:
     """New loss of a version, less the lowest that a merge reaches with at most the version's old loss.
 
@@ -80,15 +88,17 @@ def objective_gain(report: Report) -> float:
 
 
 def claim_rows(found: Sequence[Report]) -> list[list[str]]:
-    """The table of claims: the claim, its source, numbers in the reports' unit (mean and deviation over seeds), the verdict."""
+    """The table of claims: the claim, its source, numbers in the reports' unit (mean and deviation over seeds), the verdict.
+
+    Claims about versions that were left out are left out, too.
+    """
     return [*_merging(found), *_inside(found), *_replay(found), *_adapters(found)]
 
 
 def _merging(found: Sequence[Report]) -> list[list[str]]:
     lin, fifth = "Lin et al. 2024", "parent_20"
-    gains = [objective_gain(report) for report in found]
     kept_of, undone_of = ([of(report, fifth) for report in found] for of in (kept, undone))
-    return [
+    rows = [
         claim_row(
             "along the line the old loss rises and the new one falls, step by step",
             lin,
@@ -104,14 +114,19 @@ def _merging(found: Sequence[Report]) -> list[list[str]]:
             [("of the gain kept", kept_of), ("of the forgetting undone", undone_of)],
             "{:.1%}",
         ),
-        claim_row(
-            "a share for each block is better than one share",
-            lin,
-            [gain < 0 for gain in gains],
-            [("mean of both losses, less the best single share's", gains)],
-            "{:+.4f}",
-        ),
     ]
+    if measured(found, ("parent_blocks",)):
+        gains = [objective_gain(report) for report in found]
+        rows.append(
+            claim_row(
+                "a share for each block is better than one share",
+                lin,
+                [gain < 0 for gain in gains],
+                [("mean of both losses, less the best single share's", gains)],
+                "{:+.4f}",
+            )
+        )
+    return rows
 
 
 def _inside(found: Sequence[Report]) -> list[list[str]]:
@@ -124,6 +139,8 @@ def _inside(found: Sequence[Report]) -> list[list[str]]:
         ("EWC", EWC, "not in the paper"),
         ("replay", REPLAY, "not in the paper"),
     ):
+        if not measured(found, versions):
+            continue
         above = {version: [above_line(report, version) for report in found] for version in versions}
         rows.append(
             claim_row(
@@ -154,6 +171,8 @@ def _replay(found: Sequence[Report]) -> list[list[str]]:
         ),
     ]
     for mol, replay in zip(MOL, REPLAY, strict=True):
+        if not measured(found, (mol, replay)):
+            continue
         old, new = (lesses(found, mol, replay, domain) for domain in (0, 1))
         share = replay.removeprefix("replay_")
         rows.append(
@@ -171,6 +190,8 @@ def _adapters(found: Sequence[Report]) -> list[list[str]]:
     biderman, (low, high) = "Biderman et al. 2024", LORA
     rows = []
     for verb, domain, sign in (("forgets", 0, -1), ("learns", 1, 1)):
+        if not measured(found, LORA):
+            continue
         differences = {name: lesses(found, name, PLAIN, domain) for name in LORA}
         rows.append(
             claim_row(
@@ -185,5 +206,6 @@ def _adapters(found: Sequence[Report]) -> list[list[str]]:
         ("a stronger pull forgets less and learns less (L2)", "Lin et al. 2024", (PLAIN, *L2)),
         ("a stronger pull forgets less and learns less (EWC)", "Sliogeris et al. 2025", (PLAIN, *EWC)),
     ):
-        rows.append(claim_row(claim, source, [ordered(report, versions) for report in found]))
+        if measured(found, versions):
+            rows.append(claim_row(claim, source, [ordered(report, versions) for report in found]))
     return rows

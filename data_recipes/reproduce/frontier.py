@@ -19,6 +19,7 @@ from perdure.data_recipes.reproduce.claims import (
     at,
     claim_rows,
     less,
+    measured,
 )
 from perdure.data_recipes.reproduce.scatter import Points, scatter_chart
 from perdure.data_recipes.reproduce.studies import (
@@ -52,9 +53,14 @@ COLOURS = (7, 7, 6, 0, 1, 1, 1, 2, 2, 3, 4, 5)
 MARKERS = ".DPosd^v<>*X"
 
 
-def versions() -> list[str]:
-    """All versions, the parent and its plain update first."""
-    others = [version for family in FAMILIES.values() for version in family]
+def families(found: Sequence[Report]) -> dict[str, tuple[str, ...]]:
+    """The methods whose versions all runs have."""
+    return {family: names for family, names in FAMILIES.items() if measured(found, names)}
+
+
+def versions(found: Sequence[Report]) -> list[str]:
+    """Their versions, the parent and its plain update first."""
+    others = [version for family in families(found).values() for version in family]
     return list(dict.fromkeys([PARENT, PLAIN, *others]))
 
 
@@ -89,7 +95,7 @@ def loss_table(found: Sequence[Report], sizes: dict[str, int]) -> str:
         sizes: From `state_sizes`.
     """
     rows = []
-    for version in versions():
+    for version in versions(found):
         points = [at(report, version) for report in found]
         cells = [mean_and_sd([point[domain] for point in points]) for domain in (0, 1)]
         cells += [
@@ -108,8 +114,11 @@ def loss_table(found: Sequence[Report], sizes: dict[str, int]) -> str:
 
 def picture(found: Sequence[Report], unit: str) -> str:
     """All versions in the plane of both losses; what lies far above the trained ones is cut off."""
-    groups = []
-    for (family, names), colour, marker in zip(FAMILIES.items(), COLOURS, MARKERS, strict=True):
+    groups, shown = [], families(found)
+    for family, colour, marker in zip(FAMILIES, COLOURS, MARKERS, strict=True):
+        names = shown.get(family, ())
+        if not names:
+            continue
         places = [
             ([at(report, name)[0] for report in found], [at(report, name)[1] for report in found])
             for name in names

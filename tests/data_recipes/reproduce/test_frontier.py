@@ -9,13 +9,17 @@ from perdure.data_recipes.reproduce.claims import LINE
 def made_up(shift: float = 0.0, **changed: tuple[float, float]) -> dict:
     """A report whose merges lie on old = 5 + s^2, new = 5 + (1 - s)^2, with s the share of the update."""
     points = {name: (5 + (1 - i / 10) ** 2 + shift, 5 + (i / 10) ** 2 + shift) for i, name in enumerate(LINE)}
-    for version in frontier.versions():
+    for version in (name for family in frontier.FAMILIES.values() for name in family):
         points.setdefault(version, (5.5 + shift, 5.5 + shift))
     points |= changed
     return {
         "domains": ["english", "german"],
         "versions": [
-            {"id": name, "seconds": 0.0 if name.startswith("parent") else 10.0 * (1 + (name == "kl_all"))}
+            {
+                "id": name,
+                "status": "finished",
+                "seconds": 0.0 if name.startswith("parent") else 10.0 * (1 + (name == "kl_all")),
+            }
             for name in points
         ],
         "loss_matrix": [[9.0, 9.0], *([old, new] for old, new in points.values())],
@@ -72,7 +76,7 @@ def test_every_claim_is_held_against_every_seed():
 def test_the_table_has_every_version_once_and_the_time_as_a_share_of_the_plain_update():
     rows = frontier.loss_table([made_up(), made_up(0.1)], {"plain": 100, "l2_1": 133}).splitlines()[2:]
     cells = {row.split(" | ")[0].strip("| `"): row.split(" | ") for row in rows}
-    assert list(cells) == frontier.versions() and len(rows) == len(cells)
+    assert list(cells)[:3] == ["base", "plain", "parent_10"] and len(rows) == len(cells)
     assert cells["kl_all"][6].strip(" |") == "2.00 (0.00)"
     assert cells["parent_50"][6].strip(" |") == "-"
     assert [cells[name][7].strip(" |") for name in ("plain", "l2_1", "kl_all")] == ["1.00", "1.33", "-"]
@@ -102,3 +106,23 @@ def test_the_state_of_a_version_is_the_size_of_its_last_checkpoint(tmp_path):
             (step_path / "__0_0.distcp").write_bytes(b"x" * size)
             (step_path / "_SUCCESS").touch()
     assert frontier.state_sizes(tmp_path) == {"plain": 3}
+
+
+def test_arms_that_were_left_out_are_left_out_of_tables_claims_and_picture():
+    whole, part = [made_up(), made_up(0.1)], [made_up(), made_up(0.1)]
+    for report in part:
+        for entry in report["versions"]:
+            if entry["id"] in ("lora_4", "mol_25", "parent_blocks"):
+                entry["status"] = "waiting"
+    names = {row[0] for row in claims.claim_rows(whole)} - {row[0] for row in claims.claim_rows(part)}
+    assert names == {
+        "LoRA lies inside the frontier of merging",
+        "LoRA forgets less than training all weights",
+        "LoRA learns less than training all weights",
+        "a higher rank learns more and forgets more",
+        "MoL forgets no more than cross entropy at 25% of replay",
+        "a share for each block is better than one share",
+    }
+    svg = frontier.picture(part, "nats per token")
+    assert ">LoRA<" not in svg and ">KL on all<" in svg
+    assert "lora_32" not in frontier.loss_table(part, {"plain": 1})
