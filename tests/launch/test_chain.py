@@ -49,6 +49,20 @@ def test_versions_wait_for_the_models_they_need_and_for_no_others(recipe):
     assert after["report"] == {"train-base", "train-expert", "train-update", "train-control"}
 
 
+def test_a_merge_waits_for_all_that_it_is_made_of(recipe):
+    start = {
+        "type": "merge",
+        "weights": {"control": 0.5, "update": 0.5},
+        "method": "task_arithmetic",
+        "base": "base",
+    }
+    tree = recipe.model_dump(mode="json")
+    tree["versions"]["merged"] = {"start": start, "tokens": 0}
+    chain = {job.name: job for job in jobs(Recipe.model_validate(tree), FILE)}
+    assert {"train-control", "train-update", "train-base"} <= set(chain["prepare-merged"].after)
+    assert not chain["prepare-merged"].gpus and chain["train-merged"].ranks
+
+
 def test_only_ranks_and_scoring_use_gpus(recipe):
     gpus = {job.name for job in jobs(recipe, FILE) if job.gpus}
     assert gpus == {f"train-{name}" for name in recipe.versions} | {"prepare-update"}

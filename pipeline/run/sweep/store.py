@@ -18,9 +18,11 @@ from perdure.pipeline.data.stage import tokenizer_directory
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.identity import not_deciding, reweight_tokens
 from perdure.pipeline.plan.lineage import kept_steps, models_needed
+from perdure.pipeline.plan.merged import fitted_domains
 from perdure.pipeline.plan.mixture import members, order_of_sources, without_idle
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recipe.anchors import anchor_source
+from perdure.pipeline.recipe.remembered import parents_of
 from perdure.pipeline.run.sweep.spec import Run, SweepPlan
 
 SHARED = ("contents", "clean", "topics", "subset", "data")
@@ -67,6 +69,7 @@ def _lineage(recipe: Recipe, name: str) -> dict:
     for version in needed:
         places = members(recipe.versions[version].mixture).values()
         sources |= {source_of(domain) for domain, _ in places}
+        sources |= set(map(source_of, fitted_domains(recipe, recipe.versions[version])))
         sources |= {source for source in [anchor_source(recipe.versions[version].anchor)] if source}
     versions = {
         version: without_idle(recipe.versions[version].model_dump(mode="json", exclude={"keep"}))
@@ -79,12 +82,15 @@ def _lineage(recipe: Recipe, name: str) -> dict:
         and (tokens := reweight_tokens(recipe, recipe.versions[version]))
     }
     orders = {version: order_of_sources(recipe.versions[version].mixture) for version in needed}
+    computed = [version for version in needed if recipe.versions[version].is_computed]
+    parents = {version: parents_of(recipe.versions[version]) for version in computed}  # in their order
     return {
         "version": name,
         "versions": versions,
         "sources": {source: recipe.sources[source].model_dump(mode="json") for source in sorted(sources)},
         **({"orders": orders} if any(orders.values()) else {}),
         **({"fitted": fitted} if fitted else {}),
+        **({"parents": parents} if parents else {}),
     }
 
 

@@ -1,7 +1,12 @@
 """What `check` says of versions that are merged from others."""
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import tiny_recipe
 
+from perdure.pipeline.checks.merging import alike
+from perdure.pipeline.core.manifest import finish
 from tests.pipeline.checks.template import found
 
 MERGE = "versions.merged={start: {type: merge, %s}, tokens: 0}"
@@ -82,3 +87,35 @@ def test_a_merge_has_no_moments_and_no_steps_to_go_on_from():
     fisher = "versions.after.anchor={type: fisher, strength: 1}"
     held = found(MERGE % WEIGHTS, after % ("update", ""), fisher)
     assert "is a merge, which has no moments of AdamW" in held["versions.after.anchor.estimate"][1]
+
+
+def test_finished_parents_that_cannot_be_summed_are_named(tmp_path):
+    common = {
+        "tokens": 4096,
+        "mixture": {"sources": {"a": {}}},
+        "schedule": {"type": "constant", "max_lr": 0.01},
+    }
+    recipe = tiny_recipe(
+        tmp_path,
+        versions={
+            "base": common | {"start": {"type": "init"}},
+            "update": common | {"start": {"type": "update", "parent": "base"}},
+            "merged": {"start": {"type": "merge", "weights": {"base": 0.5, "update": 0.5}}, "tokens": 0},
+        },
+    )
+    merged = recipe.versions["merged"]
+    assert list(alike(recipe, "merged", merged)) == []  # nothing is there yet
+    tensors = {
+        "base": {"w": torch.zeros(2)},
+        "update": {"w": torch.zeros(2), "lm_head.weight": torch.zeros(2)},
+    }
+    for name, own in tensors.items():
+        version = recipe.paths.version(name)
+        version.export.mkdir(parents=True)
+        save_file(own, version.export / "model.safetensors")
+        finish(version.directory, {})
+    (problem,) = alike(recipe, "merged", merged)
+    assert problem.path == "versions.merged.start" and problem.value == "update"
+    assert problem.remedy == (
+        "cannot be merged with `base`: it has a head of its own, and the other one does not"
+    )

@@ -1,10 +1,12 @@
 """Versions that are merged from others, from their preparation to their report, and what is made from them."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from support import run_versions, start_ranks
-from tiny import tiny_recipe
+from tiny import random_documents, tiny_recipe, write_data
 
 from perdure.pipeline.cli.log import diff, log
 from perdure.pipeline.core.errors import PerdureError
@@ -15,6 +17,7 @@ from perdure.pipeline.evaluate.report.page import render_page
 from perdure.pipeline.evaluate.report.summary import summarize
 from perdure.pipeline.model.huggingface import weights_reader
 from perdure.pipeline.plan.history import source_ledger
+from perdure.pipeline.recipe import Parallel
 from perdure.pipeline.run.verify import verify
 from tests.pipeline.train.small_lineage import CONSTANT, ONLY_A, STEP, version
 
@@ -155,6 +158,38 @@ def test_what_was_killed_begins_anew_with_the_same_bytes(lineage):
     outcome = start_ranks(path, 1)
     assert outcome.returncode == 0, outcome.stderr
     assert is_finished(path) and record(recipe, "merged")["weights_hash"] == before["weights_hash"]
+
+
+@pytest.mark.parametrize("layout", ["tensor", "pipeline", "data"])
+def test_no_layout_changes_a_merge(lineage, layout):
+    recipe, _ = lineage
+    start = {"type": "merge", "versions": ["base", "update"], "blocks": 2, "fitted": {"old": "a"}}
+    other = recipe_of(
+        recipe.directory,
+        **{f"{layout}_merged": MERGED, f"{layout}_fitted": {"start": start, "tokens": 0}},
+    )
+    sizes = {f"{layout}_parallel": 2, "distributed_optimizer": layout == "data"}
+    other = other.model_copy(update={"parallel": Parallel(**sizes)})
+    run_versions(other, f"{layout}_merged", f"{layout}_fitted")
+    one, two = record(recipe, "merged"), record(other, f"{layout}_merged")
+    assert two["weights_hash"] == one["weights_hash"] and two["parallel"] != one["parallel"]
+    assert two["heldout"] == pytest.approx(one["heldout"], rel=1e-6)
+    run_versions(recipe_of(recipe.directory, one_rank={"start": start, "tokens": 0}), "one_rank")
+    one, two = record(recipe, "one_rank"), record(other, f"{layout}_fitted")
+    assert two["weights_hash"] == one["weights_hash"]
+    assert two["parents"] == one["parents"]
+
+
+def test_parents_of_another_tokenizer_are_refused(lineage, tmp_path):
+    recipe, _ = lineage
+    shutil.copytree(recipe.directory / "versions", tmp_path / "versions")
+    for number, name in enumerate(("a", "b")):
+        documents = random_documents(number, 20, 300)
+        write_data(tmp_path / "data" / name, [documents], documents[:3], 300, tokenizer_hash="other")
+    shutil.rmtree(tmp_path / "versions" / "merged")
+    with pytest.raises(PerdureError, match="base was trained with another tokenizer") as caught:
+        run_versions(recipe_of(tmp_path), "merged")
+    assert "weights are summed token by token" in str(caught.value)
 
 
 def test_a_parent_that_is_not_finished_is_named(tmp_path):

@@ -191,3 +191,27 @@ def test_reports_that_measure_a_shared_version_on_other_text_get_what_ranks_need
     reports = [job for _, job, _ in chain if job.name.endswith(".report")]
     assert [job.gpus for job in reports] == [False, False, True]
     assert all(job.command[-2:] == ("--ranks", "2") for job in reports)
+
+
+def merged_keys(out, start, **changes) -> str:
+    recipe = make(out, **changes)
+    merge = {"start": {"type": "merge"} | start, "tokens": 0}
+    tree = recipe.model_dump(mode="json")
+    return version_keys(Recipe.model_validate(tree | {"versions": tree["versions"] | {"merged": merge}}), {})[
+        "merged"
+    ]
+
+
+def test_a_merge_is_the_same_where_all_its_parents_and_its_shares_are(tmp_path):
+    weights = {"base": 0.5, "update": 0.5}
+    plain = merged_keys(tmp_path, {"weights": weights})
+    assert merged_keys(tmp_path / "elsewhere", {"weights": weights}) == plain
+    fitted = {"versions": ["base", "update"], "fitted": {"old": "a"}}
+    others = [
+        merged_keys(tmp_path, {"weights": {"base": 0.25, "update": 0.75}}),
+        merged_keys(tmp_path, {"weights": dict(reversed(weights.items()))}),  # it follows the other one
+        merged_keys(tmp_path, {"weights": weights}, update={"tokens": 512}),
+        merged_keys(tmp_path, fitted),
+        merged_keys(tmp_path, fitted, evaluation__max_tokens=9),
+    ]
+    assert len({plain, *others}) == 1 + len(others)
