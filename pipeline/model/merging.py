@@ -4,12 +4,13 @@ Sums are made in fp64, in an order that does not depend on the models' order, an
 all summands are the same bits, these are the result: shares that sum to 1 keep them, whatever fp64 makes of the products.
 """
 
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,7 +74,7 @@ class Merging:
 def merge(merging: Merging, to: Path) -> None:
     """Writes a merged model as a Hugging Face directory, in files like the first model's.
 
-    The directory is written under a temporary name and renamed. Memory: some blocks; with `ties` some tensors in fp64.
+    The directory is written under a temporary name and renamed. Memory: some blocks in fp64.
 
     Args:
         merging: What is merged.
@@ -86,22 +87,22 @@ def merge(merging: Merging, to: Path) -> None:
     for other in others:
         if difference := unlike(first, other):
             raise PerdureError(f"{other}: cannot be merged with {first}: {difference}")
-    partial = to.with_name(f".{to.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    made = to.with_name(f".{to.name}")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
     tensors = _tensors(merging)
     for file in weight_files(first):
         own = [stored for stored in stored_tensors(first).values() if stored.file == file]
-        with (partial / file.name).open("wb") as written:
+        with (made / file.name).open("wb") as written:
             written.write(file_header(file)[0])  # the same tensors in the same places
             for stored in sorted(own, key=lambda stored: data_range(stored)[0]):
                 for block in _blocks(merging, tensors, stored.name):
                     written.write(_bytes(block))
     for file in first.iterdir():
         if file.suffix in COPIED:
-            shutil.copyfile(file, partial / file.name)
+            shutil.copyfile(file, made / file.name)
     shutil.rmtree(to, ignore_errors=True)
-    move_whole(partial, to)
+    move_whole(made, to)
 
 
 def merged_reader(merging: Merging) -> Callable[[str], Tensor]:
@@ -122,28 +123,34 @@ def _tensors(merging: Merging) -> Tensors:
     return {model: stored_tensors(directory) for model, directory in merging.exports.items()}
 
 
-def _blocks(merging: Merging, tensors: Tensors, name: str):
-    """Yields a merged tensor, flat, in blocks; `ties` needs all of it at once."""
+def _blocks(merging: Merging, tensors: Tensors, name: str) -> Iterator[Tensor]:
+    """Yields a merged tensor, flat, in blocks."""
     stored = next(iter(tensors.values()))[name]
     if stored.dtype not in TYPES:
         raise PerdureError(
             f"{stored.file}: {name} is {stored.dtype}; models of floating-point numbers can be merged"
         )
-    size = int(np.prod(stored.size, dtype=np.int64))
-    step = max(size, 1) if merging.method == "ties" else BLOCK
-    shares = merging.shares(name)
-    for start in range(0, size, step):
-        stop = min(start + step, size)
-        parts = [_read(tensors[model][name], start, stop) for model, _ in shares]
-        factors = [share for _, share in shares]
+    size, shares = math.prod(stored.size), merging.shares(name)
+    ranges = [(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK)]
+    read = {model: partial(_read, own[name]) for model, own in tensors.items()}
+
+    def differences(model: str) -> Iterator[Tensor]:
+        assert merging.base is not None
+        for start, stop in ranges:
+            yield read[model](start, stop).double() - read[merging.base](start, stop).double()
+
+    cuts = []
+    if merging.method == "ties":
+        keep = max(1, int(merging.density * size))
+        cuts = [find_cut(partial(differences, model), keep) for model, _ in shares]
+    for start, stop in ranges:
+        parts, factors = [read[model](start, stop) for model, _ in shares], [share for _, share in shares]
         if merging.base is None:
             yield linear(parts, factors)
-            continue
-        base = _read(tensors[merging.base][name], start, stop)
-        if merging.method == "ties":
-            yield ties(base, parts, factors, merging.scale, merging.density)
+        elif merging.method == "ties":
+            yield ties(read[merging.base](start, stop), parts, factors, merging.scale, cuts)
         else:
-            yield task_arithmetic(base, parts, factors, merging.scale)
+            yield task_arithmetic(read[merging.base](start, stop), parts, factors, merging.scale)
 
 
 def linear(parts: list[Tensor], shares: list[float]) -> Tensor:
@@ -165,14 +172,56 @@ def task_arithmetic(base: Tensor, parts: list[Tensor], shares: list[float], scal
     return _kept([base, *parts], rounded(origin + scale * total, base.dtype))
 
 
-def ties(base: Tensor, parts: list[Tensor], shares: list[float], scale: float, density: float) -> Tensor:
+@dataclass
+class Cut:
+    """Which numbers of a tensor are kept: those above a threshold in absolute value, and the first ones of its size.
+
+    Attributes:
+        threshold: The smallest absolute value that is kept.
+        equal: How many of that value are still to be kept.
+    """
+
+    threshold: float
+    equal: int
+
+
+def find_cut(blocks: Callable[[], Iterable[Tensor]], keep: int) -> Cut:
+    """The cut that keeps so many numbers of a tensor, the largest ones by absolute value.
+
+    Absolute values in fp64 are in the order of their bits: 16 of these are counted at a time, from the highest on.
+
+    Args:
+        blocks: Yields the tensor in fp64, block by block; it is gone through four times.
+        keep: How many numbers are kept, at least 1 and at most all.
+    """
+    found, left = 0, keep
+    for shift in (48, 32, 16, 0):
+        counts = torch.zeros(1 << 16, dtype=torch.int64)
+        for block in blocks():
+            bits = block.abs().view(torch.int64)
+            own = bits[bits >> shift >> 16 == found]
+            counts += torch.bincount(own >> shift & 0xFFFF, minlength=1 << 16)
+        above = counts.flip(0).cumsum(0).flip(0)  # in this bin and all higher ones
+        last = int((above >= left).nonzero()[-1])
+        left -= int(above[last] - counts[last])
+        found = found << 16 | last
+    return Cut(torch.tensor(found).view(torch.float64).item(), left)
+
+
+def ties(base: Tensor, parts: list[Tensor], shares: list[float], scale: float, cuts: list[Cut]) -> Tensor:
     """base + scale x the mean of trimmed differences that have the sign of their sum (Yadav et al. 2023, algorithm 1).
 
-    Of each difference the share `density` with the largest absolute values is kept, the first ones of equal size. A sum of 0
-    counts as positive. Shares are positive; the mean is weighted by them.
+    A sum of 0 counts as positive. The mean is weighted by the shares, which are positive.
+
+    Args:
+        base: Numbers of the base, flat.
+        parts: Those of the models.
+        shares: Share by model.
+        scale: Factor of the mean.
+        cuts: By model which differences are kept; they remember what of equal ones earlier blocks have kept.
     """
     origin = base.double()
-    trimmed = [_trimmed(part.double() - origin, density) for part in parts]
+    trimmed = [_trimmed(part.double() - origin, cut) for part, cut in zip(parts, cuts)]
     total = torch.zeros_like(origin)
     for difference, share in zip(trimmed, shares):
         total += share * difference
@@ -187,17 +236,13 @@ def ties(base: Tensor, parts: list[Tensor], shares: list[float], scale: float, d
     return torch.where(changed, rounded(origin + scale * mean, base.dtype), base)
 
 
-def _trimmed(difference: Tensor, density: float) -> Tensor:
-    """The largest numbers of a flat tensor, by absolute value, and 0 in place of the others."""
-    size = difference.numel()
-    keep = max(1, int(density * size))
-    if keep >= size:
-        return difference
+def _trimmed(difference: Tensor, cut: Cut) -> Tensor:
+    """What a cut keeps of a flat tensor, and 0 in place of the rest."""
     magnitude = difference.abs()
-    threshold = magnitude.kthvalue(size - keep + 1).values
-    kept = magnitude > threshold
-    equal = (magnitude == threshold).nonzero().flatten()
-    kept[equal[: keep - int(kept.sum())]] = True
+    kept = magnitude > cut.threshold
+    equal = (magnitude == cut.threshold).nonzero().flatten()[: cut.equal]
+    kept[equal] = True
+    cut.equal -= len(equal)
     return difference * kept
 
 

@@ -16,6 +16,7 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.model.huggingface import copy_model, weights_hash
 from perdure.pipeline.model.merging import (
     Merging,
+    find_cut,
     linear,
     merge,
     merged_reader,
@@ -47,21 +48,37 @@ def models(tmp_path_factory):
 # ------------------------------------------------------------------------------------------ values
 
 
+def trimmed_mean(base, parts, shares, scale, density):
+    keep = max(1, int(density * base.numel()))
+    cuts = [find_cut(lambda part=part: [part.double() - base.double()], keep) for part in parts]
+    return ties(base, parts, shares, scale, cuts).tolist()
+
+
 def test_ties_keeps_the_largest_differences_and_the_mean_of_those_that_agree():
-    base = torch.zeros(4)
-    found = ties(base, [numbers(2, -1, 0.1, 0), numbers(-1, -3, 0.2, 4)], [1.0, 1.0], 1.0, 0.5)
-    assert found.tolist() == [2, -2, 0, 4]
+    parts = [numbers(2, -1, 0.1, 0), numbers(-1, -3, 0.2, 4)]
+    assert trimmed_mean(torch.zeros(4), parts, [1.0, 1.0], 1.0, 0.5) == [2, -2, 0, 4]
 
 
 def test_ties_keeps_as_many_as_it_should_where_some_are_equal():
-    assert ties(torch.zeros(4), [torch.ones(4)], [1.0], 1.0, 0.5).tolist() == [1, 1, 0, 0]
-    assert ties(torch.zeros(3), [numbers(1, -2, 1)], [1.0], 2.0, 0.01).tolist() == [0, -4, 0]
+    assert trimmed_mean(torch.zeros(4), [torch.ones(4)], [1.0], 1.0, 0.5) == [1, 1, 0, 0]
+    assert trimmed_mean(torch.zeros(3), [numbers(1, -2, 1)], [1.0], 2.0, 0.01) == [0, -4, 0]
 
 
 def test_ties_weighs_versions_by_their_shares():
-    found = ties(torch.ones(2), [numbers(2, 4), numbers(5, 0)], [1.0, 3.0], 1.0, 1.0)
     # Sums 1 + 12 and 3 - 3 (which counts as positive): means (1 + 12) / 4 and 3.
-    assert found.tolist() == [1 + 13 / 4, 4]
+    found = trimmed_mean(torch.ones(2), [numbers(2, 4), numbers(5, 0)], [1.0, 3.0], 1.0, 1.0)
+    assert found == [1 + 13 / 4, 4]
+
+
+@given(st.lists(st.sampled_from([0.0, -0.0, 1e-310, -1.5, 1.5, 2.5, -7.0, 1e300]), min_size=1), st.data())
+def test_a_cut_keeps_the_largest_numbers(values, data):
+    keep = data.draw(st.integers(1, len(values)))
+    size = data.draw(st.integers(1, len(values)))
+    whole = torch.tensor(values, dtype=torch.float64)
+    cut = find_cut(lambda: whole.split(size), keep)
+    order = sorted(range(len(values)), key=lambda place: (-abs(values[place]), place))[:keep]
+    above = (whole.abs() > cut.threshold).sum().item()
+    assert cut.threshold == abs(values[order[-1]]) and above + cut.equal == keep
 
 
 def test_task_arithmetic_adds_differences():
@@ -151,6 +168,8 @@ def test_the_order_of_versions_is_immaterial(models, tmp_path, changes):
 
 def test_shards_and_blocks_do_not_matter(models, tmp_path, monkeypatch):
     merge(merging(models[:2], (0.25, 0.75)), tmp_path / "whole")
+    trimmed = {"method": "ties", "base": "a", "density": 0.3}
+    merge(merging(models[:3], (0.2, 0.5, 0.3), **trimmed), tmp_path / "trimmed")
     for number in range(2):
         copy_model(models[number], tmp_path / f"parts{number}", 5_000)
     monkeypatch.setattr("perdure.pipeline.model.merging.BLOCK", 37)
@@ -158,6 +177,8 @@ def test_shards_and_blocks_do_not_matter(models, tmp_path, monkeypatch):
     index = json.loads((tmp_path / "merged/model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 3
     assert weights_hash(tmp_path / "merged") == weights_hash(tmp_path / "whole")
+    merge(merging(models[:3], (0.2, 0.5, 0.3), **trimmed), tmp_path / "trimmed in blocks")
+    assert weights_hash(tmp_path / "trimmed in blocks") == weights_hash(tmp_path / "trimmed")
     mixed = merging([tmp_path / "parts0", models[1]], (0.25, 0.75))
     merge(mixed, tmp_path / "mixed")
     assert weights_hash(tmp_path / "mixed") == weights_hash(tmp_path / "whole")
