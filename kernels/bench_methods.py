@@ -34,7 +34,7 @@ class Problem:
 
 def _ours(impl: Impl, cache: int = 0):
     def run(problem: Problem, k: float) -> tuple[Tensor, Tensor]:
-        loss, selected, nll = selective_linear_cross_entropy(
+        loss, selected, nll, _ = selective_linear_cross_entropy(
             problem.hidden,
             problem.weight,
             problem.labels,

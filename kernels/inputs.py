@@ -1,6 +1,6 @@
 """What every implementation of the loss takes: tokens before the output layer, and where its gradient goes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,33 @@ class LossInputs:
     labels: Tensor
     columns: int
     softcap: float | None
+
+    def pick(self, index: Tensor) -> "LossInputs":
+        """Some of the tokens, int64 [K], ascending; the very same tensors if they are all."""
+        if len(index) == len(self.rows):
+            return self
+        rows, labels = self.rows.index_select(0, index), self.labels.index_select(0, index)
+        return replace(self, rows=rows, labels=labels)
+
+
+@dataclass(frozen=True)
+class KLTerm:
+    """KL(teacher || student) in the backward pass: of K of its tokens.
+
+    Attributes:
+        student: The K tokens before the student's output layer.
+        teacher: The same before the teacher's; its `labels` do not matter.
+        index: int64 [K], places of these tokens among all of the backward pass.
+        statistics: float32 [4, K]: maximum of the logits and log of the sum of exp(logit - maximum), over the whole
+            vocabulary; first the student's two, then the teacher's.
+        grad: float32 [K], gradient of each token's KL.
+    """
+
+    student: LossInputs
+    teacher: LossInputs
+    index: Tensor
+    statistics: Tensor
+    grad: Tensor
 
 
 @dataclass(frozen=True)

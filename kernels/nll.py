@@ -6,8 +6,9 @@ from torch import Tensor
 
 from perdure.kernels import chunked, reference
 from perdure.kernels.inputs import LossInputs
+from perdure.kernels.operation import fused
 from perdure.kernels.parallel import merge_ranks, shard_columns
-from perdure.kernels.selective import Impl, choose_impl, fused
+from perdure.kernels.selective import Impl, choose_impl
 
 
 @torch.no_grad()

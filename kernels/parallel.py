@@ -52,28 +52,36 @@ def merge(parts: Tensor) -> Tensor:
 
     Args:
         parts: float32 [parts, 4, tokens]: maximum m of the logits z (-inf for an empty part), sum of exp(z - m), the
-            label's logit (0 in parts without it), and sum of (z - m) exp(z - m).
+            label's logit (0 in parts without it), and sum of (z - m) exp(z - m). With a teacher [parts, 7, tokens]: its
+            maximum n of its logits t, sum of exp(t - n), and sum of (t - z) exp(t - n) follow.
 
     Returns:
-        float32 [4, tokens], the same of the whole.
+        float32 [4, tokens] or [7, tokens], the same of the whole.
     """
-    maximum = parts[:, 0].amax(0)
+    maximum, shift, weight = _weights(parts[:, 0])
+    whole = [
+        maximum,
+        (parts[:, 1] * weight).sum(0),
+        parts[:, 2].sum(0),
+        ((parts[:, 3] + shift * parts[:, 1]) * weight).sum(0),
+    ]
+    if parts.shape[1] == 7:
+        maximum, _, weight = _weights(parts[:, 4])
+        whole += [maximum, (parts[:, 5] * weight).sum(0), (parts[:, 6] * weight).sum(0)]
+    return torch.stack(whole)
+
+
+def _weights(maxima: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Maximum of the parts' maxima [parts, tokens], what each lacks to it, and the exponential of that."""
+    maximum = maxima.amax(0)
     # Empty parts must not bring inf - inf or 0 * inf.
-    shift = torch.where(parts[:, 0] == maximum, 0.0, parts[:, 0] - maximum)
+    shift = torch.where(maxima == maximum, 0.0, maxima - maximum)
     shift = shift.clamp_min(torch.finfo(torch.float32).min)
-    weight = shift.exp()
-    return torch.stack(
-        [
-            maximum,
-            (parts[:, 1] * weight).sum(0),
-            parts[:, 2].sum(0),
-            ((parts[:, 3] + shift * parts[:, 1]) * weight).sum(0),
-        ]
-    )
+    return maximum, shift, shift.exp()
 
 
 def merge_ranks(stats: Tensor, tp_group: dist.ProcessGroup | None) -> Tensor:
-    """`merge` over the ranks that hold the parts. float32 [4, tokens] -> the same."""
+    """`merge` over the ranks that hold the parts. float32 [4, tokens] or [7, tokens] -> the same."""
     return stats if tp_group is None else merge(gather_ranks(stats, tp_group))
 
 

@@ -46,6 +46,14 @@ def entropy(log_probs: Tensor, shift: Tensor, tp_group: dist.ProcessGroup | None
     return own if tp_group is None else gather_ranks(own, tp_group).sum(0)
 
 
+def divergence(of_both: list[Tensor], tp_group: dist.ProcessGroup | None) -> Tensor:
+    """KL(teacher || student) in nats, float32 [N], from the last two results of `log_probabilities`, the student's first."""
+    log_probs, shift, their_log_probs, their_shift = of_both
+    ours, theirs = log_probs + shift[:, None], their_log_probs + their_shift[:, None]
+    own = (theirs.exp() * (theirs - ours)).sum(1)
+    return own if tp_group is None else gather_ranks(own, tp_group).sum(0)
+
+
 def gradients(
     inputs: LossInputs,
     lse: Tensor,
@@ -53,10 +61,12 @@ def gradients(
     shift: Tensor,
     grad: Tensor,
     scale: Tensor | None,
+    teacher: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """This rank's part of the gradient of the rows, [M, D], and the gradient of the weight, [V / tp, D].
 
-    Args as for `log_probabilities` and `chunked.gradients`; `log_probs` is overwritten.
+    Args as for `log_probabilities` and `chunked.gradients`; `log_probs` is overwritten. `teacher`: its log-probabilities,
+    what they lack, and the gradient of each token's KL(teacher || student), float32 [M].
     """
     rows, weight, softcap = inputs.rows, inputs.weight, inputs.softcap
     slope = None
@@ -65,11 +75,17 @@ def gradients(
         slope[:, inputs.columns :] = 0
     log_probs += shift[:, None]
     grad_logits = log_probs.exp_()
+    pull = None
+    if teacher is not None:
+        theirs, their_shift, weight_of_kl = teacher
+        pull = (grad_logits - (theirs + their_shift[:, None]).exp()) * weight_of_kl[:, None]
     if scale is not None:
         grad_logits *= scale[:, None]
     is_own, places = _places(inputs.labels, weight)
     grad_logits[torch.arange(len(rows), device=rows.device), places] -= is_own.float()
     grad_logits *= grad[:, None]
+    if pull is not None:
+        grad_logits += pull
     if slope is not None:
         grad_logits *= slope
     grad_logits = grad_logits.to(weight.dtype)

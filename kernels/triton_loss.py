@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from perdure.kernels.inputs import LossInputs, WeightGradient
+from perdure.kernels.inputs import KLTerm, LossInputs, WeightGradient
 from perdure.kernels.parallel import add_matmul, merge
 
 GRADIENT_BYTES = 128 << 20
@@ -57,12 +57,12 @@ def _tile_logits(
 
 @triton.jit
 def statistics_kernel(
-    X, W, LABELS, STATS, KEPT, KEPT_MAXIMUM,
-    N, D, columns, split_columns, kept_columns, stride_x, stride_w, softcap,
-    BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr,
-    SOFTCAP: tl.constexpr, ENTROPY: tl.constexpr, KEEP: tl.constexpr, UPCAST: tl.constexpr,
+    X, W, LABELS, STATS, KEPT, KEPT_MAXIMUM, TX, TW,
+    N, D, columns, split_columns, kept_columns, stride_x, stride_w, softcap, TD, stride_tx, stride_tw,
+    BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, SOFTCAP: tl.constexpr,
+    ENTROPY: tl.constexpr, KEEP: tl.constexpr, TEACHER: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """K1: BLOCK_N rows times one split of the vocabulary -> STATS[split, 0:4, row]."""
+    """K1: BLOCK_N rows times one split of the vocabulary -> STATS[split, 0:4, row]; with a teacher [split, 0:7, row]."""
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     row_ok = row < N
     split = tl.program_id(1)
@@ -71,6 +71,7 @@ def statistics_kernel(
     total = tl.zeros((BLOCK_N,), tl.float32)
     target = tl.zeros((BLOCK_N,), tl.float32)
     moment = tl.zeros((BLOCK_N,), tl.float32)
+    their_maximum, their_total, their_moment = maximum, total, moment
     first = split * split_columns
     last = tl.minimum(first + split_columns, columns)
     for start in range(first, last, BLOCK_V):
@@ -83,6 +84,20 @@ def statistics_kernel(
         # The label's logit comes from the accumulator itself, never from an exponential.
         is_label = (column[None, :] == label[:, None]) & column_ok[None, :]
         target += tl.sum(tl.where(is_label, logits, 0.0), 1)
+        if TEACHER:
+            theirs = _tile_logits(
+                TX, TW, row, row_ok, column, column_ok, TD, stride_tx, stride_tw, softcap,
+                BLOCK_N, BLOCK_V, BLOCK_D, SOFTCAP, UPCAST,
+            )  # fmt: skip
+            difference = tl.where(column_ok[None, :], theirs - logits, 0.0)
+            theirs = tl.where(column_ok[None, :], theirs, -float("inf"))
+            higher = tl.maximum(their_maximum, tl.max(theirs, 1))
+            lowered = tl.where(their_maximum == -float("inf"), 0.0, their_maximum - higher)
+            scale = tl.where(their_maximum == -float("inf"), 0.0, tl.exp(lowered))
+            exponentials = tl.exp(theirs - higher[:, None])
+            their_moment = scale * their_moment + tl.sum(difference * exponentials, 1)
+            their_total = scale * their_total + tl.sum(exponentials, 1)
+            their_maximum = higher
         logits = tl.where(column_ok[None, :], logits, -float("inf"))
         tile_maximum = tl.max(logits, 1)
         higher = tl.maximum(maximum, tile_maximum)
@@ -106,19 +121,23 @@ def statistics_kernel(
                 )
                 place = row.to(tl.int64) * (kept_columns // BLOCK_V) + start // BLOCK_V
                 tl.store(KEPT_MAXIMUM + place, tile_maximum, mask=row_ok)
-    out = STATS + split.to(tl.int64) * 4 * N + row
+    out = STATS + split.to(tl.int64) * (7 if TEACHER else 4) * N + row
     tl.store(out, maximum, mask=row_ok)
     tl.store(out + N, total, mask=row_ok)
     tl.store(out + 2 * N, target, mask=row_ok)
     tl.store(out + 3 * N, moment, mask=row_ok)
+    if TEACHER:
+        tl.store(out + 4 * N, their_maximum, mask=row_ok)
+        tl.store(out + 5 * N, their_total, mask=row_ok)
+        tl.store(out + 6 * N, their_moment, mask=row_ok)
 
 
 @triton.jit
 def gradient_kernel(
-    X, W, LABELS, MAXIMUM, LOG_TOTAL, GRAD, SCALE, INDEX, KEPT, KEPT_MAXIMUM, OUT,
-    N, D, begin, end, kept_columns, stride_x, stride_w, stride_out, softcap,
-    BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr,
-    SOFTCAP: tl.constexpr, SCALED: tl.constexpr, CACHED: tl.constexpr, UPCAST: tl.constexpr,
+    X, W, LABELS, MAXIMUM, LOG_TOTAL, GRAD, SCALE, INDEX, KEPT, KEPT_MAXIMUM, OUT, TX, TW, PLACE, KL_STATS, KL_GRAD,
+    N, D, begin, end, kept_columns, stride_x, stride_w, stride_out, softcap, K, TD, stride_tx, stride_tw,
+    BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, SOFTCAP: tl.constexpr,
+    SCALED: tl.constexpr, CACHED: tl.constexpr, TEACHER: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """K2, and K2' if CACHED: gradient of the logits of a tile -> OUT[row, column - begin]."""
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -144,11 +163,28 @@ def gradient_kernel(
             BLOCK_N, BLOCK_V, BLOCK_D, SOFTCAP, UPCAST,
         )  # fmt: skip
         probability = tl.exp(logits - maximum[:, None] - log_total[:, None])
+    if TEACHER:  # rows with a KL: `place` in TX and KL_STATS[0:4, place]; the others have -1
+        place = tl.load(PLACE + row, mask=row_ok, other=-1)
+        has_kl = place >= 0
+        theirs = _tile_logits(
+            TX, TW, place, has_kl, column, column_ok, tl.where(tl.max(place, 0) < 0, 0, TD), stride_tx, stride_tw,
+            softcap, BLOCK_N, BLOCK_V, BLOCK_D, SOFTCAP, UPCAST,
+        )  # fmt: skip
+        at = KL_STATS + place
+        top, log_sum = tl.load(at, mask=has_kl, other=0.0), tl.load(at + K, mask=has_kl, other=0.0)
+        pull = tl.exp(logits - top[:, None] - log_sum[:, None])
+        at += 2 * K
+        top, log_sum = tl.load(at, mask=has_kl, other=0.0), tl.load(at + K, mask=has_kl, other=0.0)
+        pull -= tl.exp(theirs - top[:, None] - log_sum[:, None])
+        factor = tl.load(KL_GRAD + place, mask=has_kl, other=0.0)
+        pull = tl.where(has_kl[:, None], pull * factor[:, None], 0.0)  # others may have infinities
     if SCALED:
         probability *= tl.load(SCALE + row, mask=row_ok, other=0.0)[:, None]
     label = tl.load(LABELS + row, mask=row_ok, other=-1)
     grad = tl.load(GRAD + row, mask=row_ok, other=0.0)
     delta = (probability - tl.where(column[None, :] == label[:, None], 1.0, 0.0)) * grad[:, None]
+    if TEACHER:
+        delta += pull
     if SOFTCAP:
         delta *= 1.0 - (logits / softcap) * (logits / softcap)
     place = row[:, None].to(tl.int64) * stride_out + (column - begin)[None, :]
@@ -156,7 +192,7 @@ def gradient_kernel(
 
 
 def statistics(
-    inputs: LossInputs, entropy: bool = False, cache: int = 0
+    inputs: LossInputs, entropy: bool = False, cache: int = 0, teacher: LossInputs | None = None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """As `chunked.statistics`, and what is kept for `gradients` within `cache` bytes.
 
@@ -164,7 +200,8 @@ def statistics(
     *logits* would be off by up to 6 % where they are large.)
     """
     rows, weight, columns, softcap = inputs.rows, inputs.weight, inputs.columns, inputs.softcap
-    assert rows.stride(1) == weight.stride(1) == 1
+    their_rows, their_weight = (teacher.rows, teacher.weight) if teacher else (rows, weight)
+    assert rows.stride(1) == weight.stride(1) == their_rows.stride(1) == their_weight.stride(1) == 1
     tiles = _tiles(rows)
     block_v, n, device = tiles["BLOCK_V"], len(rows), rows.device
     row_blocks, tile_columns = triton.cdiv(n, tiles["BLOCK_N"]), triton.cdiv(columns, block_v)
@@ -175,11 +212,13 @@ def statistics(
     kept_tiles = min(tile_columns, cache // (n * (2 * block_v + 4)))
     kept = torch.empty(n, kept_tiles * block_v, dtype=torch.bfloat16, device=device)
     kept_maximum = torch.empty(n, kept_tiles, device=device)
-    stats = torch.empty(splits, 4, n, device=device)
+    stats = torch.empty(splits, 7 if teacher else 4, n, device=device)
     statistics_kernel[row_blocks, splits](
-        rows, weight, inputs.labels, stats, kept, kept_maximum,
+        rows, weight, inputs.labels, stats, kept, kept_maximum, their_rows, their_weight,
         n, rows.shape[1], columns, split_columns, kept.shape[1], rows.stride(0), weight.stride(0), softcap or 0.0,
-        SOFTCAP=bool(softcap), ENTROPY=entropy, KEEP=kept_tiles > 0, UPCAST=_upcast(rows), **tiles,
+        their_rows.shape[1], their_rows.stride(0), their_weight.stride(0),
+        SOFTCAP=bool(softcap), ENTROPY=entropy, KEEP=kept_tiles > 0, TEACHER=teacher is not None,
+        UPCAST=_upcast(rows), **tiles,
     )  # fmt: skip
     return merge(stats), (kept, kept_maximum) if kept_tiles else ()
 
@@ -191,26 +230,38 @@ def gradients(
     grad: Tensor,
     scale: Tensor | None,
     into: WeightGradient,
-    index: Tensor,
-    cached: tuple[Tensor, ...],
+    cached: tuple[Tensor, ...] = (),
+    kl: KLTerm | None = None,
 ) -> Tensor:
-    """As `chunked.gradients`; `cached` is what `statistics` kept, `index` int64 [M] the places of the rows in it."""
+    """As `chunked.gradients`; `cached` has int64 [M], the places of the rows in what `statistics` kept, and that."""
     rows, weight, columns, softcap = inputs.rows, inputs.weight, inputs.columns, inputs.softcap
     tiles = _tiles(rows)
     m, block_v = len(rows), tiles["BLOCK_V"]
     grad_rows = torch.zeros(rows.shape, dtype=torch.float32, device=rows.device)
     width = max(1, GRADIENT_BYTES // max(1, m * rows.element_size()) // block_v) * block_v
     out = torch.empty(m, min(width, columns), dtype=weight.dtype, device=rows.device)
-    kept, kept_maximum = cached or (out, maximum)
+    index, kept, kept_maximum = cached or (inputs.labels, out, maximum)
     kept_columns = kept.shape[1] if cached else 0
+    their_rows, their_weight, place, kl_stats, kl_grad = rows, weight, inputs.labels, maximum, grad
+    if kl is not None:
+        their_rows, their_weight, kl_stats, kl_grad = (
+            kl.teacher.rows,
+            kl.teacher.weight,
+            kl.statistics,
+            kl.grad,
+        )
+        place = torch.full_like(inputs.labels, -1)
+        place[kl.index] = torch.arange(len(kl.index), device=rows.device)
     edges = [*range(0, min(kept_columns, columns), width), *range(kept_columns, columns, width), columns]
     for begin, end in pairwise(edges):
         delta = out[:, : end - begin]
         gradient_kernel[triton.cdiv(m, tiles["BLOCK_N"]), triton.cdiv(end - begin, block_v)](
             rows, weight, inputs.labels, maximum, log_total, grad, grad if scale is None else scale,
-            index, kept, kept_maximum, delta,
+            index, kept, kept_maximum, delta, their_rows, their_weight, place, kl_stats, kl_grad,
             m, rows.shape[1], begin, end, kept_columns, rows.stride(0), weight.stride(0), delta.stride(0), softcap or 0.0,
-            SOFTCAP=bool(softcap), SCALED=scale is not None, CACHED=begin < kept_columns, UPCAST=_upcast(rows), **tiles,
+            len(kl_grad), their_rows.shape[1], their_rows.stride(0), their_weight.stride(0),
+            SOFTCAP=bool(softcap), SCALED=scale is not None, CACHED=begin < kept_columns, TEACHER=kl is not None,
+            UPCAST=_upcast(rows), **tiles,
         )  # fmt: skip
         add_matmul(grad_rows, delta, weight[begin:end])
         into.take(begin, end, delta, rows)

@@ -117,7 +117,7 @@ def _shard(impl, dtype, place, ranks, group, sequence_parallel) -> dict:
     if sequence_parallel:
         hidden = hidden.chunk(ranks, 1)[place]
     hidden = hidden.requires_grad_()
-    loss, selected, nll = selective_linear_cross_entropy(
+    loss, selected, nll, _ = selective_linear_cross_entropy(
         hidden,
         weight,
         labels,
@@ -136,6 +136,73 @@ def _shard(impl, dtype, place, ranks, group, sequence_parallel) -> dict:
     assert torch.equal(by_scope[0], selected)
     results = {"nll": nll, "selected": torch.stack(by_scope), "scored": scored, "entropy": entropy}
     results |= {"hidden": gradients[0], "weight": gradients[1]}
+    return {name: tensor.detach() for name, tensor in results.items()}
+
+
+def kl_of_vocabulary_shards(rank: int) -> list:
+    """KL to a teacher over 1, 2 and 4 shards of the vocabulary, with and without sequence parallelism.
+
+    Returns the largest relative differences from one shard: of losses and KL, of gradients; whether KL has the same bits on
+    all ranks; and whether it, and its gradient, are 0 where the teacher is the student.
+    """
+    groups = {1: None, 2: [dist.new_group([0, 1]), dist.new_group([2, 3])][rank // 2], 4: dist.group.WORLD}
+    worst, agree, zero = [0.0, 0.0], True, True
+    for impl in ("torch", "chunked", "triton"):
+        for dtype in (torch.float32, torch.bfloat16):
+            whole = _kl_shard(impl, dtype, 0, 1, None, False)
+            for ranks in (2, 4):
+                place = rank % ranks
+                for sequence_parallel in (False, True):
+                    layout = (impl, dtype, place, ranks, groups[ranks], sequence_parallel)
+                    found = _kl_shard(*layout)
+                    agree &= _equal_on_all_ranks(found["kl"], groups[ranks])
+                    length = found["hidden"].shape[1]
+                    start = place * length if sequence_parallel else 0
+                    expected = dict(whole, hidden=whole["hidden"][:, start : start + length])
+                    expected["weight"] = whole["weight"].chunk(ranks)[place]
+                    for name, value in expected.items():
+                        difference = (found[name].double() - value.double()).norm()
+                        relative = float(difference / value.double().norm().clamp_min(1e-30))
+                        kind = int(name in ("hidden", "weight"))
+                        # bf16 gradients are rounded once a rank
+                        relative /= 1000 if kind and dtype == torch.bfloat16 else 1
+                        worst[kind] = max(worst[kind], relative)
+                    itself = _kl_shard(*layout, itself=True)
+                    zero &= all(not itself[name].any() for name in ("kl", "hidden", "weight"))
+    return [*worst, bool(agree), bool(zero)]
+
+
+def _kl_shard(impl, dtype, place, ranks, group, sequence_parallel, itself=False) -> dict:
+    """96 rows of weight, of which 70 count; a KL at every second token, and `itself`: nothing else."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, theirs = torch.randn(2, 2, 8, 20, generator=generator).to(dtype)
+    weight, their_weight = (
+        x.chunk(ranks)[place] for x in torch.randn(2, 96, 20, generator=generator).to(dtype)
+    )
+    labels = torch.randint(0, 70, (2, 8), generator=generator)
+    if itself:
+        theirs, their_weight = hidden.clone(), weight.clone()
+    if sequence_parallel:
+        hidden, theirs = (x.chunk(ranks, 1)[place] for x in (hidden, theirs))
+    hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    found = selective_linear_cross_entropy(
+        hidden,
+        weight,
+        labels,
+        valid=torch.ones_like(labels, dtype=torch.bool),
+        token_weight=torch.full((2, 8), 0.0 if itself else 0.7),
+        teacher_hidden=theirs,
+        teacher_weight=their_weight,
+        kl_weight=(torch.arange(16) % 2).view(2, 8) * 1.5,
+        vocab_size=70,
+        tp_group=group,
+        sequence_parallel=sequence_parallel,
+        softcap=20.0,
+        z_loss=1e-3,
+        impl=impl,
+    )
+    gradients = torch.autograd.grad(found.loss.sum(), (hidden, weight))
+    results = {"loss": found.loss, "kl": found.kl, "hidden": gradients[0], "weight": gradients[1]}
     return {name: tensor.detach() for name, tensor in results.items()}
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from perdure.kernels.kl import divergence
 from perdure.kernels.parallel import merge, shard_columns
 
 
@@ -31,6 +32,28 @@ def test_parts_give_the_losses_and_entropies_of_the_whole(scale, ends):
     nll, entropy = -log_probs.gather(1, labels[:, None])[:, 0], -(log_probs.exp() * log_probs).sum(1)
     torch.testing.assert_close((total.log() - (target - maximum)).double(), nll, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close((total.log() - moment / total).double(), entropy, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("ends", [(50,), (10, 10, 50), (1, 2, 3, 50)])
+def test_parts_give_the_kl_of_the_whole(ends):
+    """The second part may be empty, as a shard of padding is."""
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = 3 * torch.randn(2, 40, 50, generator=generator)
+    parts = []
+    for begin, end in zip((0, *ends[:-1]), ends, strict=True):
+        own, other = ours[:, begin:end], theirs[:, begin:end]
+        of_teacher = statistics(other, torch.zeros(40).long(), 99)[:2]
+        moment = ((other - own) * (other - of_teacher[0][:, None]).exp()).sum(1)
+        parts.append(torch.cat([statistics(own, torch.zeros(40).long(), 99), of_teacher, moment[None]]))
+    kl, kept = divergence(merge(torch.stack(parts)))
+    student, teacher = ours.double().log_softmax(1), theirs.double().log_softmax(1)
+    torch.testing.assert_close(
+        kl.double(), (teacher.exp() * (teacher - student)).sum(1), rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(kept[0], ours.amax(1), rtol=0, atol=0)
+    torch.testing.assert_close(
+        (kept[2] + kept[3]).double(), theirs.double().logsumexp(1), rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("vocab_size", "columns"), [(64, 64), (60, 60), (1, 1), (0, 0), (99, 64)])

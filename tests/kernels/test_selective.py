@@ -121,7 +121,7 @@ def test_logits_that_are_all_negative_or_all_large(impl):
 @each_impl
 def test_nothing_selected_gives_no_gradient(impl):
     hidden, weight, labels, valid, reference, _ = problem()
-    loss, selected, _ = selective_linear_cross_entropy(
+    loss, selected, *_ = selective_linear_cross_entropy(
         hidden,
         weight,
         labels,

@@ -80,7 +80,7 @@ class LanguageModeling:
         self, output: SelectiveLoss, batch: Batch, num_sources: int
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The summed loss of the selected tokens, their number, and `count_batch`."""
-        loss, selected, nll = output
+        loss, selected, nll, _kl = output
         return (loss * selected).sum(), selected.sum().int(), count_batch(nll, selected, batch, num_sources)
 
     @property
