@@ -34,6 +34,15 @@ class Teacher(NamedTuple):
     kl_weight: Tensor
 
 
+def make_teacher(hidden: Tensor | None, weight: Tensor | None, kl_weight: Tensor | None) -> Teacher | None:
+    """The teacher, if there is a weight, [batch, sequence], of its KL."""
+    if kl_weight is None:
+        return None
+    assert hidden is not None and weight is not None
+    assert kl_weight.dtype == torch.float32
+    return Teacher(hidden, weight, kl_weight.reshape(-1))
+
+
 def teacher_inputs(
     teacher: Teacher, student: LossInputs, sequence_group: dist.ProcessGroup | None
 ) -> LossInputs:

@@ -161,7 +161,10 @@ def _spread(grad_rows: Tensor, index: Tensor, shape: torch.Size, call: Call) -> 
 
 
 def _dummy_gradient(weight: Tensor) -> Tensor | None:
-    """What autograd gets when the gradient is in `main_grad` already; Megatron's hooks want a tensor."""
+    """What autograd gets when the gradient is in `main_grad` already; Megatron's hooks want a tensor.
+
+    Zeros if `weight.zero_out_wgrad` (tied embeddings), uninitialised otherwise; None where nothing asks for it.
+    """
     if not hasattr(weight, "grad_added_to_main_grad"):
         return None
     weight.grad_added_to_main_grad = True

@@ -10,14 +10,15 @@ and its callers share no settings that would make a dataclass.
 Source: Lin et al. 2024, "Rho-1: Not All Tokens Are What You Need" (arXiv 2404.07965), equations 3 to 5.
 """
 
+from functools import partial
 from importlib.util import find_spec
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from perdure.kernels.kl import Teacher
+from perdure.kernels.kl import make_teacher
 from perdure.kernels.operation import Call, SelectiveLinearCrossEntropy
 from perdure.kernels.parallel import shard_columns
 from perdure.kernels.select import Scope, select_tokens
@@ -84,24 +85,20 @@ def selective_linear_cross_entropy(
         valid: bool [batch, sequence], tokens that count; the others have a loss but no gradient.
         reference_nll: float32 [batch, sequence], see `select_tokens`.
         k: Share of valid tokens to train on; 1 is the plain loss, bit for bit.
-        scope: See `select_tokens`. `global` needs the losses of the whole batch: select beforehand, from
-            `linear_nll`, and give `selected`.
+        scope: See `select_tokens`. For `global`, which needs the whole batch's `linear_nll`, give `selected`.
         always, threshold: See `select_tokens`.
         selected: bool [batch, sequence], a selection made before, in place of one by `k` and `scope`.
         use_nll: Whether the trainee's loss counts; without it tokens of the lowest `reference_nll` are selected.
         token_weight: float32 [batch, sequence], soft weights; None is 1.
-        teacher_hidden: [batch, sequence, D_t], as `hidden`: input of a frozen model's output layer, which gets no
-            gradient. Read where `kl_weight` is not 0.
-        teacher_weight: [V / tp, D_t], as `weight`: that output layer. `softcap` holds for both models.
-        kl_weight: float32 [batch, sequence], factor of each token's KL(teacher || student); 0 asks for none. None: no
-            token has one, bit for bit the loss without these three arguments.
+        teacher_hidden, teacher_weight: As `hidden` and `weight` of a frozen model, [batch, sequence, D_t] and [V / tp, D_t],
+            with the same `softcap`; without gradient.
+        kl_weight: float32 [batch, sequence], factors of KL(teacher || student); None: the plain loss, bit for bit.
         vocab_size: True size of the vocabulary; rows of `weight` beyond it are padding and get no probability.
         tp_group: Ranks that hold the other rows of `weight`; None: this rank holds all.
         dp_group: Ranks whose tokens compete under `dp_microbatch`; None: this rank alone.
         sequence_parallel: Whether `hidden` is this rank's part of the sequence; needs `tp_group`.
         main_grad: float32 [V / tp, D], to which the gradient of `weight` is added, as Megatron's gradient accumulation
-            fusion does. `weight.grad_added_to_main_grad` is then set, if there is one, and autograd gets a dummy: zeros
-            if `weight.zero_out_wgrad` (tied embeddings), uninitialised otherwise.
+            fusion does; autograd gets a dummy where `weight.grad_added_to_main_grad` exists, which is set.
         cache: `triton` alone: bytes in which the forward pass may keep exponentials in bf16, so that the backward pass
             need not compute these logits again; relative error of a probability about 2^-9. Not with `softcap` or `kl_weight`.
         softcap: c, if logits are c * tanh(z / c) (Gemma 2, arXiv 2408.00118, section 2).
@@ -109,28 +106,18 @@ def selective_linear_cross_entropy(
         impl: See `Impl`.
 
     Returns:
-        Losses and selection. The gradient of `hidden` is summed over `tp_group`, and exactly 0 at tokens neither selected
-        nor with a `kl_weight`. Where teacher and student are equal, KL and its gradient are exactly 0.
+        See `SelectiveLoss`. The gradient of `hidden` is summed over `tp_group`, and exactly 0 at tokens neither selected nor
+        with a KL. KL and its gradient are exactly 0 where teacher and student are equal.
     """
     start, columns = shard_columns(weight, vocab_size, tp_group)
 
-    def select(nll: Tensor) -> Tensor:
-        if selected is not None:
-            return selected.clone()  # an input of an autograd function cannot be its output
-        assert scope != "global" or k == 1
-        score = (nll if use_nll else None, reference_nll, valid)
-        return select_tokens(*score, k=k, scope=scope, always=always, group=dp_group, threshold=threshold)
-
-    teacher = None
-    if kl_weight is not None:
-        assert teacher_hidden is not None and teacher_weight is not None
-        teacher = Teacher(teacher_hidden, teacher_weight, kl_weight.reshape(-1))
+    rule = {"k": k, "scope": scope, "always": always, "group": dp_group, "threshold": threshold}
     call = Call(
         labels=labels.reshape(-1) - start,
         shape=labels.shape,
-        select=select,
+        select=partial(_select, selected, use_nll, reference_nll, valid, rule),
         token_weight=None if token_weight is None else token_weight.reshape(-1),
-        teacher=teacher,
+        teacher=make_teacher(teacher_hidden, teacher_weight, kl_weight),
         columns=columns,
         tp_group=tp_group,
         sequence_parallel=sequence_parallel,
@@ -141,6 +128,21 @@ def selective_linear_cross_entropy(
         impl=choose_impl(weight.device, labels.numel() * len(weight)) if impl == "auto" else impl,
     )
     return SelectiveLoss(*SelectiveLinearCrossEntropy.apply(hidden, weight, call))
+
+
+def _select(
+    selected: Tensor | None,
+    use_nll: bool,
+    reference_nll: Tensor | None,
+    valid: Tensor,
+    rule: dict[str, Any],
+    nll: Tensor,
+) -> Tensor:
+    """The selection made before, or by `select_tokens` with a rule of its arguments."""
+    if selected is not None:
+        return selected.clone()  # an input of an autograd function cannot be its output
+    assert rule["scope"] != "global" or rule["k"] == 1
+    return select_tokens(nll if use_nll else None, reference_nll, valid, **rule)
 
 
 def choose_impl(device: torch.device, logits: int) -> Impl:

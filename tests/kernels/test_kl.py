@@ -48,23 +48,20 @@ class Case:
         self.kl_weight = torch.rand(batch, length, generator=generator) * asked
         self.vocab = vocab
 
-    def run(self, impl, upstream=None, kl_weight="own", **options):
-        """The result, and gradients of hidden states and weight, of the sum of the losses times `upstream`."""
-        hidden, weight = (x.clone().requires_grad_() for x in (self.hidden, self.weight))
-        of_teacher = {}
+    def loss(self, impl, hidden, weight, kl_weight="own", **options):
+        """The loss of hidden states and weight, with this case's KL, another, or none (None)."""
         if kl_weight is not None:
-            of_teacher = {
-                "teacher_hidden": self.their_hidden,
-                "teacher_weight": self.their_weight,
-                "kl_weight": self.kl_weight if isinstance(kl_weight, str) else kl_weight,
-            }
-        arguments = {"valid": self.valid, "reference_nll": self.reference, "vocab_size": self.vocab}
-        found = selective_linear_cross_entropy(
-            hidden, weight, self.labels, impl=impl, **arguments | of_teacher | options
-        )
-        loss = found.loss if kl_weight is not None else found.loss * found.selected
-        total = loss.sum() if upstream is None else (loss * upstream).sum()
-        return found, torch.autograd.grad(total, (hidden, weight))
+            options |= {"teacher_hidden": self.their_hidden, "teacher_weight": self.their_weight}
+            options["kl_weight"] = self.kl_weight if isinstance(kl_weight, str) else kl_weight
+        options |= {"valid": self.valid, "reference_nll": self.reference, "vocab_size": self.vocab}
+        return selective_linear_cross_entropy(hidden, weight, self.labels, impl=impl, **options)
+
+    def run(self, impl, upstream=1.0, **options):
+        """The loss, and gradients of hidden states and weight, of the sum of the objective times `upstream`."""
+        hidden, weight = (x.clone().requires_grad_() for x in (self.hidden, self.weight))
+        found = self.loss(impl, hidden, weight, **options)
+        objective = found.loss * found.selected if found.kl is None else found.loss
+        return found, torch.autograd.grad((objective * upstream).sum(), (hidden, weight))
 
     def definition(self, selected, upstream, softcap=None, z_loss=0.0, token_weight=1.0):
         """KL, objective of every token and its gradients, in float64, by the shortest way."""
@@ -217,20 +214,8 @@ def test_the_teacher_gets_no_gradient(impl):
     case = Case()
     case.their_hidden.requires_grad_()
     case.their_weight.requires_grad_()
-    case.run(impl)
     hidden = case.hidden.clone().requires_grad_()
-    found = selective_linear_cross_entropy(
-        hidden,
-        case.weight,
-        case.labels,
-        valid=case.valid,
-        teacher_hidden=case.their_hidden,
-        teacher_weight=case.their_weight,
-        kl_weight=case.kl_weight,
-        vocab_size=70,
-        impl=impl,
-    )
-    found.loss.sum().backward()
+    case.loss(impl, hidden, case.weight).loss.sum().backward()
     assert hidden.grad is not None
     assert case.their_hidden.grad is None and case.their_weight.grad is None
 
@@ -242,19 +227,7 @@ def test_the_gradient_is_added_to_main_grad(impl, dtype):
     _, (_, expected) = case.run(impl)
     weight = torch.nn.Parameter(case.weight)
     weight.main_grad = torch.ones(70, 16)
-    found = selective_linear_cross_entropy(
-        case.hidden,
-        weight,
-        case.labels,
-        valid=case.valid,
-        teacher_hidden=case.their_hidden,
-        teacher_weight=case.their_weight,
-        kl_weight=case.kl_weight,
-        vocab_size=70,
-        main_grad=weight.main_grad,
-        impl=impl,
-    )
-    found.loss.sum().backward()
+    case.loss(impl, case.hidden, weight, main_grad=weight.main_grad).loss.sum().backward()
     assert gap(weight.main_grad - 1, expected.double()) < (1e-5 if dtype == torch.float32 else 1e-2)
 
 
