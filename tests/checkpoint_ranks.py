@@ -64,25 +64,6 @@ def checkpoint_tensors(directory: str) -> dict:
     return {"tensors": found, "state": read_json(path / "state.json")}
 
 
-def running_average_difference(directory: str, decay: float) -> list[float]:
-    """Largest weight of all steps' checkpoints, and how far the last one's running average is from that of these, in fp64."""
-    initialise()
-    averages: dict[str, torch.Tensor] = {}
-    largest = 0.0
-    for path in finished_checkpoints(Path(directory) / "checkpoints"):
-        tensors = dist_checkpointing.load_plain_tensors(str(path))
-        kept = {name.partition("optimizer.state.ema.")[2]: value for name, value in tensors.items()}
-        for name in filter(None, kept):
-            weight = tensors.get(f"optimizer.state.fp32_param.{name}", tensors[name]).double()
-            largest = max(largest, weight.abs().max().item())
-            averages[name] = decay * averages[name] + (1 - decay) * weight if name in averages else weight
-    assert len(averages) > 5
-    return [
-        largest,
-        max((kept[name].double() - value).abs().max().item() for name, value in averages.items()),
-    ]
-
-
 def killed_writer(directory: str) -> list:
     """What every rank says when the last one's writer is killed, as the system does when memory runs out."""
     import time

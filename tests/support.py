@@ -152,6 +152,7 @@ def wandb_rows(run: Path) -> list[dict[str, float]]:
 FORKED = (
     "ranks.py",
     "checkpoint_ranks.py",
+    "averaging_ranks.py",
     "step_ranks.py",
     "convert_ranks.py",
     "bench/training.py",

@@ -8,6 +8,7 @@ from itertools import islice
 from perdure.pipeline.checks import (
     amounts,
     anchors,
+    averaging,
     cleaning,
     evaluation,
     hooks,
@@ -223,6 +224,7 @@ def _checks(recipe: Recipe, of_versions: bool) -> list[Callable[[], Iterator[Pro
             for check in (
                 *versions.CHECKS,
                 *merging.CHECKS,
+                *averaging.CHECKS,
                 *map(_of_training, (*mixtures.CHECKS, *schedules.CHECKS, *anchors.CHECKS, *hooks.CHECKS)),
             )
         ]

@@ -23,6 +23,7 @@ from perdure.pipeline.model.shape import (
     padded_vocab_size,
     tensor_sizes,
 )
+from perdure.pipeline.plan.averages import averaged_steps, decay_begins, decay_factor
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.forecast import (
     domain_sequence,
@@ -39,6 +40,7 @@ from perdure.pipeline.plan.plan import num_samples, num_steps
 from perdure.pipeline.plan.reads import to_score
 from perdure.pipeline.plan.schedule import learning_rate
 from perdure.pipeline.recipe import (
+    Average,
     Branch,
     HuggingFaceModel,
     Recipe,
@@ -139,6 +141,7 @@ def _version(
         "to_score": []
         if version.is_computed
         else to_score(version, table, {source: found["tokens"] for source, found in sources.items()}),
+        "equivalent_decay": _equivalent_decay(recipe, version),
         "max_repetition": version.mixture.max_repetition,
         "phases": _phases(recipe, name),
         "reweight": rule.model_dump()
@@ -147,6 +150,22 @@ def _version(
         if rule
         else None,
     }
+
+
+def _equivalent_decay(recipe: Recipe, version: Version) -> list[list[float]]:
+    """The learning rate that an average equals, by step of the averaged version from where it begins to fall; else empty."""
+    start = version.start
+    if not isinstance(start, Average):
+        return []
+    steps, ema = averaged_steps(recipe, start), recipe.training.ema
+    length, schedule = num_steps(recipe, recipe.versions[start.of]), resolved_schedule(recipe, start.of)
+    first, last = decay_begins(start, steps, ema), steps[-1]
+    points = sorted({first + round(i * (last - first) / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)})
+    rates = {step: learning_rate(schedule, step, length) for step in points}
+    return [
+        [step, rates[step] * (decay_factor(start.shape, steps, ema, step) if step else 1.0)]
+        for step in points
+    ]
 
 
 def _phases(recipe: Recipe, name: str) -> list[dict]:

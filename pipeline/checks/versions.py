@@ -10,7 +10,16 @@ from perdure.pipeline.core.hints import near
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.plan.lineage import missing_checkpoint, parent_of
 from perdure.pipeline.plan.plan import num_steps
-from perdure.pipeline.recipe import Branch, HuggingFaceTokenizer, KeepEvery, Merge, Recipe, Update, Version
+from perdure.pipeline.recipe import (
+    Average,
+    Branch,
+    HuggingFaceTokenizer,
+    KeepEvery,
+    Merge,
+    Recipe,
+    Update,
+    Version,
+)
 
 Problems = Iterator[Problem]
 MOST_STEPS = 1_000_000_000
@@ -45,8 +54,8 @@ def parent(recipe: Recipe, name: str, version: Version) -> Problems:
             remedy = "required: the share of each version, by name"
             yield Problem(f"{where}.weights", None, remedy)
     else:
-        wanted = parent_of(version)
-        named = [(f"{where}.parent", wanted)] if wanted is not None else []
+        wanted, field = parent_of(version), "of" if isinstance(start, Average) else "parent"
+        named = [(f"{where}.{field}", wanted)] if wanted is not None else []
     for place, wanted in named:
         if wanted not in before:
             yield Problem(place, wanted, _unknown_version(recipe, name, wanted))

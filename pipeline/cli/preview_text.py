@@ -140,6 +140,9 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
         console.print(
             f"computed from weights, without training ({version['lineage_tokens']:,} tokens of its ancestors)"
         )
+        if (curve := version["equivalent_decay"])[1:]:
+            console.print(f"equals a learning rate of {version['parent']} that falls to {curve[-1][1]:.4g}")
+            _print_curve(console, curve)
         return
     console.print(
         f"{version['steps']:,} steps, {version['samples']:,} samples, a budget of {version['tokens']:,} tokens"
@@ -162,6 +165,11 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
     console.print(
         f"learning rate ({version['schedule']['type']}), peak {version['schedule']['max_lr']:g}, last {curve[-1][1]:.4g}"
     )
+    _print_curve(console, curve)
+
+
+def _print_curve(console: Console, curve: list[list[float]]) -> None:
+    """Draws learning rates by step."""
     for line in plot([rate for _, rate in curve]):
         console.print(f"  {line}".rstrip())
     first, last = f"step {curve[0][0]:,}", f"{curve[-1][0]:,}"

@@ -34,6 +34,8 @@ class RecipeIdentity(TypedDict):
     reweight_tokens: int | None
     parents: NotRequired[list[str]]
     """Of a computed version, those that it is made of, in order."""
+    averaged: NotRequired[dict[str, float]]
+    """Of an average, the weight of each checkpoint by its step."""
 
 
 class VersionIdentity(RecipeIdentity):
@@ -92,6 +94,8 @@ class VersionInputs(TypedDict):
     measured: MeasuredOn
     parents: NotRequired[dict[str, ParentExport]]
     """Of a computed version, by name those that it is made of."""
+    averaged: NotRequired[dict[str, float]]
+    """Of an average, the weight of each checkpoint by its directory."""
     identity: VersionIdentity
     recipe: NotRequired[str]
     """SHA-256 of `recipe.yaml` beside it."""
@@ -105,7 +109,7 @@ class VersionRecord(TypedDict):
     """Place among the recipe's versions, from 0."""
     parent: str | None
     start: str
-    """`init`, `update`, `branch` or `merge`."""
+    """`init`, `update`, `branch`, `merge` or `average`."""
     status: str
     steps: int
     tokens: int
@@ -140,6 +144,8 @@ class VersionRecord(TypedDict):
     lost_device_seconds: float
     parents: NotRequired[list[ParentShare]]
     """Of a computed version, all that it is made of, the one that it follows first."""
+    averaged: NotRequired[dict[str, float]]
+    """Of an average, the weight of each checkpoint by its step; of a running average, 1 for the one that holds it."""
     search: NotRequired[dict[str, Any]]
     """Of a merge with fitted shares, the search: every candidate's losses, and those on the other half of the documents."""
 

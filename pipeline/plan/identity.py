@@ -3,8 +3,9 @@
 from typing import Any
 
 from perdure.pipeline.core.records import RecipeIdentity
+from perdure.pipeline.plan.averages import averaged_weights
 from perdure.pipeline.plan.mixture import order_of_sources, without_idle
-from perdure.pipeline.recipe import Merge, Recipe, Version
+from perdure.pipeline.recipe import Average, Merge, Recipe, Version
 from perdure.pipeline.recipe.remembered import parents_of
 
 
@@ -22,6 +23,10 @@ def deciding_fields(recipe: Recipe, name: str) -> RecipeIdentity:
     }
     if version.is_computed:  # the first one is followed; a mapping says no order
         found["parents"] = list(parents_of(version))
+    if isinstance(version.start, Average):  # `keep` of another version decides which are the last
+        found["averaged"] = {
+            str(step): weight for step, weight in averaged_weights(recipe, version.start).items()
+        }
     return found
 
 

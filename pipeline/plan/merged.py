@@ -1,11 +1,11 @@
-"""What a merged version is made of, as planned and as recorded, in data and in words."""
+"""What a merged or averaged version is made of, as planned and as recorded, in data and in words."""
 
 from collections.abc import Sequence
 
 from perdure.pipeline.core.records import ParentShare, read_record
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.mixture import is_replayed, members
-from perdure.pipeline.recipe import Merge, Recipe, Version
+from perdure.pipeline.recipe import Average, Merge, Recipe, Version
 
 
 def fitted_domains(recipe: Recipe, version: Version) -> list[str]:
@@ -41,13 +41,15 @@ def planned_shares(start: Merge) -> list[ParentShare]:
 
 
 def origin_words(version: Version, recorded: Sequence[ParentShare] | None = None) -> str | None:
-    """What a merge is made of, as in `merge of base 0.2, update 0.8`; None for another version.
+    """What a computed version is made of, as in `merge of base 0.2, update 0.8`; None for one that trains.
 
     Args:
         version: The version.
         recorded: Its `parents` in `version.json`, whose shares count, once it is finished.
     """
     start = version.start
+    if isinstance(start, Average):
+        return _average_words(start)
     if not isinstance(start, Merge):
         return None
     shares = planned_shares(start) if recorded is None else recorded
@@ -62,6 +64,14 @@ def made_of(recipe: Recipe, name: str) -> str | None:
     paths = recipe.paths.version(name)
     recorded = read_record(paths).get("parents") if paths.record.exists() else None
     return origin_words(recipe.versions[name], recorded)
+
+
+def _average_words(start: Average) -> str:
+    if start.shape == "ema":
+        return f"running average of {start.of}"
+    if start.steps is not None:
+        return f"average of {start.of} at steps {', '.join(map(str, start.steps))} ({start.shape})"
+    return f"average of the last {start.last} checkpoints of {start.of} ({start.shape})"
 
 
 def _share_words(share: float | list[float] | None) -> str:

@@ -5,6 +5,7 @@
 """
 
 from perdure.pipeline.recipe.anchors import Anchor, FisherAnchor, FisherExamples, L2Anchor
+from perdure.pipeline.recipe.averages import Average
 from perdure.pipeline.recipe.cleaning import (
     C4Quality,
     CleaningStep,
@@ -98,6 +99,7 @@ from perdure.pipeline.recipe.versions import (
 __all__ = [
     "Anchor",
     "AutoregressiveSchedule",
+    "Average",
     "Branch",
     "C4Quality",
     "ClassifierSubset",

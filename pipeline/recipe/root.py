@@ -15,7 +15,11 @@ from perdure.pipeline.recipe.section import Name, Section
 from perdure.pipeline.recipe.training import Model, Parallel, Training
 from perdure.pipeline.recipe.versions import Version
 
-INHERITED = {"branch": ("mixture", "selection", "weight_decay"), "merge": ("mixture", "schedule")}
+INHERITED = {
+    "branch": ("mixture", "selection", "weight_decay"),
+    "merge": ("mixture", "schedule"),
+    "average": ("mixture", "schedule"),
+}
 """Fields that a version has of its parent where it has none of its own, by the type of its start."""
 
 
@@ -55,7 +59,7 @@ class Recipe(Section):
     @classmethod
     def _children_inherit(cls, tree: Any) -> Any:
         """Gives a version fields of its parent where it has none of its own: a branch its mixture, selection and weight
-        decay, a merge the mixture and schedule of the first one."""
+        decay, a merge or an average the mixture and schedule of the first one."""
         versions = tree.get("versions") if isinstance(tree, dict) else None
         if not isinstance(versions, dict):
             return tree
@@ -87,4 +91,4 @@ def _first_parent(start: Any) -> Any:
     """The parent that a start names first, as far as its types are right."""
     several = start.get("weights") or start.get("versions")
     first = next(iter(several), None) if isinstance(several, dict | list | tuple) else None
-    return start.get("parent", first)
+    return start.get("parent", start.get("of", first))

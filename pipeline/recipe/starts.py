@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from perdure.pipeline.recipe.averages import Average
 from perdure.pipeline.recipe.section import Fraction, Name, Positive, Section
 
 
@@ -107,4 +108,4 @@ class Merge(Section):
         return tuple(dict.fromkeys([*self.named, *([self.base] if self.base else [])]))
 
 
-Start = Annotated[Init | Update | Branch | Merge, Field(discriminator="type")]
+Start = Annotated[Init | Update | Branch | Merge | Average, Field(discriminator="type")]

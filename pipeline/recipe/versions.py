@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from perdure.pipeline.recipe.anchors import Anchor
+from perdure.pipeline.recipe.averages import Average
 from perdure.pipeline.recipe.hooks import ElasticReset, Reptile
 from perdure.pipeline.recipe.keep import Keep
 from perdure.pipeline.recipe.schedules import Schedule
@@ -239,7 +240,7 @@ class Version(Section):
     @property
     def is_computed(self) -> bool:
         """Whether it is computed from other versions' weights, without a step of training."""
-        return isinstance(self.start, Merge)
+        return isinstance(self.start, Merge | Average)
 
     @property
     def needs_scores(self) -> bool:

@@ -27,6 +27,7 @@ from perdure.pipeline.evaluate.record import measured_on
 from perdure.pipeline.model.exports import initial_weights_hash
 from perdure.pipeline.model.shape import config_vocab_size, model_shape
 from perdure.pipeline.model.vocabulary import extension_between
+from perdure.pipeline.plan.averages import averaged_weights, no_checkpoints
 from perdure.pipeline.plan.consumption import Ancestor, tokens_at
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.history import history_of_plan
@@ -36,6 +37,7 @@ from perdure.pipeline.plan.merged import fitted_domains
 from perdure.pipeline.plan.mixture import is_replayed, members, order_of_sources
 from perdure.pipeline.plan.planning import data_hash, with_replay_pools
 from perdure.pipeline.recipe import (
+    Average,
     Branch,
     HuggingFaceModel,
     Mixture,
@@ -107,7 +109,22 @@ def version_inputs(
     }
     if version.is_computed:
         found["parents"] = parent_exports(recipe, version)
+    if isinstance(version.start, Average):
+        found["averaged"] = averaged_checkpoints(recipe, name, version.start)
     return found
+
+
+def averaged_checkpoints(recipe: Recipe, name: str, start: Average) -> dict[str, float]:
+    """The weight of each checkpoint that a version averages, by its directory.
+
+    Raises:
+        PerdureError: If one is gone, and the version is not finished.
+    """
+    parent, weights = recipe.paths.version(start.of), averaged_weights(recipe, start)
+    gone = [step for step in weights if step not in parent.finished_checkpoints()]
+    if gone and not is_finished(recipe.paths.version(name).directory):
+        raise PerdureError(f"version {name}: {no_checkpoints(recipe, start.of, gone)}")
+    return {str(parent.checkpoint(step)): weight for step, weight in weights.items()}
 
 
 def parent_exports(recipe: Recipe, version: Version) -> dict[str, ParentExport]:

@@ -204,11 +204,9 @@ def load_checkpoint(
     Raises:
         PerdureError: If the checkpoint is damaged, or holds anything but data.
     """
-    require_undamaged(directory)
-    refuse_code(directory)
     weights = sharded_weights(model)
     contents = {"model": weights, "optimizer": portable_state(optimizer, weights, loading=True)}
-    loaded = _load(contents, directory)
+    loaded = load_tensors(contents, directory)
     unwrap(model).load_state_dict(loaded["model"])
     steps = checkpoint_state(directory).optimizer_steps
     assert steps is not None
@@ -221,13 +219,26 @@ def load_weights(directory: Path, model: torch.nn.Module) -> None:
     Raises:
         PerdureError: If the checkpoint is damaged, or holds anything but data.
     """
+    unwrap(model).load_state_dict(load_tensors({"model": sharded_weights(model)}, directory)["model"])
+
+
+def load_tensors(contents: dict, directory: Path) -> dict:
+    """What dist_checkpointing loads; what replicas hold alike, each of them reads a part of, and tells the others.
+
+    All ranks call this.
+
+    Args:
+        contents: A tree of sharded tensors.
+        directory: A checkpoint of any layout.
+
+    Returns:
+        The tree of tensors.
+
+    Raises:
+        PerdureError: If the checkpoint is damaged, or holds anything but data.
+    """
     require_undamaged(directory)
     refuse_code(directory)
-    unwrap(model).load_state_dict(_load({"model": sharded_weights(model)}, directory)["model"])
-
-
-def _load(contents: dict, directory: Path) -> dict:
-    """What dist_checkpointing loads; what replicas hold alike, each of them reads a part of, and tells the others."""
     with readable_errors(directory):
         strategy = FullyParallelLoadStrategyWrapper(
             get_default_load_sharded_strategy(str(directory)), mpu.get_data_parallel_group()

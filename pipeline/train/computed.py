@@ -1,4 +1,4 @@
-"""Computes a version from other versions' weights, without training: a merge."""
+"""Computes a version from other versions' weights, without training: a merge, or an average of checkpoints."""
 
 import logging
 import time
@@ -9,18 +9,21 @@ import torch.distributed as dist
 
 from perdure.pipeline.core.files import write_json
 from perdure.pipeline.core.manifest import finish
+from perdure.pipeline.core.paths import SUCCESS
 from perdure.pipeline.core.records import ParentShare, VersionRecord
 from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.model import collectives, huggingface, weights
 from perdure.pipeline.model.device import devices
+from perdure.pipeline.model.export import export
 from perdure.pipeline.model.exports import export_hash, version_files
 from perdure.pipeline.model.language_model import unwrap
 from perdure.pipeline.model.merging import Merging, merge
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.plan.lineage import resolved_schedule
 from perdure.pipeline.plan.merged import origin_words, planned_shares
-from perdure.pipeline.recipe import Merge
+from perdure.pipeline.recipe import Average, Merge
 from perdure.pipeline.train import fence
+from perdure.pipeline.train.averaging import average, stored_names
 from perdure.pipeline.train.fitting import fit_shares
 from perdure.pipeline.train.progress import heldout_words
 from perdure.pipeline.train.session import Session, measure
@@ -29,27 +32,58 @@ logger = logging.getLogger(__name__)
 
 
 def compute_version(session: Session) -> None:
-    """Merges a version's parents, measures the result, and declares it whole; all ranks call this.
+    """Merges a version's parents, or averages checkpoints, measures the result, and declares it whole; all ranks call this.
 
-    Rank 0 writes the export from those of the parents, and all ranks load it. What was killed begins anew.
+    What was killed begins anew.
     """
-    begun, paths = time.monotonic(), session.paths
-    start = session.version.start
-    assert isinstance(start, Merge)
-    merging, found = planned_merging(session, start), None
+    begun, start = time.monotonic(), session.version.start
+    if isinstance(start, Average):
+        made = average_version(session, start)
+    else:
+        assert isinstance(start, Merge)
+        made = merge_version(session, start)
+    domains = measure(session, "eval.json", 0)
+    if dist.get_rank() == 0:
+        finish_computed(session, made, domains, time.monotonic() - begun)
+        logger.info(heldout_words(domains))
+
+
+def average_version(session: Session, start: Average) -> dict[str, Any]:
+    """Averages checkpoints on the ranks, and exports the result; returns what the record says of it."""
+    inputs, checkpoints = session.inputs, session.inputs["averaged"]
+    for path in checkpoints:
+        collectives.await_file(Path(path) / SUCCESS)
+    name = stored_names(session.recipe.training.precision, start.shape)
+    average({Path(path): weight for path, weight in checkpoints.items()}, session.model, name)
+    export(
+        unwrap(session.model),
+        session.recipe,
+        inputs["vocab_size"],
+        inputs["eos_id"],
+        session.tokenizer,
+        session.paths.export,
+    )
+    parent: ParentShare = {
+        "id": start.of,
+        "share": 1.0,
+        "weights_hash": inputs["parents"][start.of]["weights_hash"],
+    }
+    return {"parents": [parent], "averaged": inputs["identity"]["averaged"]}
+
+
+def merge_version(session: Session, start: Merge) -> dict[str, Any]:
+    """Merges parents; returns what the record says of it. Rank 0 writes the export from theirs, and all ranks load it."""
+    merging, found, exported = planned_merging(session, start), None, session.paths.export
     if start.fitted is not None:
         merging, found = fit_shares(session, merging)
     if dist.get_rank() == 0:
-        merge(merging, paths.export)
+        merge(merging, exported)
     collectives.barrier()
-    collectives.await_file(paths.export / "config.json")
-    weights.load_weights(
-        unwrap(session.model), model_shape(session.recipe), huggingface.weights_reader(paths.export)
-    )
-    domains = measure(session, "eval.json", 0)
-    if dist.get_rank() == 0:
-        finish_computed(session, merging, found, domains, time.monotonic() - begun)
-        logger.info(heldout_words(domains))
+    collectives.await_file(exported / "config.json")
+    read = huggingface.weights_reader(exported)
+    weights.load_weights(unwrap(session.model), model_shape(session.recipe), read)
+    parents = used_shares(session, merging)
+    return {"parents": parents} | ({} if found is None else {"search": found})
 
 
 def planned_merging(session: Session, start: Merge) -> Merging:
@@ -77,27 +111,20 @@ def used_shares(session: Session, merging: Merging) -> list[ParentShare]:
 
 
 def finish_computed(
-    session: Session,
-    merging: Merging,
-    found: dict[str, Any] | None,
-    domains: dict[str, dict[str, Any]],
-    seconds: float,
+    session: Session, made: dict[str, Any], domains: dict[str, dict[str, Any]], seconds: float
 ) -> None:
     """Records what a computed version came to and declares it whole, on rank 0.
 
     Args:
         session: Its rank's.
-        merging: What was merged.
-        found: The search for shares; None where they were given.
+        made: What the record says of how it was made: `parents`, and a search for shares or the weights of checkpoints.
         domains: Held-out results by domain.
         seconds: How long it took.
     """
-    directory, parents = session.paths.directory, used_shares(session, merging)
+    directory = session.paths.directory
     weights_hash = export_hash(directory)
-    record = computed_record(session, domains, parents, weights_hash, seconds)
-    if found is not None:
-        record["search"] = found
-    logger.info(f"{origin_words(session.version, parents)}: weights {weights_hash}")
+    record = computed_record(session, domains, weights_hash, seconds) | made
+    logger.info(f"{origin_words(session.version, made['parents'])}: weights {weights_hash}")
     with fence.held(directory, session.attempt):
         write_json(session.paths.record, record)
         files = hash_files(directory, version_files(directory))
@@ -107,7 +134,6 @@ def finish_computed(
 def computed_record(
     session: Session,
     domains: dict[str, dict[str, Any]],
-    parents: list[ParentShare],
     weights_hash: str,
     seconds: float,
 ) -> VersionRecord:
@@ -118,7 +144,6 @@ def computed_record(
         "id": session.name,
         "index": list(recipe.versions).index(session.name),
         "parent": inputs["parent"],
-        "parents": parents,
         "start": version.start.type,
         "status": "finished",
         "steps": 0,

@@ -15,6 +15,7 @@ from pathlib import Path
 from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.data.stage import tokenizer_directory
+from perdure.pipeline.plan.averages import with_steps
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.identity import not_deciding, reweight_tokens
 from perdure.pipeline.plan.lineage import kept_steps, models_needed
@@ -72,7 +73,9 @@ def _lineage(recipe: Recipe, name: str) -> dict:
         sources |= set(map(source_of, fitted_domains(recipe, recipe.versions[version])))
         sources |= {source for source in [anchor_source(recipe.versions[version].anchor)] if source}
     versions = {
-        version: without_idle(recipe.versions[version].model_dump(mode="json", exclude={"keep"}))
+        version: without_idle(
+            with_steps(recipe, recipe.versions[version]).model_dump(mode="json", exclude={"keep"})
+        )
         for version in needed
     }
     fitted = {
@@ -121,7 +124,9 @@ def with_kept_steps(plan: SweepPlan) -> list[Run]:
             run.recipe.model_copy(
                 update={
                     "versions": {
-                        name: version.model_copy(update={"keep": tuple(sorted(kept[places[run.name][name]]))})
+                        name: with_steps(run.recipe, version).model_copy(
+                            update={"keep": tuple(sorted(kept[places[run.name][name]]))}
+                        )
                         for name, version in run.recipe.versions.items()
                     }
                 }

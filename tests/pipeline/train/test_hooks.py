@@ -129,5 +129,5 @@ def test_the_running_average_is_that_of_every_steps_fp32_weights(tmp_path, preci
     version = trained(tmp_path, training__ema=0.75, training__precision=precision, **keep)
     steps = [path.name for path in sorted((version / "checkpoints").iterdir())]
     assert steps == [f"step_{step:06d}" for step in range(STEPS + 1)]
-    scale, difference = on_checkpoint_rank("running_average_difference", version, 0.75)
+    scale, difference = on_rank("running_average_difference", version, 0.75, script="averaging_ranks.py")
     assert difference < 1e-6 * scale

@@ -9,6 +9,7 @@ from tiny import tiny_recipe
 from perdure.launch.sweep import sweep_jobs
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.evaluate.record import record_data
+from perdure.pipeline.plan.averages import averaged_steps
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.run.sweep.gather import compared_versions
 from perdure.pipeline.run.sweep.spec import Run, Sweep, SweepPlan
@@ -141,6 +142,32 @@ def test_shared_versions_keep_the_checkpoints_of_all_branches(tmp_path):
     kept = with_kept_steps(plan(tmp_path, *branches))
     assert [run.recipe.versions["base"].keep for run in kept] == [(1, 3)] * 2
     assert len({place["base"] for place in version_places(plan(tmp_path, *branches)).values()}) == 1
+
+
+def test_runs_that_keep_other_checkpoints_average_their_own(tmp_path):
+    """Where runs share a version, it keeps what any of them wants: the last two of one are not those of the other."""
+    average = {
+        "start": {"type": "average", "of": "base", "last": 2},
+        "tokens": 0,
+        "mixture": {"sources": {"a": {}}},
+    }
+    swept = plan(tmp_path, average)
+    run = swept.runs[0]
+    runs = []
+    for number, keep in enumerate(((1,), (3,))):
+        base = run.recipe.versions["base"].model_copy(update={"keep": keep})
+        recipe = run.recipe.model_copy(update={"versions": run.recipe.versions | {"base": base}})
+        runs.append(replace(run, name=f"run{number}", recipe=recipe))
+    both = replace(swept, runs=runs)
+    places = version_places(both)
+    assert places["run0"]["base"] == places["run1"]["base"]
+    assert places["run0"]["update"] != places["run1"]["update"]
+    kept = with_kept_steps(both)
+    assert [run.recipe.versions["base"].keep for run in kept] == [(1, 3)] * 2
+    assert [averaged_steps(run.recipe, run.recipe.versions["update"].start) for run in kept] == [
+        [1, 4],
+        [3, 4],
+    ]
 
 
 def test_versions_that_the_swept_fields_decide_are_compared(tmp_path):
