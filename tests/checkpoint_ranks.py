@@ -64,6 +64,15 @@ def checkpoint_tensors(directory: str) -> dict:
     return {"tensors": found, "state": read_json(path / "state.json")}
 
 
+def squared_distance(checkpoint: str) -> float:
+    """Sum over all fp32 weights of the squared distance to the companion `parent`."""
+    initialise()
+    tensors = dist_checkpointing.load_plain_tensors(checkpoint)
+    kept = "optimizer.state.parent."
+    pairs = [(tensors[name.removeprefix(kept)], tensors[name]) for name in tensors if name.startswith(kept)]
+    return sum(float(((now - before).double() ** 2).sum()) for now, before in pairs)
+
+
 def killed_writer(directory: str) -> list:
     """What every rank says when the last one's writer is killed, as the system does when memory runs out."""
     import time

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import megatron.core.parallel_state as mpu
@@ -17,7 +18,7 @@ from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.optimizer import make_optimizer, set_learning_rate
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import load_recipe
-from perdure.pipeline.train import guard, loader, saved, step
+from perdure.pipeline.train import fisher, guard, loader, saved, step
 from perdure.pipeline.train.counts import fingerprints
 from perdure.pipeline.train.dataset import open_dataset, read_batch
 from perdure.pipeline.train.objectives import objective_of
@@ -102,10 +103,33 @@ def by_hand(directory: str, pooled: int) -> dict:
 
 
 def logits(network, batch) -> torch.Tensor:
-    """float32 [batch, sequence, vocabulary]: the last hidden states times the embedding, padding rows aside."""
+    """float32 [batch, sequence, vocabulary]: the last hidden states times the output weight, padding rows aside."""
     hidden = super(type(network), network).forward(batch.tokens, batch.positions, None)
-    rows = network.shared_embedding_or_output_weight()[: network.loss_options["vocab_size"]]
+    tied = network.share_embeddings_and_output_weights
+    weight = network.shared_embedding_or_output_weight() if tied else network.output_layer.weight
+    rows = weight[: network.loss_options["vocab_size"]]
     return hidden.transpose(0, 1) @ rows.t()
+
+
+def fisher_by_hand(directory: str, examples: int) -> list[float]:
+    """Largest value of the Fisher information of the first samples, and largest difference from autograd's, sample by sample."""
+    recipe, model, optimizer, _, reader = prepared(directory)
+    network, cpu = unwrap(model), torch.device("cpu")
+    batches = [read_batch(reader.dataset, range(number, number + 1), cpu) for number in range(examples)]
+    batches = [replace(own, source=torch.zeros_like(own.source)) for own in batches]  # of one source
+    found = fisher.of_samples(recipe, model, optimizer, iter(batches), examples)
+    weights = optimizer.chained_optimizers[0].get_parameters()
+    expected = [torch.zeros_like(weight) for weight in weights]
+    for own in batches:
+        valid = own.valid.flatten()
+        loss = torch.nn.functional.cross_entropy(
+            logits(network, own).flatten(0, 1)[valid], own.labels.flatten()[valid]
+        )
+        for total, gradient in zip(expected, torch.autograd.grad(loss, weights), strict=True):
+            total += gradient**2 / examples
+    difference = max((left - right).abs().max() for left, right in zip(found, expected, strict=True))
+    assert all(not weight.main_grad.any() for weight in weights)  # training begins with none
+    return [max(value.max() for value in expected).item(), difference.item()]
 
 
 def one_update(directory: str, lr: float, decay: float) -> dict:

@@ -10,7 +10,7 @@ from perdure.pipeline.core.hints import near
 from perdure.pipeline.plan.domains import PLURALS, parse, source_of
 from perdure.pipeline.plan.forecast import expected_mixture, is_foreseen, planned_samples, streams_before
 from perdure.pipeline.plan.mixture import is_replayed, members
-from perdure.pipeline.recipe import Recipe, Version
+from perdure.pipeline.recipe import FisherAnchor, FisherExamples, Recipe, Version
 from perdure.pipeline.recipe.remembered import remembering
 
 Problems = Iterator[Problem]
@@ -28,7 +28,11 @@ def against_data(recipe: Recipe) -> list[Problem]:
         for name, version in recipe.versions.items():
             if version.is_computed:
                 continue  # it reads nothing
-            found = [*data_labels(finished, name, version), *data_budgets(finished, name, version)]
+            found = [
+                *data_labels(finished, name, version),
+                *data_budgets(finished, name, version),
+                *fisher_samples(finished, recipe, name, version),
+            ]
             all_found += found or repetition(finished, recipe, name, version)
     return all_found
 
@@ -63,6 +67,19 @@ def data_budgets(finished: dict[str, dict], name: str, version: Version) -> Prob
                 f"`{domain}` has only {available:,} training tokens; lower it, or leave the subset out and let the "
                 "mixture repeat it",
             )
+
+
+def fisher_samples(finished: dict[str, dict], recipe: Recipe, name: str, version: Version) -> Problems:
+    """Checks that a source has as many samples as an anchor's Fisher information is estimated from."""
+    anchor = version.anchor
+    if not isinstance(anchor, FisherAnchor) or not isinstance(anchor.estimate, FisherExamples):
+        return
+    if (counts := finished.get(anchor.estimate.source)) is None:
+        return
+    samples = -(-counts["train"]["tokens"] // recipe.training.seq_length)
+    if anchor.estimate.examples > samples:
+        remedy = f"`{anchor.estimate.source}` has only {samples:,} samples of {recipe.training.seq_length:,} tokens; should be at most that"
+        yield Problem(f"versions.{name}.anchor.estimate.examples", anchor.estimate.examples, remedy)
 
 
 def repetition(finished: dict[str, dict], recipe: Recipe, name: str, version: Version) -> Problems:

@@ -81,8 +81,13 @@ def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
 
 def companions(recipe: Recipe) -> int:
     """Most fp32 copies of the weights that step hooks of a version keep in the optimizer's states."""
-    versions = recipe.versions.values()
-    own = [2 * bool(version.elastic_reset) + bool(version.reptile) for version in versions]
+    versions, anchors = recipe.versions.values(), {"l2": 1, "fisher": 2}
+    own = [
+        2 * bool(version.elastic_reset)
+        + bool(version.reptile)
+        + (anchors.get(version.anchor.type, 0) if version.anchor else 0)
+        for version in versions
+    ]
     return max(own) + (recipe.training.ema is not None)
 
 

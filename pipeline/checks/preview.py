@@ -132,6 +132,7 @@ def _version(
         "schedule": schedule.model_dump() | {"type": version.schedule.type},
         "learning_rate": [[step, learning_rate(schedule, step, steps)] for step in points],
         "selection": version.selection.model_dump() if version.selection else None,
+        "anchor": version.anchor.model_dump() if version.anchor else None,
         "perplexity_model": version.mixture.perplexity_model,
         "replay_share": float(read_share(version.mixture.replay, trained_fraction(version))),
         "replay_share_trained": float(trained_share(version.mixture.replay, trained_fraction(version))),

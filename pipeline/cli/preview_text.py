@@ -158,6 +158,8 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
                 else ""
             )
         )
+    if anchor := version["anchor"]:
+        console.print(f"held near its parent by an anchor: {described(anchor)}")
     for entry in version["to_score"]:
         console.print(score_words(entry, estimated[entry["source"]]))
     console.print(mixture_tree(version, estimated), soft_wrap=False)  # a tree would be cut off otherwise
@@ -174,6 +176,16 @@ def _print_curve(console: Console, curve: list[list[float]]) -> None:
         console.print(f"  {line}".rstrip())
     first, last = f"step {curve[0][0]:,}", f"{curve[-1][0]:,}"
     console.print(f"  {first}{last:>{max(1, len(curve) - len(first))}}")
+
+
+def described(section: dict[str, Any]) -> str:
+    """A section of a recipe in a line, its type first."""
+    others = (
+        f"{key} {described(value) if isinstance(value, dict) else value}"
+        for key, value in section.items()
+        if key != "type"
+    )
+    return ", ".join([section["type"], *others] if "type" in section else others)
 
 
 def score_words(entry: dict[str, Any], estimated: bool) -> str:

@@ -97,6 +97,8 @@ class VersionInputs(TypedDict):
     averaged: NotRequired[dict[str, float]]
     """Of an average, the weight of each checkpoint by its directory."""
     identity: VersionIdentity
+    fisher_checkpoint: NotRequired[str]
+    """The parent's last checkpoint, whose moments alone are read, for an anchor."""
     recipe: NotRequired[str]
     """SHA-256 of `recipe.yaml` beside it."""
 

@@ -14,6 +14,7 @@ from perdure.pipeline.plan import mixture as mixtures
 from perdure.pipeline.plan.consumption import Ancestor, replay_pools, same_stream, samples_consumed, start_of
 from perdure.pipeline.plan.domain_order import random_order, similarity_order, token_frequencies
 from perdure.pipeline.plan.domains import source_of
+from perdure.pipeline.plan.fisher import write_fisher_order
 from perdure.pipeline.plan.history import history_of_plan
 from perdure.pipeline.plan.lineage import continues_parent, switch_steps
 from perdure.pipeline.plan.mixture import is_replayed
@@ -31,6 +32,7 @@ from perdure.pipeline.plan.plan import (
     phase_entry,
 )
 from perdure.pipeline.recipe import LowestPerplexity, Mixture, MixtureSource, Recipe
+from perdure.pipeline.recipe.anchors import anchor_source
 
 
 def build_plan(
@@ -84,6 +86,8 @@ def build_plan(
     directory.mkdir(parents=True, exist_ok=True)
     for key, order in orders.items():
         write_order(order, *order_files(directory, key))
+    if (estimated := anchor_source(version.anchor)) is not None:
+        write_fisher_order(directory, data[estimated])
     write_json(directory / "plan.json", description)
     finish(directory, {"plan_hash": plan.hash})
     return plan

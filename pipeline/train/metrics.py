@@ -34,6 +34,7 @@ class StepResult:
         skipped: What became of a step that the guard refused.
         heldout: Held-out loss by domain right before the step, if it was measured then.
         heldout_on: Hash of what it was measured on.
+        anchor_penalty: Of the weights that it began with; None without an anchor, and where nothing was updated.
     """
 
     step: int
@@ -48,6 +49,7 @@ class StepResult:
     skipped: str | None = None
     heldout: dict[str, float] | None = None
     heldout_on: str | None = None
+    anchor_penalty: float | None = None
 
 
 class Recorder:
@@ -138,6 +140,9 @@ class Recorder:
             "heldout_before": heldout,
             "heldout_on": result.heldout_on if heldout is not None else None,
         }
+        if result.anchor_penalty is not None:
+            line["anchor_penalty"] = result.anchor_penalty
+            self._scalar("train/anchor_penalty", result.anchor_penalty, step)
         # A guard may have let a NaN pass, and JSON knows none.
         text = json.dumps(finite(line)) + "\n"
         self.told.update(text.encode())

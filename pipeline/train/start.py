@@ -20,6 +20,7 @@ from perdure.pipeline.model.vocabulary import extended_reader, extension_between
 from perdure.pipeline.plan.lineage import continues_parent, resolved_schedule
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import Branch, Init, LlamaModel, Recipe
+from perdure.pipeline.train import fisher
 from perdure.pipeline.train.checkpoint import load_checkpoint
 from perdure.pipeline.train.hooks import hooks_of
 from perdure.pipeline.train.saved import agreed, checkpoint_state, finished_checkpoints
@@ -58,9 +59,11 @@ def begin(
     state = fresh_state(recipe, name)
     parent_checkpoint = inputs["parent_checkpoint"]
     if parent_checkpoint is None:
+        moments = fisher.parents_moments(recipe, inputs, model)
         initial_weights(unwrap(model), recipe, model_shape(recipe), inputs["vocab_size"], inputs)
         optimizer = make_optimizer(recipe.training, model, parallel.distributed_optimizer)
         install_hooks(optimizer, hooks)
+        fisher.keep_information(recipe, inputs, VersionPaths(directory), model, optimizer, moments)
         return optimizer, state
     optimizer = make_optimizer(recipe.training, model, parallel.distributed_optimizer)
     path = agreed(lambda: Path(parent_checkpoint))
@@ -68,6 +71,7 @@ def begin(
     parents = checkpoint_state(path)
     load_checkpoint(path, model, optimizer)
     install_hooks(optimizer, hooks)
+    fisher.keep_information(recipe, inputs, VersionPaths(directory), model, optimizer, None)
     restored, reset, start = "weights, moments", "schedule, plan", recipe.versions[name].start
     if continues_parent(recipe, name):
         restored, reset = f"{restored}, place in the plan", "schedule"

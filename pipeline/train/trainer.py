@@ -13,6 +13,7 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from perdure.pipeline.core.errors import Stopped
 from perdure.pipeline.core.hashes import hash_of
+from perdure.pipeline.model.anchors import taken_penalty
 from perdure.pipeline.model.collectives import from_first
 from perdure.pipeline.model.device import devices
 from perdure.pipeline.model.optimizer import set_learning_rate
@@ -197,6 +198,7 @@ class Trainer:
             seconds=seconds,
             selective=session.version.selection is not None,
             skipped=skipped,
+            anchor_penalty=None if verdict else taken_penalty(self.optimizer),
         )
 
     def judge(self, counts: Counts, grad_norm: float) -> int:

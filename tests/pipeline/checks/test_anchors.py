@@ -6,10 +6,12 @@ import pytest
 from tiny import tiny_recipe
 
 from perdure.pipeline.checks.check import problems
+from perdure.pipeline.checks.finished import fisher_samples
 from perdure.pipeline.plan.identity import deciding_fields
 from perdure.pipeline.recipe import Recipe
 from tests.pipeline.checks.template import found
 
+PARENT = {"type": "update", "parent": "v1"}
 ANCHOR = "versions.update.anchor"
 """In the template, whose `update` has a peak rate of 1e-3 and a parent `base`."""
 
@@ -75,7 +77,7 @@ def lineage(out, anchor: dict | None, start: dict) -> Recipe:
 
 @pytest.mark.parametrize(
     ("start", "steps"),
-    [({"type": "update", "parent": "v1"}, [20]), ({"type": "branch", "parent": "v1", "step": 5}, [5, 20])],
+    [(PARENT, [20]), ({"type": "branch", "parent": "v1", "step": 5}, [5, 20])],
 )
 def test_moments_need_the_checkpoint_that_they_are_of(tmp_path, start, steps):
     recipe = lineage(tmp_path, {"type": "fisher", "strength": 1.0}, start)
@@ -100,10 +102,24 @@ def test_moments_need_the_checkpoint_that_they_are_of(tmp_path, start, steps):
 
 
 def test_strength_0_is_the_version_without_an_anchor(tmp_path):
-    start = {"type": "update", "parent": "v1"}
     plain, zero, pulled = (
-        json.dumps(deciding_fields(lineage(tmp_path, anchor, start), "v2"), sort_keys=True)
+        json.dumps(deciding_fields(lineage(tmp_path, anchor, PARENT), "v2"), sort_keys=True)
         for anchor in (None, {"type": "l2", "strength": 0}, {"type": "l2", "strength": 0.5})
     )
     assert plain == zero != pulled
     assert "anchor" not in plain  # as it was before there were anchors
+
+
+def test_no_more_samples_are_asked_for_than_the_source_has(tmp_path):
+    """3,200 tokens are 100 samples of 32."""
+
+    def told(examples: int) -> list[str]:
+        estimate = {"examples": examples, "source": "a"}
+        recipe = lineage(tmp_path, {"type": "fisher", "strength": 1.0, "estimate": estimate}, PARENT)
+        counts = {"a": {"train": {"tokens": 3200}}}
+        return [str(problem) for problem in fisher_samples(counts, recipe, "v2", recipe.versions["v2"])]
+
+    assert told(100) == []
+    assert told(101) == [
+        "versions.v2.anchor.estimate.examples = 101: `a` has only 100 samples of 32 tokens; should be at most that"
+    ]

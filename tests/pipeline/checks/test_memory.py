@@ -48,6 +48,10 @@ def test_memory_of_one_rank():
     hooks = ["training.ema=0.9", "versions.base.reptile={interval: 5, rate: 0.1}"]
     hooks += ["versions.update.elastic_reset={interval: 5, ema: 0.9}"]
     assert [memory(*hooks[:count])["optimizer"] // parameters for count in range(4)] == [8, 12, 16, 20]
+    # What an anchor pulls to, and with which strengths.
+    anchors = [f"versions.update.anchor={{type: {kind}, strength: 1}}" for kind in ("l2", "fisher")]
+    assert [memory(anchor)["optimizer"] // parameters for anchor in anchors] == [12, 16]
+    assert memory(anchors[1], hooks[1])["optimizer"] == 16 * parameters  # of two versions
     replicas = ("parallel.data_parallel=2",)
     assert memory(*replicas)["optimizer"] == alone["optimizer"]
     assert memory(*replicas, "parallel.distributed_optimizer=true")["optimizer"] == alone["optimizer"] // 2

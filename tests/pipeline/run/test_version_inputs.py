@@ -12,6 +12,8 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.manifest import finish
+from perdure.pipeline.plan.fisher import open_fisher_order, sample_number
+from perdure.pipeline.recipe import FisherAnchor
 from perdure.pipeline.run import run
 from perdure.pipeline.run.version_inputs import recipe_identity
 
@@ -176,3 +178,32 @@ def test_a_version_whose_share_of_replay_meant_another_is_refused_and_kept_by_a_
     assert counts == {"a": 20, "replay/b": 3}
     with pytest.raises(PerdureError, match=r"replay\.share_of: 'trained' -> None"):
         prepared(recipe(share_of="read"), "v1")
+
+
+@pytest.mark.parametrize(("estimate", "needed"), [("moments", True), ({"examples": 3, "source": "b"}, False)])
+def test_an_anchor_by_moments_needs_the_parents_last_checkpoint_and_one_by_samples_the_data(
+    trained, estimate, needed
+):
+    recipe = recipe_of(trained)
+    update = recipe.versions["v2"].model_copy(
+        update={"anchor": FisherAnchor(type="fisher", strength=1.0, estimate=estimate)}
+    )
+    recipe = recipe.model_copy(update={"versions": recipe.versions | {"v2": update}})
+    if needed:
+        with pytest.raises(
+            PerdureError, match=r"last checkpoint of v1, whose moments .* gone .*use anchor.estimate"
+        ):
+            prepared(recipe, "v2")
+        checkpoint = trained / "versions" / "v1" / "checkpoints" / "step_000006"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "_SUCCESS").touch()
+        _, inputs = prepared(recipe, "v2")
+        assert inputs["fisher_checkpoint"] == str(checkpoint) and set(inputs["identity"]["data"]) == {"a"}
+    else:
+        directory, inputs = prepared(recipe, "v2")
+        assert "fisher_checkpoint" not in inputs and set(inputs["identity"]["data"]) == {"a", "b"}
+        documents, ends = open_fisher_order(directory / "plan")
+        assert documents.tolist() == list(range(120))
+        samples = -(-int(ends[-1]) // 32)
+        numbers = [sample_number(index, int(ends[-1]), 32, recipe.seed) for index in range(samples)]
+        assert sorted(numbers) == list(range(samples)) != numbers
