@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from perdure.pipeline.checks.advice import advice
 from perdure.pipeline.checks.memory import memory_per_rank
 from perdure.pipeline.checks.mixture_table import is_part, mixture_table, moves_across, moving_sources
 from perdure.pipeline.checks.sizes import (
@@ -80,7 +81,7 @@ def _preview(recipe: Recipe) -> dict[str, Any]:
         "parallel": _layout(recipe),
         "memory_per_rank": memory_per_rank(recipe),
         "versions": versions,
-        "warnings": tokenizer_warnings(recipe.tokenizer),
+        "warnings": [*tokenizer_warnings(recipe.tokenizer), *advice(recipe)],
         "total": {
             "steps": sum(v["steps"] for v in versions),
             "tokens": sum(v["tokens"] for v in versions),

@@ -39,7 +39,6 @@ from perdure.pipeline.plan.planning import data_hash, with_replay_pools
 from perdure.pipeline.recipe import (
     Average,
     Branch,
-    FisherAnchor,
     HuggingFaceModel,
     Mixture,
     Recipe,
@@ -49,6 +48,7 @@ from perdure.pipeline.recipe import (
 )
 from perdure.pipeline.recipe.anchors import anchor_source
 from perdure.pipeline.recipe.remembered import parents_of
+from perdure.pipeline.run.fisher_inputs import fisher_checkpoint
 from perdure.pipeline.run.scoring import finished_export, perplexity_scores, selection_places
 
 SHARE_OF_TRAINED = "version.mixture.replay.share_of: None -> 'trained'"
@@ -112,7 +112,7 @@ def version_inputs(
         found["parents"] = parent_exports(recipe, version)
     if isinstance(version.start, Average):
         found["averaged"] = averaged_checkpoints(recipe, name, version.start)
-    if moments := _fisher_checkpoint(recipe, name, some_source["tokenizer_hash"]):
+    if moments := fisher_checkpoint(recipe, name, some_source["tokenizer_hash"]):
         found["fisher_checkpoint"] = str(moments)
     return found
 
@@ -246,25 +246,6 @@ def _start(recipe: Recipe, name: str, tokenizer_hash: str) -> tuple[Path | None,
     if isinstance(recipe.model, HuggingFaceModel):
         return recipe.model.path, initial_weights_hash(recipe, recipe.model.path), None
     return None, None, None
-
-
-def _fisher_checkpoint(recipe: Recipe, name: str, tokenizer_hash: str) -> Path | None:
-    """The checkpoint whose moments a version's anchor asks for, if the version itself does not start from that one."""
-    start, anchor = recipe.versions[name].start, recipe.versions[name].anchor
-    if not isinstance(anchor, FisherAnchor) or anchor.estimate != "moments":
-        return None
-    if not isinstance(start, Update) or start.moments == "keep":
-        return None
-    parent = recipe.paths.version(start.parent)
-    record = read_record(parent)
-    _same_tokenizer(name, start.parent, record["tokenizer_hash"], tokenizer_hash)
-    done = is_finished(recipe.paths.version(name).directory)
-    if not done and record["steps"] not in parent.finished_checkpoints():
-        raise PerdureError(
-            f"version {name}: the last checkpoint of {start.parent}, whose moments its anchor asks for, is gone from "
-            f"{parent.checkpoints}; use anchor.estimate: {{examples: N, source: NAME}}"
-        )
-    return parent.checkpoint(record["steps"])
 
 
 def _same_tokenizer(name: str, parent: str, theirs: str, ours: str, why: str = KEEPS_TOKENIZER) -> None:

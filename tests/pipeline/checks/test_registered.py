@@ -13,7 +13,17 @@ from perdure.pipeline import checks
 from perdure.pipeline.checks import check
 from perdure.pipeline.checks.check import problems
 
-TOOLS = {"check", "lenient", "memory", "mixture_table", "preview", "preview_mixture", "sizes", "sizing"}
+TOOLS = {
+    "advice",
+    "check",
+    "lenient",
+    "memory",
+    "mixture_table",
+    "preview",
+    "preview_mixture",
+    "sizes",
+    "sizing",
+}
 """Modules of the room that hold no checks of their own."""
 MODULES = [
     importlib.import_module(f"{checks.__name__}.{found.name}")

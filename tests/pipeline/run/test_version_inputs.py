@@ -15,6 +15,7 @@ from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.plan.fisher import open_fisher_order, sample_number
 from perdure.pipeline.recipe import FisherAnchor
 from perdure.pipeline.run import run
+from perdure.pipeline.run.fisher_inputs import fisher_checkpoint
 from perdure.pipeline.run.version_inputs import recipe_identity
 
 STEP = 32 * 8
@@ -199,6 +200,8 @@ def test_an_anchor_by_moments_needs_the_parents_last_checkpoint_and_one_by_sampl
         (checkpoint / "_SUCCESS").touch()
         _, inputs = prepared(recipe, "v2")
         assert inputs["fisher_checkpoint"] == str(checkpoint) and set(inputs["identity"]["data"]) == {"a"}
+        with pytest.raises(PerdureError, match=r"v1, whose moments .* another tokenizer \(test -> other\)"):
+            fisher_checkpoint(recipe, "v2", "other")
     else:
         directory, inputs = prepared(recipe, "v2")
         assert "fisher_checkpoint" not in inputs and set(inputs["identity"]["data"]) == {"a", "b"}
