@@ -63,13 +63,15 @@ def write_page(page: Path, parts: dict[str, str], pictures: dict[str, str]) -> N
     Args:
         page: A Markdown file. `<!-- NAME -->` begins the part of that name, `<!-- end -->` ends it.
         parts: Markdown by name.
-        pictures: From `line_chart` or `scatter_chart`, by name of the file without `.svg`.
+        pictures: From `line_chart` or `scatter_chart`, by name of the file without `.svg`; the part `pictures` shows them.
 
     Raises:
         SystemExit: If a part has no marks.
     """
     text = page.read_text(encoding="utf-8")
-    for name, part in parts.items():
+    titles = {name: re.findall('aria-label="([^"]*)"', svg)[0] for name, svg in pictures.items()}
+    shown = "\n".join(f"![{title}]({name}.svg)" for name, title in titles.items())
+    for name, part in (parts | ({"pictures": shown} if shown else {})).items():
         marks = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
         if not marks.search(text):
             raise SystemExit(f"{page}: no part between `<!-- {name} -->` and `<!-- end -->`")

@@ -122,16 +122,21 @@ def test_two_languages_come_in_bits_per_byte_first():
 
 def test_a_page_gets_its_tables_between_its_marks_and_its_pictures_beside_it(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(
-        "before\n<!-- losses -->\nold\n<!-- end -->\nbetween\n<!-- claims -->\n<!-- end -->\nafter\n"
-    )
-    drawn = line_chart([1], [studies.Line("a", [1.0])], Axis("y"), "t")
+
+    def written(losses: str, claims: str, pictures: str) -> str:
+        parts = {"losses": losses, "claims": claims, "pictures": pictures}
+        return "before\n" + "between\n".join(
+            f"<!-- {name} -->\n{text}<!-- end -->\n" for name, text in parts.items()
+        )
+
+    page.write_text(written("old\n", "", ""))
+    drawn = line_chart([1], [studies.Line("a", [1.0])], Axis("y"), "Loss")
     for text in ("| 1 |\n", "| 2 \\1 |\n"):
-        studies.write_page(page, {"losses": text, "claims": "c"}, {"picture": drawn})
-    assert page.read_text() == (
-        "before\n<!-- losses -->\n| 2 \\1 |\n<!-- end -->\nbetween\n<!-- claims -->\nc\n<!-- end -->\nafter\n"
-    )
-    assert (tmp_path / "picture.svg").read_text().startswith("<svg")
+        studies.write_page(page, {"losses": text, "claims": "c"}, {"drawn": drawn})
+    assert page.read_text() == written("| 2 \\1 |\n", "c\n", "![Loss](drawn.svg)\n")
+    assert (tmp_path / "drawn.svg").read_text().startswith("<svg")
+    studies.write_page(page, {"claims": "d"}, {})
+    assert page.read_text() == written("| 2 \\1 |\n", "d\n", "![Loss](drawn.svg)\n")
     with pytest.raises(SystemExit, match="no part between `<!-- costs -->`"):
         studies.write_page(page, {"costs": "x"}, {})
 
