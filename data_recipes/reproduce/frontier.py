@@ -49,7 +49,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "Reptile": ("reptile_50", "reptile_25"),
 }
 """Versions by method."""
-COLOURS = (7, 7, 6, 0, 1, 1, 1, 2, 2, 3, 4, 5)
+COLOURS = (7, 7, 6, 0, 1, 1, 1, 2, 4, 3, 5, 5)
 MARKERS = ".DPosd^v<>*X"
 
 
