@@ -1,0 +1,34 @@
+"""The studies' recipes have the versions that their scripts show, made as the scripts say."""
+
+from pathlib import Path
+
+from perdure.data_recipes.reproduce import averages, order_averages
+from perdure.pipeline.plan.plan import num_steps
+from perdure.pipeline.recipe import Recipe, load_recipe
+
+REPRODUCE = Path(__file__).parents[3] / "data_recipes" / "reproduce"
+
+
+def recipe(name: str) -> Recipe:
+    return load_recipe(REPRODUCE / f"{name}.yaml")
+
+
+def test_decays_and_averages_end_with_the_constant_run():
+    found = recipe("averages")
+    total = num_steps(found, found.versions["constant"])
+    for window in averages.WINDOWS:
+        decay = found.versions[f"decay_{window}"]
+        assert decay.start.step == total - window and num_steps(found, decay) == window
+        average = found.versions[f"average_{window}"].start
+        assert average.of == "constant" and average.last * found.versions["constant"].keep.every == window
+    assert {*averages.SHAPES, "ema", averages.CONTROL} < found.versions.keys()
+
+
+def test_orders_differ_in_the_order_alone():
+    found = recipe("order_averages")
+    names = {f"{order}_{rate}" for order in order_averages.ORDERS for rate in order_averages.RATES}
+    assert found.versions.keys() == names | {"base"}
+    for order in order_averages.ORDERS:
+        decay, constant = (found.versions[f"{order}_{rate}"] for rate in ("decay", "constant"))
+        assert decay.mixture == constant.mixture and decay.tokens == constant.tokens
+        assert found.versions[f"{order}_average"].start.of == f"{order}_constant"
