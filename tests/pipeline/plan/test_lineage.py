@@ -14,7 +14,9 @@ from perdure.pipeline.plan.lineage import (
     continues_parent,
     kept_steps,
     missing_checkpoint,
+    models_needed,
     resolved_schedule,
+    steps_before,
 )
 from perdure.pipeline.plan.schedule import path_switching_cost
 from perdure.pipeline.recipe import Version
@@ -133,3 +135,25 @@ def test_a_checkpoint_that_will_never_be_is_named_with_those_that_are(tmp_path):
     write_atomic(directory / "checkpoints" / "step_000007" / "_SUCCESS", "")
     assert missing_checkpoint(recipe, start) is None
     assert list(VersionPaths(directory).finished_checkpoints()) == [5, 6, 7, 10]
+
+
+def test_a_merge_has_its_first_parents_path_and_no_steps(tmp_path):
+    mixture = {"sources": {"a": {}}}
+    common = {"tokens": 32 * 8 * 4, "mixture": mixture}
+    cosine = {"type": "cosine", "max_lr": 0.01, "min_lr": 0.002}
+    recipe = tiny_recipe(
+        tmp_path,
+        versions={
+            "base": common | {"start": {"type": "init"}, "schedule": cosine},
+            "update": common
+            | {"start": {"type": "update", "parent": "base"}, "schedule": cosine | {"min_lr": 0.001}},
+            "merged": {"start": {"type": "merge", "weights": {"base": 0.5, "update": 0.5}}, "tokens": 0},
+            "after": common
+            | {"start": {"type": "update", "parent": "merged"}, "schedule": {"type": "decay"}},
+        },
+    )
+    assert models_needed(recipe.versions["merged"]) == ["base", "update"]
+    assert ancestors(recipe, "after") == [("base", 4), ("merged", 0)]
+    assert steps_before(recipe, "after") == 4
+    assert resolved_schedule(recipe, "after").max_lr == pytest.approx(0.002)  # where `base` ended
+    assert resolved_schedule(recipe, "merged") == recipe.versions["base"].schedule

@@ -43,3 +43,13 @@ def test_every_run_of_layers_has_its_own_share():
 def test_a_loss_that_is_not_finite_is_the_worst(bad):
     best, _ = result(None, lambda candidate: bad if candidate.share < 0.3 else candidate.share)
     assert best.share == 0.3
+
+
+def test_the_descent_goes_on_while_it_gets_better():
+    # A valley: each run of layers can follow the other by one step at a time.
+    def loss(candidate):
+        one, other = candidate.parent_share
+        return 0.5 * (one - other) ** 2 + (one - 0.9) ** 2
+
+    best, _ = result(2, loss)
+    assert best.parent_share == (0.9, 0.9)
