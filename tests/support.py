@@ -158,6 +158,7 @@ FORKED = (
     "bench/training.py",
     "bench/saving.py",
     "bench/loss.py",
+    "gpu/pretended_ranks.py",
 )
 """Scripts that may run in a fork of the rank server; the others are measured with what they import, or fork themselves."""
 

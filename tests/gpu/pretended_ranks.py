@@ -1,0 +1,210 @@
+"""What tests ask of ranks on a pretended GPU: `python pretended_ranks.py FUNCTION JSON_ARGUMENTS ANSWER`."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import megatron.core.parallel_state as mpu
+import numpy as np
+import torch
+import torch.distributed as dist
+from gpu import machine
+from gpu.ledger import LEDGER
+
+from perdure.kernels import linear_nll, rotary, selective_linear_cross_entropy, swiglu
+from perdure.pipeline.core.files import read_json
+from perdure.pipeline.data.score import losses
+from perdure.pipeline.model import collectives, weights
+from perdure.pipeline.model.device import initialise
+from perdure.pipeline.model.language_model import build_model, unwrap
+from perdure.pipeline.model.layout import layout_of
+from perdure.pipeline.model.optimizer import make_optimizer, set_learning_rate
+from perdure.pipeline.model.shape import model_shape
+from perdure.pipeline.recipe import load_recipe
+from perdure.pipeline.train import counts, guard, process, step, trainer, versions, worker
+from perdure.pipeline.train.dataset import open_dataset
+from perdure.pipeline.train.loader import Loader
+from perdure.pipeline.train.objectives import objective_of
+from perdure.pipeline.train.objectives.lm import LanguageModeling
+from perdure.pipeline.train.session import open_session
+
+
+def prepared(directory: str) -> tuple:
+    """Recipe, wrapped model with random weights, optimizer, objective and loader of a version."""
+    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
+    objective, device = objective_of(recipe.versions[inputs["version"]]), initialise()
+    model, shape = build_model(recipe, inputs["vocab_size"], device), model_shape(recipe)
+    # Large enough that losses are far from those of guessing.
+    read = weights.random_weights(shape, inputs["vocab_size"], 0.1, recipe.seed)
+    weights.load_weights(unwrap(model), shape, read)
+    optimizer = make_optimizer(recipe.training, model, recipe.parallel.distributed_optimizer)
+    paths = [{name: Path(path) for name, path in inputs[part].items()} for part in ("data", "scores")]
+    dataset = open_dataset(Path(directory) / "plan", *paths, objective=objective)
+    rank = mpu.get_data_parallel_rank()
+    loader = Loader(dataset, layout_of(recipe), recipe.training, rank, device)
+    return recipe, model, optimizer, objective, loader
+
+
+def train(directory: str, pretended: bool, steps: int) -> list:
+    """Trains random weights, on the pretended GPU or on the CPU: what each step came to, and what was seen of it."""
+    if pretended:
+        machine.install()
+    recipe, model, optimizer, objective, loader = prepared(directory)
+    threshold, found = None, []
+    for number in range(steps):
+        set_learning_rate(optimizer, 0.01, 0.1)
+        LEDGER.clear()
+        own = objective.with_threshold(threshold)
+        first = number * recipe.training.global_batch_size
+        counted, grad_norm, _ = step.train_step(model, optimizer, own, loader, recipe.training, first)
+        threshold = counted.threshold
+        found.append(vars(counted) | {"grad_norm": grad_norm} | seen())
+    return found
+
+
+def seen() -> dict:
+    """What this rank's ledger has, as JSON."""
+    return {name: type(value)(value) for name, value in vars(LEDGER).items()}
+
+
+def whole(directory: str) -> dict:
+    """A version from its start to its export, as a rank's process makes it; what was seen."""
+    machine.install()
+    process.start_rank()
+    destroy, dist.destroy_process_group = dist.destroy_process_group, lambda: None
+    worker.main(Path(directory), "train")
+    dist.destroy_process_group = destroy
+    return seen()
+
+
+def score(model_dir: str, pretended: bool, precision: str, documents: list[list[int]]) -> list:
+    """Losses and entropies of documents by a reference model, as the scoring stage computes them: [documents, 2, tokens]."""
+    if pretended:
+        machine.install()
+    initialise()
+    model = losses.load_model(Path(model_dir), precision, "cuda:0" if pretended else "cpu")
+    arrays = [np.array(document) for document in documents]
+    return [
+        found.tolist() for found in losses.score_documents(model, arrays, eos_id=0, context=16, overlap=4)
+    ]
+
+
+class Enough(Exception):
+    """The steps that were asked for are done."""
+
+
+def loop(directory: str, with_item: bool = False) -> dict:
+    """What is seen of one turn of the training loop, the second: a step, its record, the question whether to stop.
+
+    Args:
+        directory: A version that neither saves nor evaluates after its second step.
+        with_item: Add `.item()` to the step.
+    """
+    machine.install()
+    session = open_session(Path(directory), ("plan/plan.json",))
+    made = versions.make_trainer(session)
+    made.recorder = versions.make_recorder(made)
+    ledgers, take = [], made.step
+
+    def counted(number: int) -> trainer.StepResult:
+        ledgers.append(seen())
+        LEDGER.clear()
+        if number == 3:
+            raise Enough
+        return take(number)
+
+    made.step = counted  # type: ignore[method-assign]
+    if with_item:
+        reduce = LanguageModeling.reduce
+
+        def reduced(self, output, batch, num_sources):
+            loss, *others = reduce(self, output, batch, num_sources)
+            loss.item()
+            return loss, *others
+
+        LanguageModeling.reduce = reduced  # type: ignore[method-assign]
+    with suppress(Enough):
+        made.train()
+    return ledgers[-1]
+
+
+def record(directory: str, answers: str, left_out: int | None) -> None:
+    """Writes this rank's calls from the model's making to the end of its first step, on the fake process group.
+
+    Args:
+        directory: The version.
+        answers: Where every rank writes a file named by its number.
+        left_out: The rank that leaves out the sum of what was counted.
+    """
+    machine.install(real=False)
+    recipe, model, optimizer, objective, loader = prepared(directory)
+    set_learning_rate(optimizer, 0.01, 0.1)
+    rank = dist.get_rank()
+    if rank == left_out:
+        counts.add_up = lambda sums: None
+    step.train_step(
+        model, optimizer, objective, loader, recipe.training, 0, lambda _counts, _norm: guard.agree(0)
+    )
+    (Path(answers) / f"{rank}.json").write_text(json.dumps(LEDGER.calls))
+
+
+def launches() -> list:
+    """What the product launches for models whose sizes divide as large ones' do: by kernel, arguments and purpose."""
+    machine.install(interpreted=False)
+    initialise()
+    found: list[dict] = []
+    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        with launched(found, f"train {name}"):
+            lose(dtype, 4096, 0.0)
+        with launched(found, f"train {name}, z_loss"):
+            lose(dtype, 4096, 1e-4)
+        with launched(found, f"train {name}, odd vocabulary"):
+            lose(dtype, 4093, 0.0)
+        for softcap, told in ((None, ""), (30.0, ", softcap")):
+            with launched(found, f"score {name}{told}"):
+                linear_nll(*head(dtype), vocab_size=4096, softcap=softcap, entropy=True)
+        with launched(found, f"layer {name}"):
+            x = torch.zeros(128, 2, 32, 128, dtype=dtype, device="cuda", requires_grad=True)
+            angle = torch.zeros(128, 1, 1, 64, dtype=dtype, device="cuda")
+            rotary(x, angle, angle).sum().backward()
+            x = torch.zeros(128, 2, 2048, dtype=dtype, device="cuda", requires_grad=True)
+            swiglu(x).sum().backward()
+    return found
+
+
+def head(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Hidden states, an output weight and labels."""
+    hidden = torch.zeros(2, 256, 512, dtype=dtype, device="cuda", requires_grad=True)
+    weight = torch.zeros(4096, 512, dtype=dtype, device="cuda", requires_grad=True)
+    return hidden, weight, torch.zeros(2, 256, dtype=torch.int64, device="cuda")
+
+
+def lose(dtype: torch.dtype, vocab_size: int, z_loss: float) -> None:
+    """The loss of 300 selected tokens, forward and backward."""
+    places = torch.arange(512, device="cuda").view(2, 256)
+    chosen = {"valid": places >= 0, "selected": places < 300}
+    result = selective_linear_cross_entropy(*head(dtype), vocab_size=vocab_size, z_loss=z_loss, **chosen)
+    (result.loss * result.selected).sum().backward()
+
+
+@contextmanager
+def launched(found: list[dict], purpose: str) -> Iterator[None]:
+    """Adds what is launched inside to what was found, unless the same was launched before."""
+    LEDGER.clear()
+    yield
+    for launch in LEDGER.launches:
+        if all(launch != {key: other[key] for key in launch} for other in found):
+            found.append(launch | {"purpose": purpose})
+
+
+def main() -> None:
+    """Calls the function that the command line names; the answer is a list by rank."""
+    function, arguments, answer = sys.argv[1:]
+    own = globals()[function](*json.loads(arguments))
+    Path(answer).write_text(json.dumps(collectives.from_all(own)))
+
+
+if __name__ == "__main__":
+    main()

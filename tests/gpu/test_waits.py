@@ -1,0 +1,104 @@
+"""How often the host waits for the GPU in one turn of the training loop: a budget by place, which can only fall.
+
+The test fails when a wait is added, and when one is gone: then its number below is lowered, so that it does not come back.
+"""
+
+import pytest
+from gpu.layouts import STAGES, prepared, selection
+from support import on_rank
+
+Waits = dict[str, int]
+
+READ: Waits = {
+    # The sources of the samples, and which of them are old, are made from lists.
+    "pipeline.train.batch.collate: copy to the GPU": 2,
+    # Tokens, labels, mask and scores: from memory that is not pinned the copy is staged while the host waits.
+    "pipeline.train.batch.collate: copy to the GPU, non_blocking in pageable memory": 4,
+}
+"""Of a micro-batch's reading."""
+
+LOSS: Waits = {
+    # How many tokens are selected is the number of rows of the backward pass.
+    "kernels.selective._SelectiveLinearCrossEntropy.forward: nonzero": 1,
+}
+"""Of a micro-batch's loss, each time it is computed."""
+
+DOCUMENTS: Waits = {
+    # Where documents end is computed on the host.
+    "pipeline.model.attention._document_ends: copy to the GPU": 1,
+}
+
+STEP: Waits = {
+    # By how many tokens Megatron divides the gradient.
+    "megatron.core.distributed.finalize_model_grads.finalize_model_grads: item": 1,
+    # Megatron's norm without Apex: that of each of 14 parameters, and their list back.
+    "megatron.core.utils.local_multi_tensor_l2_norm: torch.tensor of numbers on the GPU": 14,
+    "megatron.core.utils.local_multi_tensor_l2_norm: copy to the GPU": 1,
+    # The norm that gradients are clipped by and the guard judges.
+    "megatron.core.optimizer.clip_grads.get_grad_norm_fp32: item": 1,
+    # The step count of each of two groups, with and without weight decay.
+    "pipeline.model.optimizer.FusedAdamW.step: copy to the GPU": 2,
+    # What the step came to: sums, and fingerprints.
+    "pipeline.train.counts.sum_counts: tolist": 2,
+    # All ranks' highest number, twice: the guard's verdict, and whether a signal came.
+    "pipeline.train.guard.agree: copy to the GPU": 2,
+    "pipeline.train.guard.agree: item": 2,
+    # So that the seconds of a step include its last kernels.
+    "pipeline.train.trainer.Trainer.step: synchronize": 1,
+}
+
+GLOBAL: Waits = {
+    # Four bytes of the threshold: a number on the GPU is used as an index.
+    "kernels.select.radix_threshold: item": 4,
+    # Counts of the pass that computes losses beforehand.
+    "pipeline.train.counts.sum_counts: tolist": 4,
+}
+
+TRANSFERS: Waits = {
+    # Megatron synchronises after every transfer unless `batch_p2p_sync` is off.
+    "megatron.core.pipeline_parallel.p2p_communication.P2PCommunicator._communicate: synchronize": 1,
+}
+NORMS = "megatron.core.utils.local_multi_tensor_l2_norm: torch.tensor of numbers on the GPU"
+
+BUDGETS: dict[str, tuple[dict, Waits, Waits]] = {
+    "microbatch": (selection("microbatch"), READ | LOSS, STEP),
+    "documents": ({"training__document_mask": True}, READ | LOSS | DOCUMENTS, STEP),
+    "global": (selection("global"), READ | dict.fromkeys(LOSS, 2), STEP | GLOBAL),
+    "first stage": (STAGES, READ | TRANSFERS, STEP | TRANSFERS | {NORMS: 7}),
+}
+"""By option: changes of the recipe, waits of each micro-batch, and waits of a step besides."""
+
+
+def turn(directory, changes: dict, micro_batches: int, with_item: bool = False) -> Waits:
+    """Waits of one turn of the loop by place, on the first rank."""
+    shape = {
+        "training__checkpoint_interval": 100,
+        "training__global_batch_size": 2 * micro_batches,
+        "versions__v1__tokens": 4 * 16 * 2 * micro_batches,
+    }
+    version, ranks = prepared(directory, shape | changes)
+    return on_rank("loop", version, with_item, script="gpu/pretended_ranks.py", ranks=ranks)[0]["waits"]
+
+
+def rates(few: Waits, many: Waits) -> tuple[Waits, Waits]:
+    """Waits of each micro-batch and of a step besides, from turns of one and of two micro-batches."""
+    each = {place: count - few.get(place, 0) for place, count in many.items()}
+    besides = {place: count - each[place] for place, count in few.items()}
+    return tuple({place: count for place, count in found.items() if count} for found in (each, besides))  # type: ignore[return-value]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUDGETS)
+def test_the_host_waits_as_often_as_budgeted(tmp_path, name):
+    changes, each, besides = BUDGETS[name]
+    few, many = (turn(tmp_path / str(number), changes, number) for number in (1, 2))
+    assert rates(few, many) == (each, besides)
+
+
+@pytest.mark.slow
+def test_an_item_that_is_added_to_the_step_breaks_the_budget(tmp_path):
+    changes, each, besides = BUDGETS["microbatch"]
+    found = turn(tmp_path, changes, 1, with_item=True)
+    budget = {place: each.get(place, 0) + besides.get(place, 0) for place in each | besides}
+    added = {place: count for place, count in found.items() if count != budget.get(place)}
+    assert list(added.values()) == [1] and next(iter(added)).endswith(": item")
