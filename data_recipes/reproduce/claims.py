@@ -77,6 +77,12 @@ def less(report: Report, version: str, other: str, domain: int) -> float:
     return at(report, version)[domain] - at(report, other)[domain]
 
 
+def rises(report: Report, versions: Sequence[str], domain: int, sign: int) -> bool:
+    """Whether a domain's loss rises (sign 1) or falls (-1) from each version to the next."""
+    values = [sign * at(report, version)[domain] for version in versions]
+    return all(first < second for first, second in pairwise(values))
+
+
 def lesses(found: Sequence[Report], version: str, other: str, domain: int) -> list[float]:
     """`less` by seed."""
     return [less(report, version, other, domain) for report in found]
@@ -201,11 +207,13 @@ def _adapters(found: Sequence[Report]) -> list[list[str]]:
                 [(f"`{name}`", values) for name, values in differences.items()],
             )
         )
-    for claim, source, versions in (
-        ("a higher rank learns more and forgets more", biderman, (high, low)),
-        ("a stronger pull forgets less and learns less (L2)", "Lin et al. 2024", (PLAIN, *L2)),
-        ("a stronger pull forgets less and learns less (EWC)", "Sliogeris et al. 2025", (PLAIN, *EWC)),
+    for name, more, source, versions in (
+        ("LoRA", "a higher rank", biderman, (high, low)),
+        ("L2", "a weaker pull", "Lin et al. 2024", (PLAIN, *L2)),
+        ("EWC", "a weaker pull", "Sliogeris et al. 2025", (PLAIN, *EWC)),
     ):
-        if measured(found, versions):
-            rows.append(claim_row(claim, source, [ordered(report, versions) for report in found]))
+        for verb, domain, sign in (("forgets", 0, -1), ("learns", 1, 1)):
+            if measured(found, versions):
+                held = [rises(report, versions, domain, sign) for report in found]
+                rows.append(claim_row(f"{name}: {more} {verb} more", source, held))
     return rows

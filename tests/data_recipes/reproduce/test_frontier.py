@@ -68,6 +68,9 @@ def test_every_claim_is_held_against_every_seed():
     assert found["L2 lies inside the frontier of merging"] == "reproduced"
     assert verdicts([good])["the line is convex"] == "reproduced"
     assert verdicts([good])["LoRA forgets less than training all weights"] == "reproduced"
+    strong = made_up(l2_1=(5.9, 5.1), l2_10=(5.8, 5.05), l2_100=(5.7, 5.3))
+    assert verdicts([strong])["L2: a weaker pull forgets more"] == "reproduced"
+    assert verdicts([strong])["L2: a weaker pull learns more"] == "not reproduced"
     assert verdicts([bad])["a fifth of the parent keeps most of what was learned"] == "not reproduced"
     # All of the made-up trained arms are one point.
     assert verdicts([good])["the old loss falls with every step of replay"] == "not reproduced"
@@ -119,7 +122,8 @@ def test_arms_that_were_left_out_are_left_out_of_tables_claims_and_picture():
         "LoRA lies inside the frontier of merging",
         "LoRA forgets less than training all weights",
         "LoRA learns less than training all weights",
-        "a higher rank learns more and forgets more",
+        "LoRA: a higher rank forgets more",
+        "LoRA: a higher rank learns more",
         "MoL forgets no more than cross entropy at 25% of replay",
         "a share for each block is better than one share",
     }

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from perdure.data_recipes.reproduce import averages, order_averages
+import pytest
+
+from perdure.data_recipes.reproduce import averages, claims, frontier, order_averages
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import Recipe, load_recipe
 
@@ -11,6 +13,25 @@ REPRODUCE = Path(__file__).parents[3] / "data_recipes" / "reproduce"
 
 def recipe(name: str) -> Recipe:
     return load_recipe(REPRODUCE / f"{name}.yaml")
+
+
+def test_each_version_of_the_frontier_differs_from_the_plain_update_in_one_thing():
+    found = recipe("frontier")
+    names = {name for family in frontier.FAMILIES.values() for name in family}
+    unwritten = {"kl_all", "kl_replayed_25", *claims.MOL, *claims.LORA}
+    assert found.versions.keys() == names - unwritten
+    plain = found.versions["plain"]
+    fields = {"mixture", "anchor", "elastic_reset", "reptile"}
+    for name, version in found.versions.items():
+        if name not in ("base", "plain") and not version.is_computed:
+            dumped, own = plain.model_dump(exclude={"keep"}), version.model_dump(exclude={"keep"})
+            assert len([field for field in dumped if dumped[field] != own[field]]) == 1, name
+            assert all(dumped[field] == own[field] for field in dumped.keys() - fields), name
+    for share, name in zip(range(10, 100, 10), claims.LINE[1:-1], strict=True):
+        assert found.versions[name].start.weights == {
+            "base": pytest.approx(share / 100),
+            "plain": pytest.approx(1 - share / 100),
+        }
 
 
 def test_decays_and_averages_end_with_the_constant_run():
