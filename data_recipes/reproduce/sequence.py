@@ -6,6 +6,7 @@ python data_recipes/reproduce/sequence.py runs/sequence --page docs/results/sequ
 from collections.abc import Sequence
 from pathlib import Path
 
+from perdure.data_recipes.reproduce.claims import measured
 from perdure.data_recipes.reproduce.studies import (
     claim_row,
     in_units,
@@ -31,6 +32,11 @@ def path(arm: str) -> tuple[str, ...]:
     return (DOMAINS[0], *(f"{arm}_{domain}" for domain in DOMAINS[1:]))
 
 
+def arms(found: Sequence[Report]) -> list[str]:
+    """The arms that all runs have."""
+    return [arm for arm in ARMS if measured(found, path(arm))]
+
+
 def drop(report: Report, arm: str, domain: str, stage: int) -> float:
     """Rise of a domain's loss from right after its own stage to a later one, as a share of the loss when learned."""
     learned = losses(report, path(arm)[DOMAINS.index(domain)])[domain]
@@ -40,7 +46,7 @@ def drop(report: Report, arm: str, domain: str, stage: int) -> float:
 def loss_table(found: Sequence[Report]) -> str:
     """Losses of every domain after every stage."""
     rows = []
-    for arm in ARMS:
+    for arm in arms(found):
         for stage, version in enumerate(path(arm)):
             if stage or arm == ARMS[0]:
                 cells = [
@@ -55,7 +61,7 @@ def drop_table(found: Sequence[Report]) -> str:
     cases = [("english", 1), ("english", 2), ("german", 2)]
     head = ["arm", *(f"{domain}, after {DOMAINS[stage]}" for domain, stage in cases), "mean loss in the end"]
     rows = []
-    for arm in ARMS:
+    for arm in arms(found):
         cells = [
             mean_and_sd([drop(report, arm, domain, stage) for report in found], "{:+.1%}")
             for domain, stage in cases
@@ -81,6 +87,8 @@ def claim_rows(found: Sequence[Report]) -> list[list[str]]:
         ("MoL 2025", "mol", "replay", 2),
         ("Lin et al. 2024", "merge", "l2", 2),
     ):
+        if not {arm, other}.issubset(arms(found)):
+            continue
         drops = {name: [drop(report, name, "english", stage) for report in found] for name in (arm, other)}
         rows.append(
             claim_row(
@@ -97,7 +105,7 @@ def claim_rows(found: Sequence[Report]) -> list[list[str]]:
 def picture(found: Sequence[Report], unit: str) -> str:
     """The first domain's loss after every stage."""
     lines = []
-    for colour, arm in enumerate(ARMS):
+    for colour, arm in enumerate(arms(found)):
         seeds = [[losses(report, version)["english"] for report in found] for version in path(arm)]
         lines.append(line(arm, over_seeds(seeds), colour))
     y_axis = Axis(f"held-out loss on English ({unit})")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.data_recipes.reproduce import averages, claims, frontier, order_averages
+from perdure.data_recipes.reproduce import averages, claims, frontier, order_averages, sequence
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import Recipe, load_recipe
 
@@ -53,3 +53,16 @@ def test_orders_differ_in_the_order_alone():
         decay, constant = (found.versions[f"{order}_{rate}"] for rate in ("decay", "constant"))
         assert decay.mixture == constant.mixture and decay.tokens == constant.tokens
         assert found.versions[f"{order}_average"].start.of == f"{order}_constant"
+
+
+def test_every_arm_of_the_sequence_reads_as_much_of_every_domain():
+    found = recipe("sequence")
+    trained = {name: version for name, version in found.versions.items() if not version.is_computed}
+    for arm in sequence.ARMS:
+        for domain, name in zip(sequence.DOMAINS, sequence.path(arm), strict=True):
+            version = trained.get(name) or trained.get(f"{name}_raw")
+            if version is not None:
+                assert list(version.mixture.sources) == [domain]
+                assert (
+                    version.tokens == trained[sequence.path("plain")[sequence.DOMAINS.index(domain)]].tokens
+                )

@@ -13,7 +13,7 @@ def made_up(forgotten: float) -> dict:
         points[f"{arm}_python"] = (4.0 + 2 * rise, 5.0 + rise, 3.0)
     return {
         "domains": ["english", "german", "python"],
-        "versions": [{"id": name} for name in points],
+        "versions": [{"id": name, "status": "finished"} for name in points],
         "loss_matrix": [[9.0] * 3, *(list(losses) for losses in points.values())],
     }
 
@@ -38,3 +38,13 @@ def test_claims_compare_arms_at_the_stage_that_they_name():
 def test_the_picture_has_all_arms():
     svg = sequence.picture([made_up(1.0)], "bits per byte")
     assert all(f">{arm}<" in svg for arm in sequence.ARMS)
+
+
+def test_arms_that_were_left_out_are_left_out_of_tables_and_claims():
+    report = made_up(1.0)
+    for entry in report["versions"]:
+        if entry["id"] == "mol_python":
+            entry["status"] = "waiting"
+    assert sequence.arms([made_up(1.0), report]) == [arm for arm in sequence.ARMS if arm != "mol"]
+    assert not any("mol" in row[0] for row in sequence.claim_rows([report]))
+    assert "mol" not in sequence.drop_table([report]) and "mol" not in sequence.loss_table([report])
