@@ -23,7 +23,8 @@ class Budget(NamedTuple):
     wide: int
 
 
-# Scoring computes the entropy as well, for which most variants spill a little. float32 has no tensor cores: 256 threads hold
+# Scoring computes the entropy as well, for which most variants spill a little. With a teacher a program holds two tiles of logits,
+# its own and the teacher's, and K1 spills more: the first thing to mend there. float32 has no tensor cores: 256 threads hold
 # the 128 x 128 sums of a tile, 64 each, beside the operands. A vocabulary that 16 does not divide makes K2 store number by number.
 BUDGETS = {
     ("_rotate_kernel", "layer bf16", 80): Budget(32, 0, 16, 6),
@@ -44,11 +45,15 @@ BUDGETS = {
     ("gradient_kernel", "train bf16, odd vocabulary", 80): Budget(204, 0, 1, 24),
     ("gradient_kernel", "train bf16, odd vocabulary", 90): Budget(157, 0, 1, 24),
     ("gradient_kernel", "train bf16, odd vocabulary", 100): Budget(127, 0, 2, 32),
+    ("gradient_kernel", "train bf16, teacher", 80): Budget(255, 4, 1, 56),
+    ("gradient_kernel", "train bf16, teacher", 90): Budget(255, 2, 1, 56),
+    ("gradient_kernel", "train bf16, teacher", 100): Budget(255, 0, 1, 72),
     ("gradient_kernel", "train bf16, z_loss", 80): Budget(208, 0, 1, 32),
     ("gradient_kernel", "train bf16, z_loss", 90): Budget(128, 0, 2, 32),
     ("gradient_kernel", "train bf16, z_loss", 100): Budget(127, 0, 2, 40),
     ("gradient_kernel", "train fp32", 90): Budget(254, 0, 1, 40),
     ("gradient_kernel", "train fp32, odd vocabulary", 90): Budget(254, 0, 1, 24),
+    ("gradient_kernel", "train fp32, teacher", 90): Budget(255, 54, 1, 92),
     ("gradient_kernel", "train fp32, z_loss", 90): Budget(254, 0, 1, 40),
     ("statistics_kernel", "score bf16", 80): Budget(255, 4, 1, 24),
     ("statistics_kernel", "score bf16", 90): Budget(255, 2, 1, 24),
@@ -64,8 +69,12 @@ BUDGETS = {
     ("statistics_kernel", "train bf16, odd vocabulary", 80): Budget(237, 0, 1, 24),
     ("statistics_kernel", "train bf16, odd vocabulary", 90): Budget(254, 0, 1, 24),
     ("statistics_kernel", "train bf16, odd vocabulary", 100): Budget(245, 0, 1, 32),
+    ("statistics_kernel", "train bf16, teacher", 80): Budget(255, 342, 1, 48),
+    ("statistics_kernel", "train bf16, teacher", 90): Budget(255, 52, 1, 48),
+    ("statistics_kernel", "train bf16, teacher", 100): Budget(255, 204, 1, 64),
     ("statistics_kernel", "train fp32", 90): Budget(255, 13, 1, 32),
     ("statistics_kernel", "train fp32, odd vocabulary", 90): Budget(255, 19, 1, 32),
+    ("statistics_kernel", "train fp32, teacher", 90): Budget(255, 672, 1, 56),
 }
 
 

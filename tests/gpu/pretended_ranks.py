@@ -160,6 +160,8 @@ def launches() -> list:
             lose(dtype, 4096, 0.0)
         with launched(found, f"train {name}, z_loss"):
             lose(dtype, 4096, 1e-4)
+        with launched(found, f"train {name}, teacher"):
+            lose(dtype, 4096, 0.0, teacher=True)
         with launched(found, f"train {name}, odd vocabulary"):
             lose(dtype, 4093, 0.0)
         for softcap, told in ((None, ""), (30.0, ", softcap")):
@@ -181,10 +183,14 @@ def head(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     return hidden, weight, torch.zeros(2, 256, dtype=torch.int64, device="cuda")
 
 
-def lose(dtype: torch.dtype, vocab_size: int, z_loss: float) -> None:
-    """The loss of 300 selected tokens, forward and backward."""
+def lose(dtype: torch.dtype, vocab_size: int, z_loss: float, teacher: bool = False) -> None:
+    """The loss of 300 selected tokens, forward and backward, perhaps with the KL of all tokens to a frozen teacher."""
     places = torch.arange(512, device="cuda").view(2, 256)
     chosen = {"valid": places >= 0, "selected": places < 300}
+    if teacher:
+        hidden, weight, _ = head(dtype)
+        chosen |= {"teacher_hidden": hidden.detach(), "teacher_weight": weight.detach()}
+        chosen["kl_weight"] = torch.ones(2, 256, device="cuda")
     result = selective_linear_cross_entropy(*head(dtype), vocab_size=vocab_size, z_loss=z_loss, **chosen)
     (result.loss * result.selected).sum().backward()
 

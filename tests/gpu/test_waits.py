@@ -19,7 +19,7 @@ READ: Waits = {
 
 LOSS: Waits = {
     # How many tokens are selected is the number of rows of the backward pass.
-    "kernels.selective._SelectiveLinearCrossEntropy.forward: nonzero": 1,
+    "kernels.operation.SelectiveLinearCrossEntropy.forward: nonzero": 1,
 }
 """Of a micro-batch's loss, each time it is computed."""
 
