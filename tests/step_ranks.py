@@ -27,8 +27,9 @@ from perdure.pipeline.train.objectives import objective_of
 def prepared(directory: str):
     """Recipe, wrapped model with random weights, optimizer, objective and loader of a version."""
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
-    objective = objective_of(recipe.versions[inputs["version"]])
-    model = build_model(recipe, inputs["vocab_size"], initialise())
+    version = recipe.versions[inputs["version"]]
+    objective = objective_of(version)
+    model = build_model(recipe, inputs["vocab_size"], initialise(), version.adapter)
     shape = model_shape(recipe)
     # Large enough that losses are far from those of guessing.
     read = weights.random_weights(shape, inputs["vocab_size"], 0.2, recipe.seed)

@@ -154,6 +154,7 @@ FORKED = (
     "checkpoint_ranks.py",
     "averaging_ranks.py",
     "step_ranks.py",
+    "adapter_ranks.py",
     "convert_ranks.py",
     "bench/training.py",
     "bench/saving.py",

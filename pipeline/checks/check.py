@@ -6,6 +6,7 @@ from functools import partial
 from itertools import islice
 
 from perdure.pipeline.checks import (
+    adapters,
     amounts,
     anchors,
     averaging,
@@ -225,6 +226,7 @@ def _checks(recipe: Recipe, of_versions: bool) -> list[Callable[[], Iterator[Pro
                 *versions.CHECKS,
                 *merging.CHECKS,
                 *averaging.CHECKS,
+                *adapters.CHECKS,
                 *map(_of_training, (*mixtures.CHECKS, *schedules.CHECKS, *anchors.CHECKS, *hooks.CHECKS)),
             )
         ]

@@ -3,11 +3,12 @@
 from typing import Any
 
 from perdure.pipeline.checks.sizes import embedding_rows
+from perdure.pipeline.model.adapter_sizes import adapter_parameters
 from perdure.pipeline.model.families import FAMILIES
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.parameters import TOP
 from perdure.pipeline.model.shape import dimensions, model_shape, padded_vocab_size
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.recipe import LoRA, Recipe
 
 ACTIVATIONS_FORMULA = (
     "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + 4 hidden) + loss; "
@@ -31,8 +32,11 @@ CHUNK_LOGITS = 1 << 26
 """Most logits that `chunked` holds on a GPU."""
 
 
-def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
+def memory_per_rank(recipe: Recipe, adapter: LoRA | None = None) -> dict[str, Any]:
     """Bytes on the fullest rank: weights, gradients and optimizer states exactly, activations as an estimate.
+
+    With an adapter only its matrices have gradients and optimizer states. Its activations, rank numbers a token and module, are
+    left out of the estimate.
 
     Gradients are kept in fp32. Optimizer states are Adam's two fp32 moments, what step hooks keep of each weight, and fp32 master
     weights under bf16. `save` is no part of `total`: the host's memory that a checkpoint holds until it is written. Replicas divide it among themselves.
@@ -50,10 +54,13 @@ def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
     embedding, norm, head = (rule.count(widths, tensor) for rule in TOP)
     # First and last stage hold an embedding each; on one stage tied embeddings are a single matrix.
     embeddings = embedding + (0 if pipeline > 1 or shape.tie_embeddings else head)
-    parameters = layers * layer + embeddings + norm
+    parameters = trained = layers * layer + embeddings + norm
+    if adapter:
+        trained = layers * adapter_parameters(shape, adapter, tensor)
+        parameters += trained
 
     width = 2 if training.precision == "bf16" else 4
-    states = parameters * ((12 if training.precision == "bf16" else 8) + 4 * companions(recipe))
+    states = trained * ((12 if training.precision == "bf16" else 8) + 4 * companions(recipe))
     micro_batches = layout.micro_batches(training)
     tokens = training.micro_batch_size * training.seq_length
     per_layer = 4 * shape.hidden_size // layout.sequence
@@ -66,7 +73,7 @@ def memory_per_rank(recipe: Recipe) -> dict[str, Any]:
     last_stage += _loss_bytes(training.loss_implementation, tokens * rows, width)
     parts = {
         "weights": parameters * width,
-        "gradients": parameters * 4,
+        "gradients": trained * 4,
         "optimizer": states // data if parallel.distributed_optimizer else states,
         "activations": max(first_stage, last_stage),
     }
@@ -89,6 +96,18 @@ def companions(recipe: Recipe) -> int:
         for version in versions
     ]
     return max(own) + (recipe.training.ema is not None)
+
+
+def adapter_memory(recipe: Recipe, adapter: LoRA) -> dict[str, Any]:
+    """What an adapter trains, and the memory of the fullest rank with it and without."""
+    shape, own = model_shape(recipe), memory_per_rank(recipe, adapter)
+    return {
+        **adapter.model_dump(mode="json"),
+        "scale": adapter.scale,
+        "parameters": shape.num_layers * adapter_parameters(shape, adapter),
+        "memory_per_rank": own,
+        "saved": memory_per_rank(recipe)["total"] - own["total"],
+    }
 
 
 def _loss_bytes(implementation: str, logits: int, width: int) -> int:

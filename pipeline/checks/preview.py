@@ -3,7 +3,7 @@
 from typing import Any
 
 from perdure.pipeline.checks.advice import advice
-from perdure.pipeline.checks.memory import memory_per_rank
+from perdure.pipeline.checks.memory import adapter_memory, memory_per_rank
 from perdure.pipeline.checks.mixture_table import is_part, mixture_table, moves_across, moving_sources
 from perdure.pipeline.checks.sizes import (
     embedding_rows,
@@ -134,6 +134,7 @@ def _version(
         "learning_rate": [[step, learning_rate(schedule, step, steps)] for step in points],
         "selection": version.selection.model_dump() if version.selection else None,
         "anchor": version.anchor.model_dump() if version.anchor else None,
+        "adapter": adapter_memory(recipe, version.adapter) if version.adapter else None,
         "perplexity_model": version.mixture.perplexity_model,
         "replay_share": float(read_share(version.mixture.replay, trained_fraction(version))),
         "replay_share_trained": float(trained_share(version.mixture.replay, trained_fraction(version))),

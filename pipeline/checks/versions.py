@@ -33,7 +33,7 @@ def earlier(recipe: Recipe, name: str) -> list[str]:
     return names[: names.index(name)]
 
 
-def _unknown_version(recipe: Recipe, name: str, wanted: str) -> str:
+def unknown_version(recipe: Recipe, name: str, wanted: str) -> str:
     """What is wrong with a reference to a version that is not an earlier one."""
     if wanted == name:
         return "is this version itself; should be an earlier one"
@@ -58,7 +58,7 @@ def parent(recipe: Recipe, name: str, version: Version) -> Problems:
         named = [(f"{where}.{field}", wanted)] if wanted is not None else []
     for place, wanted in named:
         if wanted not in before:
-            yield Problem(place, wanted, _unknown_version(recipe, name, wanted))
+            yield Problem(place, wanted, unknown_version(recipe, name, wanted))
 
 
 def budget(recipe: Recipe, name: str, version: Version) -> Problems:
@@ -168,7 +168,7 @@ def model_or_version(recipe: Recipe, name: str, where: str, wanted: str) -> Prob
         yield from _same_tokenizer(recipe, where, Path(wanted))
     elif wanted not in earlier(recipe, name):
         yield Problem(
-            where, wanted, _unknown_version(recipe, name, wanted) + " (a directory is written with a `/`)"
+            where, wanted, unknown_version(recipe, name, wanted) + " (a directory is written with a `/`)"
         )
 
 

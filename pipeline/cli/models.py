@@ -148,6 +148,7 @@ def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: in
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     import torch.distributed as dist
 
+    from perdure.pipeline.model.adapters import merge_adapters
     from perdure.pipeline.model.device import initialise
     from perdure.pipeline.model.export import export as write
     from perdure.pipeline.model.language_model import build_weights, unwrap
@@ -158,8 +159,10 @@ def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: in
         raise PerdureError(f"{path}: no such checkpoint; kept: {_kept(directory)}")
     recipe, inputs = version_recipe(directory), read_inputs(VersionPaths(directory))
     recipe = recipe.model_copy(update={"parallel": Parallel()})
-    model = build_weights(recipe, inputs["vocab_size"], initialise())
+    adapter = recipe.versions[inputs["version"]].adapter
+    model = build_weights(recipe, inputs["vocab_size"], initialise(), adapter)
     load_weights(path, model)
+    merge_adapters(unwrap(model))
     write(
         unwrap(model),
         recipe,

@@ -10,6 +10,7 @@ from rich.table import Table
 from perdure.pipeline.checks.preview_mixture import LISTED, listed_some, mixture_tree, more_of
 from perdure.pipeline.core.formats import format_memory
 from perdure.pipeline.model.files import listed
+from perdure.pipeline.recipe.adapters import PROJECTIONS
 from perdure.pipeline.recipe.versions import SCORES
 
 PLOT_HEIGHT = 6
@@ -160,6 +161,8 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
         )
     if anchor := version["anchor"]:
         console.print(f"held near its parent by an anchor: {described(anchor)}")
+    if adapter := version["adapter"]:
+        console.print(adapter_words(adapter))
     for entry in version["to_score"]:
         console.print(score_words(entry, estimated[entry["source"]]))
     console.print(mixture_tree(version, estimated), soft_wrap=False)  # a tree would be cut off otherwise
@@ -186,6 +189,20 @@ def described(section: dict[str, Any]) -> str:
         if key != "type"
     )
     return ", ".join([section["type"], *others] if "type" in section else others)
+
+
+def adapter_words(adapter: dict[str, Any]) -> str:
+    """A line on what an adapter trains and the memory that it saves."""
+    modules = (
+        "all linear layers" if len(adapter["targets"]) == len(PROJECTIONS) else ", ".join(adapter["targets"])
+    )
+    memory, apart = adapter["memory_per_rank"], adapter["orthogonal_to"]
+    return (
+        f"LoRA of rank {adapter['rank']} on {modules}, scale {adapter['scale']:g}: {adapter['parameters']:,} parameters are trained; "
+        f"the fullest rank needs ~{format_memory(memory['total'])}, ~{format_memory(adapter['saved'])} less than with all weights "
+        f"(gradients {format_memory(memory['gradients'])}, optimizer {format_memory(memory['optimizer'])})"
+        + (f"; kept orthogonal to {', '.join(apart)}" if apart else "")
+    )
 
 
 def score_words(entry: dict[str, Any], estimated: bool) -> str:

@@ -243,6 +243,11 @@ class VersionPaths:
         return self.directory / "hf"
 
     @property
+    def adapter(self) -> Path:
+        """Directory of the version's adapter in PEFT's format, if it trained one."""
+        return self.directory / "adapter"
+
+    @property
     def record(self) -> Path:
         """JSON with what a finished version came to."""
         return self.directory / "version.json"

@@ -50,6 +50,8 @@ class VersionIdentity(RecipeIdentity):
     """Name of the directory of scores by source, for its selection."""
     perplexity_scores: dict[str, str]
     """The same for the perplexities that order or choose its documents."""
+    adapters: NotRequired[dict[str, str]]
+    """Hash by version of the adapters that its own is to be orthogonal to."""
 
 
 class ParentExport(TypedDict):
@@ -91,6 +93,8 @@ class VersionInputs(TypedDict):
     scores: dict[str, str]
     """Directory of scores by source, for its selection."""
     perplexity_scores: dict[str, str]
+    adapters: NotRequired[dict[str, str]]
+    """PEFT directory by version of the adapters that its own is to be orthogonal to."""
     measured: MeasuredOn
     parents: NotRequired[dict[str, ParentExport]]
     """Of a computed version, by name those that it is made of."""
@@ -150,6 +154,8 @@ class VersionRecord(TypedDict):
     """Of an average, the weight of each checkpoint by its step; of a running average, 1 for the one that holds it."""
     search: NotRequired[dict[str, Any]]
     """Of a merge with fitted shares, the search: every candidate's losses, and those on the other half of the documents."""
+    adapter: NotRequired[dict[str, Any]]
+    """What was trained in place of the weights, before it was merged into them."""
 
 
 def read_inputs(version: VersionPaths) -> VersionInputs:

@@ -24,14 +24,16 @@ VERSION_FILES = (
     "eval*.json",
     "eval_*.parquet",
     "hf/*",
+    "adapter/*",
 )
-"""Files of a version that its manifest has hashes of; its plan and checkpoints have their own, and weights another one."""
+"""Files of a version that its manifest has hashes of; its plan and checkpoints have their own, and an export's weights another."""
 
 
 def version_files(directory: Path) -> list[str]:
     """The files of a version that is about to be declared whole, by path in it."""
     found = (path for pattern in VERSION_FILES for path in directory.glob(pattern) if path.is_file())
-    return [path.relative_to(directory).as_posix() for path in found if path.suffix != ".safetensors"]
+    names = [path.relative_to(directory).as_posix() for path in found]
+    return [name for name in names if not (name.startswith("hf/") and name.endswith(".safetensors"))]
 
 
 def export_hash(version: Path, remember: bool = True) -> str:

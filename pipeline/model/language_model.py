@@ -21,11 +21,12 @@ from torch import Tensor
 from perdure.kernels import SelectiveLoss, selective_linear_cross_entropy
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.shards import REF_MISSING, REF_NATS_PER_UNIT
+from perdure.pipeline.model.adapters import add_adapters
 from perdure.pipeline.model.device import timeout
 from perdure.pipeline.model.layers import GatedMLP, RecomputedLayer, block_spec, install_weight_gradient
 from perdure.pipeline.model.shape import model_shape, padded_vocab_size
 from perdure.pipeline.model.weights import mark_tensor_parallel
-from perdure.pipeline.recipe import Recipe, Training
+from perdure.pipeline.recipe import LoRA, Recipe, Training
 
 
 class OutputLayer(ColumnParallelLinear):
@@ -44,7 +45,9 @@ class OutputLayer(ColumnParallelLinear):
             **options: Further arguments of `selective_linear_cross_entropy`.
         """
         weight = self.weight if weight is None else weight
-        into_main_grad = self.gradient_accumulation_fusion and torch.is_grad_enabled()
+        into_main_grad = (
+            self.gradient_accumulation_fusion and weight.requires_grad and torch.is_grad_enabled()
+        )
         return selective_linear_cross_entropy(
             hidden.transpose(0, 1),
             weight,
@@ -103,7 +106,9 @@ class LanguageModel(GPTModel):
         return self.output_layer(hidden, weight, labels, **loss_options, **self.loss_options)
 
 
-def build_model(recipe: Recipe, vocab_size: int, device: torch.device) -> torch.nn.Module:
+def build_model(
+    recipe: Recipe, vocab_size: int, device: torch.device, adapter: LoRA | None = None
+) -> torch.nn.Module:
     """This rank's part of the model, wrapped for its precision and for data parallelism, with room for gradients; weights are
     not set.
 
@@ -111,13 +116,14 @@ def build_model(recipe: Recipe, vocab_size: int, device: torch.device) -> torch.
         recipe: Shape, precision and layout. `initialize_model_parallel` is called here.
         vocab_size: True size of the vocabulary.
         device: Where the parameters live.
+        adapter: What to train instead of the weights, which are frozen; it is where it starts.
 
     Raises:
         PerdureError: If the recipe asks for kernels that cannot run here.
     """
     if recipe.training.loss_implementation == "triton":
         _require_triton(device)
-    model = build_weights(recipe, vocab_size, device)
+    model = build_weights(recipe, vocab_size, device, adapter)
     return DistributedDataParallel(
         model.config,
         DistributedDataParallelConfig(
@@ -127,7 +133,9 @@ def build_model(recipe: Recipe, vocab_size: int, device: torch.device) -> torch.
     )
 
 
-def build_weights(recipe: Recipe, vocab_size: int, device: torch.device) -> torch.nn.Module:
+def build_weights(
+    recipe: Recipe, vocab_size: int, device: torch.device, adapter: LoRA | None = None
+) -> torch.nn.Module:
     """`build_model` without DDP or gradient buffers."""
     parallel, training, shape = recipe.parallel, recipe.training, model_shape(recipe)
     mpu.initialize_model_parallel(
@@ -154,6 +162,8 @@ def build_weights(recipe: Recipe, vocab_size: int, device: torch.device) -> torc
         if recipe.parallel.recompute:
             layer.__class__ = RecomputedLayer
     mark_tensor_parallel(model, shape)
+    if adapter:
+        add_adapters(model, shape, adapter, recipe.seed)
     return Float16Module(config, model) if config.bf16 else model
 
 

@@ -30,6 +30,8 @@ def load_weights(model: torch.nn.Module, shape: Shape, read: Callable[[str], Ten
     """
     rank, size = mpu.get_tensor_model_parallel_rank(), mpu.get_tensor_model_parallel_world_size()
     for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            continue  # an adapter's, see `adapters`
         rule = rule_of(name, shape)
         whole = join(rule, [read(source) for source in hf_names(model, name, shape)], shape)
         if rule.padded:
@@ -83,13 +85,17 @@ def random_weights(shape: Shape, vocab_size: int, init_std: float, seed: int) ->
     def read(name: str) -> Tensor:
         if rules[name].split == "replicated":  # a norm
             return torch.ones(sizes[name])
-        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+        generator = generator_of(f"{seed}/{name}")
         residual = rules[name].split == "row"
         std = init_std / math.sqrt(2 * shape.num_layers) if residual else init_std
         return torch.randn(sizes[name], generator=generator) * std
 
     return read
+
+
+def generator_of(key: str) -> torch.Generator:
+    """Random numbers that follow from a text, on every machine."""
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "little"))
 
 
 def rule_of(name: str, shape: Shape) -> ParamRule:

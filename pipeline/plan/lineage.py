@@ -20,6 +20,7 @@ def models_needed(version: Version) -> list[str]:
         *parents_of(version),
         version.selection.reference if version.selection else None,
         version.mixture.perplexity_model,
+        *(version.adapter.orthogonal_to if version.adapter else ()),
     ]
     return list(dict.fromkeys(model for model in models if model and "/" not in model))
 

@@ -19,7 +19,7 @@ from perdure.pipeline.recipe import Mixture, MixtureSource, Replay, Version
 MAX_BLOCK = 65_536
 """Longest pattern; shares that are no multiple of 1 / 65536 are rounded to one."""
 
-OPTIONAL = ("anchor", "elastic_reset", "reptile")
+OPTIONAL = ("anchor", "adapter", "elastic_reset", "reptile")
 """Fields of a version that came later, and are None where they are not used."""
 
 
@@ -113,7 +113,8 @@ def without_idle(version: dict) -> dict:
     """A version dumped as JSON, without fields that have no effect at their values.
 
     So what identifies a version is what it was before there were such fields: `replay.share_of` where the share read is
-    `share` (it is `read`, or all new tokens are trained on), `reweight.groups` where there are none, and `OPTIONAL`.
+    `share` (it is `read`, or all new tokens are trained on), `reweight.groups` where there are none, `OPTIONAL`, and the weight of
+    a penalty that an adapter does not have.
     """
     mixture, selection = version["mixture"], version.get("selection")
     rule, replay = mixture.get("reweight"), mixture.get("replay")
@@ -122,6 +123,8 @@ def without_idle(version: dict) -> dict:
     if replay and not (replay.get("share_of") == "trained" and selection and selection["k"] < 1):
         replay = {key: value for key, value in replay.items() if key != "share_of"}
     used = {key: value for key, value in version.items() if key not in OPTIONAL or value is not None}
+    if (adapter := used.get("adapter")) and not adapter.get("orthogonal_to"):
+        used["adapter"] = {key: value for key, value in adapter.items() if not key.startswith("orthogonal_")}
     return used | {"mixture": mixture | {"reweight": rule, "replay": replay}}
 
 

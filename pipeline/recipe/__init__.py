@@ -4,6 +4,7 @@
 `perdure.pipeline.checks.check` judges what types cannot: whether sources exist, layouts divide, budgets suffice.
 """
 
+from perdure.pipeline.recipe.adapters import LoRA, Projection
 from perdure.pipeline.recipe.anchors import Anchor, FisherAnchor, FisherExamples, L2Anchor
 from perdure.pipeline.recipe.averages import Average
 from perdure.pipeline.recipe.cleaning import (
@@ -137,6 +138,7 @@ __all__ = [
     "LanguageIdentification",
     "Length",
     "LlamaModel",
+    "LoRA",
     "LocalWorkers",
     "Logging",
     "LowestPerplexity",
@@ -151,6 +153,7 @@ __all__ = [
     "ParquetReader",
     "PersonalData",
     "Positive",
+    "Projection",
     "PythonCodeReader",
     "PythonDocsReader",
     "RayTasks",

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from perdure.pipeline.recipe.adapters import LoRA
 from perdure.pipeline.recipe.anchors import Anchor
 from perdure.pipeline.recipe.averages import Average
 from perdure.pipeline.recipe.hooks import ElasticReset, Reptile
@@ -213,6 +214,8 @@ class Version(Section):
     """The learning rate over its steps; a `merge` has its first parent's."""
     selection: Selection | None = None
     """Selective-token loss; without it every token counts."""
+    adapter: LoRA | None = None
+    """Low-rank matrices that an update trains in place of the weights; without it all weights are trained."""
     weight_decay: Annotated[float, Field(ge=0, le=1e30)] | None = None
     """AdamW's decay in this version; default: `training.weight_decay`, in a branch its parent's."""
     anchor: Anchor | None = None
@@ -230,6 +233,14 @@ class Version(Section):
     def _none_of_nothing(cls, anchor: Anchor | None) -> Anchor | None:
         """Removes an anchor of strength 0, so that both spellings are the same version."""
         return anchor if anchor is not None and anchor.strength else None
+
+    @field_validator("adapter")
+    @classmethod
+    def _none_of_rank_0(cls, adapter: LoRA | None) -> LoRA | None:
+        """Removes an adapter of rank 0, and names of adapters to be orthogonal to without weight: each has one spelling."""
+        if adapter is None or not adapter.rank:
+            return None
+        return adapter if adapter.orthogonal_weight else adapter.model_copy(update={"orthogonal_to": ()})
 
     @field_validator("reptile")
     @classmethod

@@ -48,6 +48,7 @@ from perdure.pipeline.recipe import (
 )
 from perdure.pipeline.recipe.anchors import anchor_source
 from perdure.pipeline.recipe.remembered import parents_of
+from perdure.pipeline.run.adapters import earlier_adapters, refuse_new_rows
 from perdure.pipeline.run.fisher_inputs import fisher_checkpoint
 from perdure.pipeline.run.scoring import finished_export, perplexity_scores, selection_places
 
@@ -83,6 +84,8 @@ def version_inputs(
             source_of(domain) for key, (domain, _) in places.items() if not is_replayed(key)
         )
         scores = selection_places(recipe, version, list(fresh), data)
+    adapters, adapter_hashes = earlier_adapters(recipe, name)
+    refuse_new_rows(recipe, name, weights, tokenizer)
     found: VersionInputs = {
         "version": name,
         "command": typed_command(),
@@ -108,6 +111,8 @@ def version_inputs(
             "perplexity_scores": {source: path.name for source, path in ranked.items()},
         },
     }
+    if adapters:
+        found["adapters"], found["identity"]["adapters"] = adapters, adapter_hashes
     if version.is_computed:
         found["parents"] = parent_exports(recipe, version)
     if isinstance(version.start, Average):

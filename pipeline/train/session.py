@@ -77,7 +77,8 @@ def open_session(directory: Path, evaluates: bool = False) -> Session:
 
     Args:
         directory: A prepared version, or the evaluation of a finished one.
-        evaluates: Whether it is an evaluation, which has no plan; nor has a version that is computed.
+        evaluates: Whether it is an evaluation, which has no plan; nor has a version that is computed. The model has no adapter then:
+            that of a finished version is merged.
 
     Raises:
         PerdureError: If ranks see different files, too many or too few were started, or a probe cannot be asked.
@@ -99,7 +100,8 @@ def open_session(directory: Path, evaluates: bool = False) -> Session:
     # Before anything is trained: a question that cannot be asked should not be found out at the end.
     questions = encode_probes(recipe, Path(inputs["tokenizer"]))
     attempt = fence.take_together(directory)
-    model = build_model(recipe, inputs["vocab_size"], device)
+    adapter = recipe.versions[inputs["version"]].adapter if not evaluates else None
+    model = build_model(recipe, inputs["vocab_size"], device, adapter)
     return Session(paths, recipe, inputs, device, attempt, model, questions)
 
 

@@ -13,13 +13,17 @@ from perdure.pipeline.core.records import VersionRecord
 from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.evaluate.documents import require_tables
 from perdure.pipeline.model import collectives, huggingface, weights
+from perdure.pipeline.model.adapter_files import write_adapter
+from perdure.pipeline.model.adapters import merge_adapters
 from perdure.pipeline.model.device import devices
 from perdure.pipeline.model.export import export
 from perdure.pipeline.model.exports import export_hash, version_files
 from perdure.pipeline.model.language_model import unwrap
+from perdure.pipeline.model.orthogonal import keep_orthogonal
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.plan.lineage import kept_steps
 from perdure.pipeline.plan.plan import num_samples, num_steps
+from perdure.pipeline.recipe import LoRA
 from perdure.pipeline.train import fence, process
 from perdure.pipeline.train.checkpoint import Checkpoints
 from perdure.pipeline.train.dataset import open_dataset
@@ -43,6 +47,8 @@ def train_version(session: Session) -> None:
     trainer.recorder = make_recorder(trainer)
     with process.stops_deferred():
         trainer.train()
+    if session.version.adapter:
+        merge(session, session.version.adapter)
     domains = measure(session, "eval.json", trainer.state.step)
     if session.version.selection:
         write_selection(trainer)
@@ -87,6 +93,10 @@ def make_trainer(session: Session) -> Trainer:
     for path in checkpoints.remove_partial():
         logger.info(f"{path.name}: half-written, so it is removed")
     optimizer, state = begin(paths.directory, recipe, inputs, session.model)
+    if adapters := inputs.get("adapters"):
+        assert session.version.adapter
+        weight = session.version.adapter.orthogonal_weight
+        keep_orthogonal(unwrap(session.model), list(map(Path, adapters.values())), weight)
     scores = {name: Path(path) for name, path in inputs["scores"].items()}
     objective = objective_of(session.version)
     dataset = open_dataset(paths.plan, session.data, scores, state.phases, objective)
@@ -101,6 +111,15 @@ def make_recorder(trainer: Trainer) -> Recorder | None:
     run = open_run(session.recipe, session.name, session.paths.directory)
     keys = trainer.dataset.plan.keys
     return Recorder(session.paths.directory, state.step, keys, devices()[1], run, state.metrics)
+
+
+def merge(session: Session, adapter: LoRA) -> None:
+    """Writes the trained adapter by itself, and makes the model an ordinary one, which is what is measured and exported."""
+    base = session.inputs["initial_weights"]
+    assert base is not None
+    write_adapter(unwrap(session.model), adapter, base, session.paths.adapter)
+    merge_adapters(unwrap(session.model))
+    logger.info("adapter: merged into the weights; what is measured and exported is the merged model")
 
 
 def write_selection(trainer: Trainer) -> None:
@@ -140,12 +159,12 @@ def finish_version(trainer: Trainer, domains: dict[str, dict]) -> None:
 
 
 def version_record(trainer: Trainer, weights_hash: str, domains: dict[str, dict]) -> VersionRecord:
-    """What `version.json` holds."""
+    """What `version.json` holds; an adapter, if the version trained one."""
     session, state = trainer.session, trainer.state
     recipe, version, inputs = session.recipe, session.version, session.inputs
     identity, tokens = inputs["identity"], state.tokens
     assert trainer.recorder is not None and state.consumed is not None and state.device_seconds is not None
-    return {
+    record: VersionRecord = {
         "id": session.name,
         "index": list(recipe.versions).index(session.name),
         "parent": inputs["parent"],
@@ -175,3 +194,6 @@ def version_record(trainer: Trainer, weights_hash: str, domains: dict[str, dict]
         "device": devices()[0],
         "lost_device_seconds": trainer.recorder.lost_device_seconds,
     }
+    if version.adapter:
+        record["adapter"] = version.adapter.model_dump(mode="json")
+    return record
