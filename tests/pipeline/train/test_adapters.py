@@ -171,3 +171,28 @@ def test_checkpoints_hold_the_frozen_base_and_moments_of_the_adapter_alone(base,
     found = on_rank("checkpoint_tensors", runs["one"] / "versions/lora", script="checkpoint_ranks.py")
     moments = [name for name in found["tensors"] if name.startswith("optimizer.")]
     assert moments and all(".lora_" in name for name in moments)
+
+
+def test_a_second_adapter_is_kept_apart_from_the_first(runs, tmp_path):
+    """O-LoRA from recipe to gradient: rows of A overlap less than without the penalty; what they are kept from is identity."""
+    start = {"type": "update", "parent": "lora"}
+    versions = VERSIONS | {
+        "free": version(start, 6, adapter=LORA),
+        "apart": version(start, 6, adapter=LORA | {"orthogonal_to": ["lora"]}),
+    }
+    shutil.copytree(runs["one"], out := tmp_path / "run")
+    recipe = tiny_recipe(out, versions=versions, training__async_checkpoint=False)
+    run_versions(recipe, "free", "apart")
+    found = [
+        load_file(out / "versions" / name / "adapter/adapter_model.safetensors")
+        for name in ("lora", "free", "apart")
+    ]
+    sums = [
+        sum((found[0][name] @ adapter[name].t()).abs().sum() for name in adapter if "lora_A" in name)
+        for adapter in found[1:]
+    ]
+    assert sums[1] < 0.8 * sums[0]
+    inputs = read_json(out / "versions/apart/inputs.json")
+    file = out / "versions/lora/adapter/adapter_model.safetensors"
+    assert inputs["identity"]["adapters"] == {"lora": hash_file(file)}
+    assert "adapters" not in read_json(out / "versions/free/inputs.json")
