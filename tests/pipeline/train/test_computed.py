@@ -1,11 +1,12 @@
 """Versions that are merged from others, from their preparation to their report, and what is made from them."""
 
 import shutil
+import signal
 
 import numpy as np
 import pytest
 import torch
-from support import run_versions, start_ranks
+from support import run_versions, start_ranks, stopped_at
 from tiny import random_documents, tiny_recipe, write_data
 
 from perdure.pipeline.cli.log import diff, log
@@ -149,24 +150,33 @@ def test_it_is_measured_again_on_other_text(lineage):
     assert on["max_tokens"] == 200
 
 
-def test_what_was_killed_begins_anew_with_the_same_bytes(lineage):
+FITTED = {"type": "merge", "versions": ["base", "update"], "blocks": 2, "fitted": {"old": "a", "weight": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("name", "point"), [("merged", "computed:finish_computed:1"), ("searched", "fitting:measured_halves:3")]
+)
+def test_what_was_killed_begins_anew_with_the_same_bytes(lineage, name, point):
     recipe, _ = lineage
-    path, before = directory(recipe, "merged"), record(recipe, "merged")
+    run_versions(recipe_of(recipe.directory, searched={"start": FITTED, "tokens": 0}), name)
+    path, before = directory(recipe, name), record(recipe, name)
     (path / "_SUCCESS").unlink()
     (path / "version.json").unlink()
-    (path / "hf" / "config.json").unlink()
+    assert stopped_at(path, 1, point, signal.SIGKILL).returncode == -signal.SIGKILL
+    assert not is_finished(path) and not (path / "version.json").exists()
     outcome = start_ranks(path, 1)
     assert outcome.returncode == 0, outcome.stderr
-    assert is_finished(path) and record(recipe, "merged")["weights_hash"] == before["weights_hash"]
+    after = record(recipe, name)
+    assert is_finished(path) and after["weights_hash"] == before["weights_hash"]
+    assert after.get("search") == before.get("search")
 
 
 @pytest.mark.parametrize("layout", ["tensor", "pipeline", "data"])
 def test_no_layout_changes_a_merge(lineage, layout):
     recipe, _ = lineage
-    start = {"type": "merge", "versions": ["base", "update"], "blocks": 2, "fitted": {"old": "a"}}
     other = recipe_of(
         recipe.directory,
-        **{f"{layout}_merged": MERGED, f"{layout}_fitted": {"start": start, "tokens": 0}},
+        **{f"{layout}_merged": MERGED, f"{layout}_fitted": {"start": FITTED, "tokens": 0}},
     )
     sizes = {f"{layout}_parallel": 2, "distributed_optimizer": layout == "data"}
     other = other.model_copy(update={"parallel": Parallel(**sizes)})
@@ -174,7 +184,7 @@ def test_no_layout_changes_a_merge(lineage, layout):
     one, two = record(recipe, "merged"), record(other, f"{layout}_merged")
     assert two["weights_hash"] == one["weights_hash"] and two["parallel"] != one["parallel"]
     assert two["heldout"] == pytest.approx(one["heldout"], rel=1e-6)
-    run_versions(recipe_of(recipe.directory, one_rank={"start": start, "tokens": 0}), "one_rank")
+    run_versions(recipe_of(recipe.directory, one_rank={"start": FITTED, "tokens": 0}), "one_rank")
     one, two = record(recipe, "one_rank"), record(other, f"{layout}_fitted")
     assert two["weights_hash"] == one["weights_hash"]
     assert two["parents"] == one["parents"]
@@ -199,13 +209,7 @@ def test_a_parent_that_is_not_finished_is_named(tmp_path):
 
 def test_shares_are_fitted_by_held_out_loss(lineage):
     recipe, _ = lineage
-    start = {
-        "type": "merge",
-        "versions": ["base", "update"],
-        "blocks": 2,
-        "fitted": {"old": "a", "weight": 0.5},
-    }
-    fitted = recipe_of(recipe.directory, fitted={"start": start, "tokens": 0})
+    fitted = recipe_of(recipe.directory, fitted={"start": FITTED, "tokens": 0})
     said = run_versions(fitted, "fitted")
     assert any("shares fitted by held-out loss" in line for line in said)
     found = record(recipe, "fitted")
