@@ -5,12 +5,13 @@ import signal
 
 import pytest
 import yaml
-from support import metrics, on_rank, start_ranks, stopped_at
+from support import metrics, on_rank, run_versions, start_ranks, stopped_at
 from tiny import prepare_version, tiny_recipe
 
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.model.huggingface import tensor_files, weights_reader
 from perdure.pipeline.model.layout import layout_of
+from tests.pipeline.train.small_lineage import ONLY_A, version
 from tests.pipeline.train.starters import on_checkpoint_rank
 
 pytestmark = pytest.mark.slow
@@ -131,3 +132,22 @@ def test_the_running_average_is_that_of_every_steps_fp32_weights(tmp_path, preci
     assert steps == [f"step_{step:06d}" for step in range(STEPS + 1)]
     scale, difference = on_rank("running_average_difference", version, 0.75, script="averaging_ranks.py")
     assert difference < 1e-6 * scale
+
+
+def test_what_goes_on_from_a_checkpoint_holds_to_that_checkpoint(tmp_path):
+    """A rate of next to nothing brings the weights back to the parent's: those of its step 3, or of its last one."""
+    reptile = {"reptile": {"interval": 2, "rate": 1e-9}}
+    kept = {"type": "update", "parent": "base", "moments": "keep"}
+    versions = {
+        "base": version({"type": "init"}, 4, mixture=ONLY_A, keep=[3]),
+        "kept": version(kept, 2, mixture=ONLY_A) | reptile,
+        "branch": version({"type": "branch", "parent": "base", "step": 3}, 2) | reptile,
+        "third": {"start": {"type": "average", "of": "base", "steps": [3]}, "tokens": 0},
+    }
+    recipe = tiny_recipe(tmp_path, versions=versions, parallel=DISTRIBUTED, training__ema=0.9)
+    run_versions(recipe)
+    base, kept, branch, third = (weights_reader(recipe.paths.version(name).export) for name in versions)
+    for name in tensor_files(recipe.paths.version("base").export):
+        assert (kept(name) - base(name)).abs().max() < 1e-8, name
+        assert (branch(name) - third(name)).abs().max() < 1e-8, name
+    assert (base("model.norm.weight") - third("model.norm.weight")).abs().max() > 1e-4
