@@ -50,6 +50,12 @@ def there(recipe: Recipe, name: str, version: Version) -> Problems:
             f"is a version by `{kind}`, which has no checkpoints; name one that trains",
         )
         return
+    if origin.adapter is not None:
+        remedy = (
+            "trains an adapter, whose checkpoints hold its matrices apart from the weights; name one without"
+        )
+        yield Problem(f"{where}.of", start.of, remedy)
+        return
     if any(True for check in (fields, _kept) for _ in check(recipe, name, version)):
         return
     kept, steps = kept_to_average(recipe, start.of), averaged_steps(recipe, start)

@@ -8,7 +8,7 @@ from perdure.pipeline.cli.preview_text import print_preview
 from perdure.pipeline.core.files import write_atomic
 from perdure.pipeline.recipe import Recipe
 from tests.pipeline.checks.template import found as told
-from tests.pipeline.plan.paths import branch, main_path, recipe_of
+from tests.pipeline.plan.paths import branch, main_path, recipe_of, update
 
 
 def average(**fields) -> dict:
@@ -83,6 +83,17 @@ def test_budget_and_parents_of_an_average(tmp_path):
     )
     (problem,) = problems(twice)
     assert problem.path == "versions.twice.start.of" and "has no checkpoints" in problem.remedy
+
+
+def test_checkpoints_of_a_version_with_an_adapter_are_not_averaged(tmp_path):
+    adapter = {"type": "lora", "rank": 2, "alpha": 4}
+    versions = {
+        "base": main_path(4),
+        "main": update("base", 4) | {"adapter": adapter},
+        "averaged": average(last=1),
+    }
+    about = {problem.path: problem.remedy for problem in problems(recipe_of(tmp_path, versions))}
+    assert "trains an adapter" in about["versions.averaged.start.of"]
 
 
 def test_checkpoints_that_a_finished_version_has_lost_are_named(tmp_path):
