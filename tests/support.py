@@ -156,6 +156,7 @@ FORKED = (
     "step_ranks.py",
     "adapter_ranks.py",
     "convert_ranks.py",
+    "kl_ranks.py",
     "bench/training.py",
     "bench/saving.py",
     "bench/loss.py",

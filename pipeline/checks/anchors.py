@@ -1,7 +1,8 @@
-"""Checks of a version's anchor: that there is something to hold on to, and that no step overshoots it."""
+"""Checks of a version's anchor: that there is something to hold on to and to learn, and that no step overshoots it."""
 
 from collections.abc import Iterator
 
+from perdure.pipeline.checks.versions import earlier
 from perdure.pipeline.core.errors import Problem
 from perdure.pipeline.core.hints import near
 from perdure.pipeline.core.manifest import is_finished
@@ -11,6 +12,7 @@ from perdure.pipeline.recipe import (
     DecaySchedule,
     FisherAnchor,
     Init,
+    KLAnchor,
     L2Anchor,
     LlamaModel,
     Recipe,
@@ -76,4 +78,21 @@ def fisher_moments(recipe: Recipe, name: str, version: Version) -> Problems:
         yield Problem(where, "moments", remedy)
 
 
-CHECKS = (parent, overshoot, fisher_source, fisher_moments)
+def compared(recipe: Recipe, name: str, version: Version) -> Problems:
+    """Checks that a KL anchor has tokens to compare, a teacher, and leaves something to learn."""
+    if not isinstance(anchor := version.anchor, KLAnchor):
+        return
+    where = f"versions.{name}.anchor"
+    if anchor.on == "replayed" and version.mixture.replay is None:
+        remedy = "the mixture replays nothing; should have `mixture.replay`, or be all"
+        yield Problem(f"{where}.on", anchor.on, remedy)
+    if anchor.on == "all" and anchor.instead_of_loss:
+        remedy = "would leave no cross entropy to learn new data from; should be false, or `on: replayed`"
+        yield Problem(f"{where}.instead_of_loss", True, remedy)
+    before = earlier(recipe, name)
+    if anchor.model is not None and anchor.model not in before:
+        remedy = f"should be an earlier version{near(anchor.model, before)}"
+        yield Problem(f"{where}.model", anchor.model, remedy)
+
+
+CHECKS = (parent, overshoot, fisher_source, fisher_moments, compared)

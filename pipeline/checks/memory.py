@@ -8,7 +8,7 @@ from perdure.pipeline.model.families import FAMILIES
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.parameters import TOP
 from perdure.pipeline.model.shape import dimensions, model_shape, padded_vocab_size
-from perdure.pipeline.recipe import LoRA, Recipe
+from perdure.pipeline.recipe import KLAnchor, LoRA, Recipe
 
 ACTIVATIONS_FORMULA = (
     "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + 4 hidden) + loss; "
@@ -40,6 +40,7 @@ def memory_per_rank(recipe: Recipe, adapter: LoRA | None = None) -> dict[str, An
 
     Gradients are kept in fp32. Optimizer states are Adam's two fp32 moments, what step hooks keep of each weight, and fp32 master
     weights under bf16. `save` is no part of `total`: the host's memory that a checkpoint holds until it is written. Replicas divide it among themselves.
+    `teacher`, with a `kl` anchor alone: the frozen model's weights, and its last hidden states of all micro-batches of a step.
     """
     layout, parallel, training = layout_of(recipe), recipe.parallel, recipe.training
     shape, num_embeddings = model_shape(recipe), embedding_rows(recipe)
@@ -77,6 +78,9 @@ def memory_per_rank(recipe: Recipe, adapter: LoRA | None = None) -> dict[str, An
         "optimizer": states // data if parallel.distributed_optimizer else states,
         "activations": max(first_stage, last_stage),
     }
+    if any(isinstance(version.anchor, KLAnchor) for version in recipe.versions.values()):
+        hidden_states = micro_batches * tokens * shape.hidden_size // layout.sequence
+        parts["teacher"] = (parameters + hidden_states) * width
     return {
         "parameters": parameters,
         **parts,

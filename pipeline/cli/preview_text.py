@@ -253,7 +253,8 @@ def _print_memory(console: Console, memory: dict[str, Any]) -> None:
     heading(console, "Memory of the fullest rank")
     rows = [
         (name, "~" if name in ("activations", "total") else "", format_memory(memory[name]))
-        for name in ("weights", "gradients", "optimizer", "activations", "total")
+        for name in ("weights", "gradients", "optimizer", "activations", "teacher", "total")
+        if name in memory
     ]
     console.print(table(("", "", ""), rows))
     console.print(f"[dim]activations = {memory['activations_formula']}[/]")

@@ -52,6 +52,8 @@ class VersionIdentity(RecipeIdentity):
     """The same for the perplexities that order or choose its documents."""
     adapters: NotRequired[dict[str, str]]
     """Hash by version of the adapters that its own is to be orthogonal to."""
+    teacher_weights: NotRequired[str]
+    """What identifies the weights of a KL anchor's `model`, if it names one."""
 
 
 class ParentExport(TypedDict):
@@ -95,6 +97,8 @@ class VersionInputs(TypedDict):
     perplexity_scores: dict[str, str]
     adapters: NotRequired[dict[str, str]]
     """PEFT directory by version of the adapters that its own is to be orthogonal to."""
+    teacher_weights: NotRequired[str]
+    """Hugging Face directory of a KL anchor's `model`, if it names one."""
     measured: MeasuredOn
     parents: NotRequired[dict[str, ParentExport]]
     """Of a computed version, by name those that it is made of."""

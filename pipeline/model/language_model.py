@@ -79,7 +79,7 @@ class LanguageModel(GPTModel):
         self,
         tokens: Tensor,
         positions: Tensor,
-        labels: Tensor,
+        labels: Tensor | None,
         documents: tuple[int, ...] | None = None,
         **loss_options,
     ) -> Tensor | SelectiveLoss:
@@ -88,17 +88,18 @@ class LanguageModel(GPTModel):
         Args:
             tokens: int64 [batch, sequence].
             positions: int64 [batch, sequence], place of each token in its sample.
-            labels: int64 [batch, sequence].
+            labels: int64 [batch, sequence]; None: no losses are wanted.
             documents: Lengths of the documents that attention stays inside, row after row; None: attention to all that
                 came before.
             **loss_options: Arguments of `selective_linear_cross_entropy`, for the last stage: `valid` at least. Given by
                 name, because Megatron's bf16 wrapper casts positional floats.
 
         Returns:
-            The last stage: losses and the selection, each [batch, sequence]. Other stages: hidden states.
+            The last stage: losses and the selection, each [batch, sequence]. Other stages, and all without labels: hidden
+            states, [sequence, batch, hidden], under sequence parallelism this rank's part of the sequence.
         """
         hidden = super().forward(tokens, positions, documents)
-        if not self.post_process:
+        if not self.post_process or labels is None:
             return hidden
         weight = (
             self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
@@ -137,13 +138,20 @@ def build_weights(
     recipe: Recipe, vocab_size: int, device: torch.device, adapter: LoRA | None = None
 ) -> torch.nn.Module:
     """`build_model` without DDP or gradient buffers."""
-    parallel, training, shape = recipe.parallel, recipe.training, model_shape(recipe)
     mpu.initialize_model_parallel(
-        parallel.tensor_parallel,
-        parallel.pipeline_parallel,
+        recipe.parallel.tensor_parallel,
+        recipe.parallel.pipeline_parallel,
         distributed_timeout_minutes=timeout() / timedelta(minutes=1),
     )
     model_parallel_cuda_manual_seed(recipe.seed)
+    return build_stage(recipe, vocab_size, device, adapter)
+
+
+def build_stage(
+    recipe: Recipe, vocab_size: int, device: torch.device, adapter: LoRA | None = None
+) -> torch.nn.Module:
+    """`build_weights` in the process groups that stand already, for one more model on the same ranks."""
+    training, shape = recipe.training, model_shape(recipe)
     config = model_config(recipe, device)
     model: torch.nn.Module = LanguageModel(
         config=config,

@@ -10,7 +10,7 @@ from perdure.pipeline.plan.mixture import (
 )
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.plan.schedule import learning_rate, resolve
-from perdure.pipeline.recipe import Branch, KeepEvery, Recipe, Schedule, Version
+from perdure.pipeline.recipe import Branch, KeepEvery, KLAnchor, Recipe, Schedule, Version
 from perdure.pipeline.recipe.remembered import parent_of, parents_of, remembered
 
 
@@ -21,6 +21,7 @@ def models_needed(version: Version) -> list[str]:
         version.selection.reference if version.selection else None,
         version.mixture.perplexity_model,
         *(version.adapter.orthogonal_to if version.adapter else ()),
+        version.anchor.model if isinstance(version.anchor, KLAnchor) else None,
     ]
     return list(dict.fromkeys(model for model in models if model and "/" not in model))
 

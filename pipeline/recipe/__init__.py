@@ -5,7 +5,7 @@
 """
 
 from perdure.pipeline.recipe.adapters import LoRA, Projection
-from perdure.pipeline.recipe.anchors import Anchor, FisherAnchor, FisherExamples, L2Anchor
+from perdure.pipeline.recipe.anchors import Anchor, FisherAnchor, FisherExamples, KLAnchor, L2Anchor
 from perdure.pipeline.recipe.averages import Average
 from perdure.pipeline.recipe.cleaning import (
     C4Quality,
@@ -133,6 +133,7 @@ __all__ = [
     "InfiniteSchedule",
     "Init",
     "JsonlReader",
+    "KLAnchor",
     "KeepEvery",
     "L2Anchor",
     "LanguageIdentification",

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from perdure.pipeline.recipe.section import Positive, Section
+from perdure.pipeline.recipe.section import Name, Positive, Section
 
 Strength = Annotated[float, Field(ge=0, le=1e30)]
 """Of a penalty; 0 is none."""
@@ -67,7 +67,29 @@ class FisherAnchor(Section):
     `{examples: 2000, source: prose}`: the mean over samples of the squared gradient of a sample's mean loss."""
 
 
-Anchor = Annotated[L2Anchor | FisherAnchor, Field(discriminator="type")]
+class KLAnchor(Section):
+    """Keeps predictions near those of a frozen teacher: a token's loss gains weight * KL(teacher || model), over the whole
+    vocabulary at temperature 1 (learning without forgetting, Li and Hoiem 2016, arXiv 1606.09282).
+
+    The teacher is the model that the version starts from, at the precision of training, so that the divergence is 0
+    at the first step. It stays in memory beside the model, without gradients or optimizer states, and runs forward on the
+    micro-batches that hold a token of `on`. The summed loss is divided by the number of trained tokens as without an anchor.
+    """
+
+    type: Literal["kl"]
+    on: Literal["all", "replayed"]
+    """Tokens whose divergence counts: `all` that are read, those too that a selection leaves out; or the `replayed` ones alone,
+    so that new data trains as without an anchor."""
+    weight: Annotated[float, Field(ge=0, le=1e30)] = 1.0
+    """Of the divergence, in nats, beside the cross entropy; 0 is no anchor at all: no teacher is loaded."""
+    instead_of_loss: bool = False
+    """With `on: replayed`: replayed tokens have the divergence in place of their cross entropy (the mixture of losses MoL, arXiv
+    2505.12043)."""
+    model: Name | None = None
+    """An earlier version that is the teacher instead; the divergence is then not 0 at the first step."""
+
+
+Anchor = Annotated[L2Anchor | FisherAnchor | KLAnchor, Field(discriminator="type")]
 
 
 def anchor_source(anchor: Anchor | None) -> str | None:

@@ -20,6 +20,8 @@ RESOLVER = yaml.resolver.Resolver()
 UNTAGGED = "should stand without a tag (`!`), or in quotes if it is text"
 PLAIN = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
 """Integers that YAML reads as people do."""
+FIELDS = ("on",)
+"""Names of fields that YAML reads as booleans; where a name stands they are text, as YAML 1.2 has it."""
 MAX_DEPTH, MAX_NODES = 50, 1_000_000
 """Most levels and values of a recipe, what aliases stand for included; those of today have 10 and some hundred."""
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -75,6 +77,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             return node
         parts = [] if isinstance(node, yaml.ScalarNode) else node.value
         if isinstance(node, yaml.MappingNode):
+            for key, _ in parts:
+                if isinstance(key, yaml.ScalarNode) and key.value in FIELDS:
+                    key.tag = f"{PREFIX}str"
             parts = [part for pair in parts for part in pair]
         sizes = [self._sizes[id(part)] for part in parts]
         size, depth = 1 + sum(size for size, _ in sizes), 1 + max((depth for _, depth in sizes), default=0)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from perdure.pipeline.recipe.adapters import LoRA
-from perdure.pipeline.recipe.anchors import Anchor
+from perdure.pipeline.recipe.anchors import Anchor, KLAnchor
 from perdure.pipeline.recipe.averages import Average
 from perdure.pipeline.recipe.hooks import ElasticReset, Reptile
 from perdure.pipeline.recipe.keep import Keep
@@ -231,8 +231,9 @@ class Version(Section):
     @field_validator("anchor")
     @classmethod
     def _none_of_nothing(cls, anchor: Anchor | None) -> Anchor | None:
-        """Removes an anchor of strength 0, so that both spellings are the same version."""
-        return anchor if anchor is not None and anchor.strength else None
+        """Removes an anchor of strength or weight 0, so that both spellings are the same version."""
+        strength = anchor and (anchor.weight if isinstance(anchor, KLAnchor) else anchor.strength)
+        return anchor if strength else None
 
     @field_validator("adapter")
     @classmethod

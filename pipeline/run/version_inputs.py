@@ -51,6 +51,7 @@ from perdure.pipeline.recipe.remembered import parents_of
 from perdure.pipeline.run.adapters import earlier_adapters, refuse_new_rows
 from perdure.pipeline.run.fisher_inputs import fisher_checkpoint
 from perdure.pipeline.run.scoring import finished_export, perplexity_scores, selection_places
+from perdure.pipeline.run.teacher import with_teacher
 
 SHARE_OF_TRAINED = "version.mixture.replay.share_of: None -> 'trained'"
 """How `differences` tells a version whose `replay.share` was that of the tokens read, and would not be any more."""
@@ -119,7 +120,7 @@ def version_inputs(
         found["averaged"] = averaged_checkpoints(recipe, name, version.start)
     if moments := fisher_checkpoint(recipe, name, some_source["tokenizer_hash"]):
         found["fisher_checkpoint"] = str(moments)
-    return found
+    return with_teacher(recipe, name, found)
 
 
 def averaged_checkpoints(recipe: Recipe, name: str, start: Average) -> dict[str, float]:

@@ -42,6 +42,8 @@ class Batch:
         source: int64 [batch], number of the mixture key.
         replayed: bool [batch], samples of old data.
         selected: bool [batch, sequence], a selection made beforehand, if one was.
+        teacher_hidden: [batch, sequence, hidden], the last hidden states of the model that it is compared with, under sequence
+            parallelism this rank's part of the sequence; on the last pipeline stage, if they were asked for.
     """
 
     indices: range
@@ -54,6 +56,7 @@ class Batch:
     source: torch.Tensor
     replayed: torch.Tensor
     selected: torch.Tensor | None = None
+    teacher_hidden: torch.Tensor | None = None
 
 
 def collate(

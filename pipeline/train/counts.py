@@ -1,6 +1,6 @@
 """What a batch is counted as: tokens and losses by source, selected tokens, fingerprints."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import megatron.core.parallel_state as mpu
 import torch
@@ -25,6 +25,7 @@ class Counts:
             were read, whatever the layout.
         selection: Fingerprint of the selected labels, likewise.
         threshold: Score that divides this batch; scope `global_lagged` alone has one.
+        kl: Summed divergence from a teacher in nats, and of how many tokens; None if there is no teacher.
     """
 
     tokens: list[float]
@@ -35,6 +36,7 @@ class Counts:
     stream: str
     selection: str
     threshold: float | None = None
+    kl: tuple[float, float] | None = None
 
     @property
     def mean_loss(self) -> float:
@@ -79,12 +81,13 @@ def fingerprints(batch: Batch, selected: Tensor) -> Tensor:
     return torch.stack([(mixed * batch.valid).sum(), (mixed * selected).sum()])
 
 
-def sum_counts(counted: list[dict[str, Tensor]], num_sources: int) -> Counts:
+def sum_counts(counted: list[dict[str, Tensor]], num_sources: int, with_kl: bool = False) -> Counts:
     """Adds up micro-batches and data-parallel ranks on the last stage, and tells the other stages.
 
     Args:
         counted: From `count_batch`, on the last pipeline stage.
         num_sources: Keys of the mixture.
+        with_kl: Whether there is a `kl`, float64 [2], too, as `Counts` has it.
     """
     device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
     sums = torch.zeros(2 * num_sources + 3, dtype=torch.float64, device=device)
@@ -95,7 +98,16 @@ def sum_counts(counted: list[dict[str, Tensor]], num_sources: int) -> Counts:
     add_up(sums)
     add_up(prints)
     values, marks = sums.tolist(), [f"{mark & (1 << 64) - 1:016x}" for mark in prints.tolist()]
-    return Counts(values[:num_sources], values[num_sources : 2 * num_sources], *values[-3:], *marks)
+    counts = Counts(values[:num_sources], values[num_sources : 2 * num_sources], *values[-3:], *marks)
+    if not with_kl:
+        return counts
+    # By itself: without a teacher the collectives are the same as ever.
+    divergence = torch.zeros(2, dtype=torch.float64, device=device)
+    if mpu.is_pipeline_last_stage():
+        divergence = torch.stack([own["kl"] for own in counted]).sum(0)
+    add_up(divergence)
+    nats, tokens = divergence.tolist()
+    return replace(counts, kl=(nats, tokens))
 
 
 def add_up(sums: Tensor) -> None:

@@ -102,7 +102,11 @@ class Recorder:
         self.board = SummaryWriter(str(VersionPaths(directory).board), purge_step=first_step + 1)
 
     def step(self, result: StepResult) -> dict[str, Any]:
-        """Records one step and returns its line."""
+        """Records one step and returns its line.
+
+        Every `loss` is cross entropy alone, in nats per token; `kl`, the mean divergence from the teacher where it counts, and
+        without its weight, stands by itself.
+        """
         step, counts, selective, heldout = result.step, result.counts, result.selective, result.heldout
         total_tokens, total_loss = sum(counts.tokens), sum(counts.loss)
         competing_tokens, competing_loss = competing(self.sources, counts)
@@ -143,6 +147,10 @@ class Recorder:
         if result.anchor_penalty is not None:
             line["anchor_penalty"] = result.anchor_penalty
             self._scalar("train/anchor_penalty", result.anchor_penalty, step)
+        if counts.kl is not None:
+            nats, tokens = counts.kl
+            line["kl"] = nats / tokens if tokens else None
+            self._scalar("loss/kl", line["kl"], step)
         # A guard may have let a NaN pass, and JSON knows none.
         text = json.dumps(finite(line)) + "\n"
         self.told.update(text.encode())

@@ -61,4 +61,4 @@ def run_batches(
         micro_batch_size=training.micro_batch_size,
         forward_only=forward_only,
     )
-    return sum_counts(counted, num_sources)
+    return sum_counts(counted, num_sources, objective.measures_kl)

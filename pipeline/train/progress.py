@@ -61,6 +61,8 @@ def console_line(line: dict, total_steps: int, recent: list[tuple[float, float]]
         f"lr {line['lr']:.2e}",
         f"grad {line['grad_norm']:.2f}",
     ]
+    if line.get("kl") is not None:
+        parts.append(f"KL {line['kl']:.4f}")
     if line["loss_selected"] is not None:
         parts.append(f"selected {line['selected_fraction']:.0%}")
     parts.append(f"{tokens / seconds:,.0f} tokens/s")

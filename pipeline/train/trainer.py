@@ -32,7 +32,7 @@ from perdure.pipeline.train.evaluate import evaluate, summaries
 from perdure.pipeline.train.guard import StepVerdict, action_on, agree, assess, remember, rolls_back
 from perdure.pipeline.train.loader import Loader
 from perdure.pipeline.train.metrics import Recorder, StepResult, competing
-from perdure.pipeline.train.objectives import objective_of
+from perdure.pipeline.train.objectives.objective import Objective
 from perdure.pipeline.train.progress import Pace, heldout_words, model_flop_utilisation
 from perdure.pipeline.train.reweight import reweight
 from perdure.pipeline.train.saved import agreed, checkpoint_state, finished_checkpoints, last_scheduled
@@ -51,6 +51,7 @@ class Trainer:
         session: The version, and this rank's model.
         optimizer: The model's.
         dataset: Where samples come from; its plan grows as shares are moved.
+        objective: What is trained on, not yet told the threshold of a batch before.
         state: After the last step.
         checkpoints: Writes checkpoints.
         recorder: Writes metrics, on rank 0; None elsewhere.
@@ -60,6 +61,7 @@ class Trainer:
     session: Session
     optimizer: MegatronOptimizer
     dataset: Dataset
+    objective: Objective
     state: TrainState
     checkpoints: Checkpoints
     recorder: Recorder | None
@@ -171,7 +173,7 @@ class Trainer:
         counts, grad_norm, found = train_step(
             session.model,
             self.optimizer,
-            objective_of(session.version).with_threshold(state.threshold),
+            self.objective.with_threshold(state.threshold),
             loader,
             training,
             self.first_sample(step),

@@ -23,7 +23,7 @@ from perdure.pipeline.model.orthogonal import keep_orthogonal
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.plan.lineage import kept_steps
 from perdure.pipeline.plan.plan import num_samples, num_steps
-from perdure.pipeline.recipe import LoRA
+from perdure.pipeline.recipe import KLAnchor, LoRA
 from perdure.pipeline.train import fence, process
 from perdure.pipeline.train.checkpoint import Checkpoints
 from perdure.pipeline.train.dataset import open_dataset
@@ -34,6 +34,7 @@ from perdure.pipeline.train.progress import heldout_words
 from perdure.pipeline.train.selection_report import write_annotated_sample, write_selection_counts
 from perdure.pipeline.train.session import Session, measure
 from perdure.pipeline.train.start import begin, initial_weights
+from perdure.pipeline.train.teacher import make_teacher
 from perdure.pipeline.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -98,9 +99,11 @@ def make_trainer(session: Session) -> Trainer:
         weight = session.version.adapter.orthogonal_weight
         keep_orthogonal(unwrap(session.model), list(map(Path, adapters.values())), weight)
     scores = {name: Path(path) for name, path in inputs["scores"].items()}
-    objective = objective_of(session.version)
+    anchor = session.version.anchor
+    teacher = make_teacher(session, anchor) if isinstance(anchor, KLAnchor) else None
+    objective = objective_of(session.version, teacher)
     dataset = open_dataset(paths.plan, session.data, scores, state.phases, objective)
-    return Trainer(session, optimizer, dataset, state, checkpoints, recorder=None)
+    return Trainer(session, optimizer, dataset, objective, state, checkpoints, recorder=None)
 
 
 def make_recorder(trainer: Trainer) -> Recorder | None:

@@ -1,10 +1,20 @@
 """Objectives, one file each; `objective.py` says what the trainer asks of one."""
 
-from perdure.pipeline.recipe import Version
+from perdure.pipeline.recipe import KLAnchor, Version
+from perdure.pipeline.train.objectives.kl import AnchoredLanguageModeling
 from perdure.pipeline.train.objectives.lm import LanguageModeling
 from perdure.pipeline.train.objectives.objective import Objective
+from perdure.pipeline.train.objectives.teacher import Teacher
 
 
-def objective_of(version: Version) -> Objective:
-    """The objective that a version's section of the recipe asks for."""
-    return LanguageModeling(version.selection)
+def objective_of(version: Version, teacher: Teacher | None = None) -> Objective:
+    """The objective that a version's section of the recipe asks for.
+
+    Args:
+        version: The section.
+        teacher: The frozen model of a `kl` anchor; None if there is none, or no step is to be trained.
+    """
+    if teacher is None:
+        return LanguageModeling(version.selection)
+    assert isinstance(version.anchor, KLAnchor)
+    return AnchoredLanguageModeling(version.selection, anchor=version.anchor, teacher=teacher)

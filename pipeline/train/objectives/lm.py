@@ -84,6 +84,11 @@ class LanguageModeling:
         return (loss * selected).sum(), selected.sum().int(), count_batch(nll, selected, batch, num_sources)
 
     @property
+    def measures_kl(self) -> bool:
+        """Never."""
+        return False
+
+    @property
     def keeps_losses(self) -> bool:
         """Whether the scope is `global_lagged`."""
         return self._scope == "global_lagged"

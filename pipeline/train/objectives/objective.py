@@ -44,6 +44,10 @@ class Objective(Protocol):
         """The summed loss, by what number Megatron divides the sum over the global batch, and what is counted."""
 
     @property
+    def measures_kl(self) -> bool:
+        """Whether `reduce` also counts a divergence from a teacher, as `kl`."""
+
+    @property
     def keeps_losses(self) -> bool:
         """Whether `next_threshold` needs the losses of the whole global batch."""
 

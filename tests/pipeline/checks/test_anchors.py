@@ -32,6 +32,12 @@ ANCHOR = "versions.update.anchor"
         ),
         ("{type: fisher, strength: 1, estimate: moment}", "estimate", "moments, or {examples: N"),
         ("{type: fisher, strength: 1, estimate: {examples: 5}}", "estimate.source", "required"),
+        ("{type: kl, on: replay}", "on", "'replayed'"),
+        ("{type: kl}", "on", "required"),
+        ("{type: kl, on: all, weight: -1}", "weight", "greater than or equal to 0"),
+        ("{type: kl, on: all, instead_of_loss: true}", "instead_of_loss", "`on: replayed`"),
+        ("{type: kl, on: all, model: bas}", "model", "`base`?"),
+        ("{type: kl, on: all, model: update}", "model", "earlier"),
     ],
 )
 def test_mistakes_are_told_in_one_line(anchor, field, remedy):
@@ -47,10 +53,18 @@ def test_mistakes_are_told_in_one_line(anchor, field, remedy):
         "{type: l2, strength: 1000}",
         "{type: fisher, strength: 1e12}",
         "{type: fisher, strength: 1, estimate: {examples: 5, source: prose}}",
+        "{type: kl, on: all, weight: 10, model: base}",
+        "{type: kl, on: replayed, instead_of_loss: true}",
     ],
 )
 def test_what_is_right_is_no_problem(anchor):
     assert found(f"{ANCHOR}={anchor}") == {}
+
+
+def test_nothing_is_compared_where_nothing_is_replayed():
+    replayed, without = f"{ANCHOR}={{type: kl, on: replayed}}", "versions.update.mixture.replay=null"
+    assert "replays nothing" in found(replayed, without)[f"{ANCHOR}.on"][1]
+    assert found(f"{ANCHOR}={{type: kl, on: all}}", without) == {}
 
 
 def test_random_weights_are_nothing_to_hold_on_to():
@@ -101,10 +115,13 @@ def test_moments_need_the_checkpoint_that_they_are_of(tmp_path, start, steps):
     assert told() == []  # it was used
 
 
-def test_strength_0_is_the_version_without_an_anchor(tmp_path):
+@pytest.mark.parametrize(
+    ("anchor", "strength"), [({"type": "l2"}, "strength"), ({"type": "kl", "on": "all"}, "weight")]
+)
+def test_strength_0_is_the_version_without_an_anchor(tmp_path, anchor, strength):
     plain, zero, pulled = (
-        json.dumps(deciding_fields(lineage(tmp_path, anchor, PARENT), "v2"), sort_keys=True)
-        for anchor in (None, {"type": "l2", "strength": 0}, {"type": "l2", "strength": 0.5})
+        json.dumps(deciding_fields(lineage(tmp_path, chosen, PARENT), "v2"), sort_keys=True)
+        for chosen in (None, anchor | {strength: 0}, anchor | {strength: 0.5})
     )
     assert plain == zero != pulled
     assert "anchor" not in plain  # as it was before there were anchors

@@ -57,6 +57,12 @@ def test_memory_of_one_rank():
     assert memory(*replicas, "parallel.distributed_optimizer=true")["optimizer"] == alone["optimizer"] // 2
     for divided in ("true", "false"):
         assert memory(*replicas, f"parallel.distributed_optimizer={divided}")["save"] == 12 * parameters // 2
+    # A frozen model, and its last hidden states of all its samples of a step: 8 of 256 tokens.
+    held = ("versions.update.anchor={type: kl, on: all}", *replicas, "training.precision=bf16")
+    assert "teacher" not in alone
+    hidden = preview(load_recipe(TEMPLATE))["model"]["hidden_size"]
+    assert memory(*held)["teacher"] == 2 * (parameters + 8 * 256 * hidden)
+    assert memory(*held)["total"] == memory(*held[1:])["total"] + memory(*held)["teacher"]
     # 8 x 256 tokens and 4096 words: 32 MiB of logits; with 128 Ki words more than the implementations hold at a time.
     by_implementation = {
         name: memory(f"training.loss_implementation={name}")["activations"]

@@ -86,7 +86,7 @@ def test_what_means_what_it_looks_like_goes_on(literal, value):
 
 
 @pytest.mark.parametrize(
-    "key", ["no", "on", "2024", "0100", "1:20", "1.10", "2024-01-31", "~", "null", "true", "[a]"]
+    "key", ["no", "On", "2024", "0100", "1:20", "1.10", "2024-01-31", "~", "null", "true", "[a]"]
 )
 def test_names_are_text(key):
     _, (problem,) = read_yaml(f"sources: {{? {key} : {{}}}}")
@@ -94,6 +94,15 @@ def test_names_are_text(key):
     assert "a name is text" in problem.remedy
     if key != "[a]":
         assert read_yaml(f"sources: {{'{key}': {{}}}}") == ({"sources": {key: {}}}, [])
+
+
+def test_a_field_that_yaml_reads_as_a_boolean_is_a_name():
+    assert read_yaml("a: &a {on: replayed}\nb: *a") == (
+        {"a": {"on": "replayed"}, "b": {"on": "replayed"}},
+        [],
+    )
+    (problem,) = read_yaml("{on: on}")[1]
+    assert problem.path == "on" and "should be true" in problem.remedy
 
 
 def test_all_are_found_at_once_also_behind_anchors_and_merges():
