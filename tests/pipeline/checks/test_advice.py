@@ -39,3 +39,45 @@ def test_differences_of_specialists_that_were_trained_side_by_side(method):
     chain = {"start": {"type": "update", "parent": "law"}}
     assert warnings(merge, law={}, sea=chain) == []
     assert warnings({"weights": {"law": 0.5, "sea": 0.5}}, law={}, sea={}) == []
+
+
+def adapted(rank: int, old: str, new: str, cleaned: dict[str, str]) -> list[str]:
+    """Of a recipe whose base reads one domain and whose adapter another; cleaning keeps languages by source."""
+    recipe = tiny_recipe("unused").model_dump(mode="json")
+    source = next(iter(recipe["sources"].values()))
+    sources = {
+        name: source | {"clean": [{"type": "language", "keep": [cleaned[name]]}] if name in cleaned else []}
+        for name in ("a", "b")
+    }
+    base = recipe["versions"]["v1"]
+    adapter = {"type": "lora", "rank": rank, "alpha": 1}
+    versions = {
+        "base": base | {"mixture": {"sources": {old: {}}}},
+        "new": base
+        | {
+            "start": {"type": "update", "parent": "base"},
+            "adapter": adapter,
+            "mixture": {"sources": {new: {}}},
+        },
+    }
+    return advice(tiny_recipe("unused", sources=sources, versions=versions))
+
+
+@pytest.mark.parametrize(
+    ("rank", "old", "new", "cleaned", "warned"),
+    [
+        (16, "a@en", "b@de", {}, "de"),
+        (16, "a", "b", {"a": "en", "b": "de"}, "de"),
+        (256, "a@en", "a@de", {}, "de"),
+        (257, "a@en", "b@de", {}, None),
+        (16, "a@en", "b@en", {}, None),
+        (16, "a", "b@de", {}, None),  # nobody says what the base read
+        (16, "a@en", "b", {}, None),
+    ],
+)
+def test_an_adapter_of_low_rank_for_a_new_language(rank, old, new, cleaned, warned):
+    told = adapted(rank, old, new, cleaned)
+    assert len(told) == (warned is not None)
+    if warned:
+        assert f"versions.new: an adapter of rank {rank} for {warned}, new here" in told[0]
+        assert "2405.09673" in told[0]
