@@ -59,15 +59,17 @@ class WeightGradient:
     """Where the gradient of the output weight is written, a block of the vocabulary at a time.
 
     Attributes:
-        total: [V / tp, D].
+        total: [V / tp, D]; None: the weight is frozen, and nothing is computed.
         accumulate: Whether to add to `total`, which is then float32, or to overwrite it.
     """
 
-    total: Tensor
+    total: Tensor | None
     accumulate: bool
 
     def take(self, begin: int, end: int, grad: Tensor, rows: Tensor) -> None:
         """Takes rows [begin, end) of the gradient, computed from the gradient of their logits, [N, end - begin]."""
+        if self.total is None:
+            return
         if self.accumulate:
             add_matmul(self.total[begin:end], grad.t(), rows)
         elif grad.is_cuda or grad.dtype == torch.float32:
@@ -77,5 +79,5 @@ class WeightGradient:
 
     def clear_padding(self, columns: int) -> None:
         """Sets the gradient of padding, the rows from `columns` on, to 0."""
-        if not self.accumulate:
+        if self.total is not None and not self.accumulate:
             self.total[columns:] = 0

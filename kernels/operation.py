@@ -76,8 +76,8 @@ class SelectiveLinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_loss, *_):
-        """Gradients of `hidden` and `weight`; that of `weight` may go into `main_grad` instead."""
-        call = ctx.call
+        """Gradients of `hidden` and `weight`; that of `weight` may go into `main_grad` instead, and a frozen one has none."""
+        call, frozen = ctx.call, not ctx.needs_input_grad[1]
         weight, index, rows, labels, lse, *kept = ctx.saved_tensors
         by_row, kept = kept[: ctx.kept[0]], kept[ctx.kept[0] :]
         cached, of_kl = kept[: ctx.kept[1]], kept[ctx.kept[1] :]
@@ -86,6 +86,7 @@ class SelectiveLinearCrossEntropy(torch.autograd.Function):
         grad_kl = None if call.teacher is None else upstream * call.teacher.kl_weight.index_select(0, index)
         scale = 1 + 2 * call.z_loss * lse if call.z_loss else None
         accumulate = call.main_grad is not None
+        assert not (accumulate and frozen)
         inputs = LossInputs(rows, weight, labels, call.columns, call.softcap)
         if call.impl == "torch":
             log_probs, shift, *of_teacher = by_row
@@ -94,7 +95,7 @@ class SelectiveLinearCrossEntropy(torch.autograd.Function):
             if accumulate:
                 call.main_grad.add_(grad_weight)
         else:
-            grad_weight = call.main_grad if accumulate else torch.empty_like(weight)
+            grad_weight = call.main_grad if accumulate else None if frozen else torch.empty_like(weight)
             into, (maximum, log_total) = WeightGradient(grad_weight, accumulate), by_row
             term = kl.backward_term(inputs, index, call.teacher, of_kl, grad_kl) if of_kl else None
             if call.impl == "triton":
@@ -103,7 +104,7 @@ class SelectiveLinearCrossEntropy(torch.autograd.Function):
             else:
                 grad_rows = chunked.gradients(inputs, maximum, log_total, grad, scale, into, term)
         grad_hidden = _spread(grad_rows.to(rows.dtype), index, ctx.shape, call)
-        return grad_hidden, _dummy_gradient(weight) if accumulate else grad_weight, None
+        return grad_hidden, _dummy_gradient(weight) if accumulate else None if frozen else grad_weight, None
 
 
 def _by_reference(inputs: LossInputs, teacher: LossInputs | None, call: Call) -> tuple:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from kernel_ranks import on_ranks
 
 from perdure.kernels import chunked, linear_nll, selective_linear_cross_entropy, triton_loss
+from perdure.kernels.inputs import WeightGradient
 
 IMPLS = ["torch", "chunked", "triton"]
 each_impl = pytest.mark.parametrize("impl", IMPLS)
@@ -134,6 +135,25 @@ def test_nothing_selected_gives_no_gradient(impl):
     assert not selected.any()
     for gradient in torch.autograd.grad((loss * selected).sum(), (hidden, weight)):
         assert (gradient == 0).all()
+
+
+@each_impl
+def test_a_frozen_weight_costs_no_gradient_and_changes_no_bit_of_the_others(impl, monkeypatch):
+    """Its blocks would be as large as the weight, and their products a third of the layer's work."""
+    hidden, weight, labels, valid, reference, upstream = problem(vocab=70)
+    totals, found = [], []
+    taken = WeightGradient.take
+    monkeypatch.setattr(
+        WeightGradient, "take", lambda into, *block: totals.append(into.total) or taken(into, *block)
+    )
+    for own in (weight, weight.detach()):
+        options = {"valid": valid, "reference_nll": reference, "k": 0.5, "vocab_size": 70, "impl": impl}
+        loss = selective_linear_cross_entropy(hidden, own, labels, **options)
+        found.append(torch.autograd.grad((loss.loss * loss.selected * upstream).sum(), hidden)[0])
+    assert torch.equal(*found)
+    assert impl == "torch" or (
+        totals[0] is not None and totals[-1] is None and totals.count(None) * 2 == len(totals)
+    )
 
 
 @each_impl
