@@ -220,6 +220,20 @@ def test_the_teacher_gets_no_gradient(impl):
     assert case.their_hidden.grad is None and case.their_weight.grad is None
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("options", [{}, {"softcap": 2.0, "z_loss": 0.01}])
+def test_triton_and_chunked_agree(dtype, tolerance, options):
+    """On what is selected to the bit, on loss, KL and both gradients to rounding; the vocabulary is padded."""
+    case = Case(seed=3, vocab=90, padding=10, dtype=dtype)
+    (left, ours), (right, theirs) = (case.run(impl, k=0.6, **options) for impl in ("chunked", "triton"))
+    assert torch.equal(left.selected, right.selected) and 0 < left.selected.sum() < case.valid.sum()
+    assert left.kl.count_nonzero() == case.kl_weight.count_nonzero() > 0
+    for name in ("nll", "loss", "kl"):
+        assert gap(getattr(left, name), getattr(right, name).double()) < 1e-6, name
+    for one, other in zip(ours, theirs, strict=True):
+        assert gap(one, other.double()) < tolerance
+
+
 @each_impl
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_gradient_is_added_to_main_grad(impl, dtype):
