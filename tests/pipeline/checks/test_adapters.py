@@ -1,11 +1,17 @@
 """Mistakes around adapters, the memory that they save, and versions that they do not change."""
 
+import json
+
 import pytest
-from tiny import tiny_recipe
+import yaml
+from tiny import tiny_llama, tiny_recipe
 
 from perdure.pipeline.checks.check import problems
 from perdure.pipeline.checks.memory import adapter_memory, memory_per_rank
 from perdure.pipeline.checks.preview import preview
+from perdure.pipeline.core.files import write_json
+from perdure.pipeline.core.manifest import finish
+from perdure.pipeline.data.tokenizer.train import train
 from perdure.pipeline.plan.identity import deciding, deciding_fields
 from perdure.pipeline.plan.lineage import models_needed
 from perdure.pipeline.recipe import LoRA, load_recipe
@@ -118,6 +124,28 @@ def test_mistakes_are_told_in_one_line(overrides, path, remedy):
 )
 def test_what_is_right_is_no_problem(overrides):
     assert found(*overrides) == {}
+
+
+def test_a_vocabulary_is_not_extended_by_an_adapter(tmp_path):
+    """Refused once a finished parent lacks the tokens; a parent that is yet to be trained is trained with them."""
+    model = tiny_llama(tmp_path / "model", 270)
+    train(262, iter(["abc abc"] * 3)).save(str(model / "tokenizer.json"))
+    (model / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
+    shared = [adapter(), f"model={{type: huggingface, path: {model}}}"]
+    plain = [*shared, f"tokenizer={{type: huggingface, path: {model}}}"]
+    extended = [*shared, f"tokenizer={{type: extend, path: {model}, num_tokens: 4, sources: [prose]}}"]
+    recipe = load_recipe(TEMPLATE, plain, tmp_path / "out")
+    parent = recipe.paths.version("base")
+    parent.directory.mkdir(parents=True)
+    parent.recipe.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    write_json(parent.inputs, {"version": "base"})
+    assert found(*extended, out=tmp_path / "out") == {}
+    finish(parent.directory, {"files": {}})
+    assert found(*plain, out=tmp_path / "out") == {}
+    ((path, (value, remedy)),) = found(*extended, out=tmp_path / "out").items()
+    assert (path, value) == ("versions.update.adapter", "lora") and "\n" not in remedy
+    assert "`base` was trained without the tokens that `tokenizer` adds" in remedy
+    assert "their new rows would stay frozen" in remedy
 
 
 def test_rank_0_is_the_plain_update_and_no_adapter_leaves_identities_as_they_were():

@@ -10,7 +10,7 @@ from tiny import random_data, tiny_recipe, write_export
 from perdure.launch.chain import jobs
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json, write_json
-from perdure.pipeline.core.hashes import hash_of
+from perdure.pipeline.core.hashes import hash_file, hash_of
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.plan.fisher import open_fisher_order, sample_number
 from perdure.pipeline.recipe import FisherAnchor
@@ -76,6 +76,22 @@ def test_a_reference_that_was_edited_is_refused_too(trained):
     edited = tiny_recipe(trained, versions={"v1": both["v1"], "v2": UPDATE | start})
     with pytest.raises(PerdureError, match=r"version v1: .*version\.tokens"):
         prepared(edited, "v2")
+
+
+def test_an_adapter_is_refused_where_the_parent_lacks_rows_of_the_tokenizer(trained):
+    """The export's tokenizer tells, whatever the recipe says of it; without an adapter the rows are trained."""
+    export, tokenizer = trained / "versions/v1/hf/tokenizer.json", trained / "tokenizer"
+    export.write_text("old")
+    facts = {"base_tokenizer_hash": hash_file(export), "base_vocab_size": 298, "pieces": [[1], [1, 2]]}
+    write_json(tokenizer / "extension.json", facts)
+    versions = recipe_of(trained).model_dump(mode="json")["versions"]
+    lora = versions["v2"] | {"adapter": {"type": "lora", "rank": 4, "alpha": 8}}
+    with pytest.raises(PerdureError) as refused:
+        prepared(tiny_recipe(trained, versions=versions | {"v2": lora}), "v2")
+    said = str(refused.value)
+    assert "version v2: the rows of 2 new tokens would stay frozen beside an adapter" in said
+    assert "\n" not in said and not (trained / "versions" / "v2").exists()
+    assert prepared(recipe_of(trained), "v2")
 
 
 def test_the_order_of_domains_that_come_one_after_another_is_part_of_a_version(tmp_path):
