@@ -196,3 +196,22 @@ def test_a_second_adapter_is_kept_apart_from_the_first(runs, tmp_path):
     file = out / "versions/lora/adapter/adapter_model.safetensors"
     assert inputs["identity"]["adapters"] == {"lora": hash_file(file)}
     assert "adapters" not in read_json(out / "versions/free/inputs.json")
+
+
+def test_an_adapter_is_held_near_its_frozen_parent_alike_under_layouts(base, runs, tmp_path):
+    """A KL anchor: exactly 0 at the start, with no gradient; from the third step on it changes what is trained."""
+    anchor = {"type": "kl", "on": "all", "weight": 0.5}
+    start = {"type": "update", "parent": "base"}
+    versions = VERSIONS | {"lora": version(start, 3, adapter=LORA, anchor=anchor)}
+    held = {
+        name: metrics(updated(base, tmp_path / name, versions, LAYOUTS[name]) / "versions/lora")
+        for name in ("one", "tensor", "pipeline")
+    }
+    for name, told in held.items():
+        assert len(told) == 3 and told[0]["kl"] == 0 < 1e-3 < told[1]["kl"] < told[2]["kl"], name
+        for key in ("loss", "kl", "grad_norm"):
+            assert [line[key] for line in told] == pytest.approx(
+                [line[key] for line in held["one"]], abs=1e-5
+            ), (name, key)
+    free, found = losses(runs["one"])[:3], [line["loss"] for line in held["one"]]
+    assert found[:2] == free[:2] and found[2] != free[2]
