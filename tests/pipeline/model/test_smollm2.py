@@ -1,11 +1,13 @@
-"""A real model: SmolLM2-135M under every layout, and out again."""
+"""A real model: SmolLM2-135M under every layout, and out again; with an adapter, too."""
+
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from smollm2 import gguf_file, write_model
-from support import on_rank
+from support import on_rank, run_versions
 from tiny import EOS, prepare_version, tiny_recipe, write_data
 
 from perdure.pipeline.core.files import read_json
@@ -71,3 +73,38 @@ def test_scored_with_itself_it_has_no_excess_loss(model, tmp_path):
     excess = np.array(on_rank("own_excess_loss", version, data, scores))
     assert len(excess) > 100
     assert np.abs(excess).max() <= 1e-3
+
+
+def test_its_adapter_of_rank_16_is_the_merged_model_in_peft(model, tmp_path):
+    """Both in fp32. The merged weights are rounded once, which thirty layers amplify: the difference is not far from the bound."""
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    steps = {
+        "mixture": {"sources": {"a": {}}, "max_repetition": 100},
+        "schedule": {"type": "constant", "max_lr": 3e-4, "warmup": 0},
+    }
+    lora = {"type": "lora", "rank": 16, "alpha": 32, "targets": "all_linear"}
+    versions = {
+        "base": {"start": {"type": "init"}, "tokens": 64} | steps,
+        "lora": {"start": {"type": "update", "parent": "base"}, "tokens": 192, "adapter": lora} | steps,
+    }
+    recipe = tiny_recipe(
+        tmp_path,
+        model={"type": "huggingface", "path": str(model[0])},
+        versions=versions,
+        training__global_batch_size=2,
+        evaluation__max_tokens=100,
+    )
+    run_versions(recipe)
+    directory, tokens = tmp_path / "versions/lora", torch.tensor(TOKENS)
+    with torch.no_grad():
+        merged = AutoModelForCausalLM.from_pretrained(directory / "hf")(tokens).logits
+        parent = AutoModelForCausalLM.from_pretrained(tmp_path / "versions/base/hf")
+        begun = parent(tokens).logits
+        running = peft.PeftModel.from_pretrained(parent, str(directory / "adapter")).eval()
+        found = running(tokens).logits
+    assert running.peft_config["default"].r == 16
+    assert (begun - merged).abs().max() > 1
+    torch.testing.assert_close(found, merged, rtol=0, atol=1e-4)
+    shutil.rmtree(tmp_path)  # gigabytes
