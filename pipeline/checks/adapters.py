@@ -10,7 +10,6 @@ from perdure.pipeline.model.families import FAMILIES
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.plan.recorded import recorded_recipe
 from perdure.pipeline.recipe import (
-    Average,
     Branch,
     ExtendedTokenizer,
     FisherAnchor,
@@ -47,9 +46,12 @@ def adapter_dropout(recipe: Recipe, name: str, version: Version) -> Problems:
 
 
 def checkpoint_with_adapter(recipe: Recipe, name: str, version: Version) -> Problems:
-    """Checks that no version takes a checkpoint of one with an adapter, which holds frozen weights beside it."""
+    """Checks that no version takes a checkpoint of one with an adapter, which holds frozen weights beside it.
+
+    Averages have their own check.
+    """
     start, anchor, where, taken = version.start, version.anchor, "start", None
-    if isinstance(start, Branch | Average) or (isinstance(start, Update) and start.moments == "keep"):
+    if isinstance(start, Branch) or (isinstance(start, Update) and start.moments == "keep"):
         taken = start.parent
     elif isinstance(start, Update) and isinstance(anchor, FisherAnchor) and anchor.estimate == "moments":
         where, taken = "anchor.estimate", start.parent

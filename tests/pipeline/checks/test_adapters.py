@@ -95,7 +95,7 @@ def second(start: str, *more: str) -> list[str]:
         (
             [adapter(), "versions.second={start: {type: average, of: update, last: 1}, tokens: 0}"],
             "versions.second.start",
-            "hold its parent's weights and an adapter beside them",
+            "checkpoints hold its matrices apart from the weights",
         ),
         (
             second(
