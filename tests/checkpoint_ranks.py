@@ -199,6 +199,7 @@ def begun_and_rolled_back(directory: str) -> list:
     from perdure.pipeline.train import start, trainer
     from perdure.pipeline.train.dataset import open_dataset
     from perdure.pipeline.train.guard import StepVerdict
+    from perdure.pipeline.train.objectives.lm import LanguageModeling
     from perdure.pipeline.train.session import Session
 
     paths = VersionPaths(Path(directory))
@@ -212,7 +213,7 @@ def begun_and_rolled_back(directory: str) -> list:
     session = Session(paths, recipe, inputs, device, 1, model, [])
     dataset = open_dataset(paths.plan, session.data, {})
     place = SimpleNamespace(directory=paths.checkpoints)
-    own = trainer.Trainer(session, optimizer, dataset, state, place, None)
+    own = trainer.Trainer(session, optimizer, dataset, LanguageModeling(), state, place, None)
     own.pass_over(13, StepVerdict.NOT_FINITE, "")
     return collectives.from_all([state.step, own.state.step])
 

@@ -111,9 +111,9 @@ def own_excess_loss(directory: str, data: str, scores: str) -> list:
     for number in range(int(stream.ends[-1]) // 32):
         batch = collate(range(number, number + 1), [read_sample(stream, number, 32)], torch.device("cpu"))
         with torch.no_grad():
-            _, _, nll = model(batch.tokens, batch.positions, batch.labels, batch.documents, valid=batch.valid)
+            output = model(batch.tokens, batch.positions, batch.labels, batch.documents, valid=batch.valid)
         whole = (batch.tokens == stream.eos_id).cumsum(1) > 0
-        found += (nll - batch.reference * REF_NATS_PER_UNIT)[whole].tolist()
+        found += (output.nll - batch.reference * REF_NATS_PER_UNIT)[whole].tolist()
     return found
 
 

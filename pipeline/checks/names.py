@@ -34,10 +34,10 @@ def score_names(recipe: Recipe) -> Iterator[Problem]:
             ("selection.reference", selection.reference if selection else None),
             ("mixture.perplexity_model", version.mixture.perplexity_model),
         ):
-            if model is None:
+            sources = {source_of(domain) for domain, _ in members(version.mixture).values()}
+            if model is None or not sources:  # no sources: another check's matter
                 continue
             label = Path(os.path.realpath(model)).name if "/" in model else model
-            sources = {source_of(domain) for domain, _ in members(version.mixture).values()}
             source = max(sources, key=len)
             length = len(f"data.{source}{HASHED}.scores.") + len(label.encode()) + len(HASHED + IN_PART)
             yield from _too_long(f"versions.{name}.{field}", model, length, f", with that of {source}")

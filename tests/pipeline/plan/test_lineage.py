@@ -44,6 +44,7 @@ def test_what_a_branch_inherits_is_what_the_guide_says(tmp_path):
         "selection": {"k": 0.5, "score": "random"},
         "weight_decay": 0.01,
         "keep": [3],
+        "adapter": {"type": "lora", "rank": 2, "alpha": 4},
         "anchor": {"type": "l2", "strength": 0.1},
         "elastic_reset": {"interval": 5, "ema": 0.5},
         "reptile": {"interval": 5, "rate": 0.5},

@@ -43,6 +43,7 @@ def test_buckets_get_harder_along_what_two_ranks_consumed_over_a_resume(tmp_path
         tmp_path,
         parallel={"data_parallel": 2},
         training__checkpoint_interval=2,
+        training__async_checkpoint=False,  # step 4 is whole before step 6 begins
         versions__v1__tokens=tokens // (BATCH * SEQ) * BATCH * SEQ,  # within one epoch
         versions__v1__mixture={"sources": {"a": {"order": "easy_to_hard", "buckets": BUCKETS}}},
         versions__v1__selection={"k": 0.5, "score": "reference_loss", "reference": "/unused"},

@@ -38,6 +38,10 @@ SUBTREES = {
 
 FITTING = {
     "clean": [[]],
+    "adapter": [{"type": "lora", "rank": 2, "alpha": 4}],
+    "anchor": [{"type": "l2", "strength": 0.1}],
+    "elastic_reset": [{"interval": 2, "ema": 0.5}],
+    "reptile": [{"interval": 2, "rate": 0.5}],
     "lowest_perplexity": [{"share": 0.5}],
     "replay": [{"share": 0.1, "sources": {"b": {}}}],
     "switches": [[{"at": at, "sources": {"a": {}}}] for at in (0.5, 0.25)],
