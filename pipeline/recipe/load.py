@@ -244,6 +244,8 @@ def _problem(detail: Any, tree: dict, model: type[BaseModel]) -> Problem:
         return Problem(name, value, "should be lower-case letters, digits, `_` and `-`")
     if kind == "too_short":
         return Problem(name, value, "should not be empty")
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return Problem(name, value, "should be a mapping of fields, as in `{name: value}`")
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     message = message.replace("String should have", "should have")
     return Problem(name, value, message[0].lower() + message[1:] + meant(detail, value))

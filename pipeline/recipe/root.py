@@ -69,7 +69,9 @@ class Recipe(Section):
             kind = start.get("type") if isinstance(start, dict) else None
             if keys := INHERITED.get(kind) if isinstance(kind, str) else None:
                 named = _first_parent(start)
-                parent = whole.get(named) if isinstance(named, str) else None
+                earlier = [other for other in whole.values() if isinstance(other, dict)]
+                # A parent that is not there is one mistake, which `check` tells: not one more for each field.
+                parent = whole.get(named if isinstance(named, str) else "", earlier[-1] if earlier else None)
                 if isinstance(parent, dict):
                     inherited = {key: parent[key] for key in keys if key in parent}
                     version = inherited | version

@@ -35,6 +35,8 @@ def test_a_merge_needs_no_mixture_and_no_schedule(start):
         ("weights: {base: 0.2, update: 0.7}", "weights", "sum to 0.9; should sum to 1"),
         ("weights: {base: 0.2, updat: 0.8}", "weights.updat", "did you mean `update`?"),
         ("weights: {base: 0.2, merged: 0.8}", "weights.merged", "this version itself"),
+        ("weights: {updat: 0.2, base: 0.8}", "weights.updat", "did you mean `update`?"),
+        ("weights: {merged: 0.2, base: 0.8}", "weights.merged", "this version itself"),
         (f"{WEIGHTS}, base: base", "base", "no use with `method: linear`"),
         (f"{WEIGHTS}, scale: 2", "scale", "no use with `method: linear`"),
         (f"{WEIGHTS}, method: ties, base: base", "density", "required by `method: ties`"),
