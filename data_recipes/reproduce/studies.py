@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.evaluate.report.figures import Line, standalone
 from perdure.pipeline.evaluate.report.text_tables import markdown_table
 from perdure.pipeline.evaluate.report_types import Report
@@ -17,10 +18,21 @@ from perdure.pipeline.evaluate.version_types import MixturePhase
 
 
 def reports(sweep: Path) -> list[Report]:
-    """`report.json` of each of a sweep's runs, by name; see docs/evaluation.md."""
+    """`report.json` of each of a sweep's runs, by name; see docs/evaluation.md.
+
+    Raises:
+        SystemExit: If a run has none: means over the other seeds would look like those of all.
+    """
     found = sorted(sweep.glob("runs/*/report.json"))
     if not found:
         raise SystemExit(f"{sweep}: no runs with a report.json; run `perdure sweep` first")
+    wanted = {path.name for path in sweep.glob("runs/*")}
+    if (summary := RunPaths(sweep).sweep).exists():
+        wanted |= {Path(run["directory"]).name for run in read_json(summary)["runs"]}
+    if missing := wanted - {path.parent.name for path in found}:
+        raise SystemExit(
+            f"{sweep}: no report of {', '.join(sorted(missing))} yet; run the sweep to its end first"
+        )
     return [read_json(path) for path in found]
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from perdure.data_recipes.reproduce import order, replay, slices, studies, topics
+from perdure.pipeline.core.files import write_json
 from perdure.pipeline.evaluate.report.figures import Axis, line_chart
 
 
@@ -16,6 +17,22 @@ def test_means_and_tables():
     assert studies.table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
     with pytest.raises(SystemExit, match="no runs"):
         studies.reports(studies.Path("nowhere"))
+
+
+def test_a_sweep_with_a_run_that_is_not_done_is_refused(tmp_path):
+    """Means over the seeds that are there would pass for those of all."""
+    for run in ("seed=1", "seed=2"):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        write_json(tmp_path / "runs" / run / "report.json", {})
+    assert len(studies.reports(tmp_path)) == 2
+    runs = [{"directory": f"runs/seed={seed}"} for seed in (1, 2, 3)]
+    write_json(tmp_path / "sweep.json", {"runs": runs})
+    with pytest.raises(SystemExit, match="no report of seed=3 yet"):
+        studies.reports(tmp_path)
+    (tmp_path / "sweep.json").unlink()
+    (tmp_path / "runs" / "seed=2" / "report.json").unlink()
+    with pytest.raises(SystemExit, match="no report of seed=2 yet"):
+        studies.reports(tmp_path)
 
 
 def test_losses_at_the_turn_of_a_domain_and_what_was_forgotten_since():
