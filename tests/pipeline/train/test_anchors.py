@@ -40,7 +40,9 @@ LAYOUTS = {
 def recipe_of(out, **changes) -> Recipe:
     versions = {"base": BASE, "plain": PLAIN, "zero": PLAIN | {"anchor": {"type": "l2", "strength": 0}}}
     versions |= {name: PLAIN | {"anchor": anchor} for name, anchor in ANCHORS.items()}
-    return tiny_recipe(out, versions=versions, training__checkpoint_interval=4, **changes)
+    # A fork may not be done by the step before which ranks are killed.
+    changes |= {"training__checkpoint_interval": 4, "training__async_checkpoint": False}
+    return tiny_recipe(out, versions=versions, **changes)
 
 
 @pytest.fixture(scope="module")
