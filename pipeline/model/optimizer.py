@@ -152,8 +152,9 @@ def update(optimizer: MegatronOptimizer, judge: Callable[[float], int]) -> tuple
 def portable_state(optimizer: MegatronOptimizer, weights: dict, loading: bool = False) -> dict:
     """Megatron's sharded optimizer states, such that every layout stores the same tensors under the same names.
 
-    These are the two moments, companions of step hooks and, under bf16, the fp32 weights. Megatron's own formats also store parameter groups. Of those of
-    the distributed optimizer, the one that survives another layout gathers all states on every replica, on GPU and host.
+    These are the two moments, companions of step hooks and, under bf16, the fp32 weights. Megatron's own formats also store
+    parameter groups. Of those of the distributed optimizer, the one that survives another layout gathers all states on every
+    replica, on GPU and host.
 
     Args:
         optimizer: The optimizer.
