@@ -68,9 +68,11 @@ def training_steps(model: str, dtype: str, repeats: int) -> Iterator[dict]:
 
 
 def _steps(name: str, parts: str, dtype: str, repeats: int) -> list[dict]:
+    from perdure.pipeline.model.gradients import squared_norm
     from perdure.pipeline.model.optimizer import set_learning_rate, update
     from perdure.pipeline.model.shape import flops_per_token, model_shape
     from perdure.pipeline.recipe import Selection
+    from perdure.pipeline.train.counts import read_counts, sum_counts
     from perdure.pipeline.train.microbatches import run_batches
     from perdure.pipeline.train.objectives.lm import LanguageModeling
     from perdure.pipeline.train.progress import model_flop_utilisation
@@ -86,10 +88,11 @@ def _steps(name: str, parts: str, dtype: str, repeats: int) -> list[dict]:
         def step() -> float:
             model.zero_grad_buffer()
             optimizer.zero_grad()
-            counts = run_batches(
+            counted = run_batches(
                 model, objective, iter(batches), len(batches), recipe.training, 1, forward_only=False
             )
-            update(optimizer, lambda norm: 0)
+            counts, (squares,) = read_counts(sum_counts(counted, 1), squared_norm(optimizer))
+            update(optimizer, squares**0.5)
             return counts.loss[0] / counts.tokens[0]
 
         objective = LanguageModeling()

@@ -122,10 +122,11 @@ def radix_threshold(
         histogram = torch.searchsorted(ordered, threshold + (bins << shift)).diff()
         if group is not None:
             dist.all_reduce(histogram, group=group)
-        from_top = histogram.flip(0).cumsum(0)
-        above = (from_top < ties).sum()  # bins taken whole
-        threshold = threshold + ((255 - above) << shift)
-        ties = ties - torch.where(above > 0, from_top[above - 1], 0)
+        from_top = histogram.flip(0)
+        whole = from_top.cumsum(0) < ties  # the first bins from the top, all of whose scores are taken
+        threshold = threshold + ((255 - whole.sum()) << shift)
+        # A number on the GPU as an index would make the host wait for it; a sum over a mask does not.
+        ties = ties - (from_top * whole).sum()
     return torch.where(wanted > 0, _from_key(threshold), torch.inf), ties
 
 

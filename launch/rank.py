@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 
+from perdure.pipeline.core.gpu_settings import add_gpu_settings
+
 VERSION = "VERSION_DIRECTORY"
 COMMANDS = {
     "train": ("perdure.pipeline.train.worker", VERSION, "train"),
@@ -46,6 +48,7 @@ def main(task: str, directory: str) -> None:
     if os.environ["SLURM_NNODES"] == "1":  # nobody else has to reach it
         os.environ["MASTER_ADDR"] = "127.0.0.1"
     os.environ.setdefault("OMP_NUM_THREADS", str(cpus()))
+    add_gpu_settings(os.environ)
     module, *arguments = COMMANDS[task]
     command = ["-u", "-m", module, *(directory if word == VERSION else word for word in arguments)]
     os.execv(sys.executable, [sys.executable, *command])

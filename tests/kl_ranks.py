@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from step_ranks import logits, prepared
 
 from perdure.pipeline.model import collectives, weights
+from perdure.pipeline.model.gradients import squared_norm
 from perdure.pipeline.model.language_model import build_stage, unwrap
-from perdure.pipeline.model.optimizer import update
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import KLAnchor
+from perdure.pipeline.train.counts import read_counts, sum_counts
 from perdure.pipeline.train.forward import token_losses
 from perdure.pipeline.train.microbatches import run_batches
 from perdure.pipeline.train.objectives.kl import AnchoredLanguageModeling
@@ -49,7 +50,7 @@ def first_steps(directory: str, anchors: list, seed: int | None = None) -> list:
         taken, handle = kept_gradients(network.decoder)
         model.zero_grad_buffer()
         optimizer.zero_grad()
-        counts = run_batches(
+        counted = run_batches(
             model,
             objective,
             iter(batches),
@@ -60,7 +61,10 @@ def first_steps(directory: str, anchors: list, seed: int | None = None) -> list:
         )
         handle.remove()
         buffers = [hashed(parameter.main_grad) for parameter in network.parameters()]
-        norm, _ = update(optimizer, lambda norm: 1)  # refused: the weights stay
+        counts, (squares,) = read_counts(
+            sum_counts(counted, reader.num_sources, objective.measures_kl), squared_norm(optimizer)
+        )
+        assert squares**0.5 == optimizer.get_grad_norm()  # Megatron's, under every layout
         samples = []
         for batch, gradient in zip(batches, taken) if mpu.is_pipeline_last_stage() else ():
             rows = gradient.transpose(0, 1).unbind()
@@ -74,7 +78,7 @@ def first_steps(directory: str, anchors: list, seed: int | None = None) -> list:
                 "kl": counts.kl,
                 "loss": counts.mean_loss,
                 "selection": counts.selection,
-                "grad_norm": norm,
+                "grad_norm": squares**0.5,
                 "gradients": [own[0] for own in told],
                 "ran": [own[1] for own in told],
                 "samples": [own[2] for own in told],

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
-from perdure.pipeline.model import collectives, weights
+from perdure.pipeline.model import collectives, gradients, weights
 from perdure.pipeline.model.device import initialise
 from perdure.pipeline.model.language_model import build_model, unwrap
 from perdure.pipeline.model.layout import layout_of
@@ -19,7 +19,7 @@ from perdure.pipeline.model.optimizer import make_optimizer, set_learning_rate
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import load_recipe
 from perdure.pipeline.train import fisher, guard, loader, saved, step
-from perdure.pipeline.train.counts import fingerprints
+from perdure.pipeline.train.counts import fingerprints, read_counts
 from perdure.pipeline.train.dataset import open_dataset, read_batch
 from perdure.pipeline.train.objectives import objective_of
 
@@ -59,6 +59,8 @@ def first_step(directory: str) -> dict:
     loader.read_batch = reading
     set_learning_rate(optimizer, 0.01, 0.1)
     counts, grad_norm, _ = step.train_step(model, optimizer, objective, reader, recipe.training, 0)
+    # Nothing is clipped, so Megatron measures the same gradient.
+    assert grad_norm == optimizer.get_grad_norm()
     return {"read": collectives.from_all(read), "counts": vars(counts), "grad_norm": grad_norm}
 
 
@@ -148,15 +150,15 @@ def one_update(directory: str, lr: float, decay: float) -> dict:
     model.zero_grad_buffer()
     optimizer.zero_grad()
     set_learning_rate(optimizer, lr, decay)
-    step.update(optimizer, lambda norm: 0)
+    step.update(optimizer, float(gradients.squared_norm(optimizer)) ** 0.5)
     after = dict(unwrap(model).named_parameters())
     factors = {name: (after[name].norm() / value.norm()).item() for name, value in before.items()}
     return {"grad_norm": grad_norm, "moments": moments.norm().item(), "factors": factors}
 
 
 def agreements(directory: str) -> list:
-    """By rank: the highest of all ranks' numbers; the checkpoint that each goes on from though each finds another one; and
-    what is said if the last rank reads other content under its name.
+    """By rank: the highest of all ranks' numbers; the checkpoint that each goes on from though each finds another one;
+    what is said if the last rank reads other content under its name; and counts and numbers that differ over ranks, as they are read.
     """
     initialise()
     rank, paths = dist.get_rank(), sorted((Path(directory) / "checkpoints").iterdir())
@@ -169,7 +171,23 @@ def agreements(directory: str) -> list:
         said = "nothing"
     except PerdureError as error:
         said = str(error)
-    return collectives.from_all([highest, found.name, saved.agreed(lambda: None), said])
+    return collectives.from_all([highest, found.name, saved.agreed(lambda: None), said, differing(rank)])
+
+
+def differing(rank: int) -> list:
+    """Sums of which rank 1 has the higher, and a norm that is no number on rank 1."""
+    mpu.initialize_model_parallel()
+    # What 0/0 is on x86: as an integer below all others.
+    nan = torch.tensor([-0x0008000000000000]).view(torch.float64)
+    summed = {
+        "sums": torch.tensor([8.0, 2.0 + rank * 2.0**-50, 4.0, 1.0, 0.0], dtype=torch.float64),
+        "prints": torch.tensor([-1, 7]),
+        "threshold": torch.tensor(-1.5, dtype=torch.float64),
+    }
+    counts, (norm, other) = read_counts(summed, nan if rank else torch.ones(1), torch.tensor([0.5]))
+    assert nan.isnan() and counts.threshold == -1.5 and counts.kl is None
+    assert (counts.stream, counts.selection) == ("f" * 16, "7".zfill(16))
+    return [counts.tokens, counts.loss, counts.selected_tokens, str(norm), other]
 
 
 def main() -> None:

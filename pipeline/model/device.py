@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch.overrides import TorchFunctionMode
 
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.gpu_settings import add_gpu_settings
 from perdure.pipeline.model.rendezvous import local_store
 
 CPU = "cpu"
@@ -30,11 +31,7 @@ def initialise() -> torch.device:
     """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     options = {"rank": rank, "world_size": world_size, "timeout": timeout()}
-    # Read when CUDA and NCCL begin. Megatron overlaps tensor-parallel communication with matrix products by the order of
-    # the calls; the others make equal steps equal bit for bit, so that what resumes is what was not interrupted.
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    os.environ.setdefault("NCCL_ALGO", "^NVLS")
+    add_gpu_settings(os.environ)  # ranks have them from their start; commands that load a model do not
     if store := dist.HashStore() if world_size == 1 else local_store(timeout()):
         options["store"] = store
     # Threads of a CPU add in any order, too, in the embedding's backward pass. Not `warn_only`: attention's would take that as

@@ -7,11 +7,7 @@ from importlib.util import find_spec
 import megatron.core.parallel_state as mpu
 import torch
 import torch.nn.functional as F
-from megatron.core.distributed import (
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    finalize_model_grads,
-)
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.tensor_parallel import ColumnParallelLinear, model_parallel_cuda_manual_seed
 from megatron.core.transformer.module import Float16Module
@@ -23,6 +19,7 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.shards import REF_MISSING, REF_NATS_PER_UNIT
 from perdure.pipeline.model.adapters import add_adapters
 from perdure.pipeline.model.device import timeout
+from perdure.pipeline.model.gradients import finish_gradients
 from perdure.pipeline.model.layers import GatedMLP, RecomputedLayer, block_spec, install_weight_gradient
 from perdure.pipeline.model.shape import model_shape, padded_vocab_size
 from perdure.pipeline.model.weights import mark_tensor_parallel
@@ -212,7 +209,7 @@ def model_config(recipe: Recipe, device: torch.device) -> TransformerConfig:
         bias_dropout_fusion=False,
         calculate_per_token_loss=True,
         deterministic_mode=True,
-        finalize_model_grads_func=finalize_model_grads,
+        finalize_model_grads_func=finish_gradients,
     )
 
 

@@ -5,7 +5,7 @@ such a state (KeyError: 'step'). This one keeps the count in its parameter group
 and runs torch's fused kernel.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import prod
 
 import megatron.core.optimizer as megatron_optimizer
@@ -18,10 +18,10 @@ from megatron.core.dist_checkpointing.mapping import (
     ShardedTensorFactory,
 )
 from megatron.core.optimizer import OptimizerConfig, distrib_optimizer, get_megatron_optimizer
-from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
+from perdure.pipeline.model.gradients import clip
 from perdure.pipeline.model.step_hooks import StepHook
 from perdure.pipeline.recipe import Training
 
@@ -69,7 +69,8 @@ class FusedAdamW(torch.optim.Optimizer):
             lr, states = float(group["lr"]), [self.state[p] for p in params]
             for hook in self.hooks:
                 hook.before(params, states, self.version_step, lr)
-            count = torch.tensor(float(group["step"]), device=params[0].device)
+            # The kernel wants it as a tensor; filled on the device, since the host would wait for a copy.
+            count = torch.full((), float(group["step"]), device=params[0].device)
             torch._fused_adamw_(
                 params,
                 [p.grad for p in params],
@@ -129,24 +130,15 @@ def set_learning_rate(optimizer: MegatronOptimizer, lr: float, weight_decay: flo
 
 
 @torch.no_grad()
-def update(optimizer: MegatronOptimizer, judge: Callable[[float], int]) -> tuple[float, int]:
-    """One step of the optimizer, as `ChainedOptimizer.step` takes it, if nothing is wrong with its gradient.
+def update(optimizer: MegatronOptimizer, norm: float) -> None:
+    """One step of the optimizer with clipped gradients, as `ChainedOptimizer.step` takes it.
 
     Args:
-        optimizer: Gradients are ready in the model's buffers.
-        judge: Told the global gradient norm before clipping, says what is wrong; unless 0, nothing changes.
-
-    Returns:
-        The gradient norm, and what is wrong.
+        optimizer: `gradients.squared_norm` has made its gradients ready.
+        norm: The global gradient norm, by which they are clipped.
     """
-    optimizer.prepare_grads()
-    norm = float(optimizer.get_grad_norm())
-    if not (trouble := judge(norm)):
-        for part in optimizer.chained_optimizers:
-            if part.config.clip_grad > 0 and (parameters := part.get_parameters()):
-                clip_grad_by_total_norm_fp32(parameters, max_norm=part.config.clip_grad, total_norm=norm)
-        optimizer.step_with_ready_grads()
-    return norm, trouble
+    clip(optimizer, norm)
+    optimizer.step_with_ready_grads()
 
 
 def portable_state(optimizer: MegatronOptimizer, weights: dict, loading: bool = False) -> dict:

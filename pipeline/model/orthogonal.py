@@ -9,12 +9,12 @@ from pathlib import Path
 import megatron.core.parallel_state as mpu
 import torch
 import torch.distributed as dist
-from megatron.core.distributed import finalize_model_grads
 from megatron.core.tensor_parallel import RowParallelLinear
 from torch import Tensor, nn
 
 from perdure.pipeline.model.adapter_files import matrix_reader
 from perdure.pipeline.model.adapters import adapted_linears
+from perdure.pipeline.model.gradients import finish_gradients
 
 
 def overlap(old: Tensor, new: Tensor, group: dist.ProcessGroup | None = None) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ def keep_orthogonal(model: nn.Module, directories: list[Path], weight: float) ->
     kept = _earlier_rows(model, [matrix_reader(directory) for directory in directories])
 
     def finish(*args, **kwargs):
-        finalize_model_grads(*args, **kwargs)
+        finish_gradients(*args, **kwargs)
         with torch.no_grad():
             for old, new, group in kept:
                 new.main_grad.add_(overlap(old, new, group)[1], alpha=weight)

@@ -1,6 +1,7 @@
 """What a batch is counted as: tokens and losses by source, selected tokens, fingerprints."""
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 
 import megatron.core.parallel_state as mpu
 import torch
@@ -81,33 +82,72 @@ def fingerprints(batch: Batch, selected: Tensor) -> Tensor:
     return torch.stack([(mixed * batch.valid).sum(), (mixed * selected).sum()])
 
 
-def sum_counts(counted: list[dict[str, Tensor]], num_sources: int, with_kl: bool = False) -> Counts:
-    """Adds up micro-batches and data-parallel ranks on the last stage, and tells the other stages.
+def sum_counts(
+    counted: list[dict[str, Tensor]], num_sources: int, with_kl: bool = False
+) -> dict[str, Tensor]:
+    """Adds up micro-batches and data-parallel ranks, on the device; all ranks call this.
 
     Args:
         counted: From `count_batch`, on the last pipeline stage.
         num_sources: Keys of the mixture.
         with_kl: Whether there is a `kl`, float64 [2], too, as `Counts` has it.
+
+    Returns:
+        `sums` and `prints` as `count_batch` has them, and `kl`; the other pipeline stages do not know them, and have zeros.
     """
-    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
-    sums = torch.zeros(2 * num_sources + 3, dtype=torch.float64, device=device)
-    prints = torch.zeros(2, dtype=torch.int64, device=device)
-    if mpu.is_pipeline_last_stage():
-        sums = torch.stack([counts["sums"] for counts in counted]).sum(0)
-        prints = torch.stack([counts["prints"] for counts in counted]).sum(0)
-    add_up(sums)
-    add_up(prints)
-    values, marks = sums.tolist(), [f"{mark & (1 << 64) - 1:016x}" for mark in prints.tolist()]
-    counts = Counts(values[:num_sources], values[num_sources : 2 * num_sources], *values[-3:], *marks)
-    if not with_kl:
-        return counts
-    # By itself: without a teacher the collectives are the same as ever.
-    divergence = torch.zeros(2, dtype=torch.float64, device=device)
-    if mpu.is_pipeline_last_stage():
-        divergence = torch.stack([own["kl"] for own in counted]).sum(0)
-    add_up(divergence)
-    nats, tokens = divergence.tolist()
-    return replace(counts, kl=(nats, tokens))
+    shapes = {"sums": (2 * num_sources + 3, torch.float64), "prints": (2, torch.int64)}
+    if with_kl:
+        shapes["kl"] = (2, torch.float64)
+    if not mpu.is_pipeline_last_stage():
+        device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+        return {name: torch.zeros(size, dtype=dtype, device=device) for name, (size, dtype) in shapes.items()}
+    summed = {name: torch.stack([own[name] for own in counted]).sum(0) for name in shapes}
+    for own in summed.values():
+        dist.all_reduce(own, group=mpu.get_data_parallel_group())
+    return summed
+
+
+def read_counts(summed: dict[str, Tensor], *numbers: Tensor) -> tuple[Counts, list[float]]:
+    """Brings what was summed to the host: one all-reduce and one copy, for which the host waits; all ranks call this.
+
+    What ranks know of the same thing should be the same bits. Should it not be, each gets the highest: so whatever they decide by it
+    is one decision, and what is no number on one rank is none on all.
+
+    Args:
+        summed: From `sum_counts`; perhaps with a `threshold`, float64 []: infinity is none.
+        *numbers: Floats that every rank knows, each of one element.
+
+    Returns:
+        The counts, and the numbers.
+    """
+    floats = [summed[name].view(-1) for name in ("sums", "kl", "threshold") if name in summed]
+    told = torch.cat([_ordered(torch.cat(floats)), summed["prints"]])
+    if not mpu.is_pipeline_last_stage():
+        told = torch.full_like(told, torch.iinfo(torch.int64).min)
+    own = [_ordered(torch.cat([number.double().view(-1) for number in numbers]))] if numbers else []
+    everything = torch.cat([told, *own])
+    dist.all_reduce(everything, op=dist.ReduceOp.MAX)
+    host = everything.cpu()
+    prints = host[len(told) - 2 : len(told)].tolist()
+    sums, *others = host[: len(told) - 2].view(torch.float64).split([len(own) for own in floats])
+    values, names = sums.tolist(), [name for name in ("kl", "threshold") if name in summed]
+    extra = dict(zip(names, (other.tolist() for other in others), strict=True))
+    threshold = extra.get("threshold", [math.inf])[0]
+    num_sources = (len(values) - 3) // 2
+    counts = Counts(
+        values[:num_sources],
+        values[num_sources : 2 * num_sources],
+        *values[-3:],
+        *(f"{mark & (1 << 64) - 1:016x}" for mark in prints),
+        threshold=threshold if math.isfinite(threshold) else None,
+        kl=(extra["kl"][0], extra["kl"][1]) if "kl" in extra else None,
+    )
+    return counts, host[len(told) :].view(torch.float64).tolist()
+
+
+def _ordered(values: Tensor) -> Tensor:
+    """The bits of float64 as int64. Those of numbers that are not negative order as the numbers do, and a NaN is above all."""
+    return values.where(~values.isnan(), torch.nan).view(torch.int64)
 
 
 def add_up(sums: Tensor) -> None:

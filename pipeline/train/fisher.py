@@ -161,7 +161,7 @@ def gradients_of_replicas(model: torch.nn.Module) -> Iterator[None]:
 
     It is whole under tensor and pipeline parallelism all the same.
     """
-    config = model.config
+    config, finish = model.config, model.config.finalize_model_grads_func
 
     def finalise(models: list[torch.nn.Module], _num_tokens: Tensor | None, **options) -> None:
         finalize_model_grads(models, None, **options)
@@ -171,5 +171,5 @@ def gradients_of_replicas(model: torch.nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        config.finalize_model_grads_func = finalize_model_grads
+        config.finalize_model_grads_func = finish
         del model.finish_grad_sync

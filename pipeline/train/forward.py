@@ -14,7 +14,7 @@ from torch import Tensor
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.recipe import Recipe, Training
 from perdure.pipeline.train.batch import Batch, Sample, collate
-from perdure.pipeline.train.counts import Counts
+from perdure.pipeline.train.counts import Counts, read_counts, sum_counts
 from perdure.pipeline.train.microbatches import Observe, run_batches
 from perdure.pipeline.train.objectives.lm import LanguageModeling
 
@@ -87,7 +87,7 @@ def score_rows(
             yield collate(indices, [read(index) for index in indices], device)
 
     with evaluating(model):
-        return run_batches(
+        counted = run_batches(
             model,
             LanguageModeling(),
             batches(),
@@ -97,3 +97,4 @@ def score_rows(
             forward_only=True,
             observe=observe,
         )
+    return read_counts(sum_counts(counted, 1))[0]

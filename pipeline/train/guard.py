@@ -76,6 +76,6 @@ def action_on(guard: Guard, verdict: StepVerdict, skipped: int, what: str) -> st
 def agree(value: int) -> int:
     """The highest of all ranks' values: what one rank has noticed, all act on."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    highest = torch.tensor(value, dtype=torch.int32, device=device)
+    highest = torch.full((), value, dtype=torch.int32, device=device)
     dist.all_reduce(highest, op=dist.ReduceOp.MAX)
     return int(highest)

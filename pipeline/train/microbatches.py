@@ -10,7 +10,6 @@ from torch import Tensor
 
 from perdure.pipeline.recipe import Training
 from perdure.pipeline.train.batch import Batch
-from perdure.pipeline.train.counts import Counts, sum_counts
 from perdure.pipeline.train.objectives.objective import Objective
 
 Observe = Callable[[Tensor, Batch], None]
@@ -26,8 +25,8 @@ def run_batches(
     num_sources: int,
     forward_only: bool,
     observe: Observe | None = None,
-) -> Counts:
-    """Runs this rank's micro-batches forward, and backward unless `forward_only`; adds up their counts over all ranks.
+) -> list[dict[str, Tensor]]:
+    """Runs this rank's micro-batches forward, and backward unless `forward_only`.
 
     Args:
         model: The wrapped model.
@@ -38,6 +37,9 @@ def run_batches(
         num_sources: Keys of the mixture that the batches number.
         forward_only: Whether there are no gradients.
         observe: Told the losses of every micro-batch on the last pipeline stage.
+
+    Returns:
+        What `objective.reduce` counted of each, on the last pipeline stage; `sum_counts` adds it up.
     """
 
     def forward_step(iterator: Iterator[Batch], model: torch.nn.Module) -> tuple[Any, Any]:
@@ -52,7 +54,7 @@ def run_batches(
             observe(output[2], batch)
         return output[0], lambda _loss: objective.reduce(output, batch, num_sources)
 
-    counted = get_forward_backward_func()(
+    return get_forward_backward_func()(
         forward_step_func=forward_step,
         data_iterator=batches,
         model=[model],
@@ -61,4 +63,3 @@ def run_batches(
         micro_batch_size=training.micro_batch_size,
         forward_only=forward_only,
     )
-    return sum_counts(counted, num_sources, objective.measures_kl)

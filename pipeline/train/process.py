@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.managers import SyncManager
 
+from perdure.pipeline.core.gpu_settings import add_gpu_settings
 from perdure.pipeline.core.open_files import allow_open_files
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,11 @@ def follow_parent() -> None:
 
 
 def start_rank() -> None:
-    """Ties this rank to its starter and its forks to itself, lets it open files, and listens for signals to stop."""
+    """Ties this rank to its starter and its forks to itself, lets it open files, and listens for signals to stop.
+
+    Called before torch is imported, which reads the environment then: a rank may have been started by hand.
+    """
+    add_gpu_settings(os.environ)
     allow_open_files()
     follow_parent()
     os.register_at_fork(after_in_child=follow_parent)

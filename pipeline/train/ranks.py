@@ -19,6 +19,7 @@ from perdure.pipeline.core import logs
 from perdure.pipeline.core.cores import number_of_cores
 from perdure.pipeline.core.errors import PerdureError, Stopped
 from perdure.pipeline.core.extras import require
+from perdure.pipeline.core.gpu_settings import add_gpu_settings
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.train.process import STOP_SIGNALS
 
@@ -102,6 +103,7 @@ def rank_environments(world_size: int, node: Node) -> list[dict[str, str]]:
     common.setdefault("OMP_NUM_THREADS", str(max(1, number_of_cores() // here)))
     if sys.platform == "linux" and node.count == 1:
         common.setdefault("GLOO_SOCKET_IFNAME", "lo")  # host names may resolve to nothing useful
+    add_gpu_settings(common)
     common["PYTHONSAFEPATH"] = "1"
     common[logs.LEVEL] = logs.level_of_children()
     if world_size == 1:

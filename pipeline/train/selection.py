@@ -1,10 +1,7 @@
 """Selection over a whole batch: of the tokens of all its micro-batches, on all data-parallel ranks."""
 
-import math
-
 import megatron.core.parallel_state as mpu
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from perdure.kernels import excess_loss, excess_threshold, select_tokens
@@ -51,28 +48,27 @@ def select_microbatch(nll: Tensor, batch: Batch, selection: Selection) -> Tensor
 
 def next_threshold(
     losses: list[Tensor], batches: list[Batch], selection: Selection, before: float | None
-) -> float | None:
-    """The score that divided a batch, for the next one; equal on all ranks, all of which call this.
+) -> Tensor:
+    """The score that divided a batch, for the next one; all ranks call this.
 
     Args:
         losses: As for `select_batch`, on the last pipeline stage; the other stages have none.
         batches: As for `select_batch`.
         selection: Its share and score.
         before: What stays if no token of the batch competed.
+
+    Returns:
+        float64 [], equal on all ranks of the last pipeline stage; infinity if there is none, and on the other stages.
     """
-    found = torch.full((), torch.inf, dtype=torch.float64)
-    if mpu.is_pipeline_last_stage():
-        nll, reference, valid, replayed = _stack(losses, batches)
-        competing = valid & ~replayed
-        excess = excess_loss(nll if selection.use_nll else None, reference, competing)
-        threshold, _ties = excess_threshold(excess, competing, selection.k, mpu.get_data_parallel_group())
-        found = threshold.double()
-    if mpu.get_pipeline_model_parallel_world_size() > 1:
-        found = found.to(torch.cuda.current_device()) if torch.cuda.is_available() else found
-        last = mpu.get_pipeline_model_parallel_last_rank()
-        dist.broadcast(found, last, mpu.get_pipeline_model_parallel_group())
-    value = found.item()
-    return value if math.isfinite(value) else before
+    if not mpu.is_pipeline_last_stage():
+        device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+        return torch.full((), torch.inf, dtype=torch.float64, device=device)
+    nll, reference, valid, replayed = _stack(losses, batches)
+    competing = valid & ~replayed
+    excess = excess_loss(nll if selection.use_nll else None, reference, competing)
+    threshold, _ties = excess_threshold(excess, competing, selection.k, mpu.get_data_parallel_group())
+    found = threshold.double()
+    return found.where(found.isfinite(), torch.inf if before is None else before)
 
 
 def _stack(losses: list[Tensor], batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

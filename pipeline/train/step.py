@@ -1,16 +1,16 @@
 """One optimizer step."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch import Tensor
 
+from perdure.pipeline.model.gradients import squared_norm
 from perdure.pipeline.model.optimizer import update
 from perdure.pipeline.recipe import Training
 from perdure.pipeline.train.batch import Batch
-from perdure.pipeline.train.counts import Counts
+from perdure.pipeline.train.counts import Counts, read_counts, sum_counts
 from perdure.pipeline.train.forward import token_losses
 from perdure.pipeline.train.loader import Loader
 from perdure.pipeline.train.microbatches import run_batches
@@ -35,7 +35,7 @@ def train_step(
         loader: Reads this rank's micro-batches.
         training: Shape of a micro-batch.
         first_sample: Global index of the batch's first sample.
-        judge: Told the counts and the gradient norm, says what is wrong with them, equal on all ranks; 0 is nothing.
+        judge: Told the counts and the gradient norm, which are equal on all ranks, says what is wrong with them; 0 is nothing.
 
     Returns:
         The counts, the global gradient norm before clipping, and what is wrong: unless 0, nothing was updated.
@@ -46,7 +46,7 @@ def train_step(
     kept: list[tuple[Tensor, Batch]] = []
     model.zero_grad_buffer()
     optimizer.zero_grad()
-    counts = run_batches(
+    counted = run_batches(
         model,
         objective,
         batches,
@@ -56,8 +56,12 @@ def train_step(
         forward_only=False,
         observe=(lambda nll, batch: kept.append((nll, batch))) if objective.keeps_losses else None,
     )
+    summed = sum_counts(counted, loader.num_sources, objective.measures_kl)
     if objective.keeps_losses:
-        threshold = objective.next_threshold([nll for nll, _ in kept], [batch for _, batch in kept])
-        counts = replace(counts, threshold=threshold)
-    grad_norm, verdict = update(optimizer, lambda grad_norm: judge(counts, grad_norm))
+        summed["threshold"] = objective.next_threshold([nll for nll, _ in kept], [batch for _, batch in kept])
+    # The host's one wait before the update, which must be judged first.
+    counts, (squares,) = read_counts(summed, squared_norm(optimizer))
+    grad_norm = squares**0.5
+    if not (verdict := judge(counts, grad_norm)):
+        update(optimizer, grad_norm)
     return counts, grad_norm, verdict

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import NoReturn
 
 import megatron.core.parallel_state as mpu
-import torch
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from perdure.pipeline.core.errors import Stopped
@@ -56,6 +55,7 @@ class Trainer:
         checkpoints: Writes checkpoints.
         recorder: Writes metrics, on rank 0; None elsewhere.
         saved: Step of the newest checkpoint, or that this start began at.
+        signal: The signal that asked for a stop, 0 for none, as all ranks agreed on it last.
     """
 
     session: Session
@@ -66,6 +66,7 @@ class Trainer:
     checkpoints: Checkpoints
     recorder: Recorder | None
     saved: int = -1
+    signal: int = 0
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -104,9 +105,10 @@ class Trainer:
             result = replace(self.step(step), heldout=heldout)
             self.record(result, pace)
             self.checkpoints.poll()
-            self.save_if_due(step)
-            if number := agree(process.requested()):
-                self.leave(number)
+            if self.save_if_due(step):
+                self.signal = agree(process.requested())  # a save may take long
+            if self.signal:
+                self.leave(self.signal)
         self.checkpoints.wait()
         return self.state
 
@@ -179,7 +181,8 @@ class Trainer:
             self.first_sample(step),
             self.judge,
         )
-        torch.cuda.synchronize()  # the update's last kernels are part of the step
+        # The host waits for the answer, and so for the update's last kernels, which are part of the step.
+        self.signal = agree(process.requested())
         seconds = time.perf_counter() - begun
         skipped = None
         if verdict := StepVerdict(found):
@@ -204,9 +207,8 @@ class Trainer:
         )
 
     def judge(self, counts: Counts, grad_norm: float) -> int:
-        """The verdict on a step before its update, equal on all ranks."""
-        guard = self.session.recipe.training.guard
-        return agree(assess(guard, self.state.losses, counts.mean_loss, grad_norm))
+        """The verdict on a step before its update, equal on all ranks as what it is made of."""
+        return assess(self.session.recipe.training.guard, self.state.losses, counts.mean_loss, grad_norm)
 
     def accept(self, counts: Counts) -> None:
         """Remembers what a step that updated the weights selected and lost."""
@@ -268,11 +270,12 @@ class Trainer:
         if result.step % training.log_interval == 0 or result.step == self.state.total_steps:
             logger.info(pace.line(line, self.state.total_steps))
 
-    def save_if_due(self, step: int) -> None:
+    def save_if_due(self, step: int) -> bool:
         """Saves after a step of `checkpoint_interval`, the last one, or one that the recipe names or branches from."""
         scheduled = step % self.session.recipe.training.checkpoint_interval == 0
-        if scheduled or step == self.state.total_steps or step in self.kept:
+        if due := scheduled or step == self.state.total_steps or step in self.kept:
             self.save(scheduled)
+        return due
 
     def save(self, scheduled: bool) -> None:
         """Saves a checkpoint; what was recorded up to it is never told again."""

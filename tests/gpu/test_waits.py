@@ -29,42 +29,26 @@ DOCUMENTS: Waits = {
 }
 
 STEP: Waits = {
-    # By how many tokens Megatron divides the gradient.
-    "megatron.core.distributed.finalize_model_grads.finalize_model_grads: item": 1,
-    # Megatron's norm without Apex: that of each of 14 parameters, and their list back.
-    "megatron.core.utils.local_multi_tensor_l2_norm: torch.tensor of numbers on the GPU": 14,
-    "megatron.core.utils.local_multi_tensor_l2_norm: copy to the GPU": 1,
-    # The norm that gradients are clipped by and the guard judges.
-    "megatron.core.optimizer.clip_grads.get_grad_norm_fp32: item": 1,
-    # The step count of each of two groups, with and without weight decay.
-    "pipeline.model.optimizer.FusedAdamW.step: copy to the GPU": 2,
-    # What the step came to: sums, and fingerprints.
-    "pipeline.train.counts.sum_counts: tolist": 2,
-    # All ranks' highest number, twice: the guard's verdict, and whether a signal came.
-    "pipeline.train.guard.agree: copy to the GPU": 2,
-    "pipeline.train.guard.agree: item": 2,
-    # So that the seconds of a step include its last kernels.
-    "pipeline.train.trainer.Trainer.step: synchronize": 1,
-}
-
-GLOBAL: Waits = {
-    # Four bytes of the threshold: a number on the GPU is used as an index.
-    "kernels.select.radix_threshold: item": 4,
-    # Counts of the pass that computes losses beforehand.
-    "pipeline.train.counts.sum_counts: tolist": 4,
+    # Counts, losses and the gradient norm of all ranks: the guard judges them before the update, and the norm clips.
+    "pipeline.train.counts.read_counts: copy to the host": 1,
+    # Whether a signal came to any rank. It is asked behind the update, so that the seconds of a step include its last kernels.
+    "pipeline.train.guard.agree: item": 1,
 }
 
 TRANSFERS: Waits = {
     # Megatron synchronises after every transfer unless `batch_p2p_sync` is off.
     "megatron.core.pipeline_parallel.p2p_communication.P2PCommunicator._communicate: synchronize": 1,
 }
-NORMS = "megatron.core.utils.local_multi_tensor_l2_norm: torch.tensor of numbers on the GPU"
 
 BUDGETS: dict[str, tuple[dict, Waits, Waits]] = {
     "microbatch": (selection("microbatch"), READ | LOSS, STEP),
-    "documents": ({"training__document_mask": True}, READ | LOSS | DOCUMENTS, STEP),
-    "global": (selection("global"), READ | dict.fromkeys(LOSS, 2), STEP | GLOBAL),
-    "first stage": (STAGES, READ | TRANSFERS, STEP | TRANSFERS | {NORMS: 7}),
+    "documents": (
+        {"training__document_mask": True} | selection("global_lagged"),
+        READ | LOSS | DOCUMENTS,
+        STEP,
+    ),
+    "global": (selection("global"), READ | dict.fromkeys(LOSS, 2), STEP),
+    "first stage": (STAGES, READ | TRANSFERS, STEP | TRANSFERS),
 }
 """By option: changes of the recipe, waits of each micro-batch, and waits of a step besides."""
 

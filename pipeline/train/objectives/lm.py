@@ -64,7 +64,7 @@ class LanguageModeling:
         options: dict[str, Any] = {"valid": batch.valid, "selected": batch.selected}
         if self.selection is None or self._scope is None or batch.selected is not None:
             return options
-        threshold = self.threshold
+        device = batch.valid.device
         return options | {
             "reference_nll": reference_nats(batch.reference),
             "k": self.selection.k,
@@ -73,7 +73,7 @@ class LanguageModeling:
             # Old data is trained on whole: the reference knows the new.
             "always": batch.replayed[:, None],
             "dp_group": mpu.get_data_parallel_group(),
-            "threshold": None if threshold is None else torch.tensor(threshold, device=batch.valid.device),
+            "threshold": None if self.threshold is None else torch.full((), self.threshold, device=device),
         }
 
     def reduce(
@@ -93,7 +93,7 @@ class LanguageModeling:
         """Whether the scope is `global_lagged`."""
         return self._scope == "global_lagged"
 
-    def next_threshold(self, losses: list[Tensor], batches: list[Batch]) -> float | None:
+    def next_threshold(self, losses: list[Tensor], batches: list[Batch]) -> Tensor:
         """See `selection.next_threshold`."""
         assert self.selection is not None
         return next_threshold(losses, batches, self.selection, self.threshold)

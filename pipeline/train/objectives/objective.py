@@ -51,8 +51,11 @@ class Objective(Protocol):
     def keeps_losses(self) -> bool:
         """Whether `next_threshold` needs the losses of the whole global batch."""
 
-    def next_threshold(self, losses: list[Tensor], batches: list[Batch]) -> float | None:
-        """What the next step is told of this one, equal on all ranks; kept in the checkpoint's state."""
+    def next_threshold(self, losses: list[Tensor], batches: list[Batch]) -> Tensor:
+        """What the next step is told of this one, float64 [], infinity for nothing; kept in the checkpoint's state.
+
+        What the last pipeline stage says counts.
+        """
 
     def with_threshold(self, threshold: float | None) -> "Objective":
         """The objective of a step that is told this by the step before."""

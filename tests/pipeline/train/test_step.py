@@ -90,3 +90,5 @@ def test_ranks_act_on_what_one_of_them_noticed_and_on_what_the_first_finds(tmp_p
     assert first[:3] == second[:3] == [[1, 5, 0], "step_000005", None]
     assert first[3] == second[3]
     assert "reads step 5 (" in first[3] and "reads step 5 (01234567)" in first[3]
+    # A last bit that differs is the same on both, and what is no number on one of them is none on both.
+    assert first[4] == second[4] == [[8.0], [2.0 + 2.0**-50], 4.0, "nan", 0.5]

@@ -1,5 +1,7 @@
 """The threshold that one batch hands on to the next: of new tokens that count, by sums written out."""
 
+import math
+
 import pytest
 import torch
 
@@ -61,4 +63,4 @@ def test_where_nothing_competed_the_last_one_stays():
     selection = Selection(k=0.4, reference="/unused")
     losses, batches = losses_of(1, [True, True, True])
     assert module.next_threshold(losses, batches, selection, 0.25) == 0.25
-    assert module.next_threshold(losses, batches, selection, None) is None
+    assert module.next_threshold(losses, batches, selection, None) == math.inf  # there is none
