@@ -103,7 +103,7 @@ def sum_counts(
         return {name: torch.zeros(size, dtype=dtype, device=device) for name, (size, dtype) in shapes.items()}
     summed = {name: torch.stack([own[name] for own in counted]).sum(0) for name in shapes}
     for own in summed.values():
-        dist.all_reduce(own, group=mpu.get_data_parallel_group())
+        add_replicas(own)
     return summed
 
 
@@ -120,7 +120,8 @@ def read_counts(summed: dict[str, Tensor], *numbers: Tensor) -> tuple[Counts, li
     Returns:
         The counts, and the numbers.
     """
-    floats = [summed[name].view(-1) for name in ("sums", "kl", "threshold") if name in summed]
+    names = [name for name in ("sums", "kl", "threshold") if name in summed]
+    floats = [summed[name].view(-1) for name in names]
     told = torch.cat([_ordered(torch.cat(floats)), summed["prints"]])
     if not mpu.is_pipeline_last_stage():
         told = torch.full_like(told, torch.iinfo(torch.int64).min)
@@ -128,17 +129,19 @@ def read_counts(summed: dict[str, Tensor], *numbers: Tensor) -> tuple[Counts, li
     everything = torch.cat([told, *own])
     dist.all_reduce(everything, op=dist.ReduceOp.MAX)
     host = everything.cpu()
-    prints = host[len(told) - 2 : len(told)].tolist()
+    stream, selection = (f"{mark & (1 << 64) - 1:016x}" for mark in host[len(told) - 2 : len(told)].tolist())
     sums, *others = host[: len(told) - 2].view(torch.float64).split([len(own) for own in floats])
-    values, names = sums.tolist(), [name for name in ("kl", "threshold") if name in summed]
-    extra = dict(zip(names, (other.tolist() for other in others), strict=True))
-    threshold = extra.get("threshold", [math.inf])[0]
-    num_sources = (len(values) - 3) // 2
+    *by_source, selected_tokens, selected_loss, unscored_tokens = sums.tolist()
+    extra = {name: other.tolist() for name, other in zip(names[1:], others, strict=True)}
+    (threshold,) = extra.get("threshold", [math.inf])
     counts = Counts(
-        values[:num_sources],
-        values[num_sources : 2 * num_sources],
-        *values[-3:],
-        *(f"{mark & (1 << 64) - 1:016x}" for mark in prints),
+        tokens=by_source[: len(by_source) // 2],
+        loss=by_source[len(by_source) // 2 :],
+        selected_tokens=selected_tokens,
+        selected_loss=selected_loss,
+        unscored_tokens=unscored_tokens,
+        stream=stream,
+        selection=selection,
         threshold=threshold if math.isfinite(threshold) else None,
         kl=(extra["kl"][0], extra["kl"][1]) if "kl" in extra else None,
     )
@@ -150,10 +153,15 @@ def _ordered(values: Tensor) -> Tensor:
     return values.where(~values.isnan(), torch.nan).view(torch.int64)
 
 
+def add_replicas(sums: Tensor) -> None:
+    """Adds up, in place, what each data-parallel rank counted."""
+    dist.all_reduce(sums, group=mpu.get_data_parallel_group())
+
+
 def add_up(sums: Tensor) -> None:
     """Adds up, in place, what each data-parallel rank counted on the last stage, and tells the other stages."""
     if mpu.is_pipeline_last_stage():
-        dist.all_reduce(sums, group=mpu.get_data_parallel_group())
+        add_replicas(sums)
     if mpu.get_pipeline_model_parallel_world_size() > 1:
         group, last = mpu.get_pipeline_model_parallel_group(), mpu.get_pipeline_model_parallel_last_rank()
         dist.broadcast(sums, last, group)

@@ -143,7 +143,7 @@ def record(directory: str, answers: str, left_out: int | None) -> None:
     set_learning_rate(optimizer, 0.01, 0.1)
     rank = dist.get_rank()
     if rank == left_out:
-        counts.add_up = lambda sums: None
+        counts.add_replicas = lambda sums: None
     step.train_step(model, optimizer, objective, loader, recipe.training, 0)
     guard.agree(0)
     (Path(answers) / f"{rank}.json").write_text(json.dumps(LEDGER.calls))

@@ -91,4 +91,4 @@ def test_no_rank_waits_forever(tmp_path, changes):
 @pytest.mark.slow
 def test_a_collective_that_one_rank_leaves_out_is_found(tmp_path):
     stall = first_stall(recorded(tmp_path, STAGES | REPLICAS, left_out=3))
-    assert stall is not None and "rank 3 waits in" in stall and "pipeline.train.counts.add_up" in stall
+    assert stall is not None and "rank 3 waits in" in stall and "pipeline.train.counts.add_replicas" in stall
