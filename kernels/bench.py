@@ -216,9 +216,7 @@ def elementwise(device: torch.device, dtype: torch.dtype, options: argparse.Name
     }
     for name, (run, numbers) in operations.items():
         for impl in (
-            ("triton", "torch")
-            if _is_available("triton", options.tiny, device.type == "cuda")
-            else ("torch",)
+            ("triton", "torch") if is_available("triton", options.tiny, device.type == "cuda") else ("torch",)
         ):
             found = measure(partial(run, impl), device, options.repeats)
             rate = numbers * dtype.itemsize / found.milliseconds / 1e6
@@ -259,11 +257,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if options.tiny:
         options.tokens, options.shares, options.repeats, options.models = [24], [0.6, 1.0], 1, ["tiny"]
     if options.methods is None:
-        options.methods = [name for name in METHODS if _is_available(name, options.tiny, cuda)]
+        options.methods = [name for name in METHODS if is_available(name, options.tiny, cuda)]
     return options
 
 
-def _is_available(method: str, tiny: bool, cuda: bool) -> bool:
+def is_available(method: str, tiny: bool, cuda: bool) -> bool:
     """Compiled methods and fused kernels are for GPUs; a tiny run interprets ours."""
     packages = {"liger": "liger_kernel", "cce": "cut_cross_entropy", "cce exact": "cut_cross_entropy"}
     if method in packages:

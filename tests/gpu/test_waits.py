@@ -4,6 +4,8 @@ The test fails when a wait is added, and when one is gone: then its number below
 """
 
 import pytest
+import torch
+from gpu import true_waits
 from gpu.layouts import STAGES, prepared, selection
 from support import on_rank
 
@@ -53,7 +55,9 @@ BUDGETS: dict[str, tuple[dict, Waits, Waits]] = {
 """By option: changes of the recipe, waits of each micro-batch, and waits of a step besides."""
 
 
-def turn(directory, changes: dict, micro_batches: int, with_item: bool = False) -> Waits:
+def turn(
+    directory, changes: dict, micro_batches: int, with_item: bool = False, pretended: bool = True
+) -> Waits:
     """Waits of one turn of the loop by place, on the first rank."""
     shape = {
         "training__checkpoint_interval": 100,
@@ -61,7 +65,8 @@ def turn(directory, changes: dict, micro_batches: int, with_item: bool = False) 
         "versions__v1__tokens": 4 * 16 * 2 * micro_batches,
     }
     version, ranks = prepared(directory, shape | changes)
-    return on_rank("loop", version, with_item, script="gpu/pretended_ranks.py", ranks=ranks)[0]["waits"]
+    asked = ("loop", version, with_item, pretended)
+    return on_rank(*asked, script="gpu/pretended_ranks.py", ranks=ranks)[0]["waits"]
 
 
 def rates(few: Waits, many: Waits) -> tuple[Waits, Waits]:
@@ -86,3 +91,15 @@ def test_an_item_that_is_added_to_the_step_breaks_the_budget(tmp_path):
     budget = {place: each.get(place, 0) + besides.get(place, 0) for place in each | besides}
     added = {place: count for place, count in found.items() if count != budget.get(place)}
     assert list(added.values()) == [1] and next(iter(added)).endswith(": item")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["microbatch", "documents", "global"])
+def test_a_real_gpu_waits_where_the_pretended_one_does_and_a_cpu_never(tmp_path, name):
+    changes, *budgets = BUDGETS[name]
+    few, many = (turn(tmp_path / str(number), changes, number, pretended=False) for number in (1, 2))
+    found = [true_waits.by_place(waits) for waits in rates(few, many)]
+    expected = [true_waits.by_place(waits) if torch.cuda.is_available() else {} for waits in budgets]
+    for when, one, other in zip(("a micro-batch", "a step besides"), found, expected):
+        true_waits.record(name, when, one, other)
+    assert found == expected
