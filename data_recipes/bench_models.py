@@ -10,10 +10,11 @@ from torch import Tensor
 
 from perdure.data_recipes.bench_shapes import BATCHES, SHAPES, VOCABULARIES
 from perdure.kernels import SelectiveLoss
+from perdure.pipeline.checks.measured import kind_of
 from perdure.pipeline.model.device import initialise
 from perdure.pipeline.model.language_model import build_model, model_config
 from perdure.pipeline.model.optimizer import make_optimizer, optimizer_config, set_learning_rate, update
-from perdure.pipeline.model.shape import flops_per_token, model_shape, num_parameters, padded_vocab_size
+from perdure.pipeline.model.shape import flops_per_token, model_shape, padded_vocab_size
 from perdure.pipeline.recipe import Recipe, Selection
 from perdure.pipeline.train.batch import Batch
 from perdure.pipeline.train.microbatches import run_batches
@@ -46,18 +47,12 @@ def bench_recipe(name: str, dtype: str) -> Recipe:
 
 
 def setting(name: str, dtype: str) -> dict[str, Any]:
-    """What a timed step was of, so that `perdure check` can tell whether a recipe is like it."""
+    """What a timed step is of, so that `perdure check` can tell whether a recipe is like it."""
     recipe = bench_recipe(name, dtype)
-    length, samples, micro = BATCHES[name]
-    return {
-        "shape": vars(model_shape(recipe)),
-        "vocabulary": VOCABULARIES[name],
-        "parameters": num_parameters(model_shape(recipe), VOCABULARIES[name]),
-        "seq_length": length,
-        "global_batch_size": samples,
-        "micro_batch_size": micro,
-        "precision": dtype,
-        "flops_per_token": flops_per_token(model_shape(recipe), VOCABULARIES[name], length),
+    rows, training = VOCABULARIES[name], recipe.training
+    return kind_of(recipe, rows) | {
+        "tokens": training.global_batch_size * training.seq_length,
+        "flops_per_token": flops_per_token(model_shape(recipe), rows, training.seq_length),
     }
 
 

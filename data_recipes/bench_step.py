@@ -86,7 +86,7 @@ def timed_steps(
         except torch.OutOfMemoryError:
             yield row | {"ms": "out of memory"} | missing
             return
-        rate = 1e3 * of["global_batch_size"] * of["seq_length"] / found.milliseconds
+        rate = 1e3 * of["tokens"] / found.milliseconds
         mfu = model_flop_utilisation(rate, of["flops_per_token"], 1, dtype)
         bits = hashlib.sha256(repr(first).encode()).hexdigest()[:16]
         measured = {"ms": found.milliseconds, "tokens_per_second": rate, "mfu": mfu, "mb": memory / 1e6}

@@ -1,4 +1,4 @@
-"""What an expert looks at before a job of many nodes, in under a minute.
+"""What an expert looks at before a job of many nodes, in under two minutes.
 
 Every rank runs this before training; by hand: `srun python -m perdure.launch.rank preflight VERSION_DIRECTORY`. Each looks at its machine; then they tell one another, and the first one prints what
 differs or is amiss, with the machine's name. Training starts only if nothing is.
@@ -19,6 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from perdure.launch.preflight_devices import check_devices, meet
 from perdure.pipeline.checks.open_files import files_needed
 from perdure.pipeline.core import logs
 from perdure.pipeline.core.errors import PerdureError
@@ -34,7 +35,7 @@ from perdure.pipeline.recipe import Recipe, load_recipe
 logger = logging.getLogger("perdure.launch.preflight")  # also when it is `__main__`
 
 SECONDS = 60
-"""Time for all of it; a machine that is not heard of by then is an error as well."""
+"""Time for machines to meet, and then for devices to work; who is not heard of by then is an error as well."""
 MAX_SKEW = 1.0
 """Seconds that clocks may differ: files' ages and logs are compared over machines."""
 SLOW = 3.0
@@ -169,29 +170,31 @@ def _slow_links(found: list[dict[str, Any]]) -> Iterable[str]:
 
 def main(version_directory: Path) -> int:
     """Exit status 0 if nothing is amiss; rank 0 says what is."""
+    import torch
     import torch.distributed as dist
-
-    from perdure.pipeline.model.rendezvous import local_store
 
     begun = time.monotonic()
     recipe, inputs = (
         load_recipe(VersionPaths(version_directory).recipe),
         read_inputs(VersionPaths(version_directory)),
     )
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     mine = facts(version_directory)
-    needed = checkpoint_bytes(recipe, inputs["vocab_size"])
+    needed, wait = checkpoint_bytes(recipe, inputs["vocab_size"]), timedelta(seconds=SECONDS)
     try:
-        wait = timedelta(seconds=SECONDS)
-        if store := local_store(wait):
-            options = {
-                "store": store,
-                "rank": int(os.environ["RANK"]),
-                "world_size": int(os.environ["WORLD_SIZE"]),
-            }
-        else:
-            options = {}
-        dist.init_process_group("gloo", timeout=wait, **options)
+        store, missing = meet(mine["node"], wait)
+        if missing:
+            for line in [
+                *filter(None, missing),
+                *(f"{mine['node']}: {own}" for own in _alone(mine, needed, True)),
+            ]:
+                logger.error(f"error: preflight: {line}")
+            return 1
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=2 * wait)
         found = _exchange(mine)
+        slow = check_devices(store, mine["node"], SECONDS)
     except ValueError as error:  # nobody has told torch who is here
         command = f"srun python -m perdure.launch.rank preflight {version_directory}"
         raise PerdureError(f"{' '.join(str(error).split())}; start it by: {command}") from None
@@ -200,7 +203,7 @@ def main(version_directory: Path) -> int:
         reason = "; ".join(own) or " ".join(str(error).split())[:200]
         logger.error(f"error: preflight: {mine['node']}: not all machines met within {SECONDS} s: {reason}")
         return 1
-    lines = problems(found, needed)
+    lines = problems(found, needed) + slow
     if dist.get_rank() == 0:
         for line in lines:
             logger.error(f"error: preflight: {line}")

@@ -1,7 +1,12 @@
-"""How long a recipe takes on many nodes and what it costs, from the recipe alone; `docs/sizing.md` has the arithmetic."""
+"""How long a recipe takes on many nodes and what it costs; `docs/sizing.md` has the arithmetic.
 
-from typing import Any
+From the recipe alone, unless equal steps were measured: each number says which.
+"""
 
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from perdure.pipeline.checks.measured import Measured, difference, holds_for_memory, measurements
 from perdure.pipeline.checks.memory import memory_per_rank
 from perdure.pipeline.checks.sizes import embedding_rows
 from perdure.pipeline.model.layout import layout_of
@@ -15,6 +20,22 @@ HIDDEN = 0.05
 """Share of a step that the reduction of gradients should stay below."""
 
 
+@dataclass(frozen=True)
+class Speed:
+    """MFU of forward and backward passes, and where it is from.
+
+    Attributes:
+        mfu: Share of the peak.
+        basis: `assumed`: the default. `given`: `cluster.gpu.mfu` is set. `measured`: by a run of equal passes. `measured
+            whole`: by a run under the recipe's own layout, so that the whole step is.
+        told: What says so.
+    """
+
+    mfu: float
+    basis: Literal["assumed", "given", "measured", "measured whole"]
+    told: str
+
+
 def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
     """Step time, throughput, days and cost.
 
@@ -25,7 +46,11 @@ def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
 
     Returns:
         JSON-serialisable; bytes, seconds, days, FLOPs as numbers, shares in [0, 1]. `step` is that of a version
-        without a forward pass to select by; `versions` has each one's own.
+        without a forward pass to select by; `versions` has each one's own. `speed` and `memory` have their `basis`, and
+        `not_used` what was measured of other steps, with the reason.
+
+    Raises:
+        PerdureError: If a path of `cluster.gpu.measured` is none.
     """
     layout, training, gpu = layout_of(recipe), recipe.training, recipe.cluster.gpu
     shape, rows = model_shape(recipe), embedding_rows(recipe)
@@ -34,31 +59,37 @@ def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
     memory = memory_per_rank(recipe)
     micro_batches = layout.micro_batches(training)
     tokens = training.global_batch_size * training.seq_length
-    model_flops = compute_seconds(flops * tokens, layout.world_size, gpu.peak_tflops, gpu.mfu)
+    known = [(one, difference(recipe, one)) for one in measurements(recipe)]
+    alike = [one for one, other in known if other is None]
+    speed = speed_of(recipe, alike, gpus_per_node)
+    model_flops = compute_seconds(flops * tokens, layout.world_size, gpu.peak_tflops, speed.mfu)
     compute = model_flops * (4 / 3 if recipe.parallel.recompute else 1)  # one more forward pass
     bubble = (layout.pipeline - 1) / micro_batches
-    sent = reduced_bytes(
-        memory["parameters"],
-        layout.data,
-        recipe.parallel.distributed_optimizer,
-        2 if training.precision == "bf16" else 4,
-    )
-    reduce = sent / (gpu.network_gb_per_second * 1e9) if nodes > 1 else 0.0
+    sent, reduce = reduction(recipe, layout.world_size, nodes > 1)
     seconds = compute * (1 + bubble) + reduce
     versions = [
         _version(recipe, name, version, compute * (1 + bubble), reduce, layout.world_size)
         for name, version in recipe.versions.items()
     ]
-    free = (gpu.memory_gib - RESERVE_GIB) * 2**30 - memory["total"]
+    held = next((one for one in reversed(alike) if one.peak_bytes and holds_for_memory(recipe, one)), None)
+    taken = held.peak_bytes if held and held.peak_bytes else memory["total"]
+    free = (gpu.memory_gib - RESERVE_GIB) * 2**30 - taken
     found: dict[str, Any] = {
         "nodes": nodes,
         "gpus_per_node": gpus_per_node,
         "gpus": layout.world_size,
-        "assumed": gpu.model_dump(),
+        "assumed": gpu.model_dump(mode="json", exclude={"measured"}),
+        "speed": vars(speed),
+        "not_used": [
+            {"measured": one.told(), "mfu": one.mfu, "because": other} for one, other in known if other
+        ],
         "batch": {"samples": training.global_batch_size, "tokens": tokens, "micro_batches": micro_batches},
         "flops_per_token": flops,
         "memory": {
-            "bytes": memory["total"],
+            "bytes": taken,
+            "estimated_bytes": memory["total"],
+            "basis": "measured" if held else "estimated",
+            "told": held.told() if held else None,
             "gib": gpu.memory_gib,
             "reserve_gib": RESERVE_GIB,
             "fits": free >= 0,
@@ -75,7 +106,7 @@ def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
             "bubble": compute * bubble,
             "reduce": reduce,
             "seconds": seconds,
-            "mfu": gpu.mfu * model_flops / seconds,
+            "mfu": speed.mfu * model_flops / seconds,
         },
         "tokens_per_second": tokens / seconds,
         "tokens_per_second_per_gpu": tokens / seconds / layout.world_size,
@@ -85,6 +116,48 @@ def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
     if gpu.price_per_hour is not None:
         found["total"]["cost"] = found["total"]["gpu_hours"] * gpu.price_per_hour
     return found | {"advice": list(_advice(recipe, found))}
+
+
+def speed_of(recipe: Recipe, alike: list[Measured], gpus_per_node: int) -> Speed:
+    """MFU of a recipe's passes: what is set, else what the newest of some runs of equal passes reached, else the default.
+
+    A run's whole step has a bubble and a reduction of gradients too, which are taken off by the same formulas that put them
+    on here: so a step under the recipe's own layout comes out as it was measured.
+    """
+    gpu, layout = recipe.cluster.gpu, layout_of(recipe)
+    newest = max(alike, key=lambda one: (one.gpus == layout.world_size, one.date), default=None)
+    if newest is None:
+        given = "mfu" in gpu.model_fields_set
+        return Speed(gpu.mfu, "given" if given else "assumed", "cluster.gpu.mfu" if given else "the default")
+    if "mfu" in gpu.model_fields_set:
+        return Speed(
+            gpu.mfu, "given", f"cluster.gpu.mfu; {newest.mfu:.1%} of whole steps measured: {newest.told()}"
+        )
+    replicas = {
+        "data_parallel": newest.gpus // layout.replica_size,
+        "distributed_optimizer": newest.distributed_optimizer,
+    }
+    training = recipe.training.model_copy(update={"global_batch_size": newest.samples})
+    there = recipe.model_copy(
+        update={"parallel": recipe.parallel.model_copy(update=replicas), "training": training}
+    )
+    step = newest.samples * training.seq_length / newest.tokens_per_second
+    micro_batches = layout_of(there).micro_batches(training)
+    _, reduce = reduction(there, newest.gpus, newest.gpus > gpus_per_node)
+    passes = (step - reduce) / (1 + (layout.pipeline - 1) / micro_batches)
+    extra = 4 / 3 if recipe.parallel.recompute else 1  # `sizing` adds a forward pass
+    mfu = min(1.0, newest.mfu * step / passes * extra) if passes > 0 else newest.mfu
+    whole = (newest.gpus, newest.samples) == (layout.world_size, recipe.training.global_batch_size)
+    return Speed(mfu, "measured whole" if whole else "measured", newest.told())
+
+
+def reduction(recipe: Recipe, gpus: int, crosses_nodes: bool) -> tuple[float, float]:
+    """Bytes that a rank sends to other replicas in a step, and its seconds where they leave the node."""
+    layout, width = layout_of(recipe), 2 if recipe.training.precision == "bf16" else 4
+    parameters = memory_per_rank(recipe)["parameters"]
+    replicas = gpus // layout.replica_size
+    sent = reduced_bytes(parameters, replicas, recipe.parallel.distributed_optimizer, width)
+    return sent, sent / (recipe.cluster.gpu.network_gb_per_second * 1e9) if crosses_nodes else 0.0
 
 
 def compute_seconds(flops: float, gpus: int, peak_tflops: float, mfu: float) -> float:

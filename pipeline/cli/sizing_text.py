@@ -1,4 +1,4 @@
-"""Prints how long a recipe takes on many nodes, and from which assumptions that follows."""
+"""Prints how long a recipe takes on many nodes, and from which measurements and assumptions that follows."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,14 +15,8 @@ def print_sizing(found: dict[str, Any], absent: list[str]) -> None:
     heading(console, "Time")
     columns = ("version", "", "steps", "tokens", "step", "days", "GPU hours", "cost")
     console.print(table(columns[: None if "cost" in found["total"] else -1], _versions(found)))
-    assumed = found["assumed"]
-    console.print(
-        f"[dim]assumed (cluster.gpu in the recipe or --site): peak {assumed['peak_tflops']:g} TFLOP/s, MFU "
-        f"{assumed['mfu']:.0%} of forward and backward passes, {assumed['network_gb_per_second']:g} GB/s of network and "
-        f"{assumed['memory_gib']:g} GiB a GPU"
-        + ("" if assumed["price_per_hour"] else "; no price_per_hour, so no cost")
-        + "; without scoring, evaluation, checkpoints and failures[/]"
-    )
+    for line in _sources(found):
+        console.print(line, style="dim", markup=False)
     for line in found["advice"]:
         console.print(f"advice: {line}", markup=False)
     if absent:
@@ -31,15 +25,44 @@ def print_sizing(found: dict[str, Any], absent: list[str]) -> None:
             console.print(f"  {line}", markup=False)
 
 
+def _sources(found: dict[str, Any]) -> Iterable[str]:
+    """Which numbers were measured, where, and from what the others are reckoned."""
+    assumed, speed, memory = found["assumed"], found["speed"], found["memory"]
+    mfu = f"MFU {speed['mfu']:.1%} of forward and backward passes"
+    yield (
+        "time: "
+        + {
+            "measured whole": f"measured ({speed['told']})",
+            "measured": f"{mfu} measured ({speed['told']}); bubble and gradients estimated",
+            "given": f"estimated; {mfu} as set ({speed['told']})",
+            "assumed": f"estimated; {mfu} assumed ({speed['told']}; nothing like it was measured)",
+        }[speed["basis"]]
+    )
+    yield "memory: " + (
+        f"measured ({memory['told']}); {memory['estimated_bytes'] / 2**30:.1f} GiB were estimated"
+        if memory["basis"] == "measured"
+        else "estimated"
+    )
+    yield (
+        f"assumed (cluster.gpu in the recipe or --site): peak {assumed['peak_tflops']:g} TFLOP/s, "
+        f"{assumed['network_gb_per_second']:g} GB/s of network and {assumed['memory_gib']:g} GiB a GPU"
+        + ("" if assumed["price_per_hour"] else "; no price_per_hour, so no cost")
+        + "; without scoring, evaluation, checkpoints and failures"
+    )
+    for other in found["not_used"]:
+        yield f"measured, and not used: {other['measured']}, MFU {other['mfu']:.1%}: {other['because']}"
+
+
 def _rows(found: dict[str, Any]) -> Iterable[tuple[str, str]]:
     batch, memory, step, reduce = (found[key] for key in ("batch", "memory", "step", "reduce"))
+    about = "" if found["speed"]["basis"] == "measured whole" else "~"
     yield (
         "global batch",
         f"{batch['samples']:,} samples = {batch['tokens']:,} tokens in {batch['micro_batches']} micro-batches a replica",
     )
     yield (
         "memory",
-        f"~{memory['bytes'] / 2**30:.1f} of {memory['gib']:g} GiB: {'fits' if memory['fits'] else 'does not fit'} with "
+        f"{'' if memory['basis'] == 'measured' else '~'}{memory['bytes'] / 2**30:.1f} of {memory['gib']:g} GiB: {'fits' if memory['fits'] else 'does not fit'} with "
         f"{memory['reserve_gib']:g} GiB kept free",
     )
     yield (
@@ -48,7 +71,7 @@ def _rows(found: dict[str, Any]) -> Iterable[tuple[str, str]]:
     )
     yield (
         "step",
-        f"~{step['seconds']:.2f} s = passes {step['compute']:.2f} + bubble {step['bubble']:.2f} + gradients "
+        f"{about}{step['seconds']:.2f} s = passes {step['compute']:.2f} + bubble {step['bubble']:.2f} + gradients "
         f"{step['reduce']:.2f}; MFU of the whole step {step['mfu']:.1%}",
     )
     yield (
@@ -66,7 +89,7 @@ def _rows(found: dict[str, Any]) -> Iterable[tuple[str, str]]:
     )
     yield (
         "throughput",
-        f"~{found['tokens_per_second']:,.0f} tokens/s, {found['tokens_per_second_per_gpu']:,.0f} a GPU, at "
+        f"{about}{found['tokens_per_second']:,.0f} tokens/s, {found['tokens_per_second_per_gpu']:,.0f} a GPU, at "
         f"{found['flops_per_token'] / 1e9:.1f} GFLOP a token",
     )
 

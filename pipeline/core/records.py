@@ -152,6 +152,8 @@ class VersionRecord(TypedDict):
     device_seconds: float
     device: str
     lost_device_seconds: float
+    peak_memory_bytes: NotRequired[int]
+    """Most memory that tensors took on any GPU while it trained, since its last start."""
     parents: NotRequired[list[ParentShare]]
     """Of a computed version, all that it is made of, the one that it follows first."""
     averaged: NotRequired[dict[str, float]]

@@ -62,6 +62,11 @@ def devices() -> tuple[str, int]:
     return CPU, dist.get_world_size() * torch.get_num_threads()
 
 
+def used_memory() -> int | None:
+    """Most bytes that tensors took on this rank's GPU since the process began; None on a CPU."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
 def install_cpu_backend() -> None:
     """Makes CUDA calls of Megatron-core act on the CPU, for the rest of the process."""
     import megatron.core.tensor_parallel.random as megatron_random

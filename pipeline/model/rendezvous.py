@@ -8,13 +8,14 @@ from datetime import timedelta
 import torch.distributed as dist
 
 
-def local_store(timeout: timedelta) -> dist.Store | None:
+def local_store(timeout: timedelta, wait_for_all: bool = True) -> dist.Store | None:
     """The store through which the ranks of one machine meet, which no other machine can reach.
 
     Torch's own store listens on all interfaces, whatever `MASTER_ADDR` says, and lets everybody read and write.
 
     Args:
         timeout: How long a rank waits for the others.
+        wait_for_all: Whether the first rank waits here until all have come.
 
     Returns:
         None where torch should make its own: ranks of several machines, and a rank that nobody told where to meet.
@@ -38,6 +39,7 @@ def local_store(timeout: timedelta) -> dist.Store | None:
         int(world_size),
         rank == "0",
         timeout,
+        wait_for_workers=wait_for_all,
         multi_tenant=False,
         master_listen_fd=listener,
     )

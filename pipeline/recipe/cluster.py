@@ -10,6 +10,7 @@ place, and jobs get them handed over by their own environment, as shell in `PERD
 import os
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_serializer
@@ -129,8 +130,8 @@ class Sky(Section):
 
 
 class Gpu(Section):
-    """What `perdure check --nodes` reckons with. The defaults are an H100 with 400 Gb/s of network and an assumed MFU;
-    set them to what your machines have and your runs have shown."""
+    """What `perdure check --nodes` reckons with, where nothing was measured. The defaults are an H100 with 400 Gb/s of network
+    and an assumed MFU; set them to what your machines have."""
 
     memory_gib: Annotated[float, Field(ge=1e-3, le=1e9)] = 79.6
     """Memory of a GPU, as `nvidia-smi` counts it."""
@@ -141,6 +142,10 @@ class Gpu(Section):
     out. The trainer logs what the whole step reaches."""
     network_gb_per_second: Annotated[float, Field(ge=1e-6, le=1e9)] = 50.0
     """Bandwidth of a GPU to other nodes, in 10^9 bytes per second."""
+    measured: list[Path] = Field(default_factory=list)
+    """Runs' directories, and what visits wrote (`visit.json` of `python -m perdure.kernels.visit`): where speed and memory of
+    equal steps on such a GPU are taken from, beside the versions in the recipe's own directory. `mfu`, if it is set, goes
+    before them."""
     price_per_hour: Annotated[float, Field(gt=0, le=1e9)] | None = None
     """Price of a GPU hour, in any currency; None: no cost is told."""
 

@@ -15,7 +15,7 @@ from perdure.pipeline.evaluate.documents import require_tables
 from perdure.pipeline.model import collectives, huggingface, weights
 from perdure.pipeline.model.adapter_files import write_adapter
 from perdure.pipeline.model.adapters import merge_adapters
-from perdure.pipeline.model.device import devices
+from perdure.pipeline.model.device import devices, used_memory
 from perdure.pipeline.model.export import export
 from perdure.pipeline.model.exports import export_hash, version_files
 from perdure.pipeline.model.language_model import unwrap
@@ -48,6 +48,7 @@ def train_version(session: Session) -> None:
     trainer.recorder = make_recorder(trainer)
     with process.stops_deferred():
         trainer.train()
+    used = [peak for peak in collectives.from_all(used_memory()) if peak is not None]
     if session.version.adapter:
         merge(session, session.version.adapter)
     domains = measure(session, "eval.json", trainer.state.step)
@@ -62,7 +63,7 @@ def train_version(session: Session) -> None:
         session.paths.export,
     )
     if dist.get_rank() == 0:
-        finish_version(trainer, domains)
+        finish_version(trainer, domains, max(used, default=None))
         logger.info(heldout_words(domains))
 
 
@@ -138,12 +139,13 @@ def write_selection(trainer: Trainer) -> None:
     )
 
 
-def finish_version(trainer: Trainer, domains: dict[str, dict]) -> None:
+def finish_version(trainer: Trainer, domains: dict[str, dict], peak_memory: int | None = None) -> None:
     """Records what a version came to and declares it whole, on rank 0.
 
     Args:
         trainer: After its last step; its recorder is closed.
         domains: Held-out results by domain.
+        peak_memory: Most bytes in use on any GPU while it trained; None on CPUs.
     """
     session, recorder, step = trainer.session, trainer.recorder, trainer.state.step
     paths, directory = session.paths, session.paths.directory
@@ -155,7 +157,10 @@ def finish_version(trainer: Trainer, domains: dict[str, dict]) -> None:
     recorder.close()
     weights_hash = export_hash(directory)
     with fence.held(directory, session.attempt):
-        write_json(paths.record, version_record(trainer, weights_hash, domains))
+        record = version_record(trainer, weights_hash, domains)
+        if peak_memory is not None:
+            record["peak_memory_bytes"] = peak_memory
+        write_json(paths.record, record)
         files = hash_files(directory, version_files(directory))
         identity, plan_hash = session.inputs["identity"], trainer.dataset.plan.hash
         finish(directory, {"identity": identity, "plan_hash": plan_hash, "files": files})

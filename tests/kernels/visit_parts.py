@@ -26,6 +26,8 @@ def pretend() -> None:
     machine.Stream.elapsed_time = lambda self, other: 1.0  # type: ignore[attr-defined]
     torch.Generator = lambda device="cpu", make=torch.Generator: make("cpu")  # type: ignore[assignment, misc]
     torch.cuda.reset_peak_memory_stats = lambda *_: None
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    torch.profiler.profile = lambda profile=torch.profiler.profile, **_: profile(activities=activities)  # type: ignore[assignment, misc]
     torch.cuda.host_memory_stats = lambda: {"allocated_bytes.current": 0, "num_host_alloc": 1}
 
 

@@ -171,7 +171,7 @@ def test_ranks_meet_and_agree_or_say_why_not(version):
     begun = time.monotonic()
     output = [rank.communicate(timeout=120)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0]
-    assert output[0].startswith("preflight: 1 machines, 0 problems") and output[1] == ""
+    assert "preflight: 1 machines, 0 problems" in output[0] and output[1] == ""
     assert time.monotonic() - begun < 120
     assert set(FROM_SLURM) == {"RANK", "LOCAL_RANK", "WORLD_SIZE"} and set(COMMANDS) == {"train", "preflight"}
 
@@ -190,7 +190,7 @@ def test_by_hand_ranks_ask_slurm_where_to_meet(version, tmp_path, monkeypatch):
     ranks = [started(version, rank, "0", without) for rank in range(2)]
     output = [rank.communicate(timeout=120) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], output
-    assert output[0][0].startswith("preflight: 1 machines, 0 problems")
+    assert "preflight: 1 machines, 0 problems" in output[0][0]
 
 
 def test_ranks_that_nobody_told_where_to_meet_say_so_in_one_line(version):
