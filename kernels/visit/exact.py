@@ -1,5 +1,6 @@
 """Whether the kernels are right: losses, gradients, KL and entropies against float64, more than 2^31 logits, equal bits."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,26 +22,25 @@ def exact(record: Record, tiny: bool) -> None:
     """Records the error of each method and kernel, and whether it is small enough and the same twice."""
     device = here()
     heads, tokens = (TINY, 24) if tiny else (HEADS, TOKENS)
-    for head, shape in heads.items():
-        for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        for head, shape in heads.items():
             problem = make_problem(*shape, tokens, dtype, device)
             of = {"head": head, "tokens": tokens, "dtype": precision}
             for method in ("triton", "cached", "chunked"):
-                tried(
-                    record, of | {"what": method}, lambda m=method, p=problem, d=precision: _judged(m, p, d)
-                )  # type: ignore[misc]
-            tried(record, of | {"what": "entropy"}, lambda p=problem: entropy_error(p))  # type: ignore[misc]
-            tried(record, of | {"what": "KL to a teacher"}, lambda p=problem, d=precision: kl_errors(p, d))  # type: ignore[misc]
-            tried(record, of | {"what": "same bits"}, lambda p=problem: same_bits(p))  # type: ignore[misc]
+                tried(record, of | {"what": method}, partial(_judged, method, problem, precision))
+            tried(record, of | {"what": "entropy"}, partial(entropy_error, problem))
+            tried(record, of | {"what": "KL to a teacher"}, partial(kl_errors, problem, precision))
+            tried(record, of | {"what": "same bits"}, partial(same_bits, problem))
             del problem
-    tried(record, {"what": "rotary and SwiGLU"}, lambda: elementwise_errors(device, tiny))
-    if not tiny:
-        ((head, shape),) = LARGE.items()
-        problem = make_problem(*shape, LARGE_TOKENS, torch.bfloat16, device)
-        of = {"head": head, "tokens": LARGE_TOKENS, "dtype": "bf16"}
-        for method in ("triton", "chunked"):
-            tried(record, of | {"what": method}, lambda m=method: _judged(m, problem, "bf16"))  # type: ignore[misc]
-        tried(record, of | {"what": "same bits"}, lambda: same_bits(problem))
+        if precision == "bf16":
+            tried(record, {"what": "rotary and SwiGLU"}, partial(elementwise_errors, device, tiny))
+            for head, shape in ({} if tiny else LARGE).items():
+                problem = make_problem(*shape, LARGE_TOKENS, dtype, device)
+                of = {"head": head, "tokens": LARGE_TOKENS, "dtype": precision}
+                for method in ("triton", "chunked"):
+                    tried(record, of | {"what": method}, partial(_judged, method, problem, precision))
+                tried(record, of | {"what": "same bits"}, partial(same_bits, problem))
+                del problem
 
 
 def _judged(method: str, problem: Problem, precision: str) -> dict[str, Any]:

@@ -47,14 +47,14 @@ def _step(name: str, question: str, seconds: int, *arguments: str) -> Part:
 
 PARTS = (
     Part("facts", "Which device, versions and clocks; the rates of products and copies.",
-         "perdure.kernels.visit.facts", 40),
+         "perdure.kernels.visit.facts", 35),
     Part("exact", "Are losses, gradients, KL and entropies right, also beyond 2^31 logits, and the same twice?",
-         "perdure.kernels.visit.exact", 80),
-    _step("step", "Tokens/s, MFU and peak memory of a whole step of 1.2 billion parameters; where its time goes.", 75,
+         "perdure.kernels.visit.exact", 100),
+    _step("step", "Tokens/s, MFU and peak memory of a whole step of 1.2 billion parameters; where its time goes.", 90,
           "--parts", "perdure", "--profile"),
     _step("megatron", "The same by Megatron-core's own local layers, loss and AdamW.", 45, "--parts", "megatron"),
     Part("waits", "Where does the host wait for the GPU, and as often as the pretended GPU says?",
-         "tests/gpu/true_waits.py", 75),
+         "tests/gpu/true_waits.py", 80),
     _speed("loss", "K1 and K2 at four output layers: how near are they to their floor?", 60,
            "--methods", "triton", "cached", "chunked", "scoring, triton", "--shares", "0.6", "1.0", "--elementwise"),
     _speed("peers", "The same loss by Liger, cut cross-entropy and plain torch.", 55,

@@ -150,7 +150,10 @@ def test_nsight_and_the_memory_check_are_asked_and_read_or_told_missing(tool, tm
     )
     tool("ncu", "==ERROR== The user does not have permission", 1)
     counters(writer(rows), tiny=True)
-    assert read_rows(rows)[-1]["failed"].startswith("==ERROR== The user does not have")
+    assert [row["failed"] for row in read_rows(rows)[2:]] == [
+        "==ERROR== The user does not have permission"
+    ] * 2
+    assert "--metrics gpu__time_duration.sum,dram__bytes_read.sum" in (tmp_path / "asked").read_text()
     tool("compute-sanitizer", "========= ERROR SUMMARY: 0 errors")
     memcheck(writer(rows), tiny=True)
     assert read_rows(rows)[-1] == {"what": "memcheck", "errors": 0, "exact": True}
