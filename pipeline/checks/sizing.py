@@ -153,10 +153,13 @@ def speed_of(recipe: Recipe, alike: list[Measured], gpus_per_node: int) -> Speed
 
 def reduction(recipe: Recipe, gpus: int, crosses_nodes: bool) -> tuple[float, float]:
     """Bytes that a rank sends to other replicas in a step, and its seconds where they leave the node."""
-    layout, width = layout_of(recipe), 2 if recipe.training.precision == "bf16" else 4
-    parameters = memory_per_rank(recipe)["parameters"]
-    replicas = gpus // layout.replica_size
-    sent = reduced_bytes(parameters, replicas, recipe.parallel.distributed_optimizer, width)
+    parallel, training = recipe.parallel, recipe.training
+    sent = reduced_bytes(
+        memory_per_rank(recipe)["parameters"],
+        gpus // layout_of(recipe).replica_size,
+        parallel.distributed_optimizer,
+        2 if training.precision == "bf16" else 4,
+    )
     return sent, sent / (recipe.cluster.gpu.network_gb_per_second * 1e9) if crosses_nodes else 0.0
 
 
