@@ -1,4 +1,4 @@
-"""Losses of a few training steps on the GPU beside the same on the CPU: `python -m perdure.data_recipes.bench_agree ROWS.jsonl`.
+"""Losses of a few training steps on the GPU beside the same on the CPU; `python -m perdure.data_recipes.bench_agree ROWS`.
 
 Weights and batches are drawn on the CPU, so both start from the same numbers; the losses then differ by rounding alone.
 """

@@ -1,7 +1,7 @@
 """Times whole training steps of a Llama: Perdure's trainer, Megatron-core's own parts, a plain loop around transformers.
 
-The first two are Megatron-core on one device, without Transformer Engine or Apex, with the same shapes, batches, precision and
-deterministic algorithms: forward, backward, clipping and update. With `bench_models`, the only file of the benchmarks that knows the trainer.
+The first two are Megatron-core on one device, without Transformer Engine or Apex, with the same shapes, batches, precision
+and deterministic algorithms: forward, backward, clipping and update. `bench_models` makes them.
 
 By itself: `python -m perdure.data_recipes.bench_step ROWS.jsonl --model Llama-3.2-1B --parts perdure --dtype bf16`.
 """

@@ -1,1 +1,1 @@
-"""One visit to a machine with a GPU: everything worth knowing, measured within minutes; `python -m perdure.kernels.visit OUT`."""
+"""One visit to a machine with a GPU: what is worth knowing, within minutes; `python -m perdure.kernels.visit OUT`."""

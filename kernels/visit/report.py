@@ -6,7 +6,7 @@ from typing import Any
 K1_TFLOPS = 550.0
 FLOOR = 0.75
 MFU = 0.45
-"""What is required on an H100 or H200: K1's rate, a selective step's share of its floor, MFU of a step of 1.2 billion parameters."""
+"""What is required on an H100 or H200: K1's rate, a selective step's share of its floor, MFU of a step at 1.2 billion."""
 HIDDEN = {"of", "bits", "top"}
 """Keys that tables leave out."""
 

@@ -1,4 +1,4 @@
-"""What a part of the visit finds: rows, on disk as soon as they are known, so that a part that is stopped leaves what it has."""
+"""What a part of the visit finds: rows, on disk as soon as they are known, so that a stopped part leaves what it has."""
 
 import argparse
 import json

@@ -62,7 +62,8 @@ def _rows(found: dict[str, Any]) -> Iterable[tuple[str, str]]:
     )
     yield (
         "memory",
-        f"{'' if memory['basis'] == 'measured' else '~'}{memory['bytes'] / 2**30:.1f} of {memory['gib']:g} GiB: {'fits' if memory['fits'] else 'does not fit'} with "
+        f"{'' if memory['basis'] == 'measured' else '~'}{memory['bytes'] / 2**30:.1f} of {memory['gib']:g} GiB: "
+        f"{'fits' if memory['fits'] else 'does not fit'} with "
         f"{memory['reserve_gib']:g} GiB kept free",
     )
     yield (

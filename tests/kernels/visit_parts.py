@@ -27,7 +27,8 @@ def pretend() -> None:
     torch.Generator = lambda device="cpu", make=torch.Generator: make("cpu")  # type: ignore[assignment, misc]
     torch.cuda.reset_peak_memory_stats = lambda *_: None
     activities = [torch.profiler.ProfilerActivity.CPU]
-    torch.profiler.profile = lambda profile=torch.profiler.profile, **_: profile(activities=activities)  # type: ignore[assignment, misc]
+    make = torch.profiler.profile
+    torch.profiler.profile = lambda **_: make(activities=activities)  # type: ignore[assignment, misc]
     torch.cuda.host_memory_stats = lambda: {"allocated_bytes.current": 0, "num_host_alloc": 1}
 
 
