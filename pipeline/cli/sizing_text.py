@@ -28,7 +28,7 @@ def print_sizing(found: dict[str, Any], absent: list[str]) -> None:
 def _sources(found: dict[str, Any]) -> Iterable[str]:
     """Which numbers were measured, where, and from what the others are reckoned."""
     assumed, speed, memory = found["assumed"], found["speed"], found["memory"]
-    mfu = f"MFU {speed['mfu']:.1%} of forward and backward passes"
+    mfu = f"MFU {100 * speed['mfu']:.3g}% of forward and backward passes"
     yield (
         "time: "
         + {

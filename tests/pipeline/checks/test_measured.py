@@ -66,7 +66,7 @@ def test_without_a_measurement_all_is_estimated_and_says_so(recipe, capsys):
     )
     print_sizing(found, [])
     out = capsys.readouterr().out
-    assert "time: estimated; MFU 40.0% of forward and backward passes assumed (the default" in " ".join(
+    assert "time: estimated; MFU 40% of forward and backward passes assumed (the default" in " ".join(
         out.split()
     )
     assert "memory: estimated" in out
