@@ -142,7 +142,7 @@ class Gpu(Section):
     out. The trainer logs what the whole step reaches."""
     network_gb_per_second: Annotated[float, Field(ge=1e-6, le=1e9)] = 50.0
     """Bandwidth of a GPU to other nodes, in 10^9 bytes per second."""
-    measured: list[Path] = Field(default_factory=list)
+    measured: tuple[Path, ...] = ()
     """Runs' directories, and what visits wrote (`visit.json` of `python -m perdure.kernels.visit`): where speed and memory of
     equal steps on such a GPU are taken from, beside the versions in the recipe's own directory. `mfu`, if it is set, goes
     before them."""
