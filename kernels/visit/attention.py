@@ -93,7 +93,7 @@ def packed(device: torch.device, tiny: bool) -> dict[str, Any]:
     query, key, value = (x[0].transpose(0, 1) for x in leaves)
     groups = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
-    def together() -> Tensor:
+    def one_call() -> Tensor:
         return varlen_attn(query, key, value, ends, ends, longest, longest, window_size=(-1, 0), **groups)
 
     def apart() -> Tensor:
@@ -104,11 +104,11 @@ def packed(device: torch.device, tiny: bool) -> dict[str, Any]:
     def run(way: Callable[[], Tensor]) -> float:
         return measure(lambda: way().sum().backward(retain_graph=True), device, 12).milliseconds
 
-    difference = float((together() - apart()).detach().float().abs().max())
+    difference = float((one_call() - apart()).detach().float().abs().max())
     return {
         "documents": len(lengths),
         "difference": difference,
-        "ms": run(together),
+        "ms": run(one_call),
         "ms, a call a document": run(apart),
         "groups": "enable_gqa" if groups else "as they are",
     }
