@@ -4,7 +4,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import megatron.core.parallel_state as mpu
 import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.optimizer import get_megatron_optimizer
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from megatron.core.transformer.module import Float16Module
 from torch import Tensor
 
@@ -124,12 +130,6 @@ def _batches(recipe: Recipe, vocab_size: int, device: torch.device) -> list[Batc
 def _megatrons(recipe: Recipe, vocab_size: int, device: torch.device) -> tuple[Any, Any]:
     """What Megatron-core has for a machine without Transformer Engine or Apex: its local layers, logits and their cross
     entropy, torch's AdamW."""
-    import megatron.core.parallel_state as mpu
-    from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
-    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
-    from megatron.core.models.gpt.gpt_model import GPTModel
-    from megatron.core.optimizer import get_megatron_optimizer
-    from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
     class PlainModel(GPTModel):
         """Megatron's model with the arguments and results of `LanguageModel`."""

@@ -19,6 +19,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
+
 from perdure.launch.preflight_devices import check_devices, meet
 from perdure.pipeline.checks.open_files import files_needed
 from perdure.pipeline.core import logs
@@ -64,7 +67,6 @@ EQUAL = (
 
 def facts(version_directory: Path) -> dict[str, Any]:
     """What one machine is and sees; nothing here talks to another one."""
-    import torch
 
     inputs = read_inputs(VersionPaths(version_directory))
     cuda = torch.cuda.is_available()
@@ -170,8 +172,6 @@ def _slow_links(found: list[dict[str, Any]]) -> Iterable[str]:
 
 def main(version_directory: Path) -> int:
     """Exit status 0 if nothing is amiss; rank 0 says what is."""
-    import torch
-    import torch.distributed as dist
 
     begun = time.monotonic()
     recipe, inputs = (
@@ -216,8 +216,6 @@ def main(version_directory: Path) -> int:
 
 def _exchange(mine: dict[str, Any]) -> list[dict[str, Any]]:
     """Every machine's facts, with its clock and the time of its link to the next one; equal on all ranks."""
-    import torch
-    import torch.distributed as dist
 
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, mine["node"])

@@ -17,6 +17,9 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import torch
+import torch.distributed as dist
+
 from perdure.pipeline.model.rendezvous import local_store
 
 logger = logging.getLogger("perdure.launch.preflight")
@@ -52,7 +55,6 @@ def meet(node: str, wait: timedelta) -> tuple[Any, list[str]]:
         ValueError: If nobody has said who is here.
         RuntimeError: If the first rank cannot be reached.
     """
-    import torch.distributed as dist
 
     if "RANK" not in os.environ:
         raise ValueError("environment variable RANK expected, but not set")
@@ -111,7 +113,6 @@ def _who(store: Any, rank: int) -> str:
 
 def device_name(local_rank: str | int) -> str:
     """A rank's device as its machine numbers them."""
-    import torch
 
     return f"GPU {local_rank}" if torch.cuda.is_available() else f"process {local_rank}"
 
@@ -175,7 +176,6 @@ def check_devices(store: Any, node: str, seconds: float) -> list[str]:
         node: This machine's name.
         seconds: Time for both; who is behind by then is named, and all ranks end.
     """
-    import torch.distributed as dist
 
     rank, world_size = dist.get_rank(), dist.get_world_size()
     mine: dict[str, Any] = {
@@ -211,7 +211,6 @@ def problems(found: list[dict[str, Any]]) -> list[str]:
     Args:
         found: By rank: `node`, `device`, `rank`; `tflops` or `failed`; `sum` and `expected` of the all-reduce.
     """
-    import torch
 
     lines = []
     least = LEAST_SHARE["cuda" if torch.cuda.is_available() else "cpu"]
@@ -233,7 +232,6 @@ def problems(found: list[dict[str, Any]]) -> list[str]:
 
 def product_rate() -> float:
     """TFLOP/s of this rank's device in a product of large matrices: the median of a few."""
-    import torch
 
     cuda = torch.cuda.is_available()
     size = PRODUCT["cuda" if cuda else "cpu"]
@@ -251,8 +249,6 @@ def product_rate() -> float:
 
 def reduce_all() -> dict[str, Any]:
     """Adds up a number of each rank over all of them, over NCCL on GPUs: `sum`, `expected`, and `reduce_seconds`."""
-    import torch
-    import torch.distributed as dist
 
     cuda, world_size = torch.cuda.is_available(), dist.get_world_size()
     group = dist.new_group(backend="nccl") if cuda else None
@@ -271,7 +267,6 @@ def reduce_all() -> dict[str, Any]:
 
 
 def _from_all(mine: dict[str, Any]) -> list[dict[str, Any]]:
-    import torch.distributed as dist
 
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, mine)
