@@ -18,11 +18,13 @@ from perdure.data_recipes.bench_shapes import BATCHES, SHAPES, VOCABULARIES
 from perdure.kernels import SelectiveLoss
 from perdure.pipeline.checks.measured import kind_of
 from perdure.pipeline.model.device import initialise
+from perdure.pipeline.model.gradients import squared_norm
 from perdure.pipeline.model.language_model import build_model, model_config
 from perdure.pipeline.model.optimizer import make_optimizer, optimizer_config, set_learning_rate, update
 from perdure.pipeline.model.shape import flops_per_token, model_shape, padded_vocab_size
 from perdure.pipeline.recipe import Recipe, Selection
 from perdure.pipeline.train.batch import Batch
+from perdure.pipeline.train.counts import read_counts, sum_counts
 from perdure.pipeline.train.microbatches import run_batches
 from perdure.pipeline.train.objectives.lm import LanguageModeling
 
@@ -89,11 +91,12 @@ def make_step(parts: str, name: str, dtype: str, on_cpu: bool = False) -> Step:
         objective = LanguageModeling(Selection(k=share, score="highest_loss") if selects else None)
         model.zero_grad_buffer()
         optimizer.zero_grad()
-        counts = run_batches(
+        counted = run_batches(
             model, objective, iter(batches), len(batches), recipe.training, 1, forward_only=False
         )
-        grad_norm, _ = update(optimizer, lambda norm: 0)
-        return counts.loss[0] / counts.tokens[0], grad_norm
+        counts, (squares,) = read_counts(sum_counts(counted, 1), squared_norm(optimizer))
+        update(optimizer, squares**0.5)
+        return counts.loss[0] / counts.tokens[0], squares**0.5
 
     return step
 

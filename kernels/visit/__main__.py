@@ -27,6 +27,12 @@ LEAST = 10
 """Seconds left with which no further part is begun: loading torch takes most of them."""
 GRACE = 2.0
 """Seconds that a part has to end by itself once its time is over."""
+RANKS = {
+    "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+}
+"""What the trainer's ranks begin with (`pipeline/core/gpu_settings.py`, which this room does not import)."""
 RESULTS = "visit.json"
 LOG = "visit.log"
 
@@ -79,10 +85,9 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def environment(tiny: bool) -> dict[str, str]:
-    """Environment of a part: kernels are interpreted where there is no GPU, and nothing else is."""
-    found = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    """Environment of a part: that of a rank of the trainer; kernels are interpreted where there is no GPU, and nowhere else."""
+    found = RANKS | {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     found |= {"PYTHONUNBUFFERED": "1"}
-    found.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as in the trainer
     if tiny and not torch.cuda.is_available():
         found |= {"TRITON_INTERPRET": "1", "TORCHDYNAMO_DISABLE": "1"}
     return found
