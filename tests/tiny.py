@@ -9,7 +9,7 @@ import pyarrow as pa
 import yaml
 from pyarrow import parquet
 
-from perdure.pipeline.core.files import write_json
+from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.core.shards import REF_NATS_PER_UNIT
@@ -107,6 +107,24 @@ def write_scores(directory: Path, data: Path, losses: list[list[np.ndarray]]) ->
         write_shard(directory / f"{task:05d}.ref", units)
     finish(directory, {"data_hash": "test", "tokenizer_hash": "test"})
     return directory
+
+
+def write_masks(data: Path, masks: list[list[np.ndarray]], heldout: list[np.ndarray]) -> None:
+    """Label masks of a data directory, as `write_data` takes its documents."""
+    for task, documents in enumerate(masks):
+        write_mask(data / f"{task:05d}.mask", documents)
+        write_mask(data / f"heldout.{task:05d}.mask", heldout if task == 0 else [])
+    write_json(data / "manifest.json", read_json(data / "manifest.json") | {"label_mask": True})
+
+
+def write_mask(prefix: Path, documents: list[np.ndarray]) -> None:
+    """One shard of a label mask, by the data stage's own writer."""
+    from perdure.pipeline.data.shard import MaskFile
+
+    file = MaskFile(prefix.parent, prefix.name)
+    for document in documents:
+        file.write(document)
+    file.close()
 
 
 def write_export(version: Path) -> str:

@@ -28,6 +28,9 @@ REF_NATS_PER_UNIT = 1e-3
 """Sidecars hold milli-nats in uint16."""
 REF_MAX_UNITS = 65534
 """Largest stored loss; larger ones are clipped."""
+NO_LABEL, LABEL, LAST_LABEL = 0, 1, 2
+"""Values of a label mask (`.mask`, uint8, a value a token): the token is read and not trained on; is trained on; the same, in a
+conversation's last assistant turn."""
 REF_MISSING = 65535
 """Stored where the reference gave no finite loss; such tokens are never selected."""
 

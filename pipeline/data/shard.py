@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datatrove.data import Document, DocumentsPipeline
@@ -142,6 +143,14 @@ class ShardWriter(PipelineStep):
         self.stat_update("lost:characters", value=lost)
         sample.lost(document, lost / visible)
         return WITHOUT_TOKENS if lost >= NOTHING_LEFT * visible else None
+
+
+class MaskFile(MegatronTokenizedFile):
+    """A label mask beside a shard: a byte a token, in the same layout (`core.shards.LABEL`)."""
+
+    def __init__(self, directory: Path, name: str):
+        super().__init__(str(directory), name, token_size=1)
+        self.token_dtype, self.token_dtype_code = np.uint8, 1
 
 
 def shard_files(directory: Path) -> list[str]:

@@ -13,6 +13,7 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json, write_atomic
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.remedies import remedy
+from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.evaluate.sampling import draw
 from perdure.pipeline.plan.domains import PLURALS, parse
 
@@ -43,13 +44,14 @@ class Heldout:
 
     Attributes:
         documents: A table, a row a document that is measured, in part at least: its `number` over all shards, `shard`,
-            `sequence` (place in the shard), `num_tokens`, `topic`, `language`; of what is measured of it `tokens` and
-            `bytes` (of the text, in proportion to its tokens if it is cut).
+            `sequence` (place in the shard), `num_tokens`, `heldout_tokens` (those of it that count: all, or where the source
+            has a label mask its labels), `topic`, `language`; of what is measured of it `tokens` that count and `bytes` (of
+            the text that counts, in proportion to its tokens if it is cut).
         rows: int64 [pieces], the document of each piece that is measured.
         begins: int64 [pieces], where it begins in the document's tokens.
         stops: int64 [pieces], where it stops.
         all_documents: How many documents are held out.
-        all_tokens: Their tokens.
+        all_tokens: Their tokens that count.
     """
 
     documents: pa.Table
@@ -66,26 +68,50 @@ def heldout(data: Path, domain: str, max_tokens: int) -> Heldout:
     Args:
         data: Its source's directory of shards.
         domain: Its name; labels choose among the source's documents.
-        max_tokens: How many tokens are measured at most.
+        max_tokens: How many tokens are measured at most, those that do not count among them.
     """
     table = _labelled(data, domain)
     tokens = table["num_tokens"].to_numpy().astype(np.int64)
-    rows, begins, stops = np.arange(len(table)), np.zeros_like(tokens), tokens
+    drawn, begins, stops = np.arange(len(table)), np.zeros_like(tokens), tokens
     if tokens.sum() > max_tokens:
         hashes = np.frombuffer(bytes.fromhex("".join(table["hash"].to_pylist())), ">u8").astype(np.uint64)
         drawn, begins, stops = draw(tokens, hashes, strata(table), max_tokens)
-        first = np.append(True, drawn[1:] != drawn[:-1])  # pieces of one document stand together
-        table, rows = table.take(drawn[first]), np.cumsum(first) - 1
-    whole = table["num_tokens"].to_numpy().astype(np.int64)
-    measured = np.bincount(rows, stops - begins, len(table)).astype(np.int64)
-    # The separator has no bytes.
-    separators = np.bincount(rows, stops == whole[rows], len(table)).astype(np.int64)
-    shares = (measured - separators) / np.maximum(whole - 1, 1)
-    sizes = np.where(measured == whole, table["num_bytes"], np.rint(shares * table["num_bytes"].to_numpy()))
-    columns = {"tokens": measured, "bytes": sizes.astype(np.int64)}
+    masked = read_json(data / "manifest.json").get("label_mask")
+    counting = tokens
+    if masked:
+        counting = _count_labels(data, table, np.arange(len(table)), np.zeros_like(tokens), tokens)
+        there = _count_labels(data, table, drawn, begins, stops) > 0
+        drawn, begins, stops = drawn[there], begins[there], stops[there]
+    first = np.diff(drawn, prepend=-1) != 0  # pieces of one document stand together
+    pieces = _count_labels(data, table, drawn, begins, stops) if masked else stops - begins
+    number, all_tokens = len(table), int(counting.sum())
+    table, rows, counting = table.take(drawn[first]), np.cumsum(first) - 1, counting[drawn[first]]
+    measured = np.bincount(rows, pieces, len(table)).astype(np.int64)
+    if masked:
+        shares = measured / counting
+    else:  # the separator has no bytes
+        separators = np.bincount(rows, stops == counting[rows], len(table)).astype(np.int64)
+        shares = (measured - separators) / np.maximum(counting - 1, 1)
+    sizes = np.where(
+        measured == counting, table["num_bytes"], np.rint(shares * table["num_bytes"].to_numpy())
+    )
+    columns = {"tokens": measured, "bytes": sizes.astype(np.int64), "heldout_tokens": counting}
     for name, column in columns.items():
         table = table.append_column(name, pa.array(column))
-    return Heldout(table, rows, begins, stops, len(tokens), int(tokens.sum()))
+    return Heldout(table, rows, begins, stops, number, all_tokens)
+
+
+def _count_labels(
+    data: Path, table: pa.Table, documents: np.ndarray, begins: np.ndarray, stops: np.ndarray
+) -> np.ndarray:
+    """Labels in some pieces of a table's documents, int64 [pieces], by the label masks of the held-out shards."""
+    opened = cache(lambda shard: open_shard(data / f"heldout.{shard:05d}.mask"))
+    shards, sequences = (table[name].to_numpy()[documents].tolist() for name in ("shard", "sequence"))
+    found = np.zeros(len(documents), np.int64)
+    for place, (shard, sequence, begin, stop) in enumerate(zip(shards, sequences, begins, stops)):
+        start = opened(shard).start(sequence)
+        found[place] = np.count_nonzero(opened(shard).values[start + begin : start + stop])
+    return found
 
 
 def is_sampled(data: Path, domain: str, max_tokens: int) -> bool:

@@ -72,6 +72,8 @@ def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
         (`consumed + remaining = total`), `repeated` (new data beyond the first pass) and `replayed`. Replay of a source
         has a shuffle of its own, so that what remains may have been replayed. Exact, but for where the padded sample
         comes, as long as versions keep a source's order; of several orders, the one of which most was consumed counts.
+        Where samples are made of whole documents, which have more and less padding, part of an epoch counts in proportion, and
+        documents that are too long are no part of the total.
         Of a source that changed, only the data that the nearest version saw counts.
     """
     found: dict[str, dict[str, int]] = {}
@@ -95,8 +97,9 @@ def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
                 continue
             seen.add(stream)
             epochs, rest = divmod(samples_consumed((plan, end), key), entry["samples_per_epoch"])
-            whole = min(total, entry["samples_per_epoch"] * plan.seq_length)  # of a pool, what was trained on
-            read = epochs * whole + min(rest * plan.seq_length, whole)
+            whole = _whole(entry, plan.seq_length)
+            size = plan.seq_length if "packing" not in entry else whole / entry["samples_per_epoch"]
+            read = epochs * whole + min(round(rest * size), whole)
             if is_replayed(key):
                 line["replayed"] += read
             else:
@@ -104,6 +107,14 @@ def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
                 line["repeated"] += max(0, read - total)
             line["remaining"] = line["total"] - line["consumed"]
     return found
+
+
+def _whole(entry: dict, seq_length: int) -> int:
+    """Tokens of an epoch of a stream; of a pool, of what was trained on."""
+    if "packing" not in entry:
+        return min(entry["tokens"], entry["samples_per_epoch"] * seq_length)
+    stream = entry["pool"] or entry
+    return round(entry["tokens"] * entry["samples_per_epoch"] / stream["samples_per_epoch"])
 
 
 def tokens_at(directory: Path, step: int, step_tokens: int) -> int:

@@ -141,7 +141,7 @@ def streams_before(recipe: Recipe, name: str) -> dict[str, Fraction]:
 def stream_settings(mixture: Mixture, member: MixtureSource) -> tuple:
     """Settings that decide the documents of a place in a mixture and their order, besides the data."""
     judged = member.order in RANKED or member.lowest_perplexity is not None
-    settings = member.order, member.buckets, member.lowest_perplexity
+    settings = member.order, member.buckets, member.lowest_perplexity, member.packing, member.overlong
     return *settings, mixture.perplexity_model if judged else None
 
 

@@ -19,7 +19,7 @@ from perdure.pipeline.recipe import Mixture, MixtureSource, Replay, Version
 MAX_BLOCK = 65_536
 """Longest pattern; shares that are no multiple of 1 / 65536 are rounded to one."""
 
-OPTIONAL = ("anchor", "adapter", "elastic_reset", "reptile")
+OPTIONAL = ("objective", "anchor", "adapter", "elastic_reset", "reptile")
 """Fields of a version that came later, and are None where they are not used."""
 
 

@@ -63,7 +63,8 @@ class Plan:
     Attributes:
         keys: The mixture's places, as in `code` or `replay/prose`.
         sources: Per key: `source` (the domain), `order`, `documents`, `tokens`, `samples_per_epoch`, `data_hash`,
-            `scores`, `part` and `lowest_perplexity` (if not all documents are taken, see `perdure.pipeline.plan.parts`),
+            `packing`, `overlong` and what `packing.Packed` counts (if samples are made of whole documents), `labels` (`last`, if
+            the last turn of conversations alone counts), `scores`, `part` and `lowest_perplexity` (if not all documents are taken, see `perdure.pipeline.plan.parts`),
             `start` (samples that ancestors took from it), and `pool`: None, or whose first samples it replays
             (`key`, `order`, `samples_per_epoch` of that stream).
         phases: In order, without gaps, from sample 0.
@@ -259,6 +260,18 @@ def order_files(directory: Path, key: str) -> tuple[Path, Path]:
     if len(name) > LONGEST_NAME:  # nine characters for one of a Chinese topic
         name = f"{name[:LONGEST_NAME]}@{hash_of(key)[:8]}"
     return directory / f"{name}.documents.npy", directory / f"{name}.ends.npy"
+
+
+def tails_file(directory: Path, key: str) -> Path:
+    """A third array, of a source whose documents were cut into pieces: the tokens of its document behind each entry."""
+    documents, _ = order_files(directory, key)
+    return documents.with_name(f"{documents.name.removesuffix('.documents.npy')}.tails.npy")
+
+
+def open_tails(directory: Path, key: str) -> np.ndarray | None:
+    """Memory-maps `tails_file`, int64 [entries]; None if entries are whole documents."""
+    path = tails_file(directory, key)
+    return np.load(path, mmap_mode="r") if path.exists() else None
 
 
 def _quoted(key: str) -> str:

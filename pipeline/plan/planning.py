@@ -1,7 +1,10 @@
 """Construction of a version's plan: sources, their order, first samples and shares."""
 
+import shutil
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +22,7 @@ from perdure.pipeline.plan.history import history_of_plan
 from perdure.pipeline.plan.lineage import continues_parent, switch_steps
 from perdure.pipeline.plan.mixture import is_replayed
 from perdure.pipeline.plan.order import RANKED, Order, count_documents, write_order
+from perdure.pipeline.plan.packing import Packed, Packing, labels_of, pack_order, packing_of
 from perdure.pipeline.plan.parts import build_part
 from perdure.pipeline.plan.permutation import hash_key, mix
 from perdure.pipeline.plan.plan import (
@@ -30,6 +34,7 @@ from perdure.pipeline.plan.plan import (
     open_plan,
     order_files,
     phase_entry,
+    tails_file,
 )
 from perdure.pipeline.recipe import LowestPerplexity, Mixture, MixtureSource, Recipe
 from perdure.pipeline.recipe.anchors import anchor_source
@@ -64,9 +69,12 @@ def build_plan(
     found = replay_pools(before) if mixture.replay and mixture.replay.from_parents else {}
     sources: dict[str, dict] = {}
     orders: dict[str, Order] = {}
+    planned = read_json(directory / "plan.json")["sources"] if is_whole(directory) else None
+    made = _Made(data, scores, planned, recipe.paths.work / f"packing.{name}")
+    shutil.rmtree(made.scratch, ignore_errors=True)
     for key, (domain, member) in members.items():
         pool = found.get(domain) if mixtures.is_replayed(key) else None
-        orders[key], sources[key] = _stream(recipe, name, key, domain, member, data, scores, pool)
+        orders[key], sources[key] = _stream(recipe, name, key, domain, member, made, pool)
         sources[key]["start"] = start_of(history, key, sources[key], recipe.seed, recipe.training.seq_length)
     continues = continues_parent(recipe, name)
     description = {
@@ -85,9 +93,15 @@ def build_plan(
     _refuse_repetition(plan, version.mixture.max_repetition)
     directory.mkdir(parents=True, exist_ok=True)
     for key, order in orders.items():
-        write_order(order, *order_files(directory, key))
+        if "packing" in sources[key]:
+            for file in _files(made.scratch, key):
+                if file.exists():
+                    file.replace(directory / file.name)
+        else:
+            write_order(order, *order_files(directory, key))
     if (estimated := anchor_source(version.anchor)) is not None:
         write_fisher_order(directory, data[estimated])
+    shutil.rmtree(made.scratch, ignore_errors=True)
     write_json(directory / "plan.json", description)
     finish(directory, {"plan_hash": plan.hash})
     return plan
@@ -120,16 +134,37 @@ def data_hash(directory: Path) -> str:
     return hash_of([manifest["tokenizer_hash"], shards])[:16]
 
 
-def _stream(recipe, name, key, domain, member, data, scores, pool) -> tuple[Order, dict]:
+class _Made(NamedTuple):
+    """What a plan is made from besides the recipe.
+
+    Attributes:
+        data: Finished data directory per source.
+        scores: Score directory of each source that is ordered or chosen by perplexity.
+        planned: Streams of the plan that stands there; None if none does.
+        scratch: A directory for packed orders; it is made when there is one.
+    """
+
+    data: dict[str, Path]
+    scores: dict[str, Path]
+    planned: dict[str, dict] | None
+    scratch: Path
+
+
+def _stream(
+    recipe: Recipe, name: str, key: str, domain: str, member: MixtureSource, made: _Made, pool: tuple | None
+) -> tuple[Order, dict]:
     """A domain's order and its description; for a pool, those of the stream that it replays."""
-    source = source_of(domain)
+    source, data = source_of(domain), made.data
     if source not in data:
         raise PerdureError(
             f"version {name}: source {source}, which its ancestors trained on, is not in the recipe"
         )
-    ranking = scores.get(source)
+    ranking = made.scores.get(source)
     order, buckets, stream, lowest = member.order, member.buckets, key, member.lowest_perplexity
+    packing, labels = packing_of(recipe, domain, member), labels_of(recipe, name, domain)
     if pool:
+        packing = (pool[1]["packing"], pool[1]["overlong"]) if "packing" in pool[1] else None
+        labels = pool[1].get("labels")
         stream, order, buckets = pool[0], pool[1]["order"], pool[1]["buckets"]
         lowest = LowestPerplexity.model_validate(told) if (told := pool[1].get("lowest_perplexity")) else None
         ranking = data[source] / "scores" / pool[1]["scores"] if pool[1]["scores"] else None
@@ -154,6 +189,17 @@ def _stream(recipe, name, key, domain, member, data, scores, pool) -> tuple[Orde
         "scores": ranking.name if (order in RANKED or lowest) and ranking else None,
         "pool": None,
     }
+    if labels:
+        entry["labels"] = labels
+    ordered = Order(data[source], order, buckets, ranking, mix(recipe.seed, hash_key(stream)), part)
+    if packing:
+        entry |= dict(zip(("packing", "overlong"), packing))
+        entry |= _packed(made, key, ordered, packing, recipe.training.seq_length)
+        if not entry["samples_per_epoch"]:
+            raise PerdureError(
+                f"version {name}: no document of {domain} fits into training.seq_length = {recipe.training.seq_length:,}; raise "
+                "it, or set `overlong: cut`"
+            )
     if part:
         entry |= {"part": part.name, "lowest_perplexity": lowest and lowest.model_dump()}
     if pool:
@@ -165,7 +211,23 @@ def _stream(recipe, name, key, domain, member, data, scores, pool) -> tuple[Orde
             )
         described = {"key": stream, "order": order, "samples_per_epoch": entry["samples_per_epoch"]}
         entry |= {"order": member.order, "samples_per_epoch": pool[2], "pool": described}
-    return Order(data[source], order, buckets, ranking, mix(recipe.seed, hash_key(stream)), part), entry
+    return ordered, entry
+
+
+def _packed(made: _Made, key: str, order: Order, how: Packing, size: int) -> dict:
+    """What packing a source's documents comes to, with the packed order in the scratch directory, or as the plan says."""
+    if made.planned is not None:
+        known = made.planned.get(key, {})
+        counted = {field.name: known.get(field.name) for field in fields(Packed)[1:]}
+        return counted | {"samples_per_epoch": (known.get("pool") or known).get("samples_per_epoch")}
+    made.scratch.mkdir(parents=True, exist_ok=True)
+    documents, ends, tails = _files(made.scratch, key)
+    write_order(order, documents, ends)
+    return pack_order(documents, ends, tails, size, how).described()
+
+
+def _files(directory: Path, key: str) -> tuple[Path, Path, Path]:
+    return *order_files(directory, key), tails_file(directory, key)
 
 
 def phase_entries(recipe: Recipe, name: str, mixture: Mixture, orders: dict[str, Order]) -> list[dict]:

@@ -8,6 +8,7 @@ from perdure.pipeline.plan.consumption import samples_consumed
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.mixture import is_replayed, members
 from perdure.pipeline.plan.order import RANKED
+from perdure.pipeline.plan.packing import PADDING
 from perdure.pipeline.plan.permutation import epoch_key, mix
 from perdure.pipeline.plan.plan import Plan, consumed_by_version, open_order
 from perdure.pipeline.recipe import MixtureSource, Version
@@ -38,7 +39,7 @@ def documents_read(plan: Plan, directory: Path, source: str, number: int, moving
         first = samples_consumed((plan, plan.first_sample), key)
         last = first + (plan.num_samples if moving else counts[key])
         if last - first >= entry["samples_per_epoch"]:
-            found[documents] = True
+            found[documents[documents != PADDING]] = True
             continue
         entries = np.zeros(
             len(ends) + 1, np.int32
@@ -46,11 +47,12 @@ def documents_read(plan: Plan, directory: Path, source: str, number: int, moving
         for begin in range(first, last, SAMPLES):
             samples = _samples(plan, key, np.arange(begin, min(begin + SAMPLES, last)))
             # Its first input is the last token before its labels.
-            begins = np.maximum(samples * plan.seq_length - 1, 0)
+            begins = np.maximum(samples * plan.seq_length - ("packing" not in entry), 0)
             stops = np.minimum((samples + 1) * plan.seq_length, int(ends[-1])) - 1
             entries += np.bincount(np.searchsorted(ends, begins, "right"), minlength=len(entries))
             entries -= np.bincount(np.searchsorted(ends, stops, "right") + 1, minlength=len(entries))
-        found[documents[np.cumsum(entries[:-1]) > 0]] = True
+        numbers = documents[np.cumsum(entries[:-1]) > 0]
+        found[numbers[numbers != PADDING]] = True
     return found
 
 

@@ -15,6 +15,14 @@ from perdure.pipeline.recipe.where import Condition
 class RowsReader(Section):
     """Readers of documents that have fields besides their text."""
 
+    messages_field: str | None = Field(default=None, exclude_if=lambda field: field is None)
+    """The field that holds a conversation, in place of a text: a list of messages, each with `role` (`system`, `user`,
+    `assistant`, `tool`), `content`, and what else the chat template takes, such as `tool_calls`. It is rendered with the
+    tokenizer's chat template, and its labels are the assistant's turns. Cleaning, deduplication and the held-out split look at
+    the contents of its messages, one after another."""
+    tools_field: str | None = Field(default=None, exclude_if=lambda field: field is None)
+    """With `messages_field`: the field that holds the tools of a conversation, a list of JSON schemas as the chat template
+    takes them; default: there are none."""
     where: dict[str, Condition] = Field(default={}, exclude_if=lambda where: not where)
     """Which documents are taken: what should stand in their fields, those of a mapping `metadata` included. All others are
     counted as dropped: `where`, `where_missing` (the field is missing or null), `where_unreadable` (no date, or no number,
@@ -22,7 +30,9 @@ class RowsReader(Section):
 
     @model_validator(mode="after")
     def _of_other_fields(self) -> "RowsReader":
-        for field in (getattr(self, name, None) for name in ("text_field", "id_field")):
+        if self.tools_field is not None and self.messages_field is None:
+            raise ValueError("`tools_field` has no use without `messages_field`")
+        for field in (getattr(self, name, None) for name in ("text_field", "id_field", "messages_field")):
             if field in self.where:
                 raise ValueError(
                     f"`where` should name other fields than `{field}`, which is the text or the id"
@@ -130,6 +140,11 @@ class Source(Section):
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Share of documents held out for evaluation, chosen by the hash of their text: never trained on, in any
     source or version, and stable when documents are added."""
+
+    @property
+    def has_conversations(self) -> bool:
+        """Whether its documents are conversations."""
+        return getattr(self.reader, "messages_field", None) is not None
 
 
 class LocalWorkers(Section):

@@ -38,6 +38,19 @@ class MixtureSource(Section):
     that batches stay mixed. Default: as many as documents, a strict order."""
     lowest_perplexity: LowestPerplexity | None = None
     """Takes only the documents of lowest perplexity under `perplexity_model`; default: all."""
+    packing: Literal["stream", "next_fit", "best_fit"] | None = Field(
+        default=None, exclude_if=lambda packing: packing is None
+    )
+    """How documents become samples of `training.seq_length`. `stream`: one after another, cut wherever a sample is full, so
+    that nothing is padded. The others keep whole what fits into a sample, and pad the rest of it: `next_fit` in the source's
+    order; `best_fit` the longest first, each where it leaves the least room, for `shuffled` (fewer truncated documents at
+    hardly any padding: Ding et al. 2024, arXiv 2404.10830). Padding counts in a version's `tokens`. Default: `stream`;
+    conversations (`messages_field`) `best_fit`, in another order `next_fit`. What is replayed `from_parents` stays as it was."""
+    overlong: Literal["drop", "cut"] | None = Field(
+        default=None, exclude_if=lambda overlong: overlong is None
+    )
+    """What becomes of documents longer than a sample where whole ones are packed: dropped and counted, or cut into pieces of
+    a sample and a rest, of which every token is still trained on. Default: `cut`; conversations are dropped."""
 
 
 class Replay(Section):
@@ -201,6 +214,14 @@ class Selection(Section):
         return SCORES[self.score].use_nll
 
 
+class Instruct(Section):
+    """Supervised fine-tuning on conversations: next-token prediction of the assistant's turns, given all that precedes them."""
+
+    type: Literal["instruct"]
+    train_on: Literal["all", "last"] = "all"
+    """The assistant's turns that are trained on: all, or of each conversation the last."""
+
+
 class Version(Section):
     """One version of the model: where it starts, what it trains on, for how long and how."""
 
@@ -212,6 +233,9 @@ class Version(Section):
     """Sources, shares and order of the training data; a `merge` has its first parent's."""
     schedule: Schedule
     """The learning rate over its steps; a `merge` has its first parent's."""
+    objective: Instruct | None = None
+    """What is learnt: `{type: instruct}` trains on conversations; default: the next token of all text. Of a source of
+    conversations the assistant's turns alone count under either."""
     selection: Selection | None = None
     """Selective-token loss; without it every token counts."""
     adapter: LoRA | None = None

@@ -42,6 +42,7 @@ class Batch:
         source: int64 [batch], number of the mixture key.
         replayed: bool [batch], samples of old data.
         selected: bool [batch, sequence], a selection made beforehand, if one was.
+        read: bool [batch, sequence], labels that are not padding, whether they count or not; None: `valid` has all of them.
         teacher_hidden: [batch, sequence, hidden], the last hidden states of the model that it is compared with, under sequence
             parallelism this rank's part of the sequence; on the last pipeline stage, if they were asked for.
     """
@@ -57,6 +58,7 @@ class Batch:
     replayed: torch.Tensor
     selected: torch.Tensor | None = None
     teacher_hidden: torch.Tensor | None = None
+    read: torch.Tensor | None = None
 
 
 def collate(
@@ -79,7 +81,9 @@ def collate(
     reference = torch.from_numpy(np.stack([sample.reference for sample in samples]))
     num_valid = torch.tensor([sample.num_valid for sample in samples])
     length = tokens.shape[1] - 1
-    valid = torch.arange(length)[None] < num_valid[:, None]
+    read = torch.arange(length)[None] < num_valid[:, None]
+    valid = read.clone()
+    masked = any(sample.counted is not None for sample in samples)
     for row, sample in enumerate(samples):
         if sample.counted is not None:
             valid[row] &= torch.from_numpy(sample.counted)
@@ -93,6 +97,7 @@ def collate(
         reference=reference.to(device, non_blocking=True),
         source=torch.tensor([0] * len(samples) if sources is None else sources, device=device),
         replayed=torch.tensor([False] * len(samples) if replayed is None else replayed, device=device),
+        read=read.to(device, non_blocking=True) if masked else None,
     )
 
 

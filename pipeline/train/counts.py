@@ -17,7 +17,7 @@ class Counts:
     """Sums over one global batch, equal on all ranks.
 
     Attributes:
-        tokens: Labels that count, per source [sources].
+        tokens: Labels that count, per source [sources]: those that a mask of their source leaves out do not.
         loss: Their summed loss in nats, per source [sources].
         selected_tokens: Labels of new data trained on.
         selected_loss: Their summed loss.
@@ -27,6 +27,7 @@ class Counts:
         selection: Fingerprint of the selected labels, likewise.
         threshold: Score that divides this batch; scope `global_lagged` alone has one.
         kl: Summed divergence from a teacher in nats, and of how many tokens; None if there is no teacher.
+        read: Labels read, per source [sources]: all but padding; None: those that count.
     """
 
     tokens: list[float]
@@ -38,11 +39,17 @@ class Counts:
     selection: str
     threshold: float | None = None
     kl: tuple[float, float] | None = None
+    read: list[float] | None = None
+
+    @property
+    def read_tokens(self) -> list[float]:
+        """Labels read, per source [sources], whether they count or not."""
+        return self.tokens if self.read is None else self.read
 
     @property
     def mean_loss(self) -> float:
-        """Nats per token."""
-        return sum(self.loss) / sum(self.tokens)
+        """Nats per token that counts; 0 if none does."""
+        return sum(self.loss) / (sum(self.tokens) or 1.0)
 
 
 @torch.no_grad()
@@ -56,22 +63,29 @@ def count_batch(nll: Tensor, selected: Tensor, batch: Batch, num_sources: int) -
         num_sources: Keys of the mixture.
 
     Returns:
-        `sums`, float64 [2 * num_sources + 3]: the first fields of `Counts`; `prints`, see `fingerprints`.
+        `sums`, float64 [3 * num_sources + 3]: `tokens`, `loss` and `read` of `Counts`, and the other numbers; `prints`, see `fingerprints`.
     """
-    exact, tokens = nll.double() * batch.valid, batch.valid.double()
-    sums = torch.zeros(2 * num_sources + 3, dtype=torch.float64, device=nll.device)
+    exact, tokens, read = nll.double() * batch.valid, batch.valid.double(), _read(batch).double()
+    sums = torch.zeros(3 * num_sources + 3, dtype=torch.float64, device=nll.device)
     sums[:num_sources].index_add_(0, batch.source, tokens.sum(1))
     sums[num_sources : 2 * num_sources].index_add_(0, batch.source, exact.sum(1))
     fresh = ~batch.replayed[:, None]
     chosen = selected & fresh
-    sums[-3], sums[-2] = chosen.sum(), (exact * chosen).sum()
-    sums[-1] = (batch.valid & fresh & (batch.reference == REF_MISSING)).sum()
+    unscored = (batch.valid & fresh & (batch.reference == REF_MISSING)).sum()
+    sums[2 * num_sources : -3].index_add_(0, batch.source, read.sum(1))
+    sums[-3], sums[-2], sums[-1] = chosen.sum(), (exact * chosen).sum(), unscored
     return {"sums": sums, "prints": fingerprints(batch, selected)}
 
 
-def fingerprints(batch: Batch, selected: Tensor) -> Tensor:
-    """int64 [2]: sums, wrapping, of a mix of every label (every selected label) with its place in the whole run.
+def _read(batch: Batch) -> Tensor:
+    """Labels that are not padding, bool [batch, sequence]."""
+    return batch.valid if batch.read is None else batch.read
 
+
+def fingerprints(batch: Batch, selected: Tensor) -> Tensor:
+    """int64 [2]: sums, wrapping, of a mix of every label read (every selected label) with its place in the whole run.
+
+    Labels that a mask leaves out are read, too: the first sum says what text there was, whatever is trained on of it.
     Addition commutes, so how samples are spread over ranks and micro-batches does not matter.
     """
     places = torch.arange(batch.indices.start, batch.indices.stop, device=selected.device)[:, None]
@@ -79,7 +93,7 @@ def fingerprints(batch: Batch, selected: Tensor) -> Tensor:
     mixed = (places * 0x5851F42D4C957F2D + batch.labels) * 0x2545F4914F6CDD1D
     mixed = (mixed ^ (mixed >> 29)) * 0x1B873593CC9E2D51
     mixed = mixed ^ (mixed >> 32)
-    return torch.stack([(mixed * batch.valid).sum(), (mixed * selected).sum()])
+    return torch.stack([(mixed * _read(batch)).sum(), (mixed * selected).sum()])
 
 
 def sum_counts(
@@ -95,7 +109,7 @@ def sum_counts(
     Returns:
         `sums` and `prints` as `count_batch` has them, and `kl`; the other pipeline stages do not know them, and have zeros.
     """
-    shapes = {"sums": (2 * num_sources + 3, torch.float64), "prints": (2, torch.int64)}
+    shapes = {"sums": (3 * num_sources + 3, torch.float64), "prints": (2, torch.int64)}
     if with_kl:
         shapes["kl"] = (2, torch.float64)
     if not mpu.is_pipeline_last_stage():
@@ -134,9 +148,11 @@ def read_counts(summed: dict[str, Tensor], *numbers: Tensor) -> tuple[Counts, li
     *by_source, selected_tokens, selected_loss, unscored_tokens = sums.tolist()
     extra = {name: other.tolist() for name, other in zip(names[1:], others, strict=True)}
     (threshold,) = extra.get("threshold", [math.inf])
+    number = len(by_source) // 3
     counts = Counts(
-        tokens=by_source[: len(by_source) // 2],
-        loss=by_source[len(by_source) // 2 :],
+        tokens=by_source[:number],
+        loss=by_source[number : 2 * number],
+        read=by_source[2 * number :],
         selected_tokens=selected_tokens,
         selected_loss=selected_loss,
         unscored_tokens=unscored_tokens,

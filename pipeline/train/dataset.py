@@ -3,7 +3,7 @@
 Every rank reads for itself; what it reads follows from the sample index alone, so there is no state to restore.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ import torch
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.mixture import is_replayed
-from perdure.pipeline.plan.plan import Plan, open_order, open_plan, place_of
+from perdure.pipeline.plan.plan import Plan, open_order, open_plan, open_tails, place_of
 from perdure.pipeline.train.batch import Batch, collate
 from perdure.pipeline.train.streams import Stream, expect_random_access, open_stream, read_sample
 
@@ -62,7 +62,13 @@ def open_dataset(
         name = source_of(entry["source"])
         documents, ends = open_order(plan_directory, key)
         sidecar = scores.get(name) if kinds and not is_replayed(key) else None
-        streams[key] = open_stream(data[name], sidecar, documents, ends, "", kinds, smoothing, open_once)
+        stream = open_stream(data[name], sidecar, documents, ends, "", kinds, smoothing, open_once)
+        streams[key] = replace(
+            stream,
+            tails=open_tails(plan_directory, key),
+            packed="packing" in entry,
+            last_turn=entry.get("labels") == "last",
+        )
         expect_random_access(streams[key])
     return Dataset(plan, streams, objective)
 

@@ -84,12 +84,13 @@ def _domain(
     sums = torch.zeros(2, len(documents), dtype=torch.float64, device=device)
 
     def read(index: int) -> Sample:
-        """A sample of the stream; only labels of what is measured count."""
+        """A sample of the stream; only labels of what is measured count, of those that the source's mask leaves."""
         places = np.arange(index * seq_length, (index + 1) * seq_length)
         if places[0] >= num_tokens:
             return blank_sample(stream.eos_id, seq_length)
         entry = np.searchsorted(stream.ends, places, side="right").clip(max=len(rows) - 1)
-        return read_sample(stream, index, seq_length)._replace(counted=rows[entry] >= 0)
+        sample, measured = read_sample(stream, index, seq_length), rows[entry] >= 0
+        return sample._replace(counted=measured if sample.counted is None else measured & sample.counted)
 
     def observe(nll: torch.Tensor, batch: Batch) -> None:
         places = torch.arange(
@@ -116,14 +117,14 @@ def _domain(
         "text_bits_per_byte": float((loss - separator_loss).sum()) / math.log(2) / num_bytes,
         "heldout_tokens": held.all_tokens,
         "heldout_documents": held.all_documents,
-        "cut_documents": int((documents["tokens"].to_numpy() < documents["num_tokens"].to_numpy()).sum()),
+        "cut_documents": int((documents["tokens"].to_numpy() < documents["heldout_tokens"].to_numpy()).sum()),
     }
     columns = {
         "domain": [name] * len(documents),
         **{key: documents[key] for key in ("tokens", "bytes", "topic", "language")},
         "loss": loss,
         "separator_loss": separator_loss,
-        "heldout_tokens": documents["num_tokens"],
+        "heldout_tokens": documents["heldout_tokens"],
         "hash": documents["hash"],
     }
     return Domain(summary, pa.table(columns).cast(DOCUMENTS))

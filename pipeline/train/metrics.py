@@ -23,7 +23,7 @@ class StepResult:
 
     Attributes:
         step: Its number, from 1.
-        tokens: Labels read by now, without padding.
+        tokens: Labels read by now, without padding; those that a mask leaves out are among them.
         budget_tokens: What the steps took of the version's budget, padding included.
         lr: Learning rate.
         grad_norm: Global gradient norm before clipping.
@@ -108,7 +108,7 @@ class Recorder:
         without its weight, stands by itself.
         """
         step, counts, selective, heldout = result.step, result.counts, result.selective, result.heldout
-        total_tokens, total_loss = sum(counts.tokens), sum(counts.loss)
+        total_tokens = sum(counts.tokens)
         competing_tokens, competing_loss = competing(self.sources, counts)
         unselected = competing_tokens - counts.selected_tokens
         replayed_tokens = total_tokens - competing_tokens
@@ -116,7 +116,7 @@ class Recorder:
             "step": step,
             "tokens": result.tokens,
             "budget_tokens": result.budget_tokens,
-            "loss": total_loss / total_tokens,
+            "loss": counts.mean_loss,
             "loss_selected": counts.selected_loss / counts.selected_tokens
             if selective and counts.selected_tokens
             else None,
@@ -131,7 +131,7 @@ class Recorder:
             "unscored_tokens": round(counts.unscored_tokens) if selective else None,
             "lr": result.lr,
             "grad_norm": result.grad_norm,
-            "tokens_per_second": total_tokens / result.seconds,
+            "tokens_per_second": sum(counts.read_tokens) / result.seconds,
             "mfu": result.mfu,
             "source_loss": {
                 name: loss / count
@@ -229,9 +229,9 @@ class Recorder:
 
 
 def macro(counts: Counts) -> float:
-    """Mean over the batch's sources of their mean loss, so that a small source is not lost in the sum."""
+    """Mean over the batch's sources of their mean loss, so that a small source is not lost in the sum; 0 if no label counts."""
     losses = [loss / tokens for loss, tokens in zip(counts.loss, counts.tokens) if tokens]
-    return sum(losses) / len(losses)
+    return sum(losses) / (len(losses) or 1)
 
 
 def competing(sources: tuple[str, ...], counts: Counts) -> tuple[float, float]:

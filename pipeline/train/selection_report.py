@@ -16,6 +16,7 @@ from perdure.pipeline.core.token_texts import token_texts
 from perdure.pipeline.model.language_model import reference_nats
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.mixture import is_replayed
+from perdure.pipeline.plan.packing import PADDING
 from perdure.pipeline.plan.plan import Plan, locate, place_of
 from perdure.pipeline.recipe import Selection, Training
 from perdure.pipeline.train.batch import Batch
@@ -223,7 +224,8 @@ def label_documents(stream: Stream, sample: int, seq_length: int) -> np.ndarray:
     """The documents that a sample's labels come from, int64 [labels], at most `seq_length`; as `read_sample` counts."""
     end = min((sample + 1) * seq_length, int(stream.ends[-1]))
     places = np.searchsorted(stream.ends, np.arange(sample * seq_length, end), side="right")
-    return stream.documents[places]
+    documents = stream.documents[places]
+    return documents[documents != PADDING]  # which comes last
 
 
 def document_topics(data: Path, shard_starts: np.ndarray, documents: np.ndarray) -> dict[int, str]:

@@ -78,7 +78,7 @@ class TrainState:
             step: Its number.
             seconds: It took.
             devices: That trained meanwhile.
-            read: Labels by key of the mixture.
+            read: Labels read by key of the mixture, whether they count or not.
         """
         assert self.consumed is not None and self.device_seconds is not None
         return replace(

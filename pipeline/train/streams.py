@@ -13,7 +13,7 @@ import numpy as np
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
-from perdure.pipeline.core.shards import REF_MISSING, Shard, open_shard
+from perdure.pipeline.core.shards import LAST_LABEL, NO_LABEL, REF_MISSING, Shard, open_shard
 from perdure.pipeline.evaluate.documents import Heldout
 from perdure.pipeline.train.batch import Sample
 from perdure.pipeline.train.paging import ask, find_place, memory_map
@@ -34,6 +34,10 @@ class Stream:
         eos_id: Stands before the first document.
         smoothing: Neighbours to either side that the sidecars are averaged over.
         tails: int64 [entries], tokens of its document behind each entry; None if entries are whole documents.
+        masks: Per shard, which tokens count as labels (`core.shards.LABEL`); empty: all do.
+        last_turn: Whether only labels of a conversation's last assistant turn count.
+        packed: Whether samples are made of whole entries (`plan/packing.py`): entries of document -1 are then padding, and
+            each sample begins behind a separator, whatever stands before it.
     """
 
     documents: np.ndarray
@@ -44,13 +48,17 @@ class Stream:
     eos_id: int
     smoothing: int = 0
     tails: np.ndarray | None = None
+    masks: tuple[Shard, ...] = ()
+    last_turn: bool = False
+    packed: bool = False
 
 
 def expect_random_access(stream: Stream) -> None:
     """Tells the system to read no pages around those asked for: the 128 KiB of its read-ahead are other samples'."""
-    shards = [*stream.shards, *(sidecar for group in stream.sidecars for sidecar in group)]
+    shards = [*stream.shards, *stream.masks, *(sidecar for group in stream.sidecars for sidecar in group)]
     arrays = [array for shard in shards for array in (shard.values, shard.lengths, shard.pointers)]
-    for array in (stream.documents, stream.ends, *arrays):
+    entries = [stream.documents, stream.ends, *([] if stream.tails is None else [stream.tails])]
+    for array in (*entries, *arrays):
         if (mapped := memory_map(array)) is not None:
             mapped.madvise(mmap.MADV_RANDOM)
 
@@ -122,14 +130,25 @@ def open_stream(
         for task, shard in enumerate(shards):
             prefixes = [scores / f"{task:05d}.{kind}" for kind in kinds]
             sidecars.append(tuple(_sidecar(opened(prefix), shard, prefix) for prefix in prefixes))
+    masked = manifest["tasks"] if manifest.get("label_mask") else 0
+    masks = [data / f"{prefix}{task:05d}.mask" for task in range(masked)]
     starts = np.cumsum([0, *(len(shard.lengths) for shard in shards)])[:-1]
-    return Stream(documents, ends, starts, shards, sidecars, manifest["eos_id"], smoothing)
+    return Stream(
+        documents,
+        ends,
+        starts,
+        shards,
+        sidecars,
+        manifest["eos_id"],
+        smoothing,
+        masks=tuple(_sidecar(opened(mask), shard, mask) for mask, shard in zip(masks, shards)),
+    )
 
 
 def _sidecar(sidecar: Shard, shard: Shard, prefix: Path) -> Shard:
     if len(sidecar.values) > len(shard.values) or len(sidecar.lengths) != len(shard.lengths):
         raise PerdureError(
-            f"{prefix}: {len(sidecar.values):,} losses for {len(shard.values):,} tokens; "
+            f"{prefix}: {len(sidecar.values):,} values for {len(shard.values):,} tokens; "
             "it belongs to other data: delete it and run again"
         )
     return sidecar
@@ -157,6 +176,8 @@ def _spans(stream: Stream, position: int, last: int) -> list[_Span]:
     while end < last:
         document, end = int(stream.documents[place]), int(stream.ends[place])
         tail = 0 if stream.tails is None else int(stream.tails[place])
+        if document < 0:  # padding, which ends a sample
+            break
         task = int(np.searchsorted(stream.shard_starts, document, side="right")) - 1
         number = document - int(stream.shard_starts[task])
         for part in (stream.shards[task], *_partial(stream, task)):
@@ -177,6 +198,8 @@ def _spans(stream: Stream, position: int, last: int) -> list[_Span]:
         ask(shard.values, spans[-1].begin, finish)
         for part in stream.sidecars[task] if stream.sidecars else ():
             ask(part.values, spans[-1].begin - before, finish - before)
+        if stream.masks:
+            ask(stream.masks[task].values, spans[-1].begin, finish)
         position = stop
     return spans
 
@@ -217,11 +240,16 @@ def read_sample(stream: Stream, sample: int, seq_length: int) -> Sample:
     last = min(first + 1 + seq_length, int(stream.ends[-1]))
     tokens = np.full(seq_length + 1, stream.eos_id, np.int64)
     reference = np.full(seq_length + 1, REF_MISSING, np.int32)
+    counted = np.zeros(seq_length + 1, bool) if stream.masks else None
     opening = [0]  # places of the inputs that open a document
-    for span in _spans(stream, max(first, 0), last):
+    spans = _spans(stream, first + 1 if stream.packed else max(first, 0), last)
+    for span in spans:
         shard = stream.shards[span.task]
         place = slice(span.position - first, span.position - first + span.stop - span.begin)
         tokens[place] = shard.values[span.begin : span.stop]
+        if counted is not None:
+            mask = stream.masks[span.task].values[span.begin : span.stop]
+            counted[place] = mask == LAST_LABEL if stream.last_turn else mask != NO_LABEL
         # The end-of-sequence token of a document opens the next one, or the padding.
         if span.stop == span.document[1] and 0 < place.stop - 1 < seq_length:
             opening.append(place.stop - 1)
@@ -236,4 +264,5 @@ def read_sample(stream: Stream, sample: int, seq_length: int) -> Sample:
                 units = smoothed(units, stream.smoothing)
             reference[place] = units[span.begin - start : span.stop - start]
     documents = tuple(stop - start for start, stop in pairwise([*opening, seq_length]))
-    return Sample(tokens, reference[1:], last - (first + 1), documents)
+    num_valid = spans[-1].position + spans[-1].stop - spans[-1].begin - (first + 1)
+    return Sample(tokens, reference[1:], num_valid, documents, None if counted is None else counted[1:])

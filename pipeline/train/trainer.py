@@ -191,7 +191,7 @@ class Trainer:
             skipped = self.pass_over(step, verdict, f"version {session.paths.directory.name}: {what}")
         else:
             self.accept(counts)
-        read = dict(zip(self.dataset.plan.keys, counts.tokens, strict=True))
+        read = dict(zip(self.dataset.plan.keys, counts.read_tokens, strict=True))
         self.state = self.state.after(step, seconds, devices()[1], read)
         return StepResult(
             step=step,
@@ -266,7 +266,7 @@ class Trainer:
         rate = training.seq_length * training.global_batch_size / result.seconds
         mfu = model_flop_utilisation(rate, self.flops, session.layout.world_size, training.precision)
         line = self.recorder.step(replace(result, mfu=mfu, heldout_on=self.measured_on))
-        pace.add(sum(result.counts.tokens), result.seconds)
+        pace.add(sum(result.counts.read_tokens), result.seconds)
         if result.step % training.log_interval == 0 or result.step == self.state.total_steps:
             logger.info(pace.line(line, self.state.total_steps))
 
