@@ -9,7 +9,7 @@ setup(
     packages=[f"perdure.{package}" for package in packages],
     package_dir={f"perdure.{package}": package.replace(".", "/") for package in packages},
     package_data={
-        "perdure.data_recipes": ["*.yaml", "reproduce/*.yaml"],
+        "perdure.data_recipes": ["*.yaml", "*.jinja", "reproduce/*.yaml"],
         "perdure.pipeline": ["py.typed"],
         "perdure.pipeline.evaluate.report": ["*.css", "*.html"],
         "perdure.pipeline.cli.inspection": ["*.html"],

@@ -10,6 +10,7 @@ from perdure.pipeline.checks import (
     amounts,
     anchors,
     averaging,
+    chats,
     cleaning,
     evaluation,
     hooks,
@@ -206,6 +207,7 @@ def _checks(recipe: Recipe, of_versions: bool) -> list[Callable[[], Iterator[Pro
                 sources.executor,
                 scoring.windows,
                 scoring.positions,
+                chats.conversations,
             ),
             *model.CHECKS,
             *evaluation.CHECKS,
@@ -227,7 +229,17 @@ def _checks(recipe: Recipe, of_versions: bool) -> list[Callable[[], Iterator[Pro
                 *merging.CHECKS,
                 *averaging.CHECKS,
                 *adapters.CHECKS,
-                *map(_of_training, (*mixtures.CHECKS, *schedules.CHECKS, *anchors.CHECKS, *hooks.CHECKS)),
+                *map(
+                    _of_training,
+                    (
+                        *mixtures.CHECKS,
+                        chats.instruct,
+                        chats.packing,
+                        *schedules.CHECKS,
+                        *anchors.CHECKS,
+                        *hooks.CHECKS,
+                    ),
+                ),
             )
         ]
     return checks

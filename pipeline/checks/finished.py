@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from perdure.pipeline.checks.mixtures import named_places
+from perdure.pipeline.checks.packed import packed
 from perdure.pipeline.checks.pools import pool_repetition
 from perdure.pipeline.checks.sizes import available_tokens, domain_tokens, finished_sources
 from perdure.pipeline.core.errors import Problem
@@ -96,7 +97,11 @@ def repetition(finished: dict[str, dict], recipe: Recipe, name: str, version: Ve
             continue
         if (available := available_tokens(counts, domain, member.lowest_perplexity)) is None:
             continue  # planning counts it
-        epochs = float(samples + before.get(key, 0)) / max(1, -(-available // seq_length))
+        per_epoch: float = -(-available // seq_length)
+        if (told := packed(recipe, domain, member)) and told["packing"]:
+            whole = domain_tokens(counts, domain)
+            per_epoch = told["samples"] * (available / whole if member.lowest_perplexity and whole else 1)
+        epochs = float(samples + before.get(key, 0)) / max(1, per_epoch)
         if samples and epochs > version.mixture.max_repetition:
             yield Problem(
                 f"versions.{name}.mixture.max_repetition",

@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from perdure.pipeline.checks.packed import packed
 from perdure.pipeline.checks.sizes import (
     available_tokens,
     chosen_part,
+    domain_tokens,
     estimated_tokens,
     finished_sources,
     lowest_tokens,
@@ -41,6 +43,12 @@ def mixture_table(recipe: Recipe, name: str, sources: dict[str, dict], counts: d
         subset = _subset(recipe, domain, mixture.perplexity_model, lowest)
         if subset and subset["chosen"]:
             available = subset["chosen"]["taken"]["tokens"]
+        told = packed(recipe, domain, settings)
+        if told and told["packing"] and available:  # padding counts in what is taken
+            whole = told["samples"] * seq_length
+            available = (
+                whole if lowest is None else round(whole * available / domain_tokens(counts[source], domain))
+            )
         pool = is_replayed(key) and bool(mixture.replay and mixture.replay.from_parents)
         found.append(
             {
@@ -49,6 +57,7 @@ def mixture_table(recipe: Recipe, name: str, sources: dict[str, dict], counts: d
                 "order": settings.order,
                 "buckets": settings.buckets,
                 "lowest_perplexity": subset,
+                "packed": told,
                 "share": float(planned[key] / total),
                 "tokens": round(tokens),
                 "available": available,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from fractions import Fraction
 
+from perdure.pipeline.checks.packed import packed
 from perdure.pipeline.checks.sizes import domain_tokens
 from perdure.pipeline.core.errors import Problem
 from perdure.pipeline.plan.domains import source_of
@@ -35,7 +36,9 @@ def pool_repetition(
         samples = consumed.get(domain) or consumed[f"replay/{domain}"]
         counts = finished.get(source_of(domain))
         if counts and (tokens := domain_tokens(counts, domain)):
-            samples = min(samples, Fraction(-(-tokens // seq_length)))
+            told = packed(recipe, domain, expected.sources[domain]) if expected else None
+            whole = told["samples"] if told and told["packing"] else -(-tokens // seq_length)
+            samples = min(samples, Fraction(whole))
         pool += samples
     planned = planned_samples(recipe, owner, steps_before + num_steps(recipe, version))
     replayed = sum(samples for key, samples in planned.items() if is_replayed(key))

@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.tree import Tree
 
+from perdure.pipeline.checks.packed import packed_words
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.order import RANKED
 from perdure.pipeline.plan.parts import describe
@@ -57,6 +58,7 @@ def mixture_tree(version: dict[str, Any], estimated: dict[str, bool]) -> Tree:
                 order += f", {_subset_words(member, version['perplexity_model'])}"
             branch.add(
                 f"{member['source']} {member['share']:.1%}, {member['tokens']:,} tokens{times}, {order}"
+                + packed_words(member["packed"])
             )
         if len(members) > LISTED:
             branch.add(more_of(len(members) - LISTED, "sources"))

@@ -60,9 +60,10 @@ def _fields(where: str, reader: JsonlReader | ParquetReader) -> Problems:
         return
     if fields is None:
         yield Problem(f"{where}.path", str(reader.path), "no JSON lines: should hold one object a line")
-    elif fields and reader.text_field not in fields:
-        remedy = f"no document has this field{near(reader.text_field, fields)}"
-        yield Problem(f"{where}.text_field", reader.text_field, remedy)
+    for option in ("messages_field", "tools_field") if reader.messages_field else ("text_field",):
+        name = getattr(reader, option)
+        if fields and name is not None and name not in fields:
+            yield Problem(f"{where}.{option}", name, f"no document has this field{near(name, fields)}")
     if fields and "metadata" not in fields:  # which has fields of its own
         for name in sorted(reader.where.keys() - fields):
             yield Problem(f"{where}.where", name, f"no document has this field{near(name, fields)}")

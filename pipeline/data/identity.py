@@ -24,6 +24,8 @@ READING = 2
 READ_OTHERWISE = {"jsonl": {"broken_json", "invalid_utf8"}, "parquet": {"invalid_utf8"}}
 """By reader: reasons for which version 1 dropped documents that this one may keep."""
 
+CHATS = 1
+"""Version of what the stage makes of conversations."""
 WORDS = 2
 """Version of what words of a text are to topics and subsets (`features`); manifests of topics hold it."""
 
@@ -112,6 +114,8 @@ def data_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict) 
         "parse_special_tokens": facts["parse_special_tokens"],
     }
     inputs |= _as_loaded(facts)
+    if recipe.sources[name].has_conversations:
+        inputs["chat"] = {"format": CHATS, "template": facts.get("chat_template")}
     if recipe.sources[name].topics is not None:
         inputs["topics"] = part_inputs(recipe, name, "topics", clean)
     if recipe.sources[name].subset is not None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,12 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
 
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.shards import NO_LABEL
 from perdure.pipeline.core.tokenizers import LoadedTokenizer, load_tokenizer
+from perdure.pipeline.data.chat import ChatTemplate, encode_chat, load_template, render, text_of_labels
 from perdure.pipeline.data.cleaning.normalise import count_words, is_heldout, text_hash
+from perdure.pipeline.data.read.conversations import CONVERSATION
 from perdure.pipeline.data.tokenizer.compared import SAMPLES, Sample
 from perdure.pipeline.data.tokenizer.coverage import NOTHING_LEFT, count_visible, gaps
 
@@ -20,6 +25,8 @@ UINT16_VOCAB = 65500
 """Vocabularies below this size are stored in two bytes a token, as Megatron does, others in four."""
 BATCH_CHARS = 1 << 20
 """Characters tokenised at a time; a longer document is a batch of its own."""
+SPECIAL_TOKENS = "special_tokens"
+"""Why a conversation is dropped in whose messages special tokens are spelled, which would begin or end turns."""
 WITHOUT_TOKENS = "without_tokens"
 """Why a document is dropped of whose characters hardly any has a token."""
 PREFIXES = {"train": "{:05d}", "heldout": "heldout.{:05d}"}
@@ -44,7 +51,7 @@ DOCUMENTS = pa.schema(
 
 
 class ShardWriter(PipelineStep):
-    """Writes each document's tokens and a separator to the shard of its split."""
+    """Writes each document's tokens and a separator to the shard of its split; of conversations, a label mask beside it."""
 
     type = "🔢 - TOKENIZER"
     name = "Megatron shards"
@@ -57,8 +64,10 @@ class ShardWriter(PipelineStep):
         subset: Path | None,
         heldout_fraction: float,
         reserved_fraction: float,
+        chats: bool = False,
     ):
         super().__init__()
+        self.chats = chats
         self.directory, self.tokenizer, self.topics, self.subset = directory, tokenizer, topics, subset
         self.heldout_fraction, self.reserved_fraction = heldout_fraction, reserved_fraction
 
@@ -69,13 +78,18 @@ class ShardWriter(PipelineStep):
         return None if is_heldout(digest, self.reserved_fraction) else "train"
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
-        """Writes `<rank>.{bin,idx}`, `heldout.<rank>.{bin,idx}` and `docs.<rank>.parquet`."""
+        """Writes `<rank>.{bin,idx}`, `heldout.<rank>.{bin,idx}`, masks of conversations, and `docs.<rank>.parquet`."""
         tokenizer, sample = load_tokenizer(self.tokenizer), Sample()
+        template = load_template(self.tokenizer) if self.chats else None
         uncovered = gaps(tokenizer.tokenizer) if tokenizer.loses_characters else None
         size = 2 if tokenizer.vocab_size < UINT16_VOCAB else 4
         shards = {
             split: MegatronTokenizedFile(str(self.directory), prefix.format(rank), token_size=size)
             for split, prefix in PREFIXES.items()
+        }
+        masks = {
+            split: MaskFile(self.directory, f"{prefix.format(rank)}.mask")
+            for split, prefix in (PREFIXES if template else {}).items()
         }
         topics = iter(_column(self.topics, rank, "topic"))
         taken = iter(_column(self.subset, rank, "keep"))
@@ -84,9 +98,10 @@ class ShardWriter(PipelineStep):
                 rows = []
                 batch_texts = [document.text for document in batch]
                 missing = uncovered.missing(batch_texts) if uncovered else [0] * len(batch)
-                for document, tokens, lost in zip(
-                    batch, encode(tokenizer, batch_texts), missing, strict=True
+                for document, encoded, lost in zip(
+                    batch, encode(tokenizer, batch, template), missing, strict=True
                 ):
+                    tokens = encoded.tokens
                     digest = text_hash(document.text)
                     topic, take = next(topics, None), next(taken, True)
                     split = self.split_of(digest)
@@ -95,6 +110,8 @@ class ShardWriter(PipelineStep):
                         reason = "heldout_elsewhere"
                     elif not (take or split == "heldout"):
                         reason = "not_in_subset"
+                    elif template and any(spelling in document.text for spelling in template.spellings):
+                        reason = SPECIAL_TOKENS
                     elif uncovered:
                         reason = self.judge(document, lost, sample)
                     if split is None or reason is not None:
@@ -102,9 +119,9 @@ class ShardWriter(PipelineStep):
                         self.stat_update(f"{reason}:words", value=count_words(document.text))
                         self.stat_update(f"{reason}:tokens", value=len(tokens))
                         continue
-                    sample.add(document, digest, tokens)
+                    sample.add(Document(encoded.text, document.id), digest, encoded.with_separator)
                     self.stat_update("separators", value=tokens.count(tokenizer.eos_id) - 1)
-                    num_bytes = len(document.text.encode())
+                    num_bytes = encoded.num_bytes
                     language = document.metadata.get("language")
                     rows.append(
                         {
@@ -113,15 +130,26 @@ class ShardWriter(PipelineStep):
                             "sequence": len(shards[split].sequence_lengths),
                             "id": document.id,
                             "num_tokens": len(tokens),
-                            "num_chars": len(document.text),
+                            "num_chars": len(encoded.text),
                             "num_bytes": num_bytes,
                             "hash": f"{digest:016x}",
                             "topic": topic,
                             "language": language if isinstance(language, str) else None,
-                            "metadata": json.dumps(document.metadata, ensure_ascii=False, sort_keys=True),
+                            "metadata": json.dumps(
+                                {
+                                    key: value
+                                    for key, value in document.metadata.items()
+                                    if key != CONVERSATION
+                                },
+                                ensure_ascii=False,
+                                sort_keys=True,
+                            ),
                         }
                     )
                     shards[split].write(tokens)
+                    if encoded.mask is not None:
+                        masks[split].write(encoded.mask)
+                        self.stat_update(f"{split}_labels", value=len(tokens) - encoded.mask.count(NO_LABEL))
                     for key, value in (("documents", 1), ("tokens", len(tokens)), ("bytes", num_bytes)):
                         self.stat_update(f"{split}_{key}", value=value)
                     for kind, label in (("topics", topic), ("languages", language)):
@@ -129,7 +157,7 @@ class ShardWriter(PipelineStep):
                             self.stat_update(f"{kind}:{split}_documents:{label}")
                             self.stat_update(f"{kind}:{split}_tokens:{label}", value=len(tokens))
                 table.write_table(pa.Table.from_pylist(rows, DOCUMENTS))
-        for shard in shards.values():
+        for shard in (*shards.values(), *masks.values()):
             shard.close()
         sample.write(self.directory.parent / SAMPLES / f"{rank:05d}.json")
 
@@ -177,7 +205,43 @@ def batches(documents: DocumentsPipeline) -> Iterator[list[Document]]:
         yield batch
 
 
-def encode(tokenizer: LoadedTokenizer, texts: list[str]) -> Iterator[list[int]]:
-    """Token ids of each text, and the separator."""
-    for encoding in tokenizer.tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-        yield [*encoding.ids, tokenizer.eos_id]
+class Encoded(NamedTuple):
+    """A document as it is written.
+
+    Attributes:
+        text: What was tokenised.
+        tokens: Their ids, the separator last.
+        mask: Which of them are labels, a number each; None: all are.
+        num_bytes: UTF-8 bytes of the text that counts.
+        with_separator: The text's own ids and a separator behind them.
+    """
+
+    text: str
+    tokens: list[int]
+    mask: list[int] | None
+    num_bytes: int
+    with_separator: list[int]
+
+
+def encode(
+    tokenizer: LoadedTokenizer, documents: list[Document], template: ChatTemplate | None = None
+) -> Iterator[Encoded]:
+    """Token ids of each document, and the separator; of a conversation, as the template renders it."""
+    eos = tokenizer.eos_id
+    if template is None:
+        texts = [document.text for document in documents]
+        for text, encoding in zip(
+            texts, tokenizer.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        ):
+            tokens = [*encoding.ids, eos]
+            yield Encoded(text, tokens, None, len(text.encode()), tokens)
+        return
+    tokenizer.tokenizer.encode_special_tokens = False  # the template's own are tokens
+    for document in documents:
+        rendered = render(template, document.metadata[CONVERSATION])
+        tokens, mask = encode_chat(rendered, tokenizer.tokenizer, eos, template.spellings)
+        if not any(mask):
+            raise PerdureError(f"{template.name}: no token of document {document.id} would be trained on")
+        own = tokens[: len(tokens) - (not rendered.text.endswith(template.special["eos_token"]))]
+        num_bytes = len(text_of_labels(rendered, template.spellings).encode())
+        yield Encoded(rendered.text, tokens, mask, num_bytes, [*own, eos])

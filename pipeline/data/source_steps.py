@@ -103,6 +103,8 @@ def make_shards(
         "counts": cleaned["counts"],
         "command": typed_command(),
     }
+    if recipe.sources[name].has_conversations:
+        manifest["label_mask"] = True
     logger.info(f"tokenising {name}")
     tokenise_source(context, final, name, made, subset, heldout, exported, manifest)
     return final

@@ -14,7 +14,7 @@ from perdure.pipeline.data.cleaning.counted import step_counts, total
 from perdure.pipeline.data.context import ShardInputs, StageContext
 from perdure.pipeline.data.read.readers import CleanedDocuments
 from perdure.pipeline.data.read.rows import merge_tables
-from perdure.pipeline.data.shard import PREFIXES, WITHOUT_TOKENS, ShardWriter, shard_files
+from perdure.pipeline.data.shard import PREFIXES, SPECIAL_TOKENS, WITHOUT_TOKENS, ShardWriter, shard_files
 from perdure.pipeline.data.tokenizer.compared import SAMPLES, compare, read_samples
 
 
@@ -49,14 +49,16 @@ def tokenise_source(
     """
     with building(context.out, final) as work:
         artefact = work / "artefact"
-        fractions = heldout_fraction, context.reserved_fraction
-        writer = ShardWriter(artefact, inputs.tokenizer, inputs.topics, subset, *fractions)
+        fractions, chats = (heldout_fraction, context.reserved_fraction), bool(manifest.get("label_mask"))
+        writer = ShardWriter(artefact, inputs.tokenizer, inputs.topics, subset, *fractions, chats)
         *_, counts = context.execute([CleanedDocuments(str(inputs.clean)), writer], work / "tokenise")
         facts = read_json(inputs.tokenizer / "manifest.json")
         compared, worst = read_samples(work / SAMPLES)
-        compare(compared, exported(), facts["parse_special_tokens"], f"sources.{name}")
+        compare(compared, exported(), facts["parse_special_tokens"] or chats, f"sources.{name}")
         loses = bool((facts.get("loaded") or {}).get("loses_characters"))
-        steps = _all_steps(manifest["counts"]["steps"], counts, subset=subset is not None, loses=loses)
+        steps = _all_steps(
+            manifest["counts"]["steps"], counts, subset=subset is not None, chats=chats, loses=loses
+        )
         for split in ("heldout", "train"):
             if not counts[f"{split}_documents"]:
                 raise _no_document(name, split, heldout_fraction, steps, counts, worst)
@@ -70,12 +72,16 @@ def tokenise_source(
         finish(artefact, manifest | {"counts": counted, "files": files})
 
 
-def _all_steps(cleaning: list[dict], counts: Counter, *, subset: bool, loses: bool) -> list[dict]:
+def _all_steps(
+    cleaning: list[dict], counts: Counter, *, subset: bool, chats: bool, loses: bool
+) -> list[dict]:
     """Records of the cleaning's steps, and of those that drop documents while shards are written."""
     steps = list(cleaning)
     steps.append(_record("split", steps[-1]["out"], "heldout_elsewhere", counts))
     if subset:
         steps.append(_record("subset", steps[-1]["out"], "not_in_subset", counts))
+    if chats:
+        steps.append(_record("chats", steps[-1]["out"], SPECIAL_TOKENS, counts))
     if loses:
         steps.append(_record("tokens", steps[-1]["out"], WITHOUT_TOKENS, counts))
     return steps
@@ -119,11 +125,14 @@ def _counts(steps: list[dict], counts: Counter) -> dict[str, Any]:
     kept = sum(split["tokens"] for split in splits.values())
     dropped = {
         reason: count
-        for reason in ("heldout_elsewhere", "not_in_subset", WITHOUT_TOKENS)
+        for reason in ("heldout_elsewhere", "not_in_subset", SPECIAL_TOKENS, WITHOUT_TOKENS)
         if (count := counts[f"{reason}:tokens"])
     }
     tokens = {"in": kept + sum(dropped.values()), "dropped": dropped, "out": kept}
     labels = {kind: _by_label(counts, kind) for kind in ("topics", "languages")}
+    for split, kept_there in splits.items():
+        if f"{split}_labels" in counts:
+            kept_there["labels"] = counts[f"{split}_labels"]
     counted: dict[str, Any] = {"documents": documents, "words": words, "tokens": tokens, "steps": steps}
     return counted | splits | labels | {"separators_inside": counts["separators"]}
 

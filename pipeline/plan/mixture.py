@@ -106,7 +106,7 @@ def _samples_of(version: Version) -> tuple:
     mixture = version.mixture
     read = read_share(mixture.replay, trained_fraction(version))
     dumped = mixture.model_dump(exclude={"max_repetition": True, "replay": {"share", "share_of"}})
-    return dumped, read, order_of_sources(mixture)
+    return dumped, read, order_of_sources(mixture), version.objective
 
 
 def without_idle(version: dict) -> dict:

@@ -169,10 +169,7 @@ def pack_order(documents: Path, ends: Path, tails: Path, size: int, how: Packing
     dropped = (0, 0) if cut else (int(long.sum()), int(lengths[long].sum()))
     if not cut:
         numbers, lengths = numbers[~long], lengths[~long]
-    pieces = -(-lengths // size)
-    document = np.repeat(np.arange(len(numbers)), pieces)
-    begins = (np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * size
-    sizes = np.minimum(lengths[document] - begins, size)
+    document, begins, sizes = cut_pieces(lengths, size)
     samples = next_fit(sizes, size) if how[0] == "next_fit" else _best_fit(sizes, size)
     order = np.argsort(samples, kind="stable")  # within a sample, in the source's order
     samples, document, sizes = samples[order], document[order], sizes[order]
@@ -189,6 +186,14 @@ def pack_order(documents: Path, ends: Path, tails: Path, size: int, how: Packing
     if behind.any():
         _save(tails, np.insert(behind, first[after], 0))
     return Packed(number, len(numbers), int(lengths.sum()), int(long.sum()) if cut else 0, *dropped)
+
+
+def cut_pieces(lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pieces of at most `size` tokens: each one's document, where it begins in it, and its tokens, int64 [pieces]."""
+    pieces = -(-lengths // size)
+    document = np.repeat(np.arange(len(lengths)), pieces)
+    begins = (np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * size
+    return document, begins, np.minimum(lengths[document] - begins, size)
 
 
 def _best_fit(sizes: np.ndarray, size: int) -> np.ndarray:

@@ -87,6 +87,7 @@ from perdure.pipeline.recipe.training import (
     Training,
 )
 from perdure.pipeline.recipe.versions import (
+    Instruct,
     LowestPerplexity,
     Mixture,
     MixtureSource,
@@ -132,6 +133,7 @@ __all__ = [
     "HuggingFaceTokenizer",
     "InfiniteSchedule",
     "Init",
+    "Instruct",
     "JsonlReader",
     "KLAnchor",
     "KeepEvery",

@@ -188,7 +188,15 @@ class DataStage(Section):
     """Where tasks run, by `type`. What they write does not depend on it."""
 
 
-class HuggingFaceTokenizer(Section):
+class ChatTokenizer(Section):
+    """Tokenizers; any of them can have a chat template."""
+
+    chat_template: Path | None = Field(default=None, exclude_if=lambda path: path is None)
+    """A file with the Jinja template by which conversations are rendered, as `chat_template.jinja` of a Hugging Face
+    directory; exported models have it. Default: the tokenizer's own, if it has one."""
+
+
+class HuggingFaceTokenizer(ChatTokenizer):
     """The tokenizer of a Hugging Face model directory."""
 
     type: Literal["huggingface"]
@@ -202,7 +210,7 @@ class HuggingFaceTokenizer(Section):
     special are always matched."""
 
 
-class SentencePieceTokenizer(Section):
+class SentencePieceTokenizer(ChatTokenizer):
     """A sentencepiece model file."""
 
     type: Literal["sentencepiece"]
@@ -210,7 +218,7 @@ class SentencePieceTokenizer(Section):
     """The `.model` file; its end-of-sequence piece separates documents."""
 
 
-class TrainedTokenizer(Section):
+class TrainedTokenizer(ChatTokenizer):
     """A byte-level BPE tokenizer trained on the recipe's own sources, held-out documents excluded."""
 
     type: Literal["train"]
@@ -223,7 +231,7 @@ class TrainedTokenizer(Section):
     the lowest hashes. Training takes some minutes for the default, on one machine, whatever the size of the corpus."""
 
 
-class ExtendedTokenizer(Section):
+class ExtendedTokenizer(ChatTokenizer):
     """A model's BPE tokenizer with tokens added for a new domain (vocabulary extension, as in Swallow).
 
     The old tokens keep their ids and merges. A model with the old tokenizer, or a version made with it, may start

@@ -16,7 +16,7 @@ from perdure.pipeline.recipe.training import Model, Parallel, Training
 from perdure.pipeline.recipe.versions import Version
 
 INHERITED = {
-    "branch": ("mixture", "selection", "weight_decay"),
+    "branch": ("mixture", "objective", "selection", "weight_decay"),
     "merge": ("mixture", "schedule"),
     "average": ("mixture", "schedule"),
 }
@@ -58,8 +58,8 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _children_inherit(cls, tree: Any) -> Any:
-        """Gives a version fields of its parent where it has none of its own: a branch its mixture, selection and weight
-        decay, a merge or an average the mixture and schedule of the first one."""
+        """Gives a version fields of its parent where it has none of its own: a branch its mixture, objective, selection
+        and weight decay, a merge or an average the mixture and schedule of the first one."""
         versions = tree.get("versions") if isinstance(tree, dict) else None
         if not isinstance(versions, dict):
             return tree

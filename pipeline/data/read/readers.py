@@ -33,6 +33,8 @@ def reader_step(reader: recipe.Reader) -> PipelineStep:
     step = _step(reader)
     if isinstance(reader, recipe.RowsReader):
         step.where = reader.where
+        if reader.messages_field is not None:
+            step.fields = reader.messages_field, reader.tools_field
     return step
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.readers.base import BaseDiskReader, BaseReader
 
+from perdure.pipeline.data.read.conversations import CONVERSATION, conversation_of
 from perdure.pipeline.data.read.rows import LONGEST
 from perdure.pipeline.data.read.values import as_json, without_surrogates
 from perdure.pipeline.recipe.where import WHERE, Where
@@ -22,10 +23,20 @@ class CountedReader(BaseReader):
 
     where: Where = MappingProxyType({})
     """Documents that are taken."""
+    fields: tuple[str, str | None] | None = None
+    """The fields of a conversation and of its tools, in place of a text's; None: documents are texts."""
 
     def get_document_from_dict(self, data: dict, source_file: str, id_in_file: int | str) -> Document | None:
         """A document with all other fields as metadata; None, and counted, if it has no text or is not wanted."""
         self.stat_update("in")
+        conversation = None
+        if self.fields is not None:
+            messages, tools = (data.pop(field, None) if field else None for field in self.fields)
+            found = conversation_of(messages, tools)
+            if isinstance(found, str):
+                self.stat_update(f"dropped:{found}")
+                return None
+            data[self.text_key], conversation = found
         text = data.pop(self.text_key, None)
         if isinstance(text, pa.Buffer):
             if text.size > LONGEST:
@@ -44,6 +55,8 @@ class CountedReader(BaseReader):
         if not isinstance(metadata, dict):
             metadata = {} if metadata is None else {"metadata": metadata}
         metadata |= {key: value for key, value in data.items() if not isinstance(value, bytes)}
+        if conversation is not None:
+            metadata[CONVERSATION] = conversation
         metadata = as_json(metadata)
         if reason := refusal(self.where, metadata):
             self.stat_update(f"dropped:{reason}")

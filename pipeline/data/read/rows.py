@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,6 +55,37 @@ def first_lines(path: Path, count: int) -> Iterator[bytes]:
         if line is None:
             return
         yield line
+
+
+def first_values(
+    reader: recipe.JsonlReader | recipe.ParquetReader, fields: tuple[str | None, ...]
+) -> Iterator[tuple[str, list]]:
+    """Values of some fields in the first rows of some files, each with the file and number of the row, from 1.
+
+    Lines that are no objects are passed over; what a row does not have is None.
+
+    Raises:
+        PerdureError: If a file is damaged, or no Parquet.
+    """
+    folder, files = input_files(reader)
+    for path in (Path(folder, file) for file in files[:: max(1, len(files) // LOOKED_AT)]):
+        for number, row in enumerate(_first_rows(path, isinstance(reader, recipe.ParquetReader)), 1):
+            if isinstance(row, dict):
+                yield f"{path.name}, row {number}", [row.get(field) if field else None for field in fields]
+
+
+def _first_rows(path: Path, is_parquet: bool) -> Iterator[Any]:
+    if is_parquet:
+        with path.open("rb") as file:
+            for batch in open_batches(file, str(path), FIRST_LINES):
+                yield from batch.slice(0, FIRST_LINES).to_pylist()
+                return
+        return
+    for line in first_lines(path, FIRST_LINES):
+        try:
+            yield parse_json(line.removeprefix(codecs.BOM_UTF8))
+        except (ValueError, RecursionError):
+            yield None  # the reader counts it
 
 
 def _schema(path: Path) -> pa.Schema:

@@ -1,6 +1,7 @@
 """The run's one tokenizer: copied from a model, extended, converted from sentencepiece, or trained; always a Hugging Face
 directory with a `tokenizer.json`, which both the tokenizers library and transformers' `AutoTokenizer` load."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from perdure.pipeline import recipe
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json, write_json
-from perdure.pipeline.core.hashes import hash_file
+from perdure.pipeline.core.hashes import hash_file, hash_of
 from perdure.pipeline.core.integrity import is_whole, require_whole
 from perdure.pipeline.core.manifest import finish
+from perdure.pipeline.data.chat import TEMPLATE, read_template
 from perdure.pipeline.data.context import StageContext
 from perdure.pipeline.data.tokenizer.directory import COPIED, SETTINGS, copy_files
 from perdure.pipeline.data.tokenizer.extend import extend
@@ -40,6 +42,26 @@ def tokenizer_inputs(spec: recipe.Tokenizer) -> dict[str, Any]:
     Raises:
         PerdureError: If its files do not exist.
     """
+    if (own := spec.chat_template) is None:
+        return _inputs(spec)
+    if not own.is_file():
+        raise PerdureError(f"tokenizer.chat_template = {own}: no such file")
+    return _inputs(spec) | {"chat_template": hash_file(own)}
+
+
+def put_template(directory: Path, own: Path | None) -> dict[str, str]:
+    """Puts the recipe's chat template in the place of a tokenizer's own, if it names one; for the manifest, its hash."""
+    if own is not None:
+        shutil.copyfile(own, directory / TEMPLATE)
+        config = directory / "tokenizer_config.json"
+        if config.is_file():
+            told = json.loads(config.read_text(encoding="utf-8"))
+            write_json(config, {key: value for key, value in told.items() if key != "chat_template"})
+    found = read_template(directory)
+    return {"chat_template": hash_of(found[1:])} if found else {}
+
+
+def _inputs(spec: recipe.Tokenizer) -> dict[str, Any]:
     match spec:
         case recipe.HuggingFaceTokenizer() | recipe.ExtendedTokenizer():
             if not (spec.path / "tokenizer.json").is_file():
@@ -112,10 +134,12 @@ def build_tokenizer(
                     SEPARATOR,
                 )
                 _save(tokenizer, eos, artefact)
+        chat = put_template(artefact, spec.chat_template)
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         finish(
             artefact,
-            {
+            chat
+            | {
                 "inputs": inputs,
                 "tokenizer_hash": hash_file(artefact / "tokenizer.json"),
                 "eos_token": eos,

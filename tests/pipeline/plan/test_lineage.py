@@ -42,6 +42,7 @@ def test_what_a_branch_inherits_is_what_the_guide_says(tmp_path):
     """Every field of a version stands in the guide's table, and its word for a branch is what a branch gets."""
     own = {
         "selection": {"k": 0.5, "score": "random"},
+        "objective": {"type": "instruct"},
         "weight_decay": 0.01,
         "keep": [3],
         "adapter": {"type": "lora", "rank": 2, "alpha": 4},

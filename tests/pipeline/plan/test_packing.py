@@ -140,6 +140,6 @@ def test_best_fit_is_its_definition(lengths, size):
 def test_a_hundred_thousand_documents_are_packed_densely():
     """Log-normal lengths, as of web text: best-fit leaves less than a hundredth, and no document is cut that fits."""
     lengths = np.clip(np.random.default_rng(0).lognormal(5.5, 1.2, 100_000), 1, None).astype(int)
-    samples, told = pack(lengths, 2048, "best_fit", "cut")
+    _, told = pack(lengths, 2048, "best_fit", "cut")
     assert told.padding(2048) < 0.01 < pack(lengths, 2048, "next_fit", "cut")[1].padding(2048)
     assert told.cut_documents == (lengths > 2048).sum()

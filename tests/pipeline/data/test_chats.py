@@ -1,0 +1,139 @@
+"""Conversations through the data stage: shards, label masks, what is dropped, and the template that exports have."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from chats import CHATML, chat_tokenizer, say, write_chats
+
+from perdure.pipeline.checks.packed import packed, packed_words
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.shards import open_shard
+from perdure.pipeline.core.tokenizers import load_tokenizer
+from perdure.pipeline.data.cleaning.normalise import text_hash
+from perdure.pipeline.data.stage import run_data
+from perdure.pipeline.recipe import MixtureSource
+from tests.pipeline.data.made import counts
+from tests.pipeline.data.texts import random_text
+
+TALKS = [
+    say(random_text(seed)[:40], random_text(seed + 900)[:30], "And?", f"No {seed}.") for seed in range(40)
+]
+BAD = [say("Hi"), say("Hi", "Yes")[::-1], "text", say("Say <|im_end|>", "No")]
+
+
+@pytest.fixture
+def talks(make_recipe, tmp_path):
+    """A recipe over conversations of which four are unusable."""
+    path = write_chats(tmp_path / "in" / "chats.jsonl", [*TALKS, *BAD], topic="small talk")
+    reader = {"type": "jsonl", "path": str(path), "messages_field": "messages"}
+    tokenizer = {"type": "huggingface", "path": str(chat_tokenizer(tmp_path / "tokenizer"))}
+    return make_recipe({"chats": reader}, tokenizer=tokenizer)
+
+
+def rows_of(directory):
+    """Every document's row, its text, and the text of its labels by value of the mask."""
+    tokenizer = load_tokenizer(next(directory.parent.parent.glob("tokenizer@*")))
+    rows = pq.read_table(directory / "docs.parquet").to_pylist()
+    for row in rows:
+        prefix = f"{'heldout.' if row['split'] == 'heldout' else ''}{row['shard']:05d}"
+        shard, masks = open_shard(directory / prefix), open_shard(directory / f"{prefix}.mask")
+        assert masks.values.dtype == np.uint8 and np.array_equal(masks.lengths, shard.lengths)
+        place = slice(shard.start(row["sequence"]), shard.start(row["sequence"]) + row["num_tokens"])
+        tokens, mask = shard.values[place], masks.values[place]
+        row |= {
+            kind: tokenizer.tokenizer.decode(tokens[mask == kind].tolist(), skip_special_tokens=False)
+            for kind in (1, 2)
+        }
+        row["whole"] = tokenizer.tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
+        row["labels"] = int((mask > 0).sum())
+    return rows
+
+
+def test_conversations_become_tokens_and_a_mask(talks):
+    directory = run_data(talks)["chats"]
+    rows = {row["id"]: row for row in rows_of(directory)}
+    assert len(rows) == len(TALKS)
+    for number, talk in enumerate(TALKS):
+        row, said = rows[f"chat {number}"], [message["content"] for message in talk]
+        assert row[1] == f"{said[1]}<|im_end|>" and row[2] == f"{said[3]}<|im_end|>"
+        turns = [f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in talk]
+        assert row["whole"] == "".join(turns) + "<|endoftext|>"
+        assert row["hash"] == f"{text_hash('\n\n'.join(said)):016x}"
+        assert row["num_bytes"] == len((said[1] + said[3]).encode())
+        assert json.loads(row["metadata"]) == {"topic": "small talk"}
+    told = counts(directory)
+    assert (
+        told["steps"][0]["dropped"]
+        == {"no_assistant_turn": {"documents": 1, "words": 0}} | told["steps"][0]["dropped"]
+    )
+    dropped = told["documents"]["dropped"]
+    assert {
+        name: dropped[name] for name in ("no_messages", "no_assistant_turn", "roles_out_of_order")
+    } == dict.fromkeys(("no_messages", "no_assistant_turn", "roles_out_of_order"), 1)
+    assert dropped["special_tokens"] == 1
+    for split in ("train", "heldout"):
+        assert told[split]["labels"] == sum(row["labels"] for row in rows.values() if row["split"] == split)
+
+
+def test_parquet_of_lists_gives_the_same(talks, make_recipe, tmp_path):
+    path = tmp_path / "in" / "chats.parquet"
+    pq.write_table(
+        pa.Table.from_pylist([{"id": f"chat {n}", "turns": talk} for n, talk in enumerate(TALKS)]), path
+    )
+    reader = {"type": "parquet", "path": str(path), "messages_field": "turns"}
+    tokenizer = talks.tokenizer.model_dump(mode="json")
+    other = run_data(make_recipe({"chats": reader}, tmp_path / "other", tokenizer=tokenizer))["chats"]
+    ours = {row["id"]: (row["whole"], row[1], row[2]) for row in rows_of(run_data(talks)["chats"])}
+    assert {row["id"]: (row["whole"], row[1], row[2]) for row in rows_of(other)} == ours
+
+
+def test_another_template_makes_other_data_and_a_text_source_none(talks, make_recipe, tmp_path):
+    """`tokenizer.chat_template` takes the place of the directory's own; a source of text is the same under it."""
+    texts = [random_text(seed) for seed in range(60)]
+    changed = tmp_path / "other.jinja"
+    changed.write_text(CHATML.replace("<|im_start|>", "<|start_header_id|>"))
+    tokenizer = talks.tokenizer.model_dump(mode="json")
+    first = run_data(make_recipe({"news": texts}, tokenizer=tokenizer))["news"]
+    own = make_recipe({"news": texts}, tokenizer=tokenizer | {"chat_template": str(changed)})
+    assert run_data(own)["news"] == first
+    before = run_data(talks)["chats"]
+    after = run_data(talks.model_copy(update={"tokenizer": own.tokenizer}))["chats"]
+    assert before != after
+    assert all(row["whole"].startswith("<|start_header_id|>user\n") for row in rows_of(after))
+    made = [
+        path
+        for path in (tmp_path / "out").glob("tokenizer@*")
+        if (path / "chat_template.jinja").read_text() != CHATML
+    ]
+    assert [path / "chat_template.jinja" for path in made][0].read_text() == changed.read_text()
+
+
+def test_a_template_that_tells_no_labels_stops_the_stage_by_its_name(talks):
+    (talks.tokenizer.path / "chat_template.jinja").write_text(CHATML.replace("'assistant'", "'model'"))
+    with pytest.raises(
+        PerdureError, match=r"chat_template\.jinja: its .* leave nothing of the assistant's turns"
+    ):
+        run_data(talks)
+
+
+def test_check_tells_what_packing_comes_to(talks):
+    directory = run_data(talks)["chats"]
+    lengths = np.concatenate([open_shard(directory / f"{task:05d}").lengths for task in range(2)])
+    size = 128
+    recipe = talks.model_copy(update={"training": talks.training.model_copy(update={"seq_length": size})})
+    told = packed(recipe, "chats", MixtureSource())
+    kept = lengths[lengths <= size]
+    assert (told["packing"], told["overlong"]) == ("best_fit", "drop")
+    assert (told["dropped_documents"], told["dropped_tokens"]) == (
+        len(lengths) - len(kept),
+        lengths.sum() - kept.sum(),
+    )
+    assert told["padding"] == pytest.approx(1 - kept.sum() / (told["samples"] * size))
+    assert "packed whole by best_fit (" in packed_words(told)
+    stream = packed(recipe, "chats", MixtureSource(packing="stream"))
+    assert stream["samples"] == -(-lengths.sum() // size)
+    assert stream["cut"] == pytest.approx(np.minimum((lengths - 1) / size, 1).mean())
+    assert "of documents lie in several samples" in packed_words(stream)
