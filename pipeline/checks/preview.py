@@ -132,6 +132,7 @@ def _version(
         "lineage_tokens": (steps + steps_before(recipe, name)) * batch_tokens,
         "schedule": schedule.model_dump() | {"type": version.schedule.type},
         "learning_rate": [[step, learning_rate(schedule, step, steps)] for step in points],
+        "objective": version.objective.model_dump() if version.objective else None,
         "selection": version.selection.model_dump() if version.selection else None,
         "anchor": version.anchor.model_dump() if version.anchor else None,
         "adapter": adapter_memory(recipe, version.adapter) if version.adapter else None,

@@ -149,6 +149,9 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
         f"{version['steps']:,} steps, {version['samples']:,} samples, a budget of {version['tokens']:,} tokens"
         f" ({version['lineage_tokens']:,} with its ancestors')"
     )
+    if objective := version["objective"]:
+        turns = {"all": "turns", "last": "last turn of each conversation"}[objective["train_on"]]
+        console.print(f"instructed: trains on the assistant's {turns}")
     if selection := version["selection"]:
         console.print(
             f"trains on the {selection['k']:.0%} of tokens {SCOPES[selection['scope']]} "

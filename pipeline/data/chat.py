@@ -149,8 +149,12 @@ def render(template: ChatTemplate, conversation: dict[str, Any]) -> Rendered:
 
 def _turn_length(turn: str, spellings: tuple[str, ...]) -> int:
     """Characters of a turn up to its end mark: blanks behind a special token belong to the template."""
-    bare = turn.rstrip()
-    return len(bare) if bare.endswith(spellings or ("\0",)) else len(turn)
+    return len(turn.rstrip()) if _has_end(turn, spellings) else len(turn)
+
+
+def _has_end(text: str, spellings: tuple[str, ...]) -> bool:
+    """Whether a text ends in a special token, blanks behind it aside."""
+    return bool(spellings) and text.rstrip().endswith(spellings)
 
 
 def _render(
@@ -200,8 +204,8 @@ def encode_chat(rendered: Rendered, tokenizer: Any, eos_id: int, spellings: tupl
         kind = LAST_LABEL if number >= rendered.last else LABEL
         mask[first : last + 1] = [kind] * (last + 1 - first)
     if not tokens or tokens[-1] != eos_id:
-        ended = rendered.text.endswith(spellings or ("\0",))
-        tokens, mask = [*tokens, eos_id], [*mask, NO_LABEL if ended or not mask else mask[-1]]
+        open_end = bool(mask) and not _has_end(rendered.text, spellings)
+        tokens, mask = [*tokens, eos_id], [*mask, mask[-1] if open_end else NO_LABEL]
     return tokens, mask
 
 

@@ -70,6 +70,26 @@ def backward_terms(losses: np.ndarray, learned: Sequence[int | None]) -> list[np
     ]
 
 
+def trace_backward_transfer(losses: np.ndarray, learned: Sequence[int | None]) -> float:
+    """TRACE's BWT = 1/T sum_{i<=T} (A_{T,i} - A_{i,i}): GEM's sum, divided by the number of all domains learned so far.
+
+    Those that the version itself brought in add nothing to the sum, and count. TRACE's OP is `average_accuracy`.
+
+    Source: Wang et al. 2023 (TRACE, arXiv 2310.06762), and its code.
+    """
+    terms, last = backward_terms(losses, learned), len(losses) - 1
+    own = sum(row == last and not np.isnan(losses[last, i]) for i, row in enumerate(learned))
+    return _mean([*terms, *[0.0] * own]) if terms else float("nan")
+
+
+def general_change(losses: np.ndarray, learned: Sequence[int | None]) -> float:
+    """TRACE's general-ability delta: mean of A_{T,i} - A_{0,i} over what the initial model knew; negative is a loss of it.
+
+    Source: Wang et al. 2023 (TRACE, arXiv 2310.06762).
+    """
+    return _mean([losses[0, i] - losses[-1, i] for i, row in enumerate(learned) if row == 0])
+
+
 def forward_transfer(losses: np.ndarray, learned: Sequence[int | None]) -> float:
     """FWT = 1/(T-1) sum_{i=2}^{T-1} (A_{T,i} - b_i): what the last version holds of the domains in between.
 

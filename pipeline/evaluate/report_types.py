@@ -26,6 +26,8 @@ class Metrics(TypedDict):
     Attributes:
         acc: Average accuracy.
         bwt: Backward transfer.
+        bwt_trace: TRACE's backward transfer.
+        general: TRACE's change of general ability.
         fwt: Forward transfer.
         fwt_gem: Forward transfer of GEM.
         forgetting: Forgetting.
@@ -34,6 +36,8 @@ class Metrics(TypedDict):
 
     acc: dict[str, float | None]
     bwt: dict[str, float | None]
+    bwt_trace: dict[str, float | None]
+    general: dict[str, float | None]
     fwt: dict[str, float | None]
     fwt_gem: dict[str, float | None]
     forgetting: dict[str, Forgetting]

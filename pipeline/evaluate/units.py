@@ -128,6 +128,8 @@ def _metrics(found: Metrics) -> Metrics:
     return {
         "acc": found.get("acc") or {},
         "bwt": found.get("bwt") or {},
+        "bwt_trace": found.get("bwt_trace") or {},
+        "general": found.get("general") or {},
         "fwt": found.get("fwt") or {},
         "fwt_gem": found.get("fwt_gem") or {},
         "forgetting": found.get("forgetting") or {},

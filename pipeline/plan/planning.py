@@ -93,11 +93,11 @@ def build_plan(
     _refuse_repetition(plan, version.mixture.max_repetition)
     directory.mkdir(parents=True, exist_ok=True)
     for key, order in orders.items():
-        if "packing" in sources[key]:
-            for file in _files(made.scratch, key):
-                if file.exists():
-                    file.replace(directory / file.name)
-        else:
+        for file, built in zip(_files(directory, key), _files(made.scratch, key), strict=True):
+            file.unlink(missing_ok=True)  # of a plan that was not finished
+            if built.exists():
+                shutil.move(built, file)
+        if "packing" not in sources[key]:
             write_order(order, *order_files(directory, key))
     if (estimated := anchor_source(version.anchor)) is not None:
         write_fisher_order(directory, data[estimated])
@@ -195,7 +195,7 @@ def _stream(
     if packing:
         entry |= dict(zip(("packing", "overlong"), packing))
         entry |= _packed(made, key, ordered, packing, recipe.training.seq_length)
-        if not entry["samples_per_epoch"]:
+        if entry["samples_per_epoch"] == 0:
             raise PerdureError(
                 f"version {name}: no document of {domain} fits into training.seq_length = {recipe.training.seq_length:,}; raise "
                 "it, or set `overlong: cut`"

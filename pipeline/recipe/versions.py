@@ -62,7 +62,8 @@ class Replay(Section):
     share_of: Literal["trained", "read"] = "trained"
     """What `share` is a share of. Under a selection with k below 1 a part of the new tokens is read and not trained on,
     while replay is trained on whole: `trained` reads fewer replayed samples, s k / (1 - s + s k) of all for a share s;
-    `read` reads the share s itself, of which more than s is trained on (what 0.1 did). Without selection both are the same."""
+    `read` reads the share s itself, of which more than s is trained on (what 0.1 did). Without selection both are the same.
+    Labels that the mask of a source leaves out count as if they were trained on."""
     sources: dict[str, MixtureSource] = Field(default_factory=dict)
     """What is replayed, from whole sources; either this or `from_parents`."""
     from_parents: bool = False

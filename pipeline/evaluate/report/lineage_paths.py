@@ -123,7 +123,8 @@ def path_metrics(
     They are means over whole sources: a document that counts with its source does not count with its topic again. A metric
     that needs losses at a place where an ancestor was left, and nothing was measured, is NaN as a whole.
     """
-    found: dict[str, dict] = {key: {} for key in ("acc", "bwt", "fwt", "fwt_gem", "forgetting")}
+    keys = ("acc", "bwt", "bwt_trace", "general", "fwt", "fwt_gem", "forgetting")
+    found: dict[str, dict] = {key: {} for key in keys}
     for name, path in paths.items():
         if np.isnan(losses[path.row]).all():
             continue
@@ -133,6 +134,8 @@ def path_metrics(
         hidden = _hidden(path, own, 0)
         found["acc"][name] = metrics.average_accuracy(own, learned)
         found["bwt"][name] = math.nan if hidden else metrics.backward_transfer(own, learned)
+        found["bwt_trace"][name] = math.nan if hidden else metrics.trace_backward_transfer(own, learned)
+        found["general"][name] = metrics.general_change(own, learned)
         found["fwt"][name] = metrics.forward_transfer(own, learned)
         found["fwt_gem"][name] = (
             math.nan if _hidden(path, own, 1) else metrics.gem_forward_transfer(own, learned)

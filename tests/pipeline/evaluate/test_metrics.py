@@ -119,6 +119,20 @@ def test_the_six_percentages_of_the_lifelong_moe_table(scores, percentages):
     assert [round(value, 1) for value in found] == percentages
 
 
+def test_traces_numbers_by_hand():
+    """Scores (.6), then (.5, .7): OP .6, GEM's BWT -.1, TRACE's -.05; general scores (40, 30) to (38, 32): 0."""
+    losses = -np.array([[nan, nan], [0.6, nan], [0.5, 0.7]])
+    assert metrics.average_accuracy(losses, [1, 2]) == pytest.approx(0.6)
+    assert metrics.backward_transfer(losses, [1, 2]) == pytest.approx(-0.1)
+    assert metrics.trace_backward_transfer(losses, [1, 2]) == pytest.approx(-0.05)
+    assert math.isnan(metrics.trace_backward_transfer(losses[:2, :1], [1]))
+    general = -np.array([[40.0, 30.0, 1.0], [38.0, 32.0, 9.0]])
+    assert metrics.general_change(general, [0, 0, 1]) == 0.0
+    assert metrics.general_change(general[:, :1], [0]) == -2.0 and math.isnan(
+        metrics.general_change(general, [1, 1, 1])
+    )
+
+
 def test_nothing_is_no_share_of_nothing():
     assert metrics.relative_change(0.0, 0.5) is None
 
