@@ -25,7 +25,6 @@ from perdure.pipeline.recipe import (
     Source,
     Version,
 )
-from perdure.pipeline.recipe.remembered import remembered
 
 Problems = Iterator[Problem]
 REWRITES = {
@@ -81,7 +80,6 @@ def _first(source: Source) -> tuple[list[dict], str | None]:
     return found, None
 
 
-@remembered
 def _template(recipe: Recipe) -> ChatTemplate | Problem:
     """The recipe's chat template, as far as it is known before there is a tokenizer; or what is wrong with it."""
     spec = recipe.tokenizer

@@ -16,15 +16,12 @@ def chats(
 ) -> dict[str, tuple]:
     """The problems of the template recipe whose prose is conversations."""
     path = write_chats(tmp_path / "chats.jsonl", conversations, **more)
-    chosen = [
-        "tokenizer={type: train, vocab_size: 400, sources: [prose]}",
-        "versions.base.mixture.replay:=null",
-    ]
+    chosen = ["tokenizer={type: train, vocab_size: 400, sources: [prose]}"]
     if template is not None:
         (tmp_path / "chat.jinja").write_text(template)
         chosen.append(f"tokenizer.chat_template={tmp_path / 'chat.jinja'}")
     reader = f"sources.prose.reader={{type: jsonl, path: {path}, messages_field: messages}}"
-    return found(reader, *chosen[:1], *chosen[2:], *overrides, out=tmp_path / "out")
+    return found(reader, *chosen, *overrides, out=tmp_path / "out")
 
 
 def test_good_conversations_have_no_problem(tmp_path):
