@@ -101,10 +101,14 @@ def _template(recipe: Recipe) -> ChatTemplate | Problem:
         return Problem(
             "", None, f"needs a chat template, and {there}; name a file of one in `tokenizer.chat_template`"
         )
-    special, spellings = {"eos_token": "<|endoftext|>"}, ("<|endoftext|>",)
-    if directory and (directory / "tokenizer.json").is_file():
-        added = read_tokenizer(directory / "tokenizer.json").get_added_tokens_decoder().values()
-        special |= special_tokens(directory) | ({"eos_token": spec.eos_token} if spec.eos_token else {})
+    special: dict[str, str] = {"eos_token": "<|endoftext|>"}
+    spellings: tuple[str, ...] = ("<|endoftext|>",)
+    if (
+        isinstance(spec, HuggingFaceTokenizer | ExtendedTokenizer)
+        and (spec.path / "tokenizer.json").is_file()
+    ):
+        added = read_tokenizer(spec.path / "tokenizer.json").get_added_tokens_decoder().values()
+        special |= special_tokens(spec.path) | ({"eos_token": spec.eos_token} if spec.eos_token else {})
         spellings = tuple(token.content for token in added if token.special)
     name, text, with_tools = found
     return ChatTemplate(name, text, with_tools, special, spellings)

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -178,7 +178,7 @@ def _stream(
     except PerdureError as error:
         raise PerdureError(f"version {name}: {error}") from None
     documents, tokens = count_documents(data[source], part)
-    entry = {
+    entry: dict[str, Any] = {
         "source": domain,
         "order": order,
         "buckets": buckets,

@@ -63,17 +63,11 @@ def test_conversations_become_tokens_and_a_mask(talks):
         assert row["whole"] == "".join(turns) + "<|endoftext|>"
         assert int(row["hash"], 16) == text_hash("\n\n".join(said))
         assert row["num_bytes"] == len((said[1] + said[3]).encode())
-        assert json.loads(row["metadata"]) == {"topic": "small talk"}
+        assert json.loads(row["metadata"]) == {"topic": "small talk", "duplicate_count": 0}
     told = counts(directory)
-    assert (
-        told["steps"][0]["dropped"]
-        == {"no_assistant_turn": {"documents": 1, "words": 0}} | told["steps"][0]["dropped"]
-    )
     dropped = told["documents"]["dropped"]
-    assert {
-        name: dropped[name] for name in ("no_messages", "no_assistant_turn", "roles_out_of_order")
-    } == dict.fromkeys(("no_messages", "no_assistant_turn", "roles_out_of_order"), 1)
-    assert dropped["special_tokens"] == 1
+    for reason in ("no_messages", "no_assistant_turn", "roles_out_of_order", "special_tokens"):
+        assert dropped[reason] == 1, reason
     for split in ("train", "heldout"):
         assert told[split]["labels"] == sum(row["labels"] for row in rows.values() if row["split"] == split)
 

@@ -39,6 +39,7 @@ SUBTREES = {
 FITTING = {
     "clean": [[]],
     "adapter": [{"type": "lora", "rank": 2, "alpha": 4}],
+    "objective": [{"type": "instruct"}],
     "anchor": [{"type": "l2", "strength": 0.1}],
     "elastic_reset": [{"interval": 2, "ema": 0.5}],
     "reptile": [{"interval": 2, "rate": 0.5}],
