@@ -30,6 +30,11 @@ def topics_summary(name: str, manifest: dict) -> str:
     return f"{name}: {len(found)} topics{right}: " + ", ".join(found)
 
 
+def _labels(split: dict) -> str:
+    """Of conversations, how many of a split's tokens are labels."""
+    return f" ({split['labels']:,} of them labels)" if "labels" in split else ""
+
+
 def source_summary(name: str, counts: dict) -> str:
     """A source: documents in, dropped by reason and out; tokens of its splits; what could not be looked for."""
     documents, train, heldout = counts["documents"], counts["train"], counts["heldout"]
@@ -37,7 +42,7 @@ def source_summary(name: str, counts: dict) -> str:
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in by_count)
     return (
         f"{name}: {documents['in']:,} documents in, {documents['out']:,} out (dropped: {dropped or 'none'}); "
-        f"{train['tokens']:,} tokens to train on, {heldout['tokens']:,} held out"
+        f"{train['tokens']:,} tokens to train on{_labels(train)}, {heldout['tokens']:,} held out{_labels(heldout)}"
         + (
             f"; {inside:,} separators stand inside documents"
             if (inside := counts["separators_inside"])

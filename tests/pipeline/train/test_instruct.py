@@ -87,7 +87,7 @@ def test_labels_of_last_turns_are_selected_among_and_replay_is_whole(runs):
     replayed = sum(line["replayed_tokens"] for line in lines)
     selected = sum(line["selected_tokens"] for line in lines)
     labels = (read - replayed) / 4
-    assert selected == pytest.approx(0.6 * labels, rel=0.05)
+    assert selected == pytest.approx(0.6 * labels, rel=0.1)
     assert sum(line["trained_tokens"] for line in lines) == selected + replayed
 
 
