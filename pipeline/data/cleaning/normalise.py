@@ -9,6 +9,8 @@ from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.word_tokenizers import WordTokenizer
 
+from perdure.pipeline.data.read.conversations import CONVERSATION, text_of
+
 LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 UNWANTED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
 # Scripts written without spaces: kana, Han, Thai, Lao, Khmer, Myanmar.
@@ -79,7 +81,7 @@ def count_words(text: str) -> int:
 
 
 class Normaliser(PipelineStep):
-    """Normalises texts; drops and counts what is then `empty`; counts words."""
+    """Normalises texts, and each message of a conversation; drops and counts what is then `empty`; counts words."""
 
     type = "✂️ - FORMAT"
     name = "Normaliser"
@@ -87,6 +89,10 @@ class Normaliser(PipelineStep):
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yields the documents that have text."""
         for document in data:
+            if conversation := document.metadata.get(CONVERSATION):
+                for message in conversation["messages"]:
+                    message["content"] = normalise(message["content"])
+                document.text = text_of(conversation["messages"])
             document.text = normalise(document.text)
             if not document.text:
                 self.stat_update("dropped:empty")

@@ -1,15 +1,13 @@
 """Conversations of a source: what a list of messages should be like, and the text that cleaning sees of them.
 
-A conversation is kept in its document's metadata under `CONVERSATION`, its contents normalised as texts are; it is rendered with
-a chat template when tokens are written (`data/chat.py`).
+A conversation is kept in its document's metadata under `CONVERSATION`; `cleaning/normalise.py` normalises its contents as texts, and
+it is rendered with a chat template when tokens are written (`data/chat.py`).
 """
 
 import json
 from typing import Any
 
-from perdure.pipeline.data.cleaning.normalise import normalise
-
-CONVERSATION = "conversation"
+CONVERSATION = "perdure:conversation"
 """Key of a document's metadata that holds `messages`, and `tools` if there are some."""
 SYSTEM = ("system", "developer")
 BEFORE = {
@@ -35,8 +33,7 @@ def conversation_of(messages: Any, tools: Any = None) -> tuple[str, dict[str, An
         tools: What stands in the field of tools, if there is one: likewise.
 
     Returns:
-        The text that cleaning sees, which is the contents of all messages, and calls of tools, a blank line between; and
-        `messages`, with normalised contents, and `tools` if there are some.
+        The text that cleaning sees (`text_of`); and `messages`, and `tools` if there are some.
     """
     messages, tools = _parsed(messages), _parsed(tools)
     if not isinstance(messages, list) or not messages or not (tools is None or isinstance(tools, list)):
@@ -49,11 +46,15 @@ def conversation_of(messages: Any, tools: Any = None) -> tuple[str, dict[str, An
         content = found.setdefault("content", "")
         if not isinstance(content, str) or not (content or found.get("tool_calls")):
             return "no_messages"
-        kept.append(found | {"content": normalise(content)})
+        kept.append(found)
     if reason := wrong_roles([message["role"] for message in kept]):
         return reason
-    texts = [text for message in kept for text in (message["content"], _calls(message)) if text]
-    return "\n\n".join(texts), {"messages": kept} | ({"tools": tools} if tools else {})
+    return text_of(kept), {"messages": kept} | ({"tools": tools} if tools else {})
+
+
+def text_of(messages: list[dict]) -> str:
+    """The contents of all messages, and calls of tools, a blank line between."""
+    return "\n\n".join(text for message in messages for text in (message["content"], _calls(message)) if text)
 
 
 def wrong_roles(roles: list[str]) -> str | None:

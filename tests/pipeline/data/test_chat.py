@@ -1,15 +1,18 @@
 """Rendering of conversations, and which tokens are labels: as transformers and trl have them."""
 
+import json
 from pathlib import Path
 
 import pytest
 from chats import CHATML, SPECIAL, UNMARKED, chat_tokenizer, say
+from datatrove.data import Document
 from tiny import tiny_llama
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.shards import LABEL, LAST_LABEL
 from perdure.pipeline.data.chat import ChatTemplate, encode_chat, read_template, render, text_of_labels
-from perdure.pipeline.data.read.conversations import conversation_of, wrong_roles
+from perdure.pipeline.data.cleaning.normalise import Normaliser
+from perdure.pipeline.data.read.conversations import CONVERSATION, conversation_of, wrong_roles
 
 EOS = 256
 TOOLS = [
@@ -126,7 +129,7 @@ def test_several_templates_of_a_directory_are_told_apart(tmp_path):
     directory = chat_tokenizer(tmp_path, None)
     assert read_template(directory) is None
     named = [{"name": "default", "template": "one"}, {"name": "tool_use", "template": "two"}]
-    (directory / "tokenizer_config.json").write_text(__import__("json").dumps({"chat_template": named}))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
     assert read_template(directory)[1:] == ("one", "two")
     (directory / "chat_template.jinja").write_text("three")
     assert read_template(directory)[1:] == ("three", "three")
@@ -230,9 +233,13 @@ def test_what_is_no_conversation_is_told_by_its_reason():
 
 
 def test_contents_are_normalised_and_nested_lists_may_be_json():
-    import json
-
+    """Each message by itself, so that what is rendered is what a text would be."""
     text, found = conversation_of(json.dumps(say("A\u0301\r\n ", "B  ")), json.dumps(TOOLS))
-    assert text == "\u00c1\n\nB" and found == {"messages": say("\u00c1", "B"), "tools": TOOLS}
+    assert found["tools"] == TOOLS
+    document = Document(text, "1", metadata={CONVERSATION: found})
+    (document,) = Normaliser().run([document])
+    assert document.text == "\u00c1\n\nB" and document.metadata[CONVERSATION]["messages"] == say(
+        "\u00c1", "B"
+    )
     text, _ = conversation_of(WITH_TOOLS)
     assert text.startswith("Add.\n\n[{") and text.endswith("\n\n2\n\nIt is 2.")
