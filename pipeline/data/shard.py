@@ -123,29 +123,9 @@ class ShardWriter(PipelineStep):
                     self.stat_update("separators", value=tokens.count(tokenizer.eos_id) - 1)
                     num_bytes = encoded.num_bytes
                     language = document.metadata.get("language")
-                    rows.append(
-                        {
-                            "split": split,
-                            "shard": rank,
-                            "sequence": len(shards[split].sequence_lengths),
-                            "id": document.id,
-                            "num_tokens": len(tokens),
-                            "num_chars": len(encoded.text),
-                            "num_bytes": num_bytes,
-                            "hash": f"{digest:016x}",
-                            "topic": topic,
-                            "language": language if isinstance(language, str) else None,
-                            "metadata": json.dumps(
-                                {
-                                    key: value
-                                    for key, value in document.metadata.items()
-                                    if key != CONVERSATION
-                                },
-                                ensure_ascii=False,
-                                sort_keys=True,
-                            ),
-                        }
-                    )
+                    place = {"split": split, "shard": rank, "sequence": len(shards[split].sequence_lengths)}
+                    labels = {"topic": topic, "language": language if isinstance(language, str) else None}
+                    rows.append(place | _described(document, encoded) | {"hash": f"{digest:016x}"} | labels)
                     shards[split].write(tokens)
                     if encoded.mask is not None:
                         masks[split].write(encoded.mask)
@@ -221,6 +201,18 @@ class Encoded(NamedTuple):
     mask: list[int] | None
     num_bytes: int
     with_separator: list[int]
+
+
+def _described(document: Document, encoded: Encoded) -> dict:
+    """A document's id, sizes and metadata, as in `DOCUMENTS`."""
+    metadata = {key: value for key, value in document.metadata.items() if key != CONVERSATION}
+    return {
+        "id": document.id,
+        "num_tokens": len(encoded.tokens),
+        "num_chars": len(encoded.text),
+        "num_bytes": encoded.num_bytes,
+        "metadata": json.dumps(metadata, ensure_ascii=False, sort_keys=True),
+    }
 
 
 def encode(
