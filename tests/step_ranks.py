@@ -180,7 +180,7 @@ def differing(rank: int) -> list:
     # What 0/0 is on x86: as an integer below all others.
     nan = torch.tensor([-0x0008000000000000]).view(torch.float64)
     summed = {
-        "sums": torch.tensor([8.0, 2.0 + rank * 2.0**-50, 4.0, 1.0, 0.0], dtype=torch.float64),
+        "sums": torch.tensor([8.0, 2.0 + rank * 2.0**-50, 8.0, 4.0, 1.0, 0.0], dtype=torch.float64),
         "prints": torch.tensor([-1, 7]),
         "threshold": torch.tensor(-1.5, dtype=torch.float64),
     }
