@@ -19,7 +19,8 @@ from tests.pipeline.data.made import counts
 from tests.pipeline.data.texts import random_text
 
 TALKS = [
-    say(random_text(seed)[:40], random_text(seed + 900)[:30], "And?", f"No {seed}.") for seed in range(40)
+    say(random_text(seed)[:40].strip(), random_text(seed + 900)[:30].strip(), "And?", f"No {seed}.")
+    for seed in range(40)
 ]
 BAD = [say("Hi"), say("Hi", "Yes")[::-1], "text", say("Say <|im_end|>", "No")]
 
