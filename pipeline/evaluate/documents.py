@@ -77,25 +77,23 @@ def heldout(data: Path, domain: str, max_tokens: int) -> Heldout:
         hashes = np.frombuffer(bytes.fromhex("".join(table["hash"].to_pylist())), ">u8").astype(np.uint64)
         drawn, begins, stops = draw(tokens, hashes, strata(table), max_tokens)
     masked = read_json(data / "manifest.json").get("label_mask")
-    counting = tokens
+    whole = tokens
     if masked:
-        counting = _count_labels(data, table, np.arange(len(table)), np.zeros_like(tokens), tokens)
+        whole = _count_labels(data, table, np.arange(len(table)), np.zeros_like(tokens), tokens)
         there = _count_labels(data, table, drawn, begins, stops) > 0
         drawn, begins, stops = drawn[there], begins[there], stops[there]
     first = np.diff(drawn, prepend=-1) != 0  # pieces of one document stand together
     pieces = _count_labels(data, table, drawn, begins, stops) if masked else stops - begins
-    number, all_tokens = len(table), int(counting.sum())
-    table, rows, counting = table.take(drawn[first]), np.cumsum(first) - 1, counting[drawn[first]]
+    number, all_tokens = len(table), int(whole.sum())
+    table, rows, whole = table.take(drawn[first]), np.cumsum(first) - 1, whole[drawn[first]]
     measured = np.bincount(rows, pieces, len(table)).astype(np.int64)
     if masked:
-        shares = measured / counting
+        shares = measured / whole
     else:  # the separator has no bytes
-        separators = np.bincount(rows, stops == counting[rows], len(table)).astype(np.int64)
-        shares = (measured - separators) / np.maximum(counting - 1, 1)
-    sizes = np.where(
-        measured == counting, table["num_bytes"], np.rint(shares * table["num_bytes"].to_numpy())
-    )
-    columns = {"tokens": measured, "bytes": sizes.astype(np.int64), "heldout_tokens": counting}
+        separators = np.bincount(rows, stops == whole[rows], len(table)).astype(np.int64)
+        shares = (measured - separators) / np.maximum(whole - 1, 1)
+    sizes = np.where(measured == whole, table["num_bytes"], np.rint(shares * table["num_bytes"].to_numpy()))
+    columns = {"tokens": measured, "bytes": sizes.astype(np.int64), "heldout_tokens": whole}
     for name, column in columns.items():
         table = table.append_column(name, pa.array(column))
     return Heldout(table, rows, begins, stops, number, all_tokens)

@@ -47,7 +47,9 @@ def documents_read(plan: Plan, directory: Path, source: str, number: int, moving
         for begin in range(first, last, SAMPLES):
             samples = _samples(plan, key, np.arange(begin, min(begin + SAMPLES, last)))
             # Its first input is the last token before its labels.
-            begins = np.maximum(samples * plan.seq_length - ("packing" not in entry), 0)
+            begins = np.maximum(samples * plan.seq_length - 1, 0)
+            if "packing" in entry:  # it begins behind a separator of its own
+                begins = samples * plan.seq_length
             stops = np.minimum((samples + 1) * plan.seq_length, int(ends[-1])) - 1
             entries += np.bincount(np.searchsorted(ends, begins, "right"), minlength=len(entries))
             entries -= np.bincount(np.searchsorted(ends, stops, "right") + 1, minlength=len(entries))

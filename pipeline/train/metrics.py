@@ -231,7 +231,7 @@ class Recorder:
 def macro(counts: Counts) -> float:
     """Mean over the batch's sources of their mean loss, so that a small source is not lost in the sum; 0 if no label counts."""
     losses = [loss / tokens for loss, tokens in zip(counts.loss, counts.tokens) if tokens]
-    return sum(losses) / (len(losses) or 1)
+    return sum(losses) / len(losses) if losses else 0.0
 
 
 def competing(sources: tuple[str, ...], counts: Counts) -> tuple[float, float]:
