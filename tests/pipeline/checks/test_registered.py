@@ -19,6 +19,7 @@ TOOLS = {
     "lenient",
     "memory",
     "mixture_table",
+    "packed",
     "preview",
     "preview_mixture",
     "sizes",
