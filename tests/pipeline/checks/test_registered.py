@@ -17,6 +17,7 @@ TOOLS = {
     "advice",
     "check",
     "lenient",
+    "measured",
     "memory",
     "mixture_table",
     "packed",
