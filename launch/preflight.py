@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from perdure.launch.preflight_devices import check_devices, meet
+from perdure.launch.preflight_devices import LAST_WORDS, check_devices, meet
 from perdure.pipeline.checks.open_files import files_needed
 from perdure.pipeline.core import logs
 from perdure.pipeline.core.errors import PerdureError
@@ -190,6 +190,7 @@ def main(version_directory: Path) -> int:
                 *(f"{mine['node']}: {own}" for own in _alone(mine, needed, True)),
             ]:
                 logger.error(f"error: preflight: {line}")
+            time.sleep(LAST_WORDS)
             return 1
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=2 * wait)

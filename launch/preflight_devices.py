@@ -32,7 +32,8 @@ LEAST_SHARE = {"cuda": 0.8, "cpu": 1 / 3}
 REDUCED_NUMBERS = 8 << 20
 """fp32 numbers that all ranks add up."""
 LAST_WORDS = 3.0
-"""Seconds that the first rank, which holds the store, stays for the others' questions."""
+"""Seconds that ranks stay when the time is over: schedulers end all ranks with the first that ends, and the first rank, which
+holds the store, is asked by the others."""
 STAGES = ("came", "multiplied", "reduced")
 BEHIND = {
     None: "never came",
@@ -45,7 +46,8 @@ BEHIND = {
 def meet(node: str, wait: timedelta) -> tuple[Any, list[str]]:
     """The store of all ranks, and a line for each that has not come in time.
 
-    Only the first of those that came gets these lines with the ranks that each machine has; the others get them empty.
+    Only the first of those that came gets these lines with the ranks that each machine has; the others get an empty one. All
+    are to stay for `LAST_WORDS` then.
 
     Args:
         node: This machine's name.
@@ -77,8 +79,6 @@ def meet(node: str, wait: timedelta) -> tuple[Any, list[str]]:
             f"{line} within {wait.total_seconds():.0f} s; came: {here}"
             for line in behind(store, world_size, "came")
         ]
-        if rank == 0:
-            time.sleep(LAST_WORDS)  # the others ask the store, which ends with this process
         return store, lines if rank == came[0] else [""]
     return store, []
 
@@ -139,7 +139,7 @@ def watched(store: Any, rank: int, world_size: int, seconds: float) -> Iterator[
         for line in lines:
             logger.error(f"error: preflight: {line}")
         sys.stderr.flush()
-        time.sleep(LAST_WORDS if rank == 0 else 0)
+        time.sleep(LAST_WORDS if rank == 0 or not lines else 0)
         os._exit(1)
 
     watcher = threading.Thread(target=watch, daemon=True)

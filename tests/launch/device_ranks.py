@@ -37,6 +37,7 @@ def main() -> None:
     store, missing = devices.meet(f"n{rank // 2}", timedelta(seconds=seconds))
     if missing:
         print(*filter(None, missing), sep="\n", file=sys.stderr, flush=True)
+        time.sleep(devices.LAST_WORDS)
         sys.exit(1)
     world_size = int(os.environ["WORLD_SIZE"])
     dist.init_process_group(
