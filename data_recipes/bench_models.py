@@ -151,7 +151,7 @@ def _megatrons(recipe: Recipe, vocab_size: int, device: torch.device) -> tuple[A
         vocab_size=padded_vocab_size(vocab_size),
         max_sequence_length=recipe.training.seq_length,
         position_embedding_type="rope",
-        rotary_base=recipe.model.rope_theta,
+        rotary_base=model_shape(recipe).rope_theta,
         share_embeddings_and_output_weights=True,
     ).to(device)
     if config.bf16:
@@ -168,7 +168,7 @@ def _plain(recipe: Recipe, vocab_size: int, device: torch.device) -> Step:
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    shape = recipe.model
+    shape = model_shape(recipe)
     config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=shape.hidden_size,

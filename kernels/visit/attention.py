@@ -80,7 +80,8 @@ def third_flash(queries: tuple[Tensor, ...], deterministic: bool, flops: float) 
 
 
 def _both(queries: tuple[Tensor, ...]) -> None:
-    result = F.scaled_dot_product_attention(*queries, is_causal=True, enable_gqa=True)
+    query, key, value = queries
+    result = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
     torch.autograd.grad(result, queries, result.detach())
 
 
@@ -98,7 +99,9 @@ def packed(device: torch.device, tiny: bool) -> dict[str, Any]:
 
     def apart() -> Tensor:
         parts = zip(*(x.transpose(0, 1)[None].split(lengths, dim=2) for x in (query, key, value)))
-        found = [F.scaled_dot_product_attention(*part, is_causal=True, enable_gqa=True) for part in parts]
+        found = [
+            F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True) for q, k, v in parts
+        ]
         return torch.cat([x[0].transpose(0, 1) for x in found])
 
     def run(way: Callable[[], Tensor]) -> float:
@@ -117,10 +120,10 @@ def packed(device: torch.device, tiny: bool) -> dict[str, Any]:
 def fp32_memory(device: torch.device, tiny: bool) -> dict[str, Any]:
     """Peak memory of attention in fp32, for which there is no flash attention: scores would be tokens x tokens a head."""
     tokens = 32 if tiny else 4096
-    queries = [x.float() for x in heads_of(1, tokens, (32, 8, 8), 64, device)]
+    query, key, value = (x.float() for x in heads_of(1, tokens, (32, 8, 8), 64, device))
     peak = peak_memory(device)
     before = next(peak)
-    F.scaled_dot_product_attention(*queries, is_causal=True, enable_gqa=True)
+    F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
     return {"mb": (next(peak) - before) / 1e6, "mb of scores": 32 * tokens**2 * 4 / 1e6}
 
 

@@ -62,10 +62,10 @@ def requirements(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     own = {head: loss.get((head, 0.6, "triton")) for head in heads}
     for head in heads:
         k1 = loss.get((head, 0.6, "scoring, triton"))
-        yield _judged(f"K1 on {head}", f"{K1_TFLOPS:.0f} TFLOP/s", k1 and k1["tflops"], K1_TFLOPS)
+        yield _judged(f"K1 on {head}", f"{K1_TFLOPS:.0f} TFLOP/s", k1["tflops"] if k1 else None, K1_TFLOPS)
         step = own[head]
         yield _judged(
-            f"step at k = 0.6 on {head}", f"{FLOOR:.0%} of its floor", step and step["floor"], FLOOR
+            f"step at k = 0.6 on {head}", f"{FLOOR:.0%} of its floor", step["floor"] if step else None, FLOOR
         )
     for name in ("peers", "compiled"):
         for row in rows_of(results, name):
