@@ -108,7 +108,7 @@ def picture(found: Sequence[Report], unit: str) -> str:
     for colour, arm in enumerate(arms(found)):
         seeds = [[losses(report, version)["english"] for report in found] for version in path(arm)]
         lines.append(line(arm, over_seeds(seeds), colour))
-    y_axis = Axis(f"held-out loss on English ({unit})")
+    y_axis = Axis(f"English, {unit}")
     return line_chart(
         DOMAINS, lines, y_axis, "Loss on English by stage", Axis("after the stage"), points=True
     )
