@@ -48,7 +48,10 @@ def initialise() -> torch.device:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device, **options)
+        # Without `device_id`: where it is given, a rank that is no member of a new group splits NCCL's world communicator, so
+        # that members of a group over NCCL can (`_new_process_group_helper` of torch 2.11 to 2.13). Members of a group over
+        # gloo never do, and the others would wait for them forever. Megatron and `collectives.part` make such groups.
+        dist.init_process_group("nccl", **options)
         return device
     install_cpu_backend()
     dist.init_process_group("gloo", **options)
@@ -65,6 +68,16 @@ def devices() -> tuple[str, int]:
 def used_memory() -> int | None:
     """Most bytes that tensors took on this rank's GPU since the process began; None on a CPU."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
+def empty_host_cache() -> None:
+    """Gives pinned memory that nothing uses back to the system; without CUDA there is none.
+
+    torch rounds each block up to a power of two and keeps it. The next copy to the host pins its memory anew.
+    """
+    if torch.cuda.is_available():
+        empty = getattr(torch.accelerator, "empty_host_cache", None)  # not in torch 2.11
+        (empty or torch._C._host_emptyCache)()
 
 
 def install_cpu_backend() -> None:

@@ -52,6 +52,8 @@ def ignore_warnings() -> None:
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
     # Megatron reads checkpoints through torch's ShardedTensor. On CPUs the warning's module is ours, which hands its calls on.
     warnings.filterwarnings("ignore", "Please use DTensor", FutureWarning)
+    # Of NCCL's barriers: the current device is the rank's, and why it is not bound stands in `device.initialise`.
+    warnings.filterwarnings("ignore", r"barrier\(\): using the device under current context", UserWarning)
     # Of main parameters' gradients, which the distributed optimizer keeps elsewhere.
     warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
 

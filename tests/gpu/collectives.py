@@ -88,8 +88,10 @@ def record(name: str, group: dist.ProcessGroup, tensors: list[Tensor], args: tup
 def install(real: bool) -> None:
     """Lets process groups be made as on GPUs, over gloo or, unless `real`, over the fake group that reaches nobody."""
     begin, make, post = dist.init_process_group, dist.new_group, dist.batch_isend_irecv
+    bound: list[torch.device] = []
 
     def init_process_group(backend, device_id=None, store=None, **options):
+        bound.extend([device_id] if device_id else [])
         if real:
             begin("gloo", store=store, **options)
         else:
@@ -104,6 +106,11 @@ def install(real: bool) -> None:
             NCCL.add(dist.group.WORLD.group_name)
 
     def new_group(*args, backend=None, **options):
+        ranks = args[0] if args else options.get("ranks")
+        if bound and backend == "gloo" and ranks is not None and dist.get_rank() not in ranks:
+            raise RuntimeError(
+                f"splits NCCL's world communicator, which no member of {ranks} does, at {place()}"
+            )
         for name in ("pg_options", "device_id"):
             options.pop(name, None)
         group = make(*args, backend="gloo" if real else "fake", **options)

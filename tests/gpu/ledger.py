@@ -17,16 +17,18 @@ class Ledger:
         sorts: Operations that sort under deterministic algorithms, by place: slow, but right.
         launches: Triton launches, in order: what `compile_launches.py` compiles.
         calls: Collectives and point-to-point transfers, in order: what `matching.py` matches.
+        emptied: How often pinned memory that nothing uses was given back, by place.
     """
 
     waits: Counter[str] = field(default_factory=Counter)
     sorts: Counter[str] = field(default_factory=Counter)
     launches: list[dict[str, Any]] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
+    emptied: Counter[str] = field(default_factory=Counter)
 
     def clear(self) -> None:
         """Forgets everything."""
-        for seen in (self.waits, self.sorts, self.launches, self.calls):
+        for seen in (self.waits, self.sorts, self.launches, self.calls, self.emptied):
             seen.clear()
 
     def wait(self, reason: str, times: int = 1) -> None:

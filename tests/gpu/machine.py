@@ -104,6 +104,7 @@ def install_cuda() -> None:
     cuda.current_stream = cuda.default_stream = cuda.stream = lambda *_: Stream()
     for name in ("set_device", "empty_cache", "_lazy_init", "_lazy_call"):
         setattr(cuda, name, nothing)
+    torch.accelerator.empty_host_cache = lambda: LEDGER.emptied.update([place()])
     for module in (cuda, cuda.random):
         module.get_rng_state = lambda device=None: state
         module.set_rng_state = module.manual_seed = module.manual_seed_all = nothing

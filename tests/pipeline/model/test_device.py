@@ -8,7 +8,7 @@ import torch.distributed as dist
 from support import on_rank
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.model.device import initialise
+from perdure.pipeline.model.device import empty_host_cache, initialise
 
 
 @pytest.fixture
@@ -42,6 +42,26 @@ def test_every_operation_on_a_gpu_has_one_order(machine, monkeypatch):
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_no_device_is_bound(machine):
+    """A bound one makes torch split NCCL's communicator for groups over gloo, on the ranks that are not in them alone."""
+    initialise()
+    assert "device_id" not in machine and machine["backend"] == ("nccl",)
+
+
+@pytest.mark.parametrize("called", ["accelerator", "torch 2.11"])
+def test_pinned_memory_is_given_back_under_every_torch(machine, monkeypatch, called):
+    found = []
+    monkeypatch.setattr(torch.accelerator, "empty_host_cache", lambda: found.append("accelerator"))
+    if called == "torch 2.11":
+        monkeypatch.delattr(torch.accelerator, "empty_host_cache")
+    monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: found.append("torch 2.11"), raising=False)
+    empty_host_cache()
+    assert found == [called]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    empty_host_cache()
+    assert found == [called]
 
 
 def test_settings_of_the_site_stay(machine, monkeypatch):
