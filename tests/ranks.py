@@ -2,17 +2,17 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import REF_NATS_PER_UNIT
 from perdure.pipeline.model import huggingface, weights
 from perdure.pipeline.model.device import initialise
-from perdure.pipeline.model.language_model import build_model, unwrap
-from perdure.pipeline.model.layers import RecomputedLayer
+from perdure.pipeline.model.language_model import build_model, build_stage, replicated, unwrap
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import load_recipe
 from perdure.pipeline.train.batch import collate
@@ -153,8 +153,9 @@ def slow_export(directory: str) -> int:
 def train_cases(directory: str, cases: list[dict], steps: int) -> list:
     """Trains the same weights on the same data once for each case, within one process; what `Counts` says of each step.
 
-    A case may have a `scope`, a `z_loss`, `main_grad`: whether weight gradients go straight there, and `recompute`. `kept` is
-    how many bytes are saved for the backward passes of a step, besides the inputs of recomputed layers.
+    A case may have a `scope`, a `z_loss`, `main_grad`: whether weight gradients go straight there, and `parallel`: other values of
+    the layout's fields, for a model of its own. `kept` is how many bytes the backward pass of a step's first micro-batch finds,
+    weights aside.
     """
     import megatron.core.parallel_state as mpu
 
@@ -170,7 +171,7 @@ def train_cases(directory: str, cases: list[dict], steps: int) -> list:
     device, objective = initialise(), objective_of(recipe.versions[inputs["version"]])
     selection = objective.selection
     wrapped = build_model(recipe, inputs["vocab_size"], device)
-    model, shape = unwrap(wrapped), model_shape(recipe)
+    shape = model_shape(recipe)
     paths = [{name: Path(path) for name, path in inputs[part].items()} for part in ("data", "scores")]
     dataset = open_dataset(Path(directory) / "plan", *paths)
     rank = mpu.get_data_parallel_rank()
@@ -179,10 +180,13 @@ def train_cases(directory: str, cases: list[dict], steps: int) -> list:
     for case in cases:
         if "scope" in case:
             objective = LanguageModeling(selection.model_copy(update={"scope": case["scope"]}))
+        if "parallel" in case:
+            parallel = recipe.parallel.model_copy(update=case["parallel"])
+            own = recipe.model_copy(update={"parallel": parallel})
+            wrapped = replicated(build_stage(own, inputs["vocab_size"], device), parallel)
+        model = unwrap(wrapped)
         if "z_loss" in case:
             model.loss_options["z_loss"] = case["z_loss"]
-        for layer in model.decoder.layers if "recompute" in case else ():
-            layer.__class__ = RecomputedLayer if case["recompute"] else TransformerLayer
         for module in model.modules():
             if hasattr(module, "gradient_accumulation_fusion"):
                 module.gradient_accumulation_fusion = case.get("main_grad", False)
@@ -194,10 +198,7 @@ def train_cases(directory: str, cases: list[dict], steps: int) -> list:
         for step in range(steps):
             set_learning_rate(optimizer, 0.01, 0.1)
             first = step * recipe.training.global_batch_size
-            kept = []
-            with torch.autograd.graph.saved_tensors_hooks(
-                lambda tensor, kept=kept: kept.append(tensor.nbytes) or tensor, lambda tensor: tensor
-            ):
+            with kept_for_backward(model) as kept:
                 own = objective.with_threshold(threshold)
                 counts, grad_norm, _ = train_step(wrapped, optimizer, own, loader, recipe.training, first)
             threshold = counts.threshold
@@ -210,11 +211,33 @@ def train_cases(directory: str, cases: list[dict], steps: int) -> list:
                     "selected": counts.selected_tokens,
                     "tokens": sum(counts.tokens),
                     "threshold": threshold,
-                    "kept": sum(kept),
+                    "kept": kept[0],
                 }
             )
         results.append(told)
     return results
+
+
+@contextmanager
+def kept_for_backward(model: torch.nn.Module) -> Iterator[list[int]]:
+    """Gives the bytes that are kept when a backward pass begins inside, first those of the first; weights are not counted."""
+    saved: list[torch.Tensor] = []
+    found: list[int] = []
+    weights_of = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def pack(tensor):
+        saved.append(tensor)
+        return tensor
+
+    def unpack(tensor):
+        if saved:
+            stored = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in saved}
+            found.append(sum(size for place, size in stored.items() if place not in weights_of))
+            saved.clear()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield found
 
 
 def main() -> None:

@@ -10,21 +10,25 @@ from perdure.pipeline.model.parameters import TOP
 from perdure.pipeline.model.shape import dimensions, model_shape, padded_vocab_size
 from perdure.pipeline.recipe import KLAnchor, LoRA, Recipe
 
-ACTIVATIONS_FORMULA = (
-    "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + 4 hidden) + loss; "
-    "a layer: (4 hidden/sp + (2 query + 2 key_value + 4 ffn)/tp) x bytes; loss: part of the logits, see loss_implementation"
-)
-"""What the backward pass keeps: per layer the inputs of both norms and both blocks (sp is tp under sequence parallelism,
-else 1), q, k, v and the attention's output, and the SwiGLU's gate, up, activated gate and product; on the last stage the
-fp32 gradient of the last hidden states, and what `_loss_bytes` says. In flight: the micro-batches that the first stage
-of a one-forward-one-backward pipeline holds at a time."""
-
-RECOMPUTED_FORMULA = (
-    "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + 4 hidden) + one whole layer + loss; a "
-    "layer keeps hidden/sp x bytes, a whole one has (4 hidden/sp + (2 query + 2 key_value + 4 ffn)/tp) x bytes"
-)
-"""With `parallel.recompute`: 2 s b h / t bytes a layer under bf16 (Korthikanti et al. 2022, section 5), the layer that the
-backward pass is at aside."""
+FORMULAS = {
+    "none": (
+        "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + 4 hidden) + loss; a layer: "
+        "(4 hidden/sp + (2 query + 2 key_value + 3 ffn)/tp) x bytes; loss: part of the logits, see loss_implementation"
+    ),
+    "selective": (
+        "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + 4 hidden) + one layer's rest + loss; a "
+        "layer keeps (2 hidden/sp + (2 query + 2 key_value + 2 ffn)/tp) x bytes, its rest is (2 hidden/sp + ffn/tp) x bytes"
+    ),
+    "full": (
+        "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + 4 hidden) + one whole layer + loss; a "
+        "layer keeps hidden/sp x bytes, a whole one has (4 hidden/sp + (2 query + 2 key_value + 3 ffn)/tp) x bytes"
+    ),
+}
+"""What the backward pass keeps, by `parallel.recompute`: per layer the inputs of both norms and both blocks (sp is tp under sequence
+parallelism, else 1), q, k, v and the attention's output, and the SwiGLU's gate, up and product; on the last stage the fp32 gradient
+of the last hidden states, and what `_loss_bytes` says. In flight: the micro-batches that the first stage of a
+one-forward-one-backward pipeline holds at a time. `selective` keeps neither the inputs of blocks nor the product; `full` keeps
+2 s b h / t bytes a layer under bf16 (Korthikanti et al. 2022, section 5). Either has the layer whole that the backward pass is at."""
 
 LOGIT_BYTES = 128 << 20
 """Most that `triton` holds of gradients of logits, and `auto` on CPUs of logits and gradients."""
@@ -65,10 +69,14 @@ def memory_per_rank(recipe: Recipe, adapter: LoRA | None = None) -> dict[str, An
     micro_batches = layout.micro_batches(training)
     tokens = training.micro_batch_size * training.seq_length
     per_layer = 4 * shape.hidden_size // layout.sequence
-    per_layer += (2 * query + 2 * key_value + 4 * shape.ffn_hidden_size) // tensor
-    kept, at_work = per_layer, 0
-    if parallel.recompute:
-        kept, at_work = shape.hidden_size // layout.sequence, per_layer
+    per_layer += (2 * query + 2 * key_value + 3 * shape.ffn_hidden_size) // tensor
+    kept = {
+        "none": per_layer,
+        "selective": per_layer - 2 * shape.hidden_size // layout.sequence - shape.ffn_hidden_size // tensor,
+        "full": shape.hidden_size // layout.sequence,
+    }[parallel.recompute]
+    # What a layer has more of while the backward pass is there.
+    at_work = {"none": 0, "selective": per_layer - kept, "full": per_layer}[parallel.recompute]
     first_stage = tokens * (min(pipeline, micro_batches) * layers * kept + at_work) * width
     last_stage = tokens * ((layers * kept + at_work) * width + 4 * shape.hidden_size)
     last_stage += _loss_bytes(training.loss_implementation, tokens * rows, width)
@@ -86,7 +94,7 @@ def memory_per_rank(recipe: Recipe, adapter: LoRA | None = None) -> dict[str, An
         **parts,
         "total": sum(parts.values()),
         "save": (parts["weights"] + states) // data,
-        "activations_formula": RECOMPUTED_FORMULA if parallel.recompute else ACTIVATIONS_FORMULA,
+        "activations_formula": FORMULAS[parallel.recompute],
     }
 
 

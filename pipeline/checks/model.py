@@ -209,6 +209,14 @@ def ranks(recipe: Recipe) -> Problems:
         yield Problem("parallel", size, f"should be at most {MOST_RANKS:,} ranks (tensor x pipeline x data)")
 
 
+def overlap(recipe: Recipe) -> Problems:
+    """Checks that what overlaps is there: weights are gathered by the distributed optimizer, after gradients in the same buckets."""
+    parallel = recipe.parallel
+    for name in ("distributed_optimizer", "overlap_grad_reduce"):
+        if parallel.overlap_param_gather and not getattr(parallel, name):
+            yield Problem("parallel.overlap_param_gather", True, f"needs parallel.{name}: true")
+
+
 def batch(recipe: Recipe) -> Problems:
     """Checks that the batch is a whole number of micro-batches on every replica."""
     layout, micro, batch = (
@@ -243,6 +251,7 @@ CHECKS = (
     pipeline,
     sliding_window,
     ranks,
+    overlap,
     batch,
     adam,
 )

@@ -63,7 +63,8 @@ def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
     alike = [one for one, other in known if other is None]
     speed = speed_of(recipe, alike, gpus_per_node)
     model_flops = compute_seconds(flops * tokens, layout.world_size, gpu.peak_tflops, speed.mfu)
-    compute = model_flops * (4 / 3 if recipe.parallel.recompute else 1)  # one more forward pass
+    full = recipe.parallel.recompute == "full"
+    compute = model_flops * (4 / 3 if full else 1)  # one more forward pass
     bubble = (layout.pipeline - 1) / micro_batches
     sent, reduce = reduction(recipe, layout.world_size, nodes > 1)
     seconds = compute * (1 + bubble) + reduce
@@ -145,7 +146,7 @@ def speed_of(recipe: Recipe, alike: list[Measured], gpus_per_node: int) -> Speed
     micro_batches = layout_of(there).micro_batches(training)
     _, reduce = reduction(there, newest.gpus, newest.gpus > gpus_per_node)
     passes = (step - reduce) / (1 + (layout.pipeline - 1) / micro_batches)
-    extra = 4 / 3 if recipe.parallel.recompute else 1  # `sizing` adds a forward pass
+    extra = 4 / 3 if recipe.parallel.recompute == "full" else 1  # `sizing` adds a forward pass
     mfu = min(1.0, newest.mfu * step / passes * extra) if passes > 0 else newest.mfu
     whole = (newest.gpus, newest.samples) == (layout.world_size, recipe.training.global_batch_size)
     return Speed(mfu, "measured whole" if whole else "measured", newest.told())
@@ -185,7 +186,10 @@ def _version(
     recipe: Recipe, name: str, version: Version, passes: float, reduce: float, gpus: int
 ) -> dict[str, Any]:
     """One version's time; to select over the whole batch exactly takes one more forward pass."""
-    selection, whole = version.selection, 4 if recipe.parallel.recompute else 3  # forward passes' worth
+    selection, whole = (
+        version.selection,
+        4 if recipe.parallel.recompute == "full" else 3,
+    )  # forward passes' worth
     extra = 1 + 1 / whole if selection and selection.k < 1 and selection.scope == "global" else 1.0
     steps, seconds = num_steps(recipe, version), passes * extra + reduce
     return {
@@ -206,7 +210,7 @@ def _advice(recipe: Recipe, found: dict[str, Any]) -> list[str]:
             f"does not fit into {found['memory']['gib']:g} GiB less {RESERVE_GIB:g} for CUDA and NCCL: raise "
             "tensor_parallel or pipeline_parallel, or lower micro_batch_size or seq_length"
             + ("" if parallel.distributed_optimizer else ", or set distributed_optimizer")
-            + ("" if parallel.recompute else ", or set recompute")
+            + ("" if parallel.recompute == "full" else ", or set recompute")
         )
     if found["gpus_per_node"] % parallel.tensor_parallel:
         lines.append(

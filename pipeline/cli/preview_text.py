@@ -233,6 +233,13 @@ def _print_model(console: Console, model: dict[str, Any]) -> None:
         )
 
 
+RECOMPUTING = {
+    "none": "",
+    "selective": ", recomputing norms and SwiGLU",
+    "full": ", recomputing layers",
+}
+
+
 def _print_layout(console: Console, layout: dict[str, Any]) -> None:
     heading(console, "Layout")
     console.print(
@@ -240,7 +247,9 @@ def _print_layout(console: Console, layout: dict[str, Any]) -> None:
         f"x data {layout['data_parallel']}"
         + (", sequence parallel" if layout["sequence_parallel"] else "")
         + (", distributed optimizer" if layout["distributed_optimizer"] else "")
-        + (", recomputing layers" if layout["recompute"] else "")
+        + (", overlapping gradients" if layout["overlap_grad_reduce"] else "")
+        + (" and weights" if layout["overlap_param_gather"] else "")
+        + RECOMPUTING[layout["recompute"]]
         + f"; micro-batches a step: {layout['micro_batches']}"
     )
     if layout["world_size"] > LISTED_RANKS:

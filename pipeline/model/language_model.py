@@ -20,10 +20,10 @@ from perdure.pipeline.core.shards import REF_MISSING, REF_NATS_PER_UNIT
 from perdure.pipeline.model.adapters import add_adapters
 from perdure.pipeline.model.device import timeout
 from perdure.pipeline.model.gradients import finish_gradients
-from perdure.pipeline.model.layers import GatedMLP, RecomputedLayer, block_spec, install_weight_gradient
+from perdure.pipeline.model.layers import GatedMLP, block_spec, install_weight_gradient, recompute
 from perdure.pipeline.model.shape import model_shape, padded_vocab_size
 from perdure.pipeline.model.weights import mark_tensor_parallel
-from perdure.pipeline.recipe import LoRA, Recipe, Training
+from perdure.pipeline.recipe import LoRA, Parallel, Recipe, Training
 
 
 class OutputLayer(ColumnParallelLinear):
@@ -121,14 +121,33 @@ def build_model(
     """
     if recipe.training.loss_implementation == "triton":
         _require_triton(device)
-    model = build_weights(recipe, vocab_size, device, adapter)
-    return DistributedDataParallel(
-        model.config,
-        DistributedDataParallelConfig(
-            grad_reduce_in_fp32=True, use_distributed_optimizer=recipe.parallel.distributed_optimizer
-        ),
-        model,
+    return replicated(build_weights(recipe, vocab_size, device, adapter), recipe.parallel, adapter)
+
+
+def replicated(
+    model: torch.nn.Module, parallel: Parallel, adapter: LoRA | None = None
+) -> DistributedDataParallel:
+    """A model, wrapped for data parallelism, with room for gradients."""
+    config = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=parallel.distributed_optimizer,
+        overlap_grad_reduce=parallel.overlap_grad_reduce,
+        # Megatron gathers the weights of a module before its call; an adapter's matrices are in no module that is called.
+        overlap_param_gather=parallel.overlap_param_gather and adapter is None,
     )
+    wrapped = DistributedDataParallel(model.config, config, model)
+    if parallel.overlap_grad_reduce:
+        model.config.no_sync_func = wrapped.no_sync  # until the last micro-batch
+    return wrapped
+
+
+def gather_weights(model: torch.nn.Module) -> None:
+    """Makes a wrapped model's weights those of the last update on every replica; all ranks call this.
+
+    Under `overlap_param_gather` the next forward pass does so, a bucket at a time: who reads weights before must call this.
+    """
+    if model.ddp_config.overlap_param_gather:
+        model.start_param_sync(force_sync=True)
 
 
 def build_weights(
@@ -164,8 +183,7 @@ def build_stage(
     ).to(device)
     for layer in model.decoder.layers:
         layer.mlp.__class__ = GatedMLP  # Megatron's layer spec knows its own class only
-        if recipe.parallel.recompute:
-            layer.__class__ = RecomputedLayer
+        recompute(layer, recipe.parallel.recompute)
     mark_tensor_parallel(model, shape)
     if adapter:
         add_adapters(model, shape, adapter, recipe.seed)
@@ -188,6 +206,11 @@ def model_config(recipe: Recipe, device: torch.device) -> TransformerConfig:
         pipeline_model_parallel_size=parallel.pipeline_parallel,
         sequence_parallel=parallel.sequence_parallel,
         pipeline_dtype=dtype,
+        # Each transfer's `wait` orders the stream that computes behind NCCL's; Megatron would stop the host as well, for a race
+        # of `batch_isend_irecv` that torch 1.13 mended (pytorch #82450). In a batch, ranks that both send first cannot block
+        # each other.
+        batch_p2p_comm=True,
+        batch_p2p_sync=False,
         params_dtype=dtype,
         bf16=bf16,
         normalization="RMSNorm",
@@ -200,7 +223,7 @@ def model_config(recipe: Recipe, device: torch.device) -> TransformerConfig:
         hidden_dropout=0.0,
         attention_dropout=0.0,
         perform_initialization=False,
-        use_cpu_initialization=True,
+        use_cpu_initialization=False,  # made on the device, where `weights` fills them: the host never holds the model
         gradient_accumulation_fusion=install_weight_gradient(device),
         # Fusions that need Apex or Transformer Engine.
         masked_softmax_fusion=False,

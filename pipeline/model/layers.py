@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import torch
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.tensor_parallel import layers as megatron_layers
+from megatron.core.tensor_parallel.random import CheckpointWithoutOutput
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from perdure.kernels import swiglu
 from perdure.kernels.parallel import add_matmul
@@ -39,16 +39,101 @@ class GatedMLP(MLP):
         return self.linear_fc2(swiglu(self.linear_fc1(hidden_states)[0]))
 
 
+class RecomputedMLP(GatedMLP):
+    """`GatedMLP` that keeps gate and up alone, not their product, which the backward pass computes again."""
+
+    def forward(self, hidden_states, **_kwargs):
+        """As `GatedMLP`'s."""
+        gate_up = self.linear_fc1(hidden_states)[0]
+        if not _has_backward(gate_up):
+            return self.linear_fc2(swiglu(gate_up))
+        product = CheckpointWithoutOutput(fp8=None)
+        outputs = self.linear_fc2(product.checkpoint(swiglu, gate_up))
+        product.discard_output_and_register_recompute(outputs[0])
+        return outputs
+
+
+class RecomputedNorm(RMSNorm):
+    """`RMSNorm` whose output is dropped when the linear behind it has run, and computed again for that one's backward pass."""
+
+    made: CheckpointWithoutOutput | None = None
+
+    def forward(self, hidden_states):
+        """As `RMSNorm`'s."""
+        if not _has_backward(hidden_states):
+            return super().forward(hidden_states)
+        self.made = CheckpointWithoutOutput(fp8=None)
+        return self.made.checkpoint(super().forward, hidden_states)
+
+    def drop(self, _linear, _inputs, outputs) -> None:
+        """Drops the last output, as a hook after the forward pass of the linear that took it."""
+        if self.made is not None:
+            self.made.discard_output_and_register_recompute(outputs[0])
+            self.made = None
+
+
 class RecomputedLayer(TransformerLayer):
     """Megatron's layer, of which the backward pass keeps the input alone and computes the rest again.
 
-    torch's checkpoint, since Megatron's takes tensors only, and the lengths of documents are none. There is no dropout,
-    so that no random state has to be restored. Source: Chen et al. 2016 (arXiv 1604.06174).
+    Source: Chen et al. 2016 (arXiv 1604.06174).
     """
 
-    def forward(self, *args, **kwargs):
+    def forward(self, hidden_states, *args, **kwargs):
         """As Megatron's."""
-        return checkpoint(super().forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        forward = super().forward
+        if not _has_backward(hidden_states):
+            return forward(hidden_states, *args, **kwargs)
+        return _Recomputed.apply(lambda own: forward(own, *args, **kwargs)[0], hidden_states), None
+
+
+class _Recomputed(torch.autograd.Function):
+    """(run, hidden states) -> run(hidden states), computed again in the backward pass, by a backward pass inside it.
+
+    torch's other checkpoint, without one inside, hands Megatron's linears each weight as a copy without its attributes, so that they
+    cannot mark a gradient that is in `main_grad`, which `overlap_grad_reduce` waits for. Megatron's and torch's of this kind give
+    the input's gradient another layout in memory than a plain layer does, and matrix products other bits. Megatron's takes
+    tensors only, besides, and the lengths of documents are none. There is no dropout, so that no random state has to be restored.
+    """
+
+    @staticmethod
+    def forward(ctx, run, hidden_states):
+        ctx.run = run
+        ctx.save_for_backward(hidden_states)
+        return run(hidden_states)
+
+    @staticmethod
+    def backward(ctx, grad):
+        assert torch.autograd._is_checkpoint_valid()  # not `autograd.grad`, which would leave out the weights
+        own, found = ctx.saved_tensors[0].detach().requires_grad_(), list[Tensor]()
+        own.register_hook(found.append)
+        with torch.enable_grad():
+            output = ctx.run(own)
+        torch.autograd.backward(output, grad)
+        return None, found[0]
+
+
+def recompute(layer: TransformerLayer, granularity: str) -> None:
+    """Lets a layer's backward pass compute again what `parallel.recompute` says, in place.
+
+    `selective` are the parts without a matrix product (Korthikanti et al. 2022, arXiv 2205.05198, section 5, on what is cheap beside
+    the memory it takes). Scores of attention, which they name first, are never kept: flash attention computes them again itself.
+    """
+    if granularity == "full":
+        layer.__class__ = RecomputedLayer
+    elif granularity == "selective":
+        layer.mlp.__class__ = RecomputedMLP
+        norms = (
+            (layer.input_layernorm, layer.self_attention.linear_qkv),
+            (layer.pre_mlp_layernorm, layer.mlp.linear_fc1),
+        )
+        for norm, linear in norms:
+            norm.__class__ = RecomputedNorm
+            linear.register_forward_hook(norm.drop)
+
+
+def _has_backward(hidden_states: Tensor) -> bool:
+    """Whether a gradient will be asked for: not in evaluation, nor below the first adapter of a frozen model."""
+    return torch.is_grad_enabled() and hidden_states.requires_grad
 
 
 def block_spec(config: TransformerConfig, shape: Shape) -> TransformerBlockSubmodules:

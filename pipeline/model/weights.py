@@ -21,7 +21,7 @@ from perdure.pipeline.model.shape import Shape, dimensions, tensor_rules, tensor
 
 
 def load_weights(model: torch.nn.Module, shape: Shape, read: Callable[[str], Tensor]) -> None:
-    """Fills this rank's parameters from Hugging Face tensors.
+    """Fills this rank's parameters from Hugging Face tensors; the host holds one of those at a time.
 
     Args:
         model: An unwrapped `LanguageModel`.
@@ -33,7 +33,8 @@ def load_weights(model: torch.nn.Module, shape: Shape, read: Callable[[str], Ten
         if ".lora_" in name:
             continue  # an adapter's, see `adapters`
         rule = rule_of(name, shape)
-        whole = join(rule, [read(source) for source in hf_names(model, name, shape)], shape)
+        to = {"device": parameter.device, "dtype": parameter.dtype}
+        whole = join(rule, [read(source).to(**to) for source in hf_names(model, name, shape)], shape)
         if rule.padded:
             padding = parameter.shape[0] * size - whole.shape[0]
             whole = torch.nn.functional.pad(whole, (0, 0, 0, padding))
@@ -88,7 +89,7 @@ def random_weights(shape: Shape, vocab_size: int, init_std: float, seed: int) ->
         generator = generator_of(f"{seed}/{name}")
         residual = rules[name].split == "row"
         std = init_std / math.sqrt(2 * shape.num_layers) if residual else init_std
-        return torch.randn(sizes[name], generator=generator) * std
+        return torch.randn(sizes[name], generator=generator).mul_(std)
 
     return read
 

@@ -1,9 +1,9 @@
 """Fields of the model, its layout over ranks, and the training that all versions share."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from perdure.pipeline.recipe.section import Epsilon, Fraction, Positive, Section, Single, Size
 
@@ -81,9 +81,25 @@ class Parallel(Section):
     save memory (Korthikanti et al. 2022); `tensor_parallel` above 1 divides `seq_length`."""
     distributed_optimizer: bool = False
     """Shard optimizer states over the data-parallel ranks (ZeRO-1)."""
-    recompute: bool = False
-    """Keep only the inputs of the layers for the backward pass, which computes the rest again: much less memory for a
-    third more computation, and the same results."""
+    overlap_grad_reduce: bool = False
+    """Reduce gradients over the replicas a bucket at a time, while the backward pass of the last micro-batch goes on. With several
+    buckets (of 40 million parameters, or more) and a gradient that is clipped, `distributed_optimizer` adds the norm in another
+    order: results are then equal to rounding to those without overlap, else bit for bit. Not yet measured on GPUs."""
+    overlap_param_gather: bool = False
+    """Gather updated weights a bucket at a time, while the layers before it compute; needs `distributed_optimizer` and
+    `overlap_grad_reduce`. The few weights of an adapter are gathered at once all the same. Not yet measured on GPUs."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What the backward pass computes again instead of keeping it. `full`: layers keep their inputs alone, for a third more
+    computation. `selective`: outputs of norms and of the SwiGLU, which take no matrix product. `none`. Results are the same bits, but
+    for `selective` in fp32 on CPUs, which is equal to rounding. `true` and `false` are old words for `full` and `none`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_words(cls, tree: Any) -> Any:
+        """`recompute` was true or false once."""
+        if not isinstance(tree, dict) or not isinstance(whole := tree.get("recompute"), bool):
+            return tree
+        return tree | {"recompute": "full" if whole else "none"}
 
 
 class Guard(Section):

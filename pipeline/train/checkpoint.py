@@ -38,7 +38,8 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import flush, write_atomic, write_json
 from perdure.pipeline.core.paths import SUCCESS, VersionPaths
 from perdure.pipeline.model import collectives
-from perdure.pipeline.model.language_model import unwrap
+from perdure.pipeline.model.device import empty_host_cache
+from perdure.pipeline.model.language_model import gather_weights, unwrap
 from perdure.pipeline.model.optimizer import portable_state, restore_state, steps_taken
 from perdure.pipeline.train import fence, writers
 from perdure.pipeline.train.hashes import readable_errors, require_undamaged, write_hashes
@@ -88,6 +89,7 @@ class Checkpoints:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
         collectives.barrier()
+        gather_weights(model)
         weights = sharded_weights(model)
         contents = {"model": weights, "optimizer": portable_state(optimizer, weights)}
         with self._readable_errors():
@@ -104,12 +106,15 @@ class Checkpoints:
                 writers.fork(self.queue, request, self.directory)
             else:
                 writers.write_here(request)
+                empty_host_cache()
 
     def poll(self) -> None:
         """Commits what has been written meanwhile."""
         if self.queue.get_num_unfinalized_calls():
             with self._readable_errors():
-                self.queue.maybe_finalize_async_calls(blocking=False)
+                finished = self.queue.maybe_finalize_async_calls(blocking=False)
+            if finished:  # the fork that read the pinned copies is gone
+                empty_host_cache()
 
     def wait(self) -> None:
         """Waits for the write that is under way, and commits it.

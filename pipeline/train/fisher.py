@@ -167,9 +167,13 @@ def gradients_of_replicas(model: torch.nn.Module) -> Iterator[None]:
         finalize_model_grads(models, None, **options)
 
     model.finish_grad_sync = lambda *_args, **_options: None
+    for group in model.bucket_groups:  # under `overlap_grad_reduce` each would reduce when it is whole
+        group.register_grad_ready = lambda *_args: None
     config.finalize_model_grads_func = finalise
     try:
         yield
     finally:
         config.finalize_model_grads_func = finish
         del model.finish_grad_sync
+        for group in model.bucket_groups:
+            del group.register_grad_ready

@@ -19,7 +19,7 @@ from perdure.pipeline.model.step_hooks import install_hooks
 from perdure.pipeline.model.vocabulary import extended_reader, extension_between
 from perdure.pipeline.plan.lineage import continues_parent, resolved_schedule
 from perdure.pipeline.plan.plan import num_steps
-from perdure.pipeline.recipe import Branch, Init, LlamaModel, Recipe
+from perdure.pipeline.recipe import Branch, Init, LlamaModel, Parallel, Recipe
 from perdure.pipeline.train import fisher
 from perdure.pipeline.train.checkpoint import load_checkpoint
 from perdure.pipeline.train.hooks import hooks_of
@@ -133,7 +133,8 @@ def initial_weights(model, recipe: Recipe, shape: Shape, vocab_size: int, inputs
 
 def adopt_layout(recipe: Recipe, name: str, state: TrainState) -> TrainState:
     """The state of a checkpoint under the recipe's layout; logs it if it was written under another one."""
-    if differing := differences(state.parallel, recipe.parallel.model_dump()):
+    written = Parallel.model_validate(state.parallel)  # before there were some of its fields, perhaps
+    if differing := differences(written.model_dump(), recipe.parallel.model_dump()):
         selection, replicas = recipe.versions[name].selection, recipe.parallel.data_parallel
         kept = "from here on equal to rounding, no longer bit for bit, to a run that kept it"
         if (

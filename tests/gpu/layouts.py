@@ -16,6 +16,7 @@ TENSORS = {"parallel__tensor_parallel": 2}
 STAGES = {"parallel__pipeline_parallel": 2}
 REPLICAS = {"parallel__data_parallel": 2}
 SEQUENCE = TENSORS | {"parallel__sequence_parallel": True}
+OVERLAP = {"parallel__overlap_grad_reduce": True, "parallel__overlap_param_gather": True}
 SHARDED = REPLICAS | {"parallel__distributed_optimizer": True}
 
 
@@ -29,7 +30,7 @@ OPTIONS: dict[str, dict] = {
     "fp32": {"training__precision": "fp32"},
     "documents": {"training__document_mask": True},
     "documents fp32": {"training__document_mask": True, "training__precision": "fp32"},
-    "recompute": {"parallel__recompute": True, "training__document_mask": True},
+    "recompute": {"parallel__recompute": "selective", "training__document_mask": True},
     "untied": UNTIED,
     "z_loss": {"training__z_loss": 0.001},
     "chunked": {"training__loss_implementation": "chunked"},
@@ -49,7 +50,7 @@ LAYOUTS: dict[str, dict] = {
     "sequence parallel": SEQUENCE | selection("global"),
     "stages tied": STAGES | selection("global_lagged"),
     "stages untied": STAGES | UNTIED,
-    "all": SEQUENCE | STAGES | SHARDED | selection("global") | {"parallel__recompute": True},
+    "all": SEQUENCE | STAGES | SHARDED | OVERLAP | selection("global") | {"parallel__recompute": "full"},
 }
 """On several."""
 

@@ -1,9 +1,11 @@
 """What tests ask of ranks on a pretended GPU: `python pretended_ranks.py FUNCTION JSON_ARGUMENTS ANSWER`."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import megatron.core.parallel_state as mpu
@@ -11,18 +13,20 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from gpu import machine, true_waits
+from gpu.host_memory import HostMemory
 from gpu.ledger import LEDGER
+from megatron.core.distributed import DistributedDataParallelConfig
 
 from perdure.kernels import linear_nll, rotary, selective_linear_cross_entropy, swiglu
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.data.score import losses
-from perdure.pipeline.model import collectives, weights
+from perdure.pipeline.model import collectives, language_model, weights
 from perdure.pipeline.model.device import initialise
-from perdure.pipeline.model.language_model import build_model, unwrap
+from perdure.pipeline.model.language_model import build_model, build_stage, gather_weights, replicated, unwrap
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.optimizer import make_optimizer, set_learning_rate
 from perdure.pipeline.model.shape import model_shape
-from perdure.pipeline.recipe import load_recipe
+from perdure.pipeline.recipe import Recipe, load_recipe
 from perdure.pipeline.train import counts, guard, process, step, trainer, versions, worker
 from perdure.pipeline.train.dataset import open_dataset
 from perdure.pipeline.train.loader import Loader
@@ -62,6 +66,65 @@ def train(directory: str, pretended: bool, steps: int) -> list:
         threshold = counted.threshold
         found.append(vars(counted) | {"grad_norm": grad_norm} | seen())
     return found
+
+
+def trained_under(directory: str, cases: list[dict], steps: int, bucket_size: int | None) -> list:
+    """Trains the same random weights once for each case on the pretended GPU: what steps came to, and a hash of the weights.
+
+    Args:
+        directory: The version.
+        cases: Other values of fields of `parallel`, for a model of its own.
+        steps: Of each.
+        bucket_size: Parameters of a bucket under overlap; None: Megatron's choice, which is one for models so small.
+    """
+    machine.install()
+    recipe, _, _, objective, loader = prepared(directory)
+    inputs, device, shape = read_json(Path(directory) / "inputs.json"), loader.device, model_shape(recipe)
+    language_model.DistributedDataParallelConfig = partial(
+        DistributedDataParallelConfig, bucket_size=bucket_size
+    )
+    found = []
+    for case in cases:
+        own = with_parallel(recipe, case)
+        model = replicated(build_stage(own, inputs["vocab_size"], device), own.parallel)
+        weights.load_weights(
+            unwrap(model), shape, weights.random_weights(shape, inputs["vocab_size"], 0.1, recipe.seed)
+        )
+        optimizer = make_optimizer(recipe.training, model, own.parallel.distributed_optimizer)
+        told: list = []
+        for number in range(steps):
+            set_learning_rate(optimizer, 0.01, 0.1)
+            first = number * recipe.training.global_batch_size
+            counted, grad_norm, _ = step.train_step(
+                model, optimizer, objective, loader, recipe.training, first
+            )
+            told.append([counted.loss, grad_norm])
+        gather_weights(model)
+        digest = hashlib.sha256()
+        for parameter in model.parameters():
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        found.append({"steps": told, "weights": digest.hexdigest(), "buckets": len(model.bucket_groups)})
+    return found
+
+
+def host_memory(directory: str) -> dict:
+    """Bytes of the host that tensors take at most while a model of random weights is made, and of the model."""
+    machine.install()
+    recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
+    device, shape = initialise(), model_shape(recipe)
+    with HostMemory() as host:
+        model = build_model(recipe, inputs["vocab_size"], device)
+        built = host.peak
+        weights.load_weights(
+            unwrap(model), shape, weights.random_weights(shape, inputs["vocab_size"], 0.1, recipe.seed)
+        )
+    sizes = [parameter.nbytes for parameter in model.parameters()]
+    return {"built": built, "peak": host.peak, "model": sum(sizes)}
+
+
+def with_parallel(recipe: Recipe, changes: dict) -> Recipe:
+    """A recipe with other values of fields of `parallel`."""
+    return recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update=changes)})
 
 
 def seen() -> dict:

@@ -125,6 +125,9 @@ class CudaTensor(Tensor):
     def __array__(self, *_args, **_kwargs):
         return self.numpy()
 
+    def untyped_storage(self):
+        return self.inner.untyped_storage()  # which Megatron empties and fills again
+
     def storage_offset(self):
         return self.inner.storage_offset()  # new data may lie elsewhere
 

@@ -37,11 +37,6 @@ STEP: Waits = {
     "pipeline.train.guard.agree: item": 1,
 }
 
-TRANSFERS: Waits = {
-    # Megatron synchronises after every transfer unless `batch_p2p_sync` is off.
-    "megatron.core.pipeline_parallel.p2p_communication.P2PCommunicator._communicate: synchronize": 1,
-}
-
 BUDGETS: dict[str, tuple[dict, Waits, Waits]] = {
     "microbatch": (selection("microbatch"), READ | LOSS, STEP),
     "documents": (
@@ -50,7 +45,8 @@ BUDGETS: dict[str, tuple[dict, Waits, Waits]] = {
         STEP,
     ),
     "global": (selection("global"), READ | dict.fromkeys(LOSS, 2), STEP),
-    "first stage": (STAGES, READ | TRANSFERS, STEP | TRANSFERS),
+    # Transfers between stages are waited for by the GPU alone.
+    "first stage": (STAGES, READ, STEP),
 }
 """By option: changes of the recipe, waits of each micro-batch, and waits of a step besides."""
 

@@ -37,7 +37,10 @@ def test_a_version_is_made_as_on_the_cpu_and_goes_on_bit_for_bit(tmp_path, layou
     outcome = start_ranks(version, ranks)
     assert outcome.returncode == 0, outcome.stderr
     pretended, _ = prepared(tmp_path / "gpu", RUN | layout)
-    assert first_stall([rank["calls"] for rank in on_gpu(pretended, ranks)]) is None
+    seen = on_gpu(pretended, ranks)
+    assert first_stall([rank["calls"] for rank in seen]) is None
+    # Once for each of two checkpoints, when they are whole.
+    assert [rank["emptied"] for rank in seen] == [{"pipeline.model.device.empty_host_cache": 2}] * ranks
     for one, other in zip(metrics(version), metrics(pretended), strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=2e-3)
     expected, found = (

@@ -122,7 +122,7 @@ def test_a_stated_mfu_goes_before_and_what_was_measured_is_told(recipe):
         ({"training__micro_batch_size": 4}, "micro_batch_size 2, here 4"),
         ({"training__seq_length": 16}, "seq_length 32, here 16"),
         ({"model__num_layers": 3}, "another model's shape"),
-        ({"parallel__recompute": True}, "recompute False, here True"),
+        ({"parallel__recompute": True}, "recompute none, here full"),
         ({"cluster": {"gpu": {"peak_tflops": 2250}}}, "another GPU: a peak of 989 TFLOP/s"),
     ],
 )

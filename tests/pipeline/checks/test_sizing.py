@@ -114,9 +114,9 @@ def test_our_recipes_fit_and_need_no_advice_where_they_are_meant_to_run(model):
     assert found["memory"]["fits"] and found["advice"] == []
 
 
-def activations(layers: int, recompute: bool = False) -> int:
-    """Of a small model whose SwiGLU of twice the width keeps as much as a GELU of four times, in bf16, t = 2."""
-    model = {"num_layers": layers, "hidden_size": 64, "ffn_hidden_size": 128}
+def activations(layers: int, recompute: bool | str = False) -> int:
+    """Of a small model whose SwiGLU of 8/3 the width keeps as much as a GELU of four times, in bf16, t = 2."""
+    model = {"num_layers": layers, "hidden_size": 48, "ffn_hidden_size": 128}
     recipe = tiny_recipe(
         Path("unused"),
         model={"type": "llama", **model, "num_attention_heads": 4, "num_query_groups": 4},
@@ -127,12 +127,20 @@ def activations(layers: int, recompute: bool = False) -> int:
 
 
 def test_activations_of_a_layer_are_those_of_korthikanti_and_others():
-    sbh = 32 * 2 * 64
+    sbh = 32 * 2 * 48
     # 34 s b h / t (table 2, both techniques) less two masks of dropout, which we have none of, of a byte each.
     assert activations(3) - activations(2) == 32 * sbh // 2
     # With recomputation 2 s b h (the input), divided by t because it is split along the sequence; and one whole layer.
     assert activations(3, recompute=True) - activations(2, recompute=True) == 2 * sbh // 2
     assert activations(1, recompute=True) - activations(1) == 2 * sbh // 2
+    # Without the outputs of two norms, h each, and the SwiGLU's product, 8/3 h; one layer has them.
+    dropped = 2 * (2 + 8 / 3) * sbh / 2
+    kept = activations(3, recompute="selective") - activations(2, recompute="selective")
+    assert kept == 32 * sbh // 2 - dropped
+    assert activations(1, recompute="selective") == activations(1)
+    assert [activations(2, recompute=old) for old in (True, False)] == [
+        activations(2, recompute=new) for new in ("full", "none")
+    ]
 
 
 def test_recomputation_takes_a_forward_pass_and_makes_room():

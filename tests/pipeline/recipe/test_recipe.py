@@ -25,6 +25,15 @@ def test_every_recipe_that_we_ship_can_be_read(path):
     assert load_recipe(path).versions
 
 
+def test_old_words_for_recomputation_go_on(tree):
+    for old, new in ((True, "full"), (False, "none")):
+        read = Recipe.model_validate(tree | {"parallel": {"recompute": old}})
+        assert read == Recipe.model_validate(tree | {"parallel": {"recompute": new}})
+        assert read.parallel.recompute == new
+    with pytest.raises(ValueError, match="'none', 'selective' or 'full'"):
+        Recipe.model_validate(tree | {"parallel": {"recompute": 1}})
+
+
 def test_a_recipe_is_immutable(tree):
     with pytest.raises(ValueError, match="frozen"):
         Recipe.model_validate(tree).training.seq_length = 3

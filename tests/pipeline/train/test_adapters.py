@@ -31,10 +31,16 @@ VERSIONS = {
 LAYOUTS = {
     "one": {},
     "tensor": {"tensor_parallel": 2},
-    "sequence": {"tensor_parallel": 2, "sequence_parallel": True, "recompute": True},
+    "sequence": {"tensor_parallel": 2, "sequence_parallel": True, "recompute": "selective"},
     "pipeline": {"pipeline_parallel": 2},
     "data": {"data_parallel": 2, "distributed_optimizer": False},
-    "sharded": {"data_parallel": 2, "distributed_optimizer": True},
+    "sharded": {
+        "data_parallel": 2,
+        "distributed_optimizer": True,
+        "overlap_grad_reduce": True,
+        "overlap_param_gather": True,
+        "recompute": "full",
+    },
 }
 
 

@@ -33,7 +33,7 @@ LAYOUTS = {
     "one": {},
     "tp2": {"tensor_parallel": 2, "sequence_parallel": True},
     "pp2": {"pipeline_parallel": 2},
-    "dp2_distributed": {"data_parallel": 2, "distributed_optimizer": True},
+    "dp2_distributed": {"data_parallel": 2, "distributed_optimizer": True, "overlap_grad_reduce": True},
 }
 
 

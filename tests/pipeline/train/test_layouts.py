@@ -7,8 +7,10 @@ from pyarrow import parquet
 from support import metrics, on_rank, start_ranks
 from tiny import prepare_version, tiny_recipe
 
+from perdure.pipeline.checks.memory import memory_per_rank
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.model.layout import layout_of
+from perdure.pipeline.recipe import Recipe
 from tests.pipeline.train.golden import GOLDEN
 
 pytestmark = pytest.mark.slow
@@ -19,7 +21,13 @@ LAYOUTS = {
     "tp2_sequence": {"tensor_parallel": 2, "sequence_parallel": True},
     "pp2": {"pipeline_parallel": 2},
     "tp2_pp2": {"tensor_parallel": 2, "pipeline_parallel": 2, "recompute": True},
-    "dp2_distributed": {"data_parallel": 2, "distributed_optimizer": True},
+    "dp2_distributed": {
+        "data_parallel": 2,
+        "distributed_optimizer": True,
+        "overlap_grad_reduce": True,
+        "overlap_param_gather": True,
+        "recompute": "selective",
+    },
 }
 
 
@@ -108,12 +116,40 @@ def test_the_selected_share_is_k(runs):
         assert (other["tokens"], other["selected"]) == (chosen["tokens"], chosen["selected"])
 
 
-def test_recomputed_layers_give_the_same_bits_and_keep_less(tmp_path):
-    directory = prepare_version(tiny_recipe(tmp_path, training__document_mask=True))
-    plain, recomputed = on_rank("train_cases", directory, [{"recompute": False}, {"recompute": True}], 3)
-    for before, after in zip(plain, recomputed, strict=True):
-        assert after["kept"] < before["kept"] / 4
-        assert before | {"kept": 0} == after | {"kept": 0}
+def test_what_is_recomputed_is_the_same_and_is_not_kept(tmp_path):
+    """In fp32 on a CPU torch's norm hands back its input's gradient in two parts, which `selective` adds first; else it, too, has the
+    bits of `none` (tests/gpu/test_overlap.py)."""
+    recipe = tiny_recipe(tmp_path, training__document_mask=True)
+    cases = {word: with_recompute(recipe, word) for word in ("none", "selective", "full")}
+    steps = dict(
+        zip(
+            cases,
+            on_rank(
+                "train_cases",
+                prepare_version(recipe),
+                [{"parallel": {"recompute": word}} for word in cases],
+                3,
+            ),
+            strict=True,
+        )
+    )
+    told = {word: memory_per_rank(case)["activations"] for word, case in cases.items()}
+    layers, tokens, hidden, ffn = 4, 2 * 32, 32, 64
+    for plain, selective, full in zip(*steps.values(), strict=True):
+        assert plain | {"kept": 0} == full | {"kept": 0}
+        for name in ("loss", "grad_norm"):
+            assert selective[name] == pytest.approx(plain[name], rel=1e-6)
+        # Both norms' outputs and what each divides by, and the SwiGLU's product. On a CPU a norm keeps its result without weight, too.
+        assert plain["kept"] - selective["kept"] == layers * tokens * (2 * (2 * hidden + 1) + ffn) * 4
+        # `perdure check` tells a layer that is worked at, and leaves out what attention and norms keep besides: here its output twice.
+        rest = {"none": 0, "selective": 2 * hidden + ffn, "full": 4 * hidden + 2 * 32 + 2 * 16 + 3 * ffn}
+        for word, case in (("selective", selective), ("full", full)):
+            saved = told["none"] - told[word] + (rest[word] + layers * 2 * hidden) * tokens * 4
+            assert saved == pytest.approx(plain["kept"] - case["kept"], rel=0.1)
+
+
+def with_recompute(recipe: Recipe, word: str) -> Recipe:
+    return recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update={"recompute": word})})
 
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))

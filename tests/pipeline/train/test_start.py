@@ -26,3 +26,11 @@ def test_another_layout_is_told_for_what_it_is(selection, parallel, words, said)
     assert words in line and f"{next(iter(parallel))}: 1 -> 2" in line
     assert state.parallel == recipe.parallel.model_dump()
     assert adopt_layout(recipe, "v1", state) == state and len(said) == 1
+
+
+def test_a_checkpoint_of_before_there_were_fields_has_the_same_layout(said):
+    recipe = tiny_recipe("unused", parallel={"data_parallel": 2, "recompute": "full"})
+    new = ("overlap_grad_reduce", "overlap_param_gather")
+    old = {name: value for name, value in recipe.parallel.model_dump().items() if name not in new}
+    state = adopt_layout(recipe, "v1", TrainState(parallel=old | {"recompute": True}))
+    assert not said and state.parallel == recipe.parallel.model_dump()
