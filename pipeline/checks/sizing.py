@@ -63,8 +63,7 @@ def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
     alike = [one for one, other in known if other is None]
     speed = speed_of(recipe, alike, gpus_per_node)
     model_flops = compute_seconds(flops * tokens, layout.world_size, gpu.peak_tflops, speed.mfu)
-    full = recipe.parallel.recompute == "full"
-    compute = model_flops * (4 / 3 if full else 1)  # one more forward pass
+    compute = model_flops * (4 / 3 if recipe.parallel.recompute == "full" else 1)  # one more forward
     bubble = (layout.pipeline - 1) / micro_batches
     sent, reduce = reduction(recipe, layout.world_size, nodes > 1)
     seconds = compute * (1 + bubble) + reduce
