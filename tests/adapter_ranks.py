@@ -46,15 +46,24 @@ def frozen(directory: str) -> dict:
 
 
 def merged_beside_running(directory: str, steps: int) -> dict:
-    """Losses of the first batch by the running adapter and after it is merged, of the last stage's ranks."""
+    """Losses of the first batch by the running adapter and after it is merged, of the last stage's ranks.
+
+    And the largest share of a weight's numbers that are not the fp64 sum of base and product, rounded once.
+    """
     recipe, model, _, _, loader = trained(directory, steps)
     with torch.no_grad():
         found = [token_losses(model, recipe.training, list(loader.batches(0)))]
+        sums = {}
+        for linear in adapted_linears(unwrap(model)):
+            down, up = linear.factors()
+            sums[linear.weight] = linear.weight.double() + up.double() @ down.double() * linear.joint.scale
         merge_adapters(unwrap(model))
+        unequal = [(weight != total.to(weight.dtype)).double().mean().item() for weight, total in sums.items()]
         found.append(token_losses(model, recipe.training, list(loader.batches(0))))
     running, merged = (torch.cat([part.flatten() for part in losses]) for losses in found)
     left = [name for name, _ in unwrap(model).named_parameters() if "lora" in name]
-    return {"gap": (running - merged).abs().max().item(), "mean": running.mean().item(), "left": left}
+    gap, mean = (running - merged).abs().max().item(), running.mean().item()
+    return {"gap": gap, "mean": mean, "left": left, "unequal": max(unequal)}
 
 
 def penalised(directory: str, adapter: str, weight: float, to: str) -> None:

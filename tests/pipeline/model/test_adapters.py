@@ -47,14 +47,15 @@ def test_a_starts_as_peft_initialises_it():
     assert not torch.equal(found, initial_matrix(lora, 400, "1/model.layers.0.mlp.up_proj"))
 
 
-def prepared(out, parallel=None, **adapter):
+def prepared(out, parallel=None, precision="fp32", **adapter):
     changes = {"versions__v1__adapter": LORA | adapter, "training__clip_grad": 0.0}
+    changes["training__precision"] = precision
     recipe = tiny_recipe(out, parallel=parallel or {}, **changes)
     return prepare_version(recipe), layout_of(recipe).world_size
 
 
-def ask(function, out, *arguments, parallel=None, **adapter):
-    directory, ranks = prepared(out, parallel, **adapter)
+def ask(function, out, *arguments, parallel=None, precision="fp32", **adapter):
+    directory, ranks = prepared(out, parallel, precision, **adapter)
     return on_rank(function, directory, *arguments, script="adapter_ranks.py", ranks=ranks)
 
 
@@ -83,6 +84,13 @@ def test_the_merged_model_is_the_running_one(tmp_path, parallel, targets):
     found = ask("merged_beside_running", tmp_path, 3, parallel=parallel, targets=targets)
     assert found["left"] == [] and 1 < found["mean"] < 20
     assert found["gap"] < 1e-6 * max(1, found["mean"])
+
+
+@pytest.mark.slow
+def test_bf16_weights_are_rounded_once_as_they_are_merged(tmp_path):
+    """An fp32 sum and the fp64 one round to two bf16 numbers where they lie close to the middle, and nowhere else."""
+    found = ask("merged_beside_running", tmp_path, 3, precision="bf16")
+    assert found["unequal"] < 1e-3
 
 
 @pytest.fixture(scope="module")

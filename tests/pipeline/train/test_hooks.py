@@ -128,9 +128,9 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, name, pre
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_running_average_is_that_of_every_steps_fp32_weights(tmp_path, precision):
-    """Recomputed in fp64 from the checkpoints of all steps, which `keep: {every: 1}` keeps."""
+    """Recomputed in fp64 from the checkpoints of all steps, which `keep: {every: 1}` keeps: what Reptile makes of a step counts."""
     keep = {"versions__v1__keep": {"every": 1}, "training__guard": {"on_nan": "rollback"}}
-    version = trained(tmp_path, training__ema=0.75, training__precision=precision, **keep)
+    version = trained(tmp_path, training__precision=precision, **keep, **HOOKS["reptile"])
     steps = [path.name for path in sorted((version / "checkpoints").iterdir())]
     assert steps == [f"step_{step:06d}" for step in range(STEPS + 1)]
     scale, difference = on_rank("running_average_difference", version, 0.75, script="averaging_ranks.py")

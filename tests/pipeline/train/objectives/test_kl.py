@@ -134,3 +134,12 @@ def test_the_sum_is_divided_by_all_trained_tokens_and_the_divergence_counted_wit
     assert (float(total), int(number)) == (63.0, 6)
     assert told["kl"].tolist() == [6.0, 3.0] and objective.measures_kl
     assert told["sums"][:2].tolist() == [6.0, 6.0]
+
+
+def test_a_token_that_selection_leaves_out_has_its_divergence_in_the_sum():
+    objective, (new, *_) = prepare(ON_ALL | {"weight": 2.0}, BATCHES)
+    selected = new.valid & torch.tensor([[False, True, True, True], [True] * 4])
+    nll, kl = torch.ones(2, 4), 3.0 * new.valid
+    total, number, told = objective.reduce(SelectiveLoss(nll * selected + 2 * kl, selected, nll, kl), new, 1)
+    assert (float(total), int(number)) == (5 + 36.0, 5)
+    assert told["kl"].tolist() == [18.0, 6.0]
