@@ -19,6 +19,7 @@ from perdure.data_recipes.reproduce.claims import (
     at,
     claim_rows,
     less,
+    lesses,
     measured,
 )
 from perdure.data_recipes.reproduce.scatter import Points, scatter_chart
@@ -49,6 +50,10 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "Reptile": ("reptile_50", "reptile_25"),
 }
 """Versions by method."""
+NAMED = ("parent_20", "parent_50", "parent_80")
+"""Merges whose share stands beside them."""
+LINEAR_TO = 0.1
+"""Loss up to which the picture's axis of the new loss is linear: a few methods learn much less than all others."""
 COLOURS = (7, 7, 6, 0, 1, 1, 1, 2, 4, 3, 5, 5)
 MARKERS = ".DPosd^v<>*X"
 
@@ -112,24 +117,29 @@ def loss_table(found: Sequence[Report], sizes: dict[str, int]) -> str:
     return table([*head, "time, of plain", "state, of plain"], rows)
 
 
+def notes_of(family: str, names: Sequence[str]) -> list[str]:
+    """What stands beside a method's points: the ends' names, a few shares of merges, the strengths of other methods."""
+    if family == "merge":
+        return [{PARENT: PARENT, PLAIN: PLAIN}.get(name, name[7:] if name in NAMED else "") for name in names]
+    return ["" if name == PLAIN or len(names) == 1 else name.rpartition("_")[2] for name in names]
+
+
 def picture(found: Sequence[Report], unit: str) -> str:
-    """All versions in the plane of both losses; what lies far above the trained ones is cut off."""
+    """All versions by what they forgot and what they learned less, each seed against its own parent and plain update."""
     groups, shown = [], families(found)
     for family, colour, marker in zip(FAMILIES, COLOURS, MARKERS, strict=True):
         names = shown.get(family, ())
         if not names:
             continue
-        places = [
-            ([at(report, name)[0] for report in found], [at(report, name)[1] for report in found])
-            for name in names
-        ]
-        notes = [name.rpartition("_")[2] if len(names) > 1 and "_" in name else "" for name in names]
+        places = [(lesses(found, name, PARENT, 0), lesses(found, name, PLAIN, 1)) for name in names]
+        notes = notes_of(family, names)
         groups.append(Points(family, places, notes, colour, marker, joined=len(names) > 1))
     return scatter_chart(
         groups,
-        Axis(f"old domain: held-out loss ({unit})"),
-        Axis(f"new domain: held-out loss ({unit})"),
+        Axis(f"forgotten: old loss, less that of {PARENT} ({unit})"),
+        Axis(f"not learned: new loss, less that of {PLAIN} ({unit})"),
         "Old and new loss by method",
+        linear_to=LINEAR_TO,
     )
 
 

@@ -90,7 +90,20 @@ def test_the_picture_names_every_method():
     svg = frontier.picture([made_up(), made_up(0.1)], "nats per token")
     for family in frontier.FAMILIES:
         assert f">{family}<" in svg
-    assert "old domain: held-out loss (nats per token)" in svg
+    assert "forgotten: old loss, less that of base (nats per token)" in svg
+    for note in ("base", "plain", "20", "50", "80", "1e4", "32"):
+        assert f">{note}<" in svg
+    assert frontier.notes_of("replay", frontier.FAMILIES["replay"]) == ["", "5", "25"]
+
+
+def test_the_picture_compares_each_seed_with_its_own_parent_and_plain_update():
+    """Shifts that a seed's versions share leave no trace: bars show how methods vary, not how seeds do."""
+    one, other = (
+        frontier.picture([made_up(), made_up(0.1)], "nats"),
+        frontier.picture([made_up(), made_up(0.3)], "nats"),
+    )
+    assert one == other
+    assert one != frontier.picture([made_up(), made_up(kl_all=(5.2, 5.3))], "nats")
 
 
 def test_the_state_of_a_version_is_the_size_of_its_last_checkpoint(tmp_path):

@@ -1,6 +1,7 @@
 """Points in the plane of two losses."""
 
 import re
+from itertools import combinations
 
 from perdure.data_recipes.reproduce.scatter import Points, scatter_chart
 from perdure.pipeline.evaluate.report.figures import Axis, standalone
@@ -31,3 +32,23 @@ def test_the_line_of_merges_goes_through_the_means_of_the_seeds():
     # The legend's is shorter. Means: (2, 5), (4, 2), (8, 0); on a page y grows downwards.
     assert abs((found[2] - found[0]) / (found[4] - found[2]) - 0.5) < 1e-3
     assert abs((found[3] - found[1]) / (found[5] - found[3]) - 1.5) < 1e-3
+
+
+def test_notes_of_points_that_lie_close_do_not_overlap_and_axes_may_be_bent():
+    places = [([0.1 * (i % 3), 0.1 * (i % 3) + 0.01], [0.02 * i, 0.02 * i]) for i in range(9)] + [
+        ([5.0], [3.0])
+    ]
+    notes = [f"n{i}" for i in range(10)]
+    groups = [Points("crowd", places, notes, 0)]
+    svg = scatter_chart(groups, Axis("x"), Axis("y"), "t", linear_to=0.1)
+    found = {
+        text: (float(x), float(y))
+        for x, y, text in re.findall(
+            r'<text[^>]*?(?:x="|translate\()([\d.]+)[" ][^>]*?([\d.]+)[")][^>]*>(n\d)<', svg
+        )
+    }
+    assert sorted(found) == notes
+    for (x1, y1), (x2, y2) in combinations(found.values(), 2):
+        assert abs(x1 - x2) > 9 or abs(y1 - y2) > 6.5
+    for tick in ("0.05", "0.1", "0.2", "1", "2"):
+        assert f">{tick}<" in svg
