@@ -58,7 +58,9 @@ def merged_beside_running(directory: str, steps: int) -> dict:
             down, up = linear.factors()
             sums[linear.weight] = linear.weight.double() + up.double() @ down.double() * linear.joint.scale
         merge_adapters(unwrap(model))
-        unequal = [(weight != total.to(weight.dtype)).double().mean().item() for weight, total in sums.items()]
+        unequal = [
+            (weight != total.to(weight.dtype)).double().mean().item() for weight, total in sums.items()
+        ]
         found.append(token_losses(model, recipe.training, list(loader.batches(0))))
     running, merged = (torch.cat([part.flatten() for part in losses]) for losses in found)
     left = [name for name, _ in unwrap(model).named_parameters() if "lora" in name]
@@ -66,14 +68,17 @@ def merged_beside_running(directory: str, steps: int) -> dict:
     return {"gap": gap, "mean": mean, "left": left, "unequal": max(unequal)}
 
 
-def penalised(directory: str, adapter: str, weight: float, to: str) -> None:
-    """Writes, as adapters, what gradients a step gives A and B: without a penalty, with one, and the A that it was of."""
+def penalised(directory: str, adapter: str, weight: float, to: str) -> float:
+    """Writes, as adapters, what gradients a step gives A and B: without a penalty, with one, and the A that it was of.
+
+    Returns the penalty.
+    """
     recipe, model, optimizer, objective, loader = prepared(directory)
     network, version = unwrap(model), next(iter(recipe.versions.values()))
     assert version.adapter is not None
     for name in ("plain", "penalised"):
         if name == "penalised":
-            keep_orthogonal(network, [Path(adapter)], weight)
+            penalty = keep_orthogonal(network, [Path(adapter)], weight)
         set_learning_rate(optimizer, 0.0, 0.0)
         train_step(model, optimizer, objective, loader, recipe.training, 0)
         kept = [(p, p.detach().clone()) for p in network.parameters() if p.requires_grad]
@@ -83,6 +88,7 @@ def penalised(directory: str, adapter: str, weight: float, to: str) -> None:
         for parameter, value in kept:
             parameter.data.copy_(value)
     write_adapter(network, version.adapter, "", Path(to) / "weights")
+    return penalty.value()
 
 
 def written(directory: str, to: str) -> list:

@@ -11,14 +11,14 @@ from perdure.pipeline.core.errors import Problem, RecipeError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.integrity import require_whole
 from perdure.pipeline.core.manifest import differences, is_finished
-from perdure.pipeline.core.records import MeasuredOn
+from perdure.pipeline.core.records import MeasuredOn, read_record
 from perdure.pipeline.evaluate.record import evaluation, measured_on, run_data_directories
 from perdure.pipeline.evaluate.units import default_unit
 from perdure.pipeline.plan.consumption import tokens_at
 from perdure.pipeline.plan.domains import measured_domains
 from perdure.pipeline.plan.history import mixture_phases, source_ledger, steps_done
 from perdure.pipeline.plan.lineage import ancestors, parent_of
-from perdure.pipeline.plan.merged import made_of
+from perdure.pipeline.plan.merged import fitted_shares, made_of
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.plan.recorded import as_recorded, made_schedule, recorded
 from perdure.pipeline.plan.schedule import learning_rate, phase_of
@@ -50,7 +50,8 @@ def _measured_on(recipe: Recipe) -> MeasuredOn | None:
 
 
 def _version(recipe: Recipe, name: str, on: MeasuredOn | None) -> dict[str, Any]:
-    version, directory = recipe.versions[name], recipe.paths.version(name).directory
+    version, paths = recipe.versions[name], recipe.paths.version(name)
+    directory = paths.directory
     step_tokens = recipe.training.global_batch_size * recipe.training.seq_length
     steps, planned, schedule = (
         steps_done(directory),
@@ -73,6 +74,7 @@ def _version(recipe: Recipe, name: str, on: MeasuredOn | None) -> dict[str, Any]
         "start": version.start.type,
         "branch_step": version.start.step if isinstance(version.start, Branch) else None,
         "origin": made_of(recipe, name),
+        "fitted": fitted_shares(read_record(paths)) if is_finished(directory) else None,
         "status": "finished" if is_finished(directory) else "started" if steps else "waiting",
         "steps": steps,
         "planned_steps": planned,
@@ -81,7 +83,7 @@ def _version(recipe: Recipe, name: str, on: MeasuredOn | None) -> dict[str, Any]
         "schedule": version.schedule.type,
         "phase": phase_of(schedule, steps, planned) if steps else None,
         "learning_rate": learning_rate(schedule, steps, planned) if steps else None,
-        "checkpoints": list(recipe.paths.version(name).finished_checkpoints()),
+        "checkpoints": list(paths.finished_checkpoints()),
         "phases": mixture_phases(recipe, name),
         "sources": source_ledger(recipe, name),
         "evaluation": texts and {domain: text["loss"] for domain, text in texts.items()},

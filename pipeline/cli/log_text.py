@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.tree import Tree
 
 from perdure.pipeline.evaluate.units import NATS, UNIT_NAMES
+from perdure.pipeline.plan.merged import fitted_words
 
 REMAINING = "remaining: tokens not read as new data yet; replay may have brought some of them in"
 
@@ -27,6 +28,8 @@ def _version(version: dict[str, Any], unit: str) -> str:
     if found := version["evaluation" if unit == NATS else "bits_per_byte"]:
         losses = (f"{domain} {loss:.4f}" for domain, loss in found.items())
         lines.append(f"held-out loss ({UNIT_NAMES[unit]}): {', '.join(losses)}")
+    if version["fitted"]:
+        lines.append(fitted_words(version["fitted"]))
     for phase in (version["phases"] or [])[1:]:
         shares = ", ".join(f"{key} {share:.2%}" for key, share in phase["shares"].items() if share)
         lines.append(f"{phase['reason']} after step {phase['after_step']:,}: {shares}")

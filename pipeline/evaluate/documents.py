@@ -1,7 +1,7 @@
 """Held-out documents: which of them a domain is measured on, and their losses (`eval_documents.parquet`)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -60,6 +60,21 @@ class Heldout:
     stops: np.ndarray
     all_documents: int
     all_tokens: int
+
+    def only(self, kept: np.ndarray) -> "Heldout":
+        """What is measured of some of the documents.
+
+        Args:
+            kept: bool [documents], which ones.
+        """
+        pieces, renumbered = kept[self.rows], np.cumsum(kept) - 1
+        return replace(
+            self,
+            documents=self.documents.filter(kept),
+            rows=renumbered[self.rows[pieces]],
+            begins=self.begins[pieces],
+            stops=self.stops[pieces],
+        )
 
 
 def heldout(data: Path, domain: str, max_tokens: int) -> Heldout:

@@ -5,6 +5,8 @@ Losses are mean nats per held-out token, unless a name says bits per byte; what 
 
 from typing import Any, TypedDict
 
+from perdure.pipeline.plan.merged import FittedShares
+
 ByDomain = dict[str, float | None]
 """A number by domain."""
 
@@ -107,6 +109,7 @@ class VersionSummary(TypedDict):
         parent: The version it started from; None is the initial model.
         start: Type of its start.
         origin: What a computed version is made of, in words; None of one that trains.
+        fitted: Of a finished merge whose shares were searched for, what that came to; else None.
         left_at_step: Of a branch that leaves before its parent's end, the parent's step; else None.
         status: `finished`, `started` or `waiting`.
         tokens: Tokens it trained on.
@@ -141,6 +144,7 @@ class VersionSummary(TypedDict):
     parent: str | None
     start: str
     origin: str | None
+    fitted: FittedShares | None
     left_at_step: int | None
     status: str
     tokens: int

@@ -4,6 +4,7 @@ Of a module it is the sum of |A_old A^T| over all pairs of rows: absolute values
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import megatron.core.parallel_state as mpu
@@ -34,7 +35,41 @@ def overlap(old: Tensor, new: Tensor, group: dist.ProcessGroup | None = None) ->
     return product.abs().sum(), product.sign().t() @ old
 
 
-def keep_orthogonal(model: nn.Module, directories: list[Path], weight: float) -> None:
+@dataclass
+class OrthogonalPenalty:
+    """O-LoRA's penalty of a model's adapters; its gradient is added whenever Megatron has finished those of the loss.
+
+    Attributes:
+        kept: For each module that an earlier adapter has, too: the rows of its A matrices, this one's A, and who has other columns.
+        weight: Of the penalty.
+        overlaps: Sum of |A_old A^T| over this stage's modules when gradients were last finished, float64 scalar.
+    """
+
+    kept: list[tuple[Tensor, nn.Parameter, dist.ProcessGroup | None]]
+    weight: float
+    overlaps: Tensor | None = None
+
+    @torch.no_grad()
+    def add_gradients(self) -> None:
+        """Adds weight * sign(A_old A^T)^T A_old to each `main_grad`, and measures the penalty."""
+        found = []
+        for old, new, group in self.kept:
+            value, gradient = overlap(old, new, group)
+            new.main_grad.add_(gradient, alpha=self.weight)
+            found.append(value.double())
+        self.overlaps = torch.stack(found).sum() if found else None
+
+    def value(self) -> float:
+        """The penalty of the weights that the last step began with, over all pipeline stages; all ranks call this."""
+        device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        if self.overlaps is not None:
+            total += self.weight * self.overlaps
+        dist.all_reduce(total, group=mpu.get_pipeline_model_parallel_group())
+        return float(total)
+
+
+def keep_orthogonal(model: nn.Module, directories: list[Path], weight: float) -> OrthogonalPenalty:
     """From now on adds the penalty's gradient to that of the loss whenever Megatron has finished gradients, before clipping.
 
     It is no sum over tokens: so it is added once, in fp32, after gradients are reduced over ranks and divided by tokens. What the
@@ -44,16 +79,18 @@ def keep_orthogonal(model: nn.Module, directories: list[Path], weight: float) ->
         model: An unwrapped `LanguageModel` with adapters, below DDP.
         directories: PEFT directories of the earlier adapters.
         weight: Of the penalty.
+
+    Returns:
+        The penalty, which measures itself as gradients are finished.
     """
-    kept = _earlier_rows(model, [matrix_reader(directory) for directory in directories])
+    penalty = OrthogonalPenalty(_earlier_rows(model, [matrix_reader(path) for path in directories]), weight)
 
     def finish(*args, **kwargs):
         finish_gradients(*args, **kwargs)
-        with torch.no_grad():
-            for old, new, group in kept:
-                new.main_grad.add_(overlap(old, new, group)[1], alpha=weight)
+        penalty.add_gradients()
 
     model.config.finalize_model_grads_func = finish
+    return penalty
 
 
 def _earlier_rows(

@@ -1,11 +1,40 @@
 """What a merged or averaged version is made of, as planned and as recorded, in data and in words."""
 
 from collections.abc import Sequence
+from typing import TypedDict
 
-from perdure.pipeline.core.records import ParentShare, read_record
+from perdure.pipeline.core.records import ParentShare, VersionRecord, read_record
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.mixture import is_replayed, members
 from perdure.pipeline.recipe import Average, Merge, Recipe, Version
+
+
+class FittedShares(TypedDict):
+    """What the search for the shares of a merge came to; losses are means over domains, in nats per token.
+
+    Attributes:
+        versions: The two that are merged; shares are of the first.
+        share: Of all that is in no run of layers.
+        parent_share: By run of layers; empty: `share` holds everywhere.
+        evaluations: Candidates that were measured.
+        weight: Of the new domains' loss among both.
+        old: Domains whose loss is to stay.
+        new: Domains whose loss is to be kept low.
+        before: `old`, `new` and `weighted` loss of the second version alone, on the half of the documents that decided.
+        after: The same of the shares that were found.
+        reported: Their loss by domain on the other half.
+    """
+
+    versions: list[str]
+    share: float
+    parent_share: list[float]
+    evaluations: int
+    weight: float
+    old: list[str]
+    new: list[str]
+    before: dict[str, float]
+    after: dict[str, float]
+    reported: dict[str, float]
 
 
 def fitted_domains(recipe: Recipe, version: Version) -> list[str]:
@@ -57,6 +86,49 @@ def origin_words(version: Version, recorded: Sequence[ParentShare] | None = None
     method = "" if start.method == "linear" else f" by {start.method}, differences from {start.base}"
     fitted = ", shares fitted by held-out loss" if start.fitted else ""
     return f"merge of {', '.join(parts)}{method}{fitted}"
+
+
+def fitted_shares(record: VersionRecord | None) -> FittedShares | None:
+    """What the search for the shares of a finished merge came to; None of every other version."""
+    if record is None or (search := record.get("search")) is None:
+        return None
+    at = {
+        (candidate["share"], tuple(candidate["parent_share"])): candidate
+        for candidate in search["candidates"]
+    }
+    parent_share = tuple(search["parent_share"])
+    return {
+        "versions": [parent["id"] for parent in record["parents"][:2]],
+        "share": search["share"],
+        "parent_share": list(parent_share),
+        "evaluations": search["evaluations"],
+        "weight": search["weight"],
+        "old": search["old"],
+        "new": search["new"],
+        "before": _losses(at[0.0, (0.0,) * len(parent_share)]),
+        "after": _losses(at[search["share"], parent_share]),
+        "reported": search["losses"]["reported"],
+    }
+
+
+def fitted_words(found: FittedShares) -> str:
+    """The same in a sentence, losses in nats per token."""
+    shares = "/".join(f"{share:g}" for share in found["parent_share"] or [found["share"]])
+    first, second = found["versions"]
+    moves = ", ".join(
+        f"{what} {found['before'][what]:.4f} -> {found['after'][what]:.4f}"
+        for what in ("old", "new", "weighted")
+    )
+    others = ", ".join(f"{domain} {loss:.4f}" for domain, loss in found["reported"].items())
+    return (
+        f"shares of {first} fitted: {shares}, of {found['evaluations']} candidates; held-out loss (nats per token) on the half of "
+        f"the documents that decided, {second} alone -> fitted: {moves} (weight of the new {found['weight']:g}); on the other "
+        f"half: {others}"
+    )
+
+
+def _losses(candidate: dict[str, float]) -> dict[str, float]:
+    return {"old": candidate["old"], "new": candidate["new"], "weighted": candidate["objective"]}
 
 
 def made_of(recipe: Recipe, name: str) -> str | None:

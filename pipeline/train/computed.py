@@ -3,30 +3,27 @@
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch.distributed as dist
 
-from perdure.pipeline.core.files import write_json
-from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.core.paths import SUCCESS
 from perdure.pipeline.core.records import ParentShare, VersionRecord
-from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.model import collectives, huggingface, weights
 from perdure.pipeline.model.device import devices
 from perdure.pipeline.model.export import export
-from perdure.pipeline.model.exports import export_hash, version_files
 from perdure.pipeline.model.language_model import unwrap
 from perdure.pipeline.model.merging import Merging, merge
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.plan.lineage import resolved_schedule
 from perdure.pipeline.plan.merged import origin_words, planned_shares
 from perdure.pipeline.recipe import Average, Merge
-from perdure.pipeline.train import fence
 from perdure.pipeline.train.averaging import average, stored_names
+from perdure.pipeline.train.finished import declare_whole, version_record
 from perdure.pipeline.train.fitting import fit_shares
 from perdure.pipeline.train.progress import heldout_words
 from perdure.pipeline.train.session import Session, measure
+from perdure.pipeline.train.state import TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +110,7 @@ def used_shares(session: Session, merging: Merging) -> list[ParentShare]:
 def finish_computed(
     session: Session, made: dict[str, Any], domains: dict[str, dict[str, Any]], seconds: float
 ) -> None:
-    """Records what a computed version came to and declares it whole, on rank 0.
+    """Records what a computed version came to and declares it whole, on rank 0; its schedule is that of its first parent.
 
     Args:
         session: Its rank's.
@@ -121,52 +118,9 @@ def finish_computed(
         domains: Held-out results by domain.
         seconds: How long it took.
     """
-    directory = session.paths.directory
-    weights_hash = export_hash(directory)
-    record = computed_record(session, domains, weights_hash, seconds) | made
-    logger.info(f"{origin_words(session.version, made['parents'])}: weights {weights_hash}")
-    with fence.held(directory, session.attempt):
-        write_json(session.paths.record, record)
-        files = hash_files(directory, version_files(directory))
-        finish(directory, {"identity": session.inputs["identity"], "files": files})
-
-
-def computed_record(
-    session: Session,
-    domains: dict[str, dict[str, Any]],
-    weights_hash: str,
-    seconds: float,
-) -> VersionRecord:
-    """What `version.json` of a version without training holds; its tokens and schedule are those of its first parent."""
-    recipe, version, inputs = session.recipe, session.version, session.inputs
-    identity, (device, devices_used) = inputs["identity"], devices()
-    return {
-        "id": session.name,
-        "index": list(recipe.versions).index(session.name),
-        "parent": inputs["parent"],
-        "start": version.start.type,
-        "status": "finished",
-        "steps": 0,
-        "tokens": 0,
-        "budget_tokens": 0,
-        "lineage_tokens": inputs["parent_lineage_tokens"],
-        "schedule": resolved_schedule(recipe, session.name).model_dump(mode="json"),
-        "selection": None,
-        "mixture": version.mixture.model_dump(),
-        "consumed": {},
-        "first_sample": 0,
-        "phases": [],
-        "skipped": [],
-        "selection_counts": {"scored": 0, "selected": 0},
-        "tokens_per_second": 0.0,
-        "parallel": recipe.parallel.model_dump(),
-        "weights_hash": weights_hash,
-        "parent_weights_hash": identity["initial_weights"],
-        "data": identity["data"],
-        "tokenizer_hash": identity["tokenizer_hash"],
-        "heldout": {name: result["loss"] for name, result in domains.items()},
-        "seconds": seconds,
-        "device_seconds": seconds * devices_used,
-        "device": device,
-        "lost_device_seconds": 0.0,
-    }
+    schedule = resolved_schedule(session.recipe, session.name).model_dump(mode="json")
+    spent = seconds * devices()[1]
+    state = TrainState(consumed={}, seconds=seconds, device_seconds=spent, schedule=schedule)
+    record = cast(VersionRecord, version_record(session, state, domains) | made)
+    logger.info(f"{origin_words(session.version, made['parents'])}: weights {record['weights_hash']}")
+    declare_whole(session, record, {"identity": session.inputs["identity"]})

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from perdure.pipeline.evaluate.documents import DOCUMENTS, heldout
+from perdure.pipeline.evaluate.documents import DOCUMENTS, Heldout, heldout
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.train.batch import Batch, Sample, blank_sample
@@ -40,6 +40,7 @@ def evaluate(
     data: dict[str, Path],
     device: torch.device,
     interrupted: Callable[[], bool] = lambda: False,
+    chosen: Callable[[pa.Table], np.ndarray] | None = None,
 ) -> dict[str, Domain] | None:
     """Measures every domain's held-out documents; all ranks call this.
 
@@ -50,6 +51,7 @@ def evaluate(
         data: Data directory per source.
         device: This rank's device.
         interrupted: Asked before every domain, and equal on all ranks: whether to give up.
+        chosen: Told `Heldout.documents`, says which of them are measured, bool [documents]; None: all.
 
     Returns:
         Each domain's result, equal on all ranks; None if it was interrupted. A part of a source of which no document is held
@@ -59,7 +61,10 @@ def evaluate(
     for name in sorted(domains):
         if interrupted():
             return None
-        result = _domain(model, recipe, name, data[source_of(name)], device)
+        held = heldout(data[source_of(name)], name, recipe.evaluation.max_tokens)
+        if chosen is not None:
+            held = held.only(chosen(held.documents))
+        result = _domain(model, recipe, name, data[source_of(name)], held, device)
         results |= {name: result} if result is not None else {}
     return results
 
@@ -70,9 +75,8 @@ def summaries(domains: dict[str, Domain]) -> dict[str, dict]:
 
 
 def _domain(
-    model: torch.nn.Module, recipe: Recipe, name: str, directory: Path, device: torch.device
+    model: torch.nn.Module, recipe: Recipe, name: str, directory: Path, held: Heldout, device: torch.device
 ) -> Domain | None:
-    held = heldout(directory, name, recipe.evaluation.max_tokens)
     documents = held.documents
     if not len(documents):
         return None

@@ -35,6 +35,7 @@ class StepResult:
         heldout: Held-out loss by domain right before the step, if it was measured then.
         heldout_on: Hash of what it was measured on.
         anchor_penalty: Of the weights that it began with; None without an anchor, and where nothing was updated.
+        orthogonal_penalty: The same of an adapter that is kept orthogonal to earlier ones.
     """
 
     step: int
@@ -50,6 +51,7 @@ class StepResult:
     heldout: dict[str, float] | None = None
     heldout_on: str | None = None
     anchor_penalty: float | None = None
+    orthogonal_penalty: float | None = None
 
 
 class Recorder:
@@ -144,9 +146,10 @@ class Recorder:
             "heldout_before": heldout,
             "heldout_on": result.heldout_on if heldout is not None else None,
         }
-        if result.anchor_penalty is not None:
-            line["anchor_penalty"] = result.anchor_penalty
-            self._scalar("train/anchor_penalty", result.anchor_penalty, step)
+        for name in ("anchor_penalty", "orthogonal_penalty"):
+            if (penalty := getattr(result, name)) is not None:
+                line[name] = penalty
+                self._scalar(f"train/{name}", penalty, step)
         if counts.kl is not None:
             nats, tokens = counts.kl
             line["kl"] = nats / tokens if tokens else None

@@ -21,6 +21,8 @@ from perdure.pipeline.core.errors import PerdureError, Stopped
 from perdure.pipeline.core.extras import require
 from perdure.pipeline.core.gpu_settings import add_gpu_settings
 from perdure.pipeline.core.manifest import is_finished
+from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.core.records import read_inputs
 from perdure.pipeline.train.process import STOP_SIGNALS
 
 ABOVE = "the reason stands above"
@@ -76,16 +78,24 @@ def start(directory: Path, world_size: int, task: str = "train", node: Node = No
     if received and (status == 0 or -status in received):  # the latter before they could listen
         raise Stopped
     if status:
-        killed = status == -signal.SIGKILL
-        reason = "killed, most likely because memory ran out" if killed else ABOVE
-        raise PerdureError(
-            f"version {directory.name}: training stopped (exit status {status}); {reason}. "
-            "Run the same command again to go on from the last checkpoint"
-            if task == "train"
-            else f"version {directory.parent.name}: measuring stopped (exit status {status}); {reason}"
-        )
+        raise PerdureError(_failure_words(directory, task, status))
     if not is_finished(directory):  # the signal reached the ranks alone
         raise Stopped
+
+
+def _failure_words(directory: Path, task: str, status: int) -> str:
+    """What stopped, why, and what the same command does if it is run again; only training has checkpoints to go on from."""
+    killed = status == -signal.SIGKILL
+    why = (
+        f"stopped (exit status {status}); {'killed, most likely because memory ran out' if killed else ABOVE}"
+    )
+    if task == "evaluate":
+        return f"version {directory.parent.name}: measuring {why}"
+    if "averaged" in (inputs := read_inputs(VersionPaths(directory))):
+        return f"version {directory.name}: averaging {why}. Run the same command again: it begins anew"
+    if "parents" in inputs:
+        return f"version {directory.name}: merging {why}. Run the same command again: it begins anew"
+    return f"version {directory.name}: training {why}. Run the same command again to go on from the last checkpoint"
 
 
 def _start_rank(command: list[str], environment: dict[str, str]) -> subprocess.Popen:

@@ -16,6 +16,7 @@ from perdure.pipeline.model.anchors import taken_penalty
 from perdure.pipeline.model.collectives import from_first
 from perdure.pipeline.model.device import devices
 from perdure.pipeline.model.optimizer import set_learning_rate
+from perdure.pipeline.model.orthogonal import OrthogonalPenalty
 from perdure.pipeline.model.shape import flops_per_token, model_shape
 from perdure.pipeline.model.step_hooks import set_step
 from perdure.pipeline.plan.domains import measured_domains
@@ -54,6 +55,7 @@ class Trainer:
         state: After the last step.
         checkpoints: Writes checkpoints.
         recorder: Writes metrics, on rank 0; None elsewhere.
+        orthogonal: O-LoRA's penalty, if its adapter has one.
         saved: Step of the newest checkpoint, or that this start began at.
         signal: The signal that asked for a stop, 0 for none, as all ranks agreed on it last.
     """
@@ -65,6 +67,7 @@ class Trainer:
     state: TrainState
     checkpoints: Checkpoints
     recorder: Recorder | None
+    orthogonal: OrthogonalPenalty | None = None
     saved: int = -1
     signal: int = 0
 
@@ -204,6 +207,7 @@ class Trainer:
             selective=session.version.selection is not None,
             skipped=skipped,
             anchor_penalty=None if verdict else taken_penalty(self.optimizer),
+            orthogonal_penalty=None if verdict or not self.orthogonal else self.orthogonal.value(),
         )
 
     def judge(self, counts: Counts, grad_norm: float) -> int:

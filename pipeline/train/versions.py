@@ -6,10 +6,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from perdure.pipeline.core import logs
-from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.core.paths import VersionPaths
-from perdure.pipeline.core.records import VersionRecord
 from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.evaluate.documents import require_tables
 from perdure.pipeline.model import collectives, huggingface, weights
@@ -17,16 +16,17 @@ from perdure.pipeline.model.adapter_files import write_adapter
 from perdure.pipeline.model.adapters import merge_adapters
 from perdure.pipeline.model.device import devices, used_memory
 from perdure.pipeline.model.export import export
-from perdure.pipeline.model.exports import export_hash, version_files
+from perdure.pipeline.model.exports import version_files
 from perdure.pipeline.model.language_model import unwrap
 from perdure.pipeline.model.orthogonal import keep_orthogonal
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.plan.lineage import kept_steps
-from perdure.pipeline.plan.plan import num_samples, num_steps
+from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import KLAnchor, LoRA
 from perdure.pipeline.train import fence, process
 from perdure.pipeline.train.checkpoint import Checkpoints
 from perdure.pipeline.train.dataset import open_dataset
+from perdure.pipeline.train.finished import declare_whole, version_record
 from perdure.pipeline.train.metrics import Recorder
 from perdure.pipeline.train.mirror import open_run
 from perdure.pipeline.train.objectives import objective_of
@@ -95,16 +95,17 @@ def make_trainer(session: Session) -> Trainer:
     for path in checkpoints.remove_partial():
         logger.info(f"{path.name}: half-written, so it is removed")
     optimizer, state = begin(paths.directory, recipe, inputs, session.model)
+    penalty = None
     if adapters := inputs.get("adapters"):
         assert session.version.adapter
         weight = session.version.adapter.orthogonal_weight
-        keep_orthogonal(unwrap(session.model), list(map(Path, adapters.values())), weight)
+        penalty = keep_orthogonal(unwrap(session.model), list(map(Path, adapters.values())), weight)
     scores = {name: Path(path) for name, path in inputs["scores"].items()}
     anchor = session.version.anchor
     teacher = make_teacher(session, anchor) if isinstance(anchor, KLAnchor) else None
     objective = objective_of(session.version, teacher)
     dataset = open_dataset(paths.plan, session.data, scores, state.phases, objective)
-    return Trainer(session, optimizer, dataset, objective, state, checkpoints, recorder=None)
+    return Trainer(session, optimizer, dataset, objective, state, checkpoints, None, penalty)
 
 
 def make_recorder(trainer: Trainer) -> Recorder | None:
@@ -148,60 +149,18 @@ def finish_version(trainer: Trainer, domains: dict[str, dict], peak_memory: int 
         peak_memory: Most bytes in use on any GPU while it trained; None on CPUs.
     """
     session, recorder, step = trainer.session, trainer.recorder, trainer.state.step
-    paths, directory = session.paths, session.paths.directory
     assert recorder is not None
     if session.version.selection:
-        collectives.await_file(paths.chosen)  # by the last stage
-        recorder.chosen(step, read_json(paths.chosen))
+        collectives.await_file(session.paths.chosen)  # by the last stage
+        recorder.chosen(step, read_json(session.paths.chosen))
     recorder.evaluation(step, domains)
     recorder.close()
-    weights_hash = export_hash(directory)
-    with fence.held(directory, session.attempt):
-        record = version_record(trainer, weights_hash, domains)
-        if peak_memory is not None:
-            record["peak_memory_bytes"] = peak_memory
-        write_json(paths.record, record)
-        files = hash_files(directory, version_files(directory))
-        identity, plan_hash = session.inputs["identity"], trainer.dataset.plan.hash
-        finish(directory, {"identity": identity, "plan_hash": plan_hash, "files": files})
-
-
-def version_record(trainer: Trainer, weights_hash: str, domains: dict[str, dict]) -> VersionRecord:
-    """What `version.json` holds; an adapter, if the version trained one."""
-    session, state = trainer.session, trainer.state
-    recipe, version, inputs = session.recipe, session.version, session.inputs
-    identity, tokens = inputs["identity"], state.tokens
-    assert trainer.recorder is not None and state.consumed is not None and state.device_seconds is not None
-    record: VersionRecord = {
-        "id": session.name,
-        "index": list(recipe.versions).index(session.name),
-        "parent": inputs["parent"],
-        "start": version.start.type,
-        "status": "finished",
-        "steps": state.step,
-        "tokens": tokens,
-        "budget_tokens": num_samples(recipe, version) * recipe.training.seq_length,
-        "lineage_tokens": tokens + inputs["parent_lineage_tokens"],
-        "schedule": state.schedule,
-        "selection": version.selection.model_dump() if version.selection else None,
-        "mixture": version.mixture.model_dump(),
-        "consumed": state.consumed,
-        "first_sample": trainer.dataset.plan.first_sample,
-        "phases": state.phases,
-        "skipped": state.skipped,
-        "selection_counts": {"scored": state.scored, "selected": state.selected},
-        "tokens_per_second": tokens / state.seconds,
-        "parallel": recipe.parallel.model_dump(),
-        "weights_hash": weights_hash,
-        "parent_weights_hash": identity["initial_weights"],
-        "data": identity["data"],
-        "tokenizer_hash": identity["tokenizer_hash"],
-        "heldout": {name: result["loss"] for name, result in domains.items()},
-        "seconds": state.seconds,
-        "device_seconds": state.device_seconds,
-        "device": devices()[0],
-        "lost_device_seconds": trainer.recorder.lost_device_seconds,
-    }
-    if version.adapter:
-        record["adapter"] = version.adapter.model_dump(mode="json")
-    return record
+    record = version_record(
+        session, trainer.state, domains, trainer.dataset.plan.first_sample, recorder.lost_device_seconds
+    )
+    if session.version.adapter:
+        record["adapter"] = session.version.adapter.model_dump(mode="json")
+    if peak_memory is not None:
+        record["peak_memory_bytes"] = peak_memory
+    identity, plan_hash = session.inputs["identity"], trainer.dataset.plan.hash
+    declare_whole(session, record, {"identity": identity, "plan_hash": plan_hash})

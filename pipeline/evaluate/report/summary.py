@@ -33,7 +33,7 @@ from perdure.pipeline.plan.forecast import expected_mixture
 from perdure.pipeline.plan.history import mixture_phases, source_ledger
 from perdure.pipeline.plan.identity import deciding_fields
 from perdure.pipeline.plan.lineage import parent_of
-from perdure.pipeline.plan.merged import origin_words
+from perdure.pipeline.plan.merged import fitted_shares, origin_words
 from perdure.pipeline.plan.mixture import is_replayed, members, mixture_shares, trained_fraction
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.plan.recorded import as_recorded, made_schedule
@@ -184,6 +184,7 @@ def _version(run: RunRecords, name: str) -> dict[str, Any]:
         "parent": parent_of(version),
         "start": version.start.type,
         "origin": origin_words(version, record.get("parents") if record else None),
+        "fitted": fitted_shares(record),
         "status": status,
         "tokens": tokens,
         "steps": steps,

@@ -60,3 +60,19 @@ def test_bytes_of_a_piece_are_its_share_of_the_text(tmp_path):
         ended += ends
     assert 0 < ended < len(held.documents) and held.all_tokens == 40 * 101
     assert set(heldout(data, "data", 40 * 101).documents["bytes"].to_pylist()) == {404}  # all of it
+
+
+@pytest.mark.parametrize("max_tokens", [10**6, 400])
+def test_some_of_the_documents_keep_what_is_measured_of_them(tmp_path, max_tokens):
+    """All of them, or pieces of a sample; the parts add up to the whole."""
+    data = write_data(tmp_path / "data", [random_documents(0, 3, 100)], random_documents(4, 40, 100), 100)
+    held = heldout(data, "data", max_tokens)
+    kept = np.arange(len(held.documents)) % 3 == 0
+    parts = [held.only(mask) for mask in (kept, ~kept)]
+    assert sum(len(part.documents) for part in parts) == len(held.documents) > 3
+    for part, mask in zip(parts, (kept, ~kept), strict=True):
+        assert part.documents["number"].to_pylist() == held.documents["number"].to_numpy()[mask].tolist()
+        measured = np.bincount(part.rows, part.stops - part.begins, len(part.documents))
+        assert measured.tolist() == part.documents["tokens"].to_pylist()
+        assert (part.all_documents, part.all_tokens) == (held.all_documents, held.all_tokens)
+    assert sum(len(part.rows) for part in parts) == len(held.rows)

@@ -115,18 +115,19 @@ def earlier(tmp_path_factory):
     ],
 )
 def test_the_penalty_adds_its_gradient_once_under_every_layout(tmp_path, earlier, parallel):
-    ask("penalised", tmp_path, earlier, 0.25, tmp_path / "told", parallel=parallel)
+    told = ask("penalised", tmp_path, earlier, 0.25, tmp_path / "told", parallel=parallel)
     plain, both, weights = (
         load_file(tmp_path / "told" / name / "adapter_model.safetensors")
         for name in ("plain", "penalised", "weights")
     )
-    read, touched = matrix_reader(earlier), 0
+    read, touched, total = matrix_reader(earlier), 0, 0.0
     for name, gradient in both.items():
         expected = torch.zeros_like(gradient)
         old = read(name.removeprefix("base_model.model.").rpartition(".lora_")[0])
         if "lora_A" in name and old is not None:
             leaf = weights[name].clone().requires_grad_()
-            (0.25 * (old @ leaf.t()).abs().sum()).backward()
-            expected, touched = leaf.grad, touched + 1
+            (value := 0.25 * (old @ leaf.t()).abs().sum()).backward()
+            expected, touched, total = leaf.grad, touched + 1, total + value.item()
         torch.testing.assert_close(gradient - plain[name], expected, rtol=1e-4, atol=1e-5)
     assert touched == 4 * 3
+    assert told == pytest.approx(total, rel=1e-5) and told > 1

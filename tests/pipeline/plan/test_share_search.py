@@ -53,3 +53,8 @@ def test_the_descent_goes_on_while_it_gets_better():
 
     best, _ = result(2, loss)
     assert best.parent_share == (0.9, 0.9)
+
+
+def test_of_equal_candidates_the_first_one_wins():
+    assert result(None, lambda candidate: 1.0)[0] == Candidate(0.0, ())
+    assert result(2, lambda candidate: 1.0)[0] == Candidate(0.0, (0.0, 0.0))

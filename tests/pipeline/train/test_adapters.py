@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support import metrics, on_rank, run_versions, start_ranks, stopped_at
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import tiny_recipe
 
 from perdure.pipeline.core.files import read_json, write_json
@@ -198,6 +199,13 @@ def test_a_second_adapter_is_kept_apart_from_the_first(runs, tmp_path):
         for adapter in found[1:]
     ]
     assert sums[1] < 0.8 * sums[0]
+    told = [line["orthogonal_penalty"] for line in metrics(out / "versions/apart")]
+    assert 0 < told[-1] < 0.8 * told[0]
+    assert not any("orthogonal_penalty" in line for line in metrics(out / "versions/free"))
+    board = EventAccumulator(str(out / "versions/apart/tb"))
+    board.Reload()
+    events = board.Scalars("train/orthogonal_penalty")
+    assert [event.value for event in events] == pytest.approx(told, rel=1e-6)
     inputs = read_json(out / "versions/apart/inputs.json")
     file = out / "versions/lora/adapter/adapter_model.safetensors"
     assert inputs["identity"]["adapters"] == {"lora": hash_file(file)}

@@ -4,22 +4,27 @@ import shutil
 import signal
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import torch
+from pyarrow import parquet
 from support import run_versions, start_ranks, stopped_at
 from tiny import random_documents, tiny_recipe, write_data
 
 from perdure.pipeline.cli.log import diff, log
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.files import read_json
+from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.evaluate.record import measured_on
 from perdure.pipeline.evaluate.report.page import render_page
 from perdure.pipeline.evaluate.report.summary import summarize
 from perdure.pipeline.model.huggingface import weights_reader
 from perdure.pipeline.plan.history import source_ledger
+from perdure.pipeline.plan.merged import fitted_words
 from perdure.pipeline.recipe import Parallel
 from perdure.pipeline.run.verify import verify
+from perdure.pipeline.train.fitting import in_half
+from perdure.pipeline.train.ranks import start
 from tests.pipeline.train.small_lineage import CONSTANT, ONLY_A, STEP, version
 
 pytestmark = pytest.mark.slow
@@ -154,7 +159,7 @@ FITTED = {"type": "merge", "versions": ["base", "update"], "blocks": 2, "fitted"
 
 
 @pytest.mark.parametrize(
-    ("name", "point"), [("merged", "computed:finish_computed:1"), ("searched", "fitting:measured_halves:3")]
+    ("name", "point"), [("merged", "computed:finish_computed:1"), ("searched", "fitting:half_losses:3")]
 )
 def test_what_was_killed_begins_anew_with_the_same_bytes(lineage, name, point):
     recipe, _ = lineage
@@ -219,16 +224,60 @@ def test_shares_are_fitted_by_held_out_loss(lineage):
     best = min(search["candidates"], key=lambda candidate: candidate["objective"])
     assert (best["share"], best["parent_share"]) == (search["share"], search["parent_share"])
     assert found["parents"][0]["share"] == search["parent_share"]
-    # What was reported is what the whole evaluation says of the same documents.
-    losses = search["losses"]
-    for domain in ("a", "b"):
-        whole = found["heldout"][domain]
-        assert (
-            min(losses[half][domain] for half in losses)
-            < whole
-            < max(losses[half][domain] for half in losses)
-        )
-    assert (
-        "base " + "/".join(f"{share:g}" for share in search["parent_share"])
-        in log(fitted)["versions"][4]["origin"]
+    check_what_was_measured(recipe, search)
+    # The shares found, what they were found from and the losses of both are told wherever the version is described.
+    entry, losses = log(fitted)["versions"][4], search["losses"]
+    told = entry["fitted"]
+    alone = next(each for each in search["candidates"] if not each["share"] and not any(each["parent_share"]))
+    assert told["before"] == {"old": alone["old"], "new": alone["new"], "weighted": alone["objective"]}
+    assert told["after"] == {
+        "old": losses["tuned"]["a"],
+        "new": losses["tuned"]["b"],
+        "weighted": best["objective"],
+    }
+    assert (told["reported"], told["versions"]) == (losses["reported"], ["base", "update"])
+    words = fitted_words(told)
+    assert f"of {search['evaluations']} candidates" in words and f"a {losses['reported']['a']:.4f}" in words
+    assert f"weighted {alone['objective']:.4f} -> {best['objective']:.4f}" in words
+    assert entry["origin"].startswith(
+        "merge of base " + "/".join(f"{share:g}" for share in search["parent_share"])
     )
+    assert log(fitted)["versions"][2]["fitted"] is None
+    report = summarize(fitted)
+    assert report["versions"][4]["fitted"] == told and report["versions"][2]["fitted"] is None
+    page = render_page(report)
+    assert page.count("found by held-out loss") == 1 and f"{losses['reported']['b']:.3f}" in page
+
+
+def check_what_was_measured(recipe, search):
+    """Every document counts in one half, which was measured without the other; together they are about what all are."""
+    found, table = (
+        record(recipe, "fitted"),
+        parquet.read_table(directory(recipe, "fitted") / "eval_documents.parquet"),
+    )
+    for domain in ("a", "b"):
+        documents = table.filter(pc.equal(table["domain"], domain))
+        halves = {half: in_half(half, documents) for half in ("tuned", "reported")}
+        assert (
+            (halves["tuned"] ^ halves["reported"]).all()
+            and halves["tuned"].any()
+            and halves["reported"].any()
+        )
+        tokens = documents["tokens"].to_numpy()
+        mean = (
+            sum(search["losses"][half][domain] * tokens[kept].sum() for half, kept in halves.items())
+            / tokens.sum()
+        )
+        assert mean == pytest.approx(found["heldout"][domain], abs=0.1)  # other neighbours
+
+
+def test_a_failed_merge_says_that_it_begins_anew(lineage, tmp_path):
+    recipe, _ = lineage
+    cut = tmp_path / "merged"
+    cut.mkdir()
+    inputs = read_json(directory(recipe, "merged") / "inputs.json")
+    shutil.copy(directory(recipe, "merged") / "recipe.yaml", cut)
+    gone = {name: parent | {"export": str(tmp_path / "gone")} for name, parent in inputs["parents"].items()}
+    write_json(cut / "inputs.json", inputs | {"parents": gone})
+    with pytest.raises(PerdureError, match=r"version merged: merging stopped .*again: it begins anew$"):
+        start(cut, 1)
