@@ -115,12 +115,16 @@ def logits(network, batch) -> torch.Tensor:
 
 
 def fisher_by_hand(directory: str, examples: int) -> list[float]:
-    """Largest value of the Fisher information of the first samples, and largest difference from autograd's, sample by sample."""
+    """Largest value of the Fisher information of the first samples, and largest difference from autograd's, sample by sample.
+
+    Data-parallel ranks share the samples: `examples` is a multiple of their number. Rank 0 tells.
+    """
     recipe, model, optimizer, _, reader = prepared(directory)
     network, cpu = unwrap(model), torch.device("cpu")
     batches = [read_batch(reader.dataset, range(number, number + 1), cpu) for number in range(examples)]
     batches = [replace(own, source=torch.zeros_like(own.source)) for own in batches]  # of one source
-    found = fisher.of_samples(recipe, model, optimizer, iter(batches), examples)
+    rank, ranks = mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()
+    found = fisher.of_samples(recipe, model, optimizer, iter(batches[rank::ranks]), examples)
     weights = optimizer.chained_optimizers[0].get_parameters()
     expected = [torch.zeros_like(weight) for weight in weights]
     for own in batches:

@@ -45,17 +45,34 @@ def recipe_of(out, **changes) -> Recipe:
     return tiny_recipe(out, versions=versions, **changes)
 
 
+class Runs(dict):
+    """By layout and anchor the run's recipe, trained when it is first asked for; all go on from one base."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def __missing__(self, key):
+        layout, anchor = key
+        out = shutil.copytree(self.base, self.base.parent / f"{layout}-{anchor}")
+        recipe = self[key] = recipe_of(out, parallel=LAYOUTS[layout])
+        run_versions(recipe, anchor)
+        return recipe
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """By layout the run's recipe; all go on from one base."""
-    out = tmp_path_factory.mktemp("base")
-    run_versions(recipe_of(out), "base", "plain", "zero")
-    found = {}
-    for name, parallel in LAYOUTS.items():
-        shutil.copytree(out, tmp_path_factory.getbasetemp() / name)
-        found[name] = recipe_of(tmp_path_factory.getbasetemp() / name, parallel=parallel)
-        run_versions(found[name], *ANCHORS)
-    return found
+    out = tmp_path_factory.mktemp("runs") / "base"
+    run_versions(recipe_of(out), "base")
+    return Runs(out)
+
+
+@pytest.fixture(scope="module")
+def plain(runs):
+    """The recipe of a run that has the versions without an anchor, and with one of strength 0."""
+    recipe = recipe_of(shutil.copytree(runs.base, runs.base.parent / "plain"))
+    run_versions(recipe, "plain", "zero")
+    return recipe
 
 
 def lines(recipe: Recipe, version: str) -> list[dict]:
@@ -73,7 +90,7 @@ def weights_hash(recipe: Recipe, version: str) -> str:
 @pytest.mark.parametrize("anchor", list(ANCHORS))
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "one"])
 def test_layouts_agree_over_ten_steps(runs, anchor, layout):
-    expected, found = lines(runs["one"], anchor), lines(runs[layout], anchor)
+    expected, found = lines(runs["one", anchor], anchor), lines(runs[layout, anchor], anchor)
     assert len(found) == len(expected) == 10
     for left, right in zip(expected, found, strict=True):
         assert left["stream"] == right["stream"]
@@ -81,10 +98,10 @@ def test_layouts_agree_over_ten_steps(runs, anchor, layout):
             assert right[key] == pytest.approx(left[key], abs=1e-4), key
 
 
-def test_strength_0_is_the_plain_run_bit_for_bit(runs):
-    assert lines(runs["one"], "zero") == lines(runs["one"], "plain")
-    assert weights_hash(runs["one"], "zero") == weights_hash(runs["one"], "plain")
-    assert "anchor_penalty" not in lines(runs["one"], "plain")[0]
+def test_strength_0_is_the_plain_run_bit_for_bit(plain):
+    assert lines(plain, "zero") == lines(plain, "plain")
+    assert weights_hash(plain, "zero") == weights_hash(plain, "plain")
+    assert "anchor_penalty" not in lines(plain, "plain")[0]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +109,10 @@ def killed(runs, tmp_path_factory):
     """By anchor a version whose ranks were killed before step 7, with a checkpoint of step 4."""
     found = {}
     for anchor in ANCHORS:
-        whole, found[anchor] = runs["one"].paths.version(anchor).directory, tmp_path_factory.mktemp(anchor)
+        whole, found[anchor] = (
+            runs["one", anchor].paths.version(anchor).directory,
+            tmp_path_factory.mktemp(anchor),
+        )
         for name in ("recipe.yaml", "inputs.json"):
             shutil.copy(whole / name, found[anchor])
         shutil.copytree(whole / "plan", found[anchor] / "plan")
@@ -109,8 +129,8 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit_and_estimates_nothing_again(
     outcome = start_ranks(cut, 1)
     assert outcome.returncode == 0, outcome.stderr
     assert "resume at step 4" in outcome.stdout and "Fisher" not in outcome.stdout
-    assert read_json(cut / "version.json")["weights_hash"] == weights_hash(runs["one"], anchor)
-    assert without_time(metrics(cut)) == lines(runs["one"], anchor)
+    assert read_json(cut / "version.json")["weights_hash"] == weights_hash(runs["one", anchor], anchor)
+    assert without_time(metrics(cut)) == lines(runs["one", anchor], anchor)
 
 
 @pytest.mark.parametrize("anchor", list(ANCHORS))
@@ -125,18 +145,18 @@ def test_another_layout_goes_on(runs, killed, anchor, tmp_path):
     outcome = start_ranks(cut, 2)
     assert outcome.returncode == 0, outcome.stderr
     assert "resume at step 4" in outcome.stdout
-    for left, right in zip(lines(runs["one"], anchor), metrics(cut), strict=True):
+    for left, right in zip(lines(runs["one", anchor], anchor), metrics(cut), strict=True):
         for key in ("loss", "anchor_penalty"):
             assert right[key] == pytest.approx(left[key], abs=1e-4)
 
 
 @pytest.mark.parametrize("anchor", list(ANCHORS))
-def test_anchors_hold_the_weights_near_the_parents(runs, anchor):
-    recipe = runs["one"]
-    assert distance(recipe, anchor) < distance(recipe, "plain") / 1.1
+def test_anchors_hold_the_weights_near_the_parents(runs, plain, anchor):
+    recipe = runs["one", anchor]
+    assert distance(recipe, anchor) < distance(plain, "plain") / 1.1
     told = lines(recipe, anchor)
     assert told[0]["anchor_penalty"] == 0  # the first step begins at the parent
-    assert told[0]["loss"] == lines(recipe, "plain")[0]["loss"]
+    assert told[0]["loss"] == lines(plain, "plain")[0]["loss"]
     assert min(line["anchor_penalty"] for line in told[1:]) > 0
 
 
@@ -149,7 +169,7 @@ def distance(recipe: Recipe, version: str) -> float:
 
 def test_the_penalty_is_that_of_the_weights_that_a_step_began_with(runs):
     """Step 9 begins with the weights of the checkpoint of step 8."""
-    recipe = runs["one"]
+    recipe = runs["one", "l2"]
     path = recipe.paths.version("l2").checkpoint(8)
     squares = on_rank("squared_distance", path, script="checkpoint_ranks.py")
     assert lines(recipe, "l2")[8]["anchor_penalty"] == pytest.approx(20.0 / 2 * squares, rel=1e-6)

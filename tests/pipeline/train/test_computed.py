@@ -13,7 +13,7 @@ from tiny import random_documents, tiny_recipe, write_data
 
 from perdure.pipeline.cli.log import diff, log
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.core.files import read_json, write_json
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.evaluate.record import measured_on
 from perdure.pipeline.evaluate.report.page import render_page
@@ -214,6 +214,7 @@ def test_a_parent_that_is_not_finished_is_named(tmp_path):
 
 def test_shares_are_fitted_by_held_out_loss(lineage):
     recipe, _ = lineage
+    data = {name: recipe.paths.data / name for name in ("a", "b")}
     fitted = recipe_of(recipe.directory, fitted={"start": FITTED, "tokens": 0})
     said = run_versions(fitted, "fitted")
     assert any("shares fitted by held-out loss" in line for line in said)
@@ -243,9 +244,9 @@ def test_shares_are_fitted_by_held_out_loss(lineage):
         "merge of base " + "/".join(f"{share:g}" for share in search["parent_share"])
     )
     assert log(fitted)["versions"][2]["fitted"] is None
-    report = summarize(fitted)
+    report = summarize(fitted, data)
     assert report["versions"][4]["fitted"] == told and report["versions"][2]["fitted"] is None
-    page = render_page(report)
+    page = render_page(report | {"data": {}})
     assert page.count("found by held-out loss") == 1 and f"{losses['reported']['b']:.3f}" in page
 
 
@@ -273,11 +274,9 @@ def check_what_was_measured(recipe, search):
 
 def test_a_failed_merge_says_that_it_begins_anew(lineage, tmp_path):
     recipe, _ = lineage
-    cut = tmp_path / "merged"
-    cut.mkdir()
-    inputs = read_json(directory(recipe, "merged") / "inputs.json")
-    shutil.copy(directory(recipe, "merged") / "recipe.yaml", cut)
-    gone = {name: parent | {"export": str(tmp_path / "gone")} for name, parent in inputs["parents"].items()}
-    write_json(cut / "inputs.json", inputs | {"parents": gone})
+    cut = shutil.copytree(directory(recipe, "merged"), tmp_path / "merged")
+    (cut / "_SUCCESS").unlink()
+    with (cut / "recipe.yaml").open("a") as file:
+        file.write("# edited\n")
     with pytest.raises(PerdureError, match=r"version merged: merging stopped .*again: it begins anew$"):
         start(cut, 1)

@@ -29,3 +29,11 @@ def test_samples_are_squared_one_by_one(tmp_path, tied):
     directory = prepare_version(tiny_recipe(tmp_path, model__tie_embeddings=tied))
     largest, difference = on_rank("fisher_by_hand", directory, 9, script="step_ranks.py")
     assert largest > 1e-3 and difference < 1e-5 * largest
+
+
+@pytest.mark.slow
+def test_replicas_square_samples_of_their_own_and_add_up(tmp_path):
+    parallel = {"data_parallel": 2, "distributed_optimizer": False}
+    directory = prepare_version(tiny_recipe(tmp_path, parallel=parallel))
+    largest, difference = on_rank("fisher_by_hand", directory, 4, script="step_ranks.py", ranks=2)
+    assert largest > 1e-3 and difference < 1e-5 * largest
