@@ -1,7 +1,8 @@
 """What an expert looks at before a job of many nodes, in under two minutes.
 
-Every rank runs this before training; by hand: `srun python -m perdure.launch.rank preflight VERSION_DIRECTORY`. Each looks at its machine; then they tell one another, and the first one prints what
-differs or is amiss, with the machine's name. Training starts only if nothing is.
+Every rank runs this before training; by hand: `srun python -m perdure.launch.rank preflight VERSION_DIRECTORY`. Each looks at
+its machine; then they tell one another, and the first one prints what differs or is amiss, with the machine's name. Training
+starts only if nothing is.
 """
 
 import importlib.metadata
@@ -148,7 +149,8 @@ def _alone(machine: dict[str, Any], checkpoint_bytes: int, others: bool) -> Iter
     if machine["free_bytes"] < 2 * checkpoint_bytes:
         yield f"{format_bytes(machine['free_bytes'])} free, but two checkpoints take {format_bytes(2 * checkpoint_bytes)}"
     if machine["shared_memory_bytes"] < MIN_SHARED_MEMORY:
-        yield f"/dev/shm has {format_bytes(machine['shared_memory_bytes'])}, at least {format_bytes(MIN_SHARED_MEMORY)} are needed"
+        there, needed = format_bytes(machine["shared_memory_bytes"]), format_bytes(MIN_SHARED_MEMORY)
+        yield f"/dev/shm has {there}, at least {needed} are needed"
     if (allowed := machine["open_files"]) < (needed := machine["files_needed"]):
         yield f"{allowed:,} open files allowed, {needed:,} are needed: raise the hard limit (ulimit -Hn)"
 

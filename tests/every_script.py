@@ -1,4 +1,5 @@
-"""What cleaning drops of fluent text in eight languages, beside datatrove's filters: `python tests/every_script.py` prints it."""
+"""What cleaning drops of fluent text in eight languages, beside datatrove's filters: `python tests/every_script.py` prints
+it."""
 
 import json
 import sys

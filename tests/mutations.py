@@ -155,7 +155,11 @@ def _rich(directory: Path) -> dict:
             "again": {
                 "start": {"type": "update", "parent": "update"},
                 "tokens": 256,
-                "mixture": {"sources": {"a": {}, "b": {}}, "domain_order": "random", "replay": {"share": 0.2, "from_parents": True}},
+                "mixture": {
+                    "sources": {"a": {}, "b": {}},
+                    "domain_order": "random",
+                    "replay": {"share": 0.2, "from_parents": True},
+                },
                 "schedule": {"type": "infinite", "max_lr": 1e-3, "constant_lr": 5e-4, "min_lr": 1e-4},
             },
         },

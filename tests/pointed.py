@@ -1,7 +1,7 @@
 """Signals that come at a named point, however fast the machine is: before the n-th call of a function.
 
-`python -m pointed DIRECTORY TASK` is a rank of the trainer whose point stands in `PERDURE_TEST_POINT`, as `MODULE:FUNCTION:N:SIGNAL`;
-`support.stopped_at` starts such ranks.
+`python -m pointed DIRECTORY TASK` is a rank of the trainer whose point stands in `PERDURE_TEST_POINT`, as
+`MODULE:FUNCTION:N:SIGNAL`; `support.stopped_at` starts such ranks.
 """
 
 import importlib
@@ -15,7 +15,8 @@ from perdure.pipeline.train import process
 
 
 def stop_at(point: str, receiver: int) -> None:
-    """Before a function's n-th call, sends a process (0: the whole group) the signal, and goes on when it has come here, too."""
+    """Before a function's n-th call, sends a process (0: the whole group) the signal, and goes on when it has come here,
+    too."""
     module, path, number, sent = point.split(":")
     place = importlib.import_module(module)
     *owners, name = path.split(".")

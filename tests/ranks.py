@@ -40,7 +40,8 @@ def checkpoint_logits(directory: str, tokens: list) -> list:
 
 
 def heldout_losses(directory: str, budgets: list) -> list:
-    """Held-out losses of a model that predicts something, over budgets of tokens: by each the summaries and documents of `a`."""
+    """Held-out losses of a model that predicts something, over budgets of tokens: by each the summaries and documents of
+    `a`."""
     from perdure.pipeline.train.evaluate import evaluate
 
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")

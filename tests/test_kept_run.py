@@ -1,4 +1,5 @@
-"""A run directory that version 0.1 made, killed between two checkpoints of its second version, is continued as if nothing happened."""
+"""A run directory that version 0.1 made, killed between two checkpoints of its second version, is continued as if nothing
+happened."""
 
 import contextlib
 import json

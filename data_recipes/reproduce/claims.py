@@ -35,8 +35,8 @@ def above_line(report: Report, version: str) -> float | None:
     """New loss of a version, less the lowest that a merge reaches with at most the version's old loss.
 
     Merges between the measured ones are taken to lie on the straight lines between them. A positive number means inside the
-    frontier of merging: some merge is as good on the old domain and better on the new one. None if even the parent's old loss is
-    higher, so that no merge compares.
+    frontier of merging: some merge is as good on the old domain and better on the new one. None if even the parent's old loss
+    is higher, so that no merge compares.
     """
     old, new = at(report, version)
     points = [at(report, name) for name in LINE]

@@ -226,7 +226,8 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _documents(data: Path, tokenizer: Path) -> Iterator[tuple[np.ndarray, tuple[int, int], np.ndarray]]:
-    """Yields for every training document the kinds of its tokens (the separator is clean), its shard and sequence, and its ids."""
+    """Yields for every training document the kinds of its tokens (the separator is clean), its shard and sequence, and its
+    ids."""
     import pyarrow.parquet as parquet
 
     vocabulary = load_tokenizer(tokenizer).tokenizer

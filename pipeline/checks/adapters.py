@@ -57,8 +57,8 @@ def checkpoint_with_adapter(recipe: Recipe, name: str, version: Version) -> Prob
         where, taken = "anchor.estimate", start.parent
     if taken in earlier(recipe, name) and recipe.versions[taken].adapter is not None:
         remedy = (
-            f"checkpoints of `{taken}` hold its parent's weights and an adapter beside them; only its merged export can be used, "
-            "as by `start: {type: update, moments: reset}`"
+            f"checkpoints of `{taken}` hold its parent's weights and an adapter beside them; only its merged export can be "
+            "used, as by `start: {type: update, moments: reset}`"
         )
         yield Problem(f"versions.{name}.{where}", start.type if where == "start" else "moments", remedy)
 
@@ -98,8 +98,8 @@ def new_rows(recipe: Recipe, name: str, version: Version) -> Problems:
     made = recorded_recipe(parent.directory)
     if made is not None and made.tokenizer != recipe.tokenizer:
         remedy = (
-            f"`{start.parent}` was trained without the tokens that `tokenizer` adds, and their new rows would stay frozen; train "
-            "all weights in the version that extends the vocabulary"
+            f"`{start.parent}` was trained without the tokens that `tokenizer` adds, and their new rows would stay frozen; "
+            "train all weights in the version that extends the vocabulary"
         )
         yield Problem(f"versions.{name}.adapter", version.adapter.type, remedy)
 

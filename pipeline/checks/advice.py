@@ -16,8 +16,8 @@ SPECIALISTS = (
 HIGHEST_RANK = 256
 """The highest rank of the measurements that `LOW_RANK` is of."""
 LOW_RANK = (
-    "in continued pre-training low-rank adapters learned less than training all weights, at ranks 16, 64 and 256 (Biderman et al. "
-    "2024, arXiv 2405.09673), and a new language changes much; compare with an update of all weights"
+    "in continued pre-training low-rank adapters learned less than training all weights, at ranks 16, 64 and 256 (Biderman et "
+    "al. 2024, arXiv 2405.09673), and a new language changes much; compare with an update of all weights"
 )
 
 

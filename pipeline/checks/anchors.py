@@ -43,8 +43,8 @@ def overshoot(recipe: Recipe, name: str, version: Version) -> Problems:
     rate, strength = schedule.max_lr, version.anchor.strength
     if rate * strength > 1:
         remedy = (
-            f"times the highest learning rate ({rate:g}) is {rate * strength:g}: a step would pull weights beyond the parent's; "
-            f"should be at most {1 / rate:g}"
+            f"times the highest learning rate ({rate:g}) is {rate * strength:g}: a step would pull weights beyond the "
+            f"parent's; should be at most {1 / rate:g}"
         )
         yield Problem(f"versions.{name}.anchor.strength", strength, remedy)
 

@@ -79,7 +79,8 @@ def fisher_samples(finished: dict[str, dict], recipe: Recipe, name: str, version
         return
     samples = -(-counts["train"]["tokens"] // recipe.training.seq_length)
     if anchor.estimate.examples > samples:
-        remedy = f"`{anchor.estimate.source}` has only {samples:,} samples of {recipe.training.seq_length:,} tokens; should be at most that"
+        length = recipe.training.seq_length
+        remedy = f"`{anchor.estimate.source}` has only {samples:,} samples of {length:,} tokens; should be at most that"
         yield Problem(f"versions.{name}.anchor.estimate.examples", anchor.estimate.examples, remedy)
 
 

@@ -42,9 +42,10 @@ def memory_per_rank(recipe: Recipe, adapter: LoRA | None = None) -> dict[str, An
     With an adapter only its matrices have gradients and optimizer states. Its activations, rank numbers a token and module, are
     left out of the estimate.
 
-    Gradients are kept in fp32. Optimizer states are Adam's two fp32 moments, what step hooks keep of each weight, and fp32 master
-    weights under bf16. `save` is no part of `total`: the host's memory that a checkpoint holds until it is written. Replicas divide it among themselves.
-    `teacher`, with a `kl` anchor alone: the frozen model's weights, and its last hidden states of all micro-batches of a step.
+    Gradients are kept in fp32. Optimizer states are Adam's two fp32 moments, what step hooks keep of each weight, and fp32
+    master weights under bf16. `save` is no part of `total`: the host's memory that a checkpoint holds until it is written.
+    Replicas divide it among themselves. `teacher`, with a `kl` anchor alone: the frozen model's weights, and its last hidden
+    states of all micro-batches of a step.
     """
     layout, parallel, training = layout_of(recipe), recipe.parallel, recipe.training
     shape, num_embeddings = model_shape(recipe), embedding_rows(recipe)

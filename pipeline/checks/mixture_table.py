@@ -116,7 +116,8 @@ def is_part(member: dict) -> bool:
 
 
 def moves_across(mixture: Mixture) -> list[str]:
-    """Sources and languages between which `reweight` moves shares because no `groups` fix their totals; empty if it moves none."""
+    """Sources and languages between which `reweight` moves shares because no `groups` fix their totals; empty if it moves
+    none."""
     if mixture.reweight is None or mixture.reweight.groups:
         return []
     domains = [parse(name) for name in mixture.sources]

@@ -45,7 +45,8 @@ def score_names(recipe: Recipe) -> Iterator[Problem]:
 
 def _too_long(where: str, name: str, length: int, beside: str = "") -> Iterator[Problem]:
     if length > MAX_NAME:
-        remedy = f"should be {length - MAX_NAME} letters shorter{beside}: files are named after it, and file systems hold {MAX_NAME}"
+        surplus = length - MAX_NAME
+        remedy = f"should be {surplus} letters shorter{beside}: files are named after it, and file systems hold {MAX_NAME}"
         yield Problem(where, name, remedy)
 
 

@@ -83,8 +83,8 @@ def _group_words(rule: dict[str, Any]) -> str:
         return f"shares move inside groups, whose totals are fixed ({groups})"
     if rule["across"]:
         return (
-            f"note: shares move between {listed_some(rule['across'])}, so that one may take most of another's; fix their totals by "
-            "mixture.reweight.groups"
+            f"note: shares move between {listed_some(rule['across'])}, so that one may take most of another's; fix their "
+            "totals by mixture.reweight.groups"
         )
     return "shares move among all new sources"
 

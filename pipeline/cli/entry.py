@@ -1,5 +1,5 @@
-"""Entry of the command line: parses it (`arguments.py`), runs the command (`make.py`, `look.py`, `move.py`, `versions.py`), and sets the
-exit status.
+"""Entry of the command line: parses it (`arguments.py`), runs the command (`make.py`, `look.py`, `move.py`, `versions.py`), and
+sets the exit status.
 """
 
 import argparse

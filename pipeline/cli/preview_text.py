@@ -43,7 +43,8 @@ def print_preview(data: dict[str, Any]) -> None:
         console.print(more_of(more, "sources"))
     if any(source["estimated"] and source["tokens"] is not None for source in data["sources"]):
         console.print(
-            "[dim]~ estimated from file sizes and a sample (4 bytes a token while there is no tokenizer); exact once the data stage has run[/]"
+            "[dim]~ estimated from file sizes and a sample (4 bytes a token while there is no tokenizer); exact once the data "
+            "stage has run[/]"
         )
     for note in data["same_files"][:MAX_NOTES]:
         console.print(note, markup=False)
@@ -201,8 +202,9 @@ def adapter_words(adapter: dict[str, Any]) -> str:
     )
     memory, apart = adapter["memory_per_rank"], adapter["orthogonal_to"]
     return (
-        f"LoRA of rank {adapter['rank']} on {modules}, scale {adapter['scale']:g}: {adapter['parameters']:,} parameters are trained; "
-        f"the fullest rank needs ~{format_memory(memory['total'])}, ~{format_memory(adapter['saved'])} less than with all weights "
+        f"LoRA of rank {adapter['rank']} on {modules}, scale {adapter['scale']:g}: {adapter['parameters']:,} parameters are "
+        f"trained; the fullest rank needs ~{format_memory(memory['total'])}, ~{format_memory(adapter['saved'])} less than "
+        "with all weights "
         f"(gradients {format_memory(memory['gradients'])}, optimizer {format_memory(memory['optimizer'])})"
         + (f"; kept orthogonal to {', '.join(apart)}" if apart else "")
     )

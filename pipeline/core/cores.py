@@ -44,7 +44,8 @@ def number_of_cores() -> int:
 
 @contextmanager
 def warning_when_crowded() -> Iterator[None]:
-    """Logs a warning meanwhile if this process and all that came from it wait long for cores, and what that means for their speed."""
+    """Logs a warning meanwhile if this process and all that came from it wait long for cores, and what that means for their
+    speed."""
     ended = threading.Event()
 
     def watch() -> None:

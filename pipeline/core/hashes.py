@@ -18,7 +18,8 @@ def hash_file(path: Path) -> str:
 
 
 def hash_directory(path: Path, hidden: bool = True) -> str:
-    """SHA-256, in hex, over the names and contents of all files below `path`, but for `.*` and `__pycache__` if not `hidden`."""
+    """SHA-256, in hex, over the names and contents of all files below `path`, but for `.*` and `__pycache__` if not
+    `hidden`."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
     if not hidden:
         parts = {file: file.relative_to(path).parts for file in files}

@@ -12,7 +12,8 @@ _inputs: ContextVar[dict | None] = ContextVar("_inputs", default=None)
 
 @contextmanager
 def inputs_read_once() -> Iterator[None]:
-    """A scope, such as one command, in which input files are listed and fingerprinted once, however often they are asked for."""
+    """A scope, such as one command, in which input files are listed and fingerprinted once, however often they are asked
+    for."""
     if _inputs.get() is not None:
         yield
         return

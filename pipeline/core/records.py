@@ -159,7 +159,8 @@ class VersionRecord(TypedDict):
     averaged: NotRequired[dict[str, float]]
     """Of an average, the weight of each checkpoint by its step; of a running average, 1 for the one that holds it."""
     search: NotRequired[dict[str, Any]]
-    """Of a merge with fitted shares, the search: every candidate's losses, and those of the best one on the other half of the documents."""
+    """Of a merge with fitted shares, the search: every candidate's losses, and those of the best one on the other half of the
+    documents."""
     adapter: NotRequired[dict[str, Any]]
     """What was trained in place of the weights, before it was merged into them."""
 

@@ -83,8 +83,8 @@ def remembered_hashes(
     swapped under its old name, size and date (`cp -p`, `rsync -t`) is hashed again.
 
     Args:
-        store: A JSON file that remembers; made if absent, and anew if damaged. Where it cannot be written, nothing is remembered,
-            nor is with None.
+        store: A JSON file that remembers; made if absent, and anew if damaged. Where it cannot be written, nothing is
+            remembered, nor is with None.
         wanted: By name all files that make a hash, and what makes it.
         done: Is told the name of each hash that was made.
         tell: Is told the store and how many bytes it does not remember, before they are read.
@@ -159,7 +159,8 @@ def _remembered(store: Path) -> dict:
 
 
 def file_state(path: Path, here: Path | None) -> dict[str, Any]:
-    """A file's path (relative to `here`, if it is below), inode, size in bytes and times, which differ after any change of it."""
+    """A file's path (relative to `here`, if it is below), inode, size in bytes and times, which differ after any change of
+    it."""
     with path.open("rb") as file:  # opened, because NFS would tell what it remembers of a closed one
         found = os.fstat(file.fileno())
     names = ("ino", "size", "mtime_ns", "ctime_ns")

@@ -30,8 +30,8 @@ def draw(
         max_tokens: The budget; larger ones take more of the same circles if the pieces are the same.
 
     Returns:
-        The document of each piece, and where it begins and stops in it, int64 [pieces]; ordered by hash of the document, then by
-        place in it. Pieces that touch are one.
+        The document of each piece, and where it begins and stops in it, int64 [pieces]; ordered by hash of the document, then
+        by place in it. Pieces that touch are one.
     """
     counts = -(-tokens // max(1, max_tokens // PIECES))
     document = np.repeat(np.arange(len(tokens)), counts)

@@ -44,8 +44,8 @@ def default_unit(bytes_a_token: Iterable[float | None], tokenizers: Collection[s
         tokenizers: Hashes of all that were used.
 
     Returns:
-        `bits_per_byte` under several tokenizers, or where domains' tokens hold unlike amounts of text, as in two languages; else
-        `nats_per_token`.
+        `bits_per_byte` under several tokenizers, or where domains' tokens hold unlike amounts of text, as in two languages;
+        else `nats_per_token`.
     """
     known = [size for size in bytes_a_token if size is not None and size > 0]
     unlike = bool(known) and max(known) > ALIKE * min(known)

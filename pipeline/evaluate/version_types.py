@@ -132,8 +132,8 @@ class VersionSummary(TypedDict):
         mixture: Its mixture.
         phases: The phases of that; None before the plan.
         replay: Its shares of replay; None without.
-        sources: By domain along its path, tokens in `total`, `consumed`, `remaining`, `repeated`, `replayed`; what remains was not
-            read as new data yet, but replay may have brought some of it in.
+        sources: By domain along its path, tokens in `total`, `consumed`, `remaining`, `repeated`, `replayed`; what remains was
+            not read as new data yet, but replay may have brought some of it in.
         evaluation: Its evaluation by domain.
         change: By domain the loss minus that of what it started from; where `left_at_step` is not None, minus what it was
             measured at before its first step.

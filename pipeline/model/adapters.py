@@ -1,7 +1,7 @@
 """LoRA: low-rank matrices beside Megatron's linear layers, and how they join the weights.
 
-W acts as W + (alpha / r) B A (Hu et al. 2021, arXiv 2106.09685). Megatron's linears hold several Hugging Face modules (query, key
-and value; gate and up), adapters are of one each: so A and B are kept by Hugging Face module and joined as the weights are.
+W acts as W + (alpha / r) B A (Hu et al. 2021, arXiv 2106.09685). Megatron's linears hold several Hugging Face modules (query,
+key and value; gate and up), adapters are of one each: so A and B are kept by Hugging Face module and joined as the weights are.
 
 A linear that is split by columns has whole A and its rows of B; one that is split by rows has its columns of A and whole B.
 Low-rank activations, not whole ones, cross the tensor-parallel ranks.
@@ -64,7 +64,8 @@ class AdaptedLinear(nn.Module):
     lora_B: nn.ParameterDict
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """A [n r, in] and B [out, n r] of all n adapters of this linear, as this rank holds them: B A is laid out as the weight."""
+        """A [n r, in] and B [out, n r] of all n adapters of this linear, as this rank holds them: B A is laid out as the
+        weight."""
         joint, number = self.joint, len(self.lora_A)
         places = {module: place for place, module in enumerate(self.lora_A)}
         blocks = []
@@ -104,7 +105,8 @@ class AdaptedRowLinear(AdaptedLinear, RowParallelLinear):
     """Megatron's linear, split by rows, with adapters."""
 
     def forward(self, input_: Tensor) -> tuple[Tensor, Tensor | None]:
-        """This rank's [sequence, batch, in / tp] -> [sequence, batch, out], under sequence parallelism its part; and the bias."""
+        """This rank's [sequence, batch, in / tp] -> [sequence, batch, out], under sequence parallelism its part; and the
+        bias."""
         output, bias = super().forward(input_)
         down, up = self.factors()
         low = input_ @ down.t() * self.joint.scale
@@ -177,8 +179,8 @@ def _adapt(
 def initial_matrix(adapter: LoRA, inputs: int, key: str) -> Tensor:
     """A before training, float32 [r, inputs]: Kaiming-uniform as PEFT has it, in +-1/sqrt(inputs).
 
-    The key is of the recipe's seed and the module's Hugging Face name, so that every layout starts from the same matrix; and of the
-    adapters that this one is to be orthogonal to: a second adapter of one seed would else start in the rows of the first.
+    The key is of the recipe's seed and the module's Hugging Face name, so that every layout starts from the same matrix; and of
+    the adapters that this one is to be orthogonal to: a second adapter of one seed would else start in the rows of the first.
     """
     values = torch.rand(adapter.rank, inputs, generator=generator_of(f"{key}.lora_A"))
     return (2 * values - 1) / inputs**0.5

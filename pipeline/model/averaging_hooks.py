@@ -48,7 +48,8 @@ class ElasticResetHook:
         """Does nothing."""
 
     def after(self, weights: Sequence[Tensor], states: Sequence[State], step: int, lr: float) -> None:
-        """Moves the averages towards the weights and, at the end of an interval, resets both; arguments as `StepHook` has them."""
+        """Moves the averages towards the weights and, at the end of an interval, resets both; arguments as `StepHook` has
+        them."""
         averages = [state["elastic_ema"] for state in states]
         follow(averages, weights, self.decay)
         if step % self.interval == 0:

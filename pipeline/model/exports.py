@@ -26,7 +26,8 @@ VERSION_FILES = (
     "hf/*",
     "adapter/*",
 )
-"""Files of a version that its manifest has hashes of; its plan and checkpoints have their own, and an export's weights another."""
+"""Files of a version that its manifest has hashes of; its plan and checkpoints have their own, and an export's weights
+another."""
 
 
 def version_files(directory: Path) -> list[str]:

@@ -235,7 +235,8 @@ def _numbers(stored: Stored) -> np.ndarray:
 
 
 def file_header(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """What stands before a safetensors file's data: its bytes, and what they say by tensor; remembered while it is unchanged."""
+    """What stands before a safetensors file's data: its bytes, and what they say by tensor; remembered while it is
+    unchanged."""
     return _file_header(path, _state(path))
 
 

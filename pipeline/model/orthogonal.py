@@ -1,6 +1,8 @@
-"""O-LoRA: a penalty that keeps an adapter's rows of A orthogonal to those of earlier adapters (Wang et al. 2023, arXiv 2310.14152).
+"""O-LoRA: a penalty that keeps an adapter's rows of A orthogonal to those of earlier adapters (Wang et al. 2023, arXiv
+2310.14152).
 
-Of a module it is the sum of |A_old A^T| over all pairs of rows: absolute values, as in the authors' code. The paper writes squares.
+Of a module it is the sum of |A_old A^T| over all pairs of rows: absolute values, as in the authors' code. The paper writes
+squares.
 """
 
 from collections.abc import Callable
@@ -40,7 +42,8 @@ class OrthogonalPenalty:
     """O-LoRA's penalty of a model's adapters; its gradient is added whenever Megatron has finished those of the loss.
 
     Attributes:
-        kept: For each module that an earlier adapter has, too: the rows of its A matrices, this one's A, and who has other columns.
+        kept: For each module that an earlier adapter has, too: the rows of its A matrices, this one's A, and who has other
+            columns.
         weight: Of the penalty.
         overlaps: Sum of |A_old A^T| over this stage's modules when gradients were last finished, float64 scalar.
     """
@@ -72,8 +75,8 @@ class OrthogonalPenalty:
 def keep_orthogonal(model: nn.Module, directories: list[Path], weight: float) -> OrthogonalPenalty:
     """From now on adds the penalty's gradient to that of the loss whenever Megatron has finished gradients, before clipping.
 
-    It is no sum over tokens: so it is added once, in fp32, after gradients are reduced over ranks and divided by tokens. What the
-    trainer tells as the loss is that of the tokens alone.
+    It is no sum over tokens: so it is added once, in fp32, after gradients are reduced over ranks and divided by tokens. What
+    the trainer tells as the loss is that of the tokens alone.
 
     Args:
         model: An unwrapped `LanguageModel` with adapters, below DDP.

@@ -1,8 +1,8 @@
 """The weights of an average of one run's checkpoints, and the learning-rate decay that it equals.
 
-A checkpoint is the first one plus all updates since. So a sum with weights c_0, .., c_m over checkpoints 0, .., m takes the updates
-between checkpoints i - 1 and i with the weight w_i = c_i + .. + c_m: what a decayed rate would have done to the same updates
-(WSM, arXiv 2507.17634).
+A checkpoint is the first one plus all updates since. So a sum with weights c_0, .., c_m over checkpoints 0, .., m takes the
+updates between checkpoints i - 1 and i with the weight w_i = c_i + .. + c_m: what a decayed rate would have done to the same
+updates (WSM, arXiv 2507.17634).
 """
 
 from bisect import bisect_left
@@ -34,7 +34,8 @@ def update_weights(shape: Shape, steps: Sequence[int]) -> list[float]:
 
 
 def checkpoint_weights(shape: Shape, steps: Sequence[int]) -> list[float]:
-    """The weight c_j of each checkpoint, summing to 1: c_0 = 1 - w_1, c_j = w_j - w_(j + 1); arguments as for `update_weights`."""
+    """The weight c_j of each checkpoint, summing to 1: c_0 = 1 - w_1, c_j = w_j - w_(j + 1); arguments as for
+    `update_weights`."""
     if shape == "uniform":
         return [1 / len(steps)] * len(steps)
     return [high - low for high, low in pairwise([1.0, *update_weights(shape, steps), 0.0])]

@@ -39,7 +39,8 @@ def deciding(version: dict[str, Any]) -> dict[str, Any]:
 
 
 def reweight_tokens(recipe: Recipe, version: Version) -> int | None:
-    """Held-out tokens per domain whose losses the version's shares follow, of sources or of parents; None if they follow none."""
+    """Held-out tokens per domain whose losses the version's shares follow, of sources or of parents; None if they follow
+    none."""
     if isinstance(version.start, Merge):
         return recipe.evaluation.max_tokens if version.start.fitted else None
     rule = version.mixture.reweight

@@ -121,9 +121,9 @@ def fitted_words(found: FittedShares) -> str:
     )
     others = ", ".join(f"{domain} {loss:.4f}" for domain, loss in found["reported"].items())
     return (
-        f"shares of {first} fitted: {shares}, of {found['evaluations']} candidates; held-out loss (nats per token) on the half of "
-        f"the documents that decided, {second} alone -> fitted: {moves} (weight of the new {found['weight']:g}); on the other "
-        f"half: {others}"
+        f"shares of {first} fitted: {shares}, of {found['evaluations']} candidates; held-out loss (nats per token) on the half "
+        f"of the documents that decided, {second} alone -> fitted: {moves} (weight of the new {found['weight']:g}); on the "
+        f"other half: {others}"
     )
 
 

@@ -113,8 +113,8 @@ def without_idle(version: dict) -> dict:
     """A version dumped as JSON, without fields that have no effect at their values.
 
     So what identifies a version is what it was before there were such fields: `replay.share_of` where the share read is
-    `share` (it is `read`, or all new tokens are trained on), `reweight.groups` where there are none, `OPTIONAL`, and the weight of
-    a penalty that an adapter does not have.
+    `share` (it is `read`, or all new tokens are trained on), `reweight.groups` where there are none, `OPTIONAL`, and the weight
+    of a penalty that an adapter does not have.
     """
     mixture, selection = version["mixture"], version.get("selection")
     rule, replay = mixture.get("reweight"), mixture.get("replay")

@@ -99,8 +99,8 @@ def to_score(version: Version, table: list[dict], tokens: dict[str, int | None])
         tokens: Training tokens of each source, None where they are not known.
 
     Returns:
-        By source and model: `source`, `model`, `of` (the source's tokens), and `tokens`, which it reads as new data, None if all
-        are scored: perplexities are those of whole sources.
+        By source and model: `source`, `model`, `of` (the source's tokens), and `tokens`, which it reads as new data, None if
+        all are scored: perplexities are those of whole sources.
     """
     mixture, selection = version.mixture, version.selection
     found: dict[tuple[str, str | None], int | None] = {}

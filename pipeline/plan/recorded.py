@@ -42,8 +42,8 @@ def recorded(recipe: Recipe) -> dict[str, Recipe]:
 def as_recorded(recipe: Recipe) -> Recipe:
     """Today's recipe, with versions that have begun, and the sections that decide them, as recorded.
 
-    An ancestor that today's recipe does not name any more stands before its first descendant; so does a source that a version was
-    made of. Where versions were made under different seeds, models or training settings, those of the last one stand in it.
+    An ancestor that today's recipe does not name any more stands before its first descendant; so does a source that a version
+    was made of. Where versions were made under different seeds, models or training settings, those of the last one stand in it.
 
     Raises:
         PerdureError: If a recorded recipe cannot be read.

@@ -20,8 +20,8 @@ class LoRA(Section):
 
     The layer's weight W acts as W + (alpha / rank) B A. A starts random (Kaiming-uniform), B as 0, so that training begins at
     the parent. Frozen weights have no gradients and no optimizer states. At the end of the version B A is added in fp32 and
-    rounded once: the export in `hf/` is an ordinary model, `eval.json` is of that model, and `adapter/` holds A and B for `peft`.
-    In continual pre-training LoRA forgets less and learns less than training all weights (Biderman et al. 2024, arXiv
+    rounded once: the export in `hf/` is an ordinary model, `eval.json` is of that model, and `adapter/` holds A and B for
+    `peft`. In continual pre-training LoRA forgets less and learns less than training all weights (Biderman et al. 2024, arXiv
     2405.09673); its learning rates are about ten times as high.
     """
 
@@ -33,8 +33,8 @@ class LoRA(Section):
     targets: Annotated[tuple[Projection, ...], Field(min_length=1), BeforeValidator(_all_linear)] = (
         PROJECTIONS
     )
-    """Linear layers with an adapter: some by name, or `all_linear`, all seven of a transformer layer. Embeddings, norms, biases and
-    the output layer stay frozen."""
+    """Linear layers with an adapter: some by name, or `all_linear`, all seven of a transformer layer. Embeddings, norms, biases
+    and the output layer stay frozen."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout before A. It must be 0: random masks would depend on the layout of ranks."""
     orthogonal_weight: Annotated[float, Field(ge=0, le=1e30)] = 0.5

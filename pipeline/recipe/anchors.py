@@ -83,8 +83,8 @@ class KLAnchor(Section):
     weight: Annotated[float, Field(ge=0, le=1e30)] = 1.0
     """Of the divergence, in nats, beside the cross entropy; 0 is no anchor at all: no teacher is loaded."""
     instead_of_loss: bool = False
-    """With `on: replayed`: replayed tokens have the divergence in place of their cross entropy (the mixture of losses MoL, arXiv
-    2505.12043)."""
+    """With `on: replayed`: replayed tokens have the divergence in place of their cross entropy (the mixture of losses MoL,
+    arXiv 2505.12043)."""
     model: Name | None = None
     """An earlier version that is the teacher instead; the divergence is then not 0 at the first step."""
 

@@ -13,9 +13,9 @@ class Average(Section):
     """A version that is computed from the checkpoints of a finished one, without training (its `tokens` are 0).
 
     Averaging the checkpoints of a run at a constant rate replaces a decay of the rate (WSM, arXiv 2507.17634): each `shape` is
-    named by the decay that it equals, which `perdure check` draws. How long the averaged stretch is matters most. Sums are made in
-    fp64 of fp32 weights and rounded once. It goes on in the path of `of`: mixture, schedule, tokens and what `from_parents` replays
-    are that one's. An update of it resets moments.
+    named by the decay that it equals, which `perdure check` draws. How long the averaged stretch is matters most. Sums are made
+    in fp64 of fp32 weights and rounded once. It goes on in the path of `of`: mixture, schedule, tokens and what `from_parents`
+    replays are that one's. An update of it resets moments.
     """
 
     type: Literal["average"]
@@ -26,9 +26,10 @@ class Average(Section):
     steps: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
     """Averages the checkpoints of these steps, in rising order."""
     shape: Shape = "uniform"
-    """The decay that the average equals, from the first to the last checkpoint. `uniform`: equal weights; linear, and would reach 0
-    one interval after the last. `linear`: linear to 0 at the last one, which so has no weight. `inverse_sqrt`: 1 - sqrt(way), to 0
-    at the last one. `ema`: the running average that `training.ema` keeps, from the last checkpoint; neither `last` nor `steps`."""
+    """The decay that the average equals, from the first to the last checkpoint. `uniform`: equal weights; linear, and would
+    reach 0 one interval after the last. `linear`: linear to 0 at the last one, which so has no weight. `inverse_sqrt`: 1 -
+    sqrt(way), to 0 at the last one. `ema`: the running average that `training.ema` keeps, from the last checkpoint; neither
+    `last` nor `steps`."""
 
     @property
     def parent(self) -> str:

@@ -96,7 +96,8 @@ class C4Quality(Section):
     language: WordLanguage = "eng"
     """Language whose rules split sentences."""
     filter_no_terminal_punct: bool | None = None
-    """Drop lines that do not end in a terminal punctuation mark. Default: but in Thai and Lao, which end sentences in a blank."""
+    """Drop lines that do not end in a terminal punctuation mark. Default: but in Thai and Lao, which end sentences in a
+    blank."""
     min_num_sentences: int = 5
     """Fewest sentences left; -1 for no such rule."""
     min_words_per_line: int = 3
@@ -174,8 +175,8 @@ class Decontaminate(Section):
 
     type: Literal["decontaminate"]
     files: Annotated[list[Path], Field(min_length=1)]
-    """Evaluation files: JSON lines (`.jsonl`, `.ndjson`, `.json`, plain, `.gz` or `.zst`; every string in a line is looked for), or
-    text files."""
+    """Evaluation files: JSON lines (`.jsonl`, `.ndjson`, `.json`, plain, `.gz` or `.zst`; every string in a line is looked
+    for), or text files."""
     n_grams: Annotated[int, Field(ge=2, le=10_000)] = 13
     """Words that must agree, after lower-casing and without punctuation; of scripts without blanks as much text (docs/data.md).
     Shorter strings cannot be looked for."""

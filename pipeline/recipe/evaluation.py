@@ -12,8 +12,8 @@ class Contamination(Section):
     """Looks for evaluation texts in the training shards, by n-grams of words (Brown et al. 2020, appendix C)."""
 
     n_grams: Annotated[int, Field(ge=8, le=10_000)] = 13
-    """Words that must agree, after lower-casing and without punctuation; of scripts without blanks as much text. A probe of fewer words is looked for as a whole
-    if it has at least 8."""
+    """Words that must agree, after lower-casing and without punctuation; of scripts without blanks as much text. A probe of
+    fewer words is looked for as a whole if it has at least 8."""
 
 
 class Harness(Section):

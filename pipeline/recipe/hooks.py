@@ -16,7 +16,8 @@ class ElasticReset(Section):
     """
 
     interval: Positive
-    """Steps between resets. A step that the guard skips resets nothing; an interval above the version's steps is the plain run."""
+    """Steps between resets. A step that the guard skips resets nothing; an interval above the version's steps is the plain
+    run."""
     ema: Annotated[float, Field(gt=0, lt=1)]
     """Decay d of the average: average = d average + (1 - d) weights, after every update. The paper's value is 0.995."""
 
@@ -24,9 +25,9 @@ class ElasticReset(Section):
 class Reptile(Section):
     """Draws the weights back towards where they stood `interval` steps ago (Nichol et al. 2018, arXiv 1803.02999; MER).
 
-    With a the weights after the last drawing back, or those of the start: every `interval` steps weights = a + rate (weights - a),
-    and a is what they become. The last steps, if fewer than `interval`, stay as they are. AdamW's moments and step count go on. It
-    acts on fp32 weights; its copy of them is in the checkpoints.
+    With a the weights after the last drawing back, or those of the start: every `interval` steps weights = a + rate (weights -
+    a), and a is what they become. The last steps, if fewer than `interval`, stay as they are. AdamW's moments and step count go
+    on. It acts on fp32 weights; its copy of them is in the checkpoints.
     """
 
     interval: Positive

@@ -56,7 +56,8 @@ def asked_once(function: Callable[[Recipe], Answer]) -> Callable[[Recipe], Answe
 
 
 def remembered(function: Callable[[Recipe, str], Answer]) -> Callable[[Recipe, str], Answer]:
-    """A function of a version that asks itself of the parent: the oldest ancestor is asked first, so that nothing recurs deeply.
+    """A function of a version that asks itself of the parent: the oldest ancestor is asked first, so that nothing recurs
+    deeply.
 
     What it returns is shared, and not to be changed.
     """

@@ -133,8 +133,8 @@ class Mixture(Section):
     """Scores documents for an order by perplexity and for `lowest_perplexity`: an earlier version's name, or a Hugging
     Face directory (with a `/`)."""
     max_repetition: Annotated[float, Field(gt=0, allow_inf_nan=True)] = 4.0
-    """Epochs over any one source, those of its ancestors included, beyond which the recipe is refused; `.inf`: never. With `reweight`, a
-    source that has come so far is held at `floor` from the next measurement on."""
+    """Epochs over any one source, those of its ancestors included, beyond which the recipe is refused; `.inf`: never. With
+    `reweight`, a source that has come so far is held at `floor` from the next measurement on."""
 
     @field_validator("replay")
     @classmethod

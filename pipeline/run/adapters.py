@@ -1,4 +1,5 @@
-"""What a version with an adapter is made from: the adapters that it is to be orthogonal to, and rows that it could not train."""
+"""What a version with an adapter is made from: the adapters that it is to be orthogonal to, and rows that it could not
+train."""
 
 from pathlib import Path
 

@@ -43,7 +43,8 @@ def perplexity_scores(recipe: Recipe, mixture: Mixture, data: dict[str, Path]) -
 def selection_places(
     recipe: Recipe, version: Version, sources: list[str], data: dict[str, Path]
 ) -> dict[str, Path]:
-    """Directories of the scores for a version's selection, finished or not; empty if it needs none (see `score.score_place`)."""
+    """Directories of the scores for a version's selection, finished or not; empty if it needs none (see
+    `score.score_place`)."""
     selection = version.selection
     if selection is None or not selection.needed_sidecars:
         return {}

@@ -204,7 +204,8 @@ def _edited(recipe: Recipe, name: str, identity: RecipeIdentity | VersionIdentit
         f"it anew. What differs: {'; '.join(differing)}"
     )
     if SHARE_OF_TRAINED in differing and not any(".selection" in line for line in differing):
-        told += f". It was made when `share` was that of the tokens read: versions.{name}.mixture.replay.share_of: read keeps it"
+        field = f"versions.{name}.mixture.replay.share_of: read"
+        told += f". It was made when `share` was that of the tokens read: {field} keeps it"
     return told
 
 

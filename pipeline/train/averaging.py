@@ -58,7 +58,8 @@ def _elsewhere(leaf: ShardedBase, name: str | None) -> ShardedBase:
 
 @torch.no_grad()
 def average(checkpoints: Mapping[Path, float], model: torch.nn.Module, name: str | None) -> None:
-    """Sets a model's weights to the weighted sum of checkpoints': summed in fp64, rounded to fp32 once, then to the model's type.
+    """Sets a model's weights to the weighted sum of checkpoints': summed in fp64, rounded to fp32 once, then to the model's
+    type.
 
     All ranks call this; a rank holds 12 bytes a parameter of its own for it.
 

@@ -98,7 +98,8 @@ def keep_information(
 def example_batches(
     recipe: Recipe, inputs: VersionInputs, plan: Path, estimate: FisherExamples
 ) -> Iterator[Batch]:
-    """This rank's samples of an estimate, each a micro-batch of its own; as many on every rank, the last may be padding alone."""
+    """This rank's samples of an estimate, each a micro-batch of its own; as many on every rank, the last may be padding
+    alone."""
     documents, ends = open_fisher_order(plan)
     stream = open_stream(Path(inputs["data"][estimate.source]), None, documents, ends)
     length, replicas = recipe.training.seq_length, mpu.get_data_parallel_world_size()

@@ -1,4 +1,5 @@
-"""Hashes of a checkpoint's files: each rank's writer makes those of what it wrote, and each rank compares a share at loading."""
+"""Hashes of a checkpoint's files: each rank's writer makes those of what it wrote, and each rank compares a share at
+loading."""
 
 import logging
 from collections.abc import Iterator
@@ -71,7 +72,8 @@ def _identity(version_directory: Path) -> str | None:
 
 @contextmanager
 def readable_errors(directory: Path) -> Iterator[None]:
-    """Names a checkpoint that cannot be loaded, whatever torch or Megatron says of it, unless its files are known to be whole."""
+    """Names a checkpoint that cannot be loaded, whatever torch or Megatron says of it, unless its files are known to be
+    whole."""
     if (directory / HASHES).exists():
         yield
         return

@@ -43,8 +43,8 @@ def reweight(
     was repeated `max_repetition` times by now is held at `floor` from here on, and that is logged once.
 
     Returns:
-        The dataset, its plan extended, and the state, with `perplexity` (and by what rule its text was sampled, `perplexity_on`)
-        and `ratios` by source and `phases` updated.
+        The dataset, its plan extended, and the state, with `perplexity` (and by what rule its text was sampled,
+        `perplexity_on`) and `ratios` by source and `phases` updated.
     """
     rule = version.mixture.reweight
     if rule is None:

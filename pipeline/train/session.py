@@ -77,8 +77,8 @@ def open_session(directory: Path, evaluates: bool = False) -> Session:
 
     Args:
         directory: A prepared version, or the evaluation of a finished one.
-        evaluates: Whether it is an evaluation, which has no plan; nor has a version that is computed. The model has no adapter then:
-            that of a finished version is merged.
+        evaluates: Whether it is an evaluation, which has no plan; nor has a version that is computed. The model has no adapter
+            then: that of a finished version is merged.
 
     Raises:
         PerdureError: If ranks see different files, too many or too few were started, or a probe cannot be asked.

@@ -219,7 +219,8 @@ def _scored(stream: Stream, task: int, number: int) -> int:
     for sidecar in stream.sidecars[task]:
         if sidecar.lengths[number] != stream.shards[task].lengths[number]:
             raise PerdureError(
-                f"{getattr(sidecar.lengths, 'filename', 'scores')}: has no scores of document {number:,}, which the plan reads; run `perdure "
+                f"{getattr(sidecar.lengths, 'filename', 'scores')}: has no scores of document {number:,}, which the plan "
+                f"reads; run `perdure "
                 "prepare` of the version again, which scores what is missing"
             )
     return stream.sidecars[task][0].start(number)

@@ -2,7 +2,8 @@
 
 Everything it needs stands in the version's directory: `recipe.yaml`, `inputs.json` and `plan/`. It goes on from the
 last checkpoint if there is one. Afterwards it evaluates, exports to Hugging Face, and declares the version whole. To evaluate
-a finished version again, it gets the evaluation's directory (`evaluate/record.py`), with `recipe.yaml` and `inputs.json` of its own.
+a finished version again, it gets the evaluation's directory (`evaluate/record.py`), with `recipe.yaml` and `inputs.json` of its
+own.
 """
 
 import logging

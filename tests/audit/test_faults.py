@@ -1,4 +1,5 @@
-"""The list of faults cannot rot: each still applies, leaves code that compiles and does something else, and names tests that exist."""
+"""The list of faults cannot rot: each still applies, leaves code that compiles and does something else, and names tests that
+exist."""
 
 import ast
 from collections import Counter

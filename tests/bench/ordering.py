@@ -1,4 +1,5 @@
-"""Ordering and planning of synthetic documents, in a process of its own: `python ordering.py FUNCTION JSON_ARGUMENTS ANSWER`."""
+"""Ordering and planning of synthetic documents, in a process of its own: `python ordering.py FUNCTION JSON_ARGUMENTS
+ANSWER`."""
 
 import json
 import resource

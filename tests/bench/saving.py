@@ -16,7 +16,8 @@ def save_stalls(directory: str, kinds: dict, turns: int) -> dict:
     """By kind of save: seconds that training waits for it, of the update that follows, until the checkpoint is whole.
 
     The update writes to every weight and moment; after a fork it pays for the copies of the memory it changes. A kind
-    is whether it is asynchronous, and whether files are hashed. The first save of all makes files and caches, and does not count.
+    is whether it is asynchronous, and whether files are hashed. The first save of all makes files and caches, and does not
+    count.
     """
     from perdure.pipeline.core.files import read_json
     from perdure.pipeline.model.device import initialise

@@ -15,7 +15,9 @@ from perdure.pipeline.cli import entry
 from perdure.pipeline.core.files import read_json
 
 EOS = "<|endoftext|>"
-WORDS = "bottle bridge careful engine forest harbor letter machine market music paper planet reason river signal winter yellow".split()
+WORDS = (
+    "bottle bridge careful engine forest harbor letter machine market music paper planet reason river signal winter yellow"
+).split()
 PHRASES = {
     "ja": (
         ["町の図書館は", "小さな船は", "隣の家族は", "冬の嵐は"],

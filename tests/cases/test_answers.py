@@ -33,9 +33,15 @@ def test_19_a_file_added_after_training_is_said_by_check(tokenized):
 
 def test_23_one_mistake_of_a_probe_file_once_and_all_kinds_at_once(tokenized):
     rows = [
-        {"id": number, "kind": "old", "question": f"Which number follows {number}?", "choices": [str(number + 1), str(number + 2)], "answer": 0}
+        {
+            "id": number,
+            "kind": "old",
+            "question": f"Which number follows {number}?",
+            "choices": [str(number + 1), str(number + 2)],
+            "answer": 0,
+        }
         for number in range(40)
-    ]  # fmt: skip
+    ]
     (tokenized.directory / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokenized.tree["evaluation"]["probes"] = ["p.jsonl"]
     status, _, err = tokenized.perdure("check")

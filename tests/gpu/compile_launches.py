@@ -23,7 +23,8 @@ OPERATION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?\s*([A-Z0-9_.]+
 TENSOR = ("HGMMA", "HMMA", "UTCHMMA")
 """Multiply on tensor cores: of Hopper, of Ampere, of Blackwell."""
 SHARED = {80: 164 << 10, 90: 228 << 10, 100: 228 << 10}
-"""Bytes of shared memory of a multiprocessor, of which each program takes 1 KiB for itself (CUDA C++ guide, compute capabilities)."""
+"""Bytes of shared memory of a multiprocessor, of which each program takes 1 KiB for itself (CUDA C++ guide, compute
+capabilities)."""
 REGISTERS, WARPS, PROGRAMS = 65536, 64, 32
 """Of a multiprocessor."""
 

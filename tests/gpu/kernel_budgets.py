@@ -1,7 +1,7 @@
 """Budgets of compiled kernels, by kernel, purpose and compute capability.
 
-They are what Triton 3.9 with its own ptxas makes of the kernels as they are: a change that needs more shows. One that needs less
-lowers its row.
+They are what Triton 3.9 with its own ptxas makes of the kernels as they are: a change that needs more shows. One that needs
+less lowers its row.
 """
 
 from typing import Any, NamedTuple
@@ -23,9 +23,10 @@ class Budget(NamedTuple):
     wide: int
 
 
-# Scoring computes the entropy as well, for which most variants spill a little. With a teacher a program holds two tiles of logits,
-# its own and the teacher's, and K1 spills more: the first thing to mend there. float32 has no tensor cores: 256 threads hold
-# the 128 x 128 sums of a tile, 64 each, beside the operands. A vocabulary that 16 does not divide makes K2 store number by number.
+# Scoring computes the entropy as well, for which most variants spill a little. With a teacher a program holds two tiles of
+# logits, its own and the teacher's, and K1 spills more: the first thing to mend there. float32 has no tensor cores: 256 threads
+# hold the 128 x 128 sums of a tile, 64 each, beside the operands. A vocabulary that 16 does not divide makes K2 store number by
+# number.
 BUDGETS = {
     ("_rotate_kernel", "layer bf16", 80): Budget(32, 0, 16, 6),
     ("_rotate_kernel", "layer bf16", 90): Budget(32, 0, 16, 6),

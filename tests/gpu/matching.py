@@ -1,7 +1,7 @@
 """Whether ranks wait for one another forever: their recorded calls, played one against the other.
 
-Every call waits for its partners, as NCCL's do at worst: a send for its receive, too, and a call for the one before it. Transfers
-that are posted as one batch wait together.
+Every call waits for its partners, as NCCL's do at worst: a send for its receive, too, and a call for the one before it.
+Transfers that are posted as one batch wait together.
 """
 
 from collections.abc import Iterator

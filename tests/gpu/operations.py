@@ -126,7 +126,8 @@ def copy(func, name: str, args: tuple, kwargs: dict):
         target, source = args[:2]
         to_cuda, non_blocking = isinstance(target, CudaTensor), (*args[2:], kwargs.get("non_blocking"))[0]
     else:
-        # C++ takes ours for tensors of the CPU, and so says "cpu" when a type alone is asked for; `CudaTensor.to` copies to the host.
+        # C++ takes ours for tensors of the CPU, and so says "cpu" when a type alone is asked for; `CudaTensor.to` copies to the
+        # host.
         source, non_blocking = args[0], kwargs.get("non_blocking")
         to_cuda = isinstance(source, CudaTensor) or is_cuda(kwargs.get("device"))
         kwargs = kwargs | {"device": "cpu"}

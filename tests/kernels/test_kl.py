@@ -1,4 +1,5 @@
-"""KL to a frozen teacher beside the loss: by every implementation against its definition in float64, and exactly 0 to itself."""
+"""KL to a frozen teacher beside the loss: by every implementation against its definition in float64, and exactly 0 to
+itself."""
 
 import subprocess
 import sys

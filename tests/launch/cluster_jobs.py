@@ -77,7 +77,8 @@ def logs(out: Path) -> str:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """Files by name; manifests without the command line and the checksum over it, and nothing of the report's search for leaks."""
+    """Files by name; manifests without the command line and the checksum over it, and nothing of the report's search for
+    leaks."""
     command = re.compile(rb'"(command|checksum)": ".*"')
     files = (
         path

@@ -91,7 +91,8 @@ def _begin(work: Path, name: str, folder: Path, files: list[str]) -> None:
                     f"cancel it (scancel {job}) or wait for its end, and run the same command again"
                 )
         logger.warning(
-            f"sources.{name}: {folder / found[0]} has changed since an unfinished run read it{unknown}; the source is cleaned anew"
+            f"sources.{name}: {folder / found[0]} has changed since an unfinished run read it{unknown}; the source is cleaned "
+            f"anew"
         )
         shutil.rmtree(work / "artefact")  # first: without it, all the rest is of no use (`building`)
         shutil.rmtree(work)

@@ -29,8 +29,8 @@ DOTTED_I = {"az", "aze", "azj", "crh", "tr", "tur"}
 ENGLISH = {"en", "eng", "en_Latn", "eng_Latn"}
 """Codes of the language that the published rules were made for."""
 SPACY = frozenset(
-    "af am ar az bg bn ca cs da de dsb el en es et eu fa fi fr ga gd grc gu he hi hr hsb ht hu hy id is it ja kmr kn ky la lb lg "
-    "lij lt lv mk ml mr ms nb ne nl pl pt ro ru sa si sk sl sq sr sv ta te th ti tl tn tr tt uk ur vi yo zh".split()
+    "af am ar az bg bn ca cs da de dsb el en es et eu fa fi fr ga gd grc gu he hi hr hsb ht hu hy id is it ja kmr kn ky la lb "
+    "lg lij lt lv mk ml mr ms nb ne nl pl pt ro ru sa si sk sl sq sr sv ta te th ti tl tn tr tt uk ur vi yo zh".split()
 )
 """Languages of spaCy's with stop words. Those of Korean are morphemes, which do not stand between blanks."""
 ANY = "xx"

@@ -29,8 +29,8 @@ BLOCK_TOKENS = {"cuda": 1 << 22, "cpu": 1 << 18}
 ASKED = "asked"
 """Folder beside the artefact with a file a shard, bool [documents]: which of them the artefact is to have."""
 BLOCKS = "blocks"
-"""Folder beside the artefact for blocks: `documents`, int64, their places in the shard, in order; `units`, uint16 [kinds, tokens],
-with a row for each of `SIDECARS`; `means`, float64 [documents, kinds]."""
+"""Folder beside the artefact for blocks: `documents`, int64, their places in the shard, in order; `units`, uint16 [kinds,
+tokens], with a row for each of `SIDECARS`; `means`, float64 [documents, kinds]."""
 ROWS = 1 << 20
 """Documents whose rows of the table are made at a time."""
 SCORES = pa.schema(
@@ -125,7 +125,8 @@ class Scorer(PipelineStep):
                 table.write_table(pa.table(columns, SCORES))
 
     def _scores(self, rank: int, asked: np.ndarray) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
-        """The documents asked for, in order: their places in the shard, units, uint16 [kinds, tokens], and means, float64 [kinds]."""
+        """The documents asked for, in order: their places in the shard, units, uint16 [kinds, tokens], and means, float64
+        [kinds]."""
         files = block_files(self.directory.parent, rank)
         block = np.full(len(asked), -1)
         for number, file in enumerate(files):

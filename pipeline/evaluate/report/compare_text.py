@@ -32,14 +32,17 @@ def compare_table(found: Comparison) -> str:
         line.append("-" if row["device_hours"] is None else format_hours(row["device_hours"], row["device"]))
         cells.append(line)
     title = (
-        f"Held-out loss, {UNIT_NAMES[unit]} (change against the version it started from); * is the lowest of its column, by an interval "
-        "that leaves out 0 against every other"
+        f"Held-out loss, {UNIT_NAMES[unit]} (change against the version it started from); * is the lowest of its column, by an "
+        "interval that leaves out 0 against every other"
     )
     parts = [title, "", *text_table(cells, left=2)]
     if len(found["rows"]) > 1:
         paired = [["run", "version", *found["domains"]]]
         paired += [[row["run"], row["version"], *_paired_cells(found, row)] for row in found["rows"]]
-        below = f"Less the first version with a loss on the domain, {UNIT_NAMES[unit]}, and its {found['level']:.0%} interval over documents, in pairs"
+        below = (
+            f"Less the first version with a loss on the domain, {UNIT_NAMES[unit]}, and its {found['level']:.0%} interval "
+            "over documents, in pairs"
+        )
         parts += ["", below, "", *text_table(paired, left=2)]
     notes = [f"note: {note}" for note in found["notes"]]
     return "\n".join([*parts, *([""] if notes else []), *notes])

@@ -134,7 +134,8 @@ def min_acc(
         factors: By domain what a loss in nats per token is multiplied by.
 
     Returns:
-        `min_acc`, and `min_acc_unmeasured`: the versions that were not measured while they trained, of which the end alone counts.
+        `min_acc`, and `min_acc_unmeasured`: the versions that were not measured while they trained, of which the end alone
+        counts.
     """
     along = list(zip(path.members, [*path.steps, sys.maxsize]))
     points = {member: _points(recipe, member, steps[member], on) for member, _ in along}

@@ -116,7 +116,8 @@ def intervals(
 
     Returns:
         `level`, `resamples`, `seed`, `documents`, `loss`, `macro`, `change`, `from_initial`, `forgetting`, `macro_change`, the
-        last and `macro` in bits per byte, as docs/evaluation.md says, and `pairs`: per pair, by domain, the interval of the first one's loss minus the second one's.
+        last and `macro` in bits per byte, as docs/evaluation.md says, and `pairs`: per pair, by domain, the interval of the
+        first one's loss minus the second one's.
     """
     nothing = np.full((rows, RESAMPLES), math.nan)
     known = bool(counting) and all(domain in drawn for domain in counting)

@@ -33,7 +33,8 @@ def add_derived(report: Report, recipes: dict[str, Recipe]) -> None:
     - `perplexity_matrix`: exp of the losses.
     - per version `command` (what first prepared it), `ranks`, `mfu` (mean), `schedule_phases` (`phase`, `after_step`,
       `after_tokens`), and in `mixture` and `phases` `after_tokens`, tokens `consumed`, `consumed_share` of all, `epochs`.
-    - in `selection` and `chosen.topics` the `share` selected; in `passages` the `excess` of each token, and how many are `selected_count`.
+    - in `selection` and `chosen.topics` the `share` selected; in `passages` the `excess` of each token, and how many are
+      `selected_count`.
     """
     report["findings"] = findings(report)
     report["cost"] = _cost(report["versions"])

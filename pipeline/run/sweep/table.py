@@ -180,7 +180,8 @@ def _gaps(found: SweepResult, domains: list[str | None], unit: str) -> tuple[str
         gaps = [gap_of(row_in(row, unit), domain) for domain in domains]
         cells = [cell for gap in gaps for cell in (format_spread(gap and gap["depth"]), format_recovery(gap))]
         rows.append([*_names(found, row), *cells])
-    title = f"Stability gap: the largest rise of the loss over its start while training, {UNIT_NAMES[unit]}, and the tokens until"
+    rise = "the largest rise of the loss over its start while training"
+    title = f"Stability gap: {rise}, {UNIT_NAMES[unit]}, and the tokens until"
     return f"{title} it is back", rows
 
 

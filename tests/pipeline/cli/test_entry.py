@@ -28,7 +28,8 @@ def test_help_names_every_verb_and_costs_no_heavy_import():
 
 
 def test_check_imports_nothing_heavy():
-    code = f"import sys; from perdure.pipeline.cli import entry; entry.main(['check', {TEMPLATE!r}]); print(sorted(sys.modules))"
+    code = "import sys; from perdure.pipeline.cli import entry; "
+    code += f"entry.main(['check', {TEMPLATE!r}]); print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert "'numpy'" in done.stdout
     assert not any(
@@ -231,8 +232,8 @@ DEFAULTS = {
     f"{name}:"
     for name in (
         "seed clean topics subset heldout_fraction tie_embeddings rope_theta norm_epsilon init_std "
-        "precision document_mask loss_implementation z_loss adam_beta1 adam_beta2 adam_eps weight_decay clip_grad log_interval weight "
-        "max_repetition warmup cooldown constant_until score buckets cooldown_shape k scope"
+        "precision document_mask loss_implementation z_loss adam_beta1 adam_beta2 adam_eps weight_decay clip_grad "
+        "log_interval weight max_repetition warmup cooldown constant_until score buckets cooldown_shape k scope"
     ).split()
 }
 

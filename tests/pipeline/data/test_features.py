@@ -1,4 +1,5 @@
-"""Words as features: whole ones with their marks, pairs of characters where no blanks are written, all others as in version 0.1."""
+"""Words as features: whole ones with their marks, pairs of characters where no blanks are written, all others as in version
+0.1."""
 
 import random
 import re

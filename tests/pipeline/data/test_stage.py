@@ -170,7 +170,8 @@ def test_a_missing_input_names_the_source(make_recipe, tmp_path):
 
 
 def test_looking_for_finished_data_is_cheap():
-    code = "import sys, perdure.pipeline.data.stage; print([m for m in ('torch', 'datatrove', 'transformers') if m in sys.modules])"
+    code = "import sys, perdure.pipeline.data.stage; "
+    code += "print([m for m in ('torch', 'datatrove', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 

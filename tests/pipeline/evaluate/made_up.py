@@ -229,7 +229,8 @@ def _evaluation(name: str, step: int, losses: dict) -> dict:
 
 
 def _passage(odd_tokens: bool) -> dict:
-    text = "def|| mean|(|values|:| list|[|float|]|)| ->| float|:|\n   | total| =| sum|(|values|)|\n   | return| total| /| len|(|values|)|\n|\n"
+    text = "def|| mean|(|values|:| list|[|float|]|)| ->| float|:|\n"
+    text += "   | total| =| sum|(|values|)|\n   | return| total| /| len|(|values|)|\n|\n"
     tokens = [part or " " for part in text.split("|")] * 6 + (ODD_TOKENS if odd_tokens else [])
     random = np.random.default_rng(3)
     loss = random.gamma(1.6, 1.6, len(tokens)).round(4).tolist()

@@ -76,7 +76,8 @@ def test_scored_with_itself_it_has_no_excess_loss(model, tmp_path):
 
 
 def test_its_adapter_of_rank_16_is_the_merged_model_in_peft(model, tmp_path):
-    """Both in fp32. The merged weights are rounded once, which thirty layers amplify: the difference is not far from the bound."""
+    """Both in fp32. The merged weights are rounded once, which thirty layers amplify: the difference is not far from the
+    bound."""
     peft = pytest.importorskip("peft")
     from transformers import AutoModelForCausalLM
 

@@ -10,7 +10,9 @@ from perdure.pipeline.plan import forecast, lineage
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recipe.remembered import remembering
 
-NAMES = "ancestors steps_before resolved_schedule planned_phases consumed_before streams_before expected_mixture is_foreseen".split()
+NAMES = (
+    "ancestors steps_before resolved_schedule planned_phases consumed_before streams_before expected_mixture is_foreseen"
+).split()
 
 
 def chain(out, length: int, start: str) -> Recipe:

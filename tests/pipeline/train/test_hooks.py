@@ -99,7 +99,8 @@ def test_layouts_agree(tmp_path, alone, name, layout):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", HOOKS)
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, name, precision):
-    """And goes on under another layout, equal to rounding: the kill is between two intervals, behind a checkpoint within one."""
+    """And goes on under another layout, equal to rounding: the kill is between two intervals, behind a checkpoint within
+    one."""
     changes = {"parallel": DISTRIBUTED, "training__precision": precision, **HOOKS[name]}
     changes["training__async_checkpoint"] = (
         False  # a fork may not be done by the step before which ranks are killed
@@ -128,7 +129,8 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, name, pre
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_running_average_is_that_of_every_steps_fp32_weights(tmp_path, precision):
-    """Recomputed in fp64 from the checkpoints of all steps, which `keep: {every: 1}` keeps: what Reptile makes of a step counts."""
+    """Recomputed in fp64 from the checkpoints of all steps, which `keep: {every: 1}` keeps: what Reptile makes of a step
+    counts."""
     keep = {"versions__v1__keep": {"every": 1}, "training__guard": {"on_nan": "rollback"}}
     version = trained(tmp_path, training__precision=precision, **keep, **HOOKS["reptile"])
     steps = [path.name for path in sorted((version / "checkpoints").iterdir())]

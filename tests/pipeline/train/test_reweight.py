@@ -287,7 +287,8 @@ def test_a_source_repeated_often_enough_gives_to_its_own_group(grouped, said):
 
 
 def test_perplexities_of_another_sample_are_not_compared(recipe):
-    """A checkpoint of an earlier release has that of a text's first documents: it is measured anew, and shares stay until then."""
+    """A checkpoint of an earlier release has that of a text's first documents: it is measured anew, and shares stay until
+    then."""
     state = trained(recipe, planned(), FRESH, stop=2 * INTERVAL)[1]
     phases = state.phases
     with patch.object(module, "sampled_domains", return_value=["a"]):

@@ -65,7 +65,8 @@ def test_two_ranks_train_on_what_competes_among_consecutive_samples(tmp_path, sc
 @pytest.mark.slow
 @pytest.mark.parametrize("distributed", [False, True])
 def test_gradients_are_clipped_to_their_norm_and_matrices_decay(tmp_path, distributed):
-    """After one step the first moments are (1 - beta1) times the clipped gradient; without one a matrix shrinks by 1 - lr decay."""
+    """After one step the first moments are (1 - beta1) times the clipped gradient; without one a matrix shrinks by 1 - lr
+    decay."""
     for clip in (0.5, 0.0):
         layout = {"data_parallel": 1, "distributed_optimizer": distributed}
         recipe = tiny_recipe(

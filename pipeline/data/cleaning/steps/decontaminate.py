@@ -1,4 +1,5 @@
-"""The step `decontaminate`: documents that share an n-gram of words with evaluation data are dropped (Brown et al. 2020, app. C).
+"""The step `decontaminate`: documents that share an n-gram of words with evaluation data are dropped (Brown et al. 2020, app.
+C).
 
 datatrove's own step takes its index from lighteval's tasks, which have to be downloaded, and splits words at blanks; this
 one reads files, and takes n-grams of any script (`ngrams.py`).

@@ -1,4 +1,5 @@
-"""The step `language`: language identification by fastText (Joulin et al. 2016), as datatrove does it, from a model file on disk.
+"""The step `language`: language identification by fastText (Joulin et al. 2016), as datatrove does it, from a model file on
+disk.
 
 datatrove's own filter downloads its model, and wants a build of fastText that needs a compiler.
 """

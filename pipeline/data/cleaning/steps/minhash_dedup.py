@@ -1,4 +1,5 @@
-"""The step `minhash_dedup`: drops near duplicates by datatrove's MinHash (Broder 1997; parameters of FineWeb, Penedo et al. 2024).
+"""The step `minhash_dedup`: drops near duplicates by datatrove's MinHash (Broder 1997; parameters of FineWeb, Penedo et al.
+2024).
 
 Two documents whose word 5-grams have Jaccard similarity s become candidates with probability 1 - (1 - s^8)^14.
 """

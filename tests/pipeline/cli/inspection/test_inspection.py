@@ -196,7 +196,8 @@ def test_sources_that_are_not_prepared(run, tmp_path):
 
 
 def test_gathering_imports_nothing_heavy():
-    code = "import sys, perdure.pipeline.cli.inspection.gather; print([m for m in ('torch', 'datatrove', 'sklearn') if m in sys.modules])"
+    code = "import sys, perdure.pipeline.cli.inspection.gather; "
+    code += "print([m for m in ('torch', 'datatrove', 'sklearn') if m in sys.modules])"
     root = Path(__file__).parents[4]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert done.stdout == "[]\n"

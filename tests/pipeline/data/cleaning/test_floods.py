@@ -27,7 +27,12 @@ for path in sys.argv[1:]:
     kind = "parquet" if path.endswith("parquet") else "text" if path.endswith("txt") else "jsonl"
     reader = Source.model_validate({"reader": {"type": kind, "path": path}}).reader
     before = peak()
-    with patch.object(readers, "LONGEST", 2 << 20), patch.object(reading, "LONGEST", 2 << 20), patch.object(rows, "LONGEST", 2 << 20), patch.object(rows, "BATCH", 2 << 20):
+    with (
+        patch.object(readers, "LONGEST", 2 << 20),
+        patch.object(reading, "LONGEST", 2 << 20),
+        patch.object(rows, "LONGEST", 2 << 20),
+        patch.object(rows, "BATCH", 2 << 20),
+    ):
         if kind != "text":
             rows.first_fields(reader)
         readers.JsonLines.longest = 2 << 20

@@ -205,7 +205,8 @@ def test_a_loss_that_was_not_finite_on_the_way_is_a_break_in_the_curve(recipe, r
     page, words = render_page(report), ledger_lines(report)
     assert '<th scope="row">code</th><td colspan="4" class="muted">not measured at the start</td>' in page
     assert [line for line in words if line.startswith("update: while it trained")] == [
-        "update: while it trained, the loss on prose rose by 0.250 nats per token, most after 410k tokens, and is back after 614k."
+        "update: while it trained, the loss on prose rose by 0.250 nats per token, most after 410k tokens, and is back after "
+        "614k."
     ]
     assert versions_measured(report)["update"]["stability_gap"] == {
         "macro": {"depth": None, "recovery_tokens": None},

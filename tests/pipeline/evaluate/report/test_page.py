@@ -140,7 +140,8 @@ SHOWN = re.compile(r"<(table|figure|svg|pre|details|article|ul|li|div)\b|class=\
 
 
 def empty_headings(page: str) -> list[str]:
-    """Headings of sections in which nothing is shown, of parts of them without any word, and those without a word themselves."""
+    """Headings of sections in which nothing is shown, of parts of them without any word, and those without a word
+    themselves."""
     found = re.findall(r"<th[^>]*>\s*</th>", page)
     for section in re.findall(r"<section>(.*?)</section>", page, re.DOTALL):
         heads = list(HEADING.finditer(section))
