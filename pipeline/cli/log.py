@@ -74,7 +74,7 @@ def _version(recipe: Recipe, name: str, on: MeasuredOn | None) -> dict[str, Any]
         "start": version.start.type,
         "branch_step": version.start.step if isinstance(version.start, Branch) else None,
         "origin": made_of(recipe, name),
-        "fitted": fitted_shares(read_record(paths)) if is_finished(directory) else None,
+        "fitted": fitted_shares(read_record(paths)) if paths.record.exists() else None,
         "status": "finished" if is_finished(directory) else "started" if steps else "waiting",
         "steps": steps,
         "planned_steps": planned,
