@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent / "faults"
 FOUND = Path(__file__).parent / "found.json"
 PAGE = ROOT / "docs" / "audit.md"
-SECONDS = 300
+SECONDS = 600
 """How long the tests of one fault may take."""
 LARGE = (
     *(
