@@ -164,3 +164,31 @@ def test_no_heading_stands_over_nothing_however_far_the_run_is(tmp_path):
             assert empty_headings(render_page(report, version)) == [], (done, version)
     broken = "<section><h2>A</h2><p>Words.</p></section><section><h2>B</h2><h3>c</h3></section>"
     assert empty_headings(broken + "<th></th>") == ["<th></th>", "A", "B", "c"]
+
+
+def test_a_merge_says_how_its_shares_were_found(report):
+    last = report["versions"][-1]
+    fitted = {
+        "versions": ["base", "update"],
+        "share": 0.2,
+        "parent_share": [0.35, 0.05],
+        "evaluations": 17,
+        "weight": 0.25,
+        "old": ["prose"],
+        "new": ["code", "web"],
+        "before": {"old": 3.5, "new": 2.125, "weighted": 3.15625},
+        "after": {"old": 3.25, "new": 2.25, "weighted": 3.0},
+        "reported": {"prose": 3.375, "code": 1.75},
+    }
+    shown = report | {"versions": [*report["versions"][:-1], last | {"fitted": fitted}]}
+    text = " ".join(re.sub("<[^>]*>", " ", render_page(shown)).split())
+    assert "found by held-out loss: 0.35 / 0.05 by run of layers, 0.2 elsewhere; 17 candidates" in text
+    for row in (
+        "update alone merged",
+        "old: prose 3.500 3.250",
+        "new: code, web 2.125 2.250",
+        "weighted 3.156 3.000",
+    ):
+        assert row in text, row
+    assert "prose, other half 3.375" in text and "code, other half 1.750" in text
+    assert "found by held-out loss" not in render_page(report)
