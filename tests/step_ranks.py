@@ -162,7 +162,8 @@ def one_update(directory: str, lr: float, decay: float) -> dict:
 
 def agreements(directory: str) -> list:
     """By rank: the highest of all ranks' numbers; the checkpoint that each goes on from though each finds another one;
-    what is said if the last rank reads other content under its name; and counts and numbers that differ over ranks, as they are read.
+    what is said if the last rank reads other content under its name; and counts and numbers that differ over ranks, as they are
+    read.
     """
     initialise()
     rank, paths = dist.get_rank(), sorted((Path(directory) / "checkpoints").iterdir())

@@ -21,8 +21,8 @@ def packed(recipe: Recipe, domain: str, member: MixtureSource) -> dict[str, Any]
     stream a document of n tokens is cut with a chance of (n - 1) / seq_length, the mean over where it may begin.
 
     Returns:
-        `packing` and `overlong`; `samples` of an epoch; `padding`, the share of their labels that is; `cut`, the share of documents in
-        several samples; `dropped_documents` and `dropped_tokens`.
+        `packing` and `overlong`; `samples` of an epoch; `padding`, the share of their labels that is; `cut`, the share of
+        documents in several samples; `dropped_documents` and `dropped_tokens`.
     """
     try:
         data = finished_data(recipe).get(source_of(domain))

@@ -1,4 +1,5 @@
-"""What CUDA, cuBLAS, NCCL and torch's allocator read once, as they begin: so they stand in a rank's environment before it imports torch."""
+"""What CUDA, cuBLAS, NCCL and torch's allocator read once, as they begin: so they stand in a rank's environment before it
+imports torch."""
 
 from collections.abc import MutableMapping
 

@@ -126,7 +126,8 @@ def render(template: ChatTemplate, conversation: dict[str, Any]) -> Rendered:
     if MARK.search(text):
         if not (spans := [span for span in marked if span[0] < span[1]]):
             raise PerdureError(
-                f"{template.name}: its `{{% generation %}}` marks leave nothing of the assistant's turns; no token would be trained on"
+                f"{template.name}: its `{{% generation %}}` marks leave nothing of the assistant's turns; no token would be "
+                f"trained on"
             )
         last = len(spans) - 1
         if len(spans) != len(answers):  # several stretches a turn
@@ -139,7 +140,8 @@ def render(template: ChatTemplate, conversation: dict[str, Any]) -> Rendered:
         behind, _ = _render(template, text, messages[: place + 1], tools)
         if not (behind.startswith(before) and whole.startswith(behind) and len(before) < len(behind)):
             raise PerdureError(
-                f"{template.name}: has no `{{% generation %}}` marks, and renders a turn in another way once others follow, so that "
+                f"{template.name}: has no `{{% generation %}}` marks, and renders a turn in another way once others follow, so "
+                f"that "
                 "nobody can tell what of it is the assistant's; put the marks around what the assistant generates, in a copy "
                 "that `tokenizer.chat_template` names"
             )

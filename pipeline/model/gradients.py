@@ -19,8 +19,8 @@ def finish_gradients(models: list[torch.nn.Module], num_tokens: Tensor | None = 
 
     Args:
         models: This rank's stages, wrapped for data parallelism.
-        num_tokens: int32 [], what the micro-batches of this rank counted, on the last pipeline stage; a batch of 0 tokens divides
-            by nothing. None: no division.
+        num_tokens: int32 [], what the micro-batches of this rank counted, on the last pipeline stage; a batch of 0 tokens
+            divides by nothing. None: no division.
         **options: Of Megatron's function.
     """
     finalize_model_grads(models, None, **options)
@@ -39,8 +39,8 @@ def finish_gradients(models: list[torch.nn.Module], num_tokens: Tensor | None = 
 def squared_norm(optimizer: MegatronOptimizer) -> Tensor:
     """The sum of squares of the global gradient: what Megatron's `get_grad_norm_fp32` takes the root of, the same bits on CPUs.
 
-    Megatron says which gradients count: a weight that ranks share, for tensor parallelism or tied over pipeline stages, on one of
-    them; shards of the distributed optimizer on all ranks.
+    Megatron says which gradients count: a weight that ranks share, for tensor parallelism or tied over pipeline stages, on one
+    of them; shards of the distributed optimizer on all ranks.
 
     Args:
         optimizer: Gradients are ready in the model's buffers.

@@ -2,8 +2,8 @@
 
 Documents are put into samples of `seq_length` labels, first come first served in the source's order (`next_fit`: a document
 that does not fit any more begins the next sample) or the longest first, each where it leaves the least room (`best_fit`:
-best-fit decreasing; Ding et al. 2024, arXiv 2404.10830). What is left of a sample is padding. A document longer than a sample is
-cut into pieces of a sample each and a rest, or dropped.
+best-fit decreasing; Ding et al. 2024, arXiv 2404.10830). What is left of a sample is padding. A document longer than a sample
+is cut into pieces of a sample each and a rest, or dropped.
 
 The result has the form of any other order (`order.py`): entries and where each ends in the stream. An entry of document -1 is
 padding; every multiple of `seq_length` is the end of an entry, so that sample i still is labels [i S, (i + 1) S).

@@ -63,10 +63,10 @@ class Plan:
     Attributes:
         keys: The mixture's places, as in `code` or `replay/prose`.
         sources: Per key: `source` (the domain), `order`, `documents`, `tokens`, `samples_per_epoch`, `data_hash`,
-            `packing`, `overlong` and what `packing.Packed` counts (if samples are made of whole documents), `labels` (`last`, if
-            the last turn of conversations alone counts), `scores`, `part` and `lowest_perplexity` (if not all documents are taken, see `perdure.pipeline.plan.parts`),
-            `start` (samples that ancestors took from it), and `pool`: None, or whose first samples it replays
-            (`key`, `order`, `samples_per_epoch` of that stream).
+            `packing`, `overlong` and what `packing.Packed` counts (if samples are made of whole documents), `labels` (`last`,
+            if the last turn of conversations alone counts), `scores`, `part` and `lowest_perplexity` (if not all documents are
+            taken, see `perdure.pipeline.plan.parts`), `start` (samples that ancestors took from it), and `pool`: None, or whose
+            first samples it replays (`key`, `order`, `samples_per_epoch` of that stream).
         phases: In order, without gaps, from sample 0.
         first_sample: Global index of the version's first sample.
         num_samples: Samples of the version.

@@ -197,7 +197,8 @@ def _stream(
         entry |= _packed(made, key, ordered, packing, recipe.training.seq_length)
         if entry["samples_per_epoch"] == 0:
             raise PerdureError(
-                f"version {name}: no document of {domain} fits into training.seq_length = {recipe.training.seq_length:,}; raise "
+                f"version {name}: no document of {domain} fits into training.seq_length = {recipe.training.seq_length:,}; "
+                f"raise "
                 "it, or set `overlong: cut`"
             )
     if part:

@@ -34,8 +34,8 @@ class Branch(Section):
     """A version that leaves its parent's path at one of its checkpoints and goes on from there in every respect but
     the schedule: weights, moments and place in the data (path switching, Wang et al. 2024; or the decay of WSD).
 
-    `mixture`, `objective`, `selection` and `weight_decay` are the parent's unless the version has its own; an `anchor` is not: it would hold
-    the branch near where it leaves. The parent itself is not changed by it.
+    `mixture`, `objective`, `selection` and `weight_decay` are the parent's unless the version has its own; an `anchor` is not:
+    it would hold the branch near where it leaves. The parent itself is not changed by it.
     """
 
     type: Literal["branch"]

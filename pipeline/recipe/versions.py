@@ -45,7 +45,8 @@ class MixtureSource(Section):
     that nothing is padded. The others keep whole what fits into a sample, and pad the rest of it: `next_fit` in the source's
     order; `best_fit` the longest first, each where it leaves the least room, for `shuffled` (fewer truncated documents at
     hardly any padding: Ding et al. 2024, arXiv 2404.10830). Padding counts in a version's `tokens`. Default: `stream`;
-    conversations (`messages_field`) `best_fit`, in another order `next_fit`. What is replayed `from_parents` stays as it was."""
+    conversations (`messages_field`) `best_fit`, in another order `next_fit`. What is replayed `from_parents` stays as it
+    was."""
     overlong: Literal["drop", "cut"] | None = Field(
         default=None, exclude_if=lambda overlong: overlong is None
     )

@@ -63,7 +63,8 @@ def count_batch(nll: Tensor, selected: Tensor, batch: Batch, num_sources: int) -
         num_sources: Keys of the mixture.
 
     Returns:
-        `sums`, float64 [3 * num_sources + 3]: `tokens`, `loss` and `read` of `Counts`, and the other numbers; `prints`, see `fingerprints`.
+        `sums`, float64 [3 * num_sources + 3]: `tokens`, `loss` and `read` of `Counts`, and the other numbers; `prints`, see
+        `fingerprints`.
     """
     exact, tokens, read = nll.double() * batch.valid, batch.valid.double(), _read(batch).double()
     sums = torch.zeros(3 * num_sources + 3, dtype=torch.float64, device=nll.device)
@@ -124,8 +125,8 @@ def sum_counts(
 def read_counts(summed: dict[str, Tensor], *numbers: Tensor) -> tuple[Counts, list[float]]:
     """Brings what was summed to the host: one all-reduce and one copy, for which the host waits; all ranks call this.
 
-    What ranks know of the same thing should be the same bits. Should it not be, each gets the highest: so whatever they decide by it
-    is one decision, and what is no number on one rank is none on all.
+    What ranks know of the same thing should be the same bits. Should it not be, each gets the highest: so whatever they decide
+    by it is one decision, and what is no number on one rank is none on all.
 
     Args:
         summed: From `sum_counts`; perhaps with a `threshold`, float64 []: infinity is none.

@@ -84,8 +84,7 @@ class Trainer:
     @cached_property
     def flops(self) -> float:
         """Of the model, a token."""
-        recipe = self.session.recipe
-        vocab_size = self.session.inputs["vocab_size"]
+        recipe, vocab_size = self.session.recipe, self.session.inputs["vocab_size"]
         return flops_per_token(model_shape(recipe), vocab_size, recipe.training.seq_length)
 
     @cached_property

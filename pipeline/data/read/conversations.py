@@ -1,7 +1,7 @@
 """Conversations of a source: what a list of messages should be like, and the text that cleaning sees of them.
 
-A conversation is kept in its document's metadata under `CONVERSATION`; `cleaning/normalise.py` normalises its contents as texts, and
-it is rendered with a chat template when tokens are written (`data/chat.py`).
+A conversation is kept in its document's metadata under `CONVERSATION`; `cleaning/normalise.py` normalises its contents as
+texts, and it is rendered with a chat template when tokens are written (`data/chat.py`).
 """
 
 import json

@@ -1,4 +1,5 @@
-"""Settings of the GPU in the environment: whichever way a rank is started, before it imports torch; a value of the user stays."""
+"""Settings of the GPU in the environment: whichever way a rank is started, before it imports torch; a value of the user
+stays."""
 
 import json
 import os

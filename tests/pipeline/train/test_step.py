@@ -36,7 +36,8 @@ def test_counts_of_a_micro_batch_by_hand():
     selected[0, 1] = selected[2, 1] = False
     total, number, told = LanguageModeling().reduce(SelectiveLoss(10 * nll, selected, nll), batch, 2)
     assert float(total) == 10 * (1 + 4 + 240 + 0.5) and int(number) == 7
-    # Tokens, losses and what was read by source; selected tokens of new data and their loss; tokens of new data without a score.
+    # Tokens, losses and what was read by source; selected tokens of new data and their loss; tokens of new data without a
+    # score.
     assert told["sums"].tolist() == [5, 4, 7.75, 240, 5, 4, 3, 5.5, 1]
 
 
