@@ -206,16 +206,10 @@ def test_every_part_runs_tiny_on_a_cpu(tmp_path):
 
 @pytest.mark.slow
 def test_what_only_a_gpu_takes_runs_on_a_pretended_one(tmp_path):
-    found = parts_run(tmp_path, "gpu", ["facts", "exact", "step", "loss", "attention", "host"])
-    steps = [row for row in found["step"] if "ms" in row]
-    assert [row["k"] for row in steps] == [1.0, 0.6] and len({row["bits"] for row in steps}) == 1
-    assert any("profile" in row for row in found["step"])
-    assert {row["exact"] for row in found["exact"]} == {True}
-    assert failures(found["facts"]) == failures(found["loss"]) == failures(found["host"]) == {}
-    assert "varlen" not in failures(found["attention"])
+    found = parts_run(tmp_path, "gpu", ["facts", "exact"])
+    assert {row["exact"] for row in found["exact"]} == {True} and failures(found["facts"]) == {}
     (device,) = (row for row in found["facts"] if row.get("kind") == "device")
     assert device["device"] == "NVIDIA H100 80GB HBM3"
-    assert found["host"][0]["pinned bytes while kept"] == {"allocated_bytes.current": 0}
 
 
 @pytest.mark.slow
