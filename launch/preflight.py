@@ -33,6 +33,7 @@ from perdure.pipeline.core.locks import lock
 from perdure.pipeline.core.open_files import allow_open_files
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.records import read_inputs
+from perdure.pipeline.model.choices import unavailable
 from perdure.pipeline.model.shape import model_shape, num_parameters
 from perdure.pipeline.recipe import Recipe, load_recipe
 
@@ -54,6 +55,7 @@ EQUAL = (
     "megatron-core",
     "triton",
     "transformer_engine",
+    "flash_attn_3",
     "cuda",
     "nccl",
     "driver",
@@ -69,6 +71,7 @@ EQUAL = (
 def facts(version_directory: Path) -> dict[str, Any]:
     """What one machine is and sees; nothing here talks to another one."""
 
+    recipe = load_recipe(VersionPaths(version_directory).recipe)
     inputs = read_inputs(VersionPaths(version_directory))
     cuda = torch.cuda.is_available()
     name = socket.gethostname()
@@ -83,7 +86,7 @@ def facts(version_directory: Path) -> dict[str, Any]:
         "python": sys.version.split()[0],
         **{
             package: _version(package)
-            for package in ("torch", "megatron-core", "triton", "transformer_engine")
+            for package in ("torch", "megatron-core", "triton", "transformer_engine", "flash_attn_3")
         },
         "cuda": torch.version.cuda,
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if cuda else None,
@@ -100,7 +103,8 @@ def facts(version_directory: Path) -> dict[str, Any]:
         "writes": write_failure(version_directory),
         "shared_memory_bytes": shared.f_blocks * shared.f_frsize,
         "open_files": allow_open_files(),
-        "files_needed": files_needed(load_recipe(VersionPaths(version_directory).recipe)),
+        "files_needed": files_needed(recipe),
+        "kernels": unavailable(recipe.kernels, cuda),
     }
 
 
@@ -138,6 +142,8 @@ def checkpoint_bytes(recipe: Recipe, vocab_size: int) -> int:
 
 def _alone(machine: dict[str, Any], checkpoint_bytes: int, others: bool) -> Iterable[str]:
     """What is amiss with one machine, whatever the others are like."""
+    if machine["kernels"]:
+        yield machine["kernels"]
     if others and (machine["address"] is None or machine["address"].startswith("127.")):
         yield (
             f"its name resolves to {machine['address'] or 'nothing'}; the others cannot reach that: repair /etc/hosts"

@@ -10,6 +10,7 @@ from megatron.core import dist_checkpointing
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.records import read_inputs
+from perdure.pipeline.model.choices import choose
 from perdure.pipeline.model.device import initialise
 from perdure.pipeline.model.language_model import build_model
 from perdure.pipeline.recipe import load_recipe
@@ -210,7 +211,7 @@ def begun_and_rolled_back(directory: str) -> list:
         start.finished_checkpoints = lambda path: finished_checkpoints(path)[:-1]
         trainer.last_scheduled = lambda path: finished_checkpoints(path)[0]
     optimizer, state = start.begin(Path(directory), recipe, inputs, model)
-    session = Session(paths, recipe, inputs, device, 1, model, [])
+    session = Session(paths, recipe, inputs, device, 1, choose(recipe, device), model, [])
     dataset = open_dataset(paths.plan, session.data, {})
     place = SimpleNamespace(directory=paths.checkpoints)
     own = trainer.Trainer(session, optimizer, dataset, LanguageModeling(), state, place, None)

@@ -177,9 +177,16 @@ def on_rank(function: str, *arguments, threads: int = 1, script: str = "ranks.py
         given = [function, json.dumps([str(x) if isinstance(x, Path) else x for x in arguments]), str(answer)]
         if threads == 1 and script in FORKED:
             done = fork_ranks(script.removesuffix(".py").replace("/", "."), given, environments)
-        else:  # measurements, and scripts that fork themselves
-            assert ranks == 1
+        else:  # measurements, scripts that fork themselves, and those that import other packages
             command = [sys.executable, str(Path(__file__).parent / script), *given]
-            done = subprocess.run(command, env=environments[0], capture_output=True, text=True)
+            started = [
+                subprocess.Popen(
+                    command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                )
+                for env in environments
+            ]
+            told = [process.communicate()[0] for process in started]
+            assert not any(process.returncode for process in started), "\n".join(told)
+            return json.loads(answer.read_text())
         assert done.returncode == 0, done.stderr
         return json.loads(answer.read_text())

@@ -14,6 +14,7 @@ from perdure.pipeline.checks import (
     cleaning,
     evaluation,
     hooks,
+    kernels,
     merging,
     mixtures,
     model,
@@ -210,6 +211,7 @@ def _checks(recipe: Recipe, of_versions: bool) -> list[Callable[[], Iterator[Pro
                 chats.conversations,
             ),
             *model.CHECKS,
+            *kernels.CHECKS,
             *evaluation.CHECKS,
             *names.CHECKS,
         )

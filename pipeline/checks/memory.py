@@ -8,7 +8,7 @@ from perdure.pipeline.model.families import FAMILIES
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.parameters import TOP
 from perdure.pipeline.model.shape import dimensions, model_shape, padded_vocab_size
-from perdure.pipeline.recipe import KLAnchor, LoRA, Recipe
+from perdure.pipeline.recipe import FP8, KLAnchor, LoRA, Recipe
 
 FORMULAS = {
     "none": (
@@ -44,7 +44,8 @@ def memory_per_rank(recipe: Recipe, adapter: LoRA | None = None) -> dict[str, An
 
     Gradients are kept in fp32. Optimizer states are Adam's two fp32 moments, what step hooks keep of each weight, and fp32
     master weights under bf16. `save` is no part of `total`: the host's memory that a checkpoint holds until it is written.
-    Replicas divide it among themselves. `teacher`, with a `kl` anchor alone: the frozen model's weights, and its last hidden
+    Replicas divide it among themselves. `fp8_weights`, with FP8 alone: copies of the layers' matrices and of their transposes;
+    activations are counted as in bf16. `teacher`, with a `kl` anchor alone: the frozen model's weights, and its last hidden
     states of all micro-batches of a step.
     """
     layout, parallel, training = layout_of(recipe), recipe.parallel, recipe.training
@@ -87,6 +88,11 @@ def memory_per_rank(recipe: Recipe, adapter: LoRA | None = None) -> dict[str, An
         "optimizer": states // data if parallel.distributed_optimizer else states,
         "activations": max(first_stage, last_stage),
     }
+    if fp8 := recipe.kernels.fp8:
+        copied = layers - _bf16_layers(fp8, shape.num_layers, layers)
+        matrices = sum(rule.count(widths, tensor) for rule in FAMILIES[shape.family].layer if rule.is_matrix)
+        # Of 32 numbers MXFP8 has a scale, of a byte; the others one of a tensor.
+        parts["fp8_weights"] = 2 * copied * matrices * (33 if fp8.recipe == "mxfp8" else 32) // 32
     if any(isinstance(version.anchor, KLAnchor) for version in recipe.versions.values()):
         hidden_states = micro_batches * tokens * shape.hidden_size // layout.sequence
         parts["teacher"] = (parameters + hidden_states) * width
@@ -121,6 +127,14 @@ def adapter_memory(recipe: Recipe, adapter: LoRA) -> dict[str, Any]:
         "memory_per_rank": own,
         "saved": memory_per_rank(recipe)["total"] - own["total"],
     }
+
+
+def _bf16_layers(fp8: FP8, num_layers: int, layers: int) -> int:
+    """Layers of the stage with the fewest of them that stay in bf16: a stage between the ends, if there is one."""
+    if not fp8.first_last_layers_bf16 or num_layers // layers > 2:
+        return 0
+    ends = fp8.num_layers_at_start_in_bf16, fp8.num_layers_at_end_in_bf16
+    return sum(ends) if layers == num_layers else min(ends)
 
 
 def _loss_bytes(implementation: str, logits: int, width: int) -> int:

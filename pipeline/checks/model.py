@@ -68,7 +68,11 @@ def model(recipe: Recipe) -> Problems:
 def stated_shape(recipe: Recipe) -> Problems:
     """Checks a stated shape against the model's own, where the model is on this machine."""
     model = recipe.model
-    if not isinstance(model, HuggingFaceModel) or model.shape is None or (theirs := _shape(recipe)) is None:
+    if (
+        not isinstance(model, HuggingFaceModel)
+        or model.shape is None
+        or (theirs := known_shape(recipe)) is None
+    ):
         return
     actual = vars(theirs)
     if (model.path / "config.json").is_file():
@@ -144,7 +148,7 @@ def head_width(recipe: Recipe) -> Problems:
 def tensor_parallel(recipe: Recipe) -> Problems:
     """Checks that tensor parallelism divides heads, query groups and FFN."""
     layout, model = layout_of(recipe), recipe.model
-    shape = _shape(recipe)
+    shape = known_shape(recipe)
     if layout.tensor == 1 or shape is None:
         return
     for name, value in layout.undivided(shape).items():
@@ -171,21 +175,22 @@ def sequence_parallel(recipe: Recipe) -> Problems:
 def vocabulary(recipe: Recipe) -> Problems:
     """Checks that tensor parallelism divides the padded vocabulary."""
     size = layout_of(recipe).tensor
-    rows = embedding_rows(recipe) if _shape(recipe) else None
+    rows = embedding_rows(recipe) if known_shape(recipe) else None
     if rows is not None and (padded := padded_vocab_size(rows)) % size:
         yield Problem("parallel.tensor_parallel", size, f"should divide the padded vocabulary ({padded:,})")
 
 
 def pipeline(recipe: Recipe) -> Problems:
     """Checks that pipeline parallelism divides the layers."""
-    size, shape = layout_of(recipe).pipeline, _shape(recipe)
+    size, shape = layout_of(recipe).pipeline, known_shape(recipe)
     if shape is not None and shape.num_layers % size:
         yield Problem(
             "parallel.pipeline_parallel", size, f"should divide the number of layers ({shape.num_layers})"
         )
 
 
-def _shape(recipe: Recipe) -> Shape | None:
+def known_shape(recipe: Recipe) -> Shape | None:
+    """The model's shape; None where it cannot be told."""
     try:
         return model_shape(recipe)
     except PerdureError:
@@ -194,7 +199,7 @@ def _shape(recipe: Recipe) -> Shape | None:
 
 def sliding_window(recipe: Recipe) -> Problems:
     """Checks that samples fit into the sliding window, so that it has no effect."""
-    shape, length = _shape(recipe), recipe.training.seq_length
+    shape, length = known_shape(recipe), recipe.training.seq_length
     if shape is not None and shape.sliding_window is not None and length > shape.sliding_window:
         remedy = (
             f"should be at most the model's sliding window ({shape.sliding_window}): its attention over more is not "

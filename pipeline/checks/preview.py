@@ -15,6 +15,7 @@ from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.data.read.inputs import files_not_read
 from perdure.pipeline.data.read.overlap import same_files
 from perdure.pipeline.data.tokenizer.directory import tokenizer_warnings
+from perdure.pipeline.model.choices import lacking
 from perdure.pipeline.model.files import model_tensors
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.shape import (
@@ -79,9 +80,10 @@ def _preview(recipe: Recipe) -> dict[str, Any]:
         "same_files": same_files(recipe),
         "model": _model(recipe),
         "parallel": _layout(recipe),
+        "kernels": recipe.kernels.model_dump(),
         "memory_per_rank": memory_per_rank(recipe),
         "versions": versions,
-        "warnings": [*tokenizer_warnings(recipe.tokenizer), *advice(recipe)],
+        "warnings": [*tokenizer_warnings(recipe.tokenizer), *advice(recipe), *lacking(recipe.kernels)],
         "total": {
             "steps": sum(v["steps"] for v in versions),
             "tokens": sum(v["tokens"] for v in versions),

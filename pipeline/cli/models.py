@@ -29,7 +29,7 @@ from perdure.pipeline.model.shape import (
     tensor_sizes,
 )
 from perdure.pipeline.plan.recorded import version_recipe
-from perdure.pipeline.recipe import Parallel
+from perdure.pipeline.recipe import Kernels, Parallel
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ def _export_checkpoint(directory: Path, step: int, to: Path, max_shard_bytes: in
     if not is_finished(path):
         raise PerdureError(f"{path}: no such checkpoint; kept: {_kept(directory)}")
     recipe, inputs = version_recipe(directory), read_inputs(VersionPaths(directory))
-    recipe = recipe.model_copy(update={"parallel": Parallel()})
+    recipe = recipe.model_copy(update={"parallel": Parallel(), "kernels": Kernels()})
     adapter = recipe.versions[inputs["version"]].adapter
     model = build_weights(recipe, inputs["vocab_size"], initialise(), adapter)
     load_weights(path, model)

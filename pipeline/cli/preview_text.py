@@ -9,6 +9,7 @@ from rich.table import Table
 
 from perdure.pipeline.checks.preview_mixture import LISTED, listed_some, mixture_tree, more_of
 from perdure.pipeline.core.formats import format_memory
+from perdure.pipeline.model.choices import fp8_words
 from perdure.pipeline.model.files import listed
 from perdure.pipeline.recipe.adapters import PROJECTIONS
 from perdure.pipeline.recipe.versions import SCORES
@@ -59,6 +60,7 @@ def print_preview(data: dict[str, Any]) -> None:
         console.print(f"\n{more_of(more, 'versions')}")
     _print_model(console, data["model"])
     _print_layout(console, data["parallel"])
+    _print_kernels(console, data["kernels"])
     _print_memory(console, data["memory_per_rank"])
     heading(console, "Total")
     total = data["total"]
@@ -263,14 +265,36 @@ def _print_layout(console: Console, layout: dict[str, Any]) -> None:
         console.print(table(columns, ([str(place[name]) for name in columns] for place in layout["ranks"])))
 
 
+def _print_kernels(console: Console, kernels: dict[str, Any]) -> None:
+    heading(console, "Attention and linears")
+    told = f"attention {kernels['attention']}, linears {kernels['linears']}"
+    if kernels["fp8"]:
+        told += f", fp8 {fp8_words(kernels['fp8'])}"
+    told += ", deterministic" if kernels["deterministic"] else ", not deterministic"
+    if kernels["attention"] == "auto":
+        told += "; auto is decided at each start, by the machine that trains"
+    if kernels["attention"] != "auto" or kernels["linears"] != "local":
+        told += "; needs GPUs where it trains"
+    console.print(told, markup=False)
+
+
 def _print_memory(console: Console, memory: dict[str, Any]) -> None:
     heading(console, "Memory of the fullest rank")
     rows = [
-        (name, "~" if name in ("activations", "total") else "", format_memory(memory[name]))
-        for name in ("weights", "gradients", "optimizer", "activations", "teacher", "total")
+        (
+            name.replace("_", " "),
+            "~" if name in ("activations", "total") else "",
+            format_memory(memory[name]),
+        )
+        for name in ("weights", "fp8_weights", "gradients", "optimizer", "activations", "teacher", "total")
         if name in memory
     ]
     console.print(table(("", "", ""), rows))
+    if "fp8_weights" in memory:
+        console.print(
+            "[dim]fp8 weights = copies of the layers' matrices for both passes; of activations, FP8 keeps the inputs of matrices in 1 "
+            "byte, not 2, which is not taken off here[/]"
+        )
     console.print(f"[dim]activations = {memory['activations_formula']}[/]")
     console.print(
         f"[dim]a save holds {format_memory(memory['save'])} of the host's memory for every rank until it is written[/]"

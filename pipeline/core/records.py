@@ -142,6 +142,8 @@ class VersionRecord(TypedDict):
     """`scored` and `selected` tokens."""
     tokens_per_second: float
     parallel: dict[str, Any]
+    kernels: NotRequired[list[dict[str, Any]]]
+    """What computed attention and linears, and with which packages, from which `step` on; one entry a change."""
     weights_hash: str
     parent_weights_hash: str | None
     data: dict[str, str]

@@ -6,6 +6,9 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+from megatron.core.extensions.transformer_engine import TEDotProductAttention
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
@@ -73,6 +76,53 @@ class CoreAttention(torch.nn.Module):
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         context = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
         return context.permute(2, 0, 1, 3).flatten(2)
+
+
+class TransformerEngineAttention(torch.nn.Module):
+    """`CoreAttention` by Transformer Engine's DotProductAttention, through Megatron's wrapper; it chooses among its own backends."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_number,
+        attn_mask_type,
+        attention_type,
+        rotary_base: float,
+        rotary_scaling: Llama3Scaling | None,
+        **kwargs,
+    ):
+        super().__init__()
+        self.rotary = rotary_base, rotary_scaling
+        self.core = TEDotProductAttention(config, layer_number, AttnMaskType.causal, attention_type, **kwargs)
+
+    def forward(
+        self,
+        query,
+        key,
+        value,
+        attention_mask: tuple[int, ...] | None = None,
+        attn_mask_type=None,
+        attention_bias=None,
+        packed_seq_params=None,
+    ):
+        """As `CoreAttention.forward`; documents are told as the lengths of one packed sequence (`thd`)."""
+        assert attention_bias is None and packed_seq_params is None
+        cosine, sine = rotary_angles(query.shape[0], query.shape[-1], *self.rotary, query.device, query.dtype)
+        query, key = rotary(query, cosine, sine), rotary(key, cosine, sine)
+        if attention_mask is None:
+            return self.core(query, key, value, None, AttnMaskType.causal)
+        length, batch = query.shape[:2]
+        ends, longest = _document_ends(attention_mask, query.device), max(attention_mask)
+        packed = PackedSeqParams(
+            qkv_format="thd",
+            cu_seqlens_q=ends,
+            cu_seqlens_kv=ends,
+            max_seqlen_q=longest,
+            max_seqlen_kv=longest,
+        )
+        query, key, value = (x.transpose(0, 1).flatten(0, 1) for x in (query, key, value))
+        context = self.core(query, key, value, None, AttnMaskType.causal, packed_seq_params=packed)
+        return context.view(batch, length, -1).transpose(0, 1)
 
 
 def document_attention(query: Tensor, key: Tensor, value: Tensor, documents: tuple[int, ...]) -> Tensor:

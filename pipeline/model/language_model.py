@@ -3,6 +3,7 @@
 import os
 from datetime import timedelta
 from importlib.util import find_spec
+from typing import Any
 
 import megatron.core.parallel_state as mpu
 import torch
@@ -18,12 +19,13 @@ from perdure.kernels import SelectiveLoss, selective_linear_cross_entropy
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.shards import REF_MISSING, REF_NATS_PER_UNIT
 from perdure.pipeline.model.adapters import add_adapters
+from perdure.pipeline.model.choices import choose, install
 from perdure.pipeline.model.device import timeout
 from perdure.pipeline.model.gradients import finish_gradients
 from perdure.pipeline.model.layers import GatedMLP, block_spec, install_weight_gradient, recompute
 from perdure.pipeline.model.shape import model_shape, padded_vocab_size
 from perdure.pipeline.model.weights import mark_tensor_parallel
-from perdure.pipeline.recipe import LoRA, Parallel, Recipe, Training
+from perdure.pipeline.recipe import FP8, LoRA, Parallel, Recipe, Training
 
 
 class OutputLayer(ColumnParallelLinear):
@@ -154,6 +156,7 @@ def build_weights(
     recipe: Recipe, vocab_size: int, device: torch.device, adapter: LoRA | None = None
 ) -> torch.nn.Module:
     """`build_model` without DDP or gradient buffers."""
+    install(choose(recipe, device), device)
     mpu.initialize_model_parallel(
         recipe.parallel.tensor_parallel,
         recipe.parallel.pipeline_parallel,
@@ -171,7 +174,7 @@ def build_stage(
     config = model_config(recipe, device)
     model: torch.nn.Module = LanguageModel(
         config=config,
-        transformer_layer_spec=block_spec(config, shape),
+        transformer_layer_spec=block_spec(config, shape, choose(recipe, device)),
         vocab_size=padded_vocab_size(vocab_size),
         max_sequence_length=training.seq_length,
         position_embedding_type="none",  # rotary, in CoreAttention
@@ -231,9 +234,25 @@ def model_config(recipe: Recipe, device: torch.device) -> TransformerConfig:
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         calculate_per_token_loss=True,
-        deterministic_mode=True,
+        deterministic_mode=recipe.kernels.deterministic,
         finalize_model_grads_func=finish_gradients,
+        **_fp8_options(recipe.kernels.fp8),
     )
+
+
+def _fp8_options(fp8: FP8 | None) -> dict[str, Any]:
+    """Megatron's options; formats and history of `delayed` as in Megatron-Bridge's recipes. Weights stay in bf16."""
+    if fp8 is None:
+        return {}
+    return {
+        "fp8": "e4m3" if fp8.recipe == "mxfp8" else "hybrid",
+        "fp8_recipe": "tensorwise" if fp8.recipe == "current" else fp8.recipe,
+        "fp8_amax_history_len": 1024,
+        "fp8_amax_compute_algo": "max",
+        "first_last_layers_bf16": fp8.first_last_layers_bf16,
+        "num_layers_at_start_in_bf16": fp8.num_layers_at_start_in_bf16,
+        "num_layers_at_end_in_bf16": fp8.num_layers_at_end_in_bf16,
+    }
 
 
 def unwrap(model: torch.nn.Module) -> LanguageModel:

@@ -4,7 +4,11 @@ from functools import partial
 from types import SimpleNamespace
 
 import torch
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.fp8_utils import get_fp8_context
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
 from megatron.core.tensor_parallel import layers as megatron_layers
 from megatron.core.tensor_parallel.random import CheckpointWithoutOutput
 from megatron.core.transformer.mlp import MLP
@@ -16,7 +20,8 @@ from torch import Tensor
 
 from perdure.kernels import swiglu
 from perdure.kernels.parallel import add_matmul
-from perdure.pipeline.model.attention import CoreAttention
+from perdure.pipeline.model.attention import CoreAttention, TransformerEngineAttention
+from perdure.pipeline.model.choices import TRANSFORMER_ENGINE, Choices
 from perdure.pipeline.model.shape import Shape
 
 
@@ -83,7 +88,13 @@ class RecomputedLayer(TransformerLayer):
         forward = super().forward
         if not _has_backward(hidden_states):
             return forward(hidden_states, *args, **kwargs)
-        return _Recomputed.apply(lambda own: forward(own, *args, **kwargs)[0], hidden_states), None
+
+        def run(own: Tensor) -> Tensor:
+            # Computed again, it is outside of the context that Megatron's block opens around its layers.
+            with get_fp8_context(self.config, self.layer_number - 1):
+                return forward(own, *args, **kwargs)[0]
+
+        return _Recomputed.apply(run, hidden_states), None
 
 
 class _Recomputed(torch.autograd.Function):
@@ -136,27 +147,39 @@ def _has_backward(hidden_states: Tensor) -> bool:
     return torch.is_grad_enabled() and hidden_states.requires_grad
 
 
-def block_spec(config: TransformerConfig, shape: Shape) -> TransformerBlockSubmodules:
-    """This pipeline stage's layers and the norm after the last one: Megatron's linears, and our norm, attention and MLP.
+def block_spec(config: TransformerConfig, shape: Shape, choices: Choices) -> TransformerBlockSubmodules:
+    """This pipeline stage's layers and the norm after the last one: Megatron's linears or Transformer Engine's, and our norm,
+    attention and MLP.
 
-    The same on every machine, whether or not Transformer Engine is installed there.
+    The same on every machine that has made these choices, whatever else is installed there. Transformer Engine's linears after
+    a norm compute it, too; Megatron stores both kinds under the same names.
     """
+    if choices.linears == TRANSFORMER_ENGINE:
+        layer = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=shape.qk_norm)
+    else:
+        layer = _local_layer(shape)
+    attention = layer.submodules.self_attention.submodules
+    if shape.qk_norm:
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
+    core = TransformerEngineAttention if choices.attention == TRANSFORMER_ENGINE else CoreAttention
+    attention.core_attention = ModuleSpec(
+        core, params={"rotary_base": shape.rope_theta, "rotary_scaling": shape.rope_scaling}
+    )
+    return TransformerBlockSubmodules(
+        layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=RMSNorm
+    )
+
+
+def _local_layer(shape: Shape) -> ModuleSpec:
     layer = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=shape.qk_norm)
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = RMSNorm
     attention = layer.submodules.self_attention.submodules
     column_linear, row_linear = megatron_layers.ColumnParallelLinear, megatron_layers.RowParallelLinear
     attention.linear_qkv, attention.linear_proj = column_linear, row_linear
-    if shape.qk_norm:
-        attention.q_layernorm = attention.k_layernorm = RMSNorm
-    attention.core_attention = ModuleSpec(
-        CoreAttention, params={"rotary_base": shape.rope_theta, "rotary_scaling": shape.rope_scaling}
-    )
     mlp = layer.submodules.mlp  # a ModuleSpec in 0.16, a functools.partial later
     parts = mlp.keywords["submodules"] if isinstance(mlp, partial) else mlp.submodules
     parts.linear_fc1, parts.linear_fc2 = column_linear, row_linear
-    return TransformerBlockSubmodules(
-        layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=RMSNorm
-    )
+    return layer
 
 
 def install_weight_gradient(device: torch.device) -> bool:

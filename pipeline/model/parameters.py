@@ -27,12 +27,14 @@ class ParamRule:
             are split by `row`, and nothing else is.
         join: How several tensors become one. `stacked`: one below the other, all of one size; a rank holds its share of
             each. `grouped`: the rows of each query group together; a rank holds whole groups.
+        fused: Its name where Transformer Engine computes it together with the linear after it; None if it never does.
     """
 
     name: str
     tensors: dict[str, tuple[Dimension, ...]]
     split: Literal["column", "row", "replicated"]
     join: Literal["stacked", "grouped"] = "stacked"
+    fused: str | None = None
 
     @property
     def axis(self) -> int | None:
@@ -43,6 +45,11 @@ class ParamRule:
     def padded(self) -> bool:
         """Whether its rows are those of the vocabulary, which is padded."""
         return any(size[0] == "vocab" for size in self.tensors.values())
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is multiplied by, unlike norms and biases."""
+        return all(len(size) == 2 for size in self.tensors.values())
 
     def count(self, dimensions: dict[Dimension, int], tensor_parallel: int = 1) -> int:
         """Numbers of it that one tensor-parallel rank holds."""
@@ -58,7 +65,12 @@ TOP = (
 """Parameters outside the layers; the same in all families."""
 
 LLAMA_LAYER = (
-    ParamRule("input_layernorm.weight", {"input_layernorm.weight": ("hidden",)}, "replicated"),
+    ParamRule(
+        "input_layernorm.weight",
+        {"input_layernorm.weight": ("hidden",)},
+        "replicated",
+        fused="self_attention.linear_qkv.layer_norm_weight",
+    ),
     ParamRule(
         "self_attention.linear_qkv.weight",
         {
@@ -70,7 +82,12 @@ LLAMA_LAYER = (
         "grouped",
     ),
     ParamRule("self_attention.linear_proj.weight", {"self_attn.o_proj.weight": ("hidden", "query")}, "row"),
-    ParamRule("pre_mlp_layernorm.weight", {"post_attention_layernorm.weight": ("hidden",)}, "replicated"),
+    ParamRule(
+        "pre_mlp_layernorm.weight",
+        {"post_attention_layernorm.weight": ("hidden",)},
+        "replicated",
+        fused="mlp.linear_fc1.layer_norm_weight",
+    ),
     ParamRule(
         "mlp.linear_fc1.weight",
         {"mlp.gate_proj.weight": ("ffn", "hidden"), "mlp.up_proj.weight": ("ffn", "hidden")},

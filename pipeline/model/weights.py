@@ -100,9 +100,9 @@ def generator_of(key: str) -> torch.Generator:
 
 
 def rule_of(name: str, shape: Shape) -> ParamRule:
-    """The rule of a parameter of a `LanguageModel`, by its name there."""
+    """The rule of a parameter of a `LanguageModel`, by its name there, under either kind of linears."""
     kind = name.split(".", 3)[3] if name.startswith("decoder.layers.") else name
-    return next(rule for rule in (*TOP, *FAMILIES[shape.family].layer) if rule.name == kind)
+    return next(rule for rule in (*TOP, *FAMILIES[shape.family].layer) if kind in (rule.name, rule.fused))
 
 
 def hf_names(model: torch.nn.Module, name: str, shape: Shape) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ from perdure.pipeline.recipe.data import (
 from perdure.pipeline.recipe.evaluation import Contamination, Evaluation, Harness
 from perdure.pipeline.recipe.hooks import ElasticReset, Reptile
 from perdure.pipeline.recipe.keep import KeepEvery
+from perdure.pipeline.recipe.kernels import FP8, Kernels
 from perdure.pipeline.recipe.labels import (
     ClassifierSubset,
     ClassifierTopics,
@@ -99,6 +100,7 @@ from perdure.pipeline.recipe.versions import (
 )
 
 __all__ = [
+    "FP8",
     "Anchor",
     "AutoregressiveSchedule",
     "Average",
@@ -137,6 +139,7 @@ __all__ = [
     "JsonlReader",
     "KLAnchor",
     "KeepEvery",
+    "Kernels",
     "L2Anchor",
     "LanguageIdentification",
     "Length",

@@ -9,6 +9,7 @@ from perdure.pipeline.core.paths import RunPaths
 from perdure.pipeline.recipe.cluster import Cluster
 from perdure.pipeline.recipe.data import DataStage, Source, Tokenizer
 from perdure.pipeline.recipe.evaluation import Evaluation
+from perdure.pipeline.recipe.kernels import Kernels
 from perdure.pipeline.recipe.logging import Logging
 from perdure.pipeline.recipe.scoring import Scoring
 from perdure.pipeline.recipe.section import Name, Section
@@ -44,6 +45,8 @@ class Recipe(Section):
     """The architecture."""
     parallel: Parallel = Parallel()
     """Spread over ranks."""
+    kernels: Kernels = Kernels()
+    """What computes attention and matrix products."""
     training: Training
     """Batch, precision and optimizer."""
     versions: Annotated[dict[Name, Version], Field(min_length=1)]

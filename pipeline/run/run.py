@@ -25,6 +25,7 @@ from perdure.pipeline.evaluate.contamination import look_for_leaks
 from perdure.pipeline.evaluate.harness import run_harness
 from perdure.pipeline.evaluate.record import evaluation_directory, later_directory, record_data
 from perdure.pipeline.evaluate.report.report import write_report
+from perdure.pipeline.model.choices import require_kernels
 from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.model.layout import layout_of, with_layout
 from perdure.pipeline.plan.domains import source_of
@@ -46,6 +47,7 @@ def run(recipe: Recipe, recipe_path: Path) -> None:
     """Runs all stages: data, every version (scores, plan, training, evaluation, export), and the report."""
     if not all(is_finished(recipe.paths.version(name).directory) for name in recipe.versions):
         require("torch", "megatron")  # before the data stage, which may take long
+        require_kernels(recipe)
     with alone(recipe):
         refuse_edited(recipe, recipe.versions)
         data = run_data_stage(recipe, recipe_path)
@@ -83,6 +85,8 @@ def prepare(recipe: Recipe, recipe_path: Path, version: str) -> None:
 
 def train(recipe: Recipe, recipe_path: Path, version: str) -> None:
     """Makes one version, and the data if it is missing; its parent and its models must be finished."""
+    if not is_finished(recipe.paths.version(version).directory):
+        require_kernels(recipe)
     with alone(recipe):
         make_version(recipe, version, run_data_stage(recipe, recipe_path))
 

@@ -48,6 +48,8 @@ from perdure.pipeline.train.process import helper_manager
 from perdure.pipeline.train.saved import checkpoint_state, delete, set_aside, set_old_aside
 from perdure.pipeline.train.state import TrainState
 
+EXTRA_STATE = "_extra_state"
+"""Torch's key for what a module keeps beside its tensors."""
 _FULL = 1 << 20
 """Free bytes under which a failed write is a full disk's fault."""
 
@@ -212,7 +214,7 @@ def load_checkpoint(
     weights = sharded_weights(model)
     contents = {"model": weights, "optimizer": portable_state(optimizer, weights, loading=True)}
     loaded = load_tensors(contents, directory)
-    unwrap(model).load_state_dict(loaded["model"])
+    restore_weights(model, loaded["model"])
     steps = checkpoint_state(directory).optimizer_steps
     assert steps is not None
     restore_state(optimizer, loaded["optimizer"], steps)
@@ -224,7 +226,16 @@ def load_weights(directory: Path, model: torch.nn.Module) -> None:
     Raises:
         PerdureError: If the checkpoint is damaged, or holds anything but data.
     """
-    unwrap(model).load_state_dict(load_tensors({"model": sharded_weights(model)}, directory)["model"])
+    restore_weights(model, load_tensors({"model": sharded_weights(model)}, directory)["model"])
+
+
+def restore_weights(model: torch.nn.Module, tensors: dict) -> None:
+    """Takes over loaded weights. Extra states of layers are not stored; Transformer Engine's attention has one that Megatron does
+    not list."""
+    found = {name: tensor for name, tensor in tensors.items() if not name.endswith(EXTRA_STATE)}
+    missing, unexpected = unwrap(model).load_state_dict(found, strict=False)
+    missing = [name for name in missing if not name.endswith(EXTRA_STATE)]
+    assert not missing and not unexpected, (missing, unexpected)
 
 
 def load_tensors(contents: dict, directory: Path) -> dict:

@@ -53,6 +53,7 @@ def version_record(
         "selection_counts": {"scored": state.scored, "selected": state.selected},
         "tokens_per_second": tokens / state.seconds,
         "parallel": recipe.parallel.model_dump(),
+        "kernels": state.kernels or [],
         "weights_hash": export_hash(session.paths.directory),
         "parent_weights_hash": identity["initial_weights"],
         "data": identity["data"],

@@ -11,6 +11,7 @@ import megatron.core.parallel_state as mpu
 import torch
 from torch import Tensor
 
+from perdure.pipeline.model.language_model import unwrap
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.recipe import Recipe, Training
 from perdure.pipeline.train.batch import Batch, Sample, collate
@@ -21,12 +22,15 @@ from perdure.pipeline.train.objectives.lm import LanguageModeling
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards the mode of before."""
-    training = model.training
+    """Evaluation mode without gradients, and without FP8, which wants sizes that a batch of questions has not; afterwards the mode
+    of before."""
+    training, config = model.training, unwrap(model).config
+    fp8, config.fp8 = config.fp8, None
     model.eval()
     with torch.no_grad():
         yield
     model.train(training)
+    config.fp8 = fp8
 
 
 def token_losses(model: torch.nn.Module, training: Training, batches: list[Batch]) -> list[Tensor]:

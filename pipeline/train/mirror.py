@@ -35,7 +35,7 @@ def open_run(recipe: Recipe, name: str, directory: Path) -> Any:
     record = directory / "wandb.json"
     if not record.exists():
         write_json(record, {"id": uuid.uuid4().hex[:12]})
-    sections = recipe.model_dump(mode="json", include={"seed", "model", "parallel", "training"})
+    sections = recipe.model_dump(mode="json", include={"seed", "model", "parallel", "kernels", "training"})
     try:
         run = wandb.init(
             project=section.project,

@@ -1,5 +1,7 @@
 """What one rank works with from its start on, whether it trains or measures again."""
 
+import logging
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.records import VersionInputs, read_inputs
 from perdure.pipeline.evaluate.documents import table_name, write_tables
 from perdure.pipeline.model import collectives
+from perdure.pipeline.model.choices import Choices, choose, in_words
 from perdure.pipeline.model.device import initialise
 from perdure.pipeline.model.language_model import build_model
 from perdure.pipeline.model.layout import Layout, layout_of
@@ -22,6 +25,8 @@ from perdure.pipeline.plan.recorded import version_recipe
 from perdure.pipeline.recipe import Recipe, Version
 from perdure.pipeline.train import evaluate, fence
 from perdure.pipeline.train.probes import Question, encode_probes, score_probes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Session:
         inputs: What the version is made from.
         device: This rank's.
         attempt: Number of this start, see `fence`.
+        choices: What the model computes with.
         model: The wrapped model; its weights are not set yet.
         questions: The recipe's probes.
     """
@@ -43,6 +49,7 @@ class Session:
     inputs: VersionInputs
     device: torch.device
     attempt: int
+    choices: Choices
     model: torch.nn.Module
     questions: list[Question]
 
@@ -81,7 +88,8 @@ def open_session(directory: Path, evaluates: bool = False) -> Session:
             then: that of a finished version is merged.
 
     Raises:
-        PerdureError: If ranks see different files, too many or too few were started, or a probe cannot be asked.
+        PerdureError: If ranks see different files or can compute with different things, too many or too few were started, a
+            probe cannot be asked, or the machine cannot compute with what the recipe asks for.
     """
     # Ranks meet first: on a machine that starts before the others, these files may be an earlier start's.
     device = initialise()
@@ -101,8 +109,21 @@ def open_session(directory: Path, evaluates: bool = False) -> Session:
     questions = encode_probes(recipe, Path(inputs["tokenizer"]))
     attempt = fence.take_together(directory)
     adapter = recipe.versions[inputs["version"]].adapter if not evaluates else None
+    choices = choose(recipe, device)
+    _announce(choices)
     model = build_model(recipe, inputs["vocab_size"], device, adapter)
-    return Session(paths, recipe, inputs, device, attempt, model, questions)
+    return Session(paths, recipe, inputs, device, attempt, choices, model, questions)
+
+
+def _announce(choices: Choices) -> None:
+    """Says what this start computes with, which must be the same on all ranks."""
+    told = in_words(choices.as_json())
+    for rank, (other, machine) in enumerate(collectives.from_all((told, socket.gethostname()))):
+        if other != told:
+            raise PerdureError(
+                f"{socket.gethostname()} computes with {told}; rank {rank} on {machine} with {other}"
+            )
+    logger.info(f"computes with: {told}")
 
 
 def measure(session: Session, file: str, step: int) -> dict[str, dict]:

@@ -3,14 +3,17 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from perdure.pipeline.core.manifest import differences
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.records import VersionInputs
 from perdure.pipeline.model import huggingface, weights
+from perdure.pipeline.model.choices import Choices, facts
 from perdure.pipeline.model.files import listed, model_tensors
 from perdure.pipeline.model.language_model import unwrap
 from perdure.pipeline.model.optimizer import make_optimizer
@@ -30,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def begin(
-    directory: Path, recipe: Recipe, inputs: VersionInputs, model: torch.nn.Module
+    directory: Path, recipe: Recipe, inputs: VersionInputs, model: torch.nn.Module, choices: Choices
 ) -> tuple[MegatronOptimizer, TrainState]:
     """Sets the weights (and moments) that a version goes on from, and says what is restored and what is reset.
 
@@ -41,6 +44,7 @@ def begin(
         recipe: The whole recipe.
         inputs: The version's `inputs.json`.
         model: The wrapped model.
+        choices: What it computes with.
 
     Returns:
         The optimizer, and the state of the run.
@@ -55,8 +59,8 @@ def begin(
         logger.info(
             f"resume at step {state.step}: restored weights, moments, schedule and place in the plan; reset nothing"
         )
-        return optimizer, adopt_layout(recipe, name, state)
-    state = fresh_state(recipe, name)
+        return optimizer, adopt_kernels(choices, adopt_layout(recipe, name, state))
+    state = adopt_kernels(choices, fresh_state(recipe, name))
     parent_checkpoint = inputs["parent_checkpoint"]
     if parent_checkpoint is None:
         moments = fisher.parents_moments(recipe, inputs, model)
@@ -89,6 +93,7 @@ def begin(
     )
     logger.info(f"{origin}: restored: {restored}; reset: {reset}")
     adopt_layout(recipe, name, parents)
+    adopt_kernels(choices, parents)
     return optimizer, state
 
 
@@ -149,3 +154,30 @@ def adopt_layout(recipe: Recipe, name: str, state: TrainState) -> TrainState:
             )
         logger.info(f"the layout changed ({'; '.join(differing)}): {kept}")
     return replace(state, parallel=recipe.parallel.model_dump())
+
+
+def adopt_kernels(choices: Choices, state: TrainState) -> TrainState:
+    """The state of a checkpoint with what computes from here on; rank 0 warns if something else computed before.
+
+    Old checkpoints do not say what computed.
+    """
+    now, recorded = {"step": state.step, **choices.as_json()}, state.kernels or []
+    if recorded and (changes := changed_kernels(recorded[-1], now)):
+        if dist.get_rank() == 0:
+            logger.warning(
+                f"what computes changed ({'; '.join(changes)}): from here on equal to rounding, no longer bit for bit, to a run that "
+                "kept it"
+            )
+    elif recorded:
+        return state
+    return replace(state, kernels=[*recorded, now])
+
+
+def changed_kernels(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs between two records of what computed: old -> new, a phrase each."""
+    before, after = facts(old), facts(new)
+    return [
+        f"{name} {before.get(name, 'not used')} -> {after.get(name, 'not used')}"
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name) != after.get(name)
+    ]

@@ -33,6 +33,7 @@ class TrainState:
         scheduled: Whether `checkpoint_interval` asked for the checkpoint, not a signal.
         metrics: Hash of `metrics.jsonl` so far.
         optimizer_steps: Updates that the optimizer made.
+        kernels: What computed (`model.choices`), by the number of steps before it (`step`), oldest first; None in old checkpoints.
     """
 
     device_seconds: float | None = None
@@ -54,6 +55,7 @@ class TrainState:
     scheduled: bool | None = None
     metrics: str | None = None
     optimizer_steps: int | None = None
+    kernels: list[dict[str, Any]] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What `state.json` holds; what only a checkpoint can tell is left out where it is unknown."""
@@ -94,6 +96,7 @@ class TrainState:
         return replace(
             saved,
             parallel=self.parallel,
+            kernels=self.kernels,
             seconds=self.seconds,
             device_seconds=self.device_seconds,
             consumed=self.consumed,
@@ -114,7 +117,7 @@ class TrainState:
         return TypeAdapter(Schedule).validate_python(self.schedule)
 
 
-_OPTIONAL = ("device_seconds", "consumed", "scheduled", "metrics", "optimizer_steps")
+_OPTIONAL = ("device_seconds", "consumed", "scheduled", "metrics", "optimizer_steps", "kernels")
 
 
 def state_of_json(found: dict[str, Any]) -> TrainState:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from perdure.pipeline.core import logs
 from perdure.pipeline.model import huggingface, weights
+from perdure.pipeline.model.choices import in_bf16
 from perdure.pipeline.model.language_model import build_stage, unwrap
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import KLAnchor
@@ -24,7 +25,7 @@ def make_teacher(session: Session, anchor: KLAnchor) -> Teacher:
     that no checkpoint holds it.
     """
     recipe, inputs = session.recipe, session.inputs
-    model = unwrap(build_stage(recipe, inputs["vocab_size"], session.device))
+    model = unwrap(build_stage(in_bf16(recipe), inputs["vocab_size"], session.device))
     parent_checkpoint = inputs["parent_checkpoint"]
     if anchor.model is not None:
         read = huggingface.weights_reader(Path(inputs["teacher_weights"]))

@@ -94,7 +94,7 @@ def make_trainer(session: Session) -> Trainer:
     checkpoints = Checkpoints(paths.directory, session.attempt, recipe.training.async_checkpoint, kept)
     for path in checkpoints.remove_partial():
         logger.info(f"{path.name}: half-written, so it is removed")
-    optimizer, state = begin(paths.directory, recipe, inputs, session.model)
+    optimizer, state = begin(paths.directory, recipe, inputs, session.model, session.choices)
     penalty = None
     if adapters := inputs.get("adapters"):
         assert session.version.adapter

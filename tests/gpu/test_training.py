@@ -3,6 +3,7 @@
 import pytest
 from gpu.layouts import LAYOUTS, OPTIONS, prepared
 from gpu.matching import first_stall
+from gpu.outcome import mean_loss
 from support import on_rank
 
 KERNELS = {
@@ -12,10 +13,6 @@ KERNELS = {
     "statistics_kernel",
     "gradient_kernel",
 }
-
-
-def mean_loss(counts: dict) -> float:
-    return sum(counts["loss"]) / sum(counts["tokens"])
 
 
 @pytest.mark.slow

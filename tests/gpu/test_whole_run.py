@@ -1,14 +1,13 @@
 """A version from its start to its export on a pretended GPU: training, held-out losses, checkpoints, resuming, export."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from gpu.layouts import SEQUENCE, SHARDED, STAGES, prepared, selection
 from gpu.matching import first_stall
-from safetensors.torch import load_file
+from gpu.outcome import cut_back, weights
 from support import metrics, on_rank, start_ranks
 
 RUN = {
@@ -19,11 +18,6 @@ RUN = {
 
 def on_gpu(version: Path, ranks: int) -> list[dict]:
     return on_rank("whole", version, script="gpu/pretended_ranks.py", ranks=ranks)
-
-
-def weights(version: Path) -> dict:
-    """All tensors of a version's export."""
-    return {name: x for path in (version / "hf").glob("*.safetensors") for name, x in load_file(path).items()}
 
 
 @pytest.mark.slow
@@ -58,15 +52,7 @@ def test_a_version_is_made_as_on_the_cpu_and_goes_on_bit_for_bit(tmp_path, layou
         # Two steps at a learning rate of 0.01: AdamW moves a weight by at most about that, whatever its gradient.
         assert (whole[name].float() - tensor.float()).abs().max() < 0.03, name
 
-    cut_back(pretended)
+    cut_back(pretended, 1)
     on_gpu(pretended, ranks)
     again = weights(pretended)
     assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
-
-
-def cut_back(version: Path) -> None:
-    """Leaves a finished version as one that was killed after its first step."""
-    shutil.rmtree(version / "checkpoints" / "step_000002")
-    shutil.rmtree(version / "hf")
-    for name in ("_SUCCESS", "version.json", "eval.json"):
-        (version / name).unlink()

@@ -29,6 +29,8 @@ def machine(number: int, **changes) -> dict:
             "megatron-core": "0.19.0",
             "triton": "3.4",
             "transformer_engine": None,
+            "flash_attn_3": None,
+            "kernels": None,
             "cuda": "12.8",
             "nccl": "2.27.3",
             "driver": "570.1",

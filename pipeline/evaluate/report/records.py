@@ -24,6 +24,7 @@ RECORDED_SECTIONS = (
     "scoring",
     "data",
     "parallel",
+    "kernels",
     "logging",
     "cluster",
 )

@@ -39,7 +39,9 @@ def version_keys(recipe: Recipe, changes: dict) -> dict[str, str]:
         recipe: A run's recipe.
         changes: What the run sets, by dotted path.
     """
-    free = {"parallel", "evaluation", "data"} | {f"training.{field}" for field in not_deciding(recipe)}
+    free = {"parallel", "kernels", "evaluation", "data"} | {
+        f"training.{field}" for field in not_deciding(recipe)
+    }
     asked = {
         path: value for path, value in changes.items() if any(f"{path}.".startswith(f"{f}.") for f in free)
     }

@@ -219,7 +219,7 @@ def test_every_field_of_the_template_that_is_commented_out_shows_its_default(tmp
         lines.append(line)
     text = "\n".join(lines)
     # Options of sections that are commented out as a whole carry their own `#` before their indentation.
-    for section in ("data", "parallel", "evaluation"):
+    for section in ("data", "parallel", "kernels", "evaluation"):
         head, _, rest = text.partition(f"# {section}:")
         body = rest.split("\n\n")[0]
         text = head + f"{section}:" + body.replace("\n#   ", "\n  ") + rest[len(body) :]

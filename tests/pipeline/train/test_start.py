@@ -3,8 +3,9 @@
 import pytest
 from tiny import tiny_recipe
 
-from perdure.pipeline.train.start import adopt_layout
-from perdure.pipeline.train.state import TrainState
+from perdure.pipeline.model.choices import Choices
+from perdure.pipeline.train.start import adopt_kernels, adopt_layout
+from perdure.pipeline.train.state import TrainState, state_of_json
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,28 @@ def test_a_checkpoint_of_before_there_were_fields_has_the_same_layout(said):
     old = {name: value for name, value in recipe.parallel.model_dump().items() if name not in new}
     state = adopt_layout(recipe, "v1", TrainState(parallel=old | {"recompute": True}))
     assert not said and state.parallel == recipe.parallel.model_dump()
+
+
+PLAIN = Choices("flash2", "local", None, True, {"torch": "2.13.0"})
+EIGHT_BITS = {"recipe": "current", "first_last_layers_bf16": True}
+EIGHT_BITS |= {"num_layers_at_start_in_bf16": 1, "num_layers_at_end_in_bf16": 2}
+OTHER = Choices(
+    "flash2", "transformer_engine", EIGHT_BITS, True, {"torch": "2.14.1", "transformer_engine": "2.8.0"}
+)
+
+
+def test_what_computes_is_kept_and_a_change_is_told(said, monkeypatch):
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    old = adopt_kernels(PLAIN, TrainState(step=3))  # a checkpoint of before does not say
+    assert old.kernels == [{"step": 3, **PLAIN.as_json()}] and said == []
+    assert adopt_kernels(PLAIN, old) == old and said == []
+    new = adopt_kernels(OTHER, TrainState(step=7, kernels=old.kernels))
+    assert new.kernels == [{"step": 3, **PLAIN.as_json()}, {"step": 7, **OTHER.as_json()}]
+    (line,) = said
+    assert line == (
+        "what computes changed (linears local -> transformer_engine; fp8 none -> current, the first 1 and the last 2 layers in bf16; "
+        "torch 2.13.0 -> 2.14.1; transformer_engine not used -> 2.8.0): from here on equal to rounding, no longer bit for bit, to a run "
+        "that kept it"
+    )
+    assert state_of_json(new.as_json()) == new
+    assert new.rolled_back(old).kernels == new.kernels

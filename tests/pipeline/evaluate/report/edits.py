@@ -56,6 +56,9 @@ FITTING = {
     "decay_shape": ["exponential"],
     "decay_ends": [[0.5, 1.0]],
     "loss_implementation": ["chunked"],
+    "attention": ["flash2"],
+    "linears": ["transformer_engine"],
+    "fp8": [{"recipe": "current"}],
     "on_nan": ["stop", "skip", "rollback"],
     "on_spike": ["stop", "skip", "rollback"],
     "harness": [{"include_path": "gone", "tasks": ["x"]}],
@@ -113,7 +116,7 @@ def _choices(tree: dict, path: tuple) -> list:
     ]
 
 
-TOGETHER = ("sources", "data", "scoring", "parallel", "logging", "cluster", "model", "training")
+TOGETHER = ("sources", "data", "scoring", "parallel", "kernels", "logging", "cluster", "model", "training")
 """Sections whose fields are edited all at once: they are many, and one of them would be enough."""
 
 
