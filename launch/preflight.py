@@ -54,8 +54,7 @@ EQUAL = (
     "torch",
     "megatron-core",
     "triton",
-    "transformer_engine",
-    "flash_attn_3",
+    *("transformer_engine", "flash_attn_3"),
     "cuda",
     "nccl",
     "driver",
@@ -142,8 +141,7 @@ def checkpoint_bytes(recipe: Recipe, vocab_size: int) -> int:
 
 def _alone(machine: dict[str, Any], checkpoint_bytes: int, others: bool) -> Iterable[str]:
     """What is amiss with one machine, whatever the others are like."""
-    if machine["kernels"]:
-        yield machine["kernels"]
+    yield from filter(None, [machine["kernels"]])
     if others and (machine["address"] is None or machine["address"].startswith("127.")):
         yield (
             f"its name resolves to {machine['address'] or 'nothing'}; the others cannot reach that: repair /etc/hosts"

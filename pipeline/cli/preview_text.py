@@ -267,9 +267,7 @@ def _print_layout(console: Console, layout: dict[str, Any]) -> None:
 
 def _print_kernels(console: Console, kernels: dict[str, Any]) -> None:
     heading(console, "Attention and linears")
-    told = f"attention {kernels['attention']}, linears {kernels['linears']}"
-    if kernels["fp8"]:
-        told += f", fp8 {fp8_words(kernels['fp8'])}"
+    told = f"attention {kernels['attention']}, linears {kernels['linears']}, fp8 {fp8_words(kernels['fp8'])}"
     told += ", deterministic" if kernels["deterministic"] else ", not deterministic"
     if kernels["attention"] == "auto":
         told += "; auto is decided at each start, by the machine that trains"
