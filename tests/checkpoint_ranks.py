@@ -214,7 +214,7 @@ def begun_and_rolled_back(directory: str) -> list:
     session = Session(paths, recipe, inputs, device, 1, choose(recipe, device), model, [])
     dataset = open_dataset(paths.plan, session.data, {})
     place = SimpleNamespace(directory=paths.checkpoints)
-    own = trainer.Trainer(session, optimizer, dataset, LanguageModeling(), state, place, None)
+    own = trainer.Trainer(session, optimizer, dataset, None, LanguageModeling(), state, place, None)
     own.pass_over(13, StepVerdict.NOT_FINITE, "")
     return collectives.from_all([state.step, own.state.step])
 

@@ -15,7 +15,7 @@ from perdure.pipeline.model.device import initialise
 from perdure.pipeline.model.language_model import build_model, build_stage, replicated, unwrap
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import load_recipe
-from perdure.pipeline.train.batch import collate
+from perdure.pipeline.train.batch import collate, on_device
 from perdure.pipeline.train.checkpoint import load_weights
 from perdure.pipeline.train.saved import finished_checkpoints
 from perdure.pipeline.train.streams import open_stream, read_sample
@@ -110,7 +110,8 @@ def own_excess_loss(directory: str, data: str, scores: str) -> list:
     stream = open_stream(Path(data), Path(scores), np.arange(len(lengths)), np.cumsum(lengths))
     found = []
     for number in range(int(stream.ends[-1]) // 32):
-        batch = collate(range(number, number + 1), [read_sample(stream, number, 32)], torch.device("cpu"))
+        host = collate(range(number, number + 1), [read_sample(stream, number, 32)])
+        batch = on_device(host, torch.device("cpu"))
         with torch.no_grad():
             output = model(batch.tokens, batch.positions, batch.labels, batch.documents, valid=batch.valid)
         whole = (batch.tokens == stream.eos_id).cumsum(1) > 0

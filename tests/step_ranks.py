@@ -18,9 +18,9 @@ from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.optimizer import make_optimizer, set_learning_rate
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import load_recipe
-from perdure.pipeline.train import fisher, guard, loader, saved, step
+from perdure.pipeline.train import ahead, fisher, guard, loader, saved, step
 from perdure.pipeline.train.counts import fingerprints, read_counts
-from perdure.pipeline.train.dataset import open_dataset, read_batch
+from perdure.pipeline.train.dataset import open_dataset, read_batch, read_host_batch
 from perdure.pipeline.train.objectives import objective_of
 
 
@@ -52,11 +52,11 @@ def first_step(directory: str) -> dict:
     recipe, model, optimizer, objective, reader = prepared(directory)
     read: list[list[int]] = []
 
-    def reading(dataset, indices, device):
+    def reading(dataset, indices):
         read.append(list(indices))
-        return read_batch(dataset, indices, device)
+        return read_host_batch(dataset, indices)
 
-    loader.read_batch = reading
+    loader.read_host_batch, ahead.AHEAD = reading, 0
     set_learning_rate(optimizer, 0.01, 0.1)
     counts, grad_norm, _ = step.train_step(model, optimizer, objective, reader, recipe.training, 0)
     # Nothing is clipped, so Megatron measures the same gradient.

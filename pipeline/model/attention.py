@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
 from perdure.kernels import rotary
+from perdure.pipeline.model.documents import Documents
 from perdure.pipeline.model.shape import Llama3Scaling
 
-_VARLEN_TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
-"""Not in torch 2.11."""
+_GROUPS = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+"""Says that several heads may share a key. torch 2.11 does not ask: its kernel takes any number of heads that the number of keys
+divides (`mha_varlen_fwd` in flash_api.cpp), and the argument of later releases permits in Python what is passed on unchanged."""
 
 
 class CoreAttention(torch.nn.Module):
@@ -45,7 +47,7 @@ class CoreAttention(torch.nn.Module):
         query,
         key,
         value,
-        attention_mask: tuple[int, ...] | None = None,
+        attention_mask: Documents | None = None,
         attn_mask_type=None,
         attention_bias=None,
         packed_seq_params=None,
@@ -56,8 +58,7 @@ class CoreAttention(torch.nn.Module):
             query: [sequence, batch, heads / tp, head_dim].
             key: [sequence, batch, groups / tp, head_dim].
             value: As `key`.
-            attention_mask: No mask, but lengths of documents, row after row: attention stays inside them. None: all that
-                came before.
+            attention_mask: No mask, but documents: attention stays inside them. None: all that came before.
             attn_mask_type: Unused; always causal.
             attention_bias: Must be None.
             packed_seq_params: Must be None.
@@ -100,7 +101,7 @@ class TransformerEngineAttention(torch.nn.Module):
         query,
         key,
         value,
-        attention_mask: tuple[int, ...] | None = None,
+        attention_mask: Documents | None = None,
         attn_mask_type=None,
         attention_bias=None,
         packed_seq_params=None,
@@ -112,7 +113,7 @@ class TransformerEngineAttention(torch.nn.Module):
         if attention_mask is None:
             return self.core(query, key, value, None, AttnMaskType.causal)
         length, batch = query.shape[:2]
-        ends, longest = _document_ends(attention_mask, query.device), max(attention_mask)
+        ends, longest = attention_mask.ends, max(attention_mask.lengths)
         packed = PackedSeqParams(
             qkv_format="thd",
             cu_seqlens_q=ends,
@@ -125,7 +126,7 @@ class TransformerEngineAttention(torch.nn.Module):
         return context.view(batch, length, -1).transpose(0, 1)
 
 
-def document_attention(query: Tensor, key: Tensor, value: Tensor, documents: tuple[int, ...]) -> Tensor:
+def document_attention(query: Tensor, key: Tensor, value: Tensor, documents: Documents) -> Tensor:
     """Causal attention inside each of several documents, without a mask.
 
     Flash attention for sequences of different lengths under bf16 on CUDA; elsewhere a call a document, which on CPUs
@@ -135,25 +136,17 @@ def document_attention(query: Tensor, key: Tensor, value: Tensor, documents: tup
         query: [tokens, heads, head_dim].
         key: [tokens, groups, head_dim].
         value: As `key`.
-        documents: Their lengths, in order.
+        documents: All tokens belong to one.
 
     Returns:
         As `query`.
     """
-    if query.is_cuda and query.dtype == torch.bfloat16 and _VARLEN_TAKES_GROUPS:
-        ends, longest = _document_ends(documents, query.device), max(documents)
-        return varlen_attn(
-            query, key, value, ends, ends, longest, longest, window_size=(-1, 0), enable_gqa=True
-        )
-    parts = zip(*(x.transpose(0, 1)[None].split(documents, dim=2) for x in (query, key, value)))
+    if query.is_cuda and query.dtype == torch.bfloat16:
+        ends, longest = documents.ends, max(documents.lengths)
+        return varlen_attn(query, key, value, ends, ends, longest, longest, window_size=(-1, 0), **_GROUPS)
+    parts = zip(*(x.transpose(0, 1)[None].split(documents.lengths, dim=2) for x in (query, key, value)))
     contexts = [F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True) for q, k, v in parts]
     return torch.cat([context[0].transpose(0, 1) for context in contexts])
-
-
-@lru_cache(maxsize=8)  # one for each micro-batch in flight
-def _document_ends(documents: tuple[int, ...], device: torch.device) -> Tensor:
-    """int32 [documents + 1]: 0, and where each document ends."""
-    return torch.tensor((0, *documents)).cumsum(0).to(device, torch.int32)
 
 
 @lru_cache(maxsize=4)

@@ -21,6 +21,7 @@ from perdure.pipeline.core.shards import REF_MISSING, REF_NATS_PER_UNIT
 from perdure.pipeline.model.adapters import add_adapters
 from perdure.pipeline.model.choices import choose, install
 from perdure.pipeline.model.device import timeout
+from perdure.pipeline.model.documents import Documents
 from perdure.pipeline.model.gradients import finish_gradients
 from perdure.pipeline.model.layers import GatedMLP, block_spec, install_weight_gradient, recompute
 from perdure.pipeline.model.shape import model_shape, padded_vocab_size
@@ -79,7 +80,7 @@ class LanguageModel(GPTModel):
         tokens: Tensor,
         positions: Tensor,
         labels: Tensor | None,
-        documents: tuple[int, ...] | None = None,
+        documents: Documents | None = None,
         **loss_options,
     ) -> Tensor | SelectiveLoss:
         """One micro-batch through this pipeline stage.
@@ -88,8 +89,7 @@ class LanguageModel(GPTModel):
             tokens: int64 [batch, sequence].
             positions: int64 [batch, sequence], place of each token in its sample.
             labels: int64 [batch, sequence]; None: no losses are wanted.
-            documents: Lengths of the documents that attention stays inside, row after row; None: attention to all that
-                came before.
+            documents: What attention stays inside; None: attention to all that came before.
             **loss_options: Arguments of `selective_linear_cross_entropy`, for the last stage: `valid` at least. Given by
                 name, because Megatron's bf16 wrapper casts positional floats.
 

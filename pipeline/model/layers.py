@@ -103,7 +103,7 @@ class _Recomputed(torch.autograd.Function):
     torch's other checkpoint, without one inside, hands Megatron's linears each weight as a copy without its attributes, so that they
     cannot mark a gradient that is in `main_grad`, which `overlap_grad_reduce` waits for. Megatron's and torch's of this kind give
     the input's gradient another layout in memory than a plain layer does, and matrix products other bits. Megatron's takes
-    tensors only, besides, and the lengths of documents are none. There is no dropout, so that no random state has to be restored.
+    tensors only, besides, and documents are none. There is no dropout, so that no random state has to be restored.
     """
 
     @staticmethod

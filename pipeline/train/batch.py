@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from perdure.pipeline.core.sending import sent
+from perdure.pipeline.model.documents import Documents, documents_of
+
 
 class Sample(NamedTuple):
     """One packed sample on the host.
@@ -27,6 +30,22 @@ class Sample(NamedTuple):
     counted: np.ndarray | None = None
 
 
+class HostBatch(NamedTuple):
+    """One micro-batch of consecutive samples as it was read: numpy's arrays alone, so that a thread beside training touches
+    neither torch nor the GPU. Attributes as of `Batch`.
+    """
+
+    indices: range
+    tokens: np.ndarray
+    labels: np.ndarray
+    valid: np.ndarray
+    documents: tuple[int, ...]
+    reference: np.ndarray
+    source: np.ndarray
+    replayed: np.ndarray
+    read: np.ndarray | None = None
+
+
 @dataclass(frozen=True)
 class Batch:
     """One micro-batch of consecutive samples on its device.
@@ -37,7 +56,7 @@ class Batch:
         labels: int64 [batch, sequence].
         valid: bool [batch, sequence], the mask of labels that count.
         positions: int64 [batch, sequence], place of each token in its sample.
-        documents: Lengths of the packed documents, row after row; they add up to all tokens.
+        documents: Where the packed documents lie, row after row.
         reference: int32 [batch, sequence], what the score subtracts, in milli-nats, `REF_MISSING` where there is none.
         source: int64 [batch], number of the mixture key.
         replayed: bool [batch], samples of old data.
@@ -52,7 +71,7 @@ class Batch:
     labels: torch.Tensor
     valid: torch.Tensor
     positions: torch.Tensor
-    documents: tuple[int, ...]
+    documents: Documents
     reference: torch.Tensor
     source: torch.Tensor
     replayed: torch.Tensor
@@ -64,40 +83,56 @@ class Batch:
 def collate(
     indices: range,
     samples: Sequence[Sample],
-    device: torch.device,
     sources: Sequence[int] | None = None,
     replayed: Sequence[bool] | None = None,
-) -> Batch:
+) -> HostBatch:
     """Stacks samples into a micro-batch.
 
     Args:
         indices: Their global indices.
         samples: At least one, all as long.
-        device: Where the batch goes.
         sources: Numbers of their mixture keys; None: all are of the first.
         replayed: Whether each is of old data; None: none is.
     """
-    tokens = torch.from_numpy(np.stack([sample.tokens for sample in samples]))
-    reference = torch.from_numpy(np.stack([sample.reference for sample in samples]))
-    num_valid = torch.tensor([sample.num_valid for sample in samples])
+    tokens = np.stack([sample.tokens for sample in samples])
     length = tokens.shape[1] - 1
-    read = torch.arange(length)[None] < num_valid[:, None]
-    valid = read.clone()
+    read = np.arange(length)[None] < np.array([sample.num_valid for sample in samples])[:, None]
+    valid = read.copy()
     masked = any(sample.counted is not None for sample in samples)
     for row, sample in enumerate(samples):
         if sample.counted is not None:
-            valid[row] &= torch.from_numpy(sample.counted)
-    return Batch(
-        indices=indices,
-        tokens=tokens[:, :-1].contiguous().to(device, non_blocking=True),
-        labels=tokens[:, 1:].contiguous().to(device, non_blocking=True),
-        valid=valid.to(device, non_blocking=True),
-        positions=torch.arange(length, device=device).expand(len(samples), length),
+            valid[row] &= sample.counted
+    return HostBatch(
+        indices,
+        tokens=np.ascontiguousarray(tokens[:, :-1]),
+        labels=np.ascontiguousarray(tokens[:, 1:]),
+        valid=valid,
         documents=tuple(size for sample in samples for size in sample.documents),
-        reference=reference.to(device, non_blocking=True),
-        source=torch.tensor([0] * len(samples) if sources is None else sources, device=device),
-        replayed=torch.tensor([False] * len(samples) if replayed is None else replayed, device=device),
-        read=read.to(device, non_blocking=True) if masked else None,
+        reference=np.stack([sample.reference for sample in samples]),
+        source=np.array([0] * len(samples) if sources is None else sources, np.int64),
+        replayed=np.array([False] * len(samples) if replayed is None else replayed),
+        read=read if masked else None,
+    )
+
+
+def on_device(host: HostBatch, device: torch.device) -> Batch:
+    """A micro-batch on its device; nobody waits for the copies, see `sent`. On the CPU the arrays are shared."""
+    rows, length = host.tokens.shape
+
+    def of(array: np.ndarray) -> torch.Tensor:
+        return sent(torch.from_numpy(array), device)
+
+    return Batch(
+        indices=host.indices,
+        tokens=of(host.tokens),
+        labels=of(host.labels),
+        valid=of(host.valid),
+        positions=torch.arange(length, device=device).expand(rows, length),
+        documents=documents_of(host.documents, device),
+        reference=of(host.reference),
+        source=of(host.source),
+        replayed=of(host.replayed),
+        read=None if host.read is None else of(host.read),
     )
 
 

@@ -14,7 +14,7 @@ from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.mixture import is_replayed
 from perdure.pipeline.plan.plan import Plan, open_order, open_plan, open_tails, place_of
-from perdure.pipeline.train.batch import Batch, collate
+from perdure.pipeline.train.batch import Batch, HostBatch, collate, on_device
 from perdure.pipeline.train.streams import Stream, expect_random_access, open_stream, read_sample
 
 if TYPE_CHECKING:  # Megatron's import takes seconds, and reading needs none of it
@@ -73,8 +73,11 @@ def open_dataset(
     return Dataset(plan, streams, objective)
 
 
-def read_batch(dataset: Dataset, indices: range, device: torch.device) -> Batch:
-    """Reads the samples with these global indices."""
+def read_host_batch(dataset: Dataset, indices: range) -> HostBatch:
+    """Reads the samples with these global indices.
+
+    It may run in a thread: all that it looks at is memory-mapped, or never changes.
+    """
     plan = dataset.plan
     places = [place_of(plan, index) for index in indices]
     samples = [
@@ -86,4 +89,9 @@ def read_batch(dataset: Dataset, indices: range, device: torch.device) -> Batch:
     if made is not None:
         samples = [sample._replace(reference=own) for sample, own in zip(samples, made, strict=True)]
     sources = [place.source for place in places]
-    return collate(indices, samples, device, sources, [is_replayed(plan.keys[number]) for number in sources])
+    return collate(indices, samples, sources, [is_replayed(plan.keys[number]) for number in sources])
+
+
+def read_batch(dataset: Dataset, indices: range, device: torch.device) -> Batch:
+    """The samples with these global indices on a device."""
+    return on_device(read_host_batch(dataset, indices), device)

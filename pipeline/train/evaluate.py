@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from perdure.pipeline.core.sending import sent
 from perdure.pipeline.evaluate.documents import DOCUMENTS, Heldout, heldout
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.recipe import Recipe
@@ -84,7 +85,7 @@ def _domain(
     stream, rows = open_heldout(directory, held, seq_length)
     num_tokens = int(stream.ends[-1])
     assert stream.tails is not None
-    ends, row, tails = (torch.from_numpy(array).to(device) for array in (stream.ends, rows, stream.tails))
+    ends, row, tails = (sent(torch.from_numpy(array), device) for array in (stream.ends, rows, stream.tails))
     sums = torch.zeros(2, len(documents), dtype=torch.float64, device=device)
 
     def read(index: int) -> Sample:
@@ -97,15 +98,16 @@ def _domain(
         return sample._replace(counted=measured if sample.counted is None else measured & sample.counted)
 
     def observe(nll: torch.Tensor, batch: Batch) -> None:
+        """Adds up by document. What does not count adds zero: to pick out what does, the host would have to know how much it is."""
         places = torch.arange(
             batch.indices.start * seq_length, batch.indices.stop * seq_length, device=device
-        )
-        places = places.view(-1, seq_length)[batch.valid]
-        entry = torch.searchsorted(ends, places, right=True)
-        losses = nll[batch.valid].double()
-        sums[0].index_add_(0, row[entry], losses)
+        ).view(-1, seq_length)
+        entry = torch.searchsorted(ends, places, right=True).clamp(max=len(rows) - 1)
+        losses = nll.double().masked_fill(~batch.valid, 0)
         separators = places == ends[entry] - 1 + tails[entry]
-        sums[1].index_add_(0, row[entry][separators], losses[separators])
+        document = row[entry].clamp(min=0).flatten()
+        sums[0].index_add_(0, document, losses.flatten())
+        sums[1].index_add_(0, document, losses.masked_fill(~separators, 0).flatten())
 
     counts = score_rows(model, recipe, read, -(-num_tokens // seq_length), device, observe)
     tokens, num_bytes = (int(documents[name].to_numpy().sum()) for name in ("tokens", "bytes"))

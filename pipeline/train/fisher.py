@@ -18,7 +18,7 @@ from perdure.pipeline.model.anchors import FISHER
 from perdure.pipeline.model.optimizer import make_optimizer, steps_taken
 from perdure.pipeline.plan.fisher import open_fisher_order, sample_number
 from perdure.pipeline.recipe import FisherAnchor, FisherExamples, Recipe
-from perdure.pipeline.train.batch import Batch, blank_sample, collate
+from perdure.pipeline.train.batch import Batch, blank_sample, collate, on_device
 from perdure.pipeline.train.checkpoint import load_checkpoint
 from perdure.pipeline.train.microbatches import run_batches
 from perdure.pipeline.train.objectives.lm import LanguageModeling
@@ -113,7 +113,7 @@ def example_batches(
         sample = blank_sample(inputs["eos_id"], length)
         if number < estimate.examples:
             sample = read_sample(stream, sample_number(number, int(ends[-1]), length, recipe.seed), length)
-        yield collate(range(number, number + 1), [sample], device)
+        yield on_device(collate(range(number, number + 1), [sample]), device)
 
 
 def of_samples(

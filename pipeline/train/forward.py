@@ -4,7 +4,7 @@ Held-out evaluation, probes, the selection counts of a report, and selection out
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import megatron.core.parallel_state as mpu
@@ -14,7 +14,8 @@ from torch import Tensor
 from perdure.pipeline.model.language_model import unwrap
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.recipe import Recipe, Training
-from perdure.pipeline.train.batch import Batch, Sample, collate
+from perdure.pipeline.train import ahead
+from perdure.pipeline.train.batch import Batch, HostBatch, Sample, collate, on_device
 from perdure.pipeline.train.counts import Counts, read_counts, sum_counts
 from perdure.pipeline.train.microbatches import Observe, run_batches
 from perdure.pipeline.train.objectives.lm import LanguageModeling
@@ -73,7 +74,7 @@ def score_rows(
     Args:
         model: The wrapped model.
         recipe: Batch sizes and layout.
-        read: Gives a row by its number; one behind the last (`blank_sample`) fills a micro-batch.
+        read: Gives a row by its number; one behind the last (`blank_sample`) fills a micro-batch. A thread calls it.
         num_rows: Rows to score.
         device: This rank's device.
         observe: Told the losses of every micro-batch of this rank, on the last pipeline stage.
@@ -84,17 +85,19 @@ def score_rows(
     layout, micro = layout_of(recipe), recipe.training.micro_batch_size
     num_microbatches = -(-num_rows // layout.samples_at_a_time(micro))
 
-    def batches() -> Iterator[Batch]:
-        for number in range(num_microbatches):
-            start = layout.first_sample(number, mpu.get_data_parallel_rank(), micro)
-            indices = range(start, start + micro)
-            yield collate(indices, [read(index) for index in indices], device)
+    def read_microbatch(number: int) -> HostBatch:
+        start = layout.first_sample(number, mpu.get_data_parallel_rank(), micro)
+        indices = range(start, start + micro)
+        return collate(indices, [read(index) for index in indices])
 
-    with evaluating(model):
+    with (
+        evaluating(model),
+        closing(ahead.read_ahead(read_microbatch, range(num_microbatches), ahead.AHEAD)) as read_batches,
+    ):
         counted = run_batches(
             model,
             LanguageModeling(),
-            batches(),
+            (on_device(host, device) for host in read_batches),
             num_microbatches,
             recipe.training,
             1,

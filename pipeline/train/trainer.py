@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NoReturn
 
-import megatron.core.parallel_state as mpu
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from perdure.pipeline.core.errors import Stopped
@@ -51,6 +50,7 @@ class Trainer:
         session: The version, and this rank's model.
         optimizer: The model's.
         dataset: Where samples come from; its plan grows as shares are moved.
+        loader: Reads them ahead of the steps; whoever makes a trainer closes it.
         objective: What is trained on, not yet told the threshold of a batch before.
         state: After the last step.
         checkpoints: Writes checkpoints.
@@ -63,6 +63,7 @@ class Trainer:
     session: Session
     optimizer: MegatronOptimizer
     dataset: Dataset
+    loader: Loader
     objective: Objective
     state: TrainState
     checkpoints: Checkpoints
@@ -168,7 +169,7 @@ class Trainer:
     def step(self, step: int) -> StepResult:
         """One optimizer step, or what the guard makes of a broken one; the state is that after it."""
         session, state, training = self.session, self.state, self.session.recipe.training
-        loader = Loader(self.dataset, session.layout, training, mpu.get_data_parallel_rank(), session.device)
+        self.loader.follow(self.dataset)
         begun = time.perf_counter()
         lr = learning_rate(self.schedule, step, state.total_steps)
         decay = session.version.weight_decay
@@ -178,7 +179,7 @@ class Trainer:
             session.model,
             self.optimizer,
             self.objective.with_threshold(state.threshold),
-            loader,
+            self.loader,
             training,
             self.first_sample(step),
             self.judge,

@@ -1,8 +1,10 @@
 """Trains a version to its end, or measures a finished one again: what a rank does from start to finish."""
 
 import logging
+from contextlib import closing
 from pathlib import Path
 
+import megatron.core.parallel_state as mpu
 import torch.distributed as dist
 
 from perdure.pipeline.core import logs
@@ -27,6 +29,7 @@ from perdure.pipeline.train import fence, process
 from perdure.pipeline.train.checkpoint import Checkpoints
 from perdure.pipeline.train.dataset import open_dataset
 from perdure.pipeline.train.finished import declare_whole, version_record
+from perdure.pipeline.train.loader import Loader
 from perdure.pipeline.train.metrics import Recorder
 from perdure.pipeline.train.mirror import open_run
 from perdure.pipeline.train.objectives import objective_of
@@ -46,7 +49,7 @@ def train_version(session: Session) -> None:
     if trainer.state.step == 0 and session.version.start.type == "init":
         measure(session, "eval_initial.json", 0)
     trainer.recorder = make_recorder(trainer)
-    with process.stops_deferred():
+    with process.stops_deferred(), closing(trainer.loader):
         trainer.train()
     used = [peak for peak in collectives.from_all(used_memory()) if peak is not None]
     if session.version.adapter:
@@ -105,7 +108,9 @@ def make_trainer(session: Session) -> Trainer:
     teacher = make_teacher(session, anchor) if isinstance(anchor, KLAnchor) else None
     objective = objective_of(session.version, teacher)
     dataset = open_dataset(paths.plan, session.data, scores, state.phases, objective)
-    return Trainer(session, optimizer, dataset, objective, state, checkpoints, None, penalty)
+    rank = mpu.get_data_parallel_rank()
+    loader = Loader(dataset, session.layout, recipe.training, rank, session.device)
+    return Trainer(session, optimizer, dataset, loader, objective, state, checkpoints, None, penalty)
 
 
 def make_recorder(trainer: Trainer) -> Recorder | None:

@@ -5,6 +5,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpu import pinned
+
 ROOMS = ("perdure.", "megatron.core.")
 
 
@@ -32,8 +34,9 @@ class Ledger:
             seen.clear()
 
     def wait(self, reason: str, times: int = 1) -> None:
-        """Counts a wait of the host, at the place in the code that asks for it."""
+        """Counts a wait of the host, at the place in the code that asks for it; whatever was copied meanwhile has arrived."""
         self.waits[f"{place()}: {reason}"] += times
+        pinned.land()
 
 
 LEDGER = Ledger()

@@ -4,7 +4,7 @@ import types
 from typing import Any
 
 import torch
-from gpu import collectives
+from gpu import collectives, pinned
 from gpu.ledger import LEDGER, place
 from gpu.tensor import CudaTensor, Machine, become, is_cuda, own_device
 from torch import Tensor
@@ -25,6 +25,7 @@ def install(real: bool = True, interpreted: bool = True) -> None:
     install_cuda()
     install_parameters()
     install_launches(interpreted)
+    pinned.install()
     collectives.install(real)
     Factories().__enter__()
     Machine().__enter__()
@@ -46,6 +47,7 @@ class Stream:
         return Stream()
 
     def query(self):
+        pinned.land()
         return True
 
     def synchronize(self):
@@ -67,6 +69,8 @@ class Factories(TorchFunctionMode):
             if scalars and not isinstance(args[0], Tensor):
                 LEDGER.wait("torch.tensor of numbers on the GPU", len(scalars))
                 args = (tree_map_only(CudaTensor, lambda tensor: tensor.inner.item(), args[0]), *args[1:])
+            if kwargs.get("pin_memory"):
+                return pinned.remember(func(*args, **kwargs | {"pin_memory": False}))
             if is_cuda(kwargs.get("device")) and not isinstance(args[0], CudaTensor):
                 LEDGER.wait("copy to the GPU")
                 return CudaTensor(func(*args, **kwargs | {"device": "cpu"}))

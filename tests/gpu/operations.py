@@ -1,7 +1,7 @@
 """What an operation means on a pretended GPU: computed on the CPU, refused where a GPU would refuse, waits counted."""
 
 import torch
-from gpu import attention, collectives
+from gpu import attention, collectives, pinned
 from gpu.ledger import LEDGER, place
 from gpu.tensor import CudaTensor, is_cuda
 from torch import Tensor
@@ -64,6 +64,8 @@ def dispatch(func, args: tuple, kwargs: dict):
     ours = [tensor for tensor in tensors if isinstance(tensor, CudaTensor)]
     on_cuda = is_cuda(kwargs.get("device"))
     if not ours and not on_cuda:
+        if kwargs.get("pin_memory"):
+            return pinned.remember(func(*args, **kwargs | {"pin_memory": False}))
         return func(*args, **kwargs)
     if ours:
         refuse(func, name, tensors)
@@ -132,8 +134,13 @@ def copy(func, name: str, args: tuple, kwargs: dict):
         to_cuda = isinstance(source, CudaTensor) or is_cuda(kwargs.get("device"))
         kwargs = kwargs | {"device": "cpu"}
     if to_cuda != isinstance(source, CudaTensor):
+        on_host = source if to_cuda else args[0]
         direction = "copy to the GPU" if to_cuda else "copy to the host"
-        LEDGER.wait(f"{direction}, non_blocking in pageable memory" if non_blocking else direction)
+        if reason := pinned.reason_to_wait(direction, on_host, non_blocking):
+            LEDGER.wait(reason)
+        elif not to_cuda:
+            pinned.fly(on_host, source.inner)
+            return on_host
     result = func(*plain(args), **plain(kwargs))
     if name == "copy_":
         return args[0]

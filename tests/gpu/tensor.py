@@ -7,6 +7,7 @@ goes through `operations.dispatch`, which refuses what a GPU would refuse and no
 import os
 
 import torch
+from gpu import pinned
 from gpu.ledger import LEDGER, place
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -103,10 +104,11 @@ class CudaTensor(Tensor):
         copy = kwargs.pop("copy", False)
         device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
         if device is not None and not is_cuda(device):
-            LEDGER.wait(
-                "copy to the host, non_blocking into pageable memory" if non_blocking else "copy to the host"
-            )
-            return self.inner.detach().to(dtype or self.dtype, copy=True)
+            found = self.inner.detach().to(dtype or self.dtype, copy=True)
+            if non_blocking:  # the memory that torch allocates for it is pinned
+                return pinned.fly(pinned.remember(torch.empty_like(found)), found)
+            LEDGER.wait("copy to the host")
+            return found
         return Tensor.to(self, dtype or self.dtype, copy=copy)
 
     def cpu(self, *_args, **_kwargs):

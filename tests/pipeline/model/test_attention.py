@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from perdure.pipeline.model.attention import document_attention
+from perdure.pipeline.model.documents import documents_of
 
 
 def mask_of(documents, batch, length):
@@ -20,7 +21,7 @@ def test_values_and_gradients_are_those_under_a_mask():
     expected = F.scaled_dot_product_attention(
         *whole, attn_mask=mask_of(documents, batch, length), enable_gqa=True
     )
-    found = document_attention(*packed, documents)
+    found = document_attention(*packed, documents_of(documents, torch.device("cpu")))
     assert found.is_contiguous()  # the trainer takes views
     grad = torch.randn_like(found)
     found.backward(grad)

@@ -123,8 +123,11 @@ def test_a_batch_has_the_documents_of_its_rows_and_the_places_of_its_tokens(prep
         read_sample(dataset.streams[dataset.plan.keys[place.source]], place.sample, 32) for place in places
     ]
     assert batch.indices == range(3, 9) and batch.source.tolist() == [place.source for place in places]
-    assert batch.documents == tuple(size for sample in samples for size in sample.documents)
-    assert sum(batch.documents) == batch.tokens.numel() and len(batch.documents) > 6
+    lengths = batch.documents.lengths
+    assert lengths == tuple(size for sample in samples for size in sample.documents)
+    assert sum(lengths) == batch.tokens.numel() and len(lengths) > 6
+    assert batch.documents.ends.dtype == torch.int32
+    assert batch.documents.ends.tolist() == [0, *np.cumsum(lengths).tolist()]
     assert batch.positions.tolist() == [[*range(32)]] * 6
 
 

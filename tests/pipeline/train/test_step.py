@@ -8,6 +8,7 @@ from tiny import prepare_version, tiny_recipe
 from perdure.kernels import SelectiveLoss
 from perdure.pipeline.core.files import write_atomic, write_json
 from perdure.pipeline.core.shards import REF_MISSING
+from perdure.pipeline.model.documents import documents_of
 from perdure.pipeline.train.batch import Batch
 from perdure.pipeline.train.objectives.lm import LanguageModeling
 
@@ -26,7 +27,7 @@ def test_counts_of_a_micro_batch_by_hand():
         labels=torch.arange(12).view(3, 4),
         valid=valid,
         positions=torch.arange(4).expand(3, 4),
-        documents=(4, 4, 4),
+        documents=documents_of((4, 4, 4), torch.device("cpu")),
         reference=reference,
         source=torch.tensor([0, 1, 0]),
         replayed=torch.tensor([False, True, False]),

@@ -8,7 +8,7 @@ from tiny import prepare_version, tiny_recipe
 from perdure.kernels import SelectiveLoss
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.recipe import KLAnchor
-from perdure.pipeline.train.batch import Sample, collate
+from perdure.pipeline.train.batch import Sample, collate, on_device
 from perdure.pipeline.train.objectives.kl import AnchoredLanguageModeling
 
 ON_ALL, ON_REPLAYED = {"on": "all"}, {"on": "replayed"}
@@ -90,7 +90,7 @@ class Recorded:
 
 def batch_of(first: int, replayed: list[bool]):
     sample = Sample(torch.arange(5).numpy(), torch.zeros(4).int().numpy(), 3, (4,))
-    return collate(range(first, first + 2), [sample] * 2, torch.device("cpu"), replayed=replayed)
+    return on_device(collate(range(first, first + 2), [sample] * 2, replayed=replayed), torch.device("cpu"))
 
 
 def prepare(anchor: dict, batches: list):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from perdure.pipeline.recipe import Selection
-from perdure.pipeline.train.batch import Sample, collate
+from perdure.pipeline.train.batch import Sample, collate, on_device
 from perdure.pipeline.train.objectives import lm
 from perdure.pipeline.train.objectives.lm import LanguageModeling
 
@@ -21,7 +21,7 @@ def one_rank(monkeypatch):
 def batch_of(number: int):
     tokens = torch.arange(9).numpy()
     sample = Sample(tokens, (1000 * torch.arange(8)).int().numpy(), 7, (8,))
-    return collate(range(number, number + 1), [sample], torch.device("cpu"))
+    return on_device(collate(range(number, number + 1), [sample]), torch.device("cpu"))
 
 
 def test_without_a_selection_no_scores_are_read_and_all_valid_tokens_are_trained_on():
