@@ -18,7 +18,7 @@ from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.optimizer import make_optimizer, set_learning_rate
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import load_recipe
-from perdure.pipeline.train import ahead, fisher, guard, loader, saved, step
+from perdure.pipeline.train import ahead, fisher, guard, loader, process, saved, step, worker
 from perdure.pipeline.train.counts import fingerprints, read_counts
 from perdure.pipeline.train.dataset import open_dataset, read_batch, read_host_batch
 from perdure.pipeline.train.objectives import objective_of
@@ -62,6 +62,15 @@ def first_step(directory: str) -> dict:
     # Nothing is clipped, so Megatron measures the same gradient.
     assert grad_norm == optimizer.get_grad_norm()
     return {"read": collectives.from_all(read), "counts": vars(counts), "grad_norm": grad_norm}
+
+
+def whole(directory: str, depth: int) -> None:
+    """A version from its start to its export, with so many micro-batches read ahead."""
+    ahead.AHEAD = depth
+    process.start_rank()
+    destroy, dist.destroy_process_group = dist.destroy_process_group, lambda: None
+    worker.main(Path(directory), "train")
+    dist.destroy_process_group = destroy
 
 
 def by_hand(directory: str, pooled: int) -> dict:

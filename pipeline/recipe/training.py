@@ -134,7 +134,8 @@ class Training(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the forward and backward pass; bf16 keeps fp32 master weights and gradients."""
     document_mask: bool = False
-    """Keep attention inside each packed document."""
+    """Keep attention inside each packed document. Under bf16 on GPUs it is one kernel for all documents (flash attention); under fp32, and on
+    CPUs, one call for each, which for many short documents on a GPU is slow."""
     loss_implementation: Literal["auto", "triton", "chunked", "torch"] = "auto"
     """How the loss is computed; all agree to rounding. `triton`: fused kernels, on GPUs. `chunked`: plain torch, a
     block of the vocabulary at a time. `torch`: all logits in memory. `auto`: `triton` on GPUs; on CPUs `torch` while the

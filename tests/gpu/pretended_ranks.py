@@ -27,7 +27,7 @@ from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.optimizer import make_optimizer, set_learning_rate
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import Recipe, load_recipe
-from perdure.pipeline.train import counts, guard, process, step, trainer, versions, worker
+from perdure.pipeline.train import counts, evaluate, forward, guard, process, step, trainer, versions, worker
 from perdure.pipeline.train.dataset import open_dataset
 from perdure.pipeline.train.loader import Loader
 from perdure.pipeline.train.objectives import objective_of
@@ -154,16 +154,52 @@ def score(model_dir: str, pretended: bool, precision: str, documents: list[list[
     ]
 
 
+def evaluation(directory: str) -> list:
+    """Waits of two measurements of the same domain, and how many micro-batches they took."""
+    machine.install()
+    recipe, model, *_, loader = prepared(directory)
+    inputs, found, sent = read_json(Path(directory) / "inputs.json"), [], forward.on_device
+    data = {name: Path(path) for name, path in inputs["data"].items()}
+    batches = []
+
+    def counted(host, device):
+        batches.append(host.indices)
+        return sent(host, device)
+
+    forward.on_device = counted
+    for tokens in (40, 40, 20):  # the first fills caches; of the fewest tokens there are the most pieces
+        measured = recipe.evaluation.model_copy(update={"max_tokens": tokens})
+        batches.clear()
+        LEDGER.clear()
+        own = recipe.model_copy(update={"evaluation": measured})
+        assert evaluate.evaluate(model, own, ["a"], data, loader.device)
+        found.append((seen()["waits"], len(batches)))
+    return found[1:]
+
+
+def scoring(model_dir: str) -> list:
+    """Waits of two calls of the reference model, for one and for three forward passes of four windows each."""
+    machine.install()
+    initialise()
+    model, found = losses.load_model(Path(model_dir), "bf16", "cuda:0"), []
+    for passes in (1, 1, 3):
+        windows = [losses.Window(np.arange(16), np.arange(1, 17))] * 4 * passes
+        LEDGER.clear()
+        losses.token_losses(model, windows, 16, batch_tokens=64)
+        found.append((seen()["waits"], passes))
+    return found[1:]
+
+
 class Enough(Exception):
     """The steps that were asked for are done."""
 
 
-def loop(directory: str, with_item: bool = False, pretended: bool = True) -> dict:
+def loop(directory: str, fault: str = "", pretended: bool = True) -> dict:
     """What is seen of one turn of the training loop, the second: a step, its record, the question whether to stop.
 
     Args:
         directory: A version that neither saves nor evaluates after its second step.
-        with_item: Add `.item()` to the step.
+        fault: `item`: the host asks for the loss of every micro-batch. `pageable`: no memory is pinned.
         pretended: Whether the GPU is; else waits alone are counted, on the device that is there.
     """
     (machine if pretended else true_waits).install()
@@ -180,7 +216,9 @@ def loop(directory: str, with_item: bool = False, pretended: bool = True) -> dic
         return take(number)
 
     made.step = counted  # type: ignore[method-assign]
-    if with_item:
+    if fault == "pageable":
+        torch.Tensor.pin_memory = lambda self: self  # type: ignore[method-assign]
+    if fault == "item":
         reduce = LanguageModeling.reduce
 
         def reduced(self, output, batch, num_sources):

@@ -2,13 +2,16 @@
 
 import pytest
 import torch
-from gpu import attention
+from gpu import attention, machine, pinned
 from gpu.ledger import LEDGER
 from gpu.tensor import CudaTensor, Machine, own_device
 
 
 @pytest.fixture(autouse=True)
-def ledger():
+def ledger(monkeypatch):
+    for name in ("pin_memory", "is_pinned"):
+        monkeypatch.setattr(torch.Tensor, name, getattr(torch.Tensor, name))  # put back afterwards
+    pinned.install()
     LEDGER.clear()
     yield LEDGER
     LEDGER.clear()
@@ -82,7 +85,19 @@ def test_pickling_and_numpy_are_refused():
         (lambda x: bool((x > 0).all()), "item"),
         (lambda x: x.tolist(), "tolist"),
         (lambda x: x.cpu(), "copy to the host"),
-        (lambda x: x.to("cpu", non_blocking=True), "copy to the host, non_blocking into pageable memory"),
+        (
+            lambda x: torch.ones(2).copy_(x, non_blocking=True),
+            "copy to the host, non_blocking in pageable memory",
+        ),
+        (
+            lambda x: x.copy_(torch.ones(2), non_blocking=True),
+            "copy to the GPU, non_blocking in pageable memory",
+        ),
+        (lambda x: x.copy_(torch.ones(2).pin_memory()), "copy to the GPU"),
+        (
+            lambda x: x.copy_(torch.ones(2, 2).pin_memory()[:, 0], non_blocking=True),
+            "copy to the GPU, non_blocking with gaps in memory",
+        ),
         (lambda x: x.nonzero(), "nonzero"),
         (lambda x: x[x > 0], "index by a mask"),
         (lambda x: x[torch.tensor([0])], "index by an index of the CPU"),
@@ -96,6 +111,30 @@ def test_a_wait_is_counted_once(waiting, reason):
     with Machine():
         waiting(on_gpu(1.0, 2.0))
     assert waits() == {reason: 1}
+
+
+def test_copies_of_pinned_memory_need_no_wait():
+    with Machine():
+        whole = torch.arange(4.0).pin_memory()
+        assert whole.is_pinned() and whole[2:].is_pinned() and not torch.arange(4.0).is_pinned()
+        x = on_gpu(0.0, 0.0)
+        x.copy_(whole[2:], non_blocking=True)
+        assert x.inner.tolist() == [2.0, 3.0] and torch.empty(2, pin_memory=True).is_pinned()
+    assert not waits()
+
+
+def test_what_is_copied_to_the_host_is_not_there_before_the_host_has_waited():
+    for x in (on_gpu(1.0, 2.0), on_gpu(1, 2, dtype=torch.int64), on_gpu(True, False, dtype=torch.bool)):
+        with Machine():
+            found = x.to("cpu", non_blocking=True)
+            into = torch.empty_like(found, pin_memory=True)
+            into.copy_(x, non_blocking=True)
+        assert found.is_pinned() and not waits()
+        assert not (found == x.inner).any() and not (into == x.inner).any()
+        machine.Stream().synchronize()
+        assert torch.equal(found, x.inner) and torch.equal(into, x.inner)
+        assert waits() == {"synchronize": 1}
+        LEDGER.clear()
 
 
 def test_what_needs_no_wait_counts_none():

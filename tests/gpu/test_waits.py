@@ -8,27 +8,18 @@ import torch
 from gpu import true_waits
 from gpu.layouts import STAGES, prepared, selection
 from support import on_rank
+from tiny import tiny_llama
 
 Waits = dict[str, int]
 
-READ: Waits = {
-    # The sources of the samples, and which of them are old, are made from lists.
-    "pipeline.train.batch.collate: copy to the GPU": 2,
-    # Tokens, labels, mask and scores: from memory that is not pinned the copy is staged while the host waits.
-    "pipeline.train.batch.collate: copy to the GPU, non_blocking in pageable memory": 4,
-}
-"""Of a micro-batch's reading."""
+READ: Waits = {}
+"""Of a micro-batch's reading, documents and all: it is copied from pinned memory."""
 
 LOSS: Waits = {
     # How many tokens are selected is the number of rows of the backward pass.
     "kernels.operation.SelectiveLinearCrossEntropy.forward: nonzero": 1,
 }
 """Of a micro-batch's loss, each time it is computed."""
-
-DOCUMENTS: Waits = {
-    # Where documents end is computed on the host.
-    "pipeline.model.attention._document_ends: copy to the GPU": 1,
-}
 
 STEP: Waits = {
     # Counts, losses and the gradient norm of all ranks: the guard judges them before the update, and the norm clips.
@@ -41,7 +32,7 @@ BUDGETS: dict[str, tuple[dict, Waits, Waits]] = {
     "microbatch": (selection("microbatch"), READ | LOSS, STEP),
     "documents": (
         {"training__document_mask": True} | selection("global_lagged"),
-        READ | LOSS | DOCUMENTS,
+        READ | LOSS,
         STEP,
     ),
     "global": (selection("global"), READ | dict.fromkeys(LOSS, 2), STEP),
@@ -51,8 +42,28 @@ BUDGETS: dict[str, tuple[dict, Waits, Waits]] = {
 """By option: changes of the recipe, waits of each micro-batch, and waits of a step besides."""
 
 
+EVALUATION: tuple[Waits, Waits] = (
+    LOSS,
+    # What was counted, and the sums of every document.
+    {"pipeline.train.counts.read_counts: copy to the host": 1, "pipeline.train.evaluate._domain: copy to the host": 1},
+)
+"""Of each micro-batch of held-out text, and of a domain besides."""
+
+SCORING: tuple[Waits, Waits] = (
+    {
+        # transformers asks whether positions begin anew inside a row, as those of packed sequences do.
+        "pipeline.data.score.losses._losses: item": 1,
+        # For the scores, when the next forward pass has been asked for.
+        "pipeline.core.sending.received.wait: synchronize": 1,
+    },
+    # Whether the output layer is all that makes logits of hidden states.
+    {"pipeline.data.score.losses.output_head: item": 2},
+)
+"""Of each forward pass of the reference model, and of a call besides."""
+
+
 def turn(
-    directory, changes: dict, micro_batches: int, with_item: bool = False, pretended: bool = True
+    directory, changes: dict, micro_batches: int, fault: str = "", pretended: bool = True
 ) -> Waits:
     """Waits of one turn of the loop by place, on the first rank."""
     shape = {
@@ -61,7 +72,7 @@ def turn(
         "versions__v1__tokens": 4 * 16 * 2 * micro_batches,
     }
     version, ranks = prepared(directory, shape | changes)
-    asked = ("loop", version, with_item, pretended)
+    asked = ("loop", version, fault, pretended)
     return on_rank(*asked, script="gpu/pretended_ranks.py", ranks=ranks)[0]["waits"]
 
 
@@ -81,12 +92,33 @@ def test_the_host_waits_as_often_as_budgeted(tmp_path, name):
 
 
 @pytest.mark.slow
-def test_an_item_that_is_added_to_the_step_breaks_the_budget(tmp_path):
+@pytest.mark.parametrize("what", ["evaluation", "scoring"])
+def test_the_host_waits_as_often_as_budgeted_where_nothing_is_trained(tmp_path, what):
+    if what == "evaluation":
+        given = [prepared(tmp_path, {"training__document_mask": True})[0]]
+    else:
+        given = [tiny_llama(tmp_path / "model", 300)]
+    (few, fewer), (many, more) = on_rank(what, *given, script="gpu/pretended_ranks.py")[0]
+    difference = {place: count - few.get(place, 0) for place, count in many.items()}
+    assert more > fewer and all(count % (more - fewer) == 0 for count in difference.values())
+    each = {place: count // (more - fewer) for place, count in difference.items() if count}
+    besides = {place: count - fewer * each.get(place, 0) for place, count in few.items()}
+    besides = {place: count for place, count in besides.items() if count}
+    assert (each, besides) == (EVALUATION if what == "evaluation" else SCORING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault, reason", [("item", "item"), ("pageable", "copy to the GPU, non_blocking in pageable memory")]
+)
+def test_a_wait_that_is_added_breaks_the_budget(tmp_path, fault, reason):
+    """A number that the host asks for in the loss, and batches whose memory is not pinned."""
     changes, each, besides = BUDGETS["microbatch"]
-    found = turn(tmp_path, changes, 1, with_item=True)
+    found = turn(tmp_path, changes, 1, fault)
     budget = {place: each.get(place, 0) + besides.get(place, 0) for place in each | besides}
     added = {place: count for place, count in found.items() if count != budget.get(place)}
-    assert list(added.values()) == [1] and next(iter(added)).endswith(": item")
+    # Tokens, labels, mask, scores, sources, which are old, and where documents end.
+    assert list(added.values()) == [1 if fault == "item" else 7] and next(iter(added)).endswith(f": {reason}")
 
 
 @pytest.mark.slow

@@ -127,9 +127,7 @@ def _padded(windows: Sequence[Window], rows: int, width: int) -> tuple[np.ndarra
     inputs = np.zeros((rows, width), np.int64)
     for row, window in enumerate(windows):
         inputs[row, : len(window.inputs)] = window.inputs
-    places = [
-        row * width + np.arange(window.skip, len(window.inputs)) for row, window in enumerate(windows)
-    ]
+    places = [row * width + np.arange(window.skip, len(window.inputs)) for row, window in enumerate(windows)]
     labels = [window.labels[window.skip :] for window in windows]
     return inputs, np.concatenate(places), np.concatenate(labels).astype(np.int64)
 
