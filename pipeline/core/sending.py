@@ -34,7 +34,9 @@ def received(found: Tensor) -> Callable[[], Tensor]:
         return lambda: found
     host = found.to("cpu", non_blocking=True)  # into pinned memory (`_to_copy` in TensorConversions.cpp)
     copied = torch.cuda.Event()
-    copied.record()
+    copied.record(
+        torch.cuda.current_stream(found.device)
+    )  # by default that of the process's current GPU, perhaps another one
 
     def wait() -> Tensor:
         copied.synchronize()

@@ -18,8 +18,8 @@ from perdure.pipeline.model.documents import Documents
 from perdure.pipeline.model.shape import Llama3Scaling
 
 _GROUPS = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
-"""Says that several heads may share a key. torch 2.11 does not ask: its kernel takes any number of heads that the number of keys
-divides (`mha_varlen_fwd` in flash_api.cpp), and the argument of later releases permits in Python what is passed on unchanged."""
+"""Says that several heads may share a key. torch 2.11 does not ask: its kernel takes them as they are (`mha_varlen_fwd` and
+`mha_varlen_bwd` in flash_api.cpp), and the argument of later releases permits in Python what is passed on unchanged."""
 
 
 class CoreAttention(torch.nn.Module):

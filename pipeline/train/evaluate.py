@@ -98,7 +98,7 @@ def _domain(
         return sample._replace(counted=measured if sample.counted is None else measured & sample.counted)
 
     def observe(nll: torch.Tensor, batch: Batch) -> None:
-        """Adds up by document. What does not count adds zero: to pick out what does, the host would have to know how much it is."""
+        """Adds up by document. What does not count adds zero: to pick out what does, the host would have to know its size."""
         places = torch.arange(
             batch.indices.start * seq_length, batch.indices.stop * seq_length, device=device
         ).view(-1, seq_length)

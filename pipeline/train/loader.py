@@ -18,8 +18,8 @@ from perdure.pipeline.train.dataset import Dataset, read_host_batch
 class Loader:
     """Reads the micro-batches of one data-parallel rank; a thread of its own is `ahead.AHEAD` of them ahead.
 
-    What is read follows from the sample index and the plan alone. So there is nothing to save, and what was read ahead is dropped
-    if another step is asked for, or another plan.
+    What is read follows from the sample index and the plan alone. So there is nothing to save, and what was read ahead is
+    dropped if another step is asked for, or another plan.
 
     Attributes:
         dataset: Where samples come from.

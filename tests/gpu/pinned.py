@@ -15,7 +15,11 @@ _FLYING: list[tuple[Tensor, Tensor]] = []
 
 def install() -> None:
     """Gives tensors of the CPU their methods for pinned memory."""
-    Tensor.pin_memory = lambda self, *_device: self if is_pinned(self) else remember(self.clone())  # type: ignore[method-assign]
+
+    def pin_memory(self: Tensor, *_device: object) -> Tensor:
+        return self if is_pinned(self) else remember(self.clone())
+
+    Tensor.pin_memory = pin_memory  # type: ignore[method-assign]
     Tensor.is_pinned = lambda self, *_device: is_pinned(self)  # type: ignore[method-assign]
 
 

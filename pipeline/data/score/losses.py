@@ -120,7 +120,7 @@ def token_losses(
 
 
 def _padded(windows: Sequence[Window], rows: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inputs, int64 [rows, width]; of the labels that are wanted, int64 [n]: their places in the flattened inputs, and themselves.
+    """Inputs, int64 [rows, width]; of the labels that are wanted, int64 [n], their places in the flattened inputs, and they.
 
     Padding stands on the right, where causal attention never looks.
     """
