@@ -83,10 +83,11 @@ def score_rows(
         Counts of all rows, as of one source, equal on all ranks.
     """
     layout, micro = layout_of(recipe), recipe.training.micro_batch_size
+    rank = mpu.get_data_parallel_rank()
     num_microbatches = -(-num_rows // layout.samples_at_a_time(micro))
 
     def read_microbatch(number: int) -> HostBatch:
-        start = layout.first_sample(number, mpu.get_data_parallel_rank(), micro)
+        start = layout.first_sample(number, rank, micro)
         indices = range(start, start + micro)
         return collate(indices, [read(index) for index in indices])
 
