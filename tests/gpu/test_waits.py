@@ -45,7 +45,10 @@ BUDGETS: dict[str, tuple[dict, Waits, Waits]] = {
 EVALUATION: tuple[Waits, Waits] = (
     LOSS,
     # What was counted, and the sums of every document.
-    {"pipeline.train.counts.read_counts: copy to the host": 1, "pipeline.train.evaluate._domain: copy to the host": 1},
+    {
+        "pipeline.train.counts.read_counts: copy to the host": 1,
+        "pipeline.train.evaluate._domain: copy to the host": 1,
+    },
 )
 """Of each micro-batch of held-out text, and of a domain besides."""
 
