@@ -65,9 +65,7 @@ SCORING: tuple[Waits, Waits] = (
 """Of each forward pass of the reference model, and of a call besides."""
 
 
-def turn(
-    directory, changes: dict, micro_batches: int, fault: str = "", pretended: bool = True
-) -> Waits:
+def turn(directory, changes: dict, micro_batches: int, fault: str = "", pretended: bool = True) -> Waits:
     """Waits of one turn of the loop by place, on the first rank."""
     shape = {
         "training__checkpoint_interval": 100,
