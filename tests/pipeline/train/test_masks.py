@@ -95,9 +95,9 @@ def test_a_batch_without_labels_counts_as_no_loss(tmp_path):
     data = write_data(tmp_path / "data", [[array(5, 6, EOS)]], [], 16)
     write_masks(data, [[array(0, 0, 0)]], [])
     sample = read_sample(open_stream(data, None, np.arange(1), np.array([3])), 0, 4)
-    from perdure.pipeline.train.batch import collate
+    from perdure.pipeline.train.batch import collate, on_device
 
-    batch = collate(range(1), [sample], CPU)
+    batch = on_device(collate(range(1), [sample]), CPU)
     sums = count_batch(torch.ones(1, 4), batch.valid, batch, 1)["sums"].tolist()
     assert sums == [0, 0, 3, 0, 0, 0]
 
