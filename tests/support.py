@@ -161,6 +161,7 @@ FORKED = (
     "bench/saving.py",
     "bench/loss.py",
     "gpu/pretended_ranks.py",
+    "gpu/waiting_ranks.py",
 )
 """Scripts that may run in a fork of the rank server; the others are measured with what they import, or fork themselves."""
 

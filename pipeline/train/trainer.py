@@ -155,8 +155,7 @@ class Trainer:
             session.data,
             session.device,
         )
-        shares = shares_from(self.dataset.plan, self.first_sample(step))
-        if self.recorder and shares:
+        if (shares := shares_from(self.dataset.plan, self.first_sample(step))) and self.recorder:
             self.recorder.mixture(step, shares)
             if step > 1:
                 told = ", ".join(f"{key} {share:.2%}" for key, share in shares.items() if share)

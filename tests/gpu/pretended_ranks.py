@@ -27,7 +27,7 @@ from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.optimizer import make_optimizer, set_learning_rate
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.recipe import Recipe, load_recipe
-from perdure.pipeline.train import counts, evaluate, forward, guard, process, step, trainer, versions, worker
+from perdure.pipeline.train import counts, guard, process, step, trainer, versions, worker
 from perdure.pipeline.train.dataset import open_dataset
 from perdure.pipeline.train.loader import Loader
 from perdure.pipeline.train.objectives import objective_of
@@ -152,42 +152,6 @@ def score(model_dir: str, pretended: bool, precision: str, documents: list[list[
     return [
         found.tolist() for found in losses.score_documents(model, arrays, eos_id=0, context=16, overlap=4)
     ]
-
-
-def evaluation(directory: str) -> list:
-    """Waits of two measurements of the same domain, and how many micro-batches they took."""
-    machine.install()
-    recipe, model, *_, loader = prepared(directory)
-    inputs, found, sent = read_json(Path(directory) / "inputs.json"), [], forward.on_device
-    data = {name: Path(path) for name, path in inputs["data"].items()}
-    batches = []
-
-    def counted(host, device):
-        batches.append(host.indices)
-        return sent(host, device)
-
-    forward.on_device = counted
-    for tokens in (40, 40, 20):  # the first fills caches; of the fewest tokens there are the most pieces
-        measured = recipe.evaluation.model_copy(update={"max_tokens": tokens})
-        batches.clear()
-        LEDGER.clear()
-        own = recipe.model_copy(update={"evaluation": measured})
-        assert evaluate.evaluate(model, own, ["a"], data, loader.device)
-        found.append((seen()["waits"], len(batches)))
-    return found[1:]
-
-
-def scoring(model_dir: str) -> list:
-    """Waits of two calls of the reference model, for one and for three forward passes of four windows each."""
-    machine.install()
-    initialise()
-    model, found = losses.load_model(Path(model_dir), "bf16", "cuda:0"), []
-    for passes in (1, 1, 3):
-        windows = [losses.Window(np.arange(16), np.arange(1, 17))] * 4 * passes
-        LEDGER.clear()
-        losses.token_losses(model, windows, 16, batch_tokens=64)
-        found.append((seen()["waits"], passes))
-    return found[1:]
 
 
 class Enough(Exception):

@@ -99,7 +99,7 @@ def test_the_host_waits_as_often_as_budgeted_where_nothing_is_trained(tmp_path, 
         given = [prepared(tmp_path, {"training__document_mask": True})[0]]
     else:
         given = [tiny_llama(tmp_path / "model", 300)]
-    (few, fewer), (many, more) = on_rank(what, *given, script="gpu/pretended_ranks.py")[0]
+    (few, fewer), (many, more) = on_rank(what, *given, script="gpu/waiting_ranks.py")[0]
     difference = {place: count - few.get(place, 0) for place, count in many.items()}
     assert more > fewer and all(count % (more - fewer) == 0 for count in difference.values())
     each = {place: count // (more - fewer) for place, count in difference.items() if count}
