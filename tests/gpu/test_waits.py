@@ -8,7 +8,6 @@ import torch
 from gpu import true_waits
 from gpu.layouts import STAGES, prepared, selection
 from support import on_rank
-from tiny import tiny_llama
 
 Waits = dict[str, int]
 
@@ -52,18 +51,6 @@ EVALUATION: tuple[Waits, Waits] = (
 )
 """Of each micro-batch of held-out text, and of a domain besides."""
 
-SCORING: tuple[Waits, Waits] = (
-    {
-        # transformers asks whether positions begin anew inside a row, as those of packed sequences do.
-        "pipeline.data.score.losses._losses: item": 1,
-        # For the scores, when the next forward pass has been asked for.
-        "pipeline.core.sending.received.wait: synchronize": 1,
-    },
-    # Whether the output layer is all that makes logits of hidden states.
-    {"pipeline.data.score.losses.output_head: item": 2},
-)
-"""Of each forward pass of the reference model, and of a call besides."""
-
 
 def turn(directory, changes: dict, micro_batches: int, fault: str = "", pretended: bool = True) -> Waits:
     """Waits of one turn of the loop by place, on the first rank."""
@@ -93,19 +80,15 @@ def test_the_host_waits_as_often_as_budgeted(tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["evaluation", "scoring"])
-def test_the_host_waits_as_often_as_budgeted_where_nothing_is_trained(tmp_path, what):
-    if what == "evaluation":
-        given = [prepared(tmp_path, {"training__document_mask": True})[0]]
-    else:
-        given = [tiny_llama(tmp_path / "model", 300)]
-    (few, fewer), (many, more) = on_rank(what, *given, script="gpu/waiting_ranks.py")[0]
+def test_the_host_waits_as_often_as_budgeted_where_held_out_text_is_measured(tmp_path):
+    version = prepared(tmp_path, {"training__document_mask": True})[0]
+    (few, fewer), (many, more) = on_rank("evaluation", version, script="gpu/waiting_ranks.py")[0]
     difference = {place: count - few.get(place, 0) for place, count in many.items()}
     assert more > fewer and all(count % (more - fewer) == 0 for count in difference.values())
     each = {place: count // (more - fewer) for place, count in difference.items() if count}
     besides = {place: count - fewer * each.get(place, 0) for place, count in few.items()}
     besides = {place: count for place, count in besides.items() if count}
-    assert (each, besides) == (EVALUATION if what == "evaluation" else SCORING)
+    assert (each, besides) == EVALUATION
 
 
 @pytest.mark.slow

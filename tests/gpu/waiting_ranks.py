@@ -4,15 +4,12 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 from gpu import machine
 from gpu.ledger import LEDGER
 from gpu.pretended_ranks import prepared, seen
 
 from perdure.pipeline.core.files import read_json
-from perdure.pipeline.data.score import losses
 from perdure.pipeline.model import collectives
-from perdure.pipeline.model.device import initialise
 from perdure.pipeline.train import evaluate, forward
 
 
@@ -36,19 +33,6 @@ def evaluation(directory: str) -> list:
         own = recipe.model_copy(update={"evaluation": measured})
         assert evaluate.evaluate(model, own, ["a"], data, loader.device)
         found.append((seen()["waits"], len(batches)))
-    return found[1:]
-
-
-def scoring(model_dir: str) -> list:
-    """Waits of two calls of the reference model, for one and for three forward passes of four windows each."""
-    machine.install()
-    initialise()
-    model, found = losses.load_model(Path(model_dir), "bf16", "cuda:0"), []
-    for passes in (1, 1, 3):
-        windows = [losses.Window(np.arange(16), np.arange(1, 17))] * 4 * passes
-        LEDGER.clear()
-        losses.token_losses(model, windows, 16, batch_tokens=64)
-        found.append((seen()["waits"], passes))
     return found[1:]
 
 
