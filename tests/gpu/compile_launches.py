@@ -1,7 +1,7 @@
 """Compiles recorded launches for GPUs that need not be here and reads the machine code: `python compile_launches.py < JSON`.
 
-Reads `{"launches": [...], "capabilities": [90, ...]}`, as `machine.install_launches` records launches. Prints as JSON, by
-launch and capability, registers, spills, shared memory, programs that a multiprocessor holds at a time, and instructions.
+Reads launches as `machine.install_launches` records them, each with a `capability`. Prints as JSON, by launch, registers,
+spills, shared memory, programs that a multiprocessor holds at a time, and instructions.
 """
 
 import importlib
@@ -17,12 +17,13 @@ import torch
 import triton
 import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
 OPERATION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?\s*([A-Z0-9_.]+)", re.MULTILINE)
 TENSOR = ("HGMMA", "HMMA", "UTCHMMA")
 """Multiply on tensor cores: of Hopper, of Ampere, of Blackwell."""
-SHARED = {80: 164 << 10, 90: 228 << 10, 100: 228 << 10}
+SHARED = {80: 164 << 10, 90: 228 << 10, 100: 228 << 10, 120: 100 << 10}
 """Bytes of shared memory of a multiprocessor, of which each program takes 1 KiB for itself (CUDA C++ guide, compute
 capabilities)."""
 REGISTERS, WARPS, PROGRAMS = 65536, 64, 32
@@ -58,10 +59,16 @@ class Pointer:
         return self.offset
 
 
+def argument(dtype: str, offset: int, **descriptor: list[int]) -> Any:
+    """A tensor, or the descriptor of one."""
+    pointer = Pointer(dtype, offset)
+    return TensorDescriptor(pointer, **descriptor) if descriptor else pointer
+
+
 def compiled(launch: dict[str, Any]) -> Any:
     """The kernel as this launch would compile it."""
     kernel = getattr(importlib.import_module(launch["module"]), launch["kernel"])
-    arguments = [Pointer(**x) if isinstance(x, dict) else x for x in launch["arguments"]]
+    arguments = [argument(**x) if isinstance(x, dict) else x for x in launch["arguments"]]
     return kernel.run(*arguments, grid=(1,), warmup=True, **launch["options"])
 
 
@@ -82,6 +89,7 @@ def report(kernel: Any, capability: int) -> dict[str, Any]:
     warps, shared = kernel.metadata.num_warps, kernel.metadata.shared
     of_registers = REGISTERS // (warps * (-(-registers * 32 // 256) * 256))
     return {
+        "triton": triton.__version__,
         "registers": registers,
         "spills": sum(x.startswith(("STL", "LDL")) for x in operations),
         "shared": shared,
@@ -93,13 +101,14 @@ def report(kernel: Any, capability: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compiles what stdin asks for."""
-    asked = json.load(sys.stdin)
-    found: list[dict[str, dict]] = [{} for _ in asked["launches"]]
-    for capability in asked["capabilities"]:
-        triton.runtime.driver.set_active(Driver(capability))
-        for reports, launch in zip(found, asked["launches"], strict=True):
-            reports[str(capability)] = report(compiled(launch), capability)
+    """Compiles what stdin asks for, each machine code once."""
+    found, known = [], dict[str, dict[str, Any]]()
+    for launch in json.load(sys.stdin):
+        triton.runtime.driver.set_active(Driver(launch["capability"]))
+        kernel = compiled(launch)
+        if kernel.hash not in known:
+            known[kernel.hash] = report(kernel, launch["capability"])
+        found.append(known[kernel.hash])
     print(json.dumps(found))
 
 

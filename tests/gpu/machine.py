@@ -1,6 +1,7 @@
 """Makes this process believe that it has a GPU: `torch.cuda`, Megatron's random states, parameters, Triton's launches."""
 
 import types
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from gpu.tensor import CudaTensor, Machine, become, is_cuda, own_device
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 GPUS = 8
 NAME = "NVIDIA H100 80GB HBM3"
@@ -136,27 +138,38 @@ def install_launches(interpreted: bool) -> None:
     interpret = InterpretedFunction.run
 
     def run(self, *args, grid, warmup, **options):
-        tensors = [argument for argument in args if isinstance(argument, Tensor)]
+        tensors = [x.base if isinstance(x, TensorDescriptor) else x for x in args]
+        tensors = [x for x in tensors if isinstance(x, Tensor)]
         if wrong := [tuple(x.shape) for x in tensors if not isinstance(x, CudaTensor)]:
             raise RuntimeError(f"{self.fn.__name__} is given {wrong} of the CPU, at {place()}")
-        arguments = [
-            {"dtype": str(x.dtype).removeprefix("torch."), "offset": offset(x)}
-            if isinstance(x, Tensor)
-            else x
-            for x in args
-        ]
         LEDGER.launches.append(
             {"module": self.fn.__module__, "kernel": self.fn.__name__, "grid": list(grid)}
-            | {"arguments": arguments, "options": dict(options)}
+            | {"arguments": [recorded(x) for x in args], "options": dict(options)}
         )
         if not interpreted:
             return None
         if "UPCAST" in options:  # the interpreter multiplies the raw bits of bf16
-            options["UPCAST"] = args[0].dtype != torch.float32
-        args = [x.inner if isinstance(x, Tensor) else x for x in args]
-        return interpret(self, *args, grid=grid, warmup=warmup, **options)
+            options["UPCAST"] = tensors[0].dtype != torch.float32
+        return interpret(self, *map(on_cpu, args), grid=grid, warmup=warmup, **options)
 
     InterpretedFunction.run = run
+
+
+def recorded(argument: Any) -> Any:
+    """An argument of a launch as Triton specialises on it: of tensors the type and whether 16 divides the address."""
+    if isinstance(argument, TensorDescriptor):
+        sizes = {"shape": list(argument.shape), "strides": list(argument.strides)}
+        return recorded(argument.base) | sizes | {"block_shape": argument.block_shape}
+    if isinstance(argument, Tensor):
+        return {"dtype": str(argument.dtype).removeprefix("torch."), "offset": offset(argument)}
+    return argument
+
+
+def on_cpu(argument: Any) -> Any:
+    """An argument of a launch with the tensor that holds the numbers."""
+    if isinstance(argument, TensorDescriptor):
+        return replace(argument, base=argument.base.inner)
+    return argument.inner if isinstance(argument, Tensor) else argument
 
 
 def offset(tensor: CudaTensor) -> int:
