@@ -48,7 +48,7 @@ def statistics_tile(inputs: LossInputs, teacher: LossInputs | None, keep: bool) 
     if tma and teacher is None and not keep:
         return tile | {"PARTS": 4}  # as large as registers allow; writing what is kept takes more of them
     # Registers leave room for one program a multiprocessor, which may as well have all of its shared memory.
-    return tile if _capability(inputs.rows.device) >= 12 else tile | {"num_stages": 4}
+    return tile | {"num_stages": 4}
 
 
 def gradient_tile(inputs: LossInputs, teacher: LossInputs | None, cached: bool) -> Tile:
@@ -76,14 +76,13 @@ def _tile(rows: Tensor, teacher: bool) -> Tile:
     return tile | options | {"GROUP": GROUP}
 
 
-def _capability(device: torch.device) -> int:
-    """8 is Ampere, 9 Hopper, 10 Blackwell of data centres; 12 that of consumers, with less than 100 KB of shared memory."""
-    return torch.cuda.get_device_capability(device)[0]
-
-
 def _by_descriptor(inputs: LossInputs) -> bool:
-    """Whether the hardware can copy tiles of these operands, and has the shared memory for large ones."""
-    if inputs.rows.element_size() != 2 or _capability(inputs.rows.device) not in (9, 10):
+    """Whether the hardware can copy tiles of these operands, and has the shared memory for large ones: Hopper, Blackwell.
+
+    Consumers' Blackwell (12.x) could copy them too, but has less than 100 KB of shared memory.
+    """
+    capability, _ = torch.cuda.get_device_capability(inputs.rows.device)
+    if inputs.rows.element_size() != 2 or capability not in (9, 10):
         return False
     both = inputs.rows, inputs.weight
     return all(x.numel() and x.data_ptr() % 16 == 0 and 2 * x.stride(0) % 16 == 0 for x in both)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -267,14 +267,16 @@ def large_launches(group: int | None) -> list:
         group: Blocks of rows that share columns; None: as many as the product has.
     """
     machine.install(interpreted=False)
+    initialise()
     tiles.GROUP = group or tiles.GROUP
-    both_kernels(8192, 128256, 4096)
+    both_kernels(torch.empty, 8192, 128256, 4096)
     return LEDGER.launches
 
 
 def loaded_tiles() -> list:
     """Launches over 5 blocks of rows, 2 of which share columns, and where each of their tiles begins: row and column."""
     machine.install()
+    initialise()
     tiles.GROUP, triton_loss.PROGRAMS = 2, 10
     loads: list[tuple[int, int]] = []
     load = InterpreterBuilder.create_descriptor_load
@@ -286,14 +288,14 @@ def loaded_tiles() -> list:
         return load(self, descriptor, indices, *others)
 
     InterpreterBuilder.create_descriptor_load = noted
-    both_kernels(600, 1300, 128)
+    both_kernels(torch.zeros, 600, 1300, 128)
     return [LEDGER.launches, list(zip(loads[::2], loads[1::2], strict=True))]
 
 
-def both_kernels(tokens: int, vocab_size: int, width: int) -> None:
+def both_kernels(make: Callable[..., torch.Tensor], tokens: int, vocab_size: int, width: int) -> None:
     """K1 over some tokens, and K2, without the products that cuBLAS makes."""
     triton_loss.add_matmul = lambda *_: None
-    rows, weight = (torch.empty(x, width, dtype=torch.bfloat16, device="cuda") for x in (tokens, vocab_size))
+    rows, weight = (make(x, width, dtype=torch.bfloat16, device="cuda") for x in (tokens, vocab_size))
     labels = torch.zeros(tokens, dtype=torch.int64, device="cuda")
     inputs, numbers = LossInputs(rows, weight, labels, vocab_size, None), torch.zeros(tokens, device="cuda")
     triton_loss.statistics(inputs)

@@ -60,7 +60,8 @@ def test_the_oldest_triton_spills_nothing_either(launches):
     chosen = [
         launch
         for launch in launches
-        if launch["kernel"] in LOSS and not launch["purpose"].endswith(("z_loss", "odd vocabulary", "odd width"))
+        if launch["kernel"] in LOSS
+        and not launch["purpose"].endswith(("z_loss", "odd vocabulary", "odd width"))
     ]
     over = []
     for launch, report in zip(chosen, reports(chosen, OLDEST), strict=True):
