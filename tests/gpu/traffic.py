@@ -15,8 +15,8 @@ from perdure.kernels.triton_kernels import program_place
 
 MULTIPROCESSORS = 132
 """Of an H100 (SXM)."""
-CACHE = 25 << 20
-"""Bytes: an H100 has 50 MB of L2 in two halves, and what both halves' multiprocessors read may stand in both."""
+CACHE = 50 << 20
+"""Bytes of L2 of an H100: two halves of 25 MB, and what both halves' multiprocessors read may stand in both."""
 DEPTH = 256
 """Numbers of a row of an operand that are read at a time, in the model."""
 
