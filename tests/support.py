@@ -160,6 +160,7 @@ FORKED = (
     "bench/training.py",
     "bench/saving.py",
     "bench/loss.py",
+    "gpu/kernel_ranks.py",
     "gpu/pretended_ranks.py",
     "gpu/waiting_ranks.py",
 )

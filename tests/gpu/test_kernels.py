@@ -39,7 +39,7 @@ def key(launch: dict) -> tuple[str, str, int]:
 @pytest.fixture(scope="module")
 def launches() -> list[dict]:
     """What the product launches, with its own tiles, options and specialisation."""
-    return on_rank("launches", script="gpu/pretended_ranks.py")[0]
+    return on_rank("launches", script="gpu/kernel_ranks.py")[0]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from support import on_rank
 
 def large(group: int | None, *caches: int) -> list[dict[str, float]]:
     """Modelled reads of 8,192 tokens of width 4096 and 128,256 columns, in GB, by kernel; K2 of all tokens."""
-    launches = on_rank("large_launches", group, script="gpu/pretended_ranks.py")[0]
+    launches = on_rank("large_launches", group, script="gpu/kernel_ranks.py")[0]
     found = []
     for cache in caches:
         by_kernel = {}
@@ -37,7 +37,7 @@ def test_without_groups_the_weight_is_read_over_and_over():
 
 @pytest.mark.slow
 def test_the_models_tiles_are_those_that_programs_load():
-    launches, loaded = on_rank("loaded_tiles", script="gpu/pretended_ranks.py")[0]
+    launches, loaded = on_rank("loaded_tiles", script="gpu/kernel_ranks.py")[0]
     expected = list(chain.from_iterable(chain.from_iterable(map(tiles, launches))))
     assert {launch["kernel"] for launch in launches} == {"statistics_kernel", "gradient_kernel"}
     assert len({row for row, _ in expected}) == 5 and len({column for _, column in expected}) > 4
