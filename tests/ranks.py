@@ -155,9 +155,9 @@ def slow_export(directory: str) -> int:
 def train_cases(directory: str, cases: list[dict], steps: int) -> list:
     """Trains the same weights on the same data once for each case, within one process; what `Counts` says of each step.
 
-    A case may have a `scope`, a `z_loss`, `main_grad`: whether weight gradients go straight there, and `parallel`: other values of
-    the layout's fields, for a model of its own. `kept` is how many bytes the backward pass of a step's first micro-batch finds,
-    weights aside.
+    A case may have a `scope`, a `z_loss`, `main_grad`: whether weight gradients go straight there, and `parallel`: other values
+    of the layout's fields, for a model of its own. `kept` is how many bytes the backward pass of a step's first micro-batch
+    finds, weights aside.
     """
     import megatron.core.parallel_state as mpu
 

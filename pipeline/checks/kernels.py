@@ -67,8 +67,8 @@ def fp8(recipe: Recipe) -> Problems:
         yield Problem(where, wanted.recipe, remedy)
     if wanted.recipe == "delayed" and kernels.deterministic:
         remedy = (
-            "begins anew with its scales at every start, so that what is resumed is not bit for bit what was not interrupted: set "
-            "kernels.deterministic: false, or another recipe"
+            "begins anew with its scales at every start, so that what is resumed is not bit for bit what was not interrupted: "
+            "set kernels.deterministic: false, or another recipe"
         )
         yield Problem(where, wanted.recipe, remedy)
     yield from _bf16_layers(recipe, wanted)

@@ -16,19 +16,21 @@ FORMULAS = {
         "(4 hidden/sp + (2 query + 2 key_value + 3 ffn)/tp) x bytes; loss: part of the logits, see loss_implementation"
     ),
     "selective": (
-        "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + 4 hidden) + one layer's rest + loss; a "
-        "layer keeps (2 hidden/sp + (2 query + 2 key_value + 2 ffn)/tp) x bytes, its rest is (2 hidden/sp + ffn/tp) x bytes"
+        "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + 4 hidden) + one layer's rest + "
+        "loss; a layer keeps (2 hidden/sp + (2 query + 2 key_value + 2 ffn)/tp) x bytes, its rest is "
+        "(2 hidden/sp + ffn/tp) x bytes"
     ),
     "full": (
-        "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + 4 hidden) + one whole layer + loss; a "
-        "layer keeps hidden/sp x bytes, a whole one has (4 hidden/sp + (2 query + 2 key_value + 3 ffn)/tp) x bytes"
+        "micro batch x sequence x max(first stage: in flight x layers, last stage: layers + 4 hidden) + one whole layer + "
+        "loss; a layer keeps hidden/sp x bytes, a whole one has (4 hidden/sp + (2 query + 2 key_value + 3 ffn)/tp) x bytes"
     ),
 }
-"""What the backward pass keeps, by `parallel.recompute`: per layer the inputs of both norms and both blocks (sp is tp under sequence
-parallelism, else 1), q, k, v and the attention's output, and the SwiGLU's gate, up and product; on the last stage the fp32 gradient
-of the last hidden states, and what `_loss_bytes` says. In flight: the micro-batches that the first stage of a
+"""What the backward pass keeps, by `parallel.recompute`: per layer the inputs of both norms and both blocks (sp is tp under
+sequence parallelism, else 1), q, k, v and the attention's output, and the SwiGLU's gate, up and product; on the last stage the
+fp32 gradient of the last hidden states, and what `_loss_bytes` says. In flight: the micro-batches that the first stage of a
 one-forward-one-backward pipeline holds at a time. `selective` keeps neither the inputs of blocks nor the product; `full` keeps
-2 s b h / t bytes a layer under bf16 (Korthikanti et al. 2022, section 5). Either has the layer whole that the backward pass is at."""
+2 s b h / t bytes a layer under bf16 (Korthikanti et al. 2022, section 5). Either has the layer whole that the backward pass is
+at."""
 
 LOGIT_BYTES = 128 << 20
 """Most that `triton` holds of gradients of logits, and `auto` on CPUs of logits and gradients."""

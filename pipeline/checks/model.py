@@ -215,7 +215,8 @@ def ranks(recipe: Recipe) -> Problems:
 
 
 def overlap(recipe: Recipe) -> Problems:
-    """Checks that what overlaps is there: weights are gathered by the distributed optimizer, after gradients in the same buckets."""
+    """Checks that what overlaps is there: weights are gathered by the distributed optimizer, after gradients in the same
+    buckets."""
     parallel = recipe.parallel
     for name in ("distributed_optimizer", "overlap_grad_reduce"):
         if parallel.overlap_param_gather and not getattr(parallel, name):

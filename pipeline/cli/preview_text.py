@@ -290,8 +290,8 @@ def _print_memory(console: Console, memory: dict[str, Any]) -> None:
     console.print(table(("", "", ""), rows))
     if "fp8_weights" in memory:
         console.print(
-            "[dim]fp8 weights = copies of the layers' matrices for both passes; of activations, FP8 keeps the inputs of matrices in 1 "
-            "byte, not 2, which is not taken off here[/]"
+            "[dim]fp8 weights = copies of the layers' matrices for both passes; of activations, FP8 keeps the inputs of "
+            "matrices in 1 byte, not 2, which is not taken off here[/]"
         )
     console.print(f"[dim]activations = {memory['activations_formula']}[/]")
     console.print(

@@ -80,7 +80,8 @@ class CoreAttention(torch.nn.Module):
 
 
 class TransformerEngineAttention(torch.nn.Module):
-    """`CoreAttention` by Transformer Engine's DotProductAttention, through Megatron's wrapper; it chooses among its own backends."""
+    """`CoreAttention` by Transformer Engine's DotProductAttention, through Megatron's wrapper; it chooses among its own
+    backends."""
 
     def __init__(
         self,

@@ -1,4 +1,5 @@
-"""What computes attention and matrix products on a machine: the recipe's wish, decided where it runs (torch is imported there alone)."""
+"""What computes attention and matrix products on a machine: the recipe's wish, decided where it runs (torch is imported there
+alone)."""
 
 import os
 from dataclasses import asdict, dataclass

@@ -100,10 +100,10 @@ class RecomputedLayer(TransformerLayer):
 class _Recomputed(torch.autograd.Function):
     """(run, hidden states) -> run(hidden states), computed again in the backward pass, by a backward pass inside it.
 
-    torch's other checkpoint, without one inside, hands Megatron's linears each weight as a copy without its attributes, so that they
-    cannot mark a gradient that is in `main_grad`, which `overlap_grad_reduce` waits for. Megatron's and torch's of this kind give
-    the input's gradient another layout in memory than a plain layer does, and matrix products other bits. Megatron's takes
-    tensors only, besides, and documents are none. There is no dropout, so that no random state has to be restored.
+    torch's other checkpoint, without one inside, hands Megatron's linears each weight as a copy without its attributes, so that
+    they cannot mark a gradient that is in `main_grad`, which `overlap_grad_reduce` waits for. Megatron's and torch's of this
+    kind give the input's gradient another layout in memory than a plain layer does, and matrix products other bits. Megatron's
+    takes tensors only, besides, and documents are none. There is no dropout, so that no random state has to be restored.
     """
 
     @staticmethod
@@ -126,8 +126,9 @@ class _Recomputed(torch.autograd.Function):
 def recompute(layer: TransformerLayer, granularity: str) -> None:
     """Lets a layer's backward pass compute again what `parallel.recompute` says, in place.
 
-    `selective` are the parts without a matrix product (Korthikanti et al. 2022, arXiv 2205.05198, section 5, on what is cheap beside
-    the memory it takes). Scores of attention, which they name first, are never kept: flash attention computes them again itself.
+    `selective` are the parts without a matrix product (Korthikanti et al. 2022, arXiv 2205.05198, section 5, on what is cheap
+    beside the memory it takes). Scores of attention, which they name first, are never kept: flash attention computes them again
+    itself.
     """
     if granularity == "full":
         layer.__class__ = RecomputedLayer

@@ -82,16 +82,17 @@ class Parallel(Section):
     distributed_optimizer: bool = False
     """Shard optimizer states over the data-parallel ranks (ZeRO-1)."""
     overlap_grad_reduce: bool = False
-    """Reduce gradients over the replicas a bucket at a time, while the backward pass of the last micro-batch goes on. With several
-    buckets (of 40 million parameters, or more) and a gradient that is clipped, `distributed_optimizer` adds the norm in another
-    order: results are then equal to rounding to those without overlap, else bit for bit. Not yet measured on GPUs."""
+    """Reduce gradients over the replicas a bucket at a time, while the backward pass of the last micro-batch goes on. With
+    several buckets (of 40 million parameters, or more) and a gradient that is clipped, `distributed_optimizer` adds the norm in
+    another order: results are then equal to rounding to those without overlap, else bit for bit. Not yet measured on GPUs."""
     overlap_param_gather: bool = False
     """Gather updated weights a bucket at a time, while the layers before it compute; needs `distributed_optimizer` and
     `overlap_grad_reduce`. The few weights of an adapter are gathered at once all the same. Not yet measured on GPUs."""
     recompute: Literal["none", "selective", "full"] = "none"
     """What the backward pass computes again instead of keeping it. `full`: layers keep their inputs alone, for a third more
-    computation. `selective`: outputs of norms and of the SwiGLU, which take no matrix product. `none`. Results are the same bits, but
-    for `selective` in fp32 on CPUs, which is equal to rounding. `true` and `false` are old words for `full` and `none`."""
+    computation. `selective`: outputs of norms and of the SwiGLU, which take no matrix product. `none`. Results are the same
+    bits, but for `selective` in fp32 on CPUs, which is equal to rounding. `true` and `false` are old words for `full` and
+    `none`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -134,8 +135,8 @@ class Training(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the forward and backward pass; bf16 keeps fp32 master weights and gradients."""
     document_mask: bool = False
-    """Keep attention inside each packed document. Under bf16 on GPUs it is one kernel for all documents (flash attention); under fp32, and on
-    CPUs, one call for each, which for many short documents on a GPU is slow."""
+    """Keep attention inside each packed document. Under bf16 on GPUs it is one kernel for all documents (flash attention);
+    under fp32, and on CPUs, one call for each, which for many short documents on a GPU is slow."""
     loss_implementation: Literal["auto", "triton", "chunked", "torch"] = "auto"
     """How the loss is computed; all agree to rounding. `triton`: fused kernels, on GPUs. `chunked`: plain torch, a
     block of the vocabulary at a time. `torch`: all logits in memory. `auto`: `triton` on GPUs; on CPUs `torch` while the

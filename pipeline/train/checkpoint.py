@@ -230,8 +230,8 @@ def load_weights(directory: Path, model: torch.nn.Module) -> None:
 
 
 def restore_weights(model: torch.nn.Module, tensors: dict) -> None:
-    """Takes over loaded weights. Extra states of layers are not stored; Transformer Engine's attention has one that Megatron does
-    not list."""
+    """Takes over loaded weights. Extra states of layers are not stored; Transformer Engine's attention has one that Megatron
+    does not list."""
     found = {name: tensor for name, tensor in tensors.items() if not name.endswith(EXTRA_STATE)}
     missing, unexpected = unwrap(model).load_state_dict(found, strict=False)
     missing = [name for name in missing if not name.endswith(EXTRA_STATE)]

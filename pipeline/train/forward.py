@@ -23,8 +23,8 @@ from perdure.pipeline.train.objectives.lm import LanguageModeling
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, and without FP8, which wants sizes that a batch of questions has not; afterwards the mode
-    of before."""
+    """Evaluation mode without gradients, and without FP8, which wants sizes that a batch of questions has not; afterwards the
+    mode of before."""
     training, config = model.training, unwrap(model).config
     fp8, config.fp8 = config.fp8, None
     model.eval()

@@ -165,8 +165,8 @@ def adopt_kernels(choices: Choices, state: TrainState) -> TrainState:
     if recorded and (changes := changed_kernels(recorded[-1], now)):
         if dist.get_rank() == 0:
             logger.warning(
-                f"what computes changed ({'; '.join(changes)}): from here on equal to rounding, no longer bit for bit, to a run that "
-                "kept it"
+                f"what computes changed ({'; '.join(changes)}): from here on equal to rounding, no longer bit for bit, to a "
+                "run that kept it"
             )
     elif recorded:
         return state

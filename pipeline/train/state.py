@@ -33,7 +33,8 @@ class TrainState:
         scheduled: Whether `checkpoint_interval` asked for the checkpoint, not a signal.
         metrics: Hash of `metrics.jsonl` so far.
         optimizer_steps: Updates that the optimizer made.
-        kernels: What computed (`model.choices`), by the number of steps before it (`step`), oldest first; None in old checkpoints.
+        kernels: What computed (`model.choices`), by the number of steps before it (`step`), oldest first; None in old
+            checkpoints.
     """
 
     device_seconds: float | None = None

@@ -1,4 +1,5 @@
-"""What tests ask of ranks on a pretended GPU with a stand-in for Transformer Engine: `python engine_ranks.py FUNCTION ARGUMENTS ANSWER`.
+"""What tests ask of ranks on a pretended GPU with a stand-in for Transformer Engine: `python engine_ranks.py FUNCTION ARGUMENTS
+ANSWER`.
 
 Megatron asks once, when it is imported, whether Transformer Engine is there: so these are processes of their own.
 """

@@ -1,7 +1,7 @@
 """Budgets of compiled kernels, by kernel, purpose and compute capability.
 
-They are what Triton 3.9 with its own ptxas makes of the kernels as they are: a change that needs more shows. One that needs less
-lowers its row.
+They are what Triton 3.9 with its own ptxas makes of the kernels as they are: a change that needs more shows. One that needs
+less lowers its row.
 """
 
 from typing import Any, NamedTuple
@@ -25,8 +25,8 @@ class Budget(NamedTuple):
 
 # Tiles that descriptors copy pass no thread: what is wide there are stores alone, and none of K1's. Where registers stop at 255
 # only spills tell. A width that 8 does not divide has neither descriptors nor copies in the background: no model has one.
-# Three spill a little: float32's K2, for the sake of a second program; scores with entropy and softcap, which no product asks for but
-# Gemma 2; and K1 on consumers' Blackwell.
+# Three spill a little: float32's K2, for the sake of a second program; scores with entropy and softcap, which no product asks
+# for but Gemma 2; and K1 on consumers' Blackwell.
 BUDGETS = {
     ("_rotate_kernel", "layer bf16", 80): Budget(32, 0, 16, 6),
     ("_rotate_kernel", "layer bf16", 90): Budget(32, 0, 16, 6),

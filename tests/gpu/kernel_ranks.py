@@ -18,7 +18,8 @@ from perdure.pipeline.model.device import initialise
 
 
 def launches() -> list:
-    """What the product launches for models whose sizes divide as large ones' do: by capability, kernel, arguments and purpose."""
+    """What the product launches for models whose sizes divide as large ones' do: by capability, kernel, arguments and
+    purpose."""
     machine.install(interpreted=False)
     initialise()
     found: list[dict] = []

@@ -1,4 +1,5 @@
-"""Transformer Engine's linears and attention, by a stand-in that computes as ours do: what is called, and that checkpoints fit both.
+"""Transformer Engine's linears and attention, by a stand-in that computes as ours do: what is called, and that checkpoints fit
+both.
 
 It shows the wiring alone. Numbers and speed of the real one are not known from here.
 """
@@ -52,7 +53,8 @@ def test_steps_by_transformer_engine_are_those_of_the_local_layers(tmp_path, cha
 
 
 def require_calls(calls: list[dict], fp8: bool) -> None:
-    """Two steps of two micro-batches through every layer, of four the inner ones in FP8, once more where it is computed again."""
+    """Two steps of two micro-batches through every layer, of four the inner ones in FP8, once more where it is computed
+    again."""
     layers, passes = (4, 2) if fp8 else (2, 1)
     assert len(calls) == 2 * 2 * layers * passes * len(LAYER)
     assert all(

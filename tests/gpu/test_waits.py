@@ -68,7 +68,8 @@ def rates(few: Waits, many: Waits) -> tuple[Waits, Waits]:
     """Waits of each micro-batch and of a step besides, from turns of one and of two micro-batches."""
     each = {place: count - few.get(place, 0) for place, count in many.items()}
     besides = {place: count - each[place] for place, count in few.items()}
-    return tuple({place: count for place, count in found.items() if count} for found in (each, besides))  # type: ignore[return-value]
+    each, besides = ({place: count for place, count in found.items() if count} for found in (each, besides))
+    return each, besides
 
 
 @pytest.mark.slow

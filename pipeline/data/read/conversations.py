@@ -19,8 +19,8 @@ BEFORE = {
 REASONS = {
     "no_messages": "should be a list of messages, each with a `role` and a `content`",
     "no_assistant_turn": "has no turn of the assistant's, so that nothing of it would be trained on",
-    "roles_out_of_order": "has its roles in the wrong order; should be an optional `system`, then `user` and `assistant` in turn, "
-    "`tool` behind an `assistant`",
+    "roles_out_of_order": "has its roles in the wrong order; should be an optional `system`, then `user` and `assistant` in "
+    "turn, `tool` behind an `assistant`",
 }
 """What is wrong with a conversation, by the reason under which it is dropped."""
 

@@ -117,8 +117,8 @@ def test_the_selected_share_is_k(runs):
 
 
 def test_what_is_recomputed_is_the_same_and_is_not_kept(tmp_path):
-    """In fp32 on a CPU torch's norm hands back its input's gradient in two parts, which `selective` adds first; else it, too, has the
-    bits of `none` (tests/gpu/test_overlap.py)."""
+    """In fp32 on a CPU torch's norm hands back its input's gradient in two parts, which `selective` adds first; else it, too,
+    has the bits of `none` (tests/gpu/test_overlap.py)."""
     recipe = tiny_recipe(tmp_path, training__document_mask=True)
     cases = {word: with_recompute(recipe, word) for word in ("none", "selective", "full")}
     steps = dict(
@@ -139,9 +139,11 @@ def test_what_is_recomputed_is_the_same_and_is_not_kept(tmp_path):
         assert plain | {"kept": 0} == full | {"kept": 0}
         for name in ("loss", "grad_norm"):
             assert selective[name] == pytest.approx(plain[name], rel=1e-6)
-        # Both norms' outputs and what each divides by, and the SwiGLU's product. On a CPU a norm keeps its result without weight, too.
+        # Both norms' outputs and what each divides by, and the SwiGLU's product. On a CPU a norm keeps its result without
+        # weight, too.
         assert plain["kept"] - selective["kept"] == layers * tokens * (2 * (2 * hidden + 1) + ffn) * 4
-        # `perdure check` tells a layer that is worked at, and leaves out what attention and norms keep besides: here its output twice.
+        # `perdure check` tells a layer that is worked at, and leaves out what attention and norms keep besides: here its output
+        # twice.
         rest = {"none": 0, "selective": 2 * hidden + ffn, "full": 4 * hidden + 2 * 32 + 2 * 16 + 3 * ffn}
         for word, case in (("selective", selective), ("full", full)):
             saved = told["none"] - told[word] + (rest[word] + layers * 2 * hidden) * tokens * 4

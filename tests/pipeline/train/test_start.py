@@ -54,9 +54,9 @@ def test_what_computes_is_kept_and_a_change_is_told(said, monkeypatch):
     assert new.kernels == [{"step": 3, **PLAIN.as_json()}, {"step": 7, **OTHER.as_json()}]
     (line,) = said
     assert line == (
-        "what computes changed (linears local -> transformer_engine; fp8 none -> current, the first 1 and the last 2 layers in bf16; "
-        "torch 2.13.0 -> 2.14.1; transformer_engine not used -> 2.8.0): from here on equal to rounding, no longer bit for bit, to a run "
-        "that kept it"
+        "what computes changed (linears local -> transformer_engine; fp8 none -> current, the first 1 and the last 2 layers in "
+        "bf16; torch 2.13.0 -> 2.14.1; transformer_engine not used -> 2.8.0): from here on equal to rounding, no longer bit "
+        "for bit, to a run that kept it"
     )
     assert state_of_json(new.as_json()) == new
     assert new.rolled_back(old).kernels == new.kernels
