@@ -18,6 +18,7 @@ from perdure.data_recipes.bench_shapes import BATCHES, SHAPES, VOCABULARIES
 from perdure.kernels import SelectiveLoss
 from perdure.pipeline.checks.measured import kind_of
 from perdure.pipeline.model.device import initialise
+from perdure.pipeline.model.documents import documents_of
 from perdure.pipeline.model.gradients import squared_norm
 from perdure.pipeline.model.language_model import build_model, model_config
 from perdure.pipeline.model.optimizer import make_optimizer, optimizer_config, set_learning_rate, update
@@ -121,7 +122,7 @@ def _batches(recipe: Recipe, vocab_size: int, device: torch.device) -> list[Batc
             labels=ids[:, 1:].contiguous(),
             valid=torch.ones(shape, dtype=torch.bool, **of),
             positions=torch.arange(length, **of).expand(shape),
-            documents=(length,) * micro,
+            documents=documents_of((length,) * micro, device),
             reference=torch.zeros(shape, dtype=torch.int32, **of),
             source=torch.zeros(micro, dtype=torch.int64, **of),
             replayed=torch.zeros(micro, dtype=torch.bool, **of),
