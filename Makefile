@@ -13,6 +13,13 @@ PYTEST := $(VENV)/bin/pytest
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 TYPED := -p perdure.pipeline -p perdure.kernels -p perdure.launch -p perdure.data_recipes
 
+# Tools that read sources cannot follow an editable install whose folders are mapped: they get a tree that has them in place.
+# A link to the top would lead them in circles, through .venv.
+define link_packages
+rm -rf $(VENV)/types && mkdir -p $(VENV)/types/perdure && \
+  for package in pipeline kernels launch data_recipes; do ln -s ../../../$$package $(VENV)/types/perdure/$$package; done
+endef
+
 .PHONY: help quickstart test damage test-fast triton-oldest audit lint types imports format docs bench clean
 
 help:  ## this list
@@ -41,12 +48,11 @@ lint: $(STAMP) types imports  ## ruff, mypy, the rooms' imports, and the documen
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --site-dir $(VENV)/site
 
 types: $(STAMP)  ## mypy alone
-	@# mypy cannot follow an editable install whose folders are mapped: it gets a tree that has them in place.
-	@mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/perdure
+	@$(link_packages)
 	MYPYPATH=$(VENV)/types $(VENV)/bin/mypy $(TYPED)
 
 imports: $(STAMP)  ## the rooms' imports alone
-	@mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/perdure
+	@$(link_packages)
 	PYTHONPATH=$(VENV)/types $(VENV)/bin/lint-imports --cache-dir $(VENV)/imports
 
 format: $(STAMP)  ## let ruff put the code in order
@@ -54,7 +60,7 @@ format: $(STAMP)  ## let ruff put the code in order
 	$(VENV)/bin/ruff format
 
 docs: $(STAMP)  ## the documentation site, in site/
-	@mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/perdure
+	@$(link_packages)
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 	@echo open site/index.html
 
