@@ -40,9 +40,11 @@ def assess(guard: Guard, losses: list[float], loss: float, grad_norm: float) -> 
     return StepVerdict.NONE
 
 
-def remember(guard: Guard, losses: list[float], loss: float) -> list[float]:
-    """The losses of the last accepted steps, one step on."""
-    return [*losses, loss][-guard.spike_window :] if guard.on_spike != "ignore" else []
+def remember(guard: Guard, losses: list[float], loss: float | None) -> list[float]:
+    """The losses of the last accepted steps, one step on; None is that of a batch without a label that counts."""
+    if guard.on_spike == "ignore":
+        return []
+    return losses if loss is None else [*losses, loss][-guard.spike_window :]
 
 
 def rolls_back(guard: Guard) -> bool:

@@ -221,7 +221,7 @@ class Trainer:
             scored=state.scored + round(competing(self.dataset.plan.keys, counts)[0]),
             selected=state.selected + round(counts.selected_tokens),
             threshold=counts.threshold,
-            losses=remember(guard, state.losses, counts.mean_loss),
+            losses=remember(guard, state.losses, counts.mean_loss if any(counts.tokens) else None),
         )
 
     def pass_over(self, step: int, verdict: StepVerdict, what: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from support import metrics, on_rank
@@ -12,7 +13,10 @@ from tiny import prepare_version, tiny_recipe
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.recipe import Guard
+from perdure.pipeline.train.counts import Counts
 from perdure.pipeline.train.guard import StepVerdict, assess, remember
+from perdure.pipeline.train.state import TrainState
+from perdure.pipeline.train.trainer import Trainer
 
 
 @pytest.mark.parametrize(
@@ -37,7 +41,23 @@ def test_a_spike_is_above_the_factor_times_the_median_of_a_full_window(losses, l
 def test_the_window_moves():
     guard = Guard(on_spike="skip", spike_window=2)
     assert remember(guard, [1.0, 2.0], 3.0) == [2.0, 3.0]
-    assert remember(Guard(), [], 3.0) == []
+    assert remember(Guard(), [], 3.0) == remember(Guard(), [], None) == []
+
+
+def test_a_batch_without_labels_makes_no_spike_of_the_next_one():
+    """Its loss counts as 0, of which every other one is more than a multiple."""
+    guard = Guard(on_spike="skip", spike_window=1)
+    session = SimpleNamespace(recipe=SimpleNamespace(training=SimpleNamespace(guard=guard)))
+    dataset = SimpleNamespace(plan=SimpleNamespace(keys=("a", "b")))
+    state = TrainState(losses=[3.0])
+    trainer = Trainer(session, None, dataset, None, None, state, checkpoints=None, recorder=None)
+    empty = Counts([0.0, 0.0], [0.0, 0.0], 0.0, 0.0, 0.0, "", "", read=[5.0, 3.0])
+    trainer.accept(empty)
+    assert trainer.state.losses == [3.0]
+    one = Counts([0.0, 2.0], [0.0, 6.4], 2.0, 6.4, 0.0, "", "", read=[5.0, 3.0])
+    assert trainer.judge(one, 1.0) is StepVerdict.NONE
+    trainer.accept(one)
+    assert trainer.state.losses == [3.2]
 
 
 def poisoned(directory, guard, broken, ranks=1, steps=12, spikes=(), **changes):
