@@ -149,6 +149,15 @@ def render(template: ChatTemplate, conversation: dict[str, Any]) -> Rendered:
     return Rendered(whole, tuple(spans), len(spans) - 1)
 
 
+def strings_of(template: ChatTemplate, conversation: dict[str, Any]) -> list[str]:
+    """What a template may write of a conversation beside contents and calls: its tools, and fields that it names, as JSON."""
+    found = [conversation.get("tools")]
+    for message in conversation["messages"]:
+        fields = [key for key in message if key not in ("role", "content", "tool_calls")]
+        found += [message[key] for key in fields if key in template.text or key in template.with_tools]
+    return [json.dumps(value, ensure_ascii=False, default=str) for value in found if value is not None]
+
+
 def _turn_length(turn: str, spellings: tuple[str, ...]) -> int:
     """Characters of a turn up to its end mark: blanks behind a special token belong to the template."""
     return len(turn.rstrip()) if _has_end(turn, spellings) else len(turn)

@@ -15,7 +15,14 @@ from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.shards import NO_LABEL
 from perdure.pipeline.core.tokenizers import LoadedTokenizer, load_tokenizer
-from perdure.pipeline.data.chat import ChatTemplate, encode_chat, load_template, render, text_of_labels
+from perdure.pipeline.data.chat import (
+    ChatTemplate,
+    encode_chat,
+    load_template,
+    render,
+    strings_of,
+    text_of_labels,
+)
 from perdure.pipeline.data.cleaning.normalise import count_words, is_heldout, text_hash
 from perdure.pipeline.data.read.conversations import CONVERSATION
 from perdure.pipeline.data.tokenizer.compared import SAMPLES, Sample
@@ -110,7 +117,7 @@ class ShardWriter(PipelineStep):
                         reason = "heldout_elsewhere"
                     elif not (take or split == "heldout"):
                         reason = "not_in_subset"
-                    elif template and any(spelling in document.text for spelling in template.spellings):
+                    elif template and spells_special(template, document):
                         reason = SPECIAL_TOKENS
                     elif uncovered:
                         reason = self.judge(document, lost, sample)
@@ -151,6 +158,12 @@ class ShardWriter(PipelineStep):
         self.stat_update("lost:characters", value=lost)
         sample.lost(document, lost / visible)
         return WITHOUT_TOKENS if lost >= NOTHING_LEFT * visible else None
+
+
+def spells_special(template: ChatTemplate, document: Document) -> bool:
+    """Whether a special token is spelled in what the template may write of a conversation."""
+    texts = (document.text, *strings_of(template, document.metadata[CONVERSATION]))
+    return any(spelling in text for text in texts for spelling in template.spellings)
 
 
 class MaskFile(MegatronTokenizedFile):
@@ -230,7 +243,10 @@ def encode(
         return
     tokenizer.tokenizer.encode_special_tokens = False  # the template's own are tokens
     for document in documents:
-        rendered = render(template, document.metadata[CONVERSATION])
+        try:
+            rendered = render(template, document.metadata[CONVERSATION])
+        except PerdureError as error:
+            raise PerdureError(f"document {document.id}: {error}") from None
         tokens, mask = encode_chat(rendered, tokenizer.tokenizer, eos, template.spellings)
         if not any(mask):
             raise PerdureError(f"{template.name}: no token of document {document.id} would be trained on")

@@ -109,6 +109,11 @@ def _no_document(
             f"({worst['text']!r}); choose one with bytes in its vocabulary"
         )
     documents = total(steps, "documents")["out"]
+    if not documents and (found := total(steps, "documents"))["in"]:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in found["dropped"].items())
+        return PerdureError(
+            f"sources.{name}: nothing is left of its {found['in']:,} documents (dropped: {reasons})"
+        )
     return PerdureError(
         f"sources.{name}: none of its {documents} documents falls into the {split} split; {remedy}"
     )

@@ -81,7 +81,10 @@ def count_words(text: str) -> int:
 
 
 class Normaliser(PipelineStep):
-    """Normalises texts, and each message of a conversation; drops and counts what is then `empty`; counts words."""
+    """Normalises texts, and each message of a conversation; drops and counts what is then `empty`; counts words.
+
+    A conversation with a message that is then empty has `no_messages`, as if it had been empty from the first.
+    """
 
     type = "✂️ - FORMAT"
     name = "Normaliser"
@@ -92,6 +95,11 @@ class Normaliser(PipelineStep):
             if conversation := document.metadata.get(CONVERSATION):
                 for message in conversation["messages"]:
                     message["content"] = normalise(message["content"])
+                if not all(
+                    message["content"] or message.get("tool_calls") for message in conversation["messages"]
+                ):
+                    self.stat_update("dropped:no_messages")
+                    continue
                 document.text = text_of(conversation["messages"])
             document.text = normalise(document.text)
             if not document.text:

@@ -17,7 +17,7 @@ BEFORE = {
 } | dict.fromkeys(SYSTEM, (None,))
 """Roles, and those that the message before may have; None: there is none."""
 REASONS = {
-    "no_messages": "should be a list of messages, each with a `role` and a `content`",
+    "no_messages": "should be a list of messages, each with a `role` and a `content` that is a string and not empty",
     "no_assistant_turn": "has no turn of the assistant's, so that nothing of it would be trained on",
     "roles_out_of_order": "has its roles in the wrong order; should be an optional `system`, then `user` and `assistant` in "
     "turn, `tool` behind an `assistant`",

@@ -14,7 +14,7 @@ from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.hashes import hash_file, hash_of
 from perdure.pipeline.core.integrity import is_whole, require_whole
 from perdure.pipeline.core.manifest import finish
-from perdure.pipeline.data.chat import TEMPLATE, read_template
+from perdure.pipeline.data.chat import TEMPLATE, read_template, special_tokens
 from perdure.pipeline.data.context import StageContext
 from perdure.pipeline.data.tokenizer.directory import COPIED, SETTINGS, copy_files
 from perdure.pipeline.data.tokenizer.extend import extend
@@ -50,15 +50,27 @@ def tokenizer_inputs(spec: recipe.Tokenizer) -> dict[str, Any]:
 
 
 def put_template(directory: Path, own: Path | None) -> dict[str, str]:
-    """Puts the recipe's chat template in the place of a tokenizer's own, if it names one; for the manifest, its hash."""
+    """Puts the recipe's chat template in the place of a tokenizer's own, if it names one.
+
+    Returns:
+        For the manifest, the hash of the template and of the special tokens that it writes by their variables; empty if there
+        is none.
+    """
     if own is not None:
         shutil.copyfile(own, directory / TEMPLATE)
         config = directory / "tokenizer_config.json"
         if config.is_file():
             told = json.loads(config.read_text(encoding="utf-8"))
             write_json(config, {key: value for key, value in told.items() if key != "chat_template"})
-    found = read_template(directory)
-    return {"chat_template": hash_of(found[1:])} if found else {}
+    if (found := read_template(directory)) is None:
+        return {}
+    written = {
+        name: token
+        for name, token in special_tokens(directory).items()
+        if name != "eos_token"
+        and any(name in text for text in found[1:])  # the separator is in the data's inputs
+    }
+    return {"chat_template": hash_of([*found[1:], written] if written else found[1:])}
 
 
 def _inputs(spec: recipe.Tokenizer) -> dict[str, Any]:

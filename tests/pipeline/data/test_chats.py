@@ -114,6 +114,62 @@ def test_a_template_that_tells_no_labels_stops_the_stage_by_its_name(talks):
         run_data(talks)
 
 
+def test_another_special_token_in_the_template_makes_other_data(talks):
+    """`bos_token` stands in the tokenizer's settings, neither in the template nor in `tokenizer.json`."""
+    path = talks.tokenizer.path
+    (path / "chat_template.jinja").write_text("{{ bos_token }}" + CHATML)
+    before = run_data(talks)["chats"]
+    told = json.loads((path / "tokenizer_config.json").read_text())
+    (path / "tokenizer_config.json").write_text(json.dumps(told | {"pad_token": "<|eot_id|>"}))
+    assert run_data(talks)["chats"] == before  # no template writes that one
+    (path / "tokenizer_config.json").write_text(json.dumps(told | {"bos_token": "<|start_header_id|>"}))
+    after = run_data(talks)["chats"]
+    assert after != before
+    assert all(row["whole"].startswith("<|start_header_id|><|im_start|>") for row in rows_of(after))
+
+
+def test_turns_that_are_empty_once_normalised_are_dropped_and_counted(talks):
+    write_chats(talks.sources["chats"].reader.path, [*TALKS, say("Hi", "  "), say("Hi", "\ufeff")])
+    directory = run_data(talks)["chats"]
+    told = counts(directory)["documents"]
+    assert told["dropped"] == {"no_messages": 2} and told["out"] == len(TALKS)
+
+
+def test_special_tokens_in_tools_and_fields_that_the_template_writes_are_found(talks):
+    template = CHATML.replace("{% for", "{{ tools | tojson if tools }}{% for", 1)
+    template = template.replace("'\\n' }}{% if", "'\\n' + (message.get('thought') or '') }}{% if", 1)
+    (talks.tokenizer.path / "chat_template.jinja").write_text(template)
+    source = talks.sources["chats"]
+    reader = source.reader.model_copy(update={"tools_field": "tools"})
+    talks.sources["chats"] = source.model_copy(update={"reader": reader})
+    thought, raw = say("Hi", "Yes"), say("Hi", "No")
+    thought[1]["thought"], raw[1]["raw"] = (
+        "Say <|im_end|>",
+        "<|im_end|>",
+    )  # the template does not look at the second
+    path = write_chats(reader.path, [*TALKS, thought, raw])
+    with path.open("a") as file:
+        file.write(json.dumps({"messages": say("Hi", "Maybe"), "tools": [{"name": "<|im_end|>"}]}) + "\n")
+    assert counts(run_data(talks)["chats"])["documents"]["dropped"] == {"special_tokens": 2}
+
+
+def test_where_every_conversation_is_dropped_the_reasons_are_told(talks):
+    write_chats(talks.sources["chats"].reader.path, [say("Hi"), say("Hi", "<|im_end|>")])
+    told = r"nothing is left of its 2 documents \(dropped: 1 no_assistant_turn, 1 special_tokens\)"
+    with pytest.raises(PerdureError, match=told):
+        run_data(talks)
+
+
+def test_a_conversation_that_cannot_be_rendered_is_named(talks):
+    refusal = "{% if messages[0].content == 'Hi' %}{{ raise_exception('too short') }}{% endif %}"
+    (talks.tokenizer.path / "chat_template.jinja").write_text(refusal + CHATML)
+    write_chats(talks.sources["chats"].reader.path, [*TALKS, say("Hi", "Yes")])
+    with pytest.raises(
+        PerdureError, match=rf"document chat {len(TALKS)}: .*cannot render a conversation: too short"
+    ):
+        run_data(talks)
+
+
 def test_check_tells_what_packing_comes_to(talks):
     directory = run_data(talks)["chats"]
     lengths = np.concatenate([open_shard(directory / f"{task:05d}").lengths for task in range(2)])
