@@ -6,6 +6,7 @@ from typing import Any
 
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.plan.domain_order import random_order
+from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.lineage import continues_parent, steps_taken, switch_steps
 from perdure.pipeline.plan.mixture import (
     alone_shares,
@@ -16,6 +17,7 @@ from perdure.pipeline.plan.mixture import (
     trained_fraction,
 )
 from perdure.pipeline.plan.order import RANKED
+from perdure.pipeline.plan.packing import packing_of
 from perdure.pipeline.plan.plan import num_steps
 from perdure.pipeline.recipe import Branch, Mixture, MixtureSource, Recipe
 from perdure.pipeline.recipe.remembered import parent_of, remembered
@@ -160,8 +162,26 @@ def expected_mixture(recipe: Recipe, name: str) -> Mixture:
     }
     weights |= {key: float(samples) for key, samples in before.items() if not is_replayed(key)}
     sources = {
-        source: MixtureSource(weight=weight, order=replay.order)
+        source: _packed_as_before(recipe, name, source, MixtureSource(weight=weight, order=replay.order))
         for source, weight in weights.items()
         if weight
     }
     return mixture.model_copy(update={"replay": replay.model_copy(update={"sources": sources})})
+
+
+def _packed_as_before(recipe: Recipe, name: str, domain: str, member: MixtureSource) -> MixtureSource:
+    """A place in `replay.from_parents` with the packing of the stream that it replays: the one of which most was consumed, new
+    data before what was replayed (`consumption.replay_pools`)."""
+    if source_of(domain) not in recipe.sources:
+        return member  # told by its own check
+    streams = [
+        (key == domain, samples, settings)
+        for (key, settings), samples in _streams_consumed(recipe, name).items()
+        if key.removeprefix("replay/") == domain and samples
+    ]
+    *_, (order, _, _, packing, overlong, _) = max(streams, key=lambda stream: stream[:2])
+    how = packing_of(recipe, domain, MixtureSource(order=order, packing=packing, overlong=overlong))
+    if how == packing_of(recipe, domain, member):
+        return member
+    told = {"packing": "stream"} if how is None else dict(zip(("packing", "overlong"), how))
+    return member.model_copy(update=told)

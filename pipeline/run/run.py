@@ -250,12 +250,17 @@ def _write_inputs(paths: VersionPaths, recipe: Recipe, inputs: VersionInputs) ->
 
 
 def _plan_lines(plan: Plan, data: dict[str, Path]) -> list[str]:
-    """Lines on what a plan takes of sources that it uses in part, and on the order of its domains."""
+    """Lines on what a plan takes of sources that it uses in part, or drops, and on the order of its domains."""
     lines = []
     for key, entry in plan.sources.items():
         if entry.get("part") and not is_replayed(key):
             part = data[source_of(entry["source"])] / "parts" / entry["part"]
             lines.append(describe(entry["source"], read_json(part / "manifest.json")))
+        if entry.get("dropped_documents") and entry["pool"] is None:
+            lines.append(
+                f"{key}: {entry['dropped_documents']:,} documents of {entry['dropped_tokens']:,} tokens are longer than a "
+                f"sample and dropped; {entry['documents']:,} of {entry['tokens']:,} tokens are left"
+            )
     if phases := [phase for phase in plan.description["phases"] if phase["reason"] == "domain"]:
         names = [
             next(iter(phase["counts"]))

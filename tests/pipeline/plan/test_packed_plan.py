@@ -6,6 +6,8 @@ from tiny import EOS
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.plan.consumption import ledger
+from perdure.pipeline.plan.forecast import expected_mixture
+from perdure.pipeline.plan.packing import packing_of
 from perdure.pipeline.plan.plan import locate, open_plan
 from perdure.pipeline.plan.planning import build_plan
 from perdure.pipeline.plan.reads import documents_read
@@ -127,6 +129,8 @@ def test_parents_packed_samples_are_replayed_as_they_were(tmp_path, data):
     second = build_plan(tmp_path / "v2", recipe, "v2", data, {}, history)
     entry = second.sources["replay/a"]
     assert (entry["packing"], entry["overlong"]) == ("best_fit", "drop")
+    forecast = expected_mixture(recipe, "v2").replay.sources["a"]  # what `check` looks at
+    assert packing_of(recipe, "a", forecast) == ("best_fit", "drop")
     assert entry["samples_per_epoch"] == min(16, first.sources["a"]["samples_per_epoch"])
     assert build_plan(tmp_path / "v2", recipe, "v2", data, {}, history).hash == second.hash
     streams = {name: open_dataset(tmp_path / name, data, {}).streams for name in ("v1", "v2")}
