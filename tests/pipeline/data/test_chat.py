@@ -207,6 +207,20 @@ def test_turns_of_an_unmarked_template_are_those_that_marks_would_tell(tokenizer
     assert labels(tokenizer, packaged("qwen2_5"), WITH_TOOLS, TOOLS)[1] == "It is 2.<|im_end|>"
 
 
+def test_the_prompt_of_the_example_template_is_how_its_training_text_begins(tmp_path):
+    """In tokens, too: no token of the header reaches into the answer, where a byte-level BPE joins blanks to words."""
+    from perdure.pipeline.data.tokenizer.train import train
+
+    learnt = train(400, iter(["Assistant: Yes, I know. User: Do you know? Yes Yes Yes"] * 50))
+    text = (Path(__file__).parents[3] / "data_recipes" / "chat.jinja").read_text()
+    template = ChatTemplate("chat.jinja", text, text, {"eos_token": "<|endoftext|>"}, ("<|endoftext|>",))
+    rendered = render(template, {"messages": say("Do you know?", "Yes, I know.")})
+    ((begin, _),) = rendered.spans
+    prompt = learnt.encode(rendered.text[:begin], add_special_tokens=False).ids
+    assert rendered.text[:begin] == "User:\nDo you know?\nAssistant:\n"
+    assert learnt.encode(rendered.text, add_special_tokens=False).ids[: len(prompt)] == prompt
+
+
 def test_what_is_no_conversation_is_told_by_its_reason():
     assert wrong_roles(["system", "user", "assistant", "tool", "tool", "assistant", "user"]) is None
     for roles in (
