@@ -109,14 +109,14 @@ def profile(run: Callable[[], object]) -> dict[str, Any]:
         run()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-    on_gpu = [event for event in seen.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    on_gpu = [event for event in seen.events() if _is_work(event)]
     spans = sorted((event.time_range.start, event.time_range.end) for event in on_gpu)
     busy, end = 0.0, 0.0
     for begun, ended in spans:
         busy += max(0.0, ended - max(begun, end))
         end = max(end, ended)
     whole = end - spans[0][0] if spans else 0.0
-    averages = sorted(seen.key_averages(), key=lambda entry: -entry.self_device_time_total)
+    averages = sorted(filter(_is_work, seen.key_averages()), key=lambda entry: -entry.self_device_time_total)
     top = [[entry.key[:80], entry.self_device_time_total / 1e3, entry.count] for entry in averages]
     return {
         "busy": busy / whole if whole else None,
@@ -124,6 +124,12 @@ def profile(run: Callable[[], object]) -> dict[str, Any]:
         "kernels": len(spans),
         "top": [entry for entry in top if entry[1] > 0][:TOP_KERNELS],
     }
+
+
+def _is_work(event: Any) -> bool:
+    """Whether an event is the GPU's own: no operation, which has the time of its kernels too, and no span that torch marks there
+    by name, as it does an optimizer's step with all its gaps."""
+    return event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
 
 
 def main(arguments: list[str]) -> int:
