@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,16 @@ def losses(dtype: str, model: str) -> list[float]:
 
     step = make_step("perdure", model, dtype, on_cpu=True)
     return [step(1.0)[0] for _ in range(STEPS)]
+
+
+def agreement(found: list[list[float] | str], tolerance: float) -> dict[str, Any]:
+    """Largest difference of the losses of two devices, and whether it is small enough; NaN is not, nor is an error's text."""
+    if not all(isinstance(one, list) for one in found):
+        return {"exact": False}
+    if len(found) < 2:
+        return {}
+    difference = torch.tensor(found, dtype=torch.float64).diff(dim=0).abs().max()
+    return {"difference": float(difference), "exact": bool(difference < tolerance)}
 
 
 def main(arguments: list[str]) -> int:
@@ -53,14 +64,12 @@ def main(arguments: list[str]) -> int:
         for name, changes in devices.items()
     }
     for dtype, tolerance in TOLERANCES.items():
-        row: dict = {"dtype": dtype}
+        row: dict[str, Any] = {"dtype": dtype}
         for name in devices:
             out, errors = running[dtype, name].communicate()
             told = [line for line in out.splitlines() if line.startswith("LOSSES")]
             row[name] = json.loads(told[0].removeprefix("LOSSES")) if told else errors.strip()[-300:]
-        if all(isinstance(row.get(name), list) for name in ("cpu", "gpu")):
-            row["difference"] = max(abs(a - b) for a, b in zip(row["cpu"], row["gpu"]))
-            row["exact"] = row["difference"] < tolerance
+        row |= agreement([row[name] for name in devices], tolerance)
         with options.rows.open("a") as file:
             file.write(json.dumps(row) + "\n")
     return 0

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from perdure.kernels.bench import errors, is_exact, make_problem
 
 
 @pytest.mark.slow
@@ -37,3 +40,23 @@ def test_the_benchmark_runs_and_finds_every_method_exact(tmp_path: Path):
     assert outcome.stdout.count("| tiny |") == sum(
         len(report[part]) for part in ("errors", "timings", "steps")
     )
+
+
+@pytest.mark.parametrize("where", ["nothing", "loss", "one loss", "grad_hidden", "grad_weight"])
+def test_what_is_wrong_or_no_number_anywhere_is_not_exact(where):
+    """A plain loss in float64, of which one number is replaced."""
+    problem = make_problem(8, 20, 300, torch.float64, torch.device("cpu"))
+
+    def method(problem, _k):
+        logits = problem.hidden[0] @ problem.weight.t()
+        nll = torch.nn.functional.cross_entropy(logits, problem.labels[0], reduction="none")[None]
+        nll.sum().backward()
+        nll = nll.detach()
+        wrong = {"loss": nll, "grad_hidden": problem.hidden.grad[0], "grad_weight": problem.weight.grad}
+        if where in wrong:
+            wrong[where][0, 3] = torch.nan
+        elif where == "one loss":
+            nll[0, 3] += 0.01
+        return nll, torch.ones_like(problem.labels, dtype=torch.bool)
+
+    assert is_exact(errors(method, problem, 1.0), 1e-5) is (where == "nothing")
