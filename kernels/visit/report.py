@@ -7,6 +7,8 @@ K1_TFLOPS = 550.0
 FLOOR = 0.75
 MFU = 0.45
 """What is required on an H100 or H200: K1's rate, a selective step's share of its floor, MFU of a step at 1.2 billion."""
+CHECKS = ("exact", "host")
+"""Parts that check; of these a row that failed is amiss, too."""
 HIDDEN = {"of", "bits", "top"}
 """Keys that tables leave out."""
 
@@ -42,7 +44,11 @@ def findings(results: dict[str, Any]) -> list[str]:
     for name, part in results["parts"].items():
         if part["ended"] != "done":
             lines.append(": ".join([name, part["ended"], *part.get("said", [])[-1:]]))
-        lines += [f"{name}: {_named(row)}" for row in part["rows"] if row.get("exact") is False]
+        lines += [
+            f"{name}: {_named(row)}"
+            for row in part["rows"]
+            if row.get("exact") is False or (name in CHECKS and "failed" in row)
+        ]
     first, second = (
         {row["bits"] for row in rows_of(results, part) if row.get("bits")} for part in ("step", "again")
     )

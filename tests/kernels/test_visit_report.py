@@ -73,6 +73,11 @@ def test_what_is_amiss_is_told_a_line_each():
         "exact: head 8B, what triton, nll 0.5",
         "again: two processes found other bits: {'aa'} and {'bb'}",
     ]
+    failed = copy.deepcopy(RESULTS)
+    failed["parts"] = {
+        "exact": {"ended": "done", "rows": [{"what": "triton", "failed": "CompilationError: at 8:1"}]}
+    }
+    assert findings(failed) == ["exact: what triton, failed CompilationError: at 8:1"]
     fine = copy.deepcopy(RESULTS)
     for part in ("loss", "exact", "again"):
         del fine["parts"][part]
