@@ -125,7 +125,8 @@ def tool(tmp_path, monkeypatch):
     def make(name: str, text: str, status: int = 0) -> None:
         (tmp_path / "text").write_text(text)
         (tmp_path / name).write_text(
-            f'#!/bin/sh\necho "$*" > {tmp_path}/asked\ncat {tmp_path}/text\nexit {status}\n'
+            f'#!/bin/sh\necho "$*" > {tmp_path}/asked\necho "$PYTORCH_NO_CUDA_MEMORY_CACHING" > {tmp_path}/cached\n'
+            f"cat {tmp_path}/text\nexit {status}\n"
         )
         (tmp_path / name).chmod(0o755)
 
@@ -156,6 +157,9 @@ def test_nsight_and_the_memory_check_are_asked_and_read_or_told_missing(tool, tm
     assert "--metrics gpu__time_duration.sum,dram__bytes_read.sum" in (tmp_path / "asked").read_text()
     tool("compute-sanitizer", "========= ERROR SUMMARY: 0 errors")
     memcheck(writer(rows), tiny=True)
+    assert (
+        tmp_path / "cached"
+    ).read_text().strip() == "1"  # torch's allocator would hide what is outside a tensor
     assert read_rows(rows)[-1] == {"what": "memcheck", "errors": 0, "exact": True}
     tool("compute-sanitizer", "========= ERROR SUMMARY: 3 errors")
     memcheck(writer(rows), tiny=True)
