@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perdure.pipeline.checks.memory import companions
 from perdure.pipeline.checks.sizes import embedding_rows
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.integrity import metrics_lines
 from perdure.pipeline.core.paths import RunPaths, VersionPaths
 from perdure.pipeline.core.records import read_inputs
+from perdure.pipeline.model.choices import fp8_words
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.shape import flops_per_token, model_shape, padded_vocab_size
 from perdure.pipeline.plan.recorded import version_recipe
@@ -44,6 +46,7 @@ class Measured:
         peak_tflops: Of one GPU, which `mfu` refers to.
         peak_bytes: Most memory in use on any GPU; None where it was not recorded.
         samples: Of a step.
+        companions: fp32 copies of the weights that step hooks keep beside the moments.
         distributed_optimizer: Whether replicas share the optimizer's states.
         more: What its steps did besides plain passes, if that takes time of its own.
     """
@@ -58,6 +61,7 @@ class Measured:
     peak_tflops: float
     peak_bytes: int | None
     samples: int
+    companions: int = 0
     distributed_optimizer: bool = False
     more: str | None = None
 
@@ -69,7 +73,9 @@ class Measured:
 
 def kind_of(recipe: Recipe, rows: int) -> dict[str, Any]:
     """What decides the speed of a GPU's passes; the number of replicas and what they share do not."""
-    training, parallel = recipe.training, recipe.parallel
+    training, parallel, kernels = recipe.training, recipe.parallel, recipe.kernels
+    loss = training.loss_implementation
+    fp8 = fp8_words(kernels.fp8.model_dump() if kernels.fp8 else None)
     return {
         "shape": json.loads(json.dumps(vars(model_shape(recipe)), default=vars)),
         "vocabulary": padded_vocab_size(rows),
@@ -77,6 +83,8 @@ def kind_of(recipe: Recipe, rows: int) -> dict[str, Any]:
         "micro_batch_size": training.micro_batch_size,
         "precision": training.precision,
         "document_mask": training.document_mask,
+        "loss_implementation": "triton" if loss == "auto" else loss,
+        "kernels": kernels.model_dump(mode="json") | {"fp8": fp8},
         "parallel": parallel.model_dump(mode="json", exclude={"data_parallel", *SHARED}),
     }
 
@@ -125,6 +133,7 @@ def _of_run(directory: Path) -> Iterator[Measured]:
             peak_tflops=rate * flops / gpus / mfu / 1e12,
             peak_bytes=record.get("peak_memory_bytes"),
             samples=recipe.training.global_batch_size,
+            companions=companions(recipe.model_copy(update={"versions": {inputs["version"]: version}})),
             more=_more(version),
             distributed_optimizer=recipe.parallel.distributed_optimizer,
         )
@@ -190,7 +199,7 @@ def _other(wanted: dict[str, Any], found: dict[str, Any]) -> str | None:
     """The first thing in which two kinds differ, with both values."""
     for key, value in wanted.items():
         theirs = found.get(key)
-        if key == "parallel" and isinstance(theirs, dict):
+        if key in ("parallel", "kernels") and isinstance(theirs, dict):
             if (inner := _other(value, theirs)) is not None:
                 return inner
         elif value != theirs:
@@ -199,7 +208,15 @@ def _other(wanted: dict[str, Any], found: dict[str, Any]) -> str | None:
 
 
 def holds_for_memory(recipe: Recipe, found: Measured) -> bool:
-    """Whether the memory of a run with equal passes is the recipe's too: replicas share what is distributed over them."""
+    """Whether the memory of a run with equal passes is the recipe's too.
+
+    Replicas share what is distributed over them; a teacher, which no run with plain passes has, and copies that step hooks keep of
+    the weights take more.
+    """
     distributed = recipe.parallel.distributed_optimizer
+    if found.companions != companions(recipe) or any(
+        isinstance(version.anchor, KLAnchor) for version in recipe.versions.values()
+    ):
+        return False
     same = found.distributed_optimizer == distributed
     return same and (not distributed or found.gpus == layout_of(recipe).world_size)

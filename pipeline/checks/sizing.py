@@ -71,7 +71,9 @@ def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
         _version(recipe, name, version, compute * (1 + bubble), reduce, layout.world_size)
         for name, version in recipe.versions.items()
     ]
-    held = next((one for one in reversed(alike) if one.peak_bytes and holds_for_memory(recipe, one)), None)
+    held = _latest(
+        [one for one in alike if one.peak_bytes and holds_for_memory(recipe, one)], layout.world_size
+    )
     taken = held.peak_bytes if held and held.peak_bytes else memory["total"]
     free = (gpu.memory_gib - RESERVE_GIB) * 2**30 - taken
     found: dict[str, Any] = {
@@ -125,7 +127,7 @@ def speed_of(recipe: Recipe, alike: list[Measured], gpus_per_node: int) -> Speed
     on here: so a step under the recipe's own layout comes out as it was measured.
     """
     gpu, layout = recipe.cluster.gpu, layout_of(recipe)
-    newest = max(alike, key=lambda one: (one.gpus == layout.world_size, one.date), default=None)
+    newest = _latest(alike, layout.world_size)
     if newest is None:
         given = "mfu" in gpu.model_fields_set
         return Speed(gpu.mfu, "given" if given else "assumed", "cluster.gpu.mfu" if given else "the default")
@@ -147,8 +149,14 @@ def speed_of(recipe: Recipe, alike: list[Measured], gpus_per_node: int) -> Speed
     passes = (step - reduce) / (1 + (layout.pipeline - 1) / micro_batches)
     extra = 4 / 3 if recipe.parallel.recompute == "full" else 1  # `sizing` adds a forward pass
     mfu = min(1.0, newest.mfu * step / passes * extra) if passes > 0 else newest.mfu
-    whole = (newest.gpus, newest.samples) == (layout.world_size, recipe.training.global_batch_size)
+    here = layout.world_size, recipe.training.global_batch_size, recipe.parallel.distributed_optimizer
+    whole = (newest.gpus, newest.samples, newest.distributed_optimizer) == here
     return Speed(mfu, "measured whole" if whole else "measured", newest.told())
+
+
+def _latest(found: list[Measured], gpus: int) -> Measured | None:
+    """The newest, of as many GPUs if there is one; of the same day the one that was named last."""
+    return max(reversed(found), key=lambda one: (one.gpus == gpus, one.date), default=None)
 
 
 def reduction(recipe: Recipe, gpus: int, crosses_nodes: bool) -> tuple[float, float]:

@@ -123,6 +123,12 @@ def test_a_stated_mfu_goes_before_and_what_was_measured_is_told(recipe):
         ({"training__seq_length": 16}, "seq_length 32, here 16"),
         ({"model__num_layers": 3}, "another model's shape"),
         ({"parallel__recompute": True}, "recompute none, here full"),
+        ({"kernels": {"deterministic": False}}, "deterministic True, here False"),
+        (
+            {"kernels": {"linears": "transformer_engine", "fp8": {"recipe": "current"}}},
+            "linears local, here transformer_engine",
+        ),
+        ({"training__loss_implementation": "torch"}, "loss_implementation triton, here torch"),
         ({"cluster": {"gpu": {"peak_tflops": 2250}}}, "another GPU: a peak of 989 TFLOP/s"),
     ],
 )
@@ -134,6 +140,39 @@ def test_what_was_measured_of_other_steps_is_told_and_not_used(recipe, changes, 
     assert because in other["because"]
     print_sizing(found, [])
     assert "measured, and not used: version v1 of run" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training__ema": 0.99},
+        {"versions__v1__anchor": {"type": "kl", "on": "all"}},
+        {"parallel__distributed_optimizer": True},
+    ],
+)
+def test_memory_of_a_run_that_kept_less_is_not_taken(recipe, changes):
+    trained(recipe, peak_memory_bytes=BYTES)
+    found = sizing(changed(recipe, **changes), 1, 1)
+    assert found["speed"]["basis"].startswith("measured") and found["memory"]["basis"] == "estimated"
+
+
+def test_another_way_to_share_states_is_not_the_whole_step(recipe):
+    trained(recipe)
+    assert sizing(recipe, 1, 1)["speed"]["basis"] == "measured whole"
+    found = sizing(changed(recipe, parallel__distributed_optimizer=True), 1, 1)
+    assert found["speed"]["basis"] == "measured"
+
+
+def test_of_one_day_the_measurement_that_was_named_last_holds_for_speed_and_memory(recipe, tmp_path):
+    trained(recipe, rate=2e6, peak_memory_bytes=BYTES)
+    (own,) = measurements(recipe)
+    entry = {
+        "model": "tiny", "date": own.date, "device": "NVIDIA H200", "tokens_per_second": 3e6, "mfu": 0.3,
+        "peak_bytes": 2.0 * BYTES, "of": own.of | {"tokens": 256, "flops_per_token": 0.3 * PEAK / 3e6},
+    }  # fmt: skip
+    (tmp_path / "visit.json").write_text(json.dumps({"measured": [entry]}))
+    found = sizing(changed(recipe, cluster={"gpu": {"measured": [str(tmp_path / "visit.json")]}}), 1, 1)
+    assert found["speed"]["told"].startswith("tiny in visit.json") and found["memory"]["bytes"] == 2 * BYTES
 
 
 def test_steps_that_do_more_than_passes_are_not_used(tmp_path):
