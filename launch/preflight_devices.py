@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -191,7 +191,13 @@ def check_devices(store: Any, node: str, seconds: float) -> list[str]:
         mark(store, rank, "multiplied")
         found = _from_all(mine)
         if not any("failed" in one for one in found):
-            mine |= reduce_all()
+            try:
+                mine |= reduce_all()
+            except RuntimeError as error:  # NCCL's own; the others may wait in it, and cannot be asked
+                _end(
+                    store,
+                    f"{_named(mine)} cannot add up with the others: {str(error).strip().splitlines()[0]}",
+                )
             found = _from_all(mine)
         mark(store, rank, "reduced")
         dist.barrier()
@@ -216,7 +222,7 @@ def problems(found: list[dict[str, Any]]) -> list[str]:
     least = LEAST_SHARE["cuda" if torch.cuda.is_available() else "cpu"]
     rates = [one["tflops"] for one in found if "tflops" in one]
     for one in found:
-        who = f"{one['node']}: {one['device']} (rank {one['rank']})"
+        who = _named(one)
         if "failed" in one:
             lines.append(f"{who} cannot multiply: {one['failed']}")
         elif one["tflops"] < least * (usual := statistics.median(rates)):
@@ -228,6 +234,20 @@ def problems(found: list[dict[str, Any]]) -> list[str]:
         if one.get("sum") != one.get("expected"):
             lines.append(f"{who} got {one['sum']:g} from an all-reduce whose sum is {one['expected']:g}")
     return lines
+
+
+def _named(one: dict[str, Any]) -> str:
+    """A rank's machine and device, of what it found."""
+    return f"{one['node']}: {one['device']} (rank {one['rank']})"
+
+
+def _end(store: Any, line: str) -> NoReturn:
+    """Ends this process; the first rank that does so says why."""
+    if store.add("preflight/failed", 1) == 1:
+        logger.error(f"error: preflight: {line}")
+    sys.stderr.flush()
+    time.sleep(LAST_WORDS)
+    os._exit(1)
 
 
 def product_rate() -> float:

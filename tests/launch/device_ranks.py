@@ -1,6 +1,6 @@
 """A rank of the preflight's devices: `python -m launch.device_ranks JSON`, with what is to go wrong on which rank.
 
-Keys: `seconds`; `slow`, `hangs`, `fails`, `wrong`: the rank of which that is true.
+Keys: `seconds`; `slow`, `hangs`, `fails`, `wrong`, `breaks` (or `all`): the rank of which that is true.
 """
 
 import json
@@ -30,6 +30,8 @@ def main() -> None:
     def reduce_all() -> dict:
         if asked.get("stuck"):
             time.sleep(600)
+        if asked.get("breaks") in (rank, "all"):
+            raise RuntimeError("NCCL error: unhandled system error\nLast error: no socket interface found")
         return reduce() | ({"sum": 2.0} if asked.get("wrong") == rank else {})
 
     devices.product_rate, devices.reduce_all = product_rate, reduce_all

@@ -38,7 +38,9 @@ def test_a_broken_device_and_a_wrong_sum_are_named():
     assert line == "n1: GPU 0 (rank 2) got 9 from an all-reduce whose sum is 10"
 
 
-def run(ranks: int, seconds: float, started: int | None = None, **wrong: int) -> subprocess.CompletedProcess:
+def run(
+    ranks: int, seconds: float, started: int | None = None, **wrong: int | str
+) -> subprocess.CompletedProcess:
     """The ranks of two machines, of which only the first may be started."""
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
     common |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
@@ -94,6 +96,18 @@ def test_an_all_reduce_that_ends_nowhere_is_told_once():
     done = run(2, 6, stuck=1)
     (line,) = [line for line in done.stderr.splitlines() if "preflight" in line]
     assert "no rank has finished an all-reduce within 6 s: look at cluster.network_interface" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", [1, "all"])
+def test_an_all_reduce_that_fails_is_told_once_with_its_own_reason(broken):
+    """Not as machines that did not meet, which they did."""
+    done = run(2, 60, breaks=broken)
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if "preflight" in line]
+    ranks = [1] if broken == 1 else [0, 1]
+    said = "cannot add up with the others: NCCL error: unhandled system error"
+    assert line in [f"error: preflight: n0: process {rank} (rank {rank}) {said}" for rank in ranks]
 
 
 @pytest.mark.slow
