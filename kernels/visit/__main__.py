@@ -35,6 +35,8 @@ RANKS = {
 """What the trainer's ranks begin with (`pipeline/core/gpu_settings.py`, which this room does not import)."""
 RESULTS = "visit.json"
 LOG = "visit.log"
+SIGNAL = "ended by a signal"
+"""How a part ended in which the whole visit was asked to end."""
 
 
 class Ended(KeyboardInterrupt):
@@ -58,6 +60,8 @@ def run_part(part: Part, out: Path, seconds: float, tiny: bool) -> dict[str, Any
             ended = "done" if status == 0 else f"failed: exit status {status}"
         except subprocess.TimeoutExpired:
             ended = f"stopped after {seconds:.0f} s"
+        except Ended:
+            ended = SIGNAL
         finally:
             _end(process)
     found = {"ended": ended, "seconds": round(time.monotonic() - begun, 1), "rows": read_rows(rows)}
@@ -118,11 +122,7 @@ def visit(out: Path, parts: Sequence[Part], seconds: float, tiny: bool) -> dict[
                 "rows": [],
             }
         else:
-            try:
-                found = run_part(part, out, min(part.seconds, left), tiny)
-            except Ended:
-                print("ended by a signal", flush=True)
-                break
+            found = run_part(part, out, min(part.seconds, left), tiny)
         results["parts"][part.name] = {"question": part.question} | found
         results["seconds"] = round(time.monotonic() - begun, 1)
         results["measured"] = measured(results)
@@ -131,6 +131,8 @@ def visit(out: Path, parts: Sequence[Part], seconds: float, tiny: bool) -> dict[
             f"{part.name:<14}{found['seconds']:>7.1f} s  {found['ended']}, {len(found['rows'])} rows",
             flush=True,
         )
+        if found["ended"] == SIGNAL:
+            break
     return results
 
 

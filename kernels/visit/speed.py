@@ -46,6 +46,13 @@ def timed(method: str, problem: Problem, share: float, rate: float) -> dict[str,
     }
 
 
+def missing(method: str, tiny: bool) -> str:
+    """Why a method is not available here."""
+    if tiny and method.startswith("compiled"):
+        return "left out of a tiny visit"
+    return "not installed" if torch.cuda.is_available() else "needs a GPU"
+
+
 def main(arguments: list[str]) -> int:
     """Records a row for each output layer, share and method."""
     parser = argparse.ArgumentParser(prog="python -m perdure.kernels.visit.speed")
@@ -69,7 +76,7 @@ def main(arguments: list[str]) -> int:
                     continue  # selects nothing
                 of = {"head": head, "tokens": tokens, "k": share, "method": method}
                 if not is_available(method, options.tiny, device.type == "cuda"):
-                    record(**of, failed="not installed")
+                    record(**of, failed=missing(method, options.tiny))
                     continue
                 tried(record, of, partial(timed, method, problem, share, rate))
         del problem

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -72,6 +74,29 @@ def test_no_part_is_begun_or_goes_on_when_the_time_is_over(part, tmp_path):
     assert time.monotonic() - begun < 30
     assert found["hangs"]["ended"] == "stopped after 12 s"
     assert found["works"]["ended"] == "left out: 0 s were left" and found["works"]["rows"] == []
+
+
+def test_a_visit_that_a_signal_ends_keeps_what_the_running_part_found(part, tmp_path, monkeypatch, capsys):
+    """As schedulers end it, a moment after the part's first rows."""
+    monkeypatch.setattr("perdure.kernels.visit.__main__.PARTS", (part("hangs"), part("works")))
+    rows = tmp_path / "out" / ".hangs.rows"
+
+    def end() -> None:
+        while not rows.exists() or rows.read_text().count("\n") < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    threading.Thread(target=end, daemon=True).start()
+    try:
+        assert main([str(tmp_path / "out"), "--tiny"]) == 1
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before):
+            signal.signal(number, handler)
+    (found,) = json.loads((tmp_path / "out" / RESULTS).read_text())["parts"].values()
+    assert found["ended"] == "ended by a signal" and found["rows"][0] == {"begun": "hangs"}
+    assert not is_running(found["rows"][1]["child"])
+    assert "amiss: hangs: ended by a signal" in capsys.readouterr().out
 
 
 def test_without_a_gpu_only_a_tiny_visit_begins(tmp_path, capsys):
