@@ -66,7 +66,8 @@ def main() -> int:
 
     os.environ[ROWS] = sys.argv[1]
     chosen = [str(HERE / "test_waits.py"), "-k", "real_gpu", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    return int(pytest.main(chosen))
+    # A machine that is only visited has pytest at best, not what the whole suite's settings ask for.
+    return int(pytest.main([*chosen, "--noconftest", "-o", "addopts=--import-mode=importlib"]))
 
 
 if __name__ == "__main__":
