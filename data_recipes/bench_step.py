@@ -127,8 +127,8 @@ def profile(run: Callable[[], object]) -> dict[str, Any]:
 
 
 def _is_work(event: Any) -> bool:
-    """Whether an event is the GPU's own: no operation, which has the time of its kernels too, and no span that torch marks there
-    by name, as it does an optimizer's step with all its gaps."""
+    """Whether an event is the GPU's own: no operation, which has the time of its kernels too, and no span that torch marks
+    there by name, as it does an optimizer's step with all its gaps."""
     return event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
 
 

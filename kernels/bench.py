@@ -39,8 +39,8 @@ LARGE_TOKENS = 20480
 TOLERANCES = {"fp32": 1e-5, "bf16": 1e-2}
 """Relative norm of a gradient's error. Exponentials kept in bf16 have that of bf16; what is not ours is not judged."""
 NLL_TOLERANCE = 2e-3
-"""Nats that a loss, an entropy or a KL may be off by. Products of either precision are added up in fp32; where tensor cores cut off
-instead of rounding, each of 4096 / 16 sums may take a unit of the last place of a logit near 14, 2e-4 in all."""
+"""Nats that a loss, an entropy or a KL may be off by. Products of either precision are added up in fp32; where tensor cores cut
+off instead of rounding, each of 4096 / 16 sums may take a unit of the last place of a logit near 14, 2e-4 in all."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 

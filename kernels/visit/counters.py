@@ -43,7 +43,8 @@ LAUNCHES = 6
 SECONDS = 40
 """Time for a tool, less than its part has: so there is a row that says that it took longer."""
 UNCACHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-"""Each tensor has memory of its own: torch's allocator makes many out of one, and what is outside a tensor is then inside that."""
+"""Each tensor has memory of its own: torch's allocator makes many out of one, and what is outside a tensor is then inside
+that."""
 
 
 def counters(record: Record, tiny: bool) -> None:

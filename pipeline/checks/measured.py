@@ -210,8 +210,8 @@ def _other(wanted: dict[str, Any], found: dict[str, Any]) -> str | None:
 def holds_for_memory(recipe: Recipe, found: Measured) -> bool:
     """Whether the memory of a run with equal passes is the recipe's too.
 
-    Replicas share what is distributed over them; a teacher, which no run with plain passes has, and copies that step hooks keep of
-    the weights take more.
+    Replicas share what is distributed over them; a teacher, which no run with plain passes has, and copies that step hooks keep
+    of the weights take more.
     """
     distributed = recipe.parallel.distributed_optimizer
     if found.companions != companions(recipe) or any(

@@ -11,7 +11,8 @@ from perdure.data_recipes.bench_step import profile
 
 
 def test_a_profile_counts_kernels_once_and_no_named_spans(monkeypatch):
-    """A product's operation, its kernel of 40 us, another of 20 us after a gap, and torch's span of an optimizer's step over all."""
+    """A product's operation, its kernel of 40 us, another of 20 us after a gap, and torch's span of an optimizer's step over
+    all."""
 
     def event(
         number: int, name: str, begun: int, ended: int, device: DeviceType, span: bool = False
