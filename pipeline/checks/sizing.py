@@ -71,9 +71,8 @@ def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
         _version(recipe, name, version, compute * (1 + bubble), reduce, layout.world_size)
         for name, version in recipe.versions.items()
     ]
-    held = _latest(
-        [one for one in alike if one.peak_bytes and holds_for_memory(recipe, one)], layout.world_size
-    )
+    whole = [one for one in alike if one.peak_bytes and holds_for_memory(recipe, one)]
+    held = _latest(whole, layout.world_size)
     taken = held.peak_bytes if held and held.peak_bytes else memory["total"]
     free = (gpu.memory_gib - RESERVE_GIB) * 2**30 - taken
     found: dict[str, Any] = {
@@ -82,9 +81,7 @@ def sizing(recipe: Recipe, nodes: int, gpus_per_node: int) -> dict[str, Any]:
         "gpus": layout.world_size,
         "assumed": gpu.model_dump(mode="json", exclude={"measured"}),
         "speed": vars(speed),
-        "not_used": [
-            {"measured": one.told(), "mfu": one.mfu, "because": other} for one, other in known if other
-        ],
+        "not_used": [{"measured": x.told(), "mfu": x.mfu, "because": other} for x, other in known if other],
         "batch": {"samples": training.global_batch_size, "tokens": tokens, "micro_batches": micro_batches},
         "flops_per_token": flops,
         "memory": {
