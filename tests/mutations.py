@@ -80,6 +80,9 @@ def write_inputs(directory: Path) -> None:
         {"id": str(n), "text": " ".join(rng.choices(words, k=60)), "subject": "war peace".split()[n % 2]}
         for n in range(120)
     ]
+    for row in rows:
+        asked, answered = row["text"][:30], row["text"][30:]
+        row["messages"] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     (directory / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (directory / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[::-1]))
 
@@ -98,7 +101,10 @@ def _small(tree: dict, directory: Path) -> dict:
     tree["model"] = _rich(directory)["model"]
     tree["tokenizer"] = {"type": "train", "vocab_size": 300, "sources": list(tree["sources"])[:1]}
     for source in tree["sources"].values():
-        source["reader"] = {"type": "jsonl", "path": str(directory / "a.jsonl")}
+        conversations = {name: value for name, value in source["reader"].items() if name == "messages_field"}
+        source["reader"] = {"type": "jsonl", "path": str(directory / "a.jsonl")} | conversations
+        if conversations:
+            tree["tokenizer"]["chat_template"] = str(RECIPES / "chat.jinja")
         source["clean"] = [{"type": "length", "min_chars": 5}]
         source.pop("subset", None)
     for section in ("evaluation", "parallel"):

@@ -212,13 +212,11 @@ class Score(PipelineStep):
         with threadpool_limits(1):
             for batch in batches(data):
                 texts = [document.text for document in batch]
-                for text, tokens, score in zip(
-                    texts, encode(tokenizer, texts), self.scores(model, texts), strict=True
-                ):
+                scores = self.scores(model, texts)
+                for text, encoded, score in zip(texts, encode(tokenizer, batch), scores, strict=True):
                     digest = text_hash(text)
-                    rows.append(
-                        (digest, len(tokens), not is_heldout(digest, self.reserved_fraction), float(score))
-                    )
+                    trains = not is_heldout(digest, self.reserved_fraction)
+                    rows.append((digest, len(encoded.tokens), trains, float(score)))
         schema = pa.schema(
             [("hash", pa.uint64()), ("tokens", pa.int64()), ("trains", pa.bool_()), ("score", pa.float64())]
         )

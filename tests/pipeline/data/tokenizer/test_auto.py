@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from datatrove.data import Document
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 from transformers.utils import logging
@@ -47,7 +48,8 @@ def build(spec: HuggingFaceTokenizer, config: dict, to: Path) -> Path:
 
 
 def ours(built: Path) -> list[list[int]]:
-    return [ids[:-1] for ids in encode(load_tokenizer(built), TEXTS)]
+    documents = [Document(text, str(number)) for number, text in enumerate(TEXTS)]
+    return [encoded.tokens[:-1] for encoded in encode(load_tokenizer(built), documents)]
 
 
 def theirs(built: Path, config: dict, to: Path, parse: bool) -> list[list[int]]:
@@ -115,7 +117,7 @@ def test_a_class_that_builds_its_tokenizer_anew_decides(tmp_path):
     assert (built / "tokenizer.json").read_text() == base("bpe-bytes")  # whose hash identifies the tokenizer
     stated = Tokenizer.from_str(base("bpe-bytes"))
     # The file puts a blank before every text, the class only where none is.
-    ids = next(encode(load_tokenizer(built), [" cat"]))[:-1]
+    ids = next(encode(load_tokenizer(built), [Document(" cat", "0")])).tokens[:-1]
     assert ids == stated.encode("cat", add_special_tokens=False).ids
     assert ids != stated.encode(" cat", add_special_tokens=False).ids
     # Beside a Mistral, transformers goes by the file: one directory cannot be both.

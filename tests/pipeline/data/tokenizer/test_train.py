@@ -148,7 +148,7 @@ SPELLED = "GPT ends a text with <|endoftext|>, HTML strikes <s>it</s> out"
 def test_a_spelled_special_token_is_text_unless_asked_for(trained, tmp_path, parse):
     spec = HuggingFaceTokenizer(type="huggingface", path=trained, parse_special_tokens=parse)
     loaded = build(spec, tmp_path)
-    *ids, last = next(encode(loaded, [SPELLED]))
+    *ids, last = next(encode(loaded, [Document(SPELLED, "0")])).tokens
     assert last == loaded.eos_id and ids.count(loaded.eos_id) == parse
     assert loaded.tokenizer.decode(ids, skip_special_tokens=False) == SPELLED
     file = str(tmp_path / "built/tokenizer.json")
