@@ -210,8 +210,9 @@ def begun_and_rolled_back(directory: str) -> list:
     if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
         start.finished_checkpoints = lambda path: finished_checkpoints(path)[:-1]
         trainer.last_scheduled = lambda path: finished_checkpoints(path)[0]
-    optimizer, state = start.begin(Path(directory), recipe, inputs, model)
-    session = Session(paths, recipe, inputs, device, 1, choose(recipe, device), model, [])
+    choices = choose(recipe, device)
+    optimizer, state = start.begin(Path(directory), recipe, inputs, model, choices)
+    session = Session(paths, recipe, inputs, device, 1, choices, model, [])
     dataset = open_dataset(paths.plan, session.data, {})
     place = SimpleNamespace(directory=paths.checkpoints)
     own = trainer.Trainer(session, optimizer, dataset, None, LanguageModeling(), state, place, None)
