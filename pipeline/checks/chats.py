@@ -37,9 +37,13 @@ REWRITES = {
 
 def conversations(recipe: Recipe) -> Problems:
     """Checks sources of conversations: the first of each file, what renders them, and their cleaning steps."""
-    for name, source in recipe.sources.items():
-        if not source.has_conversations:
-            continue
+    sources = {name: source for name, source in recipe.sources.items() if source.has_conversations}
+    if not sources:
+        return
+    template = _template(recipe)
+    if isinstance(template, Problem) and template.path:
+        yield template
+    for name, source in sources.items():
         assert isinstance(source.reader, RowsReader)
         where, field = f"sources.{name}.reader.messages_field", source.reader.messages_field
         found, wrong = _first(source)
@@ -50,8 +54,9 @@ def conversations(recipe: Recipe) -> Problems:
         if wrong is not None:
             yield Problem(where, field, wrong)
             continue
-        if isinstance(template := _template(recipe), Problem):
-            yield template if template.path != "" else Problem(where, field, template.remedy)
+        if isinstance(template, Problem):
+            if not template.path:
+                yield Problem(where, field, template.remedy)
             continue
         try:
             for conversation in found or [{"messages": PROBE}]:

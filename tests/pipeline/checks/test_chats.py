@@ -4,7 +4,10 @@ import json
 
 import pytest
 from chats import CHATML, UNMARKED, chat_tokenizer, say, write_chats
+from mutations import RECIPES
 
+from perdure.pipeline.checks.chats import conversations
+from perdure.pipeline.recipe import load_recipe
 from tests.pipeline.checks.template import SOURCES, found
 
 GOOD = [say("Hi", "Hello"), say("Add", "I do.", "And?", "Done.", system="Brief.")]
@@ -83,6 +86,12 @@ def test_a_template_that_tells_no_labels_is_named(tmp_path, template, remedy):
 def test_a_template_that_is_not_there(tmp_path):
     told = chats(tmp_path, GOOD, "tokenizer.chat_template=no/such.jinja")
     assert set(told) == {"tokenizer.chat_template"} and "No such file" in told["tokenizer.chat_template"][1]
+
+
+def test_a_template_that_two_sources_miss_is_one_mistake():
+    recipe = load_recipe(RECIPES / "instruct.yaml", ["tokenizer.chat_template=no/such.jinja"])
+    assert sum(source.has_conversations for source in recipe.sources.values()) == 2
+    assert [problem.path for problem in conversations(recipe)] == ["tokenizer.chat_template"]
 
 
 def test_steps_that_change_texts_are_refused_by_name(tmp_path):
