@@ -20,6 +20,7 @@ class Call:
     shape: torch.Size
     select: Callable[[Tensor], Tensor]
     token_weight: Tensor | None  # [N]
+    weigh: Callable[[Tensor], Tensor] | None
     teacher: kl.Teacher | None
     columns: int
     tp_group: dist.ProcessGroup | None
@@ -32,6 +33,8 @@ class Call:
 
     def __post_init__(self):
         assert self.cache == 0 or (self.impl == "triton" and self.softcap is None and self.teacher is None)
+        # A negative weight would reward a large log Z.
+        assert self.weigh is None or (self.token_weight is None and self.teacher is None and self.z_loss == 0)
         assert self.main_grad is None or self.main_grad.dtype == torch.float32
 
 
@@ -54,6 +57,8 @@ class SelectiveLinearCrossEntropy(torch.autograd.Function):
         loss = nll + call.z_loss * lse**2 if call.z_loss else nll
         selected = call.select(nll.view(call.shape))
         needed, factor = selected.reshape(-1), call.token_weight
+        if call.weigh is not None:
+            factor = call.weigh(nll.view(call.shape)).reshape(-1)
         if divergence is not None:
             factor = needed.float() if factor is None else factor * needed
             needed = needed | (call.teacher.kl_weight != 0)

@@ -10,6 +10,7 @@ and its callers share no settings that would make a dataclass.
 Source: Lin et al. 2024, "Rho-1: Not All Tokens Are What You Need" (arXiv 2404.07965), equations 3 to 5.
 """
 
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
@@ -62,6 +63,7 @@ def selective_linear_cross_entropy(
     threshold: Tensor | None = None,
     use_nll: bool = True,
     token_weight: Tensor | None = None,
+    weigh: Callable[[Tensor], Tensor] | None = None,
     teacher_hidden: Tensor | None = None,
     teacher_weight: Tensor | None = None,
     kl_weight: Tensor | None = None,
@@ -83,13 +85,12 @@ def selective_linear_cross_entropy(
         weight: [V / tp, D], this rank's rows of the output layer, in the precision of `hidden`.
         labels: int64 [batch, sequence], ids over the whole vocabulary.
         valid: bool [batch, sequence], tokens that count; the others have a loss but no gradient.
-        reference_nll: float32 [batch, sequence], see `select_tokens`.
+        reference_nll, scope, always, threshold: See `select_tokens`.
         k: Share of valid tokens to train on; 1 is the plain loss, bit for bit.
-        scope: See `select_tokens`. For `global`, which needs the whole batch's `linear_nll`, give `selected`.
-        always, threshold: See `select_tokens`.
-        selected: bool [batch, sequence], a selection made before, in place of one by `k` and `scope`.
+        selected: bool [batch, sequence], a selection made before, in place of one by `k` and `scope`; `global` needs one.
         use_nll: Whether the trainee's loss counts; without it tokens of the lowest `reference_nll` are selected.
         token_weight: float32 [batch, sequence], soft weights; None is 1.
+        weigh: Makes these weights of all losses [batch, sequence], once known; of either sign. Not with `kl_weight`, `z_loss`.
         teacher_hidden, teacher_weight: As `hidden` and `weight` of a frozen model, [batch, sequence, D_t] and [V / tp, D_t],
             with the same `softcap`; without gradient.
         kl_weight: float32 [batch, sequence], factors of KL(teacher || student); None: the plain loss, bit for bit.
@@ -110,13 +111,13 @@ def selective_linear_cross_entropy(
         with a KL. KL and its gradient are exactly 0 where teacher and student are equal.
     """
     start, columns = shard_columns(weight, vocab_size, tp_group)
-
     rule = {"k": k, "scope": scope, "always": always, "group": dp_group, "threshold": threshold}
     call = Call(
         labels=labels.reshape(-1) - start,
         shape=labels.shape,
         select=partial(_select, selected, use_nll, reference_nll, valid, rule),
         token_weight=None if token_weight is None else token_weight.reshape(-1),
+        weigh=weigh,
         teacher=make_teacher(teacher_hidden, teacher_weight, kl_weight),
         columns=columns,
         tp_group=tp_group,

@@ -62,7 +62,7 @@ def first_steps(directory: str, anchors: list, seed: int | None = None) -> list:
         handle.remove()
         buffers = [hashed(parameter.main_grad) for parameter in network.parameters()]
         counts, (squares,) = read_counts(
-            sum_counts(counted, reader.num_sources, objective.measures_kl), squared_norm(optimizer)
+            sum_counts(counted, reader.num_sources, objective.sums), squared_norm(optimizer)
         )
         assert squares**0.5 == optimizer.get_grad_norm()  # Megatron's, under every layout
         samples = []
@@ -75,8 +75,8 @@ def first_steps(directory: str, anchors: list, seed: int | None = None) -> list:
         told = collectives.from_all([buffers, ran, samples])
         found.append(
             {
-                "kl": counts.kl,
-                "loss": counts.mean_loss,
+                "kl": counts.sums.get("kl"),
+                "loss": objective.loss(counts),
                 "selection": counts.selection,
                 "grad_norm": squares**0.5,
                 "gradients": [own[0] for own in told],

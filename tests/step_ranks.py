@@ -199,7 +199,7 @@ def differing(rank: int) -> list:
         "threshold": torch.tensor(-1.5, dtype=torch.float64),
     }
     counts, (norm, other) = read_counts(summed, nan if rank else torch.ones(1), torch.tensor([0.5]))
-    assert nan.isnan() and counts.threshold == -1.5 and counts.kl is None
+    assert nan.isnan() and counts.threshold == -1.5 and counts.sums == {}
     assert (counts.stream, counts.selection) == ("f" * 16, "7".zfill(16))
     return [counts.tokens, counts.loss, counts.selected_tokens, str(norm), other]
 

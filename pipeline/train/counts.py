@@ -1,7 +1,9 @@
 """What a batch is counted as: tokens and losses by source, selected tokens, fingerprints."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import megatron.core.parallel_state as mpu
 import torch
@@ -26,7 +28,7 @@ class Counts:
             were read, whatever the layout.
         selection: Fingerprint of the selected labels, likewise.
         threshold: Score that divides this batch; scope `global_lagged` alone has one.
-        kl: Summed divergence from a teacher in nats, and of how many tokens; None if there is no teacher.
+        sums: What else the objective counted, by the names of its `sums`.
         read: Labels read, per source [sources]: all but padding; None: those that count.
     """
 
@@ -38,7 +40,7 @@ class Counts:
     stream: str
     selection: str
     threshold: float | None = None
-    kl: tuple[float, float] | None = None
+    sums: dict[str, list[float]] = field(default_factory=dict)
     read: list[float] | None = None
 
     @property
@@ -98,21 +100,21 @@ def fingerprints(batch: Batch, selected: Tensor) -> Tensor:
 
 
 def sum_counts(
-    counted: list[dict[str, Tensor]], num_sources: int, with_kl: bool = False
+    counted: list[dict[str, Tensor]], num_sources: int, extra: Mapping[str, int] = MappingProxyType({})
 ) -> dict[str, Tensor]:
     """Adds up micro-batches and data-parallel ranks, on the device; all ranks call this.
 
     Args:
         counted: From `count_batch`, on the last pipeline stage.
         num_sources: Keys of the mixture.
-        with_kl: Whether there is a `kl`, float64 [2], too, as `Counts` has it.
+        extra: Names of further sums, float64, and how many numbers each has: `Objective.sums`.
 
     Returns:
-        `sums` and `prints` as `count_batch` has them, and `kl`; the other pipeline stages do not know them, and have zeros.
+        `sums` and `prints` as `count_batch` has them, and those of `extra`; the other pipeline stages do not know them, and
+        have zeros.
     """
     shapes = {"sums": (3 * num_sources + 3, torch.float64), "prints": (2, torch.int64)}
-    if with_kl:
-        shapes["kl"] = (2, torch.float64)
+    shapes |= {name: (size, torch.float64) for name, size in extra.items()}
     if not mpu.is_pipeline_last_stage():
         device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
         return {name: torch.zeros(size, dtype=dtype, device=device) for name, (size, dtype) in shapes.items()}
@@ -135,7 +137,7 @@ def read_counts(summed: dict[str, Tensor], *numbers: Tensor) -> tuple[Counts, li
     Returns:
         The counts, and the numbers.
     """
-    names = [name for name in ("sums", "kl", "threshold") if name in summed]
+    names = ["sums", *(name for name in summed if name not in ("sums", "prints"))]
     floats = [summed[name].view(-1) for name in names]
     told = torch.cat([_ordered(torch.cat(floats)), summed["prints"]])
     if not mpu.is_pipeline_last_stage():
@@ -148,7 +150,7 @@ def read_counts(summed: dict[str, Tensor], *numbers: Tensor) -> tuple[Counts, li
     sums, *others = host[: len(told) - 2].view(torch.float64).split([len(own) for own in floats])
     *by_source, selected_tokens, selected_loss, unscored_tokens = sums.tolist()
     extra = {name: other.tolist() for name, other in zip(names[1:], others, strict=True)}
-    (threshold,) = extra.get("threshold", [math.inf])
+    (threshold,) = extra.pop("threshold", [math.inf])
     number = len(by_source) // 3
     counts = Counts(
         tokens=by_source[:number],
@@ -160,7 +162,7 @@ def read_counts(summed: dict[str, Tensor], *numbers: Tensor) -> tuple[Counts, li
         stream=stream,
         selection=selection,
         threshold=threshold if math.isfinite(threshold) else None,
-        kl=(extra["kl"][0], extra["kl"][1]) if "kl" in extra else None,
+        sums=extra,
     )
     return counts, host[len(told) :].view(torch.float64).tolist()
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class StepResult:
         heldout_on: Hash of what it was measured on.
         anchor_penalty: Of the weights that it began with; None without an anchor, and where nothing was updated.
         orthogonal_penalty: The same of an adapter that is kept orthogonal to earlier ones.
+        scalars: What the objective tells besides; its `loss` takes the place of the mean cross entropy.
     """
 
     step: int
@@ -52,6 +53,7 @@ class StepResult:
     heldout_on: str | None = None
     anchor_penalty: float | None = None
     orthogonal_penalty: float | None = None
+    scalars: dict[str, float | None] = field(default_factory=dict)
 
 
 class Recorder:
@@ -106,8 +108,7 @@ class Recorder:
     def step(self, result: StepResult) -> dict[str, Any]:
         """Records one step and returns its line.
 
-        Every `loss` is cross entropy alone, in nats per token; `kl`, the mean divergence from the teacher where it counts, and
-        without its weight, stands by itself.
+        `loss` is that of the objective; every other one is cross entropy alone, in nats per label.
         """
         step, counts, selective, heldout = result.step, result.counts, result.selective, result.heldout
         total_tokens = sum(counts.tokens)
@@ -150,10 +151,10 @@ class Recorder:
             if (penalty := getattr(result, name)) is not None:
                 line[name] = penalty
                 self._scalar(f"train/{name}", penalty, step)
-        if counts.kl is not None:
-            nats, tokens = counts.kl
-            line["kl"] = nats / tokens if tokens else None
-            self._scalar("loss/kl", line["kl"], step)
+        for name, value in result.scalars.items():
+            line[name] = value
+            if name != "loss":  # below, as `loss/all`
+                self._scalar(name if "/" in name else f"loss/{name}", value, step)
         # A guard may have let a NaN pass, and JSON knows none.
         text = json.dumps(finite(line)) + "\n"
         self.told.update(text.encode())

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from perdure.pipeline.core.shards import REF_MISSING
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.shards import REF_MAX_UNITS, REF_MISSING, REF_NATS_PER_UNIT, Shard
 from perdure.pipeline.plan.order import splitmix64
 from perdure.pipeline.recipe import Selection
 
@@ -45,3 +46,25 @@ def made_reference(selection: Selection, seed: int, indices: Iterable[int], seq_
     if selection.score == "random":
         return (splitmix64(seed, places) >> np.uint64(41)).astype(np.int32) + (REF_MISSING + 1)
     return np.zeros(places.shape, np.int32)
+
+
+def require_known(units: np.ndarray, labels: np.ndarray, shard: Shard, start: int) -> None:
+    """Refuses a document of whose labels the reference does not tell all losses.
+
+    Args:
+        units: int32 [tokens], losses in milli-nats of some of its tokens.
+        labels: bool [tokens], which of them count.
+        shard: Where it is.
+        start: Where it begins there, in tokens.
+
+    Raises:
+        PerdureError: If a loss that counts is missing, or was clipped.
+    """
+    if not (wrong := int(((units >= REF_MAX_UNITS) & labels).sum())):
+        return
+    number = int(np.searchsorted(shard.pointers, start * shard.values.itemsize, side="right")) - 1
+    raise PerdureError(
+        f"{getattr(shard.values, 'filename', 'shard')}: document {number:,} has {wrong:,} labels to which the reference gives "
+        f"no loss, or one of more than {REF_MAX_UNITS * REF_NATS_PER_UNIT:.1f} nats, so that its likelihood is not known; "
+        f"leave it out of the source, or take another reference"
+    )

@@ -56,7 +56,7 @@ def train_step(
         forward_only=False,
         observe=(lambda nll, batch: kept.append((nll, batch))) if objective.keeps_losses else None,
     )
-    summed = sum_counts(counted, loader.num_sources, objective.measures_kl)
+    summed = sum_counts(counted, loader.num_sources, objective.sums)
     if objective.keeps_losses:
         summed["threshold"] = objective.next_threshold([nll for nll, _ in kept], [batch for _, batch in kept])
     # The host's one wait before the update, which must be judged first.

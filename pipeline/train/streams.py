@@ -17,7 +17,7 @@ from perdure.pipeline.core.shards import LAST_LABEL, NO_LABEL, REF_MISSING, Shar
 from perdure.pipeline.evaluate.documents import Heldout
 from perdure.pipeline.train.batch import Sample
 from perdure.pipeline.train.paging import ask, find_place, memory_map
-from perdure.pipeline.train.scores import smoothed
+from perdure.pipeline.train.scores import require_known, smoothed
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Stream:
         last_turn: Whether only labels of a conversation's last assistant turn count.
         packed: Whether samples are made of whole entries (`plan/packing.py`): entries of document -1 are then padding, and
             each sample begins behind a separator, whatever stands before it.
+        complete: Whether scores of labels are added up, so that each must be there and none clipped.
     """
 
     documents: np.ndarray
@@ -51,6 +52,7 @@ class Stream:
     masks: tuple[Shard, ...] = ()
     last_turn: bool = False
     packed: bool = False
+    complete: bool = False
 
 
 def expect_random_access(stream: Stream) -> None:
@@ -264,6 +266,9 @@ def read_sample(stream: Stream, sample: int, seq_length: int) -> Sample:
             if stream.smoothing:
                 units = smoothed(units, stream.smoothing)
             reference[place] = units[span.begin - start : span.stop - start]
+            if stream.complete:
+                labels = np.ones(span.stop - span.begin, bool) if counted is None else counted[place]
+                require_known(reference[place], labels, shard, span.document[0])
     documents = tuple(stop - start for start, stop in pairwise([*opening, seq_length]))
     num_valid = spans[-1].position + spans[-1].stop - spans[-1].begin - (first + 1)
     return Sample(tokens, reference[1:], num_valid, documents, None if counted is None else counted[1:])

@@ -188,7 +188,7 @@ class Trainer:
         seconds = time.perf_counter() - begun
         skipped = None
         if verdict := StepVerdict(found):
-            what = f"loss {counts.mean_loss:.4g} and gradient norm {grad_norm:.4g} at step {step}"
+            what = f"loss {self.objective.loss(counts):.4g} and gradient norm {grad_norm:.4g} at step {step}"
             self.checkpoints.wait()
             skipped = self.pass_over(step, verdict, f"version {session.paths.directory.name}: {what}")
         else:
@@ -202,6 +202,7 @@ class Trainer:
             lr=lr,
             grad_norm=grad_norm,
             counts=counts,
+            scalars=self.objective.scalars(counts),
             seconds=seconds,
             selective=session.version.selection is not None,
             skipped=skipped,
@@ -211,7 +212,8 @@ class Trainer:
 
     def judge(self, counts: Counts, grad_norm: float) -> int:
         """The verdict on a step before its update, equal on all ranks as what it is made of."""
-        return assess(self.session.recipe.training.guard, self.state.losses, counts.mean_loss, grad_norm)
+        guard, losses = self.session.recipe.training.guard, self.state.losses
+        return assess(guard, losses, self.objective.loss(counts), grad_norm)
 
     def accept(self, counts: Counts) -> None:
         """Remembers what a step that updated the weights selected and lost."""
@@ -221,7 +223,7 @@ class Trainer:
             scored=state.scored + round(competing(self.dataset.plan.keys, counts)[0]),
             selected=state.selected + round(counts.selected_tokens),
             threshold=counts.threshold,
-            losses=remember(guard, state.losses, counts.mean_loss if any(counts.tokens) else None),
+            losses=remember(guard, state.losses, self.objective.loss(counts) if any(counts.tokens) else None),
         )
 
     def pass_over(self, step: int, verdict: StepVerdict, what: str) -> str:
@@ -239,8 +241,7 @@ class Trainer:
             PerdureError: If the guard stops here.
         """
         guard, batch = self.session.recipe.training.guard, self.session.recipe.training.global_batch_size
-        before, first = self.state, step - 1
-        done = len(before.skipped)
+        before, first, done = self.state, step - 1, len(self.state.skipped)
         action = action_on(guard, verdict, done, what)
         if action == "rollback":
             target = agreed(lambda: last_scheduled(self.checkpoints.directory))
@@ -264,8 +265,7 @@ class Trainer:
         """Writes a step's metrics, on rank 0, and its console line if one is due."""
         if self.recorder is None:
             return
-        session, training = self.session, self.session.recipe.training
-        # The model computes padding, too.
+        session, training = self.session, self.session.recipe.training  # the model computes padding, too
         rate = training.seq_length * training.global_batch_size / result.seconds
         mfu = model_flop_utilisation(rate, self.flops, session.layout.world_size, training.precision)
         line = self.recorder.step(replace(result, mfu=mfu, heldout_on=self.measured_on))

@@ -4,7 +4,7 @@ On all tokens it is learning without forgetting (Li and Hoiem 2016, arXiv 1606.0
 cross entropy it is the mixture of losses MoL (arXiv 2505.12043).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from perdure.kernels import SelectiveLoss
 from perdure.pipeline.recipe import KLAnchor
 from perdure.pipeline.train.batch import Batch
+from perdure.pipeline.train.counts import Counts
 from perdure.pipeline.train.objectives.lm import LanguageModeling
 from perdure.pipeline.train.objectives.objective import Forward
 from perdure.pipeline.train.objectives.teacher import Teacher
@@ -84,6 +85,11 @@ class AnchoredLanguageModeling(LanguageModeling):
         return loss.sum(), number, told
 
     @property
-    def measures_kl(self) -> bool:
-        """Always."""
-        return True
+    def sums(self) -> Mapping[str, int]:
+        """`kl`, see `reduce`."""
+        return {"kl": 2}
+
+    def scalars(self, counts: Counts) -> dict[str, float | None]:
+        """`kl`, the mean divergence where it counts, without its weight."""
+        nats, tokens = counts.sums["kl"]
+        return {"kl": nats / tokens if tokens else None}

@@ -1,6 +1,6 @@
 """Next-token prediction over all tokens, or over those that a selection takes (RHO-1, arXiv 2404.07965)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from perdure.kernels import SelectiveLoss
 from perdure.pipeline.model.language_model import reference_nats
 from perdure.pipeline.recipe import Selection
 from perdure.pipeline.train.batch import Batch
-from perdure.pipeline.train.counts import count_batch
+from perdure.pipeline.train.counts import Counts, count_batch
 from perdure.pipeline.train.objectives.objective import Forward
 from perdure.pipeline.train.scores import made_reference
 from perdure.pipeline.train.selection import next_threshold, select_batch
@@ -35,6 +35,11 @@ class LanguageModeling:
     def sidecars(self) -> tuple[str, ...]:
         """Kinds of scores that the selection's score subtracts."""
         return () if self.selection is None else self.selection.sidecars
+
+    @property
+    def adds_up_scores(self) -> bool:
+        """Never: a token without a score is left out."""
+        return False
 
     @property
     def smoothing(self) -> int:
@@ -84,9 +89,17 @@ class LanguageModeling:
         return (loss * selected).sum(), selected.sum().int(), count_batch(nll, selected, batch, num_sources)
 
     @property
-    def measures_kl(self) -> bool:
-        """Never."""
-        return False
+    def sums(self) -> Mapping[str, int]:
+        """Nothing besides."""
+        return {}
+
+    def loss(self, counts: Counts) -> float:
+        """The mean cross entropy of the labels, selected or not."""
+        return counts.mean_loss
+
+    def scalars(self, counts: Counts) -> dict[str, float | None]:
+        """Nothing besides."""
+        return {}
 
     @property
     def keeps_losses(self) -> bool:

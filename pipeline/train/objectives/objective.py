@@ -1,6 +1,6 @@
 """What an objective is to the trainer."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from perdure.kernels import SelectiveLoss
 from perdure.pipeline.train.batch import Batch
+from perdure.pipeline.train.counts import Counts
 
 Forward = Callable[[list[Batch]], list[Tensor]]
 """Losses of micro-batches without gradient, float32 [batch, sequence] in nats, on the last pipeline stage; else none."""
@@ -19,6 +20,10 @@ class Objective(Protocol):
     @property
     def sidecars(self) -> tuple[str, ...]:
         """Kinds of scores that are read beside the tokens of new data, as in the names of their files; empty: none."""
+
+    @property
+    def adds_up_scores(self) -> bool:
+        """Whether it takes sums of scores over documents, so that a document with a score missing or clipped is refused."""
 
     @property
     def smoothing(self) -> int:
@@ -44,8 +49,17 @@ class Objective(Protocol):
         """The summed loss, by what number Megatron divides the sum over the global batch, and what is counted."""
 
     @property
-    def measures_kl(self) -> bool:
-        """Whether `reduce` also counts a divergence from a teacher, as `kl`."""
+    def sums(self) -> Mapping[str, int]:
+        """What `reduce` counts besides `count_batch`, float64, by name how many numbers; `Counts.sums` has the step's."""
+
+    def loss(self, counts: Counts) -> float:
+        """The loss of a step: what the metrics call `loss`, and the guard judges."""
+
+    def scalars(self, counts: Counts) -> dict[str, float | None]:
+        """What a step's metrics say besides, by name; TensorBoard has those without a `/` under `loss/`.
+
+        `loss` among them takes the place of the mean cross entropy of all labels.
+        """
 
     @property
     def keeps_losses(self) -> bool:

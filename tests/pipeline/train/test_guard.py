@@ -15,6 +15,7 @@ from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.recipe import Guard
 from perdure.pipeline.train.counts import Counts
 from perdure.pipeline.train.guard import StepVerdict, assess, remember
+from perdure.pipeline.train.objectives.lm import LanguageModeling
 from perdure.pipeline.train.state import TrainState
 from perdure.pipeline.train.trainer import Trainer
 
@@ -50,7 +51,7 @@ def test_a_batch_without_labels_makes_no_spike_of_the_next_one():
     session = SimpleNamespace(recipe=SimpleNamespace(training=SimpleNamespace(guard=guard)))
     dataset = SimpleNamespace(plan=SimpleNamespace(keys=("a", "b")))
     state = TrainState(losses=[3.0])
-    trainer = Trainer(session, None, dataset, None, None, state, checkpoints=None, recorder=None)
+    trainer = Trainer(session, None, dataset, None, LanguageModeling(), state, None, None)
     empty = Counts([0.0, 0.0], [0.0, 0.0], 0.0, 0.0, 0.0, "", "", read=[5.0, 3.0])
     trainer.accept(empty)
     assert trainer.state.losses == [3.0]
