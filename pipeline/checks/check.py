@@ -12,6 +12,7 @@ from perdure.pipeline.checks import (
     averaging,
     chats,
     cleaning,
+    dates,
     evaluation,
     hooks,
     kernels,
@@ -213,6 +214,7 @@ def _checks(recipe: Recipe, of_versions: bool) -> list[Callable[[], Iterator[Pro
             *model.CHECKS,
             *kernels.CHECKS,
             *evaluation.CHECKS,
+            dates.model_cutoff,
             *names.CHECKS,
         )
     ]
@@ -220,7 +222,7 @@ def _checks(recipe: Recipe, of_versions: bool) -> list[Callable[[], Iterator[Pro
         checks += [
             partial(check, name, source)
             for name, source in recipe.sources.items()
-            for check in (sources.source, cleaning.cleaning, cleaning.labels)
+            for check in (sources.source, cleaning.cleaning, cleaning.labels, dates.date_field)
         ]
     if of_versions and isinstance(recipe.versions, dict):
         checks += [

@@ -86,6 +86,7 @@ def _version(recipe: Recipe, name: str, on: MeasuredOn | None) -> dict[str, Any]
         "checkpoints": list(paths.finished_checkpoints()),
         "phases": mixture_phases(recipe, name),
         "sources": source_ledger(recipe, name),
+        "cutoff": read_record(paths).get("cutoff") if paths.record.exists() else None,
         "evaluation": texts and {domain: text["loss"] for domain, text in texts.items()},
         "bits_per_byte": texts and {domain: text["bits_per_byte"] for domain, text in texts.items()},
         "bytes_per_token": texts

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.tree import Tree
 
 from perdure.pipeline.evaluate.units import NATS, UNIT_NAMES
+from perdure.pipeline.plan.cutoffs import cutoff_words
 from perdure.pipeline.plan.merged import fitted_words
 
 REMAINING = "remaining: tokens not read as new data yet; replay may have brought some of them in"
@@ -28,6 +29,8 @@ def _version(version: dict[str, Any], unit: str) -> str:
     if found := version["evaluation" if unit == NATS else "bits_per_byte"]:
         losses = (f"{domain} {loss:.4f}" for domain, loss in found.items())
         lines.append(f"held-out loss ({UNIT_NAMES[unit]}): {', '.join(losses)}")
+    if version["cutoff"]:
+        lines.append(f"newest text: {cutoff_words(version['cutoff'])}")
     if version["fitted"]:
         lines.append(fitted_words(version["fitted"]))
     for phase in (version["phases"] or [])[1:]:

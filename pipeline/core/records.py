@@ -73,6 +73,17 @@ class ParentShare(TypedDict):
     weights_hash: NotRequired[str]
 
 
+class Cutoff(TypedDict):
+    """The date of the newest text that a version, or any version on its lineage, was trained on."""
+
+    earliest: str | None
+    """The first day that it can be, as in 2024-06-01: dates may be as coarse as years. None: unknown, or there is no text."""
+    latest: str | None
+    """The last day that it can be."""
+    unknown: list[str]
+    """Why it is unknown, in words; empty if it is known."""
+
+
 class VersionInputs(TypedDict):
     """`inputs.json`: what a version's ranks read, and what identifies it. Paths are strings."""
 
@@ -107,6 +118,8 @@ class VersionInputs(TypedDict):
     identity: VersionIdentity
     fisher_checkpoint: NotRequired[str]
     """The parent's last checkpoint, whose moments alone are read, for an anchor."""
+    cutoff_before: NotRequired[Cutoff]
+    """The cut-off of all that it starts from, where the recipe says what dates documents have."""
     recipe: NotRequired[str]
     """SHA-256 of `recipe.yaml` beside it."""
 
@@ -165,6 +178,8 @@ class VersionRecord(TypedDict):
     documents."""
     adapter: NotRequired[dict[str, Any]]
     """What was trained in place of the weights, before it was merged into them."""
+    cutoff: NotRequired[Cutoff]
+    """Its cut-off, where the recipe says what dates documents have."""
 
 
 def read_inputs(version: VersionPaths) -> VersionInputs:

@@ -26,6 +26,8 @@ READ_OTHERWISE = {"jsonl": {"broken_json", "invalid_utf8"}, "parquet": {"invalid
 
 CHATS = 1
 """Version of what the stage makes of conversations."""
+DATES = 1
+"""Version of what the stage makes of dates."""
 WORDS = 2
 """Version of what words of a text are to topics and subsets (`features`); manifests of topics hold it."""
 
@@ -116,6 +118,8 @@ def data_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict) 
     inputs |= _as_loaded(facts)
     if recipe.sources[name].has_conversations:
         inputs["chat"] = {"format": CHATS, "template": facts.get("chat_template")}
+    if (field := recipe.sources[name].date_field) is not None:
+        inputs["dates"] = {"format": DATES, "field": field}
     if recipe.sources[name].topics is not None:
         inputs["topics"] = part_inputs(recipe, name, "topics", clean)
     if recipe.sources[name].subset is not None:

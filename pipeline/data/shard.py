@@ -24,6 +24,7 @@ from perdure.pipeline.data.chat import (
     text_of_labels,
 )
 from perdure.pipeline.data.cleaning.normalise import count_words, is_heldout, text_hash
+from perdure.pipeline.data.metadata import DocumentForm, date_of
 from perdure.pipeline.data.read.conversations import CONVERSATION
 from perdure.pipeline.data.tokenizer.compared import SAMPLES, Sample
 from perdure.pipeline.data.tokenizer.coverage import NOTHING_LEFT, count_visible, gaps
@@ -55,6 +56,8 @@ DOCUMENTS = pa.schema(
 )
 """Columns of `docs.parquet`; `num_tokens` counts the separator, `metadata` is JSON, `hash` is `text_hash` in hex;
 `topic` and `language` are null where nobody told them."""
+DATE = pa.field("date", pa.string())
+"""A further column where the source has a `date_field`: null for undated documents."""
 
 
 class ShardWriter(PipelineStep):
@@ -71,10 +74,10 @@ class ShardWriter(PipelineStep):
         subset: Path | None,
         heldout_fraction: float,
         reserved_fraction: float,
-        chats: bool = False,
+        form: DocumentForm = DocumentForm(),
     ):
         super().__init__()
-        self.chats = chats
+        self.form = form
         self.directory, self.tokenizer, self.topics, self.subset = directory, tokenizer, topics, subset
         self.heldout_fraction, self.reserved_fraction = heldout_fraction, reserved_fraction
 
@@ -87,7 +90,7 @@ class ShardWriter(PipelineStep):
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
         """Writes `<rank>.{bin,idx}`, `heldout.<rank>.{bin,idx}`, masks of conversations, and `docs.<rank>.parquet`."""
         tokenizer, sample = load_tokenizer(self.tokenizer), Sample()
-        template = load_template(self.tokenizer) if self.chats else None
+        template = load_template(self.tokenizer) if self.form.chats else None
         uncovered = gaps(tokenizer.tokenizer) if tokenizer.loses_characters else None
         size = 2 if tokenizer.vocab_size < UINT16_VOCAB else 4
         shards = {
@@ -100,7 +103,8 @@ class ShardWriter(PipelineStep):
         }
         topics = iter(_column(self.topics, rank, "topic"))
         taken = iter(_column(self.subset, rank, "keep"))
-        with pq.ParquetWriter(self.directory / f"docs.{rank:05d}.parquet", DOCUMENTS) as table:
+        schema = DOCUMENTS.append(DATE) if self.form.date_field else DOCUMENTS
+        with pq.ParquetWriter(self.directory / f"docs.{rank:05d}.parquet", schema) as table:
             for batch in batches(data):
                 rows = []
                 batch_texts = [document.text for document in batch]
@@ -132,7 +136,8 @@ class ShardWriter(PipelineStep):
                     language = document.metadata.get("language")
                     place = {"split": split, "shard": rank, "sequence": len(shards[split].sequence_lengths)}
                     labels = {"topic": topic, "language": language if isinstance(language, str) else None}
-                    rows.append(place | _described(document, encoded) | {"hash": f"{digest:016x}"} | labels)
+                    row = place | _described(document, encoded, self.form) | {"hash": f"{digest:016x}"} | labels
+                    rows.append(row)
                     shards[split].write(tokens)
                     if encoded.mask is not None:
                         masks[split].write(encoded.mask)
@@ -143,7 +148,7 @@ class ShardWriter(PipelineStep):
                         if isinstance(label, str):
                             self.stat_update(f"{kind}:{split}_documents:{label}")
                             self.stat_update(f"{kind}:{split}_tokens:{label}", value=len(tokens))
-                table.write_table(pa.Table.from_pylist(rows, DOCUMENTS))
+                table.write_table(pa.Table.from_pylist(rows, schema))
         for shard in (*shards.values(), *masks.values()):
             shard.close()
         sample.write(self.directory.parent / SAMPLES / f"{rank:05d}.json")
@@ -216,8 +221,9 @@ class Encoded(NamedTuple):
     with_separator: list[int]
 
 
-def _described(document: Document, encoded: Encoded) -> dict:
-    """A document's id, sizes and metadata, as in `DOCUMENTS`."""
+def _described(document: Document, encoded: Encoded, form: DocumentForm) -> dict:
+    """A document's id, sizes, metadata and date, as in `DOCUMENTS`."""
+    date = {"date": date_of(document, form.date_field)} if form.date_field else {}
     metadata = {key: value for key, value in document.metadata.items() if key != CONVERSATION}
     return {
         "id": document.id,
@@ -225,7 +231,7 @@ def _described(document: Document, encoded: Encoded) -> dict:
         "num_chars": len(encoded.text),
         "num_bytes": encoded.num_bytes,
         "metadata": json.dumps(metadata, ensure_ascii=False, sort_keys=True),
-    }
+    } | date
 
 
 def encode(

@@ -86,7 +86,7 @@ def make_shards(
         require_whole(made.topics)
     subset = _make_subset(recipe, context, name, inputs, made, facts)
     cleaned = read_json(made.clean / "manifest.json")
-    heldout = recipe.sources[name].heldout_fraction
+    source = recipe.sources[name]
     manifest = {
         "source": name,
         "data_hash": hash_of(own),
@@ -94,7 +94,7 @@ def make_shards(
         "eos_id": facts["eos_id"],
         "vocab_size": facts["vocab_size"],
         "tasks": context.tasks,
-        "heldout_fraction": heldout,
+        "heldout_fraction": source.heldout_fraction,
         "inputs": inputs[name],
         "clean": made.clean.name,
         "reading": cleaned.get("reading", 1),
@@ -103,10 +103,10 @@ def make_shards(
         "counts": cleaned["counts"],
         "command": typed_command(),
     }
-    if recipe.sources[name].has_conversations:
+    if source.has_conversations:
         manifest["label_mask"] = True
     logger.info(f"tokenising {name}")
-    tokenise_source(context, final, name, made, subset, heldout, exported, manifest)
+    tokenise_source(context, final, name, made, subset, source, exported, manifest)
     return final
 
 

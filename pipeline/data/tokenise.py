@@ -12,10 +12,12 @@ from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.data.backends.local import building
 from perdure.pipeline.data.cleaning.counted import step_counts, total
 from perdure.pipeline.data.context import ShardInputs, StageContext
+from perdure.pipeline.data.metadata import DocumentForm, dates_summary
 from perdure.pipeline.data.read.readers import CleanedDocuments
 from perdure.pipeline.data.read.rows import merge_tables
 from perdure.pipeline.data.shard import PREFIXES, SPECIAL_TOKENS, WITHOUT_TOKENS, ShardWriter, shard_files
 from perdure.pipeline.data.tokenizer.compared import SAMPLES, compare, read_samples
+from perdure.pipeline.recipe import Source
 
 
 def tokenise_source(
@@ -24,7 +26,7 @@ def tokenise_source(
     name: str,
     inputs: ShardInputs,
     subset: Path | None,
-    heldout_fraction: float,
+    source: Source,
     exported: Callable[[], Any],
     manifest: dict[str, Any],
 ) -> None:
@@ -36,7 +38,7 @@ def tokenise_source(
         name: The source's name in the recipe.
         inputs: The artefacts that the shards are made from.
         subset: Whether each document is kept, as `choose_subset` wrote it; None if all are.
-        heldout_fraction: Share of documents held out.
+        source: The source, which says what share of documents is held out, and what their metadata is for.
         exported: Loads the tokenizer as AutoTokenizer does from an export.
         manifest: What the artefact depends on; `counts` and `files` are added. `counts.tokens` is what was tokenised:
             the documents that the cleaning left, separators included. `counts.separators_inside` are those that stand
@@ -47,10 +49,11 @@ def tokenise_source(
     Raises:
         PerdureError: If a split has no document, or AutoTokenizer gives other tokens for a document.
     """
+    heldout_fraction, form = source.heldout_fraction, DocumentForm(source.has_conversations, source.date_field)
     with building(context.out, final) as work:
         artefact = work / "artefact"
-        fractions, chats = (heldout_fraction, context.reserved_fraction), bool(manifest.get("label_mask"))
-        writer = ShardWriter(artefact, inputs.tokenizer, inputs.topics, subset, *fractions, chats)
+        fractions, chats = (heldout_fraction, context.reserved_fraction), form.chats
+        writer = ShardWriter(artefact, inputs.tokenizer, inputs.topics, subset, *fractions, form)
         *_, counts = context.execute([CleanedDocuments(str(inputs.clean)), writer], work / "tokenise")
         facts = read_json(inputs.tokenizer / "manifest.json")
         compared, worst = read_samples(work / SAMPLES)
@@ -66,6 +69,8 @@ def tokenise_source(
         merge_tables(parts, artefact / "docs.parquet")
         files = hash_files(artefact, shard_files(artefact))
         counted = _counts(steps, counts)
+        if form.date_field:
+            counted["dates"] = dates_summary(artefact / "docs.parquet")
         if loses:
             lost = {"characters": counts["lost:characters"], "of": counts["visible"]}
             counted[WITHOUT_TOKENS] = lost | {"documents": counts["lost"], "example": worst}

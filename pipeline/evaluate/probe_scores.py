@@ -45,20 +45,33 @@ def accuracies(answers: list[dict], seed: int) -> dict[str, dict[str, dict[str, 
             for row in rows
             if row["old_answer"] is not None
         ]
-        guessed = float(np.mean([1 / len(row["scores"]) for row in rows]))
-        bounds = _mean_interval(correct, seed)
         dates = sorted({row["date"] for row in rows if row["date"]})
-        found.setdefault(file, {})[kind] = {
-            "items": len(rows),
-            "correct": int(correct.sum()),
-            "accuracy": float(correct.mean()),
-            "interval": bounds,
-            "chance": guessed,
-            "within_chance": not decided(bounds, len(rows), guessed),
+        found.setdefault(file, {})[kind] = scored(rows, hits, seed) | {
             "old": float(np.mean(stale)) if stale else None,
             "by_date": {date: _of_date(rows, correct, date) for date in dates},
         }
     return found
+
+
+def scored(rows: list[dict], hits: dict[tuple[str, str], bool], seed: int) -> dict[str, Any]:
+    """`items`, `correct`, `accuracy`, its `interval`, `chance` and `within_chance` of some answers.
+
+    Args:
+        rows: The answers, at least one.
+        hits: From `right`.
+        seed: Decides the draws.
+    """
+    correct = np.array([hits[row["file"], row["id"]] for row in rows], float)
+    guessed = float(np.mean([1 / len(row["scores"]) for row in rows]))
+    bounds = _mean_interval(correct, seed)
+    return {
+        "items": len(rows),
+        "correct": int(correct.sum()),
+        "accuracy": float(correct.mean()),
+        "interval": bounds,
+        "chance": guessed,
+        "within_chance": not decided(bounds, len(rows), guessed),
+    }
 
 
 def changes(before: list[dict], after: list[dict], seed: int) -> dict[str, dict[str, dict[str, Any]]]:

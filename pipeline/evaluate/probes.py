@@ -4,6 +4,7 @@ Kinds as in CKL (Jang et al. 2022): `invariant` facts should be kept, `updated` 
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.hashes import hash_file
+from perdure.pipeline.recipe.periods import period
 
 Kind = Literal["invariant", "updated", "new"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 BLANK = "___"
 """Where a choice goes in a cloze question; in others it follows after a space."""
+DATE = re.compile(r"^\d{4}(-\d\d(-\d\d)?)?$")
 ANSWERS = ("answer", "old_answer")
 """Fields that hold the text of a choice."""
 
@@ -38,7 +41,7 @@ class Probe(BaseModel):
     """The right one of `choices`."""
     old_answer: str | None = None
     """Of `choices`, what was right before the update."""
-    date: Annotated[str, Field(pattern=r"^\d{4}(-\d\d(-\d\d)?)?$")] | None = None
+    date: Annotated[str, Field(pattern=DATE.pattern)] | None = None
     """When the fact became true: a year, a month or a day."""
 
     def filled(self, choice: str) -> tuple[str, str]:
@@ -164,6 +167,8 @@ def _of_type(detail: Any, item: dict) -> tuple[str, str]:
 def _of_sense(item: dict) -> Iterator[tuple[str, str]]:
     """Yields kinds and messages of mistakes between fields, such as an answer that is no choice."""
     choices, answer, question = item.get("choices"), item.get("answer"), item.get("question")
+    if isinstance(date := item.get("date"), str) and DATE.fullmatch(date) and period(date) is None:
+        yield "no date", f"date {date!r} is no date; should be as 2024, 2024-05 or 2024-05-17"
     if isinstance(choices, list) and all(isinstance(choice, str) for choice in choices):
         if len(set(choices)) < len(choices):
             yield "equal choices", "two choices are equal; they should differ"

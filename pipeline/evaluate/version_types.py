@@ -5,6 +5,7 @@ Losses are mean nats per held-out token, unless a name says bits per byte; what 
 
 from typing import Any, TypedDict
 
+from perdure.pipeline.core.records import Cutoff
 from perdure.pipeline.plan.merged import FittedShares
 
 ByDomain = dict[str, float | None]
@@ -137,6 +138,7 @@ class VersionSummary(TypedDict):
         evaluation: Its evaluation by domain.
         change: By domain the loss minus that of what it started from; where `left_at_step` is not None, minus what it was
             measured at before its first step.
+        cutoff: The date of the newest text on its lineage (`core.records.Cutoff`); None if nothing was recorded.
         command: The command that first prepared it.
     """
 
@@ -170,4 +172,5 @@ class VersionSummary(TypedDict):
     sources: dict[str, dict[str, int]] | None
     evaluation: dict[str, Evaluation] | None
     change: ByDomain
+    cutoff: Cutoff | None
     command: str | None

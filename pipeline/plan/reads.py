@@ -10,14 +10,22 @@ from perdure.pipeline.plan.mixture import is_replayed, members
 from perdure.pipeline.plan.order import RANKED
 from perdure.pipeline.plan.packing import PADDING
 from perdure.pipeline.plan.permutation import epoch_key, mix
-from perdure.pipeline.plan.plan import Plan, consumed_by_version, open_order
+from perdure.pipeline.plan.plan import Plan, consumed_between, open_order
 from perdure.pipeline.recipe import MixtureSource, Version
 
 SAMPLES = 1 << 22
 """Samples that are looked at together."""
 
 
-def documents_read(plan: Plan, directory: Path, source: str, number: int, moving: bool = False) -> np.ndarray:
+def documents_read(
+    plan: Plan,
+    directory: Path,
+    source: str,
+    number: int,
+    moving: bool = False,
+    until: int | None = None,
+    replayed: bool = False,
+) -> np.ndarray:
     """The documents of a source of which a version's plan reads anything as new data.
 
     Args:
@@ -26,18 +34,22 @@ def documents_read(plan: Plan, directory: Path, source: str, number: int, moving
         source: The source, whose parts may be several places of the mixture.
         number: Its training documents.
         moving: Whether shares change while training: any sample of the version may then come from any place.
+        until: Global index before which its samples end; default: all of them.
+        replayed: Whether sources that are replayed by name count as well.
 
     Returns:
         bool [number], by number over all shards.
     """
     found = np.zeros(number, bool)
-    counts = consumed_by_version(plan)
+    samples_read = plan.num_samples if until is None else until - plan.first_sample
+    counts = consumed_between(plan, plan.first_sample, samples_read)
     for key, entry in plan.sources.items():
-        if is_replayed(key) or source_of(entry["source"]) != source:
+        passed = is_replayed(key) and not (replayed and entry["pool"] is None)
+        if passed or source_of(entry["source"]) != source:
             continue
         documents, ends = open_order(directory, key)
         first = samples_consumed((plan, plan.first_sample), key)
-        last = first + (plan.num_samples if moving else counts[key])
+        last = first + (samples_read if moving else counts[key])
         if last - first >= entry["samples_per_epoch"]:
             found[documents[documents != PADDING]] = True
             continue

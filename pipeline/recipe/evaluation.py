@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from perdure.pipeline.recipe.periods import period
 from perdure.pipeline.recipe.section import Positive, Section
 
 
@@ -37,7 +38,17 @@ class Evaluation(Section):
     probes: tuple[Path, ...] = ()
     """JSONL files of questions, each with `id`, `kind` (invariant, updated, new), `question`, `choices` and `answer`,
     and perhaps `old_answer` and `date`."""
+    model_cutoff: str | None = Field(default=None, exclude_if=lambda date: date is None)
+    """The date of the newest text that the `model`'s own weights were trained on ("2024-06"), from its model card: a version's
+    cut-off is the largest date on its lineage, and of the model that it begins with nothing else tells. Default: unknown."""
     contamination: Contamination | None = Contamination()
     """Looks for held-out documents and probes in the training shards; null does not."""
     harness: Harness | None = None
     """Other tools' tasks on the exports."""
+
+    @field_validator("model_cutoff")
+    @classmethod
+    def _is_date(cls, date: str | None) -> str | None:
+        if date is not None and period(date) is None:
+            raise ValueError('should be a date such as "2024-06" or "2024-06-30"')
+        return date

@@ -29,6 +29,7 @@ from perdure.pipeline.model.shape import config_vocab_size, model_shape
 from perdure.pipeline.model.vocabulary import extension_between
 from perdure.pipeline.plan.averages import averaged_weights, no_checkpoints
 from perdure.pipeline.plan.consumption import Ancestor, tokens_at
+from perdure.pipeline.plan.cutoffs import are_dated, cutoff_before
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.history import history_of_plan
 from perdure.pipeline.plan.identity import deciding, deciding_fields
@@ -120,6 +121,8 @@ def version_inputs(
         found["averaged"] = averaged_checkpoints(recipe, name, version.start)
     if moments := fisher_checkpoint(recipe, name, some_source["tokenizer_hash"]):
         found["fisher_checkpoint"] = str(moments)
+    if are_dated(recipe) and not is_finished(recipe.paths.version(name).directory):
+        found["cutoff_before"] = cutoff_before(recipe, name, data)
     return with_teacher(recipe, name, found)
 
 

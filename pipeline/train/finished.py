@@ -8,7 +8,8 @@ from perdure.pipeline.core.records import VersionRecord
 from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.model.device import devices
 from perdure.pipeline.model.exports import export_hash, version_files
-from perdure.pipeline.plan.plan import num_samples
+from perdure.pipeline.plan.cutoffs import cutoff_of_plan, newest
+from perdure.pipeline.plan.plan import num_samples, open_plan
 from perdure.pipeline.train import fence
 from perdure.pipeline.train.session import Session
 from perdure.pipeline.train.state import TrainState
@@ -33,7 +34,7 @@ def version_record(
     recipe, version, inputs = session.recipe, session.version, session.inputs
     identity, tokens = inputs["identity"], state.tokens
     assert state.consumed is not None and state.device_seconds is not None
-    return {
+    record: VersionRecord = {
         "id": session.name,
         "index": list(recipe.versions).index(session.name),
         "parent": inputs["parent"],
@@ -64,6 +65,13 @@ def version_record(
         "device": devices()[0],
         "lost_device_seconds": lost_device_seconds,
     }
+    if (before := inputs.get("cutoff_before")) is not None:
+        record["cutoff"] = before
+        if not version.is_computed:
+            plan = open_plan(session.paths.plan, appended=state.phases)
+            own = cutoff_of_plan(plan, session.paths.plan, session.data, plan.end)
+            record["cutoff"] = newest([before, own])
+    return record
 
 
 def declare_whole(session: Session, record: VersionRecord, made_from: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Findings of a report beyond its table of losses, as lines for the console."""
 
 from perdure.pipeline.core.formats import format_tokens
+from perdure.pipeline.evaluate.dated import TIMINGS
 from perdure.pipeline.evaluate.report_types import Report
 from perdure.pipeline.evaluate.units import NATS, UNIT_NAMES, in_unit
 
@@ -52,8 +53,27 @@ def _answers(report: Report) -> list[str]:
                 for kind, entry in kinds.items()
             ]
             lines.append(f"{version['id']}: {file}: {', '.join(parts)}{_leaked(report, file)}")
+        lines += _dated(version["id"], (probes.get("split") or {row: None})[row])
         if (fuar := probes["fuar"].get(version["id"], {}).get("parent")) is not None:
             lines.append(f"{version['id']}: {format_fuar(fuar)}")
+    return lines
+
+
+def _dated(version: str, found: dict | None) -> list[str]:
+    """Lines on a version's dated probes, split by its cut-off."""
+    if found is None:
+        return []
+    if found["refused"]:
+        return [f"{version}: dated probes are not split, since its newest text is unknown: {found['refused']}"]
+    lines = []
+    for file, kinds in found["files"].items():
+        parts = [
+            f"{words} {kinds[kind]['correct']} of {kinds[kind]['items']}{_guessed(kinds[kind])}"
+            for kind, words in TIMINGS.items()
+            if "correct" in kinds.get(kind, {})
+        ]
+        parts.append(f"undecided {kinds['undecided']['items']}")
+        lines.append(f"{version}: {file}, newest text {found['cutoff']}: {', '.join(parts)}")
     return lines
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from pyarrow import parquet
 
-from perdure.pipeline.core.records import MeasuredOn
+from perdure.pipeline.core.records import Cutoff, MeasuredOn
 from perdure.pipeline.evaluate import metrics, probe_scores
 from perdure.pipeline.evaluate.contamination import contamination
+from perdure.pipeline.evaluate.dated import split
 from perdure.pipeline.evaluate.documents import table_name
 from perdure.pipeline.evaluate.record import initial_evaluation
 from perdure.pipeline.evaluate.report.harness_scores import harness_scores
@@ -30,6 +31,7 @@ def measured(
     starts: dict[str, np.ndarray],
     on: MeasuredOn,
     places: dict[str, Path],
+    cutoffs: list[Cutoff | None],
 ) -> dict[str, Any]:
     """The measured keys of `report.json`, see docs/evaluation.md.
 
@@ -41,6 +43,7 @@ def measured(
         starts: By version its `start_losses`.
         on: What the recipe measures on, see `evaluate/record.py`.
         places: By version the directory of its evaluation on that.
+        cutoffs: Per row, the model's cut-off; None if none is recorded.
     """
     domains, sources = measured_domains(recipe), list(recipe.sources)
     known = {name: path for name, path in paths.items() if not np.isnan(losses[path.row]).all()}
@@ -85,7 +88,7 @@ def measured(
         },
         "intervals": spans | {"missing": _missing(places, on, rows)},
         "labels": by_label(documents, recipe.seed),
-        "probes": _probes(recipe, paths, places, on),
+        "probes": _probes(recipe, paths, places, on, cutoffs),
         "contamination": contamination(recipe, on),
         **harness_scores(recipe, paths),
     }
@@ -140,7 +143,11 @@ def _missing(places: dict[str, Path], on: MeasuredOn, rows: np.ndarray) -> dict[
 
 
 def _probes(
-    recipe: Recipe, paths: dict[str, LineagePath], places: dict[str, Path], on: MeasuredOn
+    recipe: Recipe,
+    paths: dict[str, LineagePath],
+    places: dict[str, Path],
+    on: MeasuredOn,
+    cutoffs: list[Cutoff | None],
 ) -> dict[str, Any] | None:
     answers = [
         parquet.read_table(path).to_pylist() if path.exists() else None
@@ -165,6 +172,7 @@ def _probes(
     return {
         "files": probe_scores.counts(asked),
         "scores": [found and probe_scores.accuracies(found, recipe.seed) for found in answers],
+        "split": [split(found, cutoff, recipe.seed) for found, cutoff in zip(answers, cutoffs, strict=True)],
         "change": changes,
         "fuar": {
             name: {

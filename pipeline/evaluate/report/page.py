@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from perdure.pipeline.evaluate.bootstrap import doubt
+from perdure.pipeline.evaluate.report.date_chart import date_charts
 from perdure.pipeline.evaluate.report.figures import SERIES_COLOURS, Axis, Line, histogram, line_chart
 from perdure.pipeline.evaluate.report.formats import (
     cost_lines,
@@ -19,6 +20,7 @@ from perdure.pipeline.evaluate.report.ledger_lines import format_fuar
 from perdure.pipeline.evaluate.report_types import Report
 from perdure.pipeline.evaluate.units import BITS, NATS, UNIT_NAMES, in_unit
 from perdure.pipeline.evaluate.version_types import VersionSummary
+from perdure.pipeline.plan.cutoffs import cutoff_words
 
 LEDGER = ("macro", "labels", "probes", "contamination", "harness_initial")
 """Keys of a report that are null or missing where nothing was measured, see docs/evaluation.md."""
@@ -45,6 +47,7 @@ def render_page(report: Report, version: str | None = None) -> str:
         "origin": format_origin,
         "layout": format_layout,
         "fuar": format_fuar,
+        "cutoff": cutoff_words,
         "perplexity": "{:,.4g}".format,
     }
     row_of = {entry["id"]: row for row, entry in enumerate(report["versions"], start=1)}
@@ -81,6 +84,7 @@ def render_page(report: Report, version: str | None = None) -> str:
             name: gap | {"chart": _gap_chart(report, name, gap, UNIT_NAMES[unit])}
             for name, gap in gaps.items()
         },
+        date_charts=date_charts(report, [entry["id"] for entry in path]),
         tree=_tree(path, None),
         charts={entry["id"]: _charts(report, entry) for entry in shown if entry["id"] in report["curves"]},
         chosen={name: _histogram(name, report["chosen"][name]) for name in names if name in report["chosen"]},

@@ -12,6 +12,7 @@ import yaml
 
 from perdure.pipeline.core.files import finite, write_json
 from perdure.pipeline.core.manifest import differences
+from perdure.pipeline.core.records import Cutoff
 from perdure.pipeline.evaluate.record import (
     run_data_directories,
     unmeasured,
@@ -29,6 +30,7 @@ from perdure.pipeline.evaluate.units import (
     default_unit,
     measured_text,
 )
+from perdure.pipeline.plan.cutoffs import are_dated, initial_cutoff
 from perdure.pipeline.plan.forecast import expected_mixture
 from perdure.pipeline.plan.history import mixture_phases, source_ledger
 from perdure.pipeline.plan.identity import deciding_fields
@@ -111,9 +113,15 @@ def _losses_and_metrics(run: RunRecords, losses: np.ndarray) -> dict[str, Any]:
         "unit": default_unit(sizes),
         "in_bits_per_byte": path_metrics(along, sources, losses * in_bits, starts_in_bits)
         | {"stability_gap": stability_gaps(recipe, run.steps, along, run.on, dict(zip(domains, in_bits)))},
-        **measured(recipe, losses, run.rows, along, starts, run.on, run.places),
+        **measured(recipe, losses, run.rows, along, starts, run.on, run.places, _cutoffs(run)),
         "stability_gap": stability_gaps(recipe, run.steps, along, run.on, dict.fromkeys(domains, 1.0)),
     }
+
+
+def _cutoffs(run: RunRecords) -> list[Cutoff | None]:
+    """Per row of the loss matrix the model's cut-off; None if none is recorded."""
+    first = initial_cutoff(run.recipe) if are_dated(run.recipe) else None
+    return [first, *(record.get("cutoff") if record else None for record in run.records.values())]
 
 
 def _training(run: RunRecords) -> dict[str, Any]:
@@ -204,6 +212,7 @@ def _version(run: RunRecords, name: str) -> dict[str, Any]:
         "phases": mixture_phases(recipe, name),
         "sources": source_ledger(recipe, name),
         "evaluation": evaluation and evaluation["domains"],
+        "cutoff": record.get("cutoff") if record else None,
     }
 
 

@@ -1,0 +1,53 @@
+"""Checks of the dates of documents: a field that is there, and holds dates."""
+
+from collections.abc import Iterator
+
+from perdure.pipeline.core.errors import PerdureError, Problem
+from perdure.pipeline.core.hints import near
+from perdure.pipeline.data.read.rows import first_fields, first_values
+from perdure.pipeline.recipe import HuggingFaceModel, JsonlReader, ParquetReader, Recipe, RowsReader, Source
+from perdure.pipeline.recipe.periods import no_date, period
+
+Problems = Iterator[Problem]
+
+
+def date_field(name: str, source: Source) -> Problems:
+    """The field with the dates: one of those that the first documents of some files have, with a date where it is filled."""
+    where, field, reader = f"sources.{name}.date_field", source.date_field, source.reader
+    if field is None:
+        return
+    if not isinstance(reader, RowsReader):
+        yield Problem(where, field, f"documents of the reader `{reader.type}` have no fields beside their text")
+        return
+    texts = [getattr(reader, option, None) for option in ("text_field", "id_field", "messages_field")]
+    if field in texts:
+        yield Problem(where, field, "should be another field than that of the text or the id")
+        return
+    if not isinstance(reader, JsonlReader | ParquetReader):
+        return  # the data stage looks at every document
+    try:
+        fields = first_fields(reader)
+        if fields and not fields & {field, "metadata"}:  # which has fields of its own
+            yield Problem(where, field, f"no document has this field{near(field, fields)}")
+            return
+        for place, (value, metadata) in first_values(reader, (field, "metadata")):
+            if value is None and isinstance(metadata, dict):
+                value = metadata.get(field)
+            if value not in (None, "") and period(_as_text(value)) is None and field not in reader.where:
+                yield Problem(where, field, f"{place}: {no_date(field, value)}")
+                return
+    except PerdureError:
+        return  # told already
+
+
+def _as_text(value: object) -> object:
+    """Dates of Parquet as the reader's metadata holds them."""
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+def model_cutoff(recipe: Recipe) -> Problems:
+    """A declared cut-off is of a model that has read something."""
+    declared = recipe.evaluation.model_cutoff
+    if isinstance(declared, str) and not isinstance(recipe.model, HuggingFaceModel):
+        remedy = "has no use: versions start from random weights, which have seen no text"
+        yield Problem("evaluation.model_cutoff", declared, remedy)

@@ -1,0 +1,51 @@
+"""Mistakes in dates: one line each, before anything starts."""
+
+import json
+
+import pytest
+
+from tests.pipeline.checks.template import found
+
+FIELD = "sources.prose.date_field"
+
+
+def problems(tmp_path, rows, *overrides):
+    path = tmp_path / "news.jsonl"
+    path.write_text("".join(json.dumps({"text": "Some text."} | row) + "\n" for row in rows))
+    reader = f"sources.prose.reader={{type: jsonl, path: {path}}}"
+    return found(reader, f"{FIELD}=date", *overrides, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("row", [{"date": "2024-05"}, {"date": 2024}, {"date": None}, {"metadata": {"date": "2024"}}])
+def test_dates_have_no_problem(tmp_path, row):
+    assert problems(tmp_path, [{"date": "2023"}, row]) == {}
+
+
+def test_a_date_that_is_none_is_one_line_with_its_place(tmp_path):
+    value, told = problems(tmp_path, [{"date": "2023"}, {"date": "last May"}, {"date": "soon"}])[FIELD]
+    assert value == "date"
+    assert told.startswith("news.jsonl, row 2: date = 'last May' is no date; should be as 2024")
+    assert "\n" not in told
+    unreadable = 'sources.prose.reader.where={date: {at_least: "1000"}}'
+    assert problems(tmp_path, [{"date": "2023"}, {"date": "last May"}], unreadable) == {}
+
+
+def test_a_field_that_no_document_has(tmp_path):
+    assert problems(tmp_path, [{"dated": "2023"}])[FIELD] == (
+        "date",
+        "no document has this field; did you mean `dated`?",
+    )
+
+
+def test_fields_that_cannot_hold_dates(tmp_path):
+    told = problems(tmp_path, [{"date": "2023"}], f"{FIELD}=text")
+    assert told[FIELD][1].startswith("should be another field than that of the text")
+    code = found("sources.code.date_field=date", out=tmp_path / "out")
+    assert code["sources.code.date_field"][1].endswith("have no fields beside their text")
+
+
+def test_a_cutoff_that_is_declared_is_a_date_and_of_a_model_that_read_something(tmp_path):
+    told = found('evaluation.model_cutoff="2024-06"', out=tmp_path / "out")
+    assert "random weights" in told["evaluation.model_cutoff"][1]
+    told = found("evaluation.model_cutoff=May", out=tmp_path / "out")
+    assert "should be a date" in told["evaluation.model_cutoff"][1]
