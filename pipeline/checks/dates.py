@@ -17,7 +17,9 @@ def date_field(name: str, source: Source) -> Problems:
     if field is None:
         return
     if not isinstance(reader, RowsReader):
-        yield Problem(where, field, f"documents of the reader `{reader.type}` have no fields beside their text")
+        yield Problem(
+            where, field, f"documents of the reader `{reader.type}` have no fields beside their text"
+        )
         return
     texts = [getattr(reader, option, None) for option in ("text_field", "id_field", "messages_field")]
     if field in texts:

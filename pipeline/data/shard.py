@@ -136,7 +136,9 @@ class ShardWriter(PipelineStep):
                     language = document.metadata.get("language")
                     place = {"split": split, "shard": rank, "sequence": len(shards[split].sequence_lengths)}
                     labels = {"topic": topic, "language": language if isinstance(language, str) else None}
-                    row = place | _described(document, encoded, self.form) | {"hash": f"{digest:016x}"} | labels
+                    row = (
+                        place | _described(document, encoded, self.form) | {"hash": f"{digest:016x}"} | labels
+                    )
                     rows.append(row)
                     shards[split].write(tokens)
                     if encoded.mask is not None:

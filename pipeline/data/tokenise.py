@@ -49,7 +49,10 @@ def tokenise_source(
     Raises:
         PerdureError: If a split has no document, or AutoTokenizer gives other tokens for a document.
     """
-    heldout_fraction, form = source.heldout_fraction, DocumentForm(source.has_conversations, source.date_field)
+    heldout_fraction, form = (
+        source.heldout_fraction,
+        DocumentForm(source.has_conversations, source.date_field),
+    )
     with building(context.out, final) as work:
         artefact = work / "artefact"
         fractions, chats = (heldout_fraction, context.reserved_fraction), form.chats

@@ -51,7 +51,10 @@ def cutoff_before(recipe: Recipe, name: str, data: dict[str, Path]) -> Cutoff:
     if isinstance(version.start, Branch):
         directory = recipe.paths.version(version.start.parent).plan
         plan, end = history(recipe, name)[0]
-        found = [cutoff_before(recipe, version.start.parent, data), cutoff_of_plan(plan, directory, data, end)]
+        found = [
+            cutoff_before(recipe, version.start.parent, data),
+            cutoff_of_plan(plan, directory, data, end),
+        ]
     elif isinstance(version.start, Init):
         found = [initial_cutoff(recipe)]
     else:
@@ -100,7 +103,7 @@ def cutoff_words(cutoff: Cutoff) -> str:
     """A cut-off as people read it: `2024-06`, `2024-06-01..2024-12-31`, or why there is none."""
     if cutoff["unknown"]:
         return f"unknown: {'; '.join(cutoff['unknown'])}"
-    return str(days_of(cutoff) or "none: no text was read")
+    return str(days_of(cutoff) or "no text")
 
 
 def _known(days: Period) -> Cutoff:
@@ -134,5 +137,7 @@ def _newest_document(plan: Plan, directory: Path, source: str, data: Path, end: 
         undated += int(missing.sum())
         dates |= set(own[~missing])
     if undated:
-        return _unknown(f"{undated:,} of the {int(read.sum()):,} documents of {source} that were read have no date")
+        return _unknown(
+            f"{undated:,} of the {int(read.sum()):,} documents of {source} that were read have no date"
+        )
     return newest(_known(days) for text in dates if (days := period(text)) is not None)

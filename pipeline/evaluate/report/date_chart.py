@@ -37,7 +37,9 @@ def date_charts(report: Report, shown: list[str]) -> dict[str, str]:
     found = {}
     for file in probes["files"]:
         lines = [
-            (name, cutoff, by_date(scores[file])) for name, cutoff, scores in rows if scores and file in scores
+            (name, cutoff, by_date(scores[file]))
+            for name, cutoff, scores in rows
+            if scores and file in scores
         ]
         if any(len(accuracies) > 1 for _, _, accuracies in lines):
             found[file] = _chart(f"{file}: accuracy by date", lines)

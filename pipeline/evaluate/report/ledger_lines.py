@@ -64,7 +64,9 @@ def _dated(version: str, found: dict | None) -> list[str]:
     if found is None:
         return []
     if found["refused"]:
-        return [f"{version}: dated probes are not split, since its newest text is unknown: {found['refused']}"]
+        return [
+            f"{version}: dated probes are not split, since its newest text is unknown: {found['refused']}"
+        ]
     lines = []
     for file, kinds in found["files"].items():
         parts = [

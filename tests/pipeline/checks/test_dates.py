@@ -16,7 +16,9 @@ def problems(tmp_path, rows, *overrides):
     return found(reader, f"{FIELD}=date", *overrides, out=tmp_path / "out")
 
 
-@pytest.mark.parametrize("row", [{"date": "2024-05"}, {"date": 2024}, {"date": None}, {"metadata": {"date": "2024"}}])
+@pytest.mark.parametrize(
+    "row", [{"date": "2024-05"}, {"date": 2024}, {"date": None}, {"metadata": {"date": "2024"}}]
+)
 def test_dates_have_no_problem(tmp_path, row):
     assert problems(tmp_path, [{"date": "2023"}, row]) == {}
 

@@ -15,7 +15,8 @@ WRITTEN = ["2023", "2024-02", "2024-05-17", "2024-05-18", None]
 
 def rows(number=40):
     return [
-        {"id": f"d{n}", "text": random_text(n), "metadata": {"when": DATES[n % len(DATES)]}} for n in range(number)
+        {"id": f"d{n}", "text": random_text(n), "metadata": {"when": DATES[n % len(DATES)]}}
+        for n in range(number)
     ]
 
 

@@ -100,10 +100,16 @@ def test_without_dates_cutoff_or_answers_nothing_is_said():
 
 def test_accuracy_by_date_joins_kinds_and_coarsens_where_there_are_many():
     kinds = {
-        "new": {"by_date": {"2024-01": {"items": 3, "accuracy": 1.0}, "2024-02": {"items": 1, "accuracy": 0.0}}},
+        "new": {
+            "by_date": {"2024-01": {"items": 3, "accuracy": 1.0}, "2024-02": {"items": 1, "accuracy": 0.0}}
+        },
         "updated": {"by_date": {"2024-01": {"items": 1, "accuracy": 0.0}}},
     }
     assert by_date(kinds) == {"2024-01": (0.75, 4), "2024-02": (0.0, 1)}
-    days = {f"2024-{month:02d}-{day:02d}": {"items": 1, "accuracy": 1.0} for month in (1, 2) for day in range(1, 20)}
+    days = {
+        f"2024-{month:02d}-{day:02d}": {"items": 1, "accuracy": 1.0}
+        for month in (1, 2)
+        for day in range(1, 20)
+    }
     assert len(days) > MOST_DATES
     assert by_date({"new": {"by_date": days}}) == {"2024-01": (1.0, 19), "2024-02": (1.0, 19)}

@@ -82,7 +82,9 @@ def test_undated_documents_make_it_unknown_and_are_counted(tmp_path):
 def test_a_source_without_dates_makes_it_unknown(tmp_path):
     data = {"a": write_data(tmp_path / "a", [random_documents(1, 5, 300)], random_documents(2, 2, 300), 300)}
     _, plan, directory = planned(tmp_path / "out", data, 1)
-    assert cutoff_of_plan(plan, directory, data, plan.end)["unknown"] == ["a has no dates (sources.a.date_field)"]
+    assert cutoff_of_plan(plan, directory, data, plan.end)["unknown"] == [
+        "a has no dates (sources.a.date_field)"
+    ]
 
 
 def test_the_latest_of_all_parents_counts():
@@ -106,7 +108,9 @@ VERSIONS = {
     "early": version({"type": "update", "parent": "base"}),
     "late": version({"type": "update", "parent": "base"}),
     "merged": version({"type": "merge", "weights": {"early": 0.5, "late": 0.5}}, 0),
-    "taught": version({"type": "update", "parent": "early"}, anchor={"type": "kl", "on": "all", "model": "late"}),
+    "taught": version(
+        {"type": "update", "parent": "early"}, anchor={"type": "kl", "on": "all", "model": "late"}
+    ),
     "branch": version({"type": "branch", "parent": "long", "step": 1}),
     "long": version({"type": "init"}, 8 * STEP),
 }

@@ -22,7 +22,9 @@ def test_a_date_names_the_days_that_it_is_precise_to(text, first, last):
     assert period(str(found)) == found
 
 
-@pytest.mark.parametrize("value", ["May", "2024-13", "2024-02-30", "24", 24, 20240517, True, None, [2024], 2024.5])
+@pytest.mark.parametrize(
+    "value", ["May", "2024-13", "2024-02-30", "24", 24, 20240517, True, None, [2024], 2024.5]
+)
 def test_what_is_no_date_has_no_days(value):
     assert period(value) is None
 
