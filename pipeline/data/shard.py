@@ -74,7 +74,7 @@ class ShardWriter(PipelineStep):
         subset: Path | None,
         heldout_fraction: float,
         reserved_fraction: float,
-        form: DocumentForm = DocumentForm(),
+        form: DocumentForm,
     ):
         super().__init__()
         self.form = form

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from perdure.pipeline.core.records import Cutoff
 from perdure.pipeline.evaluate.probe_scores import right, scored
 from perdure.pipeline.plan.cutoffs import cutoff_words, days_of
-from perdure.pipeline.recipe.periods import Period, period
+from perdure.pipeline.recipe.periods import PRECISIONS, Period, period
 
 Timing = Literal["known", "unseen", "undecided"]
 TIMINGS: dict[Timing, str] = {
@@ -18,7 +18,7 @@ TIMINGS: dict[Timing, str] = {
     "undecided": "undecided",
 }
 """Kinds of dated probes, in words."""
-MOST_DATES = 24
+MOST_DATES = 40
 """Dates of a chart; if there are more, days are put together to months, and months to years."""
 
 
@@ -64,15 +64,25 @@ def split(answers: list[dict] | None, cutoff: Cutoff | None, seed: int) -> dict[
 
 
 def by_date(kinds: dict[str, dict[str, Any]]) -> dict[str, tuple[float, int]]:
-    """Accuracy and items of a file's probes by date, of all kinds together; at most about `MOST_DATES` dates, in order.
+    """Accuracy and items of a file's probes by date, of all kinds together, in order.
+
+    Dates are put together to the finest precision that leaves at most `MOST_DATES`, and that at least half of the probes have;
+    coarser ones are left out.
 
     Args:
         kinds: By kind what `probe_scores.accuracies` says.
     """
     found = [(date, entry) for kind in kinds.values() for date, entry in kind["by_date"].items()]
-    length = next((size for size in (10, 7) if len({date[:size] for date, _ in found}) <= MOST_DATES), 4)
+    items = sum(entry["items"] for _, entry in found)
+
+    def fits(length: int) -> bool:
+        fine = [(date[:length], entry["items"]) for date, entry in found if len(date) >= length]
+        return len({date for date, _ in fine}) <= MOST_DATES and 2 * sum(count for _, count in fine) >= items
+
+    length = next((size for size in sorted(PRECISIONS, reverse=True) if fits(size)), min(PRECISIONS))
     sums: dict[str, tuple[float, int]] = {}
     for date, entry in sorted(found, key=lambda one: one[0]):
-        correct, items = sums.get(date[:length], (0.0, 0))
-        sums[date[:length]] = correct + entry["accuracy"] * entry["items"], items + entry["items"]
-    return {date: (correct / items, items) for date, (correct, items) in sums.items()}
+        if len(date) >= length:
+            correct, number = sums.get(date[:length], (0.0, 0))
+            sums[date[:length]] = correct + entry["accuracy"] * entry["items"], number + entry["items"]
+    return {date: (correct / number, number) for date, (correct, number) in sums.items()}

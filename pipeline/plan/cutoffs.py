@@ -133,7 +133,7 @@ def _newest_document(plan: Plan, directory: Path, source: str, data: Path, end: 
         train = batch["split"].to_numpy(zero_copy_only=False) == "train"
         own = batch["date"].filter(train).to_numpy(zero_copy_only=False)[read[place : place + train.sum()]]
         place += int(train.sum())
-        missing = np.equal(own, None)
+        missing = np.array([text is None for text in own], bool)
         undated += int(missing.sum())
         dates |= set(own[~missing])
     if undated:

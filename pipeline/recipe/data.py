@@ -139,10 +139,9 @@ class Source(Section):
     """Which training documents are used; default: all."""
     date_field: str | None = Field(default=None, exclude_if=lambda field: field is None)
     """The metadata field that holds each document's date: a year, a month, a day or a time, as text ("2024", "2024-05",
-    "2024-05-17", "2024-05-17T12:00:00+02:00"; ISO 8601, without an offset in UTC), a year also as a number. Dates give versions a
-    cut-off, by which dated probes are split, and parts of the source by date (`web[2023-01..2023-06]`). A document without the
-    field is undated and counted; text in it that is no date is an error, unless the reader's `where` leaves such documents out.
-    Default: documents have no dates."""
+    "2024-05-17", "2024-05-17T12:00:00+02:00"; ISO 8601, without an offset in UTC), a year also as a number. Dates give versions
+    a cut-off, by which dated probes are split. A document without the field is undated and counted; text in it that is no date
+    is an error, unless the reader's `where` leaves such documents out. Default: documents have no dates."""
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Share of documents held out for evaluation, chosen by the hash of their text: never trained on, in any
     source or version, and stable when documents are added."""

@@ -28,7 +28,7 @@ def date_charts(report: Report, shown: list[str]) -> dict[str, str]:
     if probes is None or not any(probes.get("split") or ()):
         return {}
     versions = {entry["id"]: entry.get("cutoff") for entry in report["versions"]}
-    rows = [("initial model", None, probes["scores"][0])]
+    rows: list[tuple[str, Cutoff | None, dict]] = [("initial model", None, probes["scores"][0])]
     rows += [
         (name, cutoff, scores)
         for (name, cutoff), scores in zip(versions.items(), probes["scores"][1:])

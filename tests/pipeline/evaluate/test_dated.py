@@ -109,7 +109,12 @@ def test_accuracy_by_date_joins_kinds_and_coarsens_where_there_are_many():
     days = {
         f"2024-{month:02d}-{day:02d}": {"items": 1, "accuracy": 1.0}
         for month in (1, 2)
-        for day in range(1, 20)
+        for day in range(1, 23)
     }
     assert len(days) > MOST_DATES
-    assert by_date({"new": {"by_date": days}}) == {"2024-01": (1.0, 19), "2024-02": (1.0, 19)}
+    assert by_date({"new": {"by_date": days}}) == {"2024-01": (1.0, 22), "2024-02": (1.0, 22)}
+    months = {f"2024-{month:02d}": {"items": 2, "accuracy": 0.5} for month in range(1, 5)}
+    coarse = months | {"2023": {"items": 8, "accuracy": 1.0}}  # as many questions as all months have
+    assert by_date({"new": {"by_date": coarse}}) == dict.fromkeys(months, (0.5, 2))
+    coarser = months | {"2023": {"items": 9, "accuracy": 1.0}}
+    assert by_date({"new": {"by_date": coarser}}) == {"2023": (1.0, 9), "2024": (0.5, 8)}
