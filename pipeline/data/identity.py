@@ -9,6 +9,7 @@ from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.data.cleaning.languages import has_other_words
 from perdure.pipeline.data.cleaning.step_inputs import cleaning_inputs, label_inputs
+from perdure.pipeline.data.fim import settings, special_tokens
 from perdure.pipeline.data.read.contents import edited, record_path
 from perdure.pipeline.data.read.inputs import fingerprint, once_for, read_files
 from perdure.pipeline.data.tokenizer.coverage import NOTHING_LEFT
@@ -24,6 +25,8 @@ READING = 2
 READ_OTHERWISE = {"jsonl": {"broken_json", "invalid_utf8"}, "parquet": {"invalid_utf8"}}
 """By reader: reasons for which version 1 dropped documents that this one may keep."""
 
+FIM = 1
+"""Version of what the stage makes of documents whose middle is to be filled in."""
 CHATS = 1
 """Version of what the stage makes of conversations."""
 DATES = 1
@@ -102,6 +105,8 @@ def tokenizer_inputs(recipe: Recipe, clean: dict[str, dict]) -> dict:
     if recipe.tokenizer.type in ("train", "extend"):
         inputs["sources"] = {name: hash_of(clean[name]) for name in recipe.tokenizer.sources}
         inputs["reserved_fraction"] = reserved_fraction(recipe)
+    if recipe.tokenizer.type == "train" and (tokens := special_tokens(recipe)):
+        inputs["special_tokens"] = tokens
     return {"format": FORMAT, **inputs}
 
 
@@ -120,6 +125,8 @@ def data_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict) 
         inputs["chat"] = {"format": CHATS, "template": facts.get("chat_template")}
     if (field := recipe.sources[name].date_field) is not None:
         inputs["dates"] = {"format": DATES, "field": field}
+    if fim := recipe.sources[name].infilled:
+        inputs["fim"] = settings(fim, recipe, name) | {"format": FIM}
     if recipe.sources[name].topics is not None:
         inputs["topics"] = part_inputs(recipe, name, "topics", clean)
     if recipe.sources[name].subset is not None:

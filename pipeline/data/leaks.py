@@ -8,7 +8,7 @@ leave them out. Until then each shard's finds are a file of their own, so that a
 import fcntl
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from perdure.pipeline.core.manifest import finish, is_finished
 from perdure.pipeline.core.shards import Shard, open_shard
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data.backends.local import Execute, building
+from perdure.pipeline.data.fim import restored
 from perdure.pipeline.data.ngrams import joined_hashes, simple_words, word_hashes, word_sizes
 from perdure.pipeline.data.shard import PREFIXES
 
@@ -121,7 +122,8 @@ class LeakSearch(PipelineStep):
         with np.load(self.grams) as file:
             grams = {int(n): file[n] for n in file.files}
         shard, found = open_shard(self.data / PREFIXES["train"].format(rank)), Places()
-        for number, text in texts(shard, self.tokenizer, range(len(shard.lengths))):
+        fim = read_json(self.data / "manifest.json").get("fim", {})
+        for number, text in texts(shard, self.tokenizer, range(len(shard.lengths)), fim.get("sentinels", ())):
             words = simple_words(text)
             own, sizes = word_hashes(words), word_sizes(words)
             for n, wanted in grams.items():
@@ -133,8 +135,10 @@ class LeakSearch(PipelineStep):
         _save(path, found)
 
 
-def texts(shard: Shard, tokenizer: Path, numbers: range | list[int]) -> Iterator[tuple[int, str]]:
-    """Numbers and texts of documents of a shard."""
+def texts(
+    shard: Shard, tokenizer: Path, numbers: range | list[int], sentinels: Sequence[int] = ()
+) -> Iterator[tuple[int, str]]:
+    """Numbers and texts of documents of a shard; of those with `sentinels` of fill-in-the-middle, as they were before it."""
     vocabulary = load_tokenizer(tokenizer).tokenizer
     batch: list[int] = []
     size = 0
@@ -144,6 +148,8 @@ def texts(shard: Shard, tokenizer: Path, numbers: range | list[int]) -> Iterator
         if size >= BATCH_TOKENS or place == len(numbers):
             starts = [(shard.start(n), int(shard.lengths[n]) - 1) for n in batch]  # without end-of-sequence
             ids = [shard.values[start : start + length].tolist() for start, length in starts]
+            if sentinels:
+                ids = [restored(tokens, sentinels) for tokens in ids]
             yield from zip(batch, vocabulary.decode_batch(ids, skip_special_tokens=False), strict=True)
             batch, size = [], 0
 

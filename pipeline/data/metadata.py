@@ -1,4 +1,4 @@
-"""What documents' metadata decides as shards are written: their dates."""
+"""What becomes of documents as shards are written, and what their metadata decides: their dates."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,7 @@ from datatrove.data import Document
 from pyarrow import parquet
 
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.data.fim import Infill
 from perdure.pipeline.recipe.periods import no_date, period
 
 
@@ -18,10 +19,12 @@ class DocumentForm:
     Attributes:
         chats: Whether they are conversations.
         date_field: The metadata field with their dates; None: they have none.
+        infill: Which of their texts are to be filled in the middle; None: none.
     """
 
     chats: bool = False
     date_field: str | None = None
+    infill: Infill | None = None
 
 
 def date_of(document: Document, field: str) -> str | None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,18 +12,12 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
 
-from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.shards import NO_LABEL
-from perdure.pipeline.core.tokenizers import LoadedTokenizer, load_tokenizer
-from perdure.pipeline.data.chat import (
-    ChatTemplate,
-    encode_chat,
-    load_template,
-    render,
-    strings_of,
-    text_of_labels,
-)
+from perdure.pipeline.core.tokenizers import load_tokenizer
+from perdure.pipeline.data.chat import ChatTemplate, load_template, strings_of
 from perdure.pipeline.data.cleaning.normalise import count_words, is_heldout, text_hash
+from perdure.pipeline.data.encode import Encoded, encode_chats, encode_texts
+from perdure.pipeline.data.fim import Rendering, rendering
 from perdure.pipeline.data.metadata import DocumentForm, date_of
 from perdure.pipeline.data.read.conversations import CONVERSATION
 from perdure.pipeline.data.tokenizer.compared import SAMPLES, Sample
@@ -34,7 +28,7 @@ UINT16_VOCAB = 65500
 BATCH_CHARS = 1 << 20
 """Characters tokenised at a time; a longer document is a batch of its own."""
 SPECIAL_TOKENS = "special_tokens"
-"""Why a conversation is dropped in whose messages special tokens are spelled, which would begin or end turns."""
+"""Why a document is dropped in which special tokens are spelled that would begin or end turns, or parts of a document."""
 WITHOUT_TOKENS = "without_tokens"
 """Why a document is dropped of whose characters hardly any has a token."""
 PREFIXES = {"train": "{:05d}", "heldout": "heldout.{:05d}"}
@@ -91,6 +85,7 @@ class ShardWriter(PipelineStep):
         """Writes `<rank>.{bin,idx}`, `heldout.<rank>.{bin,idx}`, masks of conversations, and `docs.<rank>.parquet`."""
         tokenizer, sample = load_tokenizer(self.tokenizer), Sample()
         template = load_template(self.tokenizer) if self.form.chats else None
+        sentinels = self.sentinels(tokenizer.tokenizer)
         uncovered = gaps(tokenizer.tokenizer) if tokenizer.loses_characters else None
         size = 2 if tokenizer.vocab_size < UINT16_VOCAB else 4
         shards = {
@@ -109,19 +104,24 @@ class ShardWriter(PipelineStep):
                 rows = []
                 batch_texts = [document.text for document in batch]
                 missing = uncovered.missing(batch_texts) if uncovered else [0] * len(batch)
-                for document, encoded, lost in zip(
-                    batch, encode(tokenizer, batch, template), missing, strict=True
+                digests = [text_hash(text) for text in batch_texts]
+                splits = [self.split_of(digest) for digest in digests]
+                if template:
+                    encoding, forms = encode_chats(tokenizer, batch, template), [Rendering([])] * len(batch)
+                else:
+                    forms = [self.rendered(*pair) for pair in zip(batch, splits, strict=True)]
+                    encoding = encode_texts(tokenizer, batch, forms, sentinels)
+                for document, encoded, lost, digest, split, form in zip(
+                    batch, encoding, missing, digests, splits, forms, strict=True
                 ):
                     tokens = encoded.tokens
-                    digest = text_hash(document.text)
                     topic, take = next(topics, None), next(taken, True)
-                    split = self.split_of(digest)
                     reason = None
                     if split is None:
                         reason = "heldout_elsewhere"
                     elif not (take or split == "heldout"):
                         reason = "not_in_subset"
-                    elif template and spells_special(template, document):
+                    elif encoded.has_sentinels or (template and spells_special(template, document)):
                         reason = SPECIAL_TOKENS
                     elif uncovered:
                         reason = self.judge(document, lost, sample)
@@ -130,7 +130,9 @@ class ShardWriter(PipelineStep):
                         self.stat_update(f"{reason}:words", value=count_words(document.text))
                         self.stat_update(f"{reason}:tokens", value=len(tokens))
                         continue
-                    sample.add(Document(encoded.text, document.id), digest, encoded.with_separator)
+                    if encoded.with_separator is not None:
+                        sample.add(Document(encoded.text, document.id), digest, encoded.with_separator)
+                    self.count(form)
                     self.stat_update("separators", value=tokens.count(tokenizer.eos_id) - 1)
                     num_bytes = encoded.num_bytes
                     language = document.metadata.get("language")
@@ -154,6 +156,24 @@ class ShardWriter(PipelineStep):
         for shard in (*shards.values(), *masks.values()):
             shard.close()
         sample.write(self.directory.parent / SAMPLES / f"{rank:05d}.json")
+
+    def rendered(self, document: Document, split: str | None) -> Rendering:
+        """A document as it is tokenised; one that is not trained on stays as it is."""
+        if split != "train" or self.form.infill is None:
+            return Rendering([document.text])
+        return rendering(self.form.infill, document.id, document.text)
+
+    def sentinels(self, tokenizer: Any) -> dict[str, int]:
+        """Tokens that no text may become, by spelling."""
+        ids = self.form.infill.sentinels if self.form.infill else ()
+        return {tokenizer.id_to_token(number): number for number in ids}
+
+    def count(self, form: Rendering) -> None:
+        """Counts a document that was transformed, its texts by order, and the tokens that are no text."""
+        if form.psm or form.spm:
+            tokens = sum(isinstance(part, int) for part in form.parts)
+            for key, value in (("documents", 1), ("psm", form.psm), ("spm", form.spm), ("tokens", tokens)):
+                self.stat_update(f"fim_{key}", value=value)
 
     def judge(self, document: Document, lost: int, sample: Sample) -> str | None:
         """Counts the characters of a document without tokens; returns why it is dropped, if it is."""
@@ -205,24 +225,6 @@ def batches(documents: DocumentsPipeline) -> Iterator[list[Document]]:
         yield batch
 
 
-class Encoded(NamedTuple):
-    """A document as it is written.
-
-    Attributes:
-        text: What was tokenised.
-        tokens: Their ids, the separator last.
-        mask: Which of them are labels, a number each; None: all are.
-        num_bytes: UTF-8 bytes of the text that counts.
-        with_separator: The text's own ids and a separator behind them.
-    """
-
-    text: str
-    tokens: list[int]
-    mask: list[int] | None
-    num_bytes: int
-    with_separator: list[int]
-
-
 def _described(document: Document, encoded: Encoded, form: DocumentForm) -> dict:
     """A document's id, sizes, metadata and date, as in `DOCUMENTS`."""
     date = {"date": date_of(document, form.date_field)} if form.date_field else {}
@@ -234,30 +236,3 @@ def _described(document: Document, encoded: Encoded, form: DocumentForm) -> dict
         "num_bytes": encoded.num_bytes,
         "metadata": json.dumps(metadata, ensure_ascii=False, sort_keys=True),
     } | date
-
-
-def encode(
-    tokenizer: LoadedTokenizer, documents: list[Document], template: ChatTemplate | None = None
-) -> Iterator[Encoded]:
-    """Token ids of each document, and the separator; of a conversation, as the template renders it."""
-    eos = tokenizer.eos_id
-    if template is None:
-        texts = [document.text for document in documents]
-        for text, encoding in zip(
-            texts, tokenizer.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        ):
-            tokens = [*encoding.ids, eos]
-            yield Encoded(text, tokens, None, len(text.encode()), tokens)
-        return
-    tokenizer.tokenizer.encode_special_tokens = False  # the template's own are tokens
-    for document in documents:
-        try:
-            rendered = render(template, document.metadata[CONVERSATION])
-        except PerdureError as error:
-            raise PerdureError(f"document {document.id}: {error}") from None
-        tokens, mask = encode_chat(rendered, tokenizer.tokenizer, eos, template.spellings)
-        if not any(mask):
-            raise PerdureError(f"{template.name}: no token of document {document.id} would be trained on")
-        own = tokens[: len(tokens) - (not rendered.text.endswith(template.special["eos_token"]))]
-        num_bytes = len(text_of_labels(rendered, template.spellings).encode())
-        yield Encoded(rendered.text, tokens, mask, num_bytes, [*own, eos])

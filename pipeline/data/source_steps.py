@@ -13,8 +13,10 @@ from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.integrity import is_whole, require_whole
 from perdure.pipeline.core.manifest import is_finished
+from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data import identity
 from perdure.pipeline.data.context import ShardInputs, StageContext
+from perdure.pipeline.data.fim import sentinel_ids, settings, spellings
 from perdure.pipeline.data.summaries import topics_summary
 from perdure.pipeline.recipe import Recipe, typed_command
 
@@ -105,6 +107,10 @@ def make_shards(
     }
     if source.has_conversations:
         manifest["label_mask"] = True
+    if fim := recipe.sources[name].infilled:
+        tokens, where = spellings(fim), f"sources.{name}.fim.sentinels"
+        ids = sentinel_ids(load_tokenizer(made.tokenizer).tokenizer, tokens, where)
+        manifest["fim"] = settings(fim, recipe, name) | {"sentinels": ids}
     logger.info(f"tokenising {name}")
     tokenise_source(context, final, name, made, subset, source, exported, manifest)
     return final

@@ -35,6 +35,17 @@ def _labels(split: dict) -> str:
     return f" ({split['labels']:,} of them labels)" if "labels" in split else ""
 
 
+def fim_line(counts: dict) -> str:
+    """What was transformed to be filled in the middle; empty if nothing was."""
+    if not (fim := counts.get("fim")):
+        return ""
+    documents, tokens = counts["train"]["documents"], counts["train"]["tokens"]
+    return (
+        f"fill in the middle: {fim['documents']:,} of {documents:,} training documents "
+        f"({fim['psm']:,} PSM, {fim['spm']:,} SPM), sentinels are {fim['tokens']:,} of {tokens:,} tokens"
+    )
+
+
 def source_summary(name: str, counts: dict) -> str:
     """A source: documents in, dropped by reason and out; tokens of its splits; what could not be looked for."""
     documents, train, heldout = counts["documents"], counts["train"], counts["heldout"]
@@ -48,6 +59,7 @@ def source_summary(name: str, counts: dict) -> str:
             if (inside := counts["separators_inside"])
             else ""
         )
+        + (f"; {line}" if (line := fim_line(counts)) else "")
     ) + "".join(
         f"; of {file['file']}, {file['too_short']:,} of {file['strings']:,} strings were too short to be looked for"
         for step in counts["steps"]

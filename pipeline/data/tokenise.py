@@ -12,10 +12,17 @@ from perdure.pipeline.core.remembered_hashes import hash_files
 from perdure.pipeline.data.backends.local import building
 from perdure.pipeline.data.cleaning.counted import step_counts, total
 from perdure.pipeline.data.context import ShardInputs, StageContext
+from perdure.pipeline.data.fim import Infill
 from perdure.pipeline.data.metadata import DocumentForm, dates_summary
 from perdure.pipeline.data.read.readers import CleanedDocuments
 from perdure.pipeline.data.read.rows import merge_tables
-from perdure.pipeline.data.shard import PREFIXES, SPECIAL_TOKENS, WITHOUT_TOKENS, ShardWriter, shard_files
+from perdure.pipeline.data.shard import (
+    PREFIXES,
+    SPECIAL_TOKENS,
+    WITHOUT_TOKENS,
+    ShardWriter,
+    shard_files,
+)
 from perdure.pipeline.data.tokenizer.compared import SAMPLES, compare, read_samples
 from perdure.pipeline.recipe import Source
 
@@ -40,18 +47,21 @@ def tokenise_source(
         subset: Whether each document is kept, as `choose_subset` wrote it; None if all are.
         source: The source, which says what share of documents is held out, and what their metadata is for.
         exported: Loads the tokenizer as AutoTokenizer does from an export.
-        manifest: What the artefact depends on; `counts` and `files` are added. `counts.tokens` is what was tokenised:
+        manifest: What the artefact depends on, such as `label_mask` of conversations and `fim`, the fields of `Infill`;
+            `counts` and `files` are added. `counts.tokens` is what was tokenised:
             the documents that the cleaning left, separators included. `counts.separators_inside` are those that stand
             in texts, as far as the tokenizer takes their spelling for them. Of a tokenizer that loses characters,
             `counts.without_tokens` has the `characters` that have no token, `of` how many, in how many `documents`, and
-            as `example` the document that lost the largest share.
+            as `example` the document that lost the largest share. `counts.fim` has the `documents` that were transformed, how
+            many in which order (`psm`, `spm`), and the `tokens` that this added, the sentinels.
 
     Raises:
         PerdureError: If a split has no document, or AutoTokenizer gives other tokens for a document.
     """
+    infill = Infill(**manifest["fim"]) if "fim" in manifest else None
     heldout_fraction, form = (
         source.heldout_fraction,
-        DocumentForm(source.has_conversations, source.date_field),
+        DocumentForm(source.has_conversations, source.date_field, infill),
     )
     with building(context.out, final) as work:
         artefact = work / "artefact"
@@ -74,6 +84,8 @@ def tokenise_source(
         counted = _counts(steps, counts)
         if form.date_field:
             counted["dates"] = dates_summary(artefact / "docs.parquet")
+        if infill:
+            counted["fim"] = {key: counts[f"fim_{key}"] for key in ("documents", "psm", "spm", "tokens")}
         if loses:
             lost = {"characters": counts["lost:characters"], "of": counts["visible"]}
             counted[WITHOUT_TOKENS] = lost | {"documents": counts["lost"], "example": worst}
@@ -88,8 +100,8 @@ def _all_steps(
     steps.append(_record("split", steps[-1]["out"], "heldout_elsewhere", counts))
     if subset:
         steps.append(_record("subset", steps[-1]["out"], "not_in_subset", counts))
-    if chats:
-        steps.append(_record("chats", steps[-1]["out"], SPECIAL_TOKENS, counts))
+    if chats or counts[SPECIAL_TOKENS]:
+        steps.append(_record("chats" if chats else "fim", steps[-1]["out"], SPECIAL_TOKENS, counts))
     if loses:
         steps.append(_record("tokens", steps[-1]["out"], WITHOUT_TOKENS, counts))
     return steps

@@ -21,6 +21,7 @@ from perdure.pipeline.recipe.cleaning import (
     PersonalData,
     SentenceDedup,
 )
+from perdure.pipeline.recipe.code import FillInTheMiddle
 from perdure.pipeline.recipe.data import (
     DataStage,
     ExtendedTokenizer,
@@ -121,6 +122,7 @@ __all__ = [
     "Evaluation",
     "ExactDedup",
     "ExtendedTokenizer",
+    "FillInTheMiddle",
     "FineWebQuality",
     "FisherAnchor",
     "FisherExamples",

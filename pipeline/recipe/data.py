@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from perdure.pipeline.recipe.cleaning import CleaningStep, ExactDedup, MinhashDedup
 from perdure.pipeline.recipe.cluster import Option
+from perdure.pipeline.recipe.code import FillInTheMiddle
 from perdure.pipeline.recipe.labels import Subset, Topics
 from perdure.pipeline.recipe.section import Positive, Section, Size
 from perdure.pipeline.recipe.where import Condition
@@ -142,6 +143,8 @@ class Source(Section):
     "2024-05-17", "2024-05-17T12:00:00+02:00"; ISO 8601, without an offset in UTC), a year also as a number. Dates give versions
     a cut-off, by which dated probes are split. A document without the field is undated and counted; text in it that is no date
     is an error, unless the reader's `where` leaves such documents out. Default: documents have no dates."""
+    fim: FillInTheMiddle | None = Field(default=None, exclude_if=lambda fim: fim is None or fim.rate == 0)
+    """Training documents whose middle is moved to the end, so that a model learns to fill it in; default: none."""
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Share of documents held out for evaluation, chosen by the hash of their text: never trained on, in any
     source or version, and stable when documents are added."""
@@ -150,6 +153,11 @@ class Source(Section):
     def has_conversations(self) -> bool:
         """Whether its documents are conversations."""
         return getattr(self.reader, "messages_field", None) is not None
+
+    @property
+    def infilled(self) -> FillInTheMiddle | None:
+        """How documents are transformed to be filled in the middle; None if none is."""
+        return self.fim if self.fim is not None and self.fim.rate else None
 
 
 class LocalWorkers(Section):
@@ -228,7 +236,7 @@ class TrainedTokenizer(ChatTokenizer):
 
     type: Literal["train"]
     vocab_size: Annotated[Size, Field(ge=300)]
-    """Number of tokens, the separator `<|endoftext|>` included."""
+    """Number of tokens, the separator `<|endoftext|>` and the sentinels of sources with `fim` included."""
     sources: Annotated[list[str], Field(min_length=1)]
     """Names of the sources to train on."""
     sample_words: Positive = 200_000_000

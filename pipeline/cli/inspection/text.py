@@ -8,6 +8,7 @@ from rich.text import Text
 
 from perdure.pipeline.cli.inspection.schema import Distribution, Inspection, Sample, ScoredDocuments, Source
 from perdure.pipeline.data.cleaning.drops import drops_lines
+from perdure.pipeline.data.summaries import fim_line
 
 EXAMPLES_SHOWN = 2
 """Dropped documents printed per step and reason; the page and the artefact have more."""
@@ -39,6 +40,8 @@ def print_inspection(found: Inspection) -> None:
             f"out: {train['documents']:,} documents, {train['tokens']:,} tokens to train on; "
             f"{heldout['documents']:,} documents, {heldout['tokens']:,} tokens held out"
         )
+        if line := fim_line(counts):
+            console.print(line)
         if lost := counts.get("without_tokens"):
             console.print(Text(_without_tokens(lost)))
         _print_labels(console, source)

@@ -3,7 +3,7 @@ directory with a `tokenizer.json`, which both the tokenizers library and transfo
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,18 +133,19 @@ def build_tokenizer(
                 )
             case recipe.SentencePieceTokenizer():
                 tokenizer, eos = convert(spec.path)
-                texts = [
+                first = [
                     text
                     for directory in sources.values()
                     for text in islice(document_texts(directory), SAMPLE)
                 ]
-                verify(tokenizer, spec.path, texts)
+                verify(tokenizer, spec.path, first)
                 _save(tokenizer, eos, artefact)
             case recipe.TrainedTokenizer():
-                tokenizer, eos = (
-                    train(spec.vocab_size, train_texts(chosen, context.reserved_fraction)),
-                    SEPARATOR,
+                texts, special = (
+                    train_texts(chosen, context.reserved_fraction),
+                    inputs.get("special_tokens", []),
                 )
+                tokenizer, eos = train(spec.vocab_size, texts, special), SEPARATOR
                 _save(tokenizer, eos, artefact)
         chat = put_template(artefact, spec.chat_template)
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
@@ -183,10 +184,13 @@ def _learnt_from(
     return drawn, sizes | {"of_words": words}
 
 
-def train(vocab_size: int, texts: Iterator[str]) -> "Tokenizer":
+def train(vocab_size: int, texts: Iterator[str], special: Iterable[str] = ()) -> "Tokenizer":
     """Trains a byte-level BPE tokenizer (Radford et al. 2019), whose every byte is in the vocabulary.
 
-    The vocabulary is smaller than `vocab_size` if the texts hold fewer pairs to merge.
+    Args:
+        vocab_size: Its tokens; fewer if the texts hold fewer pairs to merge.
+        texts: What it learns from.
+        special: Further special tokens, behind the separator.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -197,7 +201,7 @@ def train(vocab_size: int, texts: Iterator[str]) -> "Tokenizer":
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[SEPARATOR],
+        special_tokens=list(dict.fromkeys([SEPARATOR, *special])),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

@@ -15,7 +15,7 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.tokenizers import LOADED, load_tokenizer
 from perdure.pipeline.data.context import StageContext
-from perdure.pipeline.data.shard import encode
+from perdure.pipeline.data.encode import encode_texts
 from perdure.pipeline.data.tokenizer.auto import as_loaded
 from perdure.pipeline.data.tokenizer.train import build_tokenizer, tokenizer_inputs
 from perdure.pipeline.model.export import OURS
@@ -49,7 +49,7 @@ def build(spec: HuggingFaceTokenizer, config: dict, to: Path) -> Path:
 
 def ours(built: Path) -> list[list[int]]:
     documents = [Document(text, str(number)) for number, text in enumerate(TEXTS)]
-    return [encoded.tokens[:-1] for encoded in encode(load_tokenizer(built), documents)]
+    return [encoded.tokens[:-1] for encoded in encode_texts(load_tokenizer(built), documents)]
 
 
 def theirs(built: Path, config: dict, to: Path, parse: bool) -> list[list[int]]:
@@ -117,7 +117,7 @@ def test_a_class_that_builds_its_tokenizer_anew_decides(tmp_path):
     assert (built / "tokenizer.json").read_text() == base("bpe-bytes")  # whose hash identifies the tokenizer
     stated = Tokenizer.from_str(base("bpe-bytes"))
     # The file puts a blank before every text, the class only where none is.
-    ids = next(encode(load_tokenizer(built), [Document(" cat", "0")])).tokens[:-1]
+    ids = next(encode_texts(load_tokenizer(built), [Document(" cat", "0")])).tokens[:-1]
     assert ids == stated.encode("cat", add_special_tokens=False).ids
     assert ids != stated.encode(" cat", add_special_tokens=False).ids
     # Beside a Mistral, transformers goes by the file: one directory cannot be both.

@@ -17,7 +17,7 @@ from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data.cleaning.normalise import text_hash
 from perdure.pipeline.data.context import StageContext
-from perdure.pipeline.data.shard import encode
+from perdure.pipeline.data.encode import encode_texts
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.data.tokenizer.train import build_tokenizer, tokenizer_inputs, train
 from perdure.pipeline.recipe import HuggingFaceTokenizer, Recipe, SentencePieceTokenizer, TrainedTokenizer
@@ -148,7 +148,7 @@ SPELLED = "GPT ends a text with <|endoftext|>, HTML strikes <s>it</s> out"
 def test_a_spelled_special_token_is_text_unless_asked_for(trained, tmp_path, parse):
     spec = HuggingFaceTokenizer(type="huggingface", path=trained, parse_special_tokens=parse)
     loaded = build(spec, tmp_path)
-    *ids, last = next(encode(loaded, [Document(SPELLED, "0")])).tokens
+    *ids, last = next(encode_texts(loaded, [Document(SPELLED, "0")])).tokens
     assert last == loaded.eos_id and ids.count(loaded.eos_id) == parse
     assert loaded.tokenizer.decode(ids, skip_special_tokens=False) == SPELLED
     file = str(tmp_path / "built/tokenizer.json")

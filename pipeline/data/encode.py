@@ -1,0 +1,93 @@
+"""Documents as tokens: texts, texts whose middle is to be filled in, and conversations."""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from datatrove.data import Document
+
+from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.tokenizers import LoadedTokenizer
+from perdure.pipeline.data.chat import ChatTemplate, encode_chat, render, text_of_labels
+from perdure.pipeline.data.fim import Rendering, cut_apart
+from perdure.pipeline.data.read.conversations import CONVERSATION
+
+
+class Encoded(NamedTuple):
+    """A document as it is written.
+
+    Attributes:
+        text: What was tokenised.
+        tokens: Their ids, the separator last.
+        mask: Which of them are labels, a number each; None: all are.
+        num_bytes: UTF-8 bytes of the text that counts.
+        with_separator: The ids that the tokenizer gives for the whole text, and a separator behind them; None if the document
+            was tokenised in parts.
+        has_sentinels: Whether its text has tokens that only stand between texts, whatever is done.
+    """
+
+    text: str
+    tokens: list[int]
+    mask: list[int] | None
+    num_bytes: int
+    with_separator: list[int] | None
+    has_sentinels: bool = False
+
+
+def encode_texts(
+    tokenizer: LoadedTokenizer,
+    documents: list[Document],
+    renderings: list[Rendering] | None = None,
+    sentinels: Mapping[str, int] = MappingProxyType({}),
+) -> Iterator[Encoded]:
+    """Token ids of each document, and the separator.
+
+    Args:
+        tokenizer: The tokenizer.
+        documents: The documents.
+        renderings: Each in parts, of which every text is tokenised on its own; default: the whole text of each.
+        sentinels: Ids of tokens, by spelling, that no text may become.
+    """
+    if renderings is None:
+        renderings = [Rendering([document.text]) for document in documents]
+    texts = [part for rendering in renderings for part in rendering.parts if isinstance(part, str)]
+    encodings = iter(tokenizer.tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+    spellings, forbidden = tuple(sentinels), set(sentinels.values())
+    for document, rendering in zip(documents, renderings, strict=True):
+        tokens: list[int] = []
+        whole, has_sentinels = len(rendering.parts) == 1, False
+        for part in rendering.parts:
+            if isinstance(part, int):
+                tokens.append(part)
+                continue
+            ids = next(encodings).ids
+            if not forbidden.isdisjoint(ids):
+                whole = False
+                pieces = tokenizer.tokenizer.encode_batch_fast(
+                    cut_apart(part, spellings), add_special_tokens=False
+                )
+                ids = [token for piece in pieces for token in piece.ids]
+                has_sentinels |= not forbidden.isdisjoint(ids)
+            tokens += ids
+        tokens.append(tokenizer.eos_id)
+        size = len(document.text.encode())
+        yield Encoded(document.text, tokens, None, size, tokens if whole else None, has_sentinels)
+
+
+def encode_chats(
+    tokenizer: LoadedTokenizer, documents: list[Document], template: ChatTemplate
+) -> Iterator[Encoded]:
+    """Token ids of each conversation, as the template renders it, and the separator; with its labels."""
+    eos = tokenizer.eos_id
+    tokenizer.tokenizer.encode_special_tokens = False  # the template's own are tokens
+    for document in documents:
+        try:
+            rendered = render(template, document.metadata[CONVERSATION])
+        except PerdureError as error:
+            raise PerdureError(f"document {document.id}: {error}") from None
+        tokens, mask = encode_chat(rendered, tokenizer.tokenizer, eos, template.spellings)
+        if not any(mask):
+            raise PerdureError(f"{template.name}: no token of document {document.id} would be trained on")
+        own = tokens[: len(tokens) - (not rendered.text.endswith(template.special["eos_token"]))]
+        num_bytes = len(text_of_labels(rendered, template.spellings).encode())
+        yield Encoded(rendered.text, tokens, mask, num_bytes, [*own, eos])
