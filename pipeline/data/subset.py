@@ -26,7 +26,7 @@ from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
 from perdure.pipeline.data.context import StageContext
 from perdure.pipeline.data.features import classifier, read_rows, sample_texts
 from perdure.pipeline.data.read.readers import CleanedDocuments
-from perdure.pipeline.data.shard import batches, encode
+from perdure.pipeline.data.shard import batches
 
 
 def choose_subset(
@@ -213,7 +213,7 @@ class Score(PipelineStep):
             for batch in batches(data):
                 texts = [document.text for document in batch]
                 scores = self.scores(model, texts)
-                for text, encoded, score in zip(texts, encode(tokenizer, batch), scores, strict=True):
+                for text, encoded, score in zip(texts, encode_texts(tokenizer, batch), scores, strict=True):
                     digest = text_hash(text)
                     trains = not is_heldout(digest, self.reserved_fraction)
                     rows.append((digest, len(encoded.tokens), trains, float(score)))
