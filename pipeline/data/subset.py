@@ -24,6 +24,7 @@ from perdure.pipeline.data import dsir
 from perdure.pipeline.data.backends.local import building
 from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
 from perdure.pipeline.data.context import StageContext
+from perdure.pipeline.data.encode import encode_texts
 from perdure.pipeline.data.features import classifier, read_rows, sample_texts
 from perdure.pipeline.data.read.readers import CleanedDocuments
 from perdure.pipeline.data.shard import batches

@@ -189,7 +189,9 @@ def test_training_documents_alone_are_transformed(tmp_path, rows, special):
 
 def test_bytes_do_not_depend_on_how_the_work_is_divided(tmp_path, rows):
     tokenizer = built(tmp_path, with_tokens(tmp_path / "tokenizer", STARCODER, True))
-    form = DocumentForm(infill=infill(sentinels=sentinel_ids(load_tokenizer(tokenizer).tokenizer, STARCODER, "here")))
+    form = DocumentForm(
+        infill=infill(sentinels=sentinel_ids(load_tokenizer(tokenizer).tokenizer, STARCODER, "here"))
+    )
     made = []
     for number, tasks in enumerate([[rows], [rows[::2], rows[1::2]], [rows[40:], [], rows[:40]]]):
         write(tmp_path / str(number), tokenizer, tasks, form)
@@ -206,7 +208,7 @@ def test_a_text_that_is_a_sentinel_however_it_is_cut_is_dropped(tmp_path, rows):
     path = tmp_path / "tokenizer" / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": {"type": "Lowercase"}}))
     tokenizer = built(tmp_path, spec)
-    form = Form(
+    form = DocumentForm(
         infill=infill(
             rate=1e-9, sentinels=sentinel_ids(load_tokenizer(tokenizer).tokenizer, STARCODER, "here")
         )
