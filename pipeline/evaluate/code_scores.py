@@ -107,7 +107,7 @@ def item_scores(item: Item) -> dict[str, list[float]]:
     ISM and PM are 0 for an output that does not use the API or is no Python.
     """
     found: dict[str, list[float]] = {"em": [], "ism": [], "pm": []}
-    programs = item.filled or [None] * len(item.outputs)
+    programs: Sequence[str | None] = item.filled or [None] * len(item.outputs)
     for output, program in zip(item.outputs, programs, strict=True):
         used = uses(output, item.name or item.answer, program)
         found["em"].append(exact_match(item.answer, output))
