@@ -25,6 +25,7 @@ from perdure.pipeline.checks import (
     scoring,
     sources,
     versions,
+    withdrawn,
 )
 from perdure.pipeline.checks.finished import against_data
 from perdure.pipeline.checks.lenient import BROKEN, BrokenField, lenient_recipe
@@ -241,6 +242,7 @@ def _checks(recipe: Recipe, of_versions: bool) -> list[Callable[[], Iterator[Pro
                         *mixtures.CHECKS,
                         chats.instruct,
                         chats.packing,
+                        withdrawn.listed,
                         *schedules.CHECKS,
                         *anchors.CHECKS,
                         *hooks.CHECKS,

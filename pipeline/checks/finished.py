@@ -6,6 +6,7 @@ from perdure.pipeline.checks.mixtures import named_places
 from perdure.pipeline.checks.packed import packed
 from perdure.pipeline.checks.pools import pool_repetition
 from perdure.pipeline.checks.sizes import available_tokens, domain_tokens, finished_sources
+from perdure.pipeline.checks.withdrawn import known
 from perdure.pipeline.core.errors import Problem
 from perdure.pipeline.core.hints import near
 from perdure.pipeline.plan.domains import PLURALS, parse, source_of
@@ -18,8 +19,8 @@ Problems = Iterator[Problem]
 
 
 def against_data(recipe: Recipe) -> list[Problem]:
-    """What sources that are already tokenised say: labels that no document has, subsets larger than they are, and
-    sources that would repeat too often, what ancestors took included.
+    """What sources that are already tokenised say: labels and withdrawn ids that no document has, subsets larger than they
+    are, and sources that would repeat too often, what ancestors took included.
 
     The versions have no other problem.
     """
@@ -33,6 +34,7 @@ def against_data(recipe: Recipe) -> list[Problem]:
                 *data_labels(finished, name, version),
                 *data_budgets(finished, name, version),
                 *fisher_samples(finished, recipe, name, version),
+                *known(recipe, name, version),
             ]
             all_found += found or repetition(finished, recipe, name, version)
     return all_found

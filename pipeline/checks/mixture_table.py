@@ -13,6 +13,7 @@ from perdure.pipeline.checks.sizes import (
     finished_sources,
     lowest_tokens,
 )
+from perdure.pipeline.checks.withdrawn import left_out
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.plan.domains import parse, source_of
 from perdure.pipeline.plan.forecast import expected_mixture, planned_samples, streams_before
@@ -58,6 +59,7 @@ def mixture_table(recipe: Recipe, name: str, sources: dict[str, dict], counts: d
                 "buckets": settings.buckets,
                 "lowest_perplexity": subset,
                 "packed": told,
+                "withdrawn": left_out(recipe, name, source),
                 "share": float(planned[key] / total),
                 "tokens": round(tokens),
                 "available": available,

@@ -8,6 +8,7 @@ from perdure.pipeline.checks.packed import packed_words
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.order import RANKED
 from perdure.pipeline.plan.parts import describe
+from perdure.pipeline.plan.withdrawn import without_words
 
 LISTED = 200
 """Rows of a table, or names in a line, that are printed; `--json` has all."""
@@ -59,6 +60,7 @@ def mixture_tree(version: dict[str, Any], estimated: dict[str, bool]) -> Tree:
             branch.add(
                 f"{member['source']} {member['share']:.1%}, {member['tokens']:,} tokens{times}, {order}"
                 + packed_words(member["packed"])
+                + without_words(member["withdrawn"])
             )
         if len(members) > LISTED:
             branch.add(more_of(len(members) - LISTED, "sources"))

@@ -164,7 +164,7 @@ def _add_versions(
     versions = verbs.add("look", "versions", "versions of a run: log, diff, branch; of several runs: compare")
     actions = versions.add_subparsers(dest="action", required=True, metavar="ACTION")
     texts = {
-        "log": "the tree of versions: tokens, schedules, losses, unseen data",
+        "log": "the tree of versions: tokens, schedules, losses, unseen data; who read a document",
         "diff": "what differs between two versions: recipe, schedule, data, results",
         "branch": "a recipe that adds a branch to another: a complete decay off a checkpoint of a version",
         "compare": "versions of several runs side by side, from their reports",
@@ -174,7 +174,10 @@ def _add_versions(
         listed = actions.add_parser(name, parents=parents[name], help=text, description=_sentence(text))
         old = verbs.parsers.add_parser(name, parents=parents[name], description=_sentence(text))
         for command in (listed, old):
-            if name == "diff":
+            if name == "log":
+                text = "which versions read the document with this id (or SOURCE:ID), in which steps, and which had not"
+                command.add_argument("--contains", metavar="ID", help=text)
+            elif name == "diff":
                 _diff_options(command)
             elif name == "branch":
                 _branch_options(command)

@@ -12,6 +12,15 @@ from perdure.pipeline.core.console import print_json
 
 def _log(options: argparse.Namespace) -> None:
     recipe = existing_recipe(options)
+    if options.contains is not None:
+        from perdure.pipeline.cli.contains import contains, print_contains
+
+        found = contains(recipe, options.contains)
+        if options.json:
+            print_json(found)
+        else:
+            print_contains(found)
+        return
     from perdure.pipeline.cli.log import log
 
     if options.json:

@@ -54,6 +54,8 @@ class VersionIdentity(RecipeIdentity):
     """Hash by version of the adapters that its own is to be orthogonal to."""
     teacher_weights: NotRequired[str]
     """What identifies the weights of a KL anchor's `model`, if it names one."""
+    withdrawn: NotRequired[str]
+    """Hash of the withdrawn texts, if it or what it comes from withdraws any."""
 
 
 class ParentExport(TypedDict):

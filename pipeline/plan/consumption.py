@@ -9,9 +9,11 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
+from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.plan.mixture import is_replayed
 from perdure.pipeline.plan.plan import Plan, consumed_samples
+from perdure.pipeline.recipe import Mixture, MixtureSource
 
 Ancestor = tuple[Plan, int]
 
@@ -39,8 +41,13 @@ def start_of(history: Iterable[Ancestor], key: str, entry: dict, seed: int, seq_
 
 
 def same_stream(left: dict | None, right: dict) -> bool:
-    """Whether two plans give a source's samples in the same order."""
-    return left is not None and left | {"start": 0} == right | {"start": 0}
+    """Whether two plans give a source's samples in the same order, whatever is withdrawn from them."""
+    return left is not None and _stream(left) == _stream(right)
+
+
+def _stream(entry: dict) -> dict:
+    """What decides the samples of a stream, and their order."""
+    return {key: value for key, value in entry.items() if key not in ("start", "withdrawn")}
 
 
 def replay_pools(history: Iterable[Ancestor]) -> dict[str, tuple[str, dict, int]]:
@@ -61,6 +68,26 @@ def replay_pools(history: Iterable[Ancestor]) -> dict[str, tuple[str, dict, int]
     return {source: (key, entry, distinct) for source, (_, distinct, key, entry) in found.items()}
 
 
+def with_replay_pools(mixture: Mixture, history: Sequence[Ancestor], name: str) -> Mixture:
+    """A mixture with the sources of `replay.from_parents` named and weighted by what the ancestors consumed.
+
+    Raises:
+        PerdureError: If they consumed nothing.
+    """
+    replay = mixture.replay
+    if replay is None or not replay.from_parents:
+        return mixture
+    sources = {
+        source: MixtureSource(weight=distinct, order=replay.order)
+        for source, (_key, _entry, distinct) in replay_pools(history).items()
+    }
+    if not sources:
+        raise PerdureError(
+            f"version {name}: its ancestors have consumed nothing to replay; name mixture.replay.sources"
+        )
+    return mixture.model_copy(update={"replay": replay.model_copy(update={"sources": sources})})
+
+
 def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
     """Tokens of every source that a lineage has consumed.
 
@@ -73,7 +100,7 @@ def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
         has a shuffle of its own, so that what remains may have been replayed. Exact, but for where the padded sample
         comes, as long as versions keep a source's order; of several orders, the one of which most was consumed counts.
         Where samples are made of whole documents, which have more and less padding, part of an epoch counts in proportion, and
-        documents that are too long are no part of the total.
+        documents that are too long are no part of the total. Withdrawn documents count as if they were read.
         Of a source that changed, only the data that the nearest version saw counts.
     """
     found: dict[str, dict[str, int]] = {}
@@ -92,7 +119,7 @@ def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:
                 line["total"], total
             )  # versions may take more or less of it (`lowest_perplexity`)
             # A stream's count holds its ancestors', so the nearest version that has it says all.
-            stream = (key, plan.seed, repr(entry | {"start": 0}))
+            stream = (key, plan.seed, repr(_stream(entry)))
             if stream in seen:
                 continue
             seen.add(stream)

@@ -6,19 +6,23 @@ import numpy as np
 
 from perdure.pipeline.plan.order import Order, write_order
 from perdure.pipeline.plan.permutation import epoch_key, permute
+from perdure.pipeline.plan.withdrawn import Documents, blank
 
 NAME = "+fisher"
 """Begins the names of the order's files in a plan; no source's files begin so (`plan.order_files`)."""
 
 
-def write_fisher_order(directory: Path, data: Path) -> None:
+def write_fisher_order(directory: Path, data: Path, withdrawn: Documents | None = None) -> None:
     """Writes all training documents of a source as they were read, beside the orders of a plan.
 
     Args:
         directory: The version's `plan/`.
         data: The source's directory of shards.
+        withdrawn: Those that are not to be read; None: all are.
     """
     write_order(Order(data, "given", None, None, 0), *_files(directory))
+    if withdrawn is not None:
+        blank(_files(directory)[0], withdrawn.numbers)
 
 
 def open_fisher_order(directory: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -29,6 +29,19 @@ def permute(index: int, size: int, key: int) -> int:
             return index
 
 
+def inverse(image: int, size: int, key: int) -> int:
+    """The index that `permute` maps to an image: its rounds backwards, walking the same cycle the other way."""
+    half = max(1, (size - 1).bit_length() + 1 >> 1)
+    mask = (1 << half) - 1
+    while True:
+        left, right = image >> half, image & mask
+        for round_number in reversed(range(4)):
+            left, right = right ^ (mix(key + round_number, left) & mask), left
+        image = left << half | right
+        if image < size:
+            return image
+
+
 @lru_cache(maxsize=256)
 def epoch_key(seed: int, key: str, epoch: int) -> int:
     """The key of the permutation of a stream's samples in one epoch."""

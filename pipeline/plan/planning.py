@@ -14,7 +14,14 @@ from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.integrity import is_whole
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.plan import mixture as mixtures
-from perdure.pipeline.plan.consumption import Ancestor, replay_pools, same_stream, samples_consumed, start_of
+from perdure.pipeline.plan.consumption import (
+    Ancestor,
+    replay_pools,
+    same_stream,
+    samples_consumed,
+    start_of,
+    with_replay_pools,
+)
 from perdure.pipeline.plan.domain_order import random_order, similarity_order, token_frequencies
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.fisher import write_fisher_order
@@ -36,6 +43,7 @@ from perdure.pipeline.plan.plan import (
     phase_entry,
     tails_file,
 )
+from perdure.pipeline.plan.withdrawn import Documents, blank, left_out, withdrawn_by_source
 from perdure.pipeline.recipe import LowestPerplexity, Mixture, MixtureSource, Recipe
 from perdure.pipeline.recipe.anchors import anchor_source
 
@@ -70,7 +78,10 @@ def build_plan(
     sources: dict[str, dict] = {}
     orders: dict[str, Order] = {}
     planned = read_json(directory / "plan.json")["sources"] if is_whole(directory) else None
-    made = _Made(data, scores, planned, recipe.paths.work / f"packing.{name}")
+    estimated = anchor_source(version.anchor)
+    used = {source_of(domain) for domain, _ in members.values()} | ({estimated} if estimated else set())
+    gone = withdrawn_by_source(recipe, name, data, sorted(used & data.keys()))
+    made = _Made(data, scores, planned, recipe.paths.work / f"packing.{name}", gone)
     shutil.rmtree(made.scratch, ignore_errors=True)
     for key, (domain, member) in members.items():
         pool = found.get(domain) if mixtures.is_replayed(key) else None
@@ -99,32 +110,14 @@ def build_plan(
                 shutil.move(built, file)
         if "packing" not in sources[key]:
             write_order(order, *order_files(directory, key))
-    if (estimated := anchor_source(version.anchor)) is not None:
-        write_fisher_order(directory, data[estimated])
+        if "withdrawn" in sources[key]:
+            blank(order_files(directory, key)[0], gone[source_of(sources[key]["source"])].numbers)
+    if estimated is not None:
+        write_fisher_order(directory, data[estimated], gone.get(estimated))
     shutil.rmtree(made.scratch, ignore_errors=True)
     write_json(directory / "plan.json", description)
     finish(directory, {"plan_hash": plan.hash})
     return plan
-
-
-def with_replay_pools(mixture: Mixture, history: Sequence[Ancestor], name: str) -> Mixture:
-    """A mixture with the sources of `replay.from_parents` named and weighted by what the ancestors consumed.
-
-    Raises:
-        PerdureError: If they consumed nothing.
-    """
-    replay = mixture.replay
-    if replay is None or not replay.from_parents:
-        return mixture
-    sources = {
-        source: MixtureSource(weight=distinct, order=replay.order)
-        for source, (_key, _entry, distinct) in replay_pools(history).items()
-    }
-    if not sources:
-        raise PerdureError(
-            f"version {name}: its ancestors have consumed nothing to replay; name mixture.replay.sources"
-        )
-    return mixture.model_copy(update={"replay": replay.model_copy(update={"sources": sources})})
 
 
 def data_hash(directory: Path) -> str:
@@ -142,12 +135,14 @@ class _Made(NamedTuple):
         scores: Score directory of each source that is ordered or chosen by perplexity.
         planned: Streams of the plan that stands there; None if none does.
         scratch: A directory for packed orders; it is made when there is one.
+        gone: By source, documents that are withdrawn.
     """
 
     data: dict[str, Path]
     scores: dict[str, Path]
     planned: dict[str, dict] | None
     scratch: Path
+    gone: dict[str, Documents]
 
 
 def _stream(
@@ -212,6 +207,13 @@ def _stream(
             )
         described = {"key": stream, "order": order, "samples_per_epoch": entry["samples_per_epoch"]}
         entry |= {"order": member.order, "samples_per_epoch": pool[2], "pool": described}
+    longest = recipe.training.seq_length if entry.get("overlong") == "drop" else None
+    if withdrawn := left_out(made.gone.get(source), part, longest):
+        if withdrawn["documents"] == entry["documents"]:
+            raise PerdureError(
+                f"version {name}: all documents of {domain} are withdrawn; leave it out of the mixture"
+            )
+        entry["withdrawn"] = withdrawn
     return ordered, entry
 
 

@@ -66,6 +66,7 @@ from perdure.pipeline.recipe.load import (
     with_field,
 )
 from perdure.pipeline.recipe.logging import Logging, WeightsAndBiases
+from perdure.pipeline.recipe.objectives import Instruct
 from perdure.pipeline.recipe.root import Recipe
 from perdure.pipeline.recipe.schedules import (
     AutoregressiveSchedule,
@@ -89,7 +90,7 @@ from perdure.pipeline.recipe.training import (
     Training,
 )
 from perdure.pipeline.recipe.versions import (
-    Instruct,
+    DocumentIds,
     LowestPerplexity,
     Mixture,
     MixtureSource,
@@ -117,6 +118,7 @@ __all__ = [
     "DataStage",
     "DecaySchedule",
     "Decontaminate",
+    "DocumentIds",
     "DsirSubset",
     "ElasticReset",
     "Evaluation",

@@ -217,7 +217,7 @@ def with_field(tree: Any, path: str, value: Any) -> Any:
 
 def _problem(detail: Any, tree: dict, model: type[BaseModel]) -> Problem:
     """Turns one of pydantic's error entries into a Problem that names the remedy."""
-    location = [part for part in detail["loc"] if part not in ("[key]", "[list]", "[mapping]")]
+    location = [part for part in detail["loc"] if part not in ("[key]", "[list]", "[mapping]", "[file]")]
     value: Any = tree
     path = []
     for position, part in enumerate(location):

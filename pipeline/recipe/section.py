@@ -93,6 +93,8 @@ class Section(BaseModel):
         """Paths that begin with `~`, which no shell has seen (libraries would take them this way or that) and can be opened."""
         if isinstance(value, list | tuple):
             return type(value)(cls._at_home(entry) for entry in value)
+        if isinstance(value, dict):
+            return {key: cls._at_home(entry) for key, entry in value.items()}
         if not isinstance(value, Path):
             return value
         return Path(_nameable(str(value.expanduser() if value.parts[:1] == ("~",) else value)))

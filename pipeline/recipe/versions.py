@@ -1,18 +1,26 @@
 """Fields of a version: its start, mixture and selection."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from perdure.pipeline.recipe.adapters import LoRA
 from perdure.pipeline.recipe.anchors import Anchor, KLAnchor
 from perdure.pipeline.recipe.averages import Average
 from perdure.pipeline.recipe.hooks import ElasticReset, Reptile
 from perdure.pipeline.recipe.keep import Keep
+from perdure.pipeline.recipe.objectives import Instruct
 from perdure.pipeline.recipe.schedules import Schedule
 from perdure.pipeline.recipe.section import Budget, ModelName, Positive, Section
 from perdure.pipeline.recipe.starts import Merge, Start
+
+DocumentIds = Annotated[
+    Annotated[tuple[str, ...], Tag("[list]")] | Annotated[Path, Tag("[file]")],
+    Discriminator(lambda value: "[list]" if isinstance(value, list | tuple) else "[file]"),
+]
+"""Ids of documents, or a file with one a line."""
 
 
 class LowestPerplexity(Section):
@@ -130,6 +138,11 @@ class Mixture(Section):
     """Planned changes of the new sources' shares, in order."""
     reweight: Reweight | None = None
     """Changes of the shares while training, by held-out perplexity."""
+    withdrawn: dict[str, DocumentIds] = Field(default={}, exclude_if=lambda withdrawn: not withdrawn)
+    """By source, documents that neither this version nor any that starts from it reads, as new data or replayed: their ids (the
+    reader's `id_field`, column `id` of `docs.parquet`), or a file with one a line. Every document of any source with the same
+    text is left out, too. All other documents stay in the samples in which they stood; where one is missing, a sample has as
+    much more padding. `perdure log --contains ID` tells who has read a document already. Default: none."""
     perplexity_model: ModelName | None = None
     """Scores documents for an order by perplexity and for `lowest_perplexity`: an earlier version's name, or a Hugging
     Face directory (with a `/`)."""
@@ -142,6 +155,12 @@ class Mixture(Section):
     def _none_of_nothing(cls, replay: Replay | None) -> Replay | None:
         """Removes replay with a share of 0, so that both spellings are the same version."""
         return replay if replay is not None and replay.share else None
+
+    @field_validator("withdrawn")
+    @classmethod
+    def _none_of_no_documents(cls, withdrawn: dict[str, DocumentIds]) -> dict[str, DocumentIds]:
+        """Removes sources of which nothing is withdrawn, so that both spellings are the same version."""
+        return {source: listed for source, listed in withdrawn.items() if listed}
 
 
 Score = Literal["excess", "reference_loss", "reference_entropy", "intersection", "random", "highest_loss"]
@@ -214,14 +233,6 @@ class Selection(Section):
     def use_nll(self) -> bool:
         """Whether the model's loss counts."""
         return SCORES[self.score].use_nll
-
-
-class Instruct(Section):
-    """Supervised fine-tuning on conversations: next-token prediction of the assistant's turns, given all that precedes them."""
-
-    type: Literal["instruct"]
-    train_on: Literal["all", "last"] = "all"
-    """The assistant's turns that are trained on: all, or of each conversation the last."""
 
 
 class Version(Section):

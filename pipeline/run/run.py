@@ -35,6 +35,7 @@ from perdure.pipeline.plan.mixture import is_replayed
 from perdure.pipeline.plan.parts import describe
 from perdure.pipeline.plan.plan import Plan
 from perdure.pipeline.plan.planning import build_plan
+from perdure.pipeline.plan.withdrawn import without_words
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.run.scoring import score_what_is_read
 from perdure.pipeline.run.version_inputs import refuse_edited, refuse_other, version_inputs
@@ -272,4 +273,5 @@ def _plan_lines(plan: Plan, data: dict[str, Path]) -> list[str]:
 
 
 def _order_words(entry: dict) -> str:
-    return entry["order"] + (f" from sample {entry['start']:,} on" if entry["start"] else "")
+    start = f" from sample {entry['start']:,} on" if entry["start"] else ""
+    return f"{entry['order']}{start}{without_words(entry.get('withdrawn'))}"

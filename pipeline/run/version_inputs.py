@@ -28,7 +28,7 @@ from perdure.pipeline.model.exports import initial_weights_hash
 from perdure.pipeline.model.shape import config_vocab_size, model_shape
 from perdure.pipeline.model.vocabulary import extension_between
 from perdure.pipeline.plan.averages import averaged_weights, no_checkpoints
-from perdure.pipeline.plan.consumption import Ancestor, tokens_at
+from perdure.pipeline.plan.consumption import Ancestor, tokens_at, with_replay_pools
 from perdure.pipeline.plan.cutoffs import are_dated, cutoff_before
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.history import history_of_plan
@@ -36,7 +36,8 @@ from perdure.pipeline.plan.identity import deciding, deciding_fields
 from perdure.pipeline.plan.lineage import missing_checkpoint, models_needed, parent_of
 from perdure.pipeline.plan.merged import fitted_domains
 from perdure.pipeline.plan.mixture import is_replayed, members, order_of_sources
-from perdure.pipeline.plan.planning import data_hash, with_replay_pools
+from perdure.pipeline.plan.planning import data_hash
+from perdure.pipeline.plan.withdrawn import withdrawn_texts
 from perdure.pipeline.recipe import (
     Average,
     Branch,
@@ -113,6 +114,8 @@ def version_inputs(
             "perplexity_scores": {source: path.name for source, path in ranked.items()},
         },
     }
+    if not version.is_computed and (texts := withdrawn_texts(recipe, name, data)):
+        found["identity"]["withdrawn"] = hash_of(texts)[:16]
     if adapters:
         found["adapters"], found["identity"]["adapters"] = adapters, adapter_hashes
     if version.is_computed:

@@ -225,7 +225,7 @@ def label_documents(stream: Stream, sample: int, seq_length: int) -> np.ndarray:
     end = min((sample + 1) * seq_length, int(stream.ends[-1]))
     places = np.searchsorted(stream.ends, np.arange(sample * seq_length, end), side="right")
     documents = stream.documents[places]
-    return documents[documents != PADDING]  # which comes last
+    return documents[documents != PADDING]  # padding comes last, and nothing stands for what is withdrawn
 
 
 def document_topics(data: Path, shard_starts: np.ndarray, documents: np.ndarray) -> dict[int, str]:

@@ -36,9 +36,12 @@ class Stream:
         tails: int64 [entries], tokens of its document behind each entry; None if entries are whole documents.
         masks: Per shard, which tokens count as labels (`core.shards.LABEL`); empty: all do.
         last_turn: Whether only labels of a conversation's last assistant turn count.
-        packed: Whether samples are made of whole entries (`plan/packing.py`): entries of document -1 are then padding, and
-            each sample begins behind a separator, whatever stands before it.
+        packed: Whether samples are made of whole entries (`plan/packing.py`): each sample begins behind a separator, whatever
+            stands before it.
         complete: Whether scores of labels are added up, so that each must be there and none clipped.
+
+    Entries of document -1 are padding, or documents that are withdrawn (`plan/withdrawn.py`): a sample has nothing in their
+    place, and as much more padding behind its last document.
     """
 
     documents: np.ndarray
@@ -158,12 +161,12 @@ def _sidecar(sidecar: Shard, shard: Shard, prefix: Path) -> Shard:
 
 @dataclass(frozen=True)
 class _Span:
-    """Part of a document: `position` in the stream; the shard `task`; `begin` to `stop`, and the whole `document`, in it.
+    """Part of a document: `place` in its sample; the shard `task`; `begin` to `stop`, and the whole `document`, in it.
 
     `before` are the tokens of documents before it that the shard's sidecars leave out.
     """
 
-    position: int
+    place: int
     task: int
     begin: int
     stop: int
@@ -171,38 +174,43 @@ class _Span:
     before: int
 
 
-def _spans(stream: Stream, position: int, last: int) -> list[_Span]:
-    """The parts of documents in [position, last) of a stream. All pages are asked for before any is waited for."""
-    place, end = find_place(stream.ends, position), position
+def _spans(stream: Stream, position: int, last: int, labels: int) -> list[_Span]:
+    """The parts of documents in [position, last) of a stream, whose labels begin at `labels`: at `position`, or one later.
+
+    All pages are asked for before any is waited for.
+    """
+    entry, end = find_place(stream.ends, position), position
     documents = []
     while end < last:
-        document, end = int(stream.documents[place]), int(stream.ends[place])
-        tail = 0 if stream.tails is None else int(stream.tails[place])
-        if document < 0:  # padding, which ends a sample
-            break
+        begin, document, end = end, int(stream.documents[entry]), int(stream.ends[entry])
+        tail = 0 if stream.tails is None else int(stream.tails[entry])
+        entry += 1
+        if document < 0:
+            continue
         task = int(np.searchsorted(stream.shard_starts, document, side="right")) - 1
         number = document - int(stream.shard_starts[task])
         for part in (stream.shards[task], *_partial(stream, task)):
             ask(part.pointers, number, number + 1)
             ask(part.lengths, number, number + 1)
-        documents.append((task, number, end, tail))
-        place += 1
-    spans = []
-    for task, number, end, tail in documents:
+        documents.append((task, number, begin, end, tail))
+    spans, place = list[_Span](), position - labels + 1
+    for task, number, begin, end, tail in documents:
         shard = stream.shards[task]
         start = shard.start(number)
         whole = start, start + int(shard.lengths[number])
         stop = min(end, last)
         # The document's end in its shard, less what is left of it after `stop`.
         finish = whole[1] - tail - (end - stop)
+        if begin >= labels:  # the first input's own place stays empty where its document is withdrawn
+            place = max(place, 1)
         before = start - _scored(stream, task, number) if _partial(stream, task) else 0
-        spans.append(_Span(position, task, finish - (stop - position), finish, whole, before))
+        spans.append(_Span(place, task, finish - (stop - begin), finish, whole, before))
         ask(shard.values, spans[-1].begin, finish)
         for part in stream.sidecars[task] if stream.sidecars else ():
             ask(part.values, spans[-1].begin - before, finish - before)
         if stream.masks:
             ask(stream.masks[task].values, spans[-1].begin, finish)
-        position = stop
+        place += stop - begin
     return spans
 
 
@@ -245,10 +253,11 @@ def read_sample(stream: Stream, sample: int, seq_length: int) -> Sample:
     reference = np.full(seq_length + 1, REF_MISSING, np.int32)
     counted = np.zeros(seq_length + 1, bool) if stream.masks else None
     opening = [0]  # places of the inputs that open a document
-    spans = _spans(stream, first + 1 if stream.packed else max(first, 0), last)
+    spans = _spans(stream, first + 1 if stream.packed else max(first, 0), last, first + 1)
+    place = slice(0, 1)
     for span in spans:
         shard = stream.shards[span.task]
-        place = slice(span.position - first, span.position - first + span.stop - span.begin)
+        place = slice(span.place, span.place + span.stop - span.begin)
         tokens[place] = shard.values[span.begin : span.stop]
         if counted is not None:
             mask = stream.masks[span.task].values[span.begin : span.stop]
@@ -270,5 +279,4 @@ def read_sample(stream: Stream, sample: int, seq_length: int) -> Sample:
                 labels = np.ones(span.stop - span.begin, bool) if counted is None else counted[place]
                 require_known(reference[place], labels, shard, span.document[0])
     documents = tuple(stop - start for start, stop in pairwise([*opening, seq_length]))
-    num_valid = spans[-1].position + spans[-1].stop - spans[-1].begin - (first + 1)
-    return Sample(tokens, reference[1:], num_valid, documents, None if counted is None else counted[1:])
+    return Sample(tokens, reference[1:], place.stop - 1, documents, None if counted is None else counted[1:])
