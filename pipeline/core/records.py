@@ -21,6 +21,8 @@ class MeasuredOn(TypedDict):
     """By domain with more than `max_tokens`, the rule by which its sample was drawn."""
     probes: NotRequired[dict[str, str | None]]
     """SHA-256 by file of questions; None for a file that is gone."""
+    fim: NotRequired[dict[str, str]]
+    """By source of which middles are to be filled in, a hash of how they are cut."""
 
 
 class RecipeIdentity(TypedDict):

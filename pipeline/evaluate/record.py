@@ -15,6 +15,7 @@ from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.records import MeasuredOn
 from perdure.pipeline.evaluate.documents import is_sampled
+from perdure.pipeline.evaluate.infill import infilled_sources
 from perdure.pipeline.evaluate.sampling import RULE
 from perdure.pipeline.plan.domains import measured_domains, source_of
 from perdure.pipeline.plan.planning import data_hash
@@ -31,7 +32,7 @@ def measured_on(recipe: Recipe, data: Mapping[str, Path | None]) -> MeasuredOn:
     Returns:
         `max_tokens`; `data`: a hash by domain, None where there is no data yet; `sampled`, if any domain has more than
         `max_tokens`: by such a domain the rule of its sample; `probes`, if there are any: a hash by file, None for one that is
-        gone.
+        gone; `fim`, if middles are to be filled in: by source a hash of how.
     """
     domains, asked = measured_domains(recipe), recipe.evaluation.max_tokens
     hashes = {source: None if path is None else data_hash(path) for source, path in data.items()}
@@ -41,6 +42,8 @@ def measured_on(recipe: Recipe, data: Mapping[str, Path | None]) -> MeasuredOn:
     }
     if sampled := sampled_domains(data, domains, asked):  # all of a text is measured alike under every rule
         found["sampled"] = dict.fromkeys(sampled, RULE)
+    if infilled := infilled_sources(recipe):
+        found["fim"] = infilled
     if recipe.evaluation.probes:
         files = recipe.evaluation.probes
         found["probes"] = {path.name: hash_file(path) if path.is_file() else None for path in files}

@@ -100,6 +100,8 @@ class Report(Metrics):
         intervals: Bootstrap intervals.
         labels: Losses by topic and by language.
         probes: Scores of knowledge probes.
+        fill_in_the_middle: By source that trains on documents to be filled in, per row of the loss matrix what the middles of
+            held-out documents cost; None if no source does.
         contamination: Evaluation texts in the training data.
         harness: Scores of lm-evaluation-harness by version.
         harness_initial: Those of the initial model.
@@ -137,6 +139,7 @@ class Report(Metrics):
     intervals: dict[str, Any]
     labels: dict[str, dict[str, dict[str, dict[str, Any]]]]
     probes: dict[str, Any] | None
+    fill_in_the_middle: dict[str, list[dict[str, Any] | None]] | None
     contamination: dict[str, Any] | None
     harness: dict[str, dict[str, Any]] | None
     harness_initial: dict[str, Any] | None

@@ -9,31 +9,11 @@ from tokenizers import Tokenizer
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.tokenizers import load_tokenizer
+from perdure.pipeline.evaluate.infill import Row
 from perdure.pipeline.evaluate.probe_scores import ANSWERS
 from perdure.pipeline.evaluate.probes import Probe, probe_files
-from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.recipe import Recipe
-from perdure.pipeline.train.batch import Batch, Sample, blank_sample
-from perdure.pipeline.train.counts import add_up
-from perdure.pipeline.train.forward import score_rows
-
-WIDTH = 64
-"""Rows are padded to a multiple of this many tokens."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One choice as the model sees it.
-
-    Attributes:
-        tokens: Ids, without a first end-of-sequence token.
-        scored: Of the last tokens, how many belong to the choice and what follows it.
-        num_bytes: UTF-8 bytes of the choice and what follows it.
-    """
-
-    tokens: list[int]
-    scored: int
-    num_bytes: int
+from perdure.pipeline.train.rows import row_losses
 
 
 @dataclass(frozen=True)
@@ -97,31 +77,7 @@ def score_probes(
     if not questions:
         return None
     rows = [row for question in questions for row in question.rows]
-    longest, tensor = recipe.training.seq_length, layout_of(recipe).tensor
-    width = min(-(-max(len(row.tokens) for row in rows) // (WIDTH * tensor)) * WIDTH * tensor, longest)
-    sums = torch.zeros(len(rows), dtype=torch.float64, device=device)
-
-    def observe(nll: torch.Tensor, batch: Batch) -> None:
-        for place, index in enumerate(batch.indices):
-            if index < len(rows):
-                stop = min(len(rows[index].tokens), width)
-                sums[index] = nll[place, stop - rows[index].scored : stop].double().sum()
-
-    narrow = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seq_length": width})})
-    score_rows(model, narrow, lambda index: _sample(rows, index, width, eos_id), len(rows), device, observe)
-    add_up(sums)
-    return _answers(questions, (-sums).tolist())
-
-
-def _sample(rows: list[Row], index: int, width: int, eos_id: int) -> Sample:
-    """A row as a padded sample; there is nothing beyond the last."""
-    blank = blank_sample(eos_id, width)
-    if index >= len(rows):
-        return blank
-    found = [eos_id, *rows[index].tokens][-(width + 1) :]
-    blank.tokens[: len(found)] = found
-    documents = (len(found), width - len(found)) if len(found) < width else (width,)
-    return blank._replace(num_valid=len(found) - 1, documents=documents)
+    return _answers(questions, (-row_losses(model, recipe, rows, eos_id, device)).tolist())
 
 
 def _answers(questions: list[Question], likelihoods: list[float]) -> pa.Table:

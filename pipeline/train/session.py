@@ -25,6 +25,7 @@ from perdure.pipeline.plan.recorded import version_recipe
 from perdure.pipeline.recipe import Recipe, Version
 from perdure.pipeline.train import evaluate, fence
 from perdure.pipeline.train.probes import Question, encode_probes, score_probes
+from perdure.pipeline.train.rows import measure_infills
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ def _announce(choices: Choices) -> None:
 
 
 def measure(session: Session, file: str, step: int) -> dict[str, dict]:
-    """Measures the held-out loss of every domain and the probes, and writes them; all ranks call this.
+    """Measures the held-out loss of every domain, middles to be filled in and the probes, and writes them; all ranks call this.
 
     Args:
         session: Its model is measured.
@@ -141,6 +142,9 @@ def measure(session: Session, file: str, step: int) -> dict[str, dict]:
     domains = evaluate.evaluate(session.model, recipe, measured_domains(recipe), session.data, session.device)
     assert domains is not None
     answers = score_probes(session.model, recipe, session.questions, session.inputs["eos_id"], session.device)
+    infills = measure_infills(
+        session.model, recipe, session.data, session.tokenizer, session.inputs["eos_id"], session.device
+    )
     if dist.get_rank() == 0:
         content = {
             "version": session.name,
@@ -148,6 +152,8 @@ def measure(session: Session, file: str, step: int) -> dict[str, dict]:
             "measured": session.inputs["measured"],
             "domains": evaluate.summaries(domains),
         }
+        if infills:
+            content["fill_in_the_middle"] = infills
         with fence.held(directory, session.attempt):
             tables = {"documents": [domain.documents for domain in domains.values()]}
             if answers is None:

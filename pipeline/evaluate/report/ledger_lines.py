@@ -8,7 +8,14 @@ from perdure.pipeline.evaluate.units import NATS, UNIT_NAMES, in_unit
 
 def ledger_lines(report: Report) -> list[str]:
     """A line per finding: changes within the noise, stability gaps, probe scores, and missing measurements."""
-    return [*_chance(report), *_gaps(report), *_answers(report), *_missing(report), *_unmeasured(report)]
+    return [
+        *_chance(report),
+        *_gaps(report),
+        *_answers(report),
+        *_infills(report),
+        *_missing(report),
+        *_unmeasured(report),
+    ]
 
 
 def _chance(report: Report) -> list[str]:
@@ -56,6 +63,21 @@ def _answers(report: Report) -> list[str]:
         lines += _dated(version["id"], (probes.get("split") or {row: None})[row])
         if (fuar := probes["fuar"].get(version["id"], {}).get("parent")) is not None:
             lines.append(f"{version['id']}: {format_fuar(fuar)}")
+    return lines
+
+
+def _infills(report: Report) -> list[str]:
+    """Lines on what the middles of held-out documents cost each version, beside the loss left to right."""
+    unit, lines = report.get("unit", NATS), list[str]()
+    key, matrix = ("loss" if unit == NATS else "bits_per_byte"), in_unit(report, unit)["loss_matrix"]
+    for source, rows in (report.get("fill_in_the_middle") or {}).items():
+        column = report["domains"].index(source)
+        for row, version in enumerate(report["versions"], start=1):
+            if (found := rows[row]) and (whole := matrix[row][column]) is not None:
+                lines.append(
+                    f"{version['id']}: filling in middles of {source} costs {found[key]:.3f} {UNIT_NAMES[unit]}, "
+                    f"left to right {whole:.3f}."
+                )
     return lines
 
 

@@ -12,6 +12,7 @@ from perdure.pipeline.evaluate import metrics, probe_scores
 from perdure.pipeline.evaluate.contamination import contamination
 from perdure.pipeline.evaluate.dated import split
 from perdure.pipeline.evaluate.documents import table_name
+from perdure.pipeline.evaluate.infill import infilled_sources
 from perdure.pipeline.evaluate.record import initial_evaluation
 from perdure.pipeline.evaluate.report.harness_scores import harness_scores
 from perdure.pipeline.evaluate.report.ledger import Ancestry, by_label, draws, intervals, read_documents
@@ -89,9 +90,19 @@ def measured(
         "intervals": spans | {"missing": _missing(places, on, rows)},
         "labels": by_label(documents, recipe.seed),
         "probes": _probes(recipe, paths, places, on, cutoffs),
+        "fill_in_the_middle": _infills(recipe, evaluations),
         "contamination": contamination(recipe, on),
         **harness_scores(recipe, paths),
     }
+
+
+def _infills(recipe: Recipe, evaluations: list[dict | None]) -> dict[str, list[dict | None]] | None:
+    """By source of which middles are measured, per row what they cost; None if none is."""
+    found = {
+        source: [entry and entry.get("fill_in_the_middle", {}).get(source) for entry in evaluations]
+        for source in infilled_sources(recipe)
+    }
+    return found if any(any(row) for row in found.values()) else None
 
 
 def _shown(domains: list[str], sources: list[str], path: LineagePath) -> list[str]:

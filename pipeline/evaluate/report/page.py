@@ -22,7 +22,7 @@ from perdure.pipeline.evaluate.units import BITS, NATS, UNIT_NAMES, in_unit
 from perdure.pipeline.evaluate.version_types import VersionSummary
 from perdure.pipeline.plan.cutoffs import cutoff_words
 
-LEDGER = ("macro", "labels", "probes", "contamination", "harness_initial")
+LEDGER = ("macro", "labels", "probes", "fill_in_the_middle", "contamination", "harness_initial")
 """Keys of a report that are null or missing where nothing was measured, see docs/evaluation.md."""
 LOSS_AXIS = Axis("training loss (nats per token)")
 _MARKED = 8
@@ -79,6 +79,7 @@ def render_page(report: Report, version: str | None = None) -> str:
         texts=[heldout_text(*text) for text in report.get("heldout", {}).items()],
         ledger={key: report.get(key) for key in LEDGER}
         | {"intervals": report.get("intervals") or {"change": {}}},
+        in_bits=unit == BITS,
         scores=harness_rows(report, [entry["id"] for entry in path]),
         gaps={
             name: gap | {"chart": _gap_chart(report, name, gap, UNIT_NAMES[unit])}
