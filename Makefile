@@ -20,7 +20,7 @@ rm -rf $(VENV)/types && mkdir -p $(VENV)/types/perdure && \
   for package in pipeline kernels launch data_recipes; do ln -s ../../../$$package $(VENV)/types/perdure/$$package; done
 endef
 
-.PHONY: help quickstart test damage test-fast triton-oldest audit lint types imports format docs bench clean
+.PHONY: help quickstart test soak test-fast triton-oldest audit lint types imports format docs bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -31,8 +31,8 @@ quickstart: $(STAMP)  ## from real text to a model's next version, on this machi
 test: $(STAMP)  ## all tests, fast ones first
 	$(PYTEST) $(WORKERS) --session-timeout=2400
 
-damage: $(STAMP)  ## 240 damaged files of a small run, each found or harmless
-	PERDURE_DAMAGES=0:240 $(PYTEST) -n 0 -s tests/test_damage.py --timeout=7200
+soak: $(STAMP)  ## all tests, with every kill, damaged file and combination of which `make test` takes a sample; hours
+	PERDURE_SOAK=1 $(PYTEST) $(WORKERS) -s --timeout=7200
 
 test-fast: $(STAMP)  ## tests that spawn no ranks, but for one short golden run
 	$(PYTEST) $(WORKERS) -m "not slow" --session-timeout=600

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from pyarrow import parquet
 from run_recipe import outcome, perdure, said_in, timeless, write_recipe
+from soak import often
 from support import at_point
 
 from perdure.pipeline.core.files import read_json
@@ -240,7 +241,7 @@ def test_a_signal_ends_the_command_with_status_0_and_the_next_one_goes_on(recipe
     assert outcome(out) == outcome(finished[0])
 
 
-POINTS = (
+POINTS = [
     "data.backends.local:LocalExecutor.run:2",  # tasks of the data stage: those of the first pipeline are done
     "run.run:build_plan:1",
     "train.trainer:train_step:7",  # of base, after its first checkpoint
@@ -249,14 +250,14 @@ POINTS = (
     "train.trainer:train_step:10",  # of update
     "train.checkpoint:Checkpoints.save:2",  # while the one before may be written
     "run.run:write_report:1",
-)
+]
 """Functions of `perdure.pipeline`, and at which call of a rank or of the command all are killed."""
 
 
 @pytest.mark.timeout(1200)
 def test_killed_at_every_stage_it_ends_as_if_undisturbed(recipe, finished, tmp_path):
     out = tmp_path / "out"
-    for point in POINTS:
+    for point in often(POINTS[::2], POINTS):
         killed = run_to(point, signal.SIGKILL, recipe, out)
         assert killed.returncode == -signal.SIGKILL, (point, killed.stderr)
     result = perdure("run", recipe, "--out", out)

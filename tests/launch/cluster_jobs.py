@@ -13,7 +13,7 @@ from pathlib import Path
 import failing
 import slurm_cluster
 
-from perdure.launch.attempt import newest_step
+from perdure.launch.attempt import attempts, newest_step
 from perdure.pipeline.core.files import read_json, write_json
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.remembered_hashes import VERIFIED
@@ -52,7 +52,7 @@ TREE = {
     "cluster": {
         "network_interface": "eth0",
         "environment": {"OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH},
-        "max_restarts": 4,
+        "max_restarts": 6,
         "timeout_seconds": 20,
     },
 }
@@ -126,6 +126,13 @@ def begin_again(cluster, undisturbed, tmp_path) -> tuple[str, Path]:
     done = cluster.on(slurm_cluster.CONTROLLER, *command, cwd=folder, env=handed)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip(), version
+
+
+def wait_for_attempt(version: Path, number: int, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while len(attempts(version)) < number:
+        assert time.monotonic() < deadline, logs(version)
+        time.sleep(0.1)
 
 
 def wait_for_step(version: Path, step: int, seconds: float = 90) -> None:

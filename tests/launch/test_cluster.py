@@ -38,6 +38,7 @@ from tests.launch.cluster_jobs import (
     preempt,
     ranks,
     tell_to_save,
+    wait_for_attempt,
     wait_for_step,
 )
 
@@ -137,14 +138,17 @@ def test_only_the_tasks_that_failed_are_done_again(cluster, undisturbed, tmp_pat
     assert sorted((tmp_path / "ran").read_text().split()) == list("011223")
 
 
-@pytest.mark.parametrize("disturb", [tell_to_save, kill_a_rank, preempt, kill_the_daemon])
+@pytest.mark.parametrize("disturb", [(tell_to_save, kill_a_rank), (preempt, kill_the_daemon)])
 def test_whatever_befalls_it_a_job_ends_as_if_undisturbed(cluster, undisturbed, tmp_path, disturb):
     job, version = begin_again(cluster, undisturbed, tmp_path)
-    wait_for_step(version, INTERVAL)
-    disturb(cluster, job)
+    for number, befall in enumerate(disturb, start=1):
+        wait_for_attempt(version, number)
+        wait_for_step(version, newest_step(version) + INTERVAL)
+        befall(cluster, job)
     assert cluster.wait([job], 400) == {job: "COMPLETED"}, logs(version)
-    assert len(attempts(version)) >= 2, logs(version)
-    assert attempts(version)[1]["step"] >= INTERVAL
+    assert len(attempts(version)) >= 3, logs(version)
+    steps = [attempt["step"] for attempt in attempts(version)]
+    assert steps == sorted(steps) and INTERVAL <= steps[1] < steps[2]
     expected = read_json(undisturbed[1] / "versions" / "base" / "version.json")["weights_hash"]
     assert read_json(version / "version.json")["weights_hash"] == expected
     assert read_json(version / "eval.json") == read_json(undisturbed[1] / "versions" / "base" / "eval.json")

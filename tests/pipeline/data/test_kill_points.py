@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import yaml
+from soak import often
 
 from tests.pipeline.data.subjects import SUBJECTS, labelled, text
 from tests.pipeline.data.texts import write_jsonl
@@ -106,7 +107,7 @@ def test_killed_before_any_change_of_a_file(make_recipe, tmp_path):
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (tmp_path / "run.py").write_text(RUN)
-    arguments = [str(tmp_path / "recipe.yaml"), str(tmp_path / "out"), os.environ.get("STRIDE", "149")]
+    arguments = [str(tmp_path / "recipe.yaml"), str(tmp_path / "out"), str(often(449, 37))]
     run = subprocess.run(
         [sys.executable, str(tmp_path / "run.py"), *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
@@ -114,4 +115,4 @@ def test_killed_before_any_change_of_a_file(make_recipe, tmp_path):
         text=True,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert int(run.stdout) > 5
+    assert int(run.stdout) >= often(3, 30)

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import yaml
+from soak import sampled
 from support import metrics, on_rank, run_versions, start_ranks, stopped_at
 from tiny import prepare_version, tiny_recipe
 
@@ -86,8 +87,7 @@ def test_a_step_that_is_skipped_ends_no_interval(tmp_path):
     assert equal == [True] * 6 + [False] * 4
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", HOOKS)
+@pytest.mark.parametrize(("name", "layout"), sampled(HOOKS, LAYOUTS))
 def test_layouts_agree(tmp_path, alone, name, layout):
     version = trained(tmp_path, parallel=LAYOUTS[layout], **HOOKS[name])
     assert losses(version) == pytest.approx(losses(alone[name]), abs=1e-4)
@@ -96,8 +96,7 @@ def test_layouts_agree(tmp_path, alone, name, layout):
         assert (expected(tensor) - found(tensor)).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", HOOKS)
+@pytest.mark.parametrize(("name", "precision"), sampled(HOOKS, ["fp32", "bf16"]))
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, name, precision):
     """And goes on under another layout, equal to rounding: the kill is between two intervals, behind a checkpoint within
     one."""

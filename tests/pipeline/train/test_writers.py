@@ -9,6 +9,7 @@ import uuid
 
 import psutil
 import pytest
+from soak import often
 from support import on_rank, start_ranks
 from tiny import prepare_version, tiny_recipe
 
@@ -79,13 +80,14 @@ def test_a_writer_that_hangs_as_it_is_forked_is_replaced(tmp_path, hanging, said
     assert said in found
 
 
-def test_killed_twenty_times_while_saving_the_newest_whole_checkpoint_is_right(tmp_path):
+def test_killed_time_and_again_while_saving_the_newest_whole_checkpoint_is_right(tmp_path):
     """Every rank checks that each number in what it loads is the step that the state and the name say."""
     version = prepare_version(tiny_recipe(tmp_path))
-    found = on_rank("killed_while_saving", version, 20, script="saves.py")
+    kills = often(6, 20)
+    found = on_rank("killed_while_saving", version, kills, script="saves.py")
     assert found["steps"] == sorted(found["steps"])
-    assert found["steps"][-1] > 10
-    assert found["partial"] >= 10, found  # kills fell into saves
+    assert found["steps"][-1] > kills / 2
+    assert found["partial"] >= kills / 2, found  # kills fell into saves
 
 
 def suspended_between_commits(rank, version):
