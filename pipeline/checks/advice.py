@@ -64,7 +64,7 @@ def _languages(recipe: Recipe, name: str) -> set[str]:
     """Languages of what a version reads: of parts of sources by name, or those that the source's cleaning keeps."""
     found: set[str] = set()
     for domain, _ in members(recipe.versions[name].mixture).values():
-        source, language, _ = parse(domain)
+        source, language, *_ = parse(domain)
         if language:
             found.add(language)
         elif source in recipe.sources:

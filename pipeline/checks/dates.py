@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from perdure.pipeline.core.errors import PerdureError, Problem
 from perdure.pipeline.core.hints import near
 from perdure.pipeline.data.read.rows import first_fields, first_values
+from perdure.pipeline.plan.domains import parse
 from perdure.pipeline.recipe import HuggingFaceModel, JsonlReader, ParquetReader, Recipe, RowsReader, Source
 from perdure.pipeline.recipe.periods import no_date, period
 
 Problems = Iterator[Problem]
+RANGE = "`web[2023-01..2023-06]`, either end may be left out"
+"""How a range of dates is written."""
 
 
 def date_field(name: str, source: Source) -> Problems:
@@ -40,6 +43,26 @@ def date_field(name: str, source: Source) -> Problems:
                 return
     except PerdureError:
         return  # told already
+
+
+def domain_dates(where: str, name: str, source: Source) -> Problems:
+    """Checks that the dates in a name are dates, in their order, of a source whose documents have some."""
+    domain = parse(name)
+    if not domain.has_dates:
+        return
+    for text in (domain.since, domain.until):
+        if text and period(text) is None:
+            yield Problem(
+                where, name, f"{text!r} is no date; a range is written {RANGE}; each is a year, month or day"
+            )
+            return
+    if source.date_field is None:
+        remedy = f"documents of `{domain.source}` have no dates; set sources.{domain.source}.date_field"
+        yield Problem(where, name, remedy)
+    if (days := domain.days) is not None and days.first > days.last:
+        yield Problem(
+            where, name, f"{domain.since} comes after {domain.until}; should be the other way round"
+        )
 
 
 def _as_text(value: object) -> object:

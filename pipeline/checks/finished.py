@@ -50,6 +50,11 @@ def data_labels(finished: dict[str, dict], name: str, version: Version) -> Probl
             if label not in known:
                 there = near(label, known) if known else ": none of its documents has one"
                 yield Problem(where, domain, f"no such {kind} in `{source_of(domain)}`{there}")
+        if parse(domain).has_dates and domain_tokens(counts, domain) == 0:
+            dates = counts.get("dates", {})
+            there = f"they are {dates.get('first')} to {dates.get('last')}"
+            remedy = f"no document of `{source_of(domain)}` has such a date; {there}"
+            yield Problem(where, domain, remedy)
     if version.mixture.reweight:
         for domain in version.mixture.sources:
             counts = finished.get(source_of(domain))

@@ -6,6 +6,7 @@ from itertools import pairwise, takewhile
 from operator import ne
 
 from perdure.pipeline.checks.amounts import MOST_RATES, new_domains, too_long
+from perdure.pipeline.checks.dates import RANGE, domain_dates
 from perdure.pipeline.checks.reweighting import reweighting
 from perdure.pipeline.checks.sizes import possible_topics
 from perdure.pipeline.checks.versions import earlier, model_or_version
@@ -97,7 +98,8 @@ def _known(recipe: Recipe, where: str, named: dict) -> Problems:
     for name in named:
         source = source_of(name)
         if source not in recipe.sources:
-            yield Problem(f"{where}.{name}", name, f"no such source{near(source, recipe.sources)}")
+            hint = f"; dates are written {RANGE}" if "[" in name else near(source, recipe.sources)
+            yield Problem(f"{where}.{name}", name, f"no such source{hint}")
 
 
 def _names(recipe: Recipe, where: str, named: dict) -> Problems:
@@ -116,6 +118,7 @@ def _labels(recipe: Recipe, where: str, name: str) -> Problems:
     """Checks labels in a name against what documents of the source can have, as far as known before the data stage."""
     domain = parse(name)
     source = recipe.sources[domain.source]
+    yield from domain_dates(where, name, source)
     if domain.labels and domain.source == "replay":
         yield Problem(where, name, "a source named `replay` cannot be mixed by label; rename it")
     if domain.topic is not None and source.topics is None:

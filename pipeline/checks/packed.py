@@ -11,6 +11,7 @@ from perdure.pipeline.data.stage import finished_data
 from perdure.pipeline.plan.domains import parse, source_of
 from perdure.pipeline.plan.order import shard_lengths
 from perdure.pipeline.plan.packing import count_samples, cut_pieces, next_fit, packing_of, split_counts
+from perdure.pipeline.plan.parts import dated
 from perdure.pipeline.recipe import MixtureSource, Recipe
 
 
@@ -63,17 +64,16 @@ def _packed(data: Path, domain: str, how: tuple[str, str] | None, size: int) -> 
 
 def _lengths(data: Path, domain: str) -> np.ndarray:
     """Tokens of a domain's training documents in the order of the shards, int64 [documents]."""
-    labels = parse(domain).labels
-    if not labels:
+    named = parse(domain)
+    if not named.is_part:
         return np.concatenate(shard_lengths(data)).astype(np.int64)
     from pyarrow import parquet
 
-    rows = [("split", "==", "train"), *((kind, "==", label) for kind, label in labels.items())]
-    return (
-        parquet.read_table(data / "docs.parquet", columns=["num_tokens"], filters=rows)["num_tokens"]
-        .to_numpy()
-        .astype(np.int64)
-    )
+    rows = [("split", "==", "train"), *((kind, "==", label) for kind, label in named.labels.items())]
+    dates = ["date"] if named.has_dates else []
+    table = parquet.read_table(data / "docs.parquet", columns=["num_tokens", *dates], filters=rows)
+    lengths = table["num_tokens"].to_numpy().astype(np.int64)
+    return lengths[dated(np.array(table["date"].to_pylist(), object), named)] if dates else lengths
 
 
 def packed_words(told: dict[str, Any] | None) -> str:

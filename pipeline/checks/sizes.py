@@ -59,17 +59,20 @@ def chosen_part(recipe: Recipe, domain: str, lowest: LowestPerplexity, model: st
 
 
 def domain_tokens(counts: dict, domain: str, split: str = "train") -> int | None:
-    """Tokens of a domain by the counts of its source's data manifest; None for a language and topic together."""
-    labels = parse(domain).labels
-    if len(labels) > 1:
+    """Tokens of a domain by the counts of its source's data manifest; None for two of language, topic and dates together."""
+    labels, named = parse(domain).labels, parse(domain)
+    if len(labels) + named.has_dates > 1:
         return None
+    if named.has_dates:
+        dates = counts.get("dates", {}).get("by_date", {})
+        return sum(splits[split]["tokens"] for date, splits in dates.items() if named.holds(date))
     for kind, label in labels.items():
         return counts.get(PLURALS[kind], {}).get(label, {}).get(split, {}).get("tokens", 0)
     return counts[split]["tokens"]
 
 
 def available_tokens(counts: dict, domain: str, lowest: LowestPerplexity | None) -> int | None:
-    """Training tokens that a place in a mixture can take; None for a language and topic together."""
+    """Training tokens that a place in a mixture can take; None where `domain_tokens` does not know."""
     tokens = domain_tokens(counts, domain)
     return tokens if tokens is None or lowest is None else lowest_tokens(tokens, lowest)
 

@@ -41,15 +41,25 @@ def date_of(document: Document, field: str) -> str | None:
 
 
 def dates_summary(table: Path) -> dict[str, Any]:
-    """What a manifest's `counts` say of dates: `first`, `last`, and by split how many documents are `undated`."""
-    undated, dates = {"train": 0, "heldout": 0}, set[str]()
-    for batch in parquet.ParquetFile(table).iter_batches(columns=["split", "date"]):
-        for split, date in zip(batch["split"].to_pylist(), batch["date"].to_pylist()):
-            undated[split] += date is None
-        dates |= set(batch["date"].unique().to_pylist()) - {None}
-    periods = [found for date in dates if (found := period(date)) is not None]
+    """What a manifest's `counts` say of dates.
+
+    Returns:
+        `first` and `last`; `undated`, a number of documents by split; `by_date`: `documents` and `tokens` by date and split.
+    """
+    undated, found = {"train": 0, "heldout": 0}, dict[str, dict[str, dict[str, int]]]()
+    for batch in parquet.ParquetFile(table).iter_batches(columns=["split", "date", "num_tokens"]):
+        for row in batch.to_pylist():
+            split, date = row["split"], row["date"]
+            if date is None:
+                undated[split] += 1
+                continue
+            splits = found.setdefault(date, {name: {"documents": 0, "tokens": 0} for name in undated})
+            splits[split]["documents"] += 1
+            splits[split]["tokens"] += row["num_tokens"]
+    periods = [days for date in found if (days := period(date)) is not None]
     return {
-        "first": str(min(found.first for found in periods)) if periods else None,
-        "last": str(max(found.last for found in periods)) if periods else None,
+        "first": str(min(days.first for days in periods)) if periods else None,
+        "last": str(max(days.last for days in periods)) if periods else None,
         "undated": undated,
+        "by_date": dict(sorted(found.items())),
     }

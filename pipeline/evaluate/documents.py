@@ -16,6 +16,7 @@ from perdure.pipeline.core.remedies import remedy
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.evaluate.sampling import draw
 from perdure.pipeline.plan.domains import PLURALS, parse
+from perdure.pipeline.plan.parts import dated
 
 LABELS = tuple(PLURALS)
 """Kinds of labels of documents; documents with equal labels are a stratum."""
@@ -132,16 +133,18 @@ def is_sampled(data: Path, domain: str, max_tokens: int) -> bool:
     if read_json(data / "manifest.json")["counts"]["heldout"]["tokens"] <= max_tokens:
         return False
     return (
-        not parse(domain).labels or int(_labelled(data, domain)["num_tokens"].to_numpy().sum()) > max_tokens
+        not parse(domain).is_part or int(_labelled(data, domain)["num_tokens"].to_numpy().sum()) > max_tokens
     )
 
 
 def _labelled(data: Path, domain: str) -> pa.Table:
-    """The held-out documents that have a domain's labels."""
+    """The held-out documents that have a domain's labels and dates."""
     table = _heldout_table(data, (data / "docs.parquet").stat().st_mtime_ns)
     fits = np.ones(len(table), bool)
     for kind, label in parse(domain).labels.items():
         fits &= np.array(table[kind].to_pylist(), object) == label
+    if parse(domain).has_dates:
+        fits &= dated(np.array(table["date"].to_pylist(), object), parse(domain))
     return table.filter(fits)
 
 
@@ -149,6 +152,8 @@ def _labelled(data: Path, domain: str) -> pa.Table:
 def _heldout_table(data: Path, _written: int) -> pa.Table:
     """The held-out rows of `docs.parquet`, cached since every measurement reads them."""
     columns = ["shard", "sequence", "num_tokens", "num_bytes", "hash", *LABELS]
+    if "date" in parquet.read_schema(data / "docs.parquet").names:
+        columns.append("date")
     rows = [("split", "==", "heldout")]
     table = parquet.read_table(data / "docs.parquet", columns=columns, filters=rows)
     table = table.sort_by([("shard", "ascending"), ("sequence", "ascending")])

@@ -1,4 +1,4 @@
-"""The part of a source's training documents that a place in a mixture takes: those with a label, or of lowest perplexity.
+"""The part of a source's training documents that a place in a mixture takes: by label, by date, or of lowest perplexity.
 
 Shards are never rewritten: a part says for every document whether it is taken, and the order of a source (`order.py`)
 passes over the others. `<data>/parts/<name>@<hash8>/` has `keep.npy`, bool [documents over all shards], and a manifest.
@@ -20,7 +20,7 @@ from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.integrity import is_whole
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.core.sorting import ROWS, join, new_array, sort_keys
-from perdure.pipeline.plan.domains import PLURALS, parse
+from perdure.pipeline.plan.domains import PLURALS, Domain, parse
 from perdure.pipeline.plan.order import perplexities, shard_lengths
 from perdure.pipeline.recipe import LowestPerplexity
 
@@ -47,13 +47,14 @@ def build_part(
 
     Returns:
         The part's directory; None if it is the whole source. Its manifest has `domain`, `taken` and `available` (documents,
-        tokens) and, with `lowest`, `max_perplexity`, the highest that was taken.
+        tokens), with `lowest` `max_perplexity`, the highest that was taken, and of a domain with dates `undated`, the source's
+        documents that are in none.
 
     Raises:
         PerdureError: If no document has the labels, or they have fewer tokens than asked for.
     """
-    labels = parse(domain).labels
-    if not labels and lowest is None:
+    named = parse(domain)
+    if not named.is_part and lowest is None:
         return None
     inputs = _inputs(domain, lowest) | {"scores": scores.name if lowest and scores else None}
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", domain)[:60]
@@ -65,10 +66,12 @@ def build_part(
     sorting = scratch / "sorting"
     sorting.mkdir(parents=True)
     lengths = join(sorting / "lengths.npy", shard_lengths(data), np.int32)
-    keep = join(scratch / "keep.npy", _labelled(data, labels, len(lengths)), bool, len(lengths))
+    keep = join(scratch / "keep.npy", _in_domain(data, named, len(lengths)), bool, len(lengths))
     counts: dict[str, Any] = {"available": _size(keep, lengths), "max_perplexity": None}
     if not counts["available"]["documents"]:
-        raise PerdureError(f"{domain}: no training document has {_known(data, labels)}")
+        raise PerdureError(f"{domain}: no training document has {_known(data, named)}")
+    if named.has_dates:
+        counts["undated"] = _undated(data)
     if lowest is not None:
         assert scores is not None
         counts |= _keep_lowest(keep, lengths, domain, lowest, scores, sorting, rows)
@@ -98,26 +101,51 @@ def describe(domain: str, manifest: dict) -> str:
     taken, available, bound = (manifest[key] for key in ("taken", "available", "max_perplexity"))
     size = f"{taken['documents']:,} documents, {taken['tokens']:,}"
     if bound is None:
-        return f"{domain}: {size} tokens"
+        undated = (
+            f"; {found:,} undated documents are in no part" if (found := manifest.get("undated")) else ""
+        )
+        return f"{domain}: {size} tokens{undated}"
     return f"subset of {domain}: {size} of {available['tokens']:,} tokens, perplexity <= {bound:,.4g}"
 
 
 def _inputs(domain: str, lowest: LowestPerplexity | None) -> dict:
-    return {"format": FORMAT, "labels": parse(domain).labels, "lowest": lowest and lowest.model_dump()}
+    named = parse(domain)
+    found = {"format": FORMAT, "labels": named.labels, "lowest": lowest and lowest.model_dump()}
+    return found | ({"dates": [named.since, named.until]} if named.has_dates else {})
 
 
-def _labelled(data: Path, labels: dict[str, str], number: int) -> Iterator[np.ndarray]:
-    """Whether each training document has the labels, bool, in parts."""
+def _in_domain(data: Path, domain: Domain, number: int) -> Iterator[np.ndarray]:
+    """Whether each training document has the labels and dates of a domain, bool, in parts."""
     import pyarrow.parquet as parquet
 
-    if not labels:
+    if not domain.is_part:
         yield np.ones(number, bool)
         return
     file = parquet.ParquetFile(data / "docs.parquet")
-    for batch in file.iter_batches(columns=["split", *labels]):
+    dates = ["date"] if domain.has_dates else []
+    for batch in file.iter_batches(columns=["split", *domain.labels, *dates]):
         columns = {name: np.array(batch[name].to_pylist(), object) for name in batch.schema.names}
-        fits = np.logical_and.reduce([columns[kind] == label for kind, label in labels.items()])
+        fits = columns["split"] == "train"
+        for kind, label in domain.labels.items():
+            fits &= columns[kind] == label
+        for column in dates:
+            fits &= dated(columns[column], domain)
         yield fits[columns["split"] == "train"]
+
+
+def dated(dates: np.ndarray, domain: Domain) -> np.ndarray:
+    """Whether each of some documents lies in a domain's dates, bool.
+
+    Args:
+        dates: Their dates, object [documents], None for undated ones.
+        domain: The domain, which has dates.
+    """
+    holds = {text: domain.holds(text) for text in set(dates.tolist())}
+    return np.array([holds[text] for text in dates.tolist()], bool)
+
+
+def _undated(data: Path) -> int:
+    return read_json(data / "manifest.json")["counts"].get("dates", {}).get("undated", {}).get("train", 0)
 
 
 def _keep_lowest(
@@ -164,9 +192,15 @@ def _size(keep: np.ndarray, lengths: np.ndarray) -> dict[str, int]:
     return {"documents": int(keep.sum()), "tokens": int(lengths[keep].sum(dtype=np.int64))}
 
 
-def _known(data: Path, labels: dict[str, str]) -> str:
-    """The labels that were asked for, and those that there are."""
-    counts = read_json(data / "manifest.json")["counts"]
+def _known(data: Path, domain: Domain) -> str:
+    """The labels and dates that were asked for, and those that there are."""
+    counts, labels = read_json(data / "manifest.json")["counts"], domain.labels
     asked = " and ".join(f"the {kind} {label!r}" for kind, label in labels.items())
     there = [f"{PLURALS[kind]} {', '.join(counts.get(PLURALS[kind], {})) or 'none'}" for kind in labels]
+    if domain.has_dates:
+        asked += f"{' and ' if asked else ''}a date in {domain.since}..{domain.until}"
+        known = counts.get("dates", {})
+        there.append(
+            f"dates {known.get('first')} to {known.get('last')}, {_undated(data):,} documents without"
+        )
     return f"{asked}; there are {'; '.join(there)}"

@@ -141,8 +141,9 @@ class Source(Section):
     date_field: str | None = Field(default=None, exclude_if=lambda field: field is None)
     """The metadata field that holds each document's date: a year, a month, a day or a time, as text ("2024", "2024-05",
     "2024-05-17", "2024-05-17T12:00:00+02:00"; ISO 8601, without an offset in UTC), a year also as a number. Dates give versions
-    a cut-off, by which dated probes are split. A document without the field is undated and counted; text in it that is no date
-    is an error, unless the reader's `where` leaves such documents out. Default: documents have no dates."""
+    a cut-off, by which dated probes are split, and parts by date (`web[2023-01..2023-06]`). A document without the field is
+    undated and counted; text in it that is no date is an error, unless the reader's `where` leaves such documents out.
+    Default: documents have no dates."""
     fim: FillInTheMiddle | None = Field(default=None, exclude_if=lambda fim: fim is None or fim.rate == 0)
     """Training documents whose middle is moved to the end, so that a model learns to fill it in; default: none."""
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02

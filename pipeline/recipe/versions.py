@@ -34,7 +34,7 @@ class LowestPerplexity(Section):
 
 
 class MixtureSource(Section):
-    """The place of a source, or of its part with a language or topic, in a mixture."""
+    """The place of a source, or of its part with a language, topic or dates, in a mixture."""
 
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Relative share among its siblings."""
@@ -126,8 +126,9 @@ class Mixture(Section):
     """
 
     sources: Annotated[dict[str, MixtureSource], Field(min_length=1)]
-    """The new data: by source (`web`), or by the part of one with a topic (`web/science`), a language (`web@de`), or
-    both (`web@de/science`), each with its own weight, order and held-out loss. A document can be in one of them only."""
+    """The new data: by source (`web`), or by the part of one with a topic (`web/science`), a language (`web@de`), both
+    (`web@de/science`), or dates (`web[2023-01..2023-06]`, both ends included, either may be left out), each with its own
+    weight, order and held-out loss. A document can be in one of them only."""
     domain_order: Literal["given", "random", "similarity"] | None = None
     """Trains on the new domains one after another, each for its share of the steps (Yildiz et al. 2024): as they stand
     in `sources`, shuffled by the seed, or each followed by the most similar one that is left, from replayed data or else

@@ -51,3 +51,34 @@ def test_a_cutoff_that_is_declared_is_a_date_and_of_a_model_that_read_something(
     assert "random weights" in told["evaluation.model_cutoff"][1]
     told = found("evaluation.model_cutoff=May", out=tmp_path / "out")
     assert "should be a date" in told["evaluation.model_cutoff"][1]
+
+
+MIXTURE = "versions.base.mixture.sources"
+
+
+def places(tmp_path, *names):
+    mixture = json.dumps({name: {} for name in names})
+    return problems(tmp_path, [{"date": "2023"}], f"{MIXTURE}:={mixture}")
+
+
+def test_ranges_of_dates_have_no_problem(tmp_path):
+    assert places(tmp_path, "prose[..2023]", "prose[2024-01..2024-06]", "prose[2024-07..]") == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("prose[2023-01..soon]", "'soon' is no date; a range is written `web[2023-01..2023-06]`"),
+        ("prose[2024..2023]", "2024 comes after 2023; should be the other way round"),
+        ("prose[2023]", "no such source; dates are written `web[2023-01..2023-06]`"),
+        ("code[2023..]", "documents of `code` have no dates; set sources.code.date_field"),
+    ],
+)
+def test_a_range_that_is_none_is_one_line(tmp_path, name, remedy):
+    ((value, told),) = (places(tmp_path, name)[f"{MIXTURE}.{name}"],)
+    assert value == name and told.startswith(remedy) and "\n" not in told
+
+
+def test_ranges_that_share_a_day_overlap(tmp_path):
+    told = places(tmp_path, "prose[2023-01..2023-06]", "prose[2023-06-30..]")
+    assert told[f"{MIXTURE}.prose[2023-06-30..]"][1].startswith("overlaps `prose[2023-01..2023-06]`")

@@ -34,6 +34,10 @@ def test_dates_stand_beside_documents_as_precise_as_they_were_written(make_recip
     for split in ("train", "heldout"):
         mine = [row for row in table if row["split"] == split]
         assert told["undated"][split] == sum(row["date"] is None for row in mine)
+    for date, splits in told["by_date"].items():
+        mine = [row for row in table if row["date"] == date]
+        assert sum(split["documents"] for split in splits.values()) == len(mine)
+        assert sum(split["tokens"] for split in splits.values()) == sum(row["num_tokens"] for row in mine)
     # Without the field there is nothing new, and tokens do not depend on it.
     assert "dates" not in counts(plain) and plain != dated
     assert "date" not in pq.read_schema(plain / "docs.parquet").names

@@ -17,6 +17,11 @@ from perdure.pipeline.plan.domains import Domain, measured_domains, overlapping,
         ("web/me@home", Domain("web", None, "me@home")),
         ("web@de", Domain("web", "de", None)),
         ("web@de/sport", Domain("web", "de", "sport")),
+        ("web[2023-01..2023-06]", Domain("web", since="2023-01", until="2023-06")),
+        ("web[..2023]", Domain("web", since="", until="2023")),
+        ("web@de/sport[2023..]", Domain("web", "de", "sport", "2023", "")),
+        ("web/a [b]", Domain("web", None, "a [b]")),
+        ("web[2023]", Domain("web[2023]")),
         ("web@", Domain("web@", None, None)),
         ("/sport", Domain("/sport", None, None)),
     ],
@@ -47,6 +52,31 @@ def test_domains_overlap_if_a_document_can_be_in_both(language, topic, other_lan
         holds(language, topic) & holds(other_language, other_topic)
     )
     assert not [*overlapping([right.replace("web", "news")])(left)]
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "outside"),
+    [
+        (
+            "web[2023-01..2023-06]",
+            ["2023-01", "2023-06-30", "2023-03-07"],
+            ["2022-12-31", "2023-07-01", "2023", None],
+        ),
+        ("web[..2023]", ["1999", "2023", "2023-12-31"], ["2024-01-01", None]),
+        ("web[2023..]", ["2023-01-01", "2030"], ["2022-12"]),
+        ("web[..]", ["2023"], [None]),
+    ],
+)
+def test_both_ends_of_a_range_of_dates_are_in_it(name, inside, outside):
+    domain = parse(name)
+    assert all(domain.holds(date) for date in inside)
+    assert not any(domain.holds(date) for date in outside)
+
+
+def test_ranges_of_dates_overlap_if_they_share_a_day():
+    assert [*overlapping(["web[2023-01..2023-06]"])("web[2023-06-30..]")] == ["web[2023-01..2023-06]"]
+    assert not [*overlapping(["web[2023-01..2023-06]"])("web[2023-07..]")]
+    assert [*overlapping(["web", "web@de", "web@en[2023..]"])("web@de[2023..]")] == ["web", "web@de"]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["web", "news"]), labels, labels), unique=True))

@@ -12,6 +12,7 @@ from tiny import write_data
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
+from perdure.pipeline.evaluate.documents import heldout
 from perdure.pipeline.plan.order import Order, count_documents, write_order
 from perdure.pipeline.plan.parts import build_part, describe, finished_part
 from perdure.pipeline.recipe import LowestPerplexity
@@ -21,13 +22,15 @@ LENGTHS = [4, 6, 5, 3, 8, 2]
 """Tokens of the documents of two shards."""
 PERPLEXITIES = [9.0, 2.0, float("nan"), 2.0, 7.0, 30.0]
 TOPICS = ["sea", "farm", "sea", "sea", "farm", None]
+DATES = ["2023-01", "2023-02-14", "2023", "2023-07", None, "2022-12-31"]
 LANGUAGES = ["de", "de", "en", "en", "de", "de"]
 
 
 def label(split: str, task: int, number: int) -> dict:
     if split == "heldout":
-        return {"topic": "sky", "language": "fr"}
-    return {"topic": TOPICS[HALF * task + number], "language": LANGUAGES[HALF * task + number]}
+        return {"topic": "sky", "language": "fr", "date": "2023-03"}
+    place = HALF * task + number
+    return {"topic": TOPICS[place], "language": LANGUAGES[place], "date": DATES[place]}
 
 
 def write_source(directory: Path, lengths: list[int]) -> Path:
@@ -48,6 +51,27 @@ def scores(data):
 
 def kept(part: Path) -> list[int]:
     return np.flatnonzero(np.load(part / "keep.npy")).tolist()
+
+
+def test_dates_choose_documents_that_lie_in_them_as_a_whole(data):
+    chosen = {
+        "web[2023-01..2023-06]": [0, 1],
+        "web[..2023-01]": [0, 5],
+        "web@de[2023..]": [0, 1],
+        "web[..]": [0, 1, 2, 3, 5],
+    }
+    for domain, documents in chosen.items():
+        part = build_part(data, domain)
+        assert kept(part) == documents
+        manifest = read_json(part / "manifest.json")
+        assert manifest["taken"]["documents"] == len(documents)
+        assert finished_part(data, domain, None, None) == manifest
+    with pytest.raises(
+        PerdureError, match=r"web\[2024..\]: no training document has a date in 2024..; there are dates"
+    ):
+        build_part(data, "web[2024..]")
+    assert heldout(data, "web[2023..2023-06]", 1000).all_documents == 1
+    assert heldout(data, "web[2024..]", 1000).all_documents == 0
 
 
 def test_labels_choose_documents_and_are_counted(data):
