@@ -21,6 +21,7 @@ from perdure.pipeline.checks import (
     mixtures,
     model,
     names,
+    prefixes,
     schedules,
     scoring,
     sources,
@@ -225,7 +226,13 @@ def _checks(recipe: Recipe, of_versions: bool) -> list[Callable[[], Iterator[Pro
         checks += [
             partial(check, name, source)
             for name, source in recipe.sources.items()
-            for check in (sources.source, cleaning.cleaning, cleaning.labels, dates.date_field)
+            for check in (
+                sources.source,
+                cleaning.cleaning,
+                cleaning.labels,
+                dates.date_field,
+                prefixes.prefix,
+            )
         ]
     if of_versions and isinstance(recipe.versions, dict):
         checks += [
@@ -240,6 +247,7 @@ def _checks(recipe: Recipe, of_versions: bool) -> list[Callable[[], Iterator[Pro
                     _of_training,
                     (
                         *mixtures.CHECKS,
+                        *prefixes.CHECKS,
                         chats.instruct,
                         chats.packing,
                         withdrawn.listed,

@@ -12,7 +12,7 @@ from perdure.pipeline.checks.sizes import possible_topics
 from perdure.pipeline.checks.versions import earlier, model_or_version
 from perdure.pipeline.core.errors import Problem
 from perdure.pipeline.core.hints import near
-from perdure.pipeline.plan.domains import overlapping, parse, source_of
+from perdure.pipeline.plan.domains import PREFIXED, overlapping, parse, source_of
 from perdure.pipeline.plan.forecast import stream_settings
 from perdure.pipeline.plan.lineage import continues_parent, parent_of, switch_steps
 from perdure.pipeline.plan.mixture import members, new_sources
@@ -119,6 +119,10 @@ def _labels(recipe: Recipe, where: str, name: str) -> Problems:
     domain = parse(name)
     source = recipe.sources[domain.source]
     yield from domain_dates(where, name, source)
+    if domain.with_prefix:
+        own = name.removesuffix(PREFIXED)
+        remedy = f"names what is measured; `{own}` is read with its prefix, unless it has `prefix: false`"
+        yield Problem(where, name, remedy)
     if domain.labels and domain.source == "replay":
         yield Problem(where, name, "a source named `replay` cannot be mixed by label; rename it")
     if domain.topic is not None and source.topics is None:

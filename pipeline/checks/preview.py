@@ -34,6 +34,7 @@ from perdure.pipeline.plan.forecast import (
 from perdure.pipeline.plan.lineage import ancestors, parent_of, resolved_schedule, steps_before
 from perdure.pipeline.plan.merged import origin_words
 from perdure.pipeline.plan.mixture import (
+    plain_keys,
     read_share,
     trained_fraction,
     trained_share,
@@ -178,10 +179,17 @@ def _phases(recipe: Recipe, name: str) -> list[dict]:
     """When which shares hold, as far as they are planned; empty while the order of domains follows from data."""
     if domain_sequence(recipe, name) is None:
         return []
-    steps = num_steps(recipe, recipe.versions[name])
+    steps, mixture = num_steps(recipe, recipe.versions[name]), recipe.versions[name].mixture
+    phases = planned_phases(recipe, name)
+    # Those that were switched before a branch left its parent are not among them.
+    left = len(mixture.switches) + 1 - len(phases) if mixture.domain_order is None else 0
     return [
-        {"after_step": first, "shares": {key: float(share) for key, share in shares.items()}}
-        for first, shares in planned_phases(recipe, name)
+        {
+            "after_step": first,
+            "shares": {key: float(share) for key, share in shares.items()},
+            "plain": plain_keys(mixture, 0 if mixture.domain_order else part),
+        }
+        for part, (first, shares) in enumerate(phases, left)
         if first < steps
     ]
 

@@ -69,7 +69,8 @@ def mixture_tree(version: dict[str, Any], estimated: dict[str, bool]) -> Tree:
     else:
         for phase in version["phases"][1 : LISTED + 1]:
             shares = listed_some([f"{key} {share:.1%}" for key, share in phase["shares"].items()])
-            tree.add(f"switches after step {phase['after_step']:,} to {shares}")
+            plain = f"; without prefixes: {listed_some(phase['plain'])}" if phase["plain"] else ""
+            tree.add(f"switches after step {phase['after_step']:,} to {shares}{plain}")
     if rule := version["reweight"]:
         tree.add(
             f"follows held-out perplexity every {rule['interval_steps']:,} steps (alpha {rule['alpha']:g}, floor "

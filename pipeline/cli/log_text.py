@@ -35,7 +35,8 @@ def _version(version: dict[str, Any], unit: str) -> str:
         lines.append(fitted_words(version["fitted"]))
     for phase in (version["phases"] or [])[1:]:
         shares = ", ".join(f"{key} {share:.2%}" for key, share in phase["shares"].items() if share)
-        lines.append(f"{phase['reason']} after step {phase['after_step']:,}: {shares}")
+        plain = f"; without prefixes: {', '.join(phase['plain'])}" if phase.get("plain") else ""
+        lines.append(f"{phase['reason']} after step {phase['after_step']:,}: {shares}{plain}")
     if version["sources"] and version["steps"]:
         left = (
             f"{source} {line['remaining']:,} of {line['total']:,}"

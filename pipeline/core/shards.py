@@ -28,11 +28,16 @@ REF_NATS_PER_UNIT = 1e-3
 """Sidecars hold milli-nats in uint16."""
 REF_MAX_UNITS = 65534
 """Largest stored loss; larger ones are clipped."""
-NO_LABEL, LABEL, LAST_LABEL = 0, 1, 2
+NO_LABEL, LABEL, LAST_LABEL, PREFIX = 0, 1, 2, 3
 """Values of a label mask (`.mask`, uint8, a value a token): the token is read and not trained on; is trained on; the same, in a
-conversation's last assistant turn."""
+conversation's last assistant turn; belongs to the prefix of a document, which can be left out, and is not trained on."""
 REF_MISSING = 65535
 """Stored where the reference gave no finite loss; such tokens are never selected."""
+
+
+def are_labels(mask: np.ndarray) -> np.ndarray:
+    """Which tokens of a label mask count, bool."""
+    return (mask == LABEL) | (mask == LAST_LABEL)
 
 
 @dataclass(frozen=True)

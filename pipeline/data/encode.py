@@ -1,12 +1,13 @@
 """Documents as tokens: texts, texts whose middle is to be filled in, and conversations."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
 from datatrove.data import Document
 
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.shards import LABEL, PREFIX
 from perdure.pipeline.core.tokenizers import LoadedTokenizer
 from perdure.pipeline.data.chat import ChatTemplate, encode_chat, render, text_of_labels
 from perdure.pipeline.data.fim import Rendering, cut_apart
@@ -91,3 +92,21 @@ def encode_chats(
         own = tokens[: len(tokens) - (not rendered.text.endswith(template.special["eos_token"]))]
         num_bytes = len(text_of_labels(rendered, template.spellings).encode())
         yield Encoded(rendered.text, tokens, mask, num_bytes, [*own, eos])
+
+
+def with_prefixes(
+    tokenizer: LoadedTokenizer, encoded: Iterable[Encoded], prefixes: list[str | None]
+) -> Iterator[Encoded]:
+    """Documents with prefixes, which are tokenised on their own, so that the tokens of a text are the same with and without.
+
+    Args:
+        tokenizer: The tokenizer.
+        encoded: The documents.
+        prefixes: Each document's, None for those that have none.
+    """
+    texts = [prefix for prefix in prefixes if prefix is not None]
+    ids = iter(tokenizer.tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+    for document, prefix in zip(encoded, prefixes, strict=True):
+        before = [] if prefix is None else next(ids).ids
+        mask = [PREFIX] * len(before) + [LABEL] * len(document.tokens)
+        yield document._replace(tokens=[*before, *document.tokens], mask=mask)

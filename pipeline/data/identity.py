@@ -29,6 +29,8 @@ FIM = 1
 """Version of what the stage makes of documents whose middle is to be filled in."""
 CHATS = 1
 """Version of what the stage makes of conversations."""
+PREFIXES = 1
+"""Version of what the stage makes of prefixes."""
 DATES = 1
 """Version of what the stage makes of dates."""
 WORDS = 2
@@ -127,6 +129,8 @@ def data_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict) 
         inputs["dates"] = {"format": DATES, "field": field}
     if fim := recipe.sources[name].infilled:
         inputs["fim"] = settings(fim, recipe, name) | {"format": FIM}
+    if (prefix := recipe.sources[name].prefix) is not None:
+        inputs["prefix"] = {"format": PREFIXES, "text": prefix}
     if recipe.sources[name].topics is not None:
         inputs["topics"] = part_inputs(recipe, name, "topics", clean)
     if recipe.sources[name].subset is not None:

@@ -20,7 +20,7 @@ from perdure.pipeline.core.files import read_json, write_atomic
 from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.integrity import require_whole
 from perdure.pipeline.core.manifest import finish, is_finished
-from perdure.pipeline.core.shards import Shard, open_shard
+from perdure.pipeline.core.shards import PREFIX, Shard, open_shard
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data.backends.local import Execute, building
 from perdure.pipeline.data.fim import restored
@@ -123,7 +123,8 @@ class LeakSearch(PipelineStep):
             grams = {int(n): file[n] for n in file.files}
         shard, found = open_shard(self.data / PREFIXES["train"].format(rank)), Places()
         fim = read_json(self.data / "manifest.json").get("fim", {})
-        for number, text in texts(shard, self.tokenizer, range(len(shard.lengths)), fim.get("sentinels", ())):
+        numbers, mask = range(len(shard.lengths)), prefix_mask(self.data, PREFIXES["train"].format(rank))
+        for number, text in texts(shard, self.tokenizer, numbers, fim.get("sentinels", ()), mask):
             words = simple_words(text)
             own, sizes = word_hashes(words), word_sizes(words)
             for n, wanted in grams.items():
@@ -136,9 +137,16 @@ class LeakSearch(PipelineStep):
 
 
 def texts(
-    shard: Shard, tokenizer: Path, numbers: range | list[int], sentinels: Sequence[int] = ()
+    shard: Shard,
+    tokenizer: Path,
+    numbers: range | list[int],
+    sentinels: Sequence[int] = (),
+    mask: Shard | None = None,
 ) -> Iterator[tuple[int, str]]:
-    """Numbers and texts of documents of a shard; of those with `sentinels` of fill-in-the-middle, as they were before it."""
+    """Numbers and texts of documents of a shard; of those with `sentinels` of fill-in-the-middle, as they were before it.
+
+    Prefixes that the label mask marks are left out.
+    """
     vocabulary = load_tokenizer(tokenizer).tokenizer
     batch: list[int] = []
     size = 0
@@ -147,11 +155,28 @@ def texts(
         size += int(shard.lengths[number])
         if size >= BATCH_TOKENS or place == len(numbers):
             starts = [(shard.start(n), int(shard.lengths[n]) - 1) for n in batch]  # without end-of-sequence
-            ids = [shard.values[start : start + length].tolist() for start, length in starts]
+            spans = [slice(start, start + length) for start, length in starts]
+            ids = [_without_prefix(shard, mask, span).tolist() for span in spans]
             if sentinels:
                 ids = [restored(tokens, sentinels) for tokens in ids]
             yield from zip(batch, vocabulary.decode_batch(ids, skip_special_tokens=False), strict=True)
             batch, size = [], 0
+
+
+def _without_prefix(shard: Shard, mask: Shard | None, span: slice) -> np.ndarray:
+    values = shard.values[span]
+    return values if mask is None else values[mask.values[span] != PREFIX]
+
+
+def prefix_mask(directory: Path, shard: str) -> Shard | None:
+    """The label mask of a shard of a source with prefixes; None of other sources.
+
+    Args:
+        directory: The source's directory of shards.
+        shard: The shard's name, such as `00000` or `heldout.00000`.
+    """
+    has_prefix = read_json(directory / "manifest.json").get("prefix") is not None
+    return open_shard(directory / f"{shard}.mask") if has_prefix else None
 
 
 def _save(path: Path, found: Places) -> None:

@@ -1,4 +1,4 @@
-"""What becomes of documents as shards are written, and what their metadata decides: their dates."""
+"""What becomes of documents as shards are written, and what their metadata decides: their dates and prefixes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from pyarrow import parquet
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.data.fim import Infill
 from perdure.pipeline.recipe.periods import no_date, period
+from perdure.pipeline.recipe.prefixes import rendered
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,22 @@ class DocumentForm:
         chats: Whether they are conversations.
         date_field: The metadata field with their dates; None: they have none.
         infill: Which of their texts are to be filled in the middle; None: none.
+        prefix: The template of what stands before their texts; None: nothing does.
     """
 
     chats: bool = False
     date_field: str | None = None
     infill: Infill | None = None
+    prefix: str | None = None
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether some of their tokens are no labels."""
+        return self.chats or self.prefix is not None
+
+    def prefix_of(self, document: Document) -> str | None:
+        """What stands before a document's text; None: nothing, since it lacks a field or none of its source has any."""
+        return None if self.prefix is None else rendered(self.prefix, document.metadata, self.date_field)
 
 
 def date_of(document: Document, field: str) -> str | None:

@@ -12,11 +12,11 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
 
-from perdure.pipeline.core.shards import NO_LABEL
+from perdure.pipeline.core.shards import NO_LABEL, PREFIX
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data.chat import ChatTemplate, load_template, strings_of
 from perdure.pipeline.data.cleaning.normalise import count_words, is_heldout, text_hash
-from perdure.pipeline.data.encode import Encoded, encode_chats, encode_texts
+from perdure.pipeline.data.encode import Encoded, encode_chats, encode_texts, with_prefixes
 from perdure.pipeline.data.fim import Rendering, rendering
 from perdure.pipeline.data.metadata import DocumentForm, date_of
 from perdure.pipeline.data.read.conversations import CONVERSATION
@@ -52,6 +52,8 @@ DOCUMENTS = pa.schema(
 `topic` and `language` are null where nobody told them."""
 DATE = pa.field("date", pa.string())
 """A further column where the source has a `date_field`: null for undated documents."""
+PREFIX_TOKENS = pa.field("prefix_tokens", pa.int32())
+"""A further column where the source has a `prefix`: how many of the first of `num_tokens` are the document's."""
 
 
 class ShardWriter(PipelineStep):
@@ -94,11 +96,11 @@ class ShardWriter(PipelineStep):
         }
         masks = {
             split: MaskFile(self.directory, f"{prefix.format(rank)}.mask")
-            for split, prefix in (PREFIXES if template else {}).items()
+            for split, prefix in (PREFIXES if self.form.has_mask else {}).items()
         }
         topics = iter(_column(self.topics, rank, "topic"))
         taken = iter(_column(self.subset, rank, "keep"))
-        schema = DOCUMENTS.append(DATE) if self.form.date_field else DOCUMENTS
+        schema = schema_of(self.form)
         with pq.ParquetWriter(self.directory / f"docs.{rank:05d}.parquet", schema) as table:
             for batch in batches(data):
                 rows = []
@@ -111,6 +113,8 @@ class ShardWriter(PipelineStep):
                 else:
                     forms = [self.rendered(*pair) for pair in zip(batch, splits, strict=True)]
                     encoding = encode_texts(tokenizer, batch, forms, sentinels)
+                if self.form.prefix is not None:
+                    encoding = with_prefixes(tokenizer, encoding, list(map(self.form.prefix_of, batch)))
                 for document, encoded, lost, digest, split, form in zip(
                     batch, encoding, missing, digests, splits, forms, strict=True
                 ):
@@ -145,7 +149,7 @@ class ShardWriter(PipelineStep):
                     shards[split].write(tokens)
                     if encoded.mask is not None:
                         masks[split].write(encoded.mask)
-                        self.stat_update(f"{split}_labels", value=len(tokens) - encoded.mask.count(NO_LABEL))
+                        self.count_mask(encoded.mask, split)
                     for key, value in (("documents", 1), ("tokens", len(tokens)), ("bytes", num_bytes)):
                         self.stat_update(f"{split}_{key}", value=value)
                     for kind, label in (("topics", topic), ("languages", language)):
@@ -175,6 +179,14 @@ class ShardWriter(PipelineStep):
             for key, value in (("documents", 1), ("psm", form.psm), ("spm", form.spm), ("tokens", tokens)):
                 self.stat_update(f"fim_{key}", value=value)
 
+    def count_mask(self, mask: list[int], split: str) -> None:
+        """Counts the labels of a document, and whether it has a prefix."""
+        before = mask.count(PREFIX)
+        self.stat_update(f"{split}_labels", value=len(mask) - mask.count(NO_LABEL) - before)
+        if self.form.prefix is not None:
+            self.stat_update("prefix_documents" if before else "prefix_without")
+            self.stat_update("prefix_tokens", value=before)
+
     def judge(self, document: Document, lost: int, sample: Sample) -> str | None:
         """Counts the characters of a document without tokens; returns why it is dropped, if it is."""
         visible = count_visible(document.text)
@@ -199,6 +211,12 @@ class MaskFile(MegatronTokenizedFile):
     def __init__(self, directory: Path, name: str):
         super().__init__(str(directory), name, token_size=1)
         self.token_dtype, self.token_dtype_code = np.uint8, 1
+
+
+def schema_of(form: DocumentForm) -> pa.Schema:
+    """Columns of `docs.parquet`."""
+    schema = DOCUMENTS.append(DATE) if form.date_field else DOCUMENTS
+    return schema if form.prefix is None else schema.append(PREFIX_TOKENS)
 
 
 def shard_files(directory: Path) -> list[str]:
@@ -226,8 +244,10 @@ def batches(documents: DocumentsPipeline) -> Iterator[list[Document]]:
 
 
 def _described(document: Document, encoded: Encoded, form: DocumentForm) -> dict:
-    """A document's id, sizes, metadata and date, as in `DOCUMENTS`."""
-    date = {"date": date_of(document, form.date_field)} if form.date_field else {}
+    """A document's id, sizes, metadata, date and prefix, as in `schema_of`."""
+    further: dict[str, Any] = {"date": date_of(document, form.date_field)} if form.date_field else {}
+    if form.prefix is not None and encoded.mask is not None:
+        further["prefix_tokens"] = encoded.mask.count(PREFIX)
     metadata = {key: value for key, value in document.metadata.items() if key != CONVERSATION}
     return {
         "id": document.id,
@@ -235,4 +255,4 @@ def _described(document: Document, encoded: Encoded, form: DocumentForm) -> dict
         "num_chars": len(encoded.text),
         "num_bytes": encoded.num_bytes,
         "metadata": json.dumps(metadata, ensure_ascii=False, sort_keys=True),
-    } | date
+    } | further

@@ -107,6 +107,8 @@ def make_shards(
     }
     if source.has_conversations:
         manifest["label_mask"] = True
+    if source.prefix is not None:
+        manifest |= {"label_mask": True, "prefix": source.prefix}
     if fim := recipe.sources[name].infilled:
         tokens, where = spellings(fim), f"sources.{name}.fim.sentinels"
         ids = sentinel_ids(load_tokenizer(made.tokenizer).tokenizer, tokens, where)

@@ -46,23 +46,36 @@ def fim_line(counts: dict) -> str:
     )
 
 
+def _prefixes(counts: dict) -> str:
+    """Of a source with prefixes, how many documents have one."""
+    found = counts.get("prefix")
+    if found is None:
+        return ""
+    without = f", {found['without']:,} lack a field of it and stay plain" if found["without"] else ""
+    return f"; {found['documents']:,} documents have the prefix{without}"
+
+
 def source_summary(name: str, counts: dict) -> str:
     """A source: documents in, dropped by reason and out; tokens of its splits; what could not be looked for."""
     documents, train, heldout = counts["documents"], counts["train"], counts["heldout"]
     by_count = sorted(documents["dropped"].items(), key=lambda item: -item[1])
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in by_count)
     return (
-        f"{name}: {documents['in']:,} documents in, {documents['out']:,} out (dropped: {dropped or 'none'}); "
-        f"{train['tokens']:,} tokens to train on{_labels(train)}, {heldout['tokens']:,} held out{_labels(heldout)}"
-        + (
-            f"; {inside:,} separators stand inside documents"
-            if (inside := counts["separators_inside"])
-            else ""
+        (
+            f"{name}: {documents['in']:,} documents in, {documents['out']:,} out (dropped: {dropped or 'none'}); "
+            f"{train['tokens']:,} tokens to train on{_labels(train)}, {heldout['tokens']:,} held out{_labels(heldout)}"
+            + (
+                f"; {inside:,} separators stand inside documents"
+                if (inside := counts["separators_inside"])
+                else ""
+            )
+            + (f"; {line}" if (line := fim_line(counts)) else "")
         )
-        + (f"; {line}" if (line := fim_line(counts)) else "")
-    ) + "".join(
-        f"; of {file['file']}, {file['too_short']:,} of {file['strings']:,} strings were too short to be looked for"
-        for step in counts["steps"]
-        for file in step.get("evaluation", [])
-        if file["too_short"]
+        + _prefixes(counts)
+        + "".join(
+            f"; of {file['file']}, {file['too_short']:,} of {file['strings']:,} strings were too short to be looked for"
+            for step in counts["steps"]
+            for file in step.get("evaluation", [])
+            if file["too_short"]
+        )
     )

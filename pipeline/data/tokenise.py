@@ -53,7 +53,8 @@ def tokenise_source(
             in texts, as far as the tokenizer takes their spelling for them. Of a tokenizer that loses characters,
             `counts.without_tokens` has the `characters` that have no token, `of` how many, in how many `documents`, and
             as `example` the document that lost the largest share. `counts.fim` has the `documents` that were transformed, how
-            many in which order (`psm`, `spm`), and the `tokens` that this added, the sentinels.
+            many in which order (`psm`, `spm`), and the `tokens` that this added, the sentinels; `counts.prefix` the
+            `documents` that have one, those `without`, and the `tokens` of prefixes.
 
     Raises:
         PerdureError: If a split has no document, or AutoTokenizer gives other tokens for a document.
@@ -61,7 +62,7 @@ def tokenise_source(
     infill = Infill(**manifest["fim"]) if "fim" in manifest else None
     heldout_fraction, form = (
         source.heldout_fraction,
-        DocumentForm(source.has_conversations, source.date_field, infill),
+        DocumentForm(source.has_conversations, source.date_field, infill, source.prefix),
     )
     with building(context.out, final) as work:
         artefact = work / "artefact"
@@ -84,6 +85,8 @@ def tokenise_source(
         counted = _counts(steps, counts)
         if form.date_field:
             counted["dates"] = dates_summary(artefact / "docs.parquet")
+        if form.prefix is not None:
+            counted["prefix"] = {key: counts[f"prefix_{key}"] for key in ("documents", "without", "tokens")}
         if infill:
             counted["fim"] = {key: counts[f"fim_{key}"] for key in ("documents", "psm", "spm", "tokens")}
         if loses:

@@ -13,7 +13,7 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json, write_atomic
 from perdure.pipeline.core.hashes import hash_file
 from perdure.pipeline.core.remedies import remedy
-from perdure.pipeline.core.shards import open_shard
+from perdure.pipeline.core.shards import are_labels, open_shard
 from perdure.pipeline.evaluate.sampling import draw
 from perdure.pipeline.plan.domains import PLURALS, parse
 from perdure.pipeline.plan.parts import dated
@@ -92,7 +92,7 @@ def heldout(data: Path, domain: str, max_tokens: int) -> Heldout:
     if tokens.sum() > max_tokens:
         hashes = np.frombuffer(bytes.fromhex("".join(table["hash"].to_pylist())), ">u8").astype(np.uint64)
         drawn, begins, stops = draw(tokens, hashes, strata(table), max_tokens)
-    masked = read_json(data / "manifest.json").get("label_mask")
+    masked = _is_masked(data, domain)
     whole = tokens
     if masked:
         whole = _count_labels(data, table, np.arange(len(table)), np.zeros_like(tokens), tokens)
@@ -115,6 +115,14 @@ def heldout(data: Path, domain: str, max_tokens: int) -> Heldout:
     return Heldout(table, rows, begins, stops, number, all_tokens)
 
 
+def _is_masked(data: Path, domain: str) -> bool:
+    """Whether some tokens of a domain's documents are no labels; without its prefix, all of a text are."""
+    manifest = read_json(data / "manifest.json")
+    if manifest.get("prefix") is not None:
+        return parse(domain).with_prefix is not None
+    return bool(manifest.get("label_mask"))
+
+
 def _count_labels(
     data: Path, table: pa.Table, documents: np.ndarray, begins: np.ndarray, stops: np.ndarray
 ) -> np.ndarray:
@@ -124,36 +132,41 @@ def _count_labels(
     found = np.zeros(len(documents), np.int64)
     for place, (shard, sequence, begin, stop) in enumerate(zip(shards, sequences, begins, stops)):
         start = opened(shard).start(sequence)
-        found[place] = np.count_nonzero(opened(shard).values[start + begin : start + stop])
+        found[place] = np.count_nonzero(are_labels(opened(shard).values[start + begin : start + stop]))
     return found
 
 
 def is_sampled(data: Path, domain: str, max_tokens: int) -> bool:
     """Whether a domain has more held-out tokens than are measured, so that a sample stands for all."""
-    if read_json(data / "manifest.json")["counts"]["heldout"]["tokens"] <= max_tokens:
+    manifest = read_json(data / "manifest.json")
+    if manifest["counts"]["heldout"]["tokens"] <= max_tokens:
         return False
-    return (
-        not parse(domain).is_part or int(_labelled(data, domain)["num_tokens"].to_numpy().sum()) > max_tokens
-    )
+    whole = not parse(domain).is_part and manifest.get("prefix") is None
+    return whole or int(_labelled(data, domain)["num_tokens"].to_numpy().sum()) > max_tokens
 
 
 def _labelled(data: Path, domain: str) -> pa.Table:
-    """The held-out documents that have a domain's labels and dates."""
+    """The held-out documents that have a domain's labels and dates; `num_tokens` without the prefix, unless it is measured."""
     table = _heldout_table(data, (data / "docs.parquet").stat().st_mtime_ns)
     fits = np.ones(len(table), bool)
     for kind, label in parse(domain).labels.items():
         fits &= np.array(table[kind].to_pylist(), object) == label
     if parse(domain).has_dates:
         fits &= dated(np.array(table["date"].to_pylist(), object), parse(domain))
-    return table.filter(fits)
+    table = table.filter(fits)
+    if "prefix_tokens" in table.column_names and parse(domain).with_prefix is None:
+        place = table.column_names.index("num_tokens")
+        shorter = table["num_tokens"].to_numpy() - table["prefix_tokens"].to_numpy()
+        table = table.set_column(place, "num_tokens", pa.array(shorter))
+    return table
 
 
 @cache
 def _heldout_table(data: Path, _written: int) -> pa.Table:
     """The held-out rows of `docs.parquet`, cached since every measurement reads them."""
     columns = ["shard", "sequence", "num_tokens", "num_bytes", "hash", *LABELS]
-    if "date" in parquet.read_schema(data / "docs.parquet").names:
-        columns.append("date")
+    there = parquet.read_schema(data / "docs.parquet").names
+    columns += [name for name in ("date", "prefix_tokens") if name in there]
     rows = [("split", "==", "heldout")]
     table = parquet.read_table(data / "docs.parquet", columns=columns, filters=rows)
     table = table.sort_by([("shard", "ascending"), ("sequence", "ascending")])

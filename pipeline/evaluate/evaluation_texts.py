@@ -73,7 +73,7 @@ def _measured_places(recipe: Recipe, directory: Path, domain: str) -> "list[Plac
 
 
 def _heldout_texts(directory: Path, tokenizer: Path, places: "list[Place]") -> "dict[Place, str]":
-    from perdure.pipeline.data.leaks import texts
+    from perdure.pipeline.data.leaks import prefix_mask, texts
 
     numbers: dict[int, list[int]] = defaultdict(list)
     for shard, number in places:
@@ -81,7 +81,13 @@ def _heldout_texts(directory: Path, tokenizer: Path, places: "list[Place]") -> "
     return {
         (shard, number): text
         for shard, own in numbers.items()
-        for number, text in texts(open_shard(directory / f"heldout.{shard:05d}"), tokenizer, own)
+        for number, text in texts(
+            open_shard(directory / f"heldout.{shard:05d}"),
+            tokenizer,
+            own,
+            (),
+            prefix_mask(directory, f"heldout.{shard:05d}"),
+        )
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.plan.mixture import is_replayed
-from perdure.pipeline.plan.plan import Plan, consumed_samples
+from perdure.pipeline.plan.plan import Plan, consumed_samples, phase_of_sample
 from perdure.pipeline.recipe import Mixture, MixtureSource
 
 Ancestor = tuple[Plan, int]
@@ -68,6 +68,14 @@ def replay_pools(history: Iterable[Ancestor]) -> dict[str, tuple[str, dict, int]
     return {source: (key, entry, distinct) for source, (_, distinct, key, entry) in found.items()}
 
 
+def last_plain(history: Sequence[Ancestor], key: str) -> bool:
+    """Whether the nearest ancestor that reads a stream read it without prefixes at its end."""
+    for plan, end in history:
+        if key in plan.sources:
+            return key in phase_of_sample(plan, end - 1).plain
+    return False
+
+
 def with_replay_pools(mixture: Mixture, history: Sequence[Ancestor], name: str) -> Mixture:
     """A mixture with the sources of `replay.from_parents` named and weighted by what the ancestors consumed.
 
@@ -78,8 +86,8 @@ def with_replay_pools(mixture: Mixture, history: Sequence[Ancestor], name: str) 
     if replay is None or not replay.from_parents:
         return mixture
     sources = {
-        source: MixtureSource(weight=distinct, order=replay.order)
-        for source, (_key, _entry, distinct) in replay_pools(history).items()
+        source: MixtureSource(weight=distinct, order=replay.order, prefix=not last_plain(history, key))
+        for source, (key, _entry, distinct) in replay_pools(history).items()
     }
     if not sources:
         raise PerdureError(

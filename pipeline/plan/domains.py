@@ -2,7 +2,7 @@
 
 `web` is a source, `web/science` its documents on science, `web@de` those in German, `web@de/science` both,
 `web[2023-01..2023-06]` those from January to June 2023. Wherever a mixture names a source, it may name a domain; each is
-ordered, consumed and measured on its own.
+ordered, consumed and measured on its own. `web+prefix` is `web` measured with the prefixes of its documents.
 """
 
 import re
@@ -18,7 +18,12 @@ from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recipe.periods import Period, period
 
 _ANY = object()
-_NAME = re.compile(r"([^@/\[\]]+)(?:@([^/\[\]]+))?(?:/(.+?))?(?:\[([^\[\]]*)\.\.([^\[\]]*)\])?", re.DOTALL)
+_NAME = re.compile(
+    r"([^@/\[\]]+?)(?:@([^/\[\]]+?))?(?:/(.+?))?(?:\[([^\[\]]*)\.\.([^\[\]]*)\])?(\+prefix)?",
+    re.DOTALL,
+)
+PREFIXED = "+prefix"
+"""Ends the name under which a source is measured with the prefixes of its documents: `web+prefix`."""
 PLURALS = {"language": "languages", "topic": "topics"}
 """Where a data manifest's `counts` have documents and tokens by label, by kind of label."""
 
@@ -32,6 +37,7 @@ class Domain(NamedTuple):
         topic: Of its documents.
         since: The date in which the first of them lie, as written; empty: no bound.
         until: The date in which the last of them lie; None, as for `since`, if the name tells no dates.
+        with_prefix: `+prefix` if they are measured with the prefix that their source gives them.
     """
 
     source: str
@@ -39,6 +45,7 @@ class Domain(NamedTuple):
     topic: str | None = None
     since: str | None = None
     until: str | None = None
+    with_prefix: str | None = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -106,8 +113,9 @@ def _meet(one: Period | None, other: Period | None) -> bool:
 
 
 def measured_domains(recipe: Recipe) -> list[str]:
-    """The domains that versions are measured on: every source, and every part that a mixture names."""
+    """The domains that versions are measured on: every source, every part that a mixture names, and sources with prefixes."""
     named = (
         domain for version in recipe.versions.values() for domain, _ in members(version.mixture).values()
     )
-    return list(dict.fromkeys([*recipe.sources, *named]))
+    prefixed = (f"{name}{PREFIXED}" for name, source in recipe.sources.items() if source.prefix is not None)
+    return list(dict.fromkeys([*recipe.sources, *named, *prefixed]))

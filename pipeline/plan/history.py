@@ -22,7 +22,9 @@ def steps_done(directory: Path) -> int:
 
 
 def mixture_phases(recipe: Recipe, name: str) -> list[dict] | None:
-    """A version's mixture over time: after which step which shares hold, and why; None before it was planned."""
+    """A version's mixture over time: after which step which shares hold, why, and which places are `plain`, read without
+    the prefixes of their source, if some are; None before it was planned.
+    """
     if (plan := _plan(recipe, name)) is None:
         return None
     batch, found = recipe.training.global_batch_size, []
@@ -31,7 +33,8 @@ def mixture_phases(recipe: Recipe, name: str) -> list[dict] | None:
         if until > plan.first_sample:
             after = max(0, phase.first_sample - plan.first_sample) // batch
             shares = {key: count / len(phase.pattern) for key, count in zip(plan.keys, phase.counts)}
-            found.append({"after_step": after, "reason": entry["reason"], "shares": shares})
+            plain = {"plain": list(phase.plain)} if phase.plain else {}
+            found.append({"after_step": after, "reason": entry["reason"], "shares": shares} | plain)
     return found
 
 

@@ -73,6 +73,17 @@ def new_sources(mixture: Mixture, part: int) -> dict[str, MixtureSource]:
     return mixture.switches[part - 1].sources if part else mixture.sources
 
 
+def plain_keys(mixture: Mixture, part: int = 0) -> list[str]:
+    """Places whose documents are read without their prefixes, before the first of `switches` or after the i-th."""
+    old = mixture.replay.sources if mixture.replay else {}
+    return [
+        source_key(name, replayed)
+        for replayed, sources in ((False, new_sources(mixture, part)), (True, old))
+        for name, source in sources.items()
+        if not source.prefix
+    ]
+
+
 def members(mixture: Mixture) -> dict[str, tuple[str, MixtureSource]]:
     """All places in a mixture, those of later phases included: domain (`perdure.pipeline.plan.domains`) and settings by key."""
     fresh: dict[str, MixtureSource] = {}

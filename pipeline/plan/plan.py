@@ -14,6 +14,7 @@ all shards) and `<source>.ends.npy` (where each ends in the stream). `perdure.pi
 """
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -46,6 +47,7 @@ class Phase:
         start: Samples already taken from each source when it begins, by ancestors too.
         pattern: int32 [block], source of each position in a block.
         rank: int32 [block], how often that source occurred earlier in the block.
+        plain: Keys whose documents are read without their prefixes.
     """
 
     first_sample: int
@@ -54,6 +56,7 @@ class Phase:
     start: tuple[int, ...]
     pattern: np.ndarray
     rank: np.ndarray
+    plain: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,14 @@ class Place(NamedTuple):
     sample: int
 
 
+def phase_of_sample(plan: Plan, index: int) -> Phase:
+    """The phase that the sample with a global index belongs to."""
+    return plan.phases[bisect_right(plan.phases, index, key=lambda phase: phase.first_sample) - 1]
+
+
 def place_of(plan: Plan, index: int) -> Place:
     """The place of the sample with a global index."""
-    phase = plan.phases[bisect_right(plan.phases, index, key=lambda phase: phase.first_sample) - 1]
+    phase = phase_of_sample(plan, index)
     block, position = divmod(index - phase.first_sample, len(phase.pattern))
     number = int(phase.pattern[position])
     taken = phase.start[number] + block * phase.counts[number] + int(phase.rank[position])
@@ -154,7 +162,7 @@ def consumed_samples(plan: Plan, samples: int) -> dict[str, int]:
 
 def shares_from(plan: Plan, index: int) -> dict[str, float]:
     """Share per key in the phase that begins at a global index; empty if none does."""
-    phase = plan.phases[bisect_right(plan.phases, index, key=lambda phase: phase.first_sample) - 1]
+    phase = phase_of_sample(plan, index)
     if phase.first_sample != index:
         return {}
     return {key: count / len(phase.pattern) for key, count in zip(plan.keys, phase.counts)}
@@ -210,10 +218,15 @@ def with_phases(plan: Plan, appended: list[dict]) -> Plan:
     return make_plan(plan.description | {"phases": [*plan.description["phases"], *appended]})
 
 
-def phase_entry(first_sample: int, shares: dict[str, Fraction], reason: str) -> dict:
-    """A phase for a plan's description: where it begins, samples per block by key, and why it is there."""
+def phase_entry(
+    first_sample: int, shares: dict[str, Fraction], reason: str, plain: Sequence[str] = ()
+) -> dict:
+    """A phase for a plan's description: where it begins, samples per block by key, why it is there, and the keys that are read
+    without prefixes, if some are.
+    """
     counts = mixtures.block_counts(list(shares.values()))
-    return {"first_sample": first_sample, "counts": dict(zip(shares, counts)), "reason": reason}
+    found = {"first_sample": first_sample, "counts": dict(zip(shares, counts)), "reason": reason}
+    return found | ({"plain": sorted(plain)} if plain else {})
 
 
 def make_plan(description: dict) -> Plan:
@@ -227,7 +240,8 @@ def make_plan(description: dict) -> Plan:
         pattern, rank = _block(counts)
         first = entry["first_sample"]
         until = min(entries[number + 1]["first_sample"] if number + 1 < len(entries) else end, end)
-        phases.append(Phase(first, max(0, until - first), counts, tuple(taken), pattern, rank))
+        plain = tuple(entry.get("plain", ()))
+        phases.append(Phase(first, max(0, until - first), counts, tuple(taken), pattern, rank, plain))
         taken = _after(taken, counts, pattern, until - first)
     return Plan(
         keys,

@@ -236,19 +236,19 @@ def _files(directory: Path, key: str) -> tuple[Path, Path, Path]:
 def phase_entries(recipe: Recipe, name: str, mixture: Mixture, orders: dict[str, Order]) -> list[dict]:
     """The mixture's planned phases, numbered from the version's first sample."""
     batch, k = recipe.training.global_batch_size, mixtures.trained_fraction(recipe.versions[name])
+    found: list[dict] = []
     if mixture.domain_order is not None:
         steps = mixtures.domain_steps(mixture, num_steps(recipe, recipe.versions[name]))
-        first, found = 0, []
+        first, plain = 0, mixtures.plain_keys(mixture)
         for domain, divergence in _domain_order(recipe, mixture, orders):
-            entry = phase_entry(first * batch, mixtures.alone_shares(mixture, domain, k), "domain")
+            entry = phase_entry(first * batch, mixtures.alone_shares(mixture, domain, k), "domain", plain)
             found.append(entry if divergence is None else entry | {"divergence": divergence})
             first += steps[domain]
         return found
-    starts, reasons = [0, *switch_steps(recipe, name)], ["start", *("switch" for _ in mixture.switches)]
-    return [
-        phase_entry(step * batch, mixtures.mixture_shares(mixture, part, k), reason)
-        for part, (step, reason) in enumerate(zip(starts, reasons))
-    ]
+    for part, step in enumerate((0, *switch_steps(recipe, name))):
+        shares, plain = mixtures.mixture_shares(mixture, part, k), mixtures.plain_keys(mixture, part)
+        found.append(phase_entry(step * batch, shares, "switch" if part else "start", plain))
+    return found
 
 
 def _domain_order(

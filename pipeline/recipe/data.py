@@ -9,6 +9,7 @@ from perdure.pipeline.recipe.cleaning import CleaningStep, ExactDedup, MinhashDe
 from perdure.pipeline.recipe.cluster import Option
 from perdure.pipeline.recipe.code import FillInTheMiddle
 from perdure.pipeline.recipe.labels import Subset, Topics
+from perdure.pipeline.recipe.prefixes import fields_of
 from perdure.pipeline.recipe.section import Positive, Section, Size
 from perdure.pipeline.recipe.where import Condition
 
@@ -144,11 +145,24 @@ class Source(Section):
     a cut-off, by which dated probes are split, and parts by date (`web[2023-01..2023-06]`). A document without the field is
     undated and counted; text in it that is no date is an error, unless the reader's `where` leaves such documents out.
     Default: documents have no dates."""
+    prefix: str | None = Field(default=None, exclude_if=lambda text: text is None)
+    """What stands before each document's text, of its metadata, and is read but not learnt (metadata conditioning, MeCo, Gao et
+    al. 2025, arXiv 2501.01956): `"date: {date}\\n\\n"`, `"URL: {url}\\n\\n"`, `"{library}=={version}\\n"`. `{date}` is the
+    `date_field`'s, `{url}` the host alone, any other name a field of the metadata; `{date:.4}` its first four characters. A
+    document without one of the fields stays plain and is counted. `prefix: false` of a place in a mixture reads the same
+    documents without it. Held-out loss is measured without (`web`) and with it (`web+prefix`). Default: none."""
     fim: FillInTheMiddle | None = Field(default=None, exclude_if=lambda fim: fim is None or fim.rate == 0)
     """Training documents whose middle is moved to the end, so that a model learns to fill it in; default: none."""
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Share of documents held out for evaluation, chosen by the hash of their text: never trained on, in any
     source or version, and stable when documents are added."""
+
+    @field_validator("prefix")
+    @classmethod
+    def _of_fields(cls, prefix: str | None) -> str | None:
+        if prefix is not None:
+            fields_of(prefix)
+        return prefix
 
     @property
     def has_conversations(self) -> bool:

@@ -46,6 +46,9 @@ class MixtureSource(Section):
     that batches stay mixed. Default: as many as documents, a strict order."""
     lowest_perplexity: LowestPerplexity | None = None
     """Takes only the documents of lowest perplexity under `perplexity_model`; default: all."""
+    prefix: bool = Field(default=True, exclude_if=lambda prefix: prefix)
+    """Whether documents are read with the `prefix` of their source. `false` leaves it out of the very same samples, which are
+    shorter by it and padded: order, consumption and replay do not change. Under `switches` it is MeCo's cooldown."""
     packing: Literal["stream", "next_fit", "best_fit"] | None = Field(
         default=None, exclude_if=lambda packing: packing is None
     )

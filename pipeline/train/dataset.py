@@ -13,7 +13,7 @@ import torch
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.mixture import is_replayed
-from perdure.pipeline.plan.plan import Plan, open_order, open_plan, open_tails, place_of
+from perdure.pipeline.plan.plan import Plan, open_order, open_plan, open_tails, phase_of_sample, place_of
 from perdure.pipeline.train.batch import Batch, HostBatch, collate, on_device
 from perdure.pipeline.train.streams import Stream, expect_random_access, open_stream, read_sample
 
@@ -81,9 +81,12 @@ def read_host_batch(dataset: Dataset, indices: range) -> HostBatch:
     """
     plan = dataset.plan
     places = [place_of(plan, index) for index in indices]
+    keys = [plan.keys[place.source] for place in places]
     samples = [
-        read_sample(dataset.streams[plan.keys[place.source]], place.sample, plan.seq_length)
-        for place in places
+        read_sample(
+            dataset.streams[key], place.sample, plan.seq_length, key in phase_of_sample(plan, index).plain
+        )
+        for index, key, place in zip(indices, keys, places, strict=True)
     ]
     objective = dataset.objective
     made = None if objective is None else objective.made_reference(plan.seed, indices, plan.seq_length)

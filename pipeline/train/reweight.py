@@ -16,7 +16,7 @@ from perdure.pipeline.evaluate.record import sampled_domains
 from perdure.pipeline.evaluate.sampling import RULE
 from perdure.pipeline.plan.consumption import samples_consumed
 from perdure.pipeline.plan.mixture import MAX_BLOCK, is_replayed, moving_groups, reweighted, rounded_shares
-from perdure.pipeline.plan.plan import Plan, phase_entry, with_phases
+from perdure.pipeline.plan.plan import Plan, phase_entry, phase_of_sample, with_phases
 from perdure.pipeline.recipe import Mixture, Recipe, Version
 from perdure.pipeline.train.dataset import Dataset
 from perdure.pipeline.train.evaluate import evaluate, summaries
@@ -68,7 +68,8 @@ def reweight(
     held = exhausted(plan, first_sample, version.mixture)
     ratios = moved(state.ratios, before, after, version.mixture, held)
     share_out = group_shares if rule.groups else _shares
-    entry = phase_entry(first_sample, share_out(plan, ratios, version.mixture), "reweight")
+    shares, plain = share_out(plan, ratios, version.mixture), phase_of_sample(plan, first_sample).plain
+    entry = phase_entry(first_sample, shares, "reweight", plain)
     entry |= {"ratios": ratios, "perplexity": after, "perplexity_before": before}
     if held:
         entry["held"] = held

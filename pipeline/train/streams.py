@@ -13,7 +13,7 @@ import numpy as np
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
-from perdure.pipeline.core.shards import LAST_LABEL, NO_LABEL, REF_MISSING, Shard, open_shard
+from perdure.pipeline.core.shards import LAST_LABEL, PREFIX, REF_MISSING, Shard, are_labels, open_shard
 from perdure.pipeline.evaluate.documents import Heldout
 from perdure.pipeline.train.batch import Sample
 from perdure.pipeline.train.paging import ask, find_place, memory_map
@@ -236,13 +236,14 @@ def _scored(stream: Stream, task: int, number: int) -> int:
     return stream.sidecars[task][0].start(number)
 
 
-def read_sample(stream: Stream, sample: int, seq_length: int) -> Sample:
+def read_sample(stream: Stream, sample: int, seq_length: int, plain: bool = False) -> Sample:
     """Reads one packed sample.
 
     Args:
         stream: The source.
         sample: Its place in the stream; its labels are tokens [sample * seq_length, (sample + 1) * seq_length).
         seq_length: Labels per sample.
+        plain: Whether prefixes of documents are left out; the sample is shorter by them, and padded.
 
     Raises:
         PerdureError: If a document lacks the scores that the stream should have.
@@ -252,6 +253,7 @@ def read_sample(stream: Stream, sample: int, seq_length: int) -> Sample:
     tokens = np.full(seq_length + 1, stream.eos_id, np.int64)
     reference = np.full(seq_length + 1, REF_MISSING, np.int32)
     counted = np.zeros(seq_length + 1, bool) if stream.masks else None
+    prefix = np.zeros(seq_length + 1, bool)
     opening = [0]  # places of the inputs that open a document
     spans = _spans(stream, first + 1 if stream.packed else max(first, 0), last, first + 1)
     place = slice(0, 1)
@@ -261,7 +263,8 @@ def read_sample(stream: Stream, sample: int, seq_length: int) -> Sample:
         tokens[place] = shard.values[span.begin : span.stop]
         if counted is not None:
             mask = stream.masks[span.task].values[span.begin : span.stop]
-            counted[place] = mask == LAST_LABEL if stream.last_turn else mask != NO_LABEL
+            counted[place] = mask == LAST_LABEL if stream.last_turn else are_labels(mask)
+            prefix[place] = mask == PREFIX
         # The end-of-sequence token of a document opens the next one, or the padding.
         if span.stop == span.document[1] and 0 < place.stop - 1 < seq_length:
             opening.append(place.stop - 1)
@@ -278,5 +281,15 @@ def read_sample(stream: Stream, sample: int, seq_length: int) -> Sample:
             if stream.complete:
                 labels = np.ones(span.stop - span.begin, bool) if counted is None else counted[place]
                 require_known(reference[place], labels, shard, span.document[0])
+    num_valid = place.stop - 1
+    if plain and prefix.any():
+        assert counted is not None
+        kept = ~prefix[: num_valid + 1]
+        if not kept[0]:  # the text comes right after the separator that stands before its document
+            tokens[0], kept[0] = stream.eos_id, True
+        opening = list(dict.fromkeys((np.cumsum(kept) - 1)[opening].tolist()))
+        num_valid = int(kept.sum()) - 1
+        for array, padding in ((tokens, stream.eos_id), (reference, REF_MISSING), (counted, False)):
+            array[: num_valid + 1], array[num_valid + 1 :] = array[: len(kept)][kept], padding
     documents = tuple(stop - start for start, stop in pairwise([*opening, seq_length]))
-    return Sample(tokens, reference[1:], place.stop - 1, documents, None if counted is None else counted[1:])
+    return Sample(tokens, reference[1:], num_valid, documents, None if counted is None else counted[1:])
