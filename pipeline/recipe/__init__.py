@@ -66,6 +66,7 @@ from perdure.pipeline.recipe.load import (
     with_field,
 )
 from perdure.pipeline.recipe.logging import Logging, WeightsAndBiases
+from perdure.pipeline.recipe.mixture_sources import LowestPerplexity, MixtureSource
 from perdure.pipeline.recipe.objectives import Instruct
 from perdure.pipeline.recipe.root import Recipe
 from perdure.pipeline.recipe.schedules import (
@@ -91,9 +92,7 @@ from perdure.pipeline.recipe.training import (
 )
 from perdure.pipeline.recipe.versions import (
     DocumentIds,
-    LowestPerplexity,
     Mixture,
-    MixtureSource,
     Replay,
     Reweight,
     Selection,
