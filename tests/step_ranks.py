@@ -17,6 +17,7 @@ from perdure.pipeline.model.language_model import build_model, unwrap
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.optimizer import make_optimizer, set_learning_rate
 from perdure.pipeline.model.shape import model_shape
+from perdure.pipeline.plan.plan import open_plan
 from perdure.pipeline.recipe import load_recipe
 from perdure.pipeline.train import ahead, fisher, guard, loader, process, saved, step, worker
 from perdure.pipeline.train.counts import fingerprints, read_counts
@@ -28,7 +29,7 @@ def prepared(directory: str):
     """Recipe, wrapped model with random weights, optimizer, objective and loader of a version."""
     recipe, inputs = load_recipe(Path(directory) / "recipe.yaml"), read_json(Path(directory) / "inputs.json")
     version = recipe.versions[inputs["version"]]
-    objective = objective_of(version)
+    objective = objective_of(version, keys=open_plan(Path(directory) / "plan").keys)
     model = build_model(recipe, inputs["vocab_size"], initialise(), version.adapter)
     shape = model_shape(recipe)
     # Large enough that losses are far from those of guessing.

@@ -26,7 +26,7 @@ from perdure.pipeline.evaluate.report.text_tables import markdown_table
 from perdure.pipeline.model.exports import export_of
 from perdure.pipeline.plan.recorded import version_recipe
 from perdure.pipeline.recipe import Recipe, Selection, load_recipe
-from perdure.pipeline.recipe.versions import SCORES
+from perdure.pipeline.recipe.selection import SCORES
 from perdure.pipeline.train.scores import made_reference, smoothed
 
 CLEAN = "clean"

@@ -15,6 +15,7 @@ from perdure.pipeline.recipe import (
     C4Quality,
     ExtendedTokenizer,
     HuggingFaceTokenizer,
+    Instruct,
     JsonlReader,
     MixtureSource,
     ParquetReader,
@@ -121,7 +122,7 @@ def _template(recipe: Recipe) -> ChatTemplate | Problem:
 
 def instruct(recipe: Recipe, name: str, version: Version) -> Problems:
     """Checks that what a version is instructed with are conversations; other text can be replayed beside it."""
-    if version.objective is None:
+    if not isinstance(version.objective, Instruct):
         return
     for key, (domain, _member) in members(version.mixture).items():
         source = recipe.sources.get(source_of(domain))

@@ -18,6 +18,7 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.plan.domains import parse, source_of
 from perdure.pipeline.plan.forecast import expected_mixture, planned_samples, streams_before
 from perdure.pipeline.plan.mixture import is_replayed, members, moving_groups
+from perdure.pipeline.plan.withdrawn import is_forgotten
 from perdure.pipeline.recipe import LowestPerplexity, Mixture, Recipe, Source
 
 
@@ -59,7 +60,9 @@ def mixture_table(recipe: Recipe, name: str, sources: dict[str, dict], counts: d
                 "buckets": settings.buckets,
                 "lowest_perplexity": subset,
                 "packed": told,
-                "withdrawn": left_out(recipe, name, source),
+                "withdrawn": None
+                if is_forgotten(recipe.versions[name], key)
+                else left_out(recipe, name, source),
                 "share": float(planned[key] / total),
                 "tokens": round(tokens),
                 "available": available,

@@ -28,6 +28,8 @@ def _of_rank(recipe: Recipe, version: Version) -> int:
     sources = {source_of(domain) for domain in streams}
     if version.mixture.replay is not None and version.mixture.replay.from_parents:
         sources, streams = set(recipe.sources), [*streams, *recipe.sources]
-    sidecars = len(version.selection.needed_sidecars) if version.selection else 0
+    sidecars = (
+        len(version.selection.needed_sidecars) if version.selection else int(version.scored_by is not None)
+    )
     shards = recipe.data.tasks * (len(sources) * (1 + sidecars) + 1)
     return MAPS_PER_SHARD * shards + MAPS_PER_STREAM * len(streams)

@@ -13,6 +13,15 @@ from perdure.pipeline.plan.withdrawn import without_words
 LISTED = 200
 """Rows of a table, or names in a line, that are printed; `--json` has all."""
 
+SCOPES = {
+    "sequence": "per sequence",
+    "microbatch": "per micro-batch",
+    "dp_microbatch": "per micro-batch of all replicas",
+    "global": "per batch",
+    "global_lagged": "per batch, about,",
+}
+"""Tokens that compete, in words."""
+
 
 def more_of(number: int, kind: str) -> str:
     """What stands for rows that are not printed."""
@@ -109,3 +118,11 @@ def _subset_words(member: dict[str, Any], model: str) -> str:
         return describe(member["source"], subset["chosen"])
     budget = f"{subset['tokens']:,} tokens" if subset["tokens"] else f"{subset['share']:.1%} of tokens"
     return f"the {budget} of lowest perplexity under {model}"
+
+
+def objective_words(objective: dict[str, Any]) -> str:
+    """What a version learns in place of the next token of all text."""
+    if objective["type"] == "forget":
+        return f"forgets the documents of {objective['source']} by {objective['method']}, and retains the rest of the mixture"
+    turns = {"all": "turns", "last": "last turn of each conversation"}[objective["train_on"]]
+    return f"instructed: trains on the assistant's {turns}"

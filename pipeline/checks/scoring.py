@@ -30,6 +30,7 @@ def positions(recipe: Recipe) -> Iterator[Problem]:
     context, _ = recipe.scoring.windows(seq_length)
     named = [version.mixture.perplexity_model for version in recipe.versions.values()]
     named += [version.selection.reference for version in recipe.versions.values() if version.selection]
+    named += [version.scored_by for version in recipe.versions.values() if not version.selection]
     for model in dict.fromkeys(name for name in named if name is not None):
         # A version knows the samples that it was trained on, and what its start knew.
         known = _positions(Path(model)) if "/" in model else max(seq_length, start or 0)

@@ -13,6 +13,7 @@ from perdure.pipeline.plan.forecast import expected_mixture
 from perdure.pipeline.plan.mixture import members
 from perdure.pipeline.plan.withdrawn import (
     documents_with,
+    is_forgotten,
     read_ids,
     unknown_ids,
     unknown_words,
@@ -48,8 +49,8 @@ def known(recipe: Recipe, name: str, version: Version) -> Problems:
             return
     if not withdrawals(recipe, name):
         return
-    for domain, _member in members(expected_mixture(recipe, name)).values():
-        told = left_out(recipe, name, source_of(domain))
+    for key, (domain, _member) in members(expected_mixture(recipe, name)).items():
+        told = None if is_forgotten(version, key) else left_out(recipe, name, source_of(domain))
         if told and (directory := data[source_of(domain)]):
             counts = read_json(directory / "manifest.json")["counts"]["train"]
             if told["documents"] == counts["documents"]:

@@ -7,12 +7,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from perdure.pipeline.checks.preview_mixture import LISTED, listed_some, mixture_tree, more_of
+from perdure.pipeline.checks.preview_mixture import (
+    LISTED,
+    SCOPES,
+    listed_some,
+    mixture_tree,
+    more_of,
+    objective_words,
+)
 from perdure.pipeline.core.formats import format_memory
 from perdure.pipeline.model.choices import fp8_words
 from perdure.pipeline.model.files import listed
 from perdure.pipeline.recipe.adapters import PROJECTIONS
-from perdure.pipeline.recipe.versions import SCORES
+from perdure.pipeline.recipe.selection import SCORES
 
 PLOT_HEIGHT = 6
 """Lines of the learning-rate curve."""
@@ -22,15 +29,6 @@ LISTED_VERSIONS = 50
 """Versions that are printed; `--json` has all."""
 LISTED_RANKS = 16
 """Most ranks whose places are listed one by one."""
-
-SCOPES = {
-    "sequence": "per sequence",
-    "microbatch": "per micro-batch",
-    "dp_microbatch": "per micro-batch of all replicas",
-    "global": "per batch",
-    "global_lagged": "per batch, about,",
-}
-"""Tokens that compete, in words."""
 
 
 def print_preview(data: dict[str, Any]) -> None:
@@ -153,8 +151,7 @@ def _print_version(console: Console, version: dict[str, Any], estimated: dict[st
         f" ({version['lineage_tokens']:,} with its ancestors')"
     )
     if objective := version["objective"]:
-        turns = {"all": "turns", "last": "last turn of each conversation"}[objective["train_on"]]
-        console.print(f"instructed: trains on the assistant's {turns}")
+        console.print(objective_words(objective))
     if selection := version["selection"]:
         console.print(
             f"trains on the {selection['k']:.0%} of tokens {SCOPES[selection['scope']]} "

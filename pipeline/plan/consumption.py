@@ -5,14 +5,15 @@ sample of it that leads to the version.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.paths import VersionPaths
+from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.mixture import is_replayed
-from perdure.pipeline.plan.plan import Plan, consumed_samples, phase_of_sample
+from perdure.pipeline.plan.plan import Plan, consumed_by_version, consumed_samples, phase_of_sample
 from perdure.pipeline.recipe import Mixture, MixtureSource
 
 Ancestor = tuple[Plan, int]
@@ -76,8 +77,16 @@ def last_plain(history: Sequence[Ancestor], key: str) -> bool:
     return False
 
 
-def with_replay_pools(mixture: Mixture, history: Sequence[Ancestor], name: str) -> Mixture:
+def with_replay_pools(
+    mixture: Mixture, history: Sequence[Ancestor], name: str, forgotten: Collection[str]
+) -> Mixture:
     """A mixture with the sources of `replay.from_parents` named and weighted by what the ancestors consumed.
+
+    Args:
+        mixture: The version's.
+        history: Its ancestors.
+        name: The version.
+        forgotten: Sources that are not replayed.
 
     Raises:
         PerdureError: If they consumed nothing.
@@ -88,12 +97,37 @@ def with_replay_pools(mixture: Mixture, history: Sequence[Ancestor], name: str) 
     sources = {
         source: MixtureSource(weight=distinct, order=replay.order, prefix=not last_plain(history, key))
         for source, (key, _entry, distinct) in replay_pools(history).items()
+        if source_of(source) not in forgotten
     }
     if not sources:
         raise PerdureError(
             f"version {name}: its ancestors have consumed nothing to replay; name mixture.replay.sources"
         )
     return mixture.model_copy(update={"replay": replay.model_copy(update={"sources": sources})})
+
+
+def refuse_repetition(plan: Plan, limit: float) -> None:
+    """Refuses a plan that repeats a source too often, what ancestors took included.
+
+    Args:
+        plan: The version's.
+        limit: Its `max_repetition`.
+
+    Raises:
+        PerdureError: If a source would be read more often than that.
+    """
+    for key, samples in consumed_by_version(plan).items():
+        entry = plan.sources[key]
+        before = samples_consumed((plan, plan.first_sample), key)
+        epochs = (before + samples) / entry["samples_per_epoch"]
+        if samples and epochs > limit:
+            earlier = f", after {before * plan.seq_length:,} by its ancestors," if before else ""
+            tokens = min(entry["tokens"], entry["samples_per_epoch"] * plan.seq_length)
+            raise PerdureError(
+                f"source {key}: {samples * plan.seq_length:,} tokens asked of {tokens:,}{earlier} would repeat it "
+                f"{epochs:.1f} times; lower its weight or the version's tokens, or raise mixture.max_repetition "
+                f"({limit:g})"
+            )
 
 
 def ledger(history: Sequence[Ancestor]) -> dict[str, dict[str, int]]:

@@ -19,6 +19,7 @@ from perdure.pipeline.plan.mixture import (
 from perdure.pipeline.plan.order import RANKED
 from perdure.pipeline.plan.packing import packing_of
 from perdure.pipeline.plan.plan import num_steps
+from perdure.pipeline.plan.withdrawn import forgotten_sources
 from perdure.pipeline.recipe import Branch, Mixture, MixtureSource, Recipe
 from perdure.pipeline.recipe.remembered import parent_of, remembered
 
@@ -156,7 +157,7 @@ def expected_mixture(recipe: Recipe, name: str) -> Mixture:
         return mixture
     if isinstance(start, Branch) and continues_parent(recipe, name):
         return expected_mixture(recipe, start.parent)
-    before = consumed_before(recipe, name)
+    before, forgotten = consumed_before(recipe, name), forgotten_sources(recipe, name)
     weights = {
         key.removeprefix("replay/"): float(samples) for key, samples in before.items() if is_replayed(key)
     }
@@ -164,7 +165,7 @@ def expected_mixture(recipe: Recipe, name: str) -> Mixture:
     sources = {
         source: _packed_as_before(recipe, name, source, MixtureSource(weight=weight, order=replay.order))
         for source, weight in weights.items()
-        if weight
+        if weight and source_of(source) not in forgotten
     }
     return mixture.model_copy(update={"replay": replay.model_copy(update={"sources": sources})})
 

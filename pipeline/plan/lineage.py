@@ -19,6 +19,7 @@ def models_needed(version: Version) -> list[str]:
     models = [
         *parents_of(version),
         version.selection.reference if version.selection else None,
+        version.scored_by,
         version.mixture.perplexity_model,
         *(version.adapter.orthogonal_to if version.adapter else ()),
         version.anchor.model if isinstance(version.anchor, KLAnchor) else None,

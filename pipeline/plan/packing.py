@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from perdure.pipeline.plan.domains import source_of
-from perdure.pipeline.recipe import MixtureSource, Recipe
+from perdure.pipeline.recipe import Instruct, MixtureSource, Recipe
 
 Packing = tuple[str, str]
 """`packing` and `overlong` of a place in a mixture."""
@@ -67,7 +67,7 @@ def labels_of(recipe: Recipe, name: str, domain: str) -> str | None:
     """`last` if the last turn alone counts of a source's conversations, in a version; None for all that its mask leaves."""
     objective = recipe.versions[name].objective
     chats = recipe.sources[source_of(domain)].has_conversations
-    return "last" if chats and objective is not None and objective.train_on == "last" else None
+    return "last" if chats and isinstance(objective, Instruct) and objective.train_on == "last" else None
 
 
 def next_fit(lengths: np.ndarray, size: int) -> np.ndarray:

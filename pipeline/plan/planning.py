@@ -16,9 +16,9 @@ from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.plan import mixture as mixtures
 from perdure.pipeline.plan.consumption import (
     Ancestor,
+    refuse_repetition,
     replay_pools,
     same_stream,
-    samples_consumed,
     start_of,
     with_replay_pools,
 )
@@ -34,7 +34,6 @@ from perdure.pipeline.plan.parts import build_part
 from perdure.pipeline.plan.permutation import hash_key, mix
 from perdure.pipeline.plan.plan import (
     Plan,
-    consumed_by_version,
     make_plan,
     num_samples,
     num_steps,
@@ -43,7 +42,14 @@ from perdure.pipeline.plan.plan import (
     phase_entry,
     tails_file,
 )
-from perdure.pipeline.plan.withdrawn import Documents, blank, left_out, withdrawn_by_source
+from perdure.pipeline.plan.withdrawn import (
+    Documents,
+    blank,
+    forgotten_sources,
+    is_forgotten,
+    left_out,
+    withdrawn_by_source,
+)
 from perdure.pipeline.recipe import LowestPerplexity, Mixture, MixtureSource, Recipe
 from perdure.pipeline.recipe.anchors import anchor_source
 
@@ -72,7 +78,7 @@ def build_plan(
     """
     version = recipe.versions[name]
     before = history_of_plan(recipe, name, history)
-    mixture = with_replay_pools(version.mixture, before, name)
+    mixture = with_replay_pools(version.mixture, before, name, forgotten_sources(recipe, name))
     members = mixtures.members(mixture)
     found = replay_pools(before) if mixture.replay and mixture.replay.from_parents else {}
     sources: dict[str, dict] = {}
@@ -101,7 +107,7 @@ def build_plan(
     if is_whole(directory):
         return open_plan(directory, expected=description)
     plan = make_plan(description)
-    _refuse_repetition(plan, version.mixture.max_repetition)
+    refuse_repetition(plan, version.mixture.max_repetition)
     directory.mkdir(parents=True, exist_ok=True)
     for key, order in orders.items():
         for file, built in zip(_files(directory, key), _files(made.scratch, key), strict=True):
@@ -208,7 +214,8 @@ def _stream(
         described = {"key": stream, "order": order, "samples_per_epoch": entry["samples_per_epoch"]}
         entry |= {"order": member.order, "samples_per_epoch": pool[2], "pool": described}
     longest = recipe.training.seq_length if entry.get("overlong") == "drop" else None
-    if withdrawn := left_out(made.gone.get(source), part, longest):
+    gone = None if is_forgotten(recipe.versions[name], key) else made.gone.get(source)
+    if withdrawn := left_out(gone, part, longest):
         if withdrawn["documents"] == entry["documents"]:
             raise PerdureError(
                 f"version {name}: all documents of {domain} are withdrawn; leave it out of the mixture"
@@ -281,18 +288,3 @@ def _continued(parent: Ancestor, sources: dict[str, dict], directory: Path) -> d
                 "parent's data. Restore it, or give the branch a mixture of its own"
             )
     return {"first_sample": end, "sources": plan.sources, "phases": plan.description["phases"]}
-
-
-def _refuse_repetition(plan: Plan, limit: float) -> None:
-    for key, samples in consumed_by_version(plan).items():
-        entry = plan.sources[key]
-        before = samples_consumed((plan, plan.first_sample), key)
-        epochs = (before + samples) / entry["samples_per_epoch"]
-        if samples and epochs > limit:
-            earlier = f", after {before * plan.seq_length:,} by its ancestors," if before else ""
-            tokens = min(entry["tokens"], entry["samples_per_epoch"] * plan.seq_length)
-            raise PerdureError(
-                f"source {key}: {samples * plan.seq_length:,} tokens asked of {tokens:,}{earlier} would repeat it "
-                f"{epochs:.1f} times; lower its weight or the version's tokens, or raise mixture.max_repetition "
-                f"({limit:g})"
-            )

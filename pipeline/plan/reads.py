@@ -114,13 +114,13 @@ def to_score(version: Version, table: list[dict], tokens: dict[str, int | None])
         By source and model: `source`, `model`, `of` (the source's tokens), and `tokens`, which it reads as new data, None if
         all are scored: perplexities are those of whole sources.
     """
-    mixture, selection = version.mixture, version.selection
+    mixture = version.mixture
     found: dict[tuple[str, str | None], int | None] = {}
-    if selection is not None and selection.needed_sidecars:
+    if version.scored_by is not None:
         for row in table:
-            if row["part"] == "new":
+            if row["part"] == "new" and row["source"] not in version.unscored:
                 read = version.tokens if mixture.reweight else row["tokens"]
-                key = source_of(row["source"]), selection.reference
+                key = source_of(row["source"]), version.scored_by
                 found[key] = (found.get(key) or 0) + read
     for domain, member in members(mixture).values():
         if is_judged(member):

@@ -15,8 +15,9 @@ from pyarrow import parquet
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.hints import near
+from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.packing import PADDING
-from perdure.pipeline.recipe import DocumentIds, Recipe
+from perdure.pipeline.recipe import DocumentIds, Forget, Recipe, Version
 from perdure.pipeline.recipe.remembered import parents_of
 
 CHUNK = 1 << 22
@@ -42,21 +43,35 @@ class Documents:
         return Documents(self.numbers[chosen], self.tokens[chosen])
 
 
-def withdrawals(recipe: Recipe, name: str) -> list[tuple[str, str, DocumentIds]]:
+def withdrawals(recipe: Recipe, name: str) -> list[tuple[str, str, DocumentIds | None]]:
     """What is withdrawn from a version: by it, and by all that it comes from.
 
     Returns:
-        The version that says so, the source, and which of its documents; each once.
+        The path of the field that says so, the source, and which of its documents: ids, or None for all; each once.
     """
-    found, waiting = list[tuple[str, str, DocumentIds]](), [name]
-    for version in waiting:
-        if version not in recipe.versions:
+    found, waiting = list[tuple[str, str, DocumentIds | None]](), [name]
+    for each in waiting:
+        if each not in recipe.versions:
             continue  # named by its own check
+        version = recipe.versions[each]
+        where = f"versions.{each}.mixture.withdrawn"
         found += [
-            (version, source, listed) for source, listed in recipe.versions[version].mixture.withdrawn.items()
+            (f"{where}.{source}", source, listed) for source, listed in version.mixture.withdrawn.items()
         ]
-        waiting += [parent for parent in parents_of(recipe.versions[version]) if parent not in waiting]
+        if isinstance(version.objective, Forget):
+            found.append((f"versions.{each}.objective.source", source_of(version.objective.source), None))
+        waiting += [parent for parent in parents_of(version) if parent not in waiting]
     return found
+
+
+def forgotten_sources(recipe: Recipe, name: str) -> set[str]:
+    """Sources all of whose documents are withdrawn from a version, since it or what it comes from forgets them."""
+    return {source for _, source, listed in withdrawals(recipe, name) if listed is None}
+
+
+def is_forgotten(version: Version, key: str) -> bool:
+    """Whether a place in the mixture holds the documents that a version forgets."""
+    return isinstance(version.objective, Forget) and key == version.objective.source
 
 
 def read_ids(listed: DocumentIds) -> list[str]:
@@ -98,10 +113,12 @@ def withdrawn_texts(recipe: Recipe, name: str, data: dict[str, Path]) -> list[st
         PerdureError: If a source is not there, or an id is nobody's.
     """
     found: set[str] = set()
-    for version, source, listed in withdrawals(recipe, name):
-        where = f"versions.{version}.mixture.withdrawn.{source}"
+    for where, source, listed in withdrawals(recipe, name):
         if source not in data:
             raise PerdureError(f"{where}: no such source{near(source, data)}")
+        if listed is None:
+            found.update(*(batch["hash"].to_pylist() for batch in training_documents(data[source], ["hash"])))
+            continue
         if unknown := unknown_ids(data[source], ids := read_ids(listed)):
             raise PerdureError(f"{where}: {unknown_words(source, unknown)}")
         for batch in matching(data[source], "id", ids, ["hash"]):
@@ -122,13 +139,17 @@ def matching(data: Path, column: str, values: list[str], columns: list[str]) -> 
             yield found
 
 
+def training_documents(data: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Columns of all training documents of a source, in the order of their numbers, in parts."""
+    for batch in parquet.ParquetFile(data / "docs.parquet").iter_batches(columns=["split", *columns]):
+        yield batch.filter(pc.equal(batch["split"], "train"))
+
+
 def documents_with(data: Path, column: str, values: list[str]) -> Documents:
     """The training documents of a source that have one of some values in a column of `docs.parquet`."""
     numbers, tokens, before = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
     wanted = pa.array(values, pa.string())
-    columns = ["split", "num_tokens", column]
-    for batch in parquet.ParquetFile(data / "docs.parquet").iter_batches(columns=columns) if values else ():
-        batch = batch.filter(pc.equal(batch["split"], "train"))  # which stand in the order of their numbers
+    for batch in training_documents(data, ["num_tokens", column]) if values else ():
         chosen = pc.is_in(batch[column], value_set=wanted).to_numpy(zero_copy_only=False)
         numbers.append(before + np.flatnonzero(chosen))
         tokens.append(batch["num_tokens"].to_numpy()[chosen].astype(np.int64))

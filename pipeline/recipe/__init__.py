@@ -67,7 +67,7 @@ from perdure.pipeline.recipe.load import (
 )
 from perdure.pipeline.recipe.logging import Logging, WeightsAndBiases
 from perdure.pipeline.recipe.mixture_sources import LowestPerplexity, MixtureSource
-from perdure.pipeline.recipe.objectives import Instruct
+from perdure.pipeline.recipe.objectives import Forget, Instruct
 from perdure.pipeline.recipe.root import Recipe
 from perdure.pipeline.recipe.schedules import (
     AutoregressiveSchedule,
@@ -79,7 +79,8 @@ from perdure.pipeline.recipe.schedules import (
     WSDSchedule,
 )
 from perdure.pipeline.recipe.scoring import Scoring
-from perdure.pipeline.recipe.section import Fraction, Name, Positive, Section
+from perdure.pipeline.recipe.section import DocumentIds, Fraction, Name, Positive, Section
+from perdure.pipeline.recipe.selection import Selection
 from perdure.pipeline.recipe.starts import Branch, Fitted, Init, Merge, Start, Update
 from perdure.pipeline.recipe.training import (
     Guard,
@@ -91,11 +92,9 @@ from perdure.pipeline.recipe.training import (
     Training,
 )
 from perdure.pipeline.recipe.versions import (
-    DocumentIds,
     Mixture,
     Replay,
     Reweight,
-    Selection,
     Switch,
     Version,
 )
@@ -128,6 +127,7 @@ __all__ = [
     "FisherAnchor",
     "FisherExamples",
     "Fitted",
+    "Forget",
     "Fraction",
     "GopherQuality",
     "GopherRepetition",

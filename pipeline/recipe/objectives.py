@@ -1,6 +1,8 @@
 """Fields of a version's objective: what it learns, if not the next token of all text."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from perdure.pipeline.recipe.section import Section
 
@@ -11,3 +13,43 @@ class Instruct(Section):
     type: Literal["instruct"]
     train_on: Literal["all", "last"] = "all"
     """The assistant's turns that are trained on: all, or of each conversation the last."""
+
+
+class Forget(Section):
+    """Unlearning: lowers the likelihood of the documents of one source, while all else of the mixture is trained on as ever.
+
+    A batch's loss is `gamma` times the mean of the method's loss over its forgotten documents, plus the mean cross entropy of
+    its other labels. The documents are withdrawn from all other places of the mixture, and from all versions that start from
+    this one, as by `mixture.withdrawn`; `replay.from_parents` leaves their source out. Needs `training.document_mask: true`,
+    whole documents (`packing`) and a mixture that retains something.
+    """
+
+    type: Literal["forget"]
+    source: str
+    """The source whose documents are forgotten, by its name in `mixture.sources`; its `weight` there decides how many a batch
+    has."""
+    method: Literal["graddiff", "npo", "simnpo"] = "npo"
+    """`graddiff`: gradient ascent on a document's mean loss (Maini et al. 2024, arXiv 2401.06121), which has no bound and
+    collapses first. `npo`: -2/beta log sigmoid(-beta r), r the document's log-likelihood less that under the parent
+    (Zhang et al. 2024, arXiv 2404.05868): the gradient fades as a document gets unlikely. The parent's losses are made once, by
+    the scoring stage, so the version has to be an `update`. `simnpo`: -2/beta log sigmoid(beta l), l the document's mean loss
+    (Fan et al. 2024, arXiv 2410.07163): without a reference."""
+    beta: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """How soon the gradient fades. Default: 0.1 of `npo`, 4.5 of `simnpo`; `graddiff` has none."""
+    gamma: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Weight of forgetting beside a weight of 1 of what is retained. Default: 1; of `simnpo` 0.125."""
+
+    @property
+    def strength(self) -> float:
+        """`beta`, or its default."""
+        return self.beta or {"graddiff": 0.0, "npo": 0.1, "simnpo": 4.5}[self.method]
+
+    @property
+    def factor(self) -> float:
+        """`gamma`, or its default."""
+        if self.gamma is not None:
+            return self.gamma
+        return 0.125 if self.method == "simnpo" else 1.0
+
+
+Objective = Annotated[Instruct | Forget, Field(discriminator="type")]

@@ -10,7 +10,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     field_validator,
     model_validator,
 )
@@ -60,6 +62,11 @@ Epsilon = Annotated[float, Field(ge=1e-30, le=1)]
 """What is added to keep divisors from 0; in single precision, too."""
 ModelName = Annotated[str, AfterValidator(os.path.expanduser), AfterValidator(_nameable)]
 """A version's name, or a directory."""
+DocumentIds = Annotated[
+    Annotated[tuple[str, ...], Tag("[list]")] | Annotated[Path, Tag("[file]")],
+    Discriminator(lambda value: "[list]" if isinstance(value, list | tuple) else "[file]"),
+]
+"""Ids of documents, or a file with one a line."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 

@@ -1,10 +1,8 @@
-"""Fields of a version: its start, mixture and selection."""
+"""Fields of a version: its start and mixture, and what it has besides."""
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Field, field_validator
 
 from perdure.pipeline.recipe.adapters import LoRA
 from perdure.pipeline.recipe.anchors import Anchor, KLAnchor
@@ -12,16 +10,11 @@ from perdure.pipeline.recipe.averages import Average
 from perdure.pipeline.recipe.hooks import ElasticReset, Reptile
 from perdure.pipeline.recipe.keep import Keep
 from perdure.pipeline.recipe.mixture_sources import MixtureSource
-from perdure.pipeline.recipe.objectives import Instruct
+from perdure.pipeline.recipe.objectives import Forget, Objective
 from perdure.pipeline.recipe.schedules import Schedule
-from perdure.pipeline.recipe.section import Budget, ModelName, Positive, Section
-from perdure.pipeline.recipe.starts import Merge, Start
-
-DocumentIds = Annotated[
-    Annotated[tuple[str, ...], Tag("[list]")] | Annotated[Path, Tag("[file]")],
-    Discriminator(lambda value: "[list]" if isinstance(value, list | tuple) else "[file]"),
-]
-"""Ids of documents, or a file with one a line."""
+from perdure.pipeline.recipe.section import Budget, DocumentIds, ModelName, Positive, Section
+from perdure.pipeline.recipe.selection import Selection
+from perdure.pipeline.recipe.starts import Merge, Start, Update
 
 
 class Replay(Section):
@@ -126,78 +119,6 @@ class Mixture(Section):
         return {source: listed for source, listed in withdrawn.items() if listed}
 
 
-Score = Literal["excess", "reference_loss", "reference_entropy", "intersection", "random", "highest_loss"]
-
-
-@dataclass(frozen=True)
-class ScoreRule:
-    """How a token's score is made: the trainee's loss, or 0, minus the largest of the reference's numbers.
-
-    Attributes:
-        sidecars: The reference's numbers, as `data/score/losses.py` stores them; without any, what is subtracted is random
-            or 0, see `train/scores.py`.
-        use_nll: Whether the trainee's loss counts.
-        words: Which tokens are kept, for people; `{}` stands for the reference.
-    """
-
-    sidecars: tuple[str, ...]
-    use_nll: bool
-    words: str
-
-
-SCORES: dict[Score, ScoreRule] = {
-    "excess": ScoreRule(("ref",), True, "with the highest excess loss over {}"),
-    "reference_loss": ScoreRule(("ref",), False, "with the lowest loss of {}"),
-    "reference_entropy": ScoreRule(("ent",), False, "with the lowest entropy of {}"),
-    "intersection": ScoreRule(("ref", "ent"), False, "with the lowest loss and entropy of {}"),
-    "random": ScoreRule((), False, "chosen at random"),
-    "highest_loss": ScoreRule((), True, "with the highest loss"),
-}
-"""Every kind of score."""
-
-
-class Selection(Section):
-    """Selective Language Modeling (RHO-1): train on the tokens with the highest score only.
-
-    It chooses among new data. Replayed data is trained on whole: the reference knows the new domain alone, and
-    would drop the very tokens that are replayed against forgetting.
-    """
-
-    k: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """Share of tokens that are trained on; 1 is the plain loss."""
-    score: Score = "excess"
-    """What decides. `excess`: the model's loss minus the reference's. By a reference that was trained on the same corpus
-    (section 4.2 of the paper): `reference_loss` prefers tokens of low loss, `reference_entropy` those of low entropy of the
-    reference's prediction, `intersection` those with both below one bound in nats, which is set so that the share k of the
-    tokens fulfils it. Controls: `random`, by the seed, the sample and the place in it; `highest_loss` of the model."""
-    smoothing: Positive | None = None
-    """Tokens to either side, of the same document, over which the reference's numbers are averaged before they decide (not in
-    the paper): single tokens of clean text can be hard, and of noise easy, but noise comes in stretches. 8 to 32. For the
-    scores without the model's own loss; default: every token by itself."""
-    reference: ModelName | None = None
-    """The reference model: an earlier version's name, or a Hugging Face directory (with a `/`); controls have none."""
-    scope: Literal["sequence", "microbatch", "dp_microbatch", "global", "global_lagged"] = "microbatch"
-    """Tokens that compete with one another: those of a sequence; of a micro-batch; of the micro-batches that the
-    data-parallel replicas work on at the same time (so it depends on `data_parallel`); of the whole batch, exactly, at
-    the cost of one more forward pass; of the whole batch against the threshold of the batch before, so that the share
-    is k only about."""
-
-    @property
-    def sidecars(self) -> tuple[str, ...]:
-        """The sidecars that the score is defined by, see `SCORES`."""
-        return SCORES[self.score].sidecars
-
-    @property
-    def needed_sidecars(self) -> tuple[str, ...]:
-        """The sidecars that training reads: none where `k` is 1, since every token is trained on."""
-        return self.sidecars if self.k < 1 else ()
-
-    @property
-    def use_nll(self) -> bool:
-        """Whether the model's loss counts."""
-        return SCORES[self.score].use_nll
-
-
 class Version(Section):
     """One version of the model: where it starts, what it trains on, for how long and how."""
 
@@ -209,9 +130,9 @@ class Version(Section):
     """Sources, shares and order of the training data; a `merge` has its first parent's."""
     schedule: Schedule
     """The learning rate over its steps; a `merge` has its first parent's."""
-    objective: Instruct | None = None
-    """What is learnt: `{type: instruct}` trains on conversations; default: the next token of all text. Of a source of
-    conversations the assistant's turns alone count under either."""
+    objective: Objective | None = None
+    """What is learnt: `{type: instruct}` trains on conversations, `{type: forget}` takes back what is known of some documents;
+    default: the next token of all text. Of a source of conversations the assistant's turns alone count under any."""
     selection: Selection | None = None
     """Selective-token loss; without it every token counts."""
     adapter: LoRA | None = None
@@ -259,5 +180,24 @@ class Version(Section):
         """Whether a model has to score documents before the version can train, for its selection or for perplexities."""
         if self.is_computed:
             return False
-        selects = self.selection is not None and bool(self.selection.needed_sidecars)
-        return selects or self.mixture.perplexity_model is not None
+        return self.scored_by is not None or self.mixture.perplexity_model is not None
+
+    @property
+    def scored_by(self) -> str | None:
+        """The model whose losses training reads beside the tokens of new data; None if it reads none."""
+        if isinstance(self.objective, Forget):
+            return (
+                self.start.parent
+                if isinstance(self.start, Update) and self.objective.method == "npo"
+                else None
+            )
+        selects = self.selection is not None and self.selection.needed_sidecars
+        return self.selection.reference if self.selection and selects else None
+
+    @property
+    def unscored(self) -> tuple[str, ...]:
+        """Names of new data of which training reads no losses of that model."""
+        if not isinstance(self.objective, Forget):
+            return ()
+        parts = (self.mixture.sources, *(switch.sources for switch in self.mixture.switches))
+        return tuple(name for part in parts for name in part if name != self.objective.source)

@@ -43,14 +43,13 @@ def perplexity_scores(recipe: Recipe, mixture: Mixture, data: dict[str, Path]) -
 def selection_places(
     recipe: Recipe, version: Version, sources: list[str], data: dict[str, Path]
 ) -> dict[str, Path]:
-    """Directories of the scores for a version's selection, finished or not; empty if it needs none (see
+    """Directories of the scores that training reads, by source, finished or not; empty if it reads none (see
     `score.score_place`)."""
-    selection = version.selection
-    if selection is None or not selection.needed_sidecars:
+    if version.scored_by is None:
         return {}
-    assert selection.reference is not None
-    model = _reference(recipe, selection.reference)
-    return {source: score_place(data[source], model)[0] for source in sources}
+    model = _reference(recipe, version.scored_by)
+    without = {source_of(domain) for domain in version.unscored}
+    return {source: score_place(data[source], model)[0] for source in sources if source not in without}
 
 
 def score_what_is_read(
@@ -59,12 +58,12 @@ def score_what_is_read(
     """Scores the documents that a version's plan reads, unless they are scored; returns the directory of scores by source."""
     version, found = recipe.versions[name], {}
     for source in sources:
-        assert version.selection is not None and version.selection.reference is not None
+        assert version.scored_by is not None
         number = read_json(data[source] / "manifest.json")["counts"]["train"]["documents"]
         moving = version.mixture.reweight is not None
         directory = recipe.paths.version(name).plan
         wanted = documents_read(plan, directory, source, number, moving)
-        found[source] = score_by_model(recipe, version.selection.reference, data[source], wanted)
+        found[source] = score_by_model(recipe, version.scored_by, data[source], wanted)
     return found
 
 

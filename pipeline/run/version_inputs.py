@@ -37,7 +37,7 @@ from perdure.pipeline.plan.lineage import missing_checkpoint, models_needed, par
 from perdure.pipeline.plan.merged import fitted_domains
 from perdure.pipeline.plan.mixture import is_replayed, members, order_of_sources
 from perdure.pipeline.plan.planning import data_hash
-from perdure.pipeline.plan.withdrawn import withdrawn_texts
+from perdure.pipeline.plan.withdrawn import forgotten_sources, withdrawn_texts
 from perdure.pipeline.recipe import (
     Average,
     Branch,
@@ -76,7 +76,8 @@ def version_inputs(
     if version.is_computed:
         used, ranked, scores = sorted(map(source_of, fitted_domains(recipe, version))), {}, {}
     else:
-        mixture = with_replay_pools(version.mixture, history_of_plan(recipe, name, ancestors), name)
+        gone = forgotten_sources(recipe, name)
+        mixture = with_replay_pools(version.mixture, history_of_plan(recipe, name, ancestors), name, gone)
         places = members(mixture)
         estimated = anchor_source(version.anchor)
         used = sorted(

@@ -64,6 +64,7 @@ class Batch:
         read: bool [batch, sequence], labels that are not padding, whether they count or not; None: `valid` has all of them.
         teacher_hidden: [batch, sequence, hidden], the last hidden states of the model that it is compared with, under sequence
             parallelism this rank's part of the sequence; on the last pipeline stage, if they were asked for.
+        amounts: What an objective counted in the whole global batch, float64; None: it counts nothing beforehand.
     """
 
     indices: range
@@ -78,6 +79,7 @@ class Batch:
     selected: torch.Tensor | None = None
     teacher_hidden: torch.Tensor | None = None
     read: torch.Tensor | None = None
+    amounts: torch.Tensor | None = None
 
 
 def collate(

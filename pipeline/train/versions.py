@@ -23,7 +23,7 @@ from perdure.pipeline.model.language_model import unwrap
 from perdure.pipeline.model.orthogonal import keep_orthogonal
 from perdure.pipeline.model.shape import model_shape
 from perdure.pipeline.plan.lineage import kept_steps
-from perdure.pipeline.plan.plan import num_steps
+from perdure.pipeline.plan.plan import num_steps, open_plan
 from perdure.pipeline.recipe import KLAnchor, LoRA
 from perdure.pipeline.train import fence, process
 from perdure.pipeline.train.checkpoint import Checkpoints
@@ -106,7 +106,7 @@ def make_trainer(session: Session) -> Trainer:
     scores = {name: Path(path) for name, path in inputs["scores"].items()}
     anchor = session.version.anchor
     teacher = make_teacher(session, anchor) if isinstance(anchor, KLAnchor) else None
-    objective = objective_of(session.version, teacher)
+    objective = objective_of(session.version, teacher, open_plan(paths.plan).keys)
     dataset = open_dataset(paths.plan, session.data, scores, state.phases, objective)
     rank = mpu.get_data_parallel_rank()
     loader = Loader(dataset, session.layout, recipe.training, rank, session.device)

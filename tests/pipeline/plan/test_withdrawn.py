@@ -12,6 +12,8 @@ from tiny import EOS, tiny_recipe
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.plan.consumption import ledger
 from perdure.pipeline.plan.fisher import open_fisher_order, write_fisher_order
+from perdure.pipeline.plan.forecast import expected_mixture
+from perdure.pipeline.plan.mixture import members
 from perdure.pipeline.plan.plan import locate
 from perdure.pipeline.plan.planning import build_plan
 from perdure.pipeline.plan.reads import documents_read
@@ -147,7 +149,9 @@ def test_replay_and_all_later_versions_leave_them_out(tmp_path, data):
     listed = tmp_path / "withdrawn.txt"
     listed.write_text("\n".join([*IDS, "", IDS[0]]) + "\n")
     recipe, plain = lineage(tmp_path / "one", withdrawn={"a": listed}), lineage(tmp_path / "two")
-    assert withdrawals(recipe, "base") == [] and withdrawals(recipe, "later") == [("update", "a", listed)]
+    assert withdrawals(recipe, "base") == [] and withdrawals(recipe, "later") == [
+        ("versions.update.mixture.withdrawn.a", "a", listed)
+    ]
     plans, others = plans_of(recipe, data), plans_of(plain, data)
     gone, met = tokens_of(data["a"], GONE), set()
     for name in ("base", "update", "later"):
@@ -177,6 +181,43 @@ def test_the_same_text_in_another_source_goes_too(tmp_path, data):
     plan = build_plan(tmp_path / "plan", recipe, "v1", mine, {})
     assert [plan.sources[key]["withdrawn"]["documents"] for key in ("a", "b")] == [1, 1]
     assert withdrawn_texts(recipe, "v1", mine) == [theirs[IDS[0]]]
+
+
+def test_a_forgotten_source_is_read_to_forget_it_and_never_again(tmp_path, data):
+    mine = {name: Path(shutil.copytree(path, tmp_path / name)) for name, path in data.items()}
+    rows = parquet.read_table(mine["b"] / "docs.parquet").to_pylist()
+    copied = next(row["hash"] for row in rows if row["id"] == "train/0/1")
+    others = parquet.read_table(mine["a"] / "docs.parquet").to_pylist()
+    others[7]["hash"] = copied  # a document of `a` that stands in `b` as well
+    parquet.write_table(pa.Table.from_pylist(others), mine["a"] / "docs.parquet")
+    both = {"sources": {"a": {"weight": 9}, "b": {}}, "max_repetition": 100}
+    forget = {"objective": {"type": "forget", "source": "b"}}
+    changes = {"sources": {"b": {"packing": "best_fit"}}, "replay": {"share": 0.5, "from_parents": True}}
+    recipe = lineage(tmp_path / "one", **changes)
+    tree = recipe.model_dump(mode="json")
+    tree["versions"]["base"]["mixture"] |= both
+    tree["versions"]["update"] |= forget
+    tree["versions"]["later"]["mixture"]["sources"] = {"a": {}}
+    recipe = type(recipe).model_validate(tree)
+    plans = plans_of(recipe, mine)
+    assert list(plans["base"].sources) == ["a", "b"]
+    assert (
+        list(plans["update"].sources)
+        == list(members(expected_mixture(recipe, "update")))
+        == ["b", "replay/a"]
+    )
+    assert (
+        list(plans["later"].sources) == list(members(expected_mixture(recipe, "later"))) == ["a", "replay/a"]
+    )
+    assert "withdrawn" not in plans["update"].sources["b"]
+    assert documents_read(plans["update"], recipe.paths.version("update").plan, "b", 10).all()
+    for name, key in (("update", "replay/a"), ("later", "a"), ("later", "replay/a")):
+        assert plans[name].sources[key]["withdrawn"]["documents"] == 1
+    assert not documents_read(plans["later"], recipe.paths.version("later").plan, "a", 60)[7]
+    tree["versions"]["later"]["mixture"]["sources"] = {"b": {}}
+    with pytest.raises(PerdureError, match="version later: all documents of b are withdrawn"):
+        shutil.rmtree(recipe.paths.version("later").plan)
+        plans_of(type(recipe).model_validate(tree), mine)
 
 
 def test_ids_that_nobody_has_are_named(tmp_path, data):
