@@ -59,10 +59,11 @@ def infill_rows(recipe: Recipe, source: str, data: Path, tokenizer: Path) -> lis
     sentinels, spm = tuple(manifest["fim"]["sentinels"]), _spm(manifest["fim"]["spm"])
     documents = heldout(data, source, recipe.evaluation.max_tokens).documents
     found: list[Row] = []
-    for shard, sequence, key in zip(*(documents[name].to_pylist() for name in ("shard", "sequence", "hash"))):
+    columns = (documents[name].to_pylist() for name in ("shard", "sequence", "hash", "num_tokens"))
+    for shard, sequence, key, num_tokens in zip(*columns):
         opened = open_shard(data / f"heldout.{shard:05d}")
-        begin = opened.start(sequence)
-        tokens = opened.values[begin : begin + int(opened.lengths[sequence]) - 1]
+        end = opened.start(sequence) + int(opened.lengths[sequence])
+        tokens = opened.values[end - num_tokens : end - 1]  # without a prefix, which the text comes after
         row = _row(loaded, tokens, key, (sentinels, spm), recipe.training.seq_length)
         if row is not None:
             found.append(row)

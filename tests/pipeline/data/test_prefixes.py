@@ -4,11 +4,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import LABEL, PREFIX, open_shard
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data.leaks import prefix_mask, texts
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.evaluate.documents import heldout, is_sampled
+from perdure.pipeline.evaluate.infill import infill_rows
+from perdure.pipeline.recipe import Recipe
 from tests.pipeline.data.made import counts
 from tests.pipeline.data.texts import random_text, write_jsonl
 
@@ -18,7 +21,7 @@ PLAIN = 7
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory):
-    """The data directories of a source without and with prefixes, made from the same texts."""
+    """The data directories of a source without and with prefixes, made from the same texts; some have their middle moved."""
     directory = tmp_path_factory.mktemp("prefixes")
     rows = [
         {"id": f"d{n}", "text": random_text(n)}
@@ -28,8 +31,6 @@ def stages(tmp_path_factory):
     path = write_jsonl(directory / "web.jsonl", rows)
 
     def recipe(name, **source):
-        from perdure.pipeline.recipe import Recipe
-
         reader = {"type": "jsonl", "path": str(path)}
         version = {
             "start": {"type": "init"},
@@ -42,16 +43,19 @@ def stages(tmp_path_factory):
             {
                 "name": "test",
                 "out": str(directory / name),
-                "sources": {"web": {"reader": reader, "heldout_fraction": 0.2} | source},
+                "sources": {
+                    "web": {"reader": reader, "heldout_fraction": 0.2, "fim": {"rate": 0.5}} | source
+                },
                 "tokenizer": {"type": "train", "vocab_size": 400, "sources": ["web"]},
                 "model": model | {"num_attention_heads": 2, "num_query_groups": 1},
-                "training": {"seq_length": 16, "global_batch_size": 2},
+                "training": {"seq_length": 64, "global_batch_size": 2},
                 "versions": {"base": version},
             }
         )
 
-    plain = run_data(recipe("plain"))["web"]
-    return plain, run_data(recipe("prefixed", prefix="URL: {url}\n\n"))["web"]
+    recipes = recipe("plain"), recipe("prefixed", prefix="URL: {url}\n\n")
+    plain, prefixed = (run_data(one)["web"] for one in recipes)
+    return plain, prefixed, recipes
 
 
 def documents(directory):
@@ -68,7 +72,7 @@ def documents(directory):
 
 
 def test_n_tokens_of_text_are_n_and_one_labels_behind_m_of_prefix(stages):
-    plain, prefixed = map(documents, stages)
+    plain, prefixed = map(documents, stages[:2])
     tokenizer = load_tokenizer(next(stages[1].parent.parent.glob("tokenizer@*")))
     assert plain.keys() == prefixed.keys()
     for name, (row, tokens, mask) in prefixed.items():
@@ -96,7 +100,7 @@ def test_without_the_field_nothing_is_new(stages):
 
 @pytest.mark.parametrize("tokens", [10_000, 150])
 def test_held_out_text_is_measured_without_prefix_as_if_there_were_none_and_with_it_apart(stages, tokens):
-    plain, prefixed = stages
+    plain, prefixed, _ = stages
     one, same = heldout(plain, "web", tokens), heldout(prefixed, "web", tokens)
     assert is_sampled(plain, "web", tokens) == is_sampled(prefixed, "web", tokens) == (tokens == 150)
     for field in ("rows", "begins", "stops", "all_tokens", "all_documents"):
@@ -108,13 +112,24 @@ def test_held_out_text_is_measured_without_prefix_as_if_there_were_none_and_with
     assert with_prefix.documents["num_tokens"].to_numpy().sum() > with_prefix.all_tokens
 
 
+def read(directory):
+    """Texts of the first shard, as the search for leaks reads them."""
+    tokenizer = next(directory.parent.parent.glob("tokenizer@*"))
+    sentinels = read_json(directory / "manifest.json")["fim"]["sentinels"]
+    shard = open_shard(directory / "00000")
+    numbers = list(range(len(shard.lengths)))
+    return dict(texts(shard, tokenizer, numbers, sentinels, prefix_mask(directory, "00000")))
+
+
 def test_leaks_are_looked_for_in_the_text_alone(stages):
-    plain, prefixed = stages
-
-    def read(directory):
-        tokenizer = next(directory.parent.parent.glob("tokenizer@*"))
-        shard = open_shard(directory / "00000")
-        numbers = list(range(len(shard.lengths)))
-        return dict(texts(shard, tokenizer, numbers, (), prefix_mask(directory, "00000")))
-
+    plain, prefixed, _ = stages
     assert read(plain) == read(prefixed)
+    assert not any("URL: " in text or "<fim" in text for text in read(prefixed).values())
+
+
+def test_middles_are_measured_in_the_text_alone(stages):
+    rows = [
+        infill_rows(recipe, "web", directory, next(directory.parent.parent.glob("tokenizer@*")))
+        for directory, recipe in zip(stages[:2], stages[2], strict=True)
+    ]
+    assert rows[0] == rows[1] and len(rows[0]) > 3

@@ -43,6 +43,17 @@ onload = () => {
 """Same-origin frames, so that one start of the browser measures every page at every width."""
 
 
+def dated(accuracy: dict, rows: int) -> list[dict]:
+    """Dated probes split by cut-offs: of a version, refused for others, and of random weights."""
+    reason = "1,234 of the 987,654 documents of a source with a long name that were read have no date"
+    split = {"known": accuracy | {"within_chance": False}, "undecided": {"items": 3}, "undated": {"items": 0}}
+    return [
+        {"cutoff": "no text", "refused": None, "files": {}},
+        *[{"cutoff": "unknown", "refused": reason, "files": {}}] * (rows - 2),
+        {"cutoff": "2024-06-01..2024-12-31", "refused": None, "files": {"facts": split}},
+    ]
+
+
 @pytest.fixture(scope="module")
 def measured(report) -> dict:
     """The made-up report with everything that the ledger may add to it, see docs/evaluation.md, and changing mixtures."""
@@ -53,7 +64,9 @@ def measured(report) -> dict:
         "accuracy": 0.775,
         "interval": [0.65, 0.9],
         "old": 0.1,
-        "by_date": {},
+        "by_date": {
+            f"2024-{month:02d}": {"items": 4, "accuracy": 1 - 0.08 * month} for month in range(1, 11)
+        },
     }
     leaks = {"items": 211, "too_short": 13, "leaked": 5, "share": 5 / 211, "found": []}
     gap = {"start": 4.52, "worst": 5.83, "worst_tokens": 81_920, "depth": 1.31}
@@ -66,6 +79,7 @@ def measured(report) -> dict:
             for i, share in enumerate(shares)
         ]
         parts = ("total", "consumed", "remaining", "repeated", "replayed")
+        version["cutoff"] = {"earliest": "2024-06-01", "latest": "2024-08-31", "unknown": []}
         version["sources"] = {"code": dict(zip(parts, (9_870_000, 654_000, 9_210_000, 0, 32_100)))}
     return whole | {
         "intervals": {
@@ -96,6 +110,7 @@ def measured(report) -> dict:
         "probes": {
             "files": {"facts": {"items": 80, "kinds": {"invariant": 40, "new": 40}}},
             "scores": [None, *[{"facts": {"invariant": accuracy}}] * (rows - 1)],
+            "split": dated(accuracy, rows),
             "change": {},
             "fuar": {
                 "update": {
@@ -138,7 +153,7 @@ def test_nothing_overflows_on_wide_and_narrow_screens(pages, tmp_path):
     frames = json.loads(unescape(re.findall(r"<pre>(.*?)</pre>", shown, re.S)[-1]))
     *whole, wide, narrow = frames
     assert [frame["width"] for frame in whole] == [*WIDTHS] * len(pages)
-    assert [frame["figures"] for frame in whole] == [19, 19, 7, 7]
+    assert [frame["figures"] for frame in whole] == [20, 20, 8, 8]
     assert [frame["found"] for frame in whole] == [[]] * len(whole)
     for frame in (wide, narrow):  # and it would be seen
         assert any(line.startswith("scrolls to 1") for line in frame["found"])
@@ -148,8 +163,10 @@ def test_nothing_overflows_on_wide_and_narrow_screens(pages, tmp_path):
 def test_every_figure_has_axes_with_units(pages):
     for svg in re.findall(r"<svg.*?</svg>", pages["project"], re.S):
         texts = set(re.findall(r"<text[^>]*>([^<]*)</text>", svg))
-        assert texts & {"tokens consumed by this version", "excess loss (nats)"}, texts
+        along = {"tokens consumed by this version", "excess loss (nats)", "when the fact became true"}
+        assert texts & along, texts
         labels = {"training loss (nats per token)", "learning rate", "selected share of tokens", "tokens"}
+        labels |= {"share answered rightly"}
         assert texts & (labels | {"share of tokens in the mixture", "held-out loss (nats per token)"}), texts
 
 
