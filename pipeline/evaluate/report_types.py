@@ -63,6 +63,22 @@ class Macro(TypedDict):
     bits_per_byte: list[float | None]
 
 
+class Ability(TypedDict):
+    """One thing that a model can do.
+
+    Attributes:
+        name: The domain, or the file of questions and their kind.
+        kind: `text`, `instructions`, `infilling` or `questions`.
+        values: By row of the loss matrix the loss in nats per token, or the share of questions answered rightly.
+        left: By row, of the best in the run the share that is left: the ratio of perplexities, or of shares.
+    """
+
+    name: str
+    kind: str
+    values: list[float | None]
+    left: list[float | None]
+
+
 class Cost(TypedDict):
     """The cost of all finished versions.
 
@@ -102,6 +118,7 @@ class Report(Metrics):
         probes: Scores of knowledge probes.
         fill_in_the_middle: By source that trains on documents to be filled in, per row of the loss matrix what the middles of
             held-out documents cost; None if no source does.
+        abilities: What is measured of every version, on one scale, see `report/abilities.py`; None in a run of one stage.
         contamination: Evaluation texts in the training data.
         harness: Scores of lm-evaluation-harness by version.
         harness_initial: Those of the initial model.
@@ -140,6 +157,7 @@ class Report(Metrics):
     labels: dict[str, dict[str, dict[str, dict[str, Any]]]]
     probes: dict[str, Any] | None
     fill_in_the_middle: dict[str, list[dict[str, Any] | None]] | None
+    abilities: list[Ability] | None
     contamination: dict[str, Any] | None
     harness: dict[str, dict[str, Any]] | None
     harness_initial: dict[str, Any] | None

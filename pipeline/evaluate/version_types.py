@@ -109,6 +109,7 @@ class VersionSummary(TypedDict):
         id: Its name.
         parent: The version it started from; None is the initial model.
         start: Type of its start.
+        stage: `pre-train`, the type of its objective (`instruct`, ...), or that of its start if it is computed.
         origin: What a computed version is made of, in words; None of one that trains.
         fitted: Of a finished merge whose shares were searched for, what that came to; else None.
         left_at_step: Of a branch that leaves before its parent's end, the parent's step; else None.
@@ -145,6 +146,7 @@ class VersionSummary(TypedDict):
     id: str
     parent: str | None
     start: str
+    stage: str
     origin: str | None
     fitted: FittedShares | None
     left_at_step: int | None

@@ -2,6 +2,7 @@
 
 from perdure.pipeline.core.formats import format_tokens
 from perdure.pipeline.evaluate.dated import TIMINGS
+from perdure.pipeline.evaluate.report.abilities import stage_lines
 from perdure.pipeline.evaluate.report_types import Report
 from perdure.pipeline.evaluate.units import NATS, UNIT_NAMES, in_unit
 
@@ -13,6 +14,7 @@ def ledger_lines(report: Report) -> list[str]:
         *_gaps(report),
         *_answers(report),
         *_infills(report),
+        *stage_lines(report),
         *_missing(report),
         *_unmeasured(report),
     ]

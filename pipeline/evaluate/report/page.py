@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from perdure.pipeline.evaluate.bootstrap import doubt
+from perdure.pipeline.evaluate.report import abilities
 from perdure.pipeline.evaluate.report.date_chart import date_charts
 from perdure.pipeline.evaluate.report.figures import SERIES_COLOURS, Axis, Line, histogram, line_chart
 from perdure.pipeline.evaluate.report.formats import (
@@ -79,6 +80,7 @@ def render_page(report: Report, version: str | None = None) -> str:
         texts=[heldout_text(*text) for text in report.get("heldout", {}).items()],
         ledger={key: report.get(key) for key in LEDGER}
         | {"intervals": report.get("intervals") or {"change": {}}},
+        abilities=abilities.shown(report, [entry["id"] for entry in path]),
         in_bits=unit == BITS,
         scores=harness_rows(report, [entry["id"] for entry in path]),
         gaps={

@@ -17,6 +17,7 @@ from perdure.pipeline.evaluate.record import (
     run_data_directories,
     unmeasured,
 )
+from perdure.pipeline.evaluate.report.abilities import abilities, stage_of
 from perdure.pipeline.evaluate.report.gaps import stability_gaps, start_losses
 from perdure.pipeline.evaluate.report.lineage_paths import bases, path_metrics, paths
 from perdure.pipeline.evaluate.report.measured import measured
@@ -77,6 +78,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> Report:
         "recipe": recipe_yaml(run.recipe_as_made()),
     }
     report = cast(Report, finite(found))  # but for what `add_derived` adds
+    report["abilities"] = abilities(report, run.recipe)
     report["in_bits_per_byte"].update(changes_in_bits(report))
     add_derived(report, run.recipes)
     return report
@@ -191,6 +193,7 @@ def _version(run: RunRecords, name: str) -> dict[str, Any]:
         "id": name,
         "parent": parent_of(version),
         "start": version.start.type,
+        "stage": stage_of(version),
         "origin": origin_words(version, record.get("parents") if record else None),
         "fitted": fitted_shares(record),
         "status": status,
