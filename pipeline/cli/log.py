@@ -73,6 +73,7 @@ def _version(recipe: Recipe, name: str, on: MeasuredOn | None) -> dict[str, Any]
         "parent": parent_of(version),
         "start": version.start.type,
         "branch_step": version.start.step if isinstance(version.start, Branch) else None,
+        "objective": version.objective and version.objective.type,
         "origin": made_of(recipe, name),
         "fitted": fitted_shares(read_record(paths)) if paths.record.exists() else None,
         "status": "finished" if is_finished(directory) else "started" if steps else "waiting",

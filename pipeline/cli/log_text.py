@@ -25,7 +25,8 @@ def _version(version: dict[str, Any], unit: str) -> str:
     origin = version["origin"] or (
         version["start"] if version["branch_step"] is None else f"branch at step {version['branch_step']:,}"
     )
-    lines = [f"[bold]{version['id']}[/]  {origin}, {_progress(version)}"]
+    objective = f", {version['objective']}" if version["objective"] else ""
+    lines = [f"[bold]{version['id']}[/]  {origin}{objective}, {_progress(version)}"]
     if found := version["evaluation" if unit == NATS else "bits_per_byte"]:
         losses = (f"{domain} {loss:.4f}" for domain, loss in found.items())
         lines.append(f"held-out loss ({UNIT_NAMES[unit]}): {', '.join(losses)}")

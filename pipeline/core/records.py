@@ -147,6 +147,8 @@ class VersionRecord(TypedDict):
     schedule: dict[str, Any]
     """The schedule with all that followed from ancestors filled in."""
     selection: dict[str, Any] | None
+    objective: NotRequired[dict[str, Any]]
+    """The recipe's, with all defaults; missing where the next token of text was trained on."""
     mixture: dict[str, Any]
     consumed: dict[str, int]
     """Tokens by place in the mixture."""

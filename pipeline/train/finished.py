@@ -65,6 +65,8 @@ def version_record(
         "device": devices()[0],
         "lost_device_seconds": lost_device_seconds,
     }
+    if version.objective:
+        record["objective"] = version.objective.model_dump(mode="json")
     if (before := inputs.get("cutoff_before")) is not None:
         record["cutoff"] = before
         if not version.is_computed:

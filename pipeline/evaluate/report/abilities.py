@@ -37,7 +37,7 @@ def abilities(report: Report, recipe: Recipe) -> list[Ability] | None:
         found.append(_of_losses(domain, kind, [row[column] for row in report["loss_matrix"]]))
     for source, middles in (report["fill_in_the_middle"] or {}).items():
         found.append(
-            _of_losses(f"middles of {source}", "infilling", [row and row["loss"] for row in middles])
+            _of_losses(f"middles of {source}", "infilling", [row["loss"] if row else None for row in middles])
         )
     if probes := report["probes"]:
         for file, about in probes["files"].items():
@@ -82,7 +82,9 @@ def moved(report: Report, version: str) -> dict[str, tuple[float, float]]:
         for ability in report.get("abilities") or []
         if not entry["left_at_step"]
     }
-    return {name: (left, right) for name, (left, right) in pairs.items() if None not in (left, right)}
+    return {
+        name: (left, right) for name, (left, right) in pairs.items() if left is not None and right is not None
+    }
 
 
 def stage_lines(report: Report) -> list[str]:

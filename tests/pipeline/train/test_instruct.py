@@ -82,6 +82,7 @@ def test_labels_of_last_turns_are_selected_among_and_replay_is_whole(runs):
         and plan["a"]["overlong"] == "drop"
     )
     assert plan["replay/b"]["packing"] == "next_fit" and "labels" not in plan["replay/b"]
+    assert read_json(runs["tp1"] / "version.json")["objective"]["type"] == "instruct"
     lines = metrics(runs["tp1"])
     read = lines[-1]["tokens"]
     replayed = sum(line["replayed_tokens"] for line in lines)

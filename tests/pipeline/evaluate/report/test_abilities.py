@@ -46,7 +46,9 @@ def test_every_version_is_compared_with_what_it_started_from(report):
     before, after = moved(report, "reference")["prose"]
     assert (before, after) == (1, math.exp(-0.25))
     lines = stage_lines(report)
-    assert lines[0] == "reference (instruct) cost, of the best in this run: prose 100% to 78%, code 20% to 15%."
+    assert (
+        lines[0] == "reference (instruct) cost, of the best in this run: prose 100% to 78%, code 20% to 15%."
+    )
     assert not any(line.startswith("base") for line in lines)
 
 
