@@ -1,5 +1,6 @@
-"""A whole recipe on code of which half the documents are to be filled in: what middles cost, beside transformers."""
+"""A whole recipe on repositories whose files are to be filled in: what middles cost, beside transformers."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ from perdure.pipeline.cli.inspection.text import print_inspection
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.evaluate.infill import infill_rows
 from perdure.pipeline.recipe import load_recipe
+from tests.pipeline.data.made import documents
 
 pytestmark = pytest.mark.slow
+MIME = ("base", "nonmultipart", "text")
+"""Modules of `email.mime`, each of which imports the one before it; some may be held out."""
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +28,10 @@ def finished(tmp_path_factory):
         "base": RECIPE["versions"]["base"] | {"mixture": {"sources": {"code": {}}, "max_repetition": 50}}
     }
     reader = {"type": "python_code", "packages": ["json", "logging", "http", "email", "unittest"]}
+    source = {"reader": reader, "fim": {"rate": 1.0}, "repository": {"order": "dependencies"}}
     tree = RECIPE | {
         "out": str(directory / "out"),
-        "sources": {"code": RECIPE["sources"]["code"] | {"reader": reader, "fim": {"rate": 0.5}}},
+        "sources": {"code": RECIPE["sources"]["code"] | source},
         "tokenizer": {"type": "train", "vocab_size": 400, "sources": ["code"]},
         "versions": versions,
     }
@@ -75,6 +80,11 @@ def test_what_was_transformed_is_counted(finished, capsys):
     recipe, said = finished
     (data,) = recipe.paths.data.glob("code@*")
     counts = read_json(data / "manifest.json")["counts"]
-    assert 0 < counts["fim"]["documents"] < counts["train"]["documents"]
+    assert counts["fim"]["documents"] == counts["train"]["documents"] == 5
+    assert counts["fim"]["psm"] and counts["fim"]["spm"] and counts["unparsable"] == 0
+    (row,) = [row for row in documents(data) if (row["split"], row["id"]) == ("train", "email")]
+    files = json.loads(row["metadata"])["files"]
+    place = {name: files.index(f"email.mime.{name}") for name in MIME if f"email.mime.{name}" in files}
+    assert list(place.values()) == sorted(place.values()) and len(place) > 1, files
     print_inspection(of_directory(recipe.directory))
     assert "fill in the middle: " in said and "fill in the middle: " in capsys.readouterr().out

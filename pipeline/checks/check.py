@@ -214,7 +214,7 @@ def _checks(recipe: Recipe, of_versions: bool) -> list[Callable[[], Iterator[Pro
                 scoring.windows,
                 scoring.positions,
                 chats.conversations,
-                code.infilled,
+                code.between_texts,
             ),
             *model.CHECKS,
             *kernels.CHECKS,

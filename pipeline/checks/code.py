@@ -3,31 +3,63 @@
 from collections.abc import Iterator
 
 from perdure.pipeline.core.errors import PerdureError, Problem
-from perdure.pipeline.data.fim import spellings, unusable
+from perdure.pipeline.data.fim import repository_spellings, sentinels_of, unusable
 from perdure.pipeline.data.tokenizer.directory import read_tokenizer
 from perdure.pipeline.recipe import (
     ExtendedTokenizer,
     HuggingFaceTokenizer,
+    PythonCodeReader,
     Recipe,
+    RowsReader,
     SentencePieceTokenizer,
+    Source,
 )
 
 Problems = Iterator[Problem]
 
 
-def infilled(recipe: Recipe) -> Problems:
-    """Checks that documents to be filled in the middle are texts, and that the tokenizer has their sentinels."""
+def between_texts(recipe: Recipe) -> Problems:
+    """Checks documents to be filled in, and repositories: that they are texts, and that the tokenizer has their sentinels."""
     for name, source in recipe.sources.items():
-        if (fim := source.infilled) is None:
-            continue
-        where = f"sources.{name}.fim"
+        where = f"sources.{name}"
         if source.has_conversations:
-            remedy = (
-                "its documents are conversations (`messages_field`), whose turns have an order; leave it out"
-            )
-            yield Problem(where, fim.rate, remedy)
-        elif reason := _unusable(recipe, spellings(fim)):
-            yield Problem(f"{where}.sentinels", fim.sentinels, reason)
+            for field in ("fim", "repository"):
+                if getattr(source, field) is not None and (field != "fim" or source.infilled):
+                    remedy = "its documents are conversations (`messages_field`), whose turns have an order; leave it out"
+                    yield Problem(f"{where}.{field}", field, remedy)
+            continue
+        yield from _repository(where, source)
+        for field, tokens in sentinels_of(source).items():
+            if tokens and (reason := _unusable(recipe, tokens)):
+                section = getattr(source, field.partition(".")[0])
+                yield Problem(f"{where}.{field}", section.sentinels, reason)
+
+
+def _repository(where: str, source: Source) -> Problems:
+    """Checks that files have repositories and paths, and that nothing is asked for that files alone have."""
+    fields = {name: getattr(source.reader, name, None) for name in ("repository_field", "path_field")}
+    if source.repository is None:
+        for name, value in fields.items():
+            if value is not None:
+                yield Problem(
+                    f"{where}.reader.{name}", value, "has no use without `repository` of the source"
+                )
+        return
+    if not isinstance(source.reader, RowsReader | PythonCodeReader):
+        remedy = "its documents have no fields; use a reader of JSON lines, Parquet, Hugging Face datasets, or `python_code`"
+        yield Problem(f"{where}.reader.type", source.reader.type, remedy)
+    elif isinstance(source.reader, RowsReader):
+        for name, value in fields.items():
+            if value is None:
+                remedy = "name the field, which `repository` of the source needs"
+                yield Problem(f"{where}.reader.{name}", value, remedy)
+    if not repository_spellings(source):
+        remedy = "should be `starcoder`, `qwen`, or two tokens: what `fim` names has none for repositories"
+        yield Problem(f"{where}.repository.sentinels", source.repository.sentinels, remedy)
+    for name in ("topics", "subset", "date_field", "prefix"):
+        if (value := getattr(source, name)) is not None:
+            remedy = "is of documents, and a repository is one of many files; leave it out, or `repository`"
+            yield Problem(f"{where}.{name}", value if isinstance(value, str) else value.type, remedy)
 
 
 def _unusable(recipe: Recipe, tokens: tuple[str, ...]) -> str | None:

@@ -60,7 +60,8 @@ def _fields(where: str, reader: JsonlReader | ParquetReader) -> Problems:
         return
     if fields is None:
         yield Problem(f"{where}.path", str(reader.path), "no JSON lines: should hold one object a line")
-    for option in ("messages_field", "tools_field") if reader.messages_field else ("text_field",):
+    texts = ("messages_field", "tools_field") if reader.messages_field else ("text_field",)
+    for option in (*texts, "repository_field", "path_field"):
         name = getattr(reader, option)
         if fields and name is not None and name not in fields:
             yield Problem(f"{where}.{option}", name, f"no document has this field{near(name, fields)}")

@@ -37,6 +37,14 @@ def listed(recipe: Recipe, name: str, version: Version) -> Problems:
             read_ids(ids)
         except PerdureError as error:
             yield Problem(where, str(ids), str(error).removeprefix(f"{ids}: "), absent=True)
+    for where, source, _ in withdrawals(recipe, name):
+        for other, section in recipe.sources.items():
+            if section.repository is not None and other != source and where.startswith(f"versions.{name}."):
+                remedy = (
+                    f"copies of documents of `{source}` would stay in repositories of `{other}`, whose files are not looked for one "
+                    "by one; leave out its `repository`"
+                )
+                yield Problem(where, other, remedy)
 
 
 def known(recipe: Recipe, name: str, version: Version) -> Problems:

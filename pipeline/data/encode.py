@@ -22,8 +22,8 @@ class Encoded(NamedTuple):
         tokens: Their ids, the separator last.
         mask: Which of them are labels, a number each; None: all are.
         num_bytes: UTF-8 bytes of the text that counts.
-        with_separator: The ids that the tokenizer gives for the whole text, and a separator behind them; None if the document
-            was tokenised in parts.
+        plain: Its first text that is tokenised as it stands, with the ids that the tokenizer gives for it and a separator
+            behind them; None if there is no such text.
         has_sentinels: Whether its text has tokens that only stand between texts, whatever is done.
     """
 
@@ -31,7 +31,7 @@ class Encoded(NamedTuple):
     tokens: list[int]
     mask: list[int] | None
     num_bytes: int
-    with_separator: list[int] | None
+    plain: tuple[str, list[int]] | None
     has_sentinels: bool = False
 
 
@@ -56,14 +56,15 @@ def encode_texts(
     spellings, forbidden = tuple(sentinels), set(sentinels.values())
     for document, rendering in zip(documents, renderings, strict=True):
         tokens: list[int] = []
-        whole, has_sentinels = len(rendering.parts) == 1, False
+        plain, has_sentinels = None, False
         for part in rendering.parts:
             if isinstance(part, int):
                 tokens.append(part)
                 continue
             ids = next(encodings).ids
-            if not forbidden.isdisjoint(ids):
-                whole = False
+            if forbidden.isdisjoint(ids):
+                plain = plain or ((part, [*ids, tokenizer.eos_id]) if part else None)
+            else:
                 pieces = tokenizer.tokenizer.encode_batch_fast(
                     cut_apart(part, spellings), add_special_tokens=False
                 )
@@ -72,7 +73,7 @@ def encode_texts(
             tokens += ids
         tokens.append(tokenizer.eos_id)
         size = len(document.text.encode())
-        yield Encoded(document.text, tokens, None, size, tokens if whole else None, has_sentinels)
+        yield Encoded(document.text, tokens, None, size, plain, has_sentinels)
 
 
 def encode_chats(
@@ -91,7 +92,7 @@ def encode_chats(
             raise PerdureError(f"{template.name}: no token of document {document.id} would be trained on")
         own = tokens[: len(tokens) - (not rendered.text.endswith(template.special["eos_token"]))]
         num_bytes = len(text_of_labels(rendered, template.spellings).encode())
-        yield Encoded(rendered.text, tokens, mask, num_bytes, [*own, eos])
+        yield Encoded(rendered.text, tokens, mask, num_bytes, (rendered.text, [*own, eos]))
 
 
 def with_prefixes(

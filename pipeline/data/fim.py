@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perdure.pipeline.core.errors import PerdureError
-from perdure.pipeline.recipe import FillInTheMiddle, Recipe
+from perdure.pipeline.recipe import FillInTheMiddle, Recipe, Source
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -25,6 +25,13 @@ SENTINELS = {
 """What families of models put before prefix, suffix and middle."""
 SPM = {"starcoder": 0.5}
 """Share of SPM among the transformed documents that a family was trained with, where it is not 0."""
+
+REPOSITORY = {
+    "starcoder": ("<repo_name>", "<file_sep>"),
+    "qwen": ("<|repo_name|>", "<|file_sep|>"),
+}
+"""What families of models put before a repository's name and before a file. Qwen2.5-Coder ends names and files in a line end,
+and fills in what stands behind the path; StarCoder2 does neither."""
 
 Part = str | int
 """A piece of a document: text, or the id of a token that is no text."""
@@ -62,6 +69,39 @@ def spellings(fim: FillInTheMiddle) -> tuple[str, ...]:
     return SENTINELS[fim.sentinels] if isinstance(fim.sentinels, str) else fim.sentinels
 
 
+def repository_spellings(source: Source) -> tuple[str, ...]:
+    """The tokens before a repository's name and before a file, as text; empty if nobody says which."""
+    assert source.repository is not None
+    chosen = source.repository.sentinels or (source.fim.sentinels if source.fim is not None else None)
+    if isinstance(chosen, str):
+        return REPOSITORY.get(chosen, ())
+    return chosen if source.repository.sentinels and chosen else ()
+
+
+def sentinels_of(source: Source) -> dict[str, tuple[str, ...]]:
+    """The tokens between texts that a source asks for, by the field that names them."""
+    found = {"fim.sentinels": spellings(source.infilled)} if source.infilled else {}
+    return found | ({"repository.sentinels": repository_spellings(source)} if source.repository else {})
+
+
+def repository_settings(recipe: Recipe, name: str) -> dict[str, Any]:
+    """What the repositories of a source become depends on: the fields of `Repositories`, with spellings for ids."""
+    source = recipe.sources[name]
+    assert source.repository is not None
+    tokens = repository_spellings(source)
+    by_line = tokens == REPOSITORY["qwen"]
+    return {
+        "order": source.repository.order,
+        "names": source.repository.names,
+        "sentinels": tokens,
+        "name_end": "\n" if by_line else "",
+        "file_end": "\n" if by_line else "",
+        "path_inside": not by_line,
+        "seed": recipe.seed,
+        "view": name,
+    }
+
+
 def settings(fim: FillInTheMiddle, recipe: Recipe, source: str) -> dict[str, Any]:
     """What the transformed documents depend on: the fields of `Infill`, with spellings for ids."""
     usual = SPM.get(fim.sentinels, 0.0) if isinstance(fim.sentinels, str) else 0.0
@@ -77,7 +117,7 @@ def settings(fim: FillInTheMiddle, recipe: Recipe, source: str) -> dict[str, Any
 
 def special_tokens(recipe: Recipe) -> list[str]:
     """Sentinels of all sources, which a tokenizer that is trained here gets."""
-    found = [spellings(source.infilled) for source in recipe.sources.values() if source.infilled]
+    found = [tokens for source in recipe.sources.values() for tokens in sentinels_of(source).values()]
     return list(dict.fromkeys(token for tokens in found for token in tokens))
 
 
@@ -145,7 +185,7 @@ def parts_of(text: str, places: tuple[int, int], spm: bool, sentinels: tuple[int
 
 
 def rendering(infill: Infill, document: str, text: str) -> Rendering:
-    """A training document, transformed or not.
+    """A text of a training document, transformed or not.
 
     Args:
         infill: How.
@@ -160,8 +200,8 @@ def rendering(infill: Infill, document: str, text: str) -> Rendering:
     return Rendering(parts, psm=not spm, spm=spm)
 
 
-def restored(tokens: Iterable[int], sentinels: Sequence[int]) -> list[int]:
-    """Tokens of a document in their order before it was transformed, without sentinels.
+def restored(tokens: Iterable[int], sentinels: Sequence[int], breaks: Sequence[int] = ()) -> list[int]:
+    """Tokens of a document in their order before it was transformed, without sentinels; `breaks` end a text, and stay.
 
     In both orders the suffix stands between two sentinels, and belongs behind what follows: up to the next text that was
     transformed, to the sentinel behind the middle, or to the end.
@@ -177,6 +217,9 @@ def restored(tokens: Iterable[int], sentinels: Sequence[int]) -> list[int]:
             waiting = None
         elif token == before_prefix or token in end:
             found += suffix
+            suffix, waiting = [], None
+        elif token in breaks:
+            found += [*suffix, token]
             suffix, waiting = [], None
         else:
             (found if waiting is None else waiting).append(token)

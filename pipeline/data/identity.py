@@ -9,7 +9,7 @@ from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.data.cleaning.languages import has_other_words
 from perdure.pipeline.data.cleaning.step_inputs import cleaning_inputs, label_inputs
-from perdure.pipeline.data.fim import settings, special_tokens
+from perdure.pipeline.data.fim import repository_settings, settings, special_tokens
 from perdure.pipeline.data.read.contents import edited, record_path
 from perdure.pipeline.data.read.inputs import fingerprint, once_for, read_files
 from perdure.pipeline.data.tokenizer.coverage import NOTHING_LEFT
@@ -27,6 +27,8 @@ READ_OTHERWISE = {"jsonl": {"broken_json", "invalid_utf8"}, "parquet": {"invalid
 
 FIM = 1
 """Version of what the stage makes of documents whose middle is to be filled in."""
+REPOSITORIES = 1
+"""Version of what the stage makes of repositories, and of what readers leave of their files."""
 CHATS = 1
 """Version of what the stage makes of conversations."""
 PREFIXES = 1
@@ -76,6 +78,8 @@ def _clean_inputs(recipe: Recipe) -> dict[str, dict]:
             "clean": steps,
             "tasks": recipe.data.tasks,
         }
+        if source.repository is not None:
+            inputs["repository"] = REPOSITORIES
         record = record_path(recipe.directory, place(recipe.directory, f"clean/{name}", inputs))
         if record.exists() and (files := read_files(source.reader)) and (changed := edited(record, *files)):
             inputs["fingerprint"] = described | {"edited": changed}
@@ -131,6 +135,8 @@ def data_inputs(recipe: Recipe, name: str, clean: dict[str, dict], facts: dict) 
         inputs["fim"] = settings(fim, recipe, name) | {"format": FIM}
     if (prefix := recipe.sources[name].prefix) is not None:
         inputs["prefix"] = {"format": PREFIXES, "text": prefix}
+    if recipe.sources[name].repository:
+        inputs["repository"] = repository_settings(recipe, name) | {"format": REPOSITORIES}
     if recipe.sources[name].topics is not None:
         inputs["topics"] = part_inputs(recipe, name, "topics", clean)
     if recipe.sources[name].subset is not None:

@@ -122,9 +122,10 @@ class LeakSearch(PipelineStep):
         with np.load(self.grams) as file:
             grams = {int(n): file[n] for n in file.files}
         shard, found = open_shard(self.data / PREFIXES["train"].format(rank)), Places()
-        fim = read_json(self.data / "manifest.json").get("fim", {})
+        manifest = read_json(self.data / "manifest.json")
+        marks = tuple(manifest.get(key, {}).get("sentinels", ()) for key in ("fim", "repository"))
         numbers, mask = range(len(shard.lengths)), prefix_mask(self.data, PREFIXES["train"].format(rank))
-        for number, text in texts(shard, self.tokenizer, numbers, fim.get("sentinels", ()), mask):
+        for number, text in texts(shard, self.tokenizer, numbers, marks, mask):
             words = simple_words(text)
             own, sizes = word_hashes(words), word_sizes(words)
             for n, wanted in grams.items():
@@ -140,12 +141,13 @@ def texts(
     shard: Shard,
     tokenizer: Path,
     numbers: range | list[int],
-    sentinels: Sequence[int] = (),
+    marks: tuple[Sequence[int], Sequence[int]] = ((), ()),
     mask: Shard | None = None,
 ) -> Iterator[tuple[int, str]]:
-    """Numbers and texts of documents of a shard; of those with `sentinels` of fill-in-the-middle, as they were before it.
+    """Numbers and texts of documents of a shard, as they were before fill-in-the-middle.
 
-    Prefixes that the label mask marks are left out.
+    `marks` are ids of its sentinels, and of tokens that end a text inside a document. Prefixes that the label mask marks are left
+    out.
     """
     vocabulary = load_tokenizer(tokenizer).tokenizer
     batch: list[int] = []
@@ -157,8 +159,8 @@ def texts(
             starts = [(shard.start(n), int(shard.lengths[n]) - 1) for n in batch]  # without end-of-sequence
             spans = [slice(start, start + length) for start, length in starts]
             ids = [_without_prefix(shard, mask, span).tolist() for span in spans]
-            if sentinels:
-                ids = [restored(tokens, sentinels) for tokens in ids]
+            if marks[0]:
+                ids = [restored(tokens, *marks) for tokens in ids]
             yield from zip(batch, vocabulary.decode_batch(ids, skip_special_tokens=False), strict=True)
             batch, size = [], 0
 

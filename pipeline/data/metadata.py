@@ -9,6 +9,7 @@ from pyarrow import parquet
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.data.fim import Infill
+from perdure.pipeline.data.repositories import Repositories
 from perdure.pipeline.recipe.periods import no_date, period
 from perdure.pipeline.recipe.prefixes import rendered
 
@@ -22,12 +23,14 @@ class DocumentForm:
         date_field: The metadata field with their dates; None: they have none.
         infill: Which of their texts are to be filled in the middle; None: none.
         prefix: The template of what stands before their texts; None: nothing does.
+        repositories: How files become documents; None: each is one.
     """
 
     chats: bool = False
     date_field: str | None = None
     infill: Infill | None = None
     prefix: str | None = None
+    repositories: Repositories | None = None
 
     @property
     def has_mask(self) -> bool:

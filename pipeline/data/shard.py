@@ -20,6 +20,7 @@ from perdure.pipeline.data.encode import Encoded, encode_chats, encode_texts, wi
 from perdure.pipeline.data.fim import Rendering, rendering
 from perdure.pipeline.data.metadata import DocumentForm, date_of
 from perdure.pipeline.data.read.conversations import CONVERSATION
+from perdure.pipeline.data.repositories import SPLIT, described, render_repository
 from perdure.pipeline.data.tokenizer.compared import SAMPLES, Sample
 from perdure.pipeline.data.tokenizer.coverage import NOTHING_LEFT, count_visible, gaps
 
@@ -107,7 +108,10 @@ class ShardWriter(PipelineStep):
                 batch_texts = [document.text for document in batch]
                 missing = uncovered.missing(batch_texts) if uncovered else [0] * len(batch)
                 digests = [text_hash(text) for text in batch_texts]
-                splits = [self.split_of(digest) for digest in digests]
+                splits = [
+                    document.metadata.get(SPLIT) or self.split_of(digest)
+                    for document, digest in zip(batch, digests, strict=True)
+                ]
                 if template:
                     encoding, forms = encode_chats(tokenizer, batch, template), [Rendering([])] * len(batch)
                 else:
@@ -134,8 +138,9 @@ class ShardWriter(PipelineStep):
                         self.stat_update(f"{reason}:words", value=count_words(document.text))
                         self.stat_update(f"{reason}:tokens", value=len(tokens))
                         continue
-                    if encoded.with_separator is not None:
-                        sample.add(Document(encoded.text, document.id), digest, encoded.with_separator)
+                    if encoded.plain is not None:
+                        text, ids = encoded.plain
+                        sample.add(Document(text, document.id), digest, ids)
                     self.count(form)
                     self.stat_update("separators", value=tokens.count(tokenizer.eos_id) - 1)
                     num_bytes = encoded.num_bytes
@@ -163,19 +168,22 @@ class ShardWriter(PipelineStep):
 
     def rendered(self, document: Document, split: str | None) -> Rendering:
         """A document as it is tokenised; one that is not trained on stays as it is."""
-        if split != "train" or self.form.infill is None:
-            return Rendering([document.text])
-        return rendering(self.form.infill, document.id, document.text)
+        infill = self.form.infill if split == "train" else None
+        if self.form.repositories is not None:
+            return render_repository(self.form.repositories, infill, document)
+        return rendering(infill, document.id, document.text) if infill else Rendering([document.text])
 
     def sentinels(self, tokenizer: Any) -> dict[str, int]:
         """Tokens that no text may become, by spelling."""
-        ids = self.form.infill.sentinels if self.form.infill else ()
+        ids = [
+            number for part in (self.form.infill, self.form.repositories) if part for number in part.sentinels
+        ]
         return {tokenizer.id_to_token(number): number for number in ids}
 
     def count(self, form: Rendering) -> None:
         """Counts a document that was transformed, its texts by order, and the tokens that are no text."""
-        if form.psm or form.spm:
-            tokens = sum(isinstance(part, int) for part in form.parts)
+        if self.form.infill and (form.psm or form.spm):
+            tokens = len(self.form.infill.sentinels) * (form.psm + form.spm)
             for key, value in (("documents", 1), ("psm", form.psm), ("spm", form.spm), ("tokens", tokens)):
                 self.stat_update(f"fim_{key}", value=value)
 
@@ -248,7 +256,8 @@ def _described(document: Document, encoded: Encoded, form: DocumentForm) -> dict
     further: dict[str, Any] = {"date": date_of(document, form.date_field)} if form.date_field else {}
     if form.prefix is not None and encoded.mask is not None:
         further["prefix_tokens"] = encoded.mask.count(PREFIX)
-    metadata = {key: value for key, value in document.metadata.items() if key != CONVERSATION}
+    metadata = described(document.metadata)
+    metadata.pop(CONVERSATION, None)
     return {
         "id": document.id,
         "num_tokens": len(encoded.tokens),

@@ -16,7 +16,8 @@ from perdure.pipeline.core.manifest import is_finished
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data import identity
 from perdure.pipeline.data.context import ShardInputs, StageContext
-from perdure.pipeline.data.fim import sentinel_ids, settings, spellings
+from perdure.pipeline.data.fim import repository_settings, sentinel_ids, sentinels_of, settings
+from perdure.pipeline.data.read.repositories import repository_fields
 from perdure.pipeline.data.summaries import topics_summary
 from perdure.pipeline.recipe import Recipe, typed_command
 
@@ -109,13 +110,31 @@ def make_shards(
         manifest["label_mask"] = True
     if source.prefix is not None:
         manifest |= {"label_mask": True, "prefix": source.prefix}
-    if fim := recipe.sources[name].infilled:
-        tokens, where = spellings(fim), f"sources.{name}.fim.sentinels"
-        ids = sentinel_ids(load_tokenizer(made.tokenizer).tokenizer, tokens, where)
-        manifest["fim"] = settings(fim, recipe, name) | {"sentinels": ids}
+    manifest |= _between_texts(recipe, name, made.tokenizer)
     logger.info(f"tokenising {name}")
     tokenise_source(context, final, name, made, subset, source, exported, manifest)
     return final
+
+
+def _between_texts(recipe: Recipe, name: str, tokenizer: Path) -> dict[str, Any]:
+    """For the manifest, what stands between the texts of documents, with ids of tokens.
+
+    Raises:
+        PerdureError: If the tokenizer lacks one of them.
+    """
+    source, found = recipe.sources[name], dict[str, Any]()
+    if not (tokens := sentinels_of(source)):
+        return found
+    loaded = load_tokenizer(tokenizer).tokenizer
+    ids = {
+        field: sentinel_ids(loaded, spelled, f"sources.{name}.{field}") for field, spelled in tokens.items()
+    }
+    if source.infilled:
+        found["fim"] = settings(source.infilled, recipe, name) | {"sentinels": ids["fim.sentinels"]}
+    if source.repository:
+        own = {"sentinels": ids["repository.sentinels"], "fields": repository_fields(source)}
+        found["repository"] = repository_settings(recipe, name) | own
+    return found
 
 
 def _make_subset(

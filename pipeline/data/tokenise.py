@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from datatrove.pipeline.base import PipelineStep
+
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.manifest import finish
@@ -16,6 +18,7 @@ from perdure.pipeline.data.fim import Infill
 from perdure.pipeline.data.metadata import DocumentForm, dates_summary
 from perdure.pipeline.data.read.readers import CleanedDocuments
 from perdure.pipeline.data.read.rows import merge_tables
+from perdure.pipeline.data.repositories import MergeRepositories, Repositories, SpoolFiles
 from perdure.pipeline.data.shard import (
     PREFIXES,
     SPECIAL_TOKENS,
@@ -60,22 +63,29 @@ def tokenise_source(
         PerdureError: If a split has no document, or AutoTokenizer gives other tokens for a document.
     """
     infill = Infill(**manifest["fim"]) if "fim" in manifest else None
+    repositories = Repositories(**manifest["repository"]) if "repository" in manifest else None
     heldout_fraction, form = (
         source.heldout_fraction,
-        DocumentForm(source.has_conversations, source.date_field, infill, source.prefix),
+        DocumentForm(source.has_conversations, source.date_field, infill, source.prefix, repositories),
     )
     with building(context.out, final) as work:
         artefact = work / "artefact"
         fractions, chats = (heldout_fraction, context.reserved_fraction), form.chats
         writer = ShardWriter(artefact, inputs.tokenizer, inputs.topics, subset, *fractions, form)
-        *_, counts = context.execute([CleanedDocuments(str(inputs.clean)), writer], work / "tokenise")
+        first: PipelineStep = CleanedDocuments(str(inputs.clean))
+        if repositories:
+            spool = work / "spool"
+            context.execute([first, SpoolFiles(spool, repositories.fields)], work / "repositories")
+            first = MergeRepositories(spool, repositories, writer.split_of)
+        *before, counts = context.execute([first, writer], work / "tokenise")
         facts = read_json(inputs.tokenizer / "manifest.json")
         compared, worst = read_samples(work / SAMPLES)
         compare(compared, exported(), facts["parse_special_tokens"] or chats, f"sources.{name}")
         loses = bool((facts.get("loaded") or {}).get("loses_characters"))
-        steps = _all_steps(
-            manifest["counts"]["steps"], counts, subset=subset is not None, chats=chats, loses=loses
-        )
+        cleaning = list(manifest["counts"]["steps"])
+        if repositories:
+            cleaning.append(step_counts("repository", before[-1]))
+        steps = _all_steps(cleaning, counts, subset=subset is not None, chats=chats, loses=loses)
         for split in ("heldout", "train"):
             if not counts[f"{split}_documents"]:
                 raise _no_document(name, split, heldout_fraction, steps, counts, worst)
@@ -89,6 +99,8 @@ def tokenise_source(
             counted["prefix"] = {key: counts[f"prefix_{key}"] for key in ("documents", "without", "tokens")}
         if infill:
             counted["fim"] = {key: counts[f"fim_{key}"] for key in ("documents", "psm", "spm", "tokens")}
+        if repositories and repositories.order == "dependencies":
+            counted["unparsable"] = before[-1]["unparsable"]
         if loses:
             lost = {"characters": counts["lost:characters"], "of": counts["visible"]}
             counted[WITHOUT_TOKENS] = lost | {"documents": counts["lost"], "example": worst}

@@ -46,8 +46,8 @@ def infilled_sources(recipe: Recipe) -> dict[str, str]:
 def infill_rows(recipe: Recipe, source: str, data: Path, tokenizer: Path) -> list[Row]:
     """A row for each held-out document of a source that has a middle, up to `evaluation.max_tokens` tokens in all.
 
-    A document that is longer than a sample is cut to its beginning. The order is that of most of the source's transformed
-    documents, PSM if they are half and half.
+    Of a repository each file is one. A document that is longer than a sample is cut to its beginning. The order is that of most
+    of the source's transformed documents, PSM if they are half and half.
 
     Args:
         recipe: The recipe.
@@ -64,11 +64,21 @@ def infill_rows(recipe: Recipe, source: str, data: Path, tokenizer: Path) -> lis
         opened = open_shard(data / f"heldout.{shard:05d}")
         end = opened.start(sequence) + int(opened.lengths[sequence])
         tokens = opened.values[end - num_tokens : end - 1]  # without a prefix, which the text comes after
-        row = _row(loaded, tokens, key, (sentinels, spm), recipe.training.seq_length)
-        if row is not None:
-            found.append(row)
+        for number, text in enumerate(_texts(tokens, manifest)):
+            name = f"{key}/{number}" if number else key
+            row = _row(loaded, text, name, (sentinels, spm), recipe.training.seq_length)
+            if row is not None:
+                found.append(row)
     ends = np.cumsum([len(row.tokens) for row in found])
     return found[: max(1, int(np.searchsorted(ends, recipe.evaluation.max_tokens, side="right")))]
+
+
+def _texts(tokens: np.ndarray, manifest: dict) -> list[np.ndarray]:
+    """The texts of a document: itself, or the files of a repository."""
+    if "repository" not in manifest:
+        return [tokens]
+    places = np.flatnonzero(tokens == manifest["repository"]["sentinels"][1])
+    return [part[1:] for part in np.split(tokens, places)[1:]]
 
 
 def _spm(share: float | None) -> bool:

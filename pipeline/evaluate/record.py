@@ -101,10 +101,8 @@ def unmeasured(recipe: Recipe, on: MeasuredOn) -> list[str]:
 def data_sections(recipe: Recipe) -> dict:
     """What a run's data depends on; runs that agree in it share their data."""
     tree = recipe.model_dump(mode="json", include={"sources", "tokenizer"})
-    seed = (
-        recipe.seed if any(source.subset or source.infilled for source in recipe.sources.values()) else None
-    )
-    return tree | {"tasks": recipe.data.tasks, "seed": seed}
+    drawn = any(source.subset or source.infilled or source.repository for source in recipe.sources.values())
+    return tree | {"tasks": recipe.data.tasks, "seed": recipe.seed if drawn else None}
 
 
 def text_sections(recipe: Recipe) -> dict:

@@ -21,7 +21,7 @@ from perdure.pipeline.recipe.cleaning import (
     PersonalData,
     SentenceDedup,
 )
-from perdure.pipeline.recipe.code import FillInTheMiddle
+from perdure.pipeline.recipe.code import FillInTheMiddle, Repository
 from perdure.pipeline.recipe.data import (
     DataStage,
     ExtendedTokenizer,
@@ -170,6 +170,7 @@ __all__ = [
     "Recipe",
     "RecipeSource",
     "Replay",
+    "Repository",
     "Reptile",
     "Reweight",
     "RowsReader",

@@ -1,4 +1,4 @@
-"""Fields of sources of code: documents to be filled in the middle."""
+"""Fields of sources of code: documents to be filled in the middle, and repositories as documents."""
 
 from typing import Annotated, Literal
 
@@ -37,3 +37,22 @@ class FillInTheMiddle(Section):
                 "should be `starcoder`, `deepseek`, `qwen`, or a list of three or four different strings"
             )
         return sentinels
+
+
+class Repository(Section):
+    """The files of a repository as one document, in the form of StarCoder2 or Qwen2.5-Coder.
+
+    `<repo_name>name<file_sep>path`, a line end, `code<file_sep>` and so on, or, where names are left out,
+    `<file_sep>code<file_sep>code`. Files are cleaned, deduplicated and held out one by one: what is held out of a repository is
+    a document of its own.
+    """
+
+    order: Literal["given", "dependencies"] = "given"
+    """Order of the files: as they were read, or (`dependencies`) Python files behind those that they import. Files in a circle,
+    and those that are no Python or cannot be parsed, keep the given order as far as that allows."""
+    names: Fraction = 0.5
+    """Share of the repositories whose name and paths are shown, as in StarCoder2."""
+    sentinels: Literal["starcoder", "qwen"] | tuple[Spelling, Spelling] | None = None
+    """What stands before a repository's name and before a file: the tokens and line ends of a family of models (`starcoder`:
+    StarCoder2; `qwen`: Qwen2.5-Coder), or two strings. Default: the family that `fim` names. Each should be an added token of
+    the tokenizer; one that is trained here gets them."""

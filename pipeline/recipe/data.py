@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from perdure.pipeline.recipe.cleaning import CleaningStep, ExactDedup, MinhashDedup
 from perdure.pipeline.recipe.cluster import Option
-from perdure.pipeline.recipe.code import FillInTheMiddle
+from perdure.pipeline.recipe.code import FillInTheMiddle, Repository
 from perdure.pipeline.recipe.labels import Subset, Topics
 from perdure.pipeline.recipe.prefixes import fields_of
 from perdure.pipeline.recipe.section import Positive, Section, Size
@@ -25,6 +25,11 @@ class RowsReader(Section):
     tools_field: str | None = Field(default=None, exclude_if=lambda field: field is None)
     """With `messages_field`: the field that holds the tools of a conversation, a list of JSON schemas as the chat template
     takes them; default: there are none."""
+    repository_field: str | None = Field(default=None, exclude_if=lambda field: field is None)
+    """With `repository` of the source: the field that holds the name of a file's repository. A document without it is dropped
+    and counted (`no_repository`)."""
+    path_field: str | None = Field(default=None, exclude_if=lambda field: field is None)
+    """With `repository` of the source: the field that holds the path of a file in its repository; likewise (`no_path`)."""
     where: dict[str, Condition] = Field(default={}, exclude_if=lambda where: not where)
     """Which documents are taken: what should stand in their fields, those of a mapping `metadata` included. All others are
     counted as dropped: `where`, `where_missing` (the field is missing or null), `where_unreadable` (no date, or no number,
@@ -153,6 +158,8 @@ class Source(Section):
     documents without it. Held-out loss is measured without (`web`) and with it (`web+prefix`). Default: none."""
     fim: FillInTheMiddle | None = Field(default=None, exclude_if=lambda fim: fim is None or fim.rate == 0)
     """Training documents whose middle is moved to the end, so that a model learns to fill it in; default: none."""
+    repository: Repository | None = Field(default=None, exclude_if=lambda repository: repository is None)
+    """Makes one document of each repository; default: every file is one."""
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Share of documents held out for evaluation, chosen by the hash of their text: never trained on, in any
     source or version, and stable when documents are added."""

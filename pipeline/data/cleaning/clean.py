@@ -110,7 +110,7 @@ def _clean(
 ) -> list[dict]:
     """Runs the pipelines; returns the counts of reading and of every step, up to a step that leaves no document."""
     records: list[dict] = []
-    chain: list[PipelineStep] = [reader_step(source.reader), Normaliser()]
+    chain: list[PipelineStep] = [reader_step(source), Normaliser()]
 
     def run_chain(name: str, to: str, *signing: PipelineStep) -> None:
         """Runs the collected steps, writes their documents to a folder, and lets the next chain begin with these."""

@@ -27,6 +27,12 @@ class Module:
     version: str | None
     license: str | None
 
+    @property
+    def inside(self) -> str:
+        """Its path below where packages lie."""
+        depth = len(self.name.split(".")) + (self.path.name == "__init__.py")
+        return "/".join(self.path.parts[-depth:])
+
 
 def python_modules(packages: list[str]) -> list[Module]:
     """All modules of installed packages, in the order of `packages` and then by name, test directories left out.

@@ -20,17 +20,20 @@ from perdure.pipeline.data.read.inputs import huggingface_on_disk, input_files
 from perdure.pipeline.data.read.modules import Module, python_modules
 from perdure.pipeline.data.read.python import code_of, decode_source, docs_of
 from perdure.pipeline.data.read.reading import CountedReader, Files
+from perdure.pipeline.data.read.repositories import repository_fields
 from perdure.pipeline.data.read.rows import LONGEST, open_batches, open_lines
 from perdure.pipeline.data.read.values import INVALID, as_python, parse_json, text_buffer
 
 
-def reader_step(reader: recipe.Reader) -> PipelineStep:
-    """The datatrove step that reads what a recipe's reader names.
+def reader_step(source: recipe.Source) -> PipelineStep:
+    """The datatrove step that reads what a source's reader names.
 
     Raises:
         PerdureError: If its input does not exist.
     """
+    reader = source.reader
     step = _step(reader)
+    step.repository = repository_fields(source)
     if isinstance(reader, recipe.RowsReader):
         step.where = reader.where
         if reader.messages_field is not None:
@@ -248,6 +251,8 @@ class PythonModules(CountedReader):
             return None
         metadata = {"package": module.package, "version": module.version, "license": module.license}
         metadata["language"] = "en" if self.docs else "python"
+        if self.repository is not None:
+            metadata["path"] = module.inside
         return self.get_document_from_dict({"text": text, "id": module.name, **metadata}, module.name, 0)
 
 

@@ -13,6 +13,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.readers.base import BaseDiskReader, BaseReader
 
 from perdure.pipeline.data.read.conversations import CONVERSATION, conversation_of
+from perdure.pipeline.data.read.repositories import PLACE
 from perdure.pipeline.data.read.rows import LONGEST
 from perdure.pipeline.data.read.values import as_json, without_surrogates
 from perdure.pipeline.recipe.where import WHERE, Where
@@ -25,6 +26,9 @@ class CountedReader(BaseReader):
     """Documents that are taken."""
     fields: tuple[str, str | None] | None = None
     """The fields of a conversation and of its tools, in place of a text's; None: documents are texts."""
+
+    repository: tuple[str, str] | None = None
+    """The fields of a file's repository and path; None: documents are no files of repositories."""
 
     def get_document_from_dict(self, data: dict, source_file: str, id_in_file: int | str) -> Document | None:
         """A document with all other fields as metadata; None, and counted, if it has no text or is not wanted."""
@@ -58,6 +62,12 @@ class CountedReader(BaseReader):
         if conversation is not None:
             metadata[CONVERSATION] = conversation
         metadata = as_json(metadata)
+        if self.repository is not None:
+            for field, missing in zip(self.repository, ("no_repository", "no_path"), strict=True):
+                if not isinstance(metadata.get(field), str) or not metadata[field]:
+                    self.stat_update(f"dropped:{missing}")
+                    return None
+            metadata[PLACE] = [source_file, id_in_file]
         if reason := refusal(self.where, metadata):
             self.stat_update(f"dropped:{reason}")
             return None

@@ -52,3 +52,52 @@ def test_conversations_are_not_filled_in():
 def test_what_sentinels_can_be(sentinels):
     told = found(f"{FIM}={{sentinels: {sentinels}}}")
     assert any(path.startswith(f"{FIM}.sentinels") for path in told), told
+
+
+ROWS = "sources.code.reader={type: jsonl, path: x, repository_field: repo, path_field: path}"
+REPOSITORY = "sources.code.repository"
+
+
+def test_repositories_need_fields_and_tokens(tmp_path):
+    told = found("sources.code.reader={type: jsonl, path: x}", f"{REPOSITORY}={{order: given}}")
+    for field in ("repository_field", "path_field"):
+        assert "name the field" in told[f"sources.code.reader.{field}"][1]
+    assert "two tokens" in told[f"{REPOSITORY}.sentinels"][1]
+    told = found(ROWS, f"{REPOSITORY}={{order: given}}", f"{FIM}={{sentinels: deepseek}}")
+    assert f"{REPOSITORY}.sentinels" in told
+    spec = tokenizer(tmp_path, SENTINELS["starcoder"])
+    told = found(spec, ROWS, f"{REPOSITORY}={{order: given}}", f"{FIM}={{rate: 0.5}}")
+    assert f"{FIM}.sentinels" not in told and "no token '<repo_name>'" in told[f"{REPOSITORY}.sentinels"][1]
+    told = found(ROWS, f"{REPOSITORY}={{sentinels: [<a>, <b>]}}")
+    assert not any(path.startswith((REPOSITORY, "sources.code.reader.r")) for path in told)
+    assert "has no use without `repository`" in found(ROWS)["sources.code.reader.repository_field"][1]
+
+
+def test_fields_of_repositories_are_those_that_documents_have(tmp_path):
+    path = tmp_path / "code.jsonl"
+    path.write_text('{"text": "x = 1", "repo": "a", "path": "b.py"}\n')
+    told = found(
+        ROWS.replace("path: x", f"path: {path}").replace("path_field: path", "path_field: file"),
+        f"{REPOSITORY}={{sentinels: qwen}}",
+    )
+    value, remedy = told["sources.code.reader.path_field"]
+    assert value == "file" and remedy.startswith("no document has this field")
+
+
+def test_what_repositories_cannot_be_combined_with(tmp_path):
+    starcoder = f"{REPOSITORY}={{sentinels: starcoder}}"
+    told = found(ROWS.replace("path_field: path", "path_field: path, messages_field: messages"), starcoder)
+    assert "leave it out" in told[REPOSITORY][1]
+    told = found(
+        ROWS,
+        starcoder,
+        "sources.code.topics={type: metadata, field: subject}",
+        "sources.code.date_field=date",
+        "sources.code.prefix='{license} '",
+    )
+    assert {f"sources.code.{field}" for field in ("topics", "date_field", "prefix")} <= told.keys()
+    told = found("sources.code.reader={type: text, path: x}", starcoder)
+    assert "its documents have no fields" in told["sources.code.reader.type"][1]
+    (tmp_path / "gone.txt").write_text("1\n")
+    told = found(ROWS, starcoder, f"versions.base.mixture.withdrawn={{prose: {tmp_path / 'gone.txt'}}}")
+    assert "whose files are not looked for" in told["versions.base.mixture.withdrawn.prose"][1]

@@ -183,7 +183,7 @@ def test_training_documents_alone_are_transformed(tmp_path, rows, special):
     assert counts["fim_psm"] and counts["fim_spm"] and counts["fim_tokens"] == 3 * trained
     assert counts["train_tokens"] == sum(len(found[row.id]) for row in rows if row.id not in heldout)
     shard = open_shard(tmp_path / "data" / "00000")
-    searched = shard_texts(shard, tokenizer, range(len(shard.lengths)), ids)
+    searched = shard_texts(shard, tokenizer, range(len(shard.lengths)), (ids, ()))
     assert {text for _, text in searched} == {row.text for row in rows if row.id not in heldout}
 
 

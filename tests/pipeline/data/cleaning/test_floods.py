@@ -25,7 +25,7 @@ def peak():
 found = {}
 for path in sys.argv[1:]:
     kind = "parquet" if path.endswith("parquet") else "text" if path.endswith("txt") else "jsonl"
-    reader = Source.model_validate({"reader": {"type": kind, "path": path}}).reader
+    source = Source.model_validate({"reader": {"type": kind, "path": path}})
     before = peak()
     with (
         patch.object(readers, "LONGEST", 2 << 20),
@@ -34,9 +34,9 @@ for path in sys.argv[1:]:
         patch.object(rows, "BATCH", 2 << 20),
     ):
         if kind != "text":
-            rows.first_fields(reader)
+            rows.first_fields(source.reader)
         readers.JsonLines.longest = 2 << 20
-        step = readers.reader_step(reader)
+        step = readers.reader_step(source)
         texts = [len(document.text) for document in step.run()]
     counts = {key: int(value.total) for key, value in step.stats.stats.items() if key[:3] in ("in", "dro")}
     found[path.rsplit("/")[-1]] = [texts[:5], counts, peak() - before]

@@ -11,7 +11,7 @@ def read(reader: dict, tasks: int = 1) -> tuple[list, Counter]:
     """Documents, and counts of what was met and dropped, of a recipe's reader and the normaliser."""
     documents, counts = [], Counter()
     for rank in range(tasks):
-        step = reader_step(Source.model_validate({"reader": reader}).reader)
+        step = reader_step(Source.model_validate({"reader": reader}))
         normaliser = Normaliser()
         documents += normaliser.run(step.run(None, rank, tasks))
         for stats in (step.stats.stats, normaliser.stats.stats):
