@@ -17,9 +17,11 @@ OTHERS = 512
 
 
 def files_needed(recipe: Recipe) -> int:
-    """Open files that the neediest process of a recipe holds: a rank, a merge of all tasks' signatures, or a plan's order."""
+    """Open files that the neediest process of a recipe holds: a rank, a merge of all tasks' signatures or spools, or a plan's
+    order."""
     ranks = [_of_rank(recipe, version) for version in recipe.versions.values()]
-    return OTHERS + max([recipe.data.tasks, *ranks])
+    spools = any(source.repository is not None for source in recipe.sources.values())
+    return OTHERS + max([recipe.data.tasks * (MAPS_PER_SHARD if spools else 1), *ranks])
 
 
 def _of_rank(recipe: Recipe, version: Version) -> int:

@@ -146,8 +146,8 @@ def texts(
 ) -> Iterator[tuple[int, str]]:
     """Numbers and texts of documents of a shard, as they were before fill-in-the-middle.
 
-    `marks` are ids of its sentinels, and of tokens that end a text inside a document. Prefixes that the label mask marks are left
-    out.
+    `marks` are ids of its sentinels, and of tokens that end a text inside a document. Prefixes that the label mask marks are
+    left out.
     """
     vocabulary = load_tokenizer(tokenizer).tokenizer
     batch: list[int] = []

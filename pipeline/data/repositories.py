@@ -23,7 +23,7 @@ from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.data.cleaning.normalise import count_words, text_hash
 from perdure.pipeline.data.fim import Infill, Part, Rendering, chance, draws, rendering
 from perdure.pipeline.data.imports import by_dependencies
-from perdure.pipeline.data.read.repositories import PLACE
+from perdure.pipeline.data.read.repositories import JOINED, PLACE
 
 FILES, SPLIT = "perdure:files", "perdure:split"
 """Keys of a repository's metadata: its files, `(id, path, text)` each, and the split that they belong to."""
@@ -125,8 +125,8 @@ class MergeRepositories(PipelineStep):
                 self.stat_update("unparsable", value=unparsable)
             self.stat_update("out")
             self.stat_update("words_out", value=sum(words[id(row)] for row in own))
-            self.stat_update("dropped:joined", value=len(own) - 1)
-            self.stat_update("words_dropped:joined", value=0)
+            self.stat_update(f"dropped:{JOINED}", value=len(own) - 1)
+            self.stat_update(f"words_dropped:{JOINED}", value=0)
             text = "\n".join(text for *_, text in files)
             yield Document(text, name, metadata={"repository": name, FILES: files, SPLIT: split})
 

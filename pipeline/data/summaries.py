@@ -1,6 +1,7 @@
 """Console lines of the data stage: tokenizer, topics, sources."""
 
 from perdure.pipeline import recipe
+from perdure.pipeline.data.read.repositories import JOINED
 
 
 def tokenizer_summary(tokenizer: recipe.Tokenizer, facts: dict) -> str:
@@ -58,7 +59,9 @@ def _prefixes(counts: dict) -> str:
 def source_summary(name: str, counts: dict) -> str:
     """A source: documents in, dropped by reason and out; tokens of its splits; what could not be looked for."""
     documents, train, heldout = counts["documents"], counts["train"], counts["heldout"]
-    by_count = sorted(documents["dropped"].items(), key=lambda item: -item[1])
+    reasons = dict(documents["dropped"])
+    joined = reasons.pop(JOINED, 0)
+    by_count = sorted(reasons.items(), key=lambda item: -item[1])
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in by_count)
     return (
         (
@@ -69,6 +72,8 @@ def source_summary(name: str, counts: dict) -> str:
                 if (inside := counts["separators_inside"])
                 else ""
             )
+            + (f"; {joined:,} files joined others of their repositories" if joined else "")
+            + (f"; {unparsable:,} files are no Python" if (unparsable := counts.get("unparsable")) else "")
             + (f"; {line}" if (line := fim_line(counts)) else "")
         )
         + _prefixes(counts)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from perdure.pipeline.data.read.repositories import JOINED
 from perdure.pipeline.recipe.where import WHERE
 
 SHARE = 0.2
@@ -24,7 +25,9 @@ def heavy_drops(counts: dict, dropped: Path) -> list[dict]:
     """
     found = []
     for step in counts["steps"]:
-        dropped_by = {reason: entry for reason, entry in step["dropped"].items() if reason != WHERE}
+        dropped_by = {
+            reason: entry for reason, entry in step["dropped"].items() if reason not in (WHERE, JOINED)
+        }
         lost = {unit: sum(entry[unit] for entry in dropped_by.values()) for unit in ("documents", "words")}
         shares = {unit: count / step["in"][unit] for unit, count in lost.items() if count}
         unit = max(shares, key=lambda unit: (shares[unit] > SHARE, unit == "documents"), default="documents")

@@ -5,6 +5,8 @@ from perdure.pipeline.recipe import PythonCodeReader, RowsReader, Source
 PLACE = "perdure:place"
 """Key of a file's metadata: the file it was read from and its place there, so that the given order of a repository's files does
 not depend on the number of tasks."""
+JOINED = "joined"
+"""Why a file is no document any more: it is a part of another one, its repository's."""
 MODULE_FIELDS = ("package", "path")
 """Fields of modules of installed packages."""
 

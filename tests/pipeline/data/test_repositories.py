@@ -11,11 +11,13 @@ from datatrove.data import Document
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.core.tokenizers import load_tokenizer
+from perdure.pipeline.data.cleaning.drops import heavy_drops
 from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
 from perdure.pipeline.data.fim import Infill, restored
 from perdure.pipeline.data.leaks import texts as shard_texts
 from perdure.pipeline.data.repositories import FILES, Repositories, render_repository
 from perdure.pipeline.data.stage import run_data
+from perdure.pipeline.data.summaries import source_summary
 from tests.pipeline.data.made import documents
 from tests.pipeline.data.texts import random_text, write_jsonl
 
@@ -140,6 +142,8 @@ def test_a_repository_is_one_document_whatever_task_read_its_files(make_recipe, 
     assert counts["documents"]["dropped"] == {
         "exact_duplicate": 1, "joined": 96 - len(made), "no_path": 1, "no_repository": 1,
     }  # fmt: skip
+    assert not any(drop["step"] == "repository" for drop in heavy_drops(counts, directory))
+    assert f"{96 - len(made)} files joined others" in source_summary("code", counts)
     train = counts["train"]["documents"]
     assert counts["fim"]["documents"] == train and counts["fim"]["psm"] == sum(
         len(json.loads(row["metadata"])["files"]) for (_, split), row in made.items() if split == "train"
