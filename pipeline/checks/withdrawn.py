@@ -41,8 +41,8 @@ def listed(recipe: Recipe, name: str, version: Version) -> Problems:
         for other, section in recipe.sources.items():
             if section.repository is not None and other != source and where.startswith(f"versions.{name}."):
                 remedy = (
-                    f"copies of documents of `{source}` would stay in repositories of `{other}`, whose files are not looked for "
-                    "one by one; leave out its `repository`"
+                    f"copies of documents of `{source}` would stay in repositories of `{other}`, whose files are not looked "
+                    "for one by one; leave out its `repository`"
                 )
                 yield Problem(where, other, remedy)
 

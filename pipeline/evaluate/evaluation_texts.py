@@ -85,8 +85,7 @@ def _heldout_texts(directory: Path, tokenizer: Path, places: "list[Place]") -> "
             open_shard(directory / f"heldout.{shard:05d}"),
             tokenizer,
             own,
-            (),
-            prefix_mask(directory, f"heldout.{shard:05d}"),
+            mask=prefix_mask(directory, f"heldout.{shard:05d}"),
         )
     }
 

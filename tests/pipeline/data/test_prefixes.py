@@ -118,7 +118,7 @@ def read(directory):
     sentinels = read_json(directory / "manifest.json")["fim"]["sentinels"]
     shard = open_shard(directory / "00000")
     numbers = list(range(len(shard.lengths)))
-    return dict(texts(shard, tokenizer, numbers, sentinels, prefix_mask(directory, "00000")))
+    return dict(texts(shard, tokenizer, numbers, (sentinels, ()), prefix_mask(directory, "00000")))
 
 
 def test_leaks_are_looked_for_in_the_text_alone(stages):

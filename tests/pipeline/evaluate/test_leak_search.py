@@ -18,7 +18,7 @@ def test_what_was_looked_for_is_not_looked_for_again(corpus, monkeypatch):
     contamination.look_for_leaks(recipe, data, tokenizer)
     before = read_json(recipe.directory / "contamination.json")
     with monkeypatch.context() as patch:
-        patch.setattr(leaks, "texts", lambda *_: pytest.fail("looked again"))
+        patch.setattr(leaks, "texts", lambda *_, **options: pytest.fail("looked again"))
         contamination.look_for_leaks(recipe, data, tokenizer)
     # Other probes are.
     recipe.evaluation.probes[0].write_text(json.dumps(PROBES[1]) + "\n")
@@ -50,8 +50,8 @@ def test_a_search_that_was_killed_goes_on_after_its_last_whole_shard(corpus, mon
         path.unlink()
     texts = leaks.texts
 
-    def killed(shard, *arguments):
-        for number, text in texts(shard, *arguments):
+    def killed(shard, *arguments, **options):
+        for number, text in texts(shard, *arguments, **options):
             if PLANTED in text:  # in the second shard
                 raise KeyboardInterrupt
             yield number, text
