@@ -84,6 +84,10 @@ class ShardWriter(PipelineStep):
             return "heldout"
         return None if is_heldout(digest, self.reserved_fraction) else "train"
 
+    def split(self, document: Document, digest: int) -> str | None:
+        """A document's split; that of a repository is decided by its files (`data/repositories.py`)."""
+        return document.metadata.get(SPLIT) or self.split_of(digest)
+
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
         """Writes `<rank>.{bin,idx}`, `heldout.<rank>.{bin,idx}`, masks of conversations, and `docs.<rank>.parquet`."""
         tokenizer, sample = load_tokenizer(self.tokenizer), Sample()
@@ -108,10 +112,7 @@ class ShardWriter(PipelineStep):
                 batch_texts = [document.text for document in batch]
                 missing = uncovered.missing(batch_texts) if uncovered else [0] * len(batch)
                 digests = [text_hash(text) for text in batch_texts]
-                splits = [
-                    document.metadata.get(SPLIT) or self.split_of(digest)
-                    for document, digest in zip(batch, digests, strict=True)
-                ]
+                splits = list(map(self.split, batch, digests))
                 if template:
                     encoding, forms = encode_chats(tokenizer, batch, template), [Rendering([])] * len(batch)
                 else:
