@@ -49,10 +49,10 @@ def become_rank(request: dict, environment: dict[str, str]) -> NoReturn:
     sys.argv = [request["run"], *request["arguments"]]
     status = 1
     try:
-        if "." in request["run"]:
+        if request["run"].startswith("perdure."):
             sys.modules.pop(request["run"], None)  # runpy warns of a module that is imported already
             runpy.run_module(request["run"], run_name="__main__", alter_sys=True)
-        else:
+        else:  # not as `__main__`, which a rank's helper imports anew
             importlib.import_module(request["run"]).main()
         status = 0
     except SystemExit as leaving:

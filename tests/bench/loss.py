@@ -49,6 +49,11 @@ def loss_seconds(sizes: dict, cases: dict, turns: int, beside: bool) -> dict:
         return in_turns(timed_runs, turns)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Calls the function that the command line names."""
     function, arguments, answer = sys.argv[1:]
     Path(answer).write_text(json.dumps(globals()[function](*json.loads(arguments))))
+
+
+if __name__ == "__main__":
+    main()

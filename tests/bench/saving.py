@@ -60,6 +60,11 @@ def save_stalls(directory: str, kinds: dict, turns: int) -> dict:
     return in_turns({name: partial(save, *kind) for name, kind in kinds.items()}, turns)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Calls the function that the command line names."""
     function, arguments, answer = sys.argv[1:]
     Path(answer).write_text(json.dumps(globals()[function](*json.loads(arguments))))
+
+
+if __name__ == "__main__":
+    main()

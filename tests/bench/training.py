@@ -72,6 +72,11 @@ def our_loop(directory: str, steps: int) -> list[float]:
     return seconds[1:]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Calls the function that the command line names."""
     function, arguments, answer = sys.argv[1:]
     Path(answer).write_text(json.dumps(globals()[function](*json.loads(arguments))))
+
+
+if __name__ == "__main__":
+    main()

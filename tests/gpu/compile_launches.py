@@ -77,13 +77,9 @@ def report(kernel: Any, capability: int) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
-        usage, code = (
-            subprocess.run(
-                [TOOLS / "cuobjdump", asked, file.name], capture_output=True, text=True, check=True
-            ).stdout
-            for asked in ("-res-usage", "-sass")
-        )
-    registers = int(re.search(r"REG:(\d+)", usage)[1])  # type: ignore[index]
+        command = [TOOLS / "cuobjdump", "-res-usage", "-sass", file.name]
+        code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers = int(re.search(r"REG:(\d+)", code)[1])  # type: ignore[index]
     operations = OPERATION.findall(code)
     memory = [x for x in operations if x.startswith(("LDG", "LDGSTS", "STG"))]
     warps, shared = kernel.metadata.num_warps, kernel.metadata.shared

@@ -1,26 +1,23 @@
 """What tests of kernels ask of a rank on a pretended GPU: `python kernel_ranks.py FUNCTION JSON_ARGUMENTS ANSWER`."""
 
-import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from gpu import machine
+from gpu.answering import answer
 from gpu.ledger import LEDGER
 from triton.runtime.interpreter import InterpreterBuilder
 
 from perdure.kernels import linear_nll, rotary, selective_linear_cross_entropy, swiglu, tiles, triton_loss
 from perdure.kernels.inputs import LossInputs, WeightGradient
-from perdure.pipeline.model import collectives
 from perdure.pipeline.model.device import initialise
 
 
 def launches() -> list:
     """What the product launches for models whose sizes divide as large ones' do: by capability, kernel, arguments and
     purpose."""
-    machine.install(interpreted=False)
+    machine.install(computed="none")
     initialise()
     found: list[dict] = []
     for capability in ((8, 0), (9, 0), (10, 0), (12, 0)):
@@ -67,7 +64,7 @@ def large_launches(group: int | None) -> list:
     Args:
         group: Blocks of rows that share columns; None: as many as the product has.
     """
-    machine.install(interpreted=False)
+    machine.install(computed="none")
     initialise()
     tiles.GROUP = group or tiles.GROUP
     both_kernels(torch.empty, 8192, 128256, 4096)
@@ -136,10 +133,8 @@ def launched(found: list[dict], purpose: str) -> Iterator[None]:
 
 
 def main() -> None:
-    """Calls the function that the command line names; the answer is a list by rank."""
-    function, arguments, answer = sys.argv[1:]
-    own = globals()[function](*json.loads(arguments))
-    Path(answer).write_text(json.dumps(collectives.from_all(own)))
+    """Calls the function that the command line names."""
+    answer(globals())
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 import types
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from gpu import collectives, pinned
+from gpu import collectives, elementwise, pinned
 from gpu.ledger import LEDGER, place
 from gpu.tensor import CudaTensor, Machine, become, is_cuda, own_device
 from torch import Tensor
@@ -17,16 +17,21 @@ GPUS = 8
 NAME = "NVIDIA H100 80GB HBM3"
 
 
-def install(real: bool = True, interpreted: bool = True) -> None:
+Computed = Literal["interpreted", "by torch", "none"]
+"""How Triton's launches are computed. `interpreted`: all by Triton's interpreter, a program at a time, which takes most of a
+test's time. `by torch`: those of `elementwise.py` by torch's operations, the others interpreted. `none`: not at all."""
+
+
+def install(real: bool = True, computed: Computed = "by torch") -> None:
     """For the rest of the process.
 
     Args:
         real: Whether ranks reach one another, over gloo, so that numbers are true under every layout.
-        interpreted: Whether Triton's launches are computed, and not recorded alone.
+        computed: How Triton's launches are.
     """
     install_cuda()
     install_parameters()
-    install_launches(interpreted)
+    install_launches(computed)
     pinned.install()
     collectives.install(real)
     Factories().__enter__()
@@ -131,8 +136,8 @@ def install_parameters() -> None:
     torch._has_compatible_shallow_copy_type = lambda old, new: True
 
 
-def install_launches(interpreted: bool) -> None:
-    """Records Triton's launches, with their arguments as Triton specialises on them; `interpreted` computes them too."""
+def install_launches(computed: Computed) -> None:
+    """Records Triton's launches, with their arguments as Triton specialises on them, and computes them."""
     from triton.runtime.interpreter import InterpretedFunction
 
     interpret = InterpretedFunction.run
@@ -146,8 +151,10 @@ def install_launches(interpreted: bool) -> None:
             {"module": self.fn.__module__, "kernel": self.fn.__name__, "grid": list(grid)}
             | {"arguments": [recorded(x) for x in args], "options": dict(options)}
         )
-        if not interpreted:
+        if computed == "none":
             return None
+        if computed == "by torch" and self.fn.__name__ in elementwise.BY_TORCH:
+            return elementwise.BY_TORCH[self.fn.__name__](*map(on_cpu, args))
         if "UPCAST" in options:  # the interpreter multiplies the raw bits of bf16
             options["UPCAST"] = tensors[0].dtype != torch.float32
         return interpret(self, *map(on_cpu, args), grid=grid, warmup=warmup, **options)

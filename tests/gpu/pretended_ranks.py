@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -12,13 +11,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from gpu import machine, true_waits
+from gpu.answering import answer
 from gpu.host_memory import HostMemory
 from gpu.ledger import LEDGER
 from megatron.core.distributed import DistributedDataParallelConfig
 
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.data.score import losses
-from perdure.pipeline.model import collectives, language_model, weights
+from perdure.pipeline.model import language_model, weights
 from perdure.pipeline.model.device import initialise
 from perdure.pipeline.model.language_model import build_model, build_stage, gather_weights, replicated, unwrap
 from perdure.pipeline.model.layout import layout_of
@@ -49,10 +49,10 @@ def prepared(directory: str) -> tuple:
     return recipe, model, optimizer, objective, loader
 
 
-def train(directory: str, pretended: bool, steps: int) -> list:
+def train(directory: str, pretended: bool, steps: int, computed: machine.Computed = "by torch") -> list:
     """Trains random weights, on the pretended GPU or on the CPU: what each step came to, and what was seen of it."""
     if pretended:
-        machine.install()
+        machine.install(computed=computed)
     recipe, model, optimizer, objective, loader = prepared(directory)
     threshold, found = None, []
     for number in range(steps):
@@ -214,10 +214,8 @@ def record(directory: str, answers: str, left_out: int | None) -> None:
 
 
 def main() -> None:
-    """Calls the function that the command line names; the answer is a list by rank."""
-    function, arguments, answer = sys.argv[1:]
-    own = globals()[function](*json.loads(arguments))
-    Path(answer).write_text(json.dumps(collectives.from_all(own)))
+    """Calls the function that the command line names."""
+    answer(globals())
 
 
 if __name__ == "__main__":

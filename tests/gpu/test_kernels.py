@@ -1,34 +1,17 @@
 """Machine code of every kernel that the product launches, compiled for GPUs that need not be here, against budgets."""
 
-import json
-import os
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from gpu.compiled import reports
 from gpu.kernel_budgets import BUDGETS, over_budget
-from gpu.layouts import prepared
 from support import on_rank
 
-SCRIPT = Path(__file__).with_name("compile_launches.py")
 LOSS = ("statistics_kernel", "gradient_kernel")
 OLDEST = Path(sys.prefix) / "triton-oldest"
 """The oldest Triton that is supported, where `make triton-oldest` has put it."""
-
-
-def reports(launches: list[dict], triton: Path | None = None) -> list[dict]:
-    """Of each launch what its machine code needs and does, by the Triton that is installed or by another."""
-    outcome = subprocess.run(
-        [sys.executable, str(SCRIPT)],
-        input=json.dumps(launches),
-        capture_output=True,
-        text=True,
-        env=os.environ | {"TRITON_INTERPRET": "0"} | ({"PYTHONPATH": str(triton)} if triton else {}),
-    )
-    assert outcome.returncode == 0, outcome.stderr
-    return json.loads(outcome.stdout)
 
 
 def key(launch: dict) -> tuple[str, str, int]:
@@ -77,14 +60,3 @@ def test_a_kernel_that_spills_breaks_its_budget(launches):
     (found,) = reports([squeezed])
     assert found["spills"] > 0
     assert any("spills" in line for line in over_budget(key(launch), found))
-
-
-@pytest.mark.slow
-def test_launches_of_a_training_step_compile(tmp_path):
-    directory, _ = prepared(tmp_path, {"training__document_mask": True})
-    (ranks,) = on_rank("train", directory, True, 1, script="gpu/pretended_ranks.py")
-    recorded = list({json.dumps(launch): launch for launch in ranks[0]["launches"]}.values())
-    found = reports([launch | {"capability": 90} for launch in recorded])
-    assert {launch["kernel"] for launch in recorded} > set(LOSS)
-    for launch, report in zip(recorded, found, strict=True):
-        assert report["spills"] == 0, launch

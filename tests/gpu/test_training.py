@@ -1,6 +1,9 @@
 """Training on a pretended GPU: CUDA's branches with real numbers, under every option and layout, against the CPU's."""
 
+import json
+
 import pytest
+from gpu.compiled import reports
 from gpu.layouts import LAYOUTS, OPTIONS, prepared
 from gpu.matching import first_stall
 from gpu.outcome import mean_loss
@@ -15,13 +18,18 @@ KERNELS = {
 }
 
 
+COMPILED = "documents"
+"""Of whose steps every launch is compiled, as it was launched."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*OPTIONS, *LAYOUTS])
 def test_steps_on_the_gpu_are_those_of_the_cpu(tmp_path, name):
     changes = (OPTIONS | LAYOUTS)[name]
     version, ranks = prepared(tmp_path, changes)
+    computed = "interpreted" if name in OPTIONS or name == "tensors" else "by torch"
     on_cpu, on_gpu = (
-        on_rank("train", version, pretended, 2, script="gpu/pretended_ranks.py", ranks=ranks)
+        on_rank("train", version, pretended, 2, computed, script="gpu/pretended_ranks.py", ranks=ranks)
         for pretended in (False, True)
     )
     exact = changes.get("training__precision") == "fp32"
@@ -41,3 +49,7 @@ def test_steps_on_the_gpu_are_those_of_the_cpu(tmp_path, name):
     assert first_stall([rank[-1]["calls"] for rank in on_gpu]) is None
     for other in on_gpu[1:]:
         assert [step["loss"] for step in other] == [step["loss"] for step in on_gpu[0]]
+    if name == COMPILED:
+        recorded = {json.dumps(launch): launch for launch in on_gpu[0][-1]["launches"]}.values()
+        for report in reports([launch | {"capability": 90} for launch in recorded]):
+            assert report["spills"] == 0, report

@@ -1,15 +1,16 @@
 """Where the host waits for a pretended GPU that trains nothing: `python waiting_ranks.py FUNCTION JSON_ARGUMENTS ANSWER`."""
 
-import json
-import sys
 from pathlib import Path
 
+import numpy as np
 from gpu import machine
+from gpu.answering import answer
 from gpu.ledger import LEDGER
 from gpu.pretended_ranks import prepared, seen
 
 from perdure.pipeline.core.files import read_json
-from perdure.pipeline.model import collectives
+from perdure.pipeline.data.score import losses
+from perdure.pipeline.model.device import initialise
 from perdure.pipeline.train import evaluate, forward
 
 
@@ -36,7 +37,23 @@ def evaluation(directory: str) -> list:
     return found[1:]
 
 
+def scoring(model_dir: str) -> list:
+    """Waits of two calls of the reference model, for one and for three forward passes of four windows each."""
+    machine.install()
+    initialise()
+    model, found = losses.load_model(Path(model_dir), "bf16", "cuda:0"), []
+    for passes in (1, 1, 3):
+        windows = [losses.Window(np.arange(16), np.arange(1, 17))] * 4 * passes
+        LEDGER.clear()
+        losses.token_losses(model, windows, 16, batch_tokens=64)
+        found.append((seen()["waits"], passes))
+    return found[1:]
+
+
+def main() -> None:
+    """Calls the function that the command line names."""
+    answer(globals())
+
+
 if __name__ == "__main__":
-    function, arguments, answer = sys.argv[1:]
-    own = globals()[function](*json.loads(arguments))
-    Path(answer).write_text(json.dumps(collectives.from_all(own)))
+    main()
