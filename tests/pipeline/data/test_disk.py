@@ -84,7 +84,9 @@ def test_a_full_disk_keeps_what_is_finished(make_recipe, texts, small_disk, tmp_
     subprocess.run(["mount", "-o", "remount,size=200m", str(out.parent)], check=True)
     run_data(recipe)
     run_data(recipe.model_copy(update={"out": tmp_path / "roomy"}))
-    assert hash_directory(out / "data") == hash_directory(tmp_path / "roomy" / "data")
+    assert hash_directory(out / "data", hidden=False) == hash_directory(
+        tmp_path / "roomy" / "data", hidden=False
+    )
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_finished_work_is_kept_and_changes_make_new_directories(make_recipe, tex
     recipe = make_recipe({"news": texts})
     assert finished_data(recipe) == {"news": None}
     first = run_data(recipe)
-    before = hash_directory(tmp_path / "out" / "data")
+    before = hash_directory(tmp_path / "out" / "data", hidden=False)
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert run_data(recipe) == first == finished_data(recipe)
     assert {
@@ -119,7 +119,7 @@ def test_finished_work_is_kept_and_changes_make_new_directories(make_recipe, tex
     recipe = make_recipe({"news": texts})
     assert run_data(recipe) == first
     shutil.rmtree(other_tasks), shutil.rmtree(other_input)
-    assert hash_directory(tmp_path / "out" / "data") == before
+    assert hash_directory(tmp_path / "out" / "data", hidden=False) == before
 
 
 def test_a_changed_number_of_tasks_is_refused(make_recipe, texts, tmp_path, capsys):

@@ -158,7 +158,7 @@ def test_a_subset_does_not_depend_on_workers(make, tmp_path):
             update={"out": out, "data": recipe.data.model_copy(update={"workers": workers})}
         )
         run_data(changed)
-        hashes.append([hash_directory(out / part) for part in ("clean", "subset", "data")])
+        hashes.append([hash_directory(out / part, hidden=False) for part in ("clean", "subset", "data")])
     assert hashes[0] == hashes[1]
 
 

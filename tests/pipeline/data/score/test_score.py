@@ -30,7 +30,7 @@ def test_a_sidecar_is_aligned_and_independent_of_workers(llama, news, tmp_path):
     model, directory = llama
     windows = {"context": 16, "overlap": 5}
     scores = score_source(news, ReferenceModel(directory, "ref", **windows), workers=2)
-    before = hash_directory(scores)
+    before = hash_directory(scores, hidden=False)
     assert (
         score_source(news, ReferenceModel(directory, "ref", **windows), workers=1) == scores
     )  # finished before
@@ -65,7 +65,7 @@ def test_a_sidecar_is_aligned_and_independent_of_workers(llama, news, tmp_path):
     copy = tmp_path / "data" / news.name
     shutil.copytree(news, copy, ignore=shutil.ignore_patterns("scores"))
     again = score_source(copy, ReferenceModel(directory, "ref", 16, 5), workers=1)
-    assert again.name == scores.name and hash_directory(again) == before
+    assert again.name == scores.name and hash_directory(again, hidden=False) == before
 
 
 SCORE = """
@@ -105,7 +105,9 @@ def test_a_killed_scorer_goes_on_inside_its_shard_to_the_same_bytes(llama, news,
     assert not (tmp_path / "killed" / "artefact").exists()
     assert score("killed", 2, -signal.SIGKILL) == every[3:5], "whole blocks are not scored again"
     assert score("killed", -1, 0) == every[5:] != []
-    found, expected = (hash_directory(tmp_path / out / "artefact") for out in ("killed", "undisturbed"))
+    found, expected = (
+        hash_directory(tmp_path / out / "artefact", hidden=False) for out in ("killed", "undisturbed")
+    )
     assert found == expected
 
 

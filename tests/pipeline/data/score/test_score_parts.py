@@ -141,12 +141,12 @@ def test_only_what_is_asked_for_is_scored_then_only_the_difference_and_in_the_en
     one = score(here, news, model, first)
     assert (here.documents, here.tokens) == (first.sum(), sizes[first].sum())
     assert said == [f"scoring news@12345678 with ref: {sizes[first].sum():,} of {sizes.sum():,} tokens"]
-    before = hash_directory(one)
+    before = hash_directory(one, hidden=False)
 
     assert score(here, news, model, first & second) == one and here.documents == 0
     two = score(here, news, model, second)
     assert here.documents == (second & ~first).sum()
-    assert hash_directory(one) == before, "whoever reads the first goes on with it"
+    assert hash_directory(one, hidden=False) == before, "whoever reads the first goes on with it"
     assert score(here, news, model, first | second) == two and here.documents == 0
 
     whole = score(here, news, model)
@@ -156,7 +156,10 @@ def test_only_what_is_asked_for_is_scored_then_only_the_difference_and_in_the_en
 
     undisturbed = score(here, make_source(tmp_path / "again"), model)
     assert here.documents == DOCUMENTS
-    assert hash_directory(undisturbed) == hash_directory(whole) and undisturbed.name == whole.name
+    assert (
+        hash_directory(undisturbed, hidden=False) == hash_directory(whole, hidden=False)
+        and undisturbed.name == whole.name
+    )
     for path, asked in ((one, first), (two, first | second), (whole, np.ones(DOCUMENTS, bool))):
         for kind in ("ref", "ent"):
             found, expected = values(path, kind), values(whole, kind)
@@ -185,7 +188,10 @@ def test_a_kill_loses_no_whole_block_whatever_is_asked_for_next(here, news, mode
     assert (has >= asked).all() and here.documents == has.sum() - lost
     if other != "something else":
         undisturbed = score(here, make_source(tmp_path / "again"), model, second)
-        assert hash_directory(found) == hash_directory(undisturbed) and found.name == undisturbed.name
+        assert (
+            hash_directory(found, hidden=False) == hash_directory(undisturbed, hidden=False)
+            and found.name == undisturbed.name
+        )
     again = score(here, news, model, first)
     assert here.documents <= (first & ~has).sum()
     whole = values(score(here, news, model))
