@@ -127,7 +127,7 @@ def _by_reference(inputs: LossInputs, teacher: LossInputs | None, call: Call) ->
 
 def _by_statistics(inputs: LossInputs, teacher: LossInputs | None, call: Call) -> tuple:
     """Cross entropy, log-sum-exp and KL of every token, float32 [N], and what is kept for the backward pass."""
-    asked = torch.empty(0) if call.teacher is None else call.teacher.kl_weight.nonzero()[:, 0]
+    asked = torch.empty(0) if call.teacher is None else call.teacher.places()
     everywhere = len(asked) == len(inputs.rows)
     stats, cached = _statistics(inputs, teacher if everywhere else None, call)
     maximum, total, target = stats[:3]

@@ -67,6 +67,7 @@ def selective_linear_cross_entropy(
     teacher_hidden: Tensor | None = None,
     teacher_weight: Tensor | None = None,
     kl_weight: Tensor | None = None,
+    kl_index: Tensor | None = None,
     vocab_size: int,
     tp_group: dist.ProcessGroup | None = None,
     dp_group: dist.ProcessGroup | None = None,
@@ -94,6 +95,8 @@ def selective_linear_cross_entropy(
         teacher_hidden, teacher_weight: As `hidden` and `weight` of a frozen model, [batch, sequence, D_t] and [V / tp, D_t],
             with the same `softcap`; without gradient.
         kl_weight: float32 [batch, sequence], factors of KL(teacher || student); None: the plain loss, bit for bit.
+        kl_index: int64 [K], places among the flattened tokens where `kl_weight` is not 0, ascending, from whoever knows them;
+            None: the device is asked, for which the host waits.
         vocab_size: True size of the vocabulary; rows of `weight` beyond it are padding and get no probability.
         tp_group: Ranks that hold the other rows of `weight`; None: this rank holds all.
         dp_group: Ranks whose tokens compete under `dp_microbatch`; None: this rank alone.
@@ -118,7 +121,7 @@ def selective_linear_cross_entropy(
         select=partial(_select, selected, use_nll, reference_nll, valid, rule),
         token_weight=None if token_weight is None else token_weight.reshape(-1),
         weigh=weigh,
-        teacher=make_teacher(teacher_hidden, teacher_weight, kl_weight),
+        teacher=make_teacher(teacher_hidden, teacher_weight, kl_weight, kl_index),
         columns=columns,
         tp_group=tp_group,
         sequence_parallel=sequence_parallel,

@@ -1,4 +1,6 @@
-"""Copies from the host to a GPU that nobody waits for."""
+"""Copies between the host and a GPU while both go on with their work."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -19,3 +21,25 @@ def sent(host: Tensor, device: torch.device) -> Tensor:
     if device.type == "cpu":
         return host
     return host.contiguous().pin_memory().to(device, non_blocking=True)
+
+
+def received(found: Tensor) -> Callable[[], Tensor]:
+    """Begins to copy a tensor to the host.
+
+    Returns:
+        What waits for the copy and returns it; called after more was asked of the GPU, it does not wait for that. On the CPU it
+        returns the tensor itself.
+    """
+    if found.device.type == "cpu":
+        return lambda: found
+    host = found.to("cpu", non_blocking=True)  # into pinned memory (`_to_copy` in TensorConversions.cpp)
+    copied = torch.cuda.Event()
+    copied.record(
+        torch.cuda.current_stream(found.device)
+    )  # by default that of the process's current GPU, perhaps another one
+
+    def wait() -> Tensor:
+        copied.synchronize()
+        return host
+
+    return wait

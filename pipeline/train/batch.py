@@ -65,6 +65,7 @@ class Batch:
         teacher_hidden: [batch, sequence, hidden], the last hidden states of the model that it is compared with, under sequence
             parallelism this rank's part of the sequence; on the last pipeline stage, if they were asked for.
         amounts: What an objective counted in the whole global batch, float64; None: it counts nothing beforehand.
+        host: As it was read: what the host knows of it without asking the device. None if it was not read.
     """
 
     indices: range
@@ -80,6 +81,7 @@ class Batch:
     teacher_hidden: torch.Tensor | None = None
     read: torch.Tensor | None = None
     amounts: torch.Tensor | None = None
+    host: HostBatch | None = None
 
 
 def collate(
@@ -135,6 +137,7 @@ def on_device(host: HostBatch, device: torch.device) -> Batch:
         source=of(host.source),
         replayed=of(host.replayed),
         read=None if host.read is None else of(host.read),
+        host=host,
     )
 
 

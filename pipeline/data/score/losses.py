@@ -85,33 +85,51 @@ def token_losses(
     """
     import torch
 
+    from perdure.pipeline.core.sending import received, sent
+
     device = next(model.parameters()).device
     batch_tokens = batch_tokens or BATCH_TOKENS[device.type]
     head = output_head(model)
     if head is None:
         batch_tokens = min(batch_tokens, max(1, WHOLE_LOGITS // model.config.vocab_size))
     found: list[Any] = [None] * len(windows)
+
+    def take(batch: list[int], scores: Callable[[], "torch.Tensor"]) -> None:
+        values = scores().numpy().copy()  # pinned memory is scarce, and handed out again
+        ends = np.cumsum([len(windows[index].inputs) - windows[index].skip for index in batch])
+        for index, part in zip(batch, np.split(values, ends[:-1], axis=1), strict=True):
+            found[index] = part
+        scored(values.shape[1])
+
     with torch.inference_mode():
+        before: tuple | None = None  # a GPU computes the next batch while the scores of this one are taken
         for width, batch in width_batches([len(window.inputs) for window in windows], batch_tokens, longest):
             # GPUs sum in another order for another number of rows, so that theirs is always the same.
             rows = max(1, batch_tokens // width)
             if device.type == "cpu":
                 rows = max(len(batch), -(-NARROWEST // width))
-            padded = torch.zeros(2, rows, width, dtype=torch.long)
-            wanted = torch.zeros(rows, width, dtype=torch.bool)
-            for row, index in enumerate(batch):
-                window = windows[index]
-                padded[0, row, : len(window.inputs)] = torch.from_numpy(window.inputs)
-                padded[1, row, : len(window.inputs)] = torch.from_numpy(window.labels)
-                wanted[row, window.skip : len(window.inputs)] = True
-            # Padding stands on the right, where causal attention never looks.
-            inputs, labels = padded.to(device)
-            values = _losses(model, head, inputs, labels, wanted.to(device)).cpu().numpy()
-            ends = np.cumsum([len(windows[index].inputs) - windows[index].skip for index in batch])
-            for index, part in zip(batch, np.split(values, ends[:-1], axis=1), strict=True):
-                found[index] = part
-            scored(values.shape[1])
+            arrays = _padded([windows[index] for index in batch], rows, width)
+            tensors = (sent(torch.from_numpy(array), device) for array in arrays)
+            scores = received(_losses(model, head, *tensors))
+            if before:
+                take(*before)
+            before = batch, scores
+        if before:
+            take(*before)
     return found
+
+
+def _padded(windows: Sequence[Window], rows: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inputs, int64 [rows, width]; of the labels that are wanted, int64 [n], their places in the flattened inputs, and they.
+
+    Padding stands on the right, where causal attention never looks.
+    """
+    inputs = np.zeros((rows, width), np.int64)
+    for row, window in enumerate(windows):
+        inputs[row, : len(window.inputs)] = window.inputs
+    places = [row * width + np.arange(window.skip, len(window.inputs)) for row, window in enumerate(windows)]
+    labels = [window.labels[window.skip :] for window in windows]
+    return inputs, np.concatenate(places), np.concatenate(labels).astype(np.int64)
 
 
 def document_windows(tokens: np.ndarray, eos_id: int, context: int, overlap: int = 0) -> list[Window]:
@@ -222,22 +240,22 @@ def _width(length: int, longest: int) -> int:
 
 
 def _losses(
-    model: Any, head: Head | None, inputs: "torch.Tensor", labels: "torch.Tensor", wanted: "torch.Tensor"
+    model: Any, head: Head | None, inputs: "torch.Tensor", places: "torch.Tensor", labels: "torch.Tensor"
 ) -> "torch.Tensor":
-    """Losses and entropies, float32 [2, wanted tokens]. `inputs`, `labels` and `wanted` are [batch, width]."""
+    """Losses and entropies, float32 [2, wanted tokens], of `_padded` arrays on the model's device."""
     import torch
 
     from perdure.kernels import linear_nll
 
     if head is None:
-        logits = model(input_ids=inputs, use_cache=False).logits[wanted].float()
+        logits = model(input_ids=inputs, use_cache=False).logits.flatten(0, 1)[places].float()
         log_probs = torch.log_softmax(logits, -1)
-        nll = -log_probs.gather(-1, labels[wanted][:, None])[:, 0]
+        nll = -log_probs.gather(-1, labels[:, None])[:, 0]
         return torch.stack([nll, torch.special.entr(log_probs.exp()).sum(-1)])
-    hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state[wanted]
+    hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)[places]
     count, size, weight = len(hidden), HEAD_TOKENS[hidden.device.type], head.weight
     hidden = torch.nn.functional.pad(hidden, (0, 0, 0, -count % size))
-    targets = torch.nn.functional.pad(labels[wanted], (0, -count % size))
+    targets = torch.nn.functional.pad(labels, (0, -count % size))
     parts = [
         torch.stack(linear_nll(rows, weight, own, vocab_size=len(weight), softcap=head.softcap, entropy=True))
         for rows, own in zip(hidden.split(size), targets.split(size), strict=True)

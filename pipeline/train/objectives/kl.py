@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from perdure.kernels import SelectiveLoss
+from perdure.pipeline.core.sending import sent
 from perdure.pipeline.recipe import KLAnchor
 from perdure.pipeline.train.batch import Batch
 from perdure.pipeline.train.counts import Counts
@@ -40,8 +42,7 @@ class AnchoredLanguageModeling(LanguageModeling):
     def prepare(self, batches: Iterator[Batch], forward: Forward) -> Iterator[Batch]:
         """Selects as `LanguageModeling` does, and adds the teacher's hidden states to the micro-batches that need them."""
         whole = list(super().prepare(batches, forward))
-        # One question to the device for all of them.
-        needed = torch.stack([self.anchored(batch).any() for batch in whole]).tolist()
+        needed = [len(self.places(batch)) > 0 for batch in whole]
         found = iter(self.teacher.hidden_states([batch for batch, need in zip(whole, needed) if need]))
         return iter(
             [
@@ -54,6 +55,12 @@ class AnchoredLanguageModeling(LanguageModeling):
         """Tokens whose divergence counts, bool [batch, sequence]."""
         return batch.valid if self.anchor.on == "all" else batch.valid & batch.replayed[:, None]
 
+    def places(self, batch: Batch) -> np.ndarray:
+        """Where these tokens are among the flattened ones, int64, ascending. The device is not asked."""
+        assert batch.host is not None
+        valid, replayed = batch.host.valid, batch.host.replayed[:, None]
+        return np.flatnonzero(valid if self.anchor.on == "all" else valid & replayed)
+
     def loss_options(self, batch: Batch) -> dict[str, Any]:
         """What `LanguageModeling` says, and the teacher's part; without hidden states of it, that alone."""
         options = super().loss_options(batch)
@@ -64,6 +71,7 @@ class AnchoredLanguageModeling(LanguageModeling):
             "teacher_hidden": batch.teacher_hidden,
             "teacher_weight": self.teacher.output_weight,
             "kl_weight": anchored * self.anchor.weight,
+            "kl_index": sent(torch.from_numpy(self.places(batch)), anchored.device),
         }
         return options | ({"token_weight": (~anchored).float()} if self.anchor.instead_of_loss else {})
 
