@@ -13,9 +13,9 @@ from perdure.pipeline.checks.sizes import embedding_rows
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.integrity import metrics_lines
+from perdure.pipeline.core.kernel_words import fp8_words
 from perdure.pipeline.core.paths import RunPaths, VersionPaths
 from perdure.pipeline.core.records import read_inputs
-from perdure.pipeline.model.choices import fp8_words
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.model.shape import flops_per_token, model_shape, padded_vocab_size
 from perdure.pipeline.plan.recorded import version_recipe

@@ -16,7 +16,7 @@ from perdure.pipeline.evaluate.record import evaluation, measured_on, run_data_d
 from perdure.pipeline.evaluate.units import default_unit
 from perdure.pipeline.plan.consumption import tokens_at
 from perdure.pipeline.plan.domains import measured_domains
-from perdure.pipeline.plan.history import mixture_phases, source_ledger, steps_done
+from perdure.pipeline.plan.history import mixture_phases, recorded_kernels, source_ledger, steps_done
 from perdure.pipeline.plan.lineage import ancestors, parent_of
 from perdure.pipeline.plan.merged import fitted_shares, made_of
 from perdure.pipeline.plan.plan import num_steps
@@ -88,6 +88,7 @@ def _version(recipe: Recipe, name: str, on: MeasuredOn | None) -> dict[str, Any]
         "phases": mixture_phases(recipe, name),
         "sources": source_ledger(recipe, name),
         "cutoff": read_record(paths).get("cutoff") if paths.record.exists() else None,
+        "kernels": recorded_kernels(paths),
         "evaluation": texts and {domain: text["loss"] for domain, text in texts.items()},
         "bits_per_byte": texts and {domain: text["bits_per_byte"] for domain, text in texts.items()},
         "bytes_per_token": texts

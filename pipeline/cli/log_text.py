@@ -5,6 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.tree import Tree
 
+from perdure.pipeline.core.kernel_words import history_in_words
 from perdure.pipeline.evaluate.units import NATS, UNIT_NAMES
 from perdure.pipeline.plan.cutoffs import cutoff_words
 from perdure.pipeline.plan.merged import fitted_words
@@ -38,6 +39,7 @@ def _version(version: dict[str, Any], unit: str) -> str:
         shares = ", ".join(f"{key} {share:.2%}" for key, share in phase["shares"].items() if share)
         plain = f"; without prefixes: {', '.join(phase['plain'])}" if phase.get("plain") else ""
         lines.append(f"{phase['reason']} after step {phase['after_step']:,}: {shares}{plain}")
+    lines += [f"computed by: {line}" for line in history_in_words(version["kernels"])]
     if version["sources"] and version["steps"]:
         left = (
             f"{source} {line['remaining']:,} of {line['total']:,}"

@@ -16,7 +16,7 @@ from perdure.pipeline.checks.preview_mixture import (
     objective_words,
 )
 from perdure.pipeline.core.formats import format_memory
-from perdure.pipeline.model.choices import fp8_words
+from perdure.pipeline.core.kernel_words import fp8_words
 from perdure.pipeline.model.files import listed
 from perdure.pipeline.recipe.adapters import PROJECTIONS
 from perdure.pipeline.recipe.selection import SCORES

@@ -129,6 +129,8 @@ class VersionSummary(TypedDict):
         device_hours: Seconds of steps times GPUs, or CPU cores, in hours.
         lost_hours: Those of steps that were lost and done again.
         parallel: Its parallel layout.
+        kernels: What computed it (attention, linears, fp8, deterministic, versions of packages), from which `step` on; empty
+            where no record says.
         ranks: Number of ranks.
         weights_hash: Hash of its weights.
         mixture: Its mixture.
@@ -166,6 +168,7 @@ class VersionSummary(TypedDict):
     device_hours: float | None
     lost_hours: float | None
     parallel: dict[str, Any] | None
+    kernels: list[dict[str, Any]]
     ranks: int | None
     weights_hash: str | None
     mixture: list[MixtureMember]

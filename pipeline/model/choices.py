@@ -202,31 +202,6 @@ def install(choices: Choices, device: "torch.device") -> None:
     torch.backends.cuda.enable_math_sdp(False)
 
 
-def in_words(kernels: dict[str, Any]) -> str:
-    """What a start computes with, in one line, of what `Choices.as_json` gave."""
-    return "; ".join(f"{name} {value}" for name, value in facts(kernels).items())
-
-
-def facts(kernels: dict[str, Any]) -> dict[str, str]:
-    """The same by name, each in words, to compare two of them."""
-    return {
-        "attention": kernels["attention"],
-        "linears": kernels["linears"],
-        "fp8": fp8_words(kernels["fp8"]),
-        "deterministic": "yes" if kernels["deterministic"] else "no",
-    } | kernels["versions"]
-
-
-def fp8_words(fp8: dict[str, Any] | None) -> str:
-    """The recipe's `fp8` in words."""
-    if fp8 is None:
-        return "none"
-    if not fp8["first_last_layers_bf16"]:
-        return fp8["recipe"]
-    first, last = fp8["num_layers_at_start_in_bf16"], fp8["num_layers_at_end_in_bf16"]
-    return f"{fp8['recipe']}, the first {first} and the last {last} layers in bf16"
-
-
 def in_bf16(recipe: Recipe) -> Recipe:
     """A recipe without FP8."""
     return recipe.model_copy(update={"kernels": recipe.kernels.model_copy(update={"fp8": None})})

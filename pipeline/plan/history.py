@@ -90,6 +90,16 @@ def _trained(recipe: Recipe, name: str) -> list[tuple[str, int]]:
 
 def appended_phases(version: VersionPaths) -> list[dict]:
     """Phases that training has added to a version's plan so far."""
+    return _newest_record(version).get("phases", [])
+
+
+def recorded_kernels(version: VersionPaths) -> list[dict]:
+    """What computed a version so far, from which `step` on, oldest first; empty where no record says."""
+    return _newest_record(version).get("kernels") or []
+
+
+def _newest_record(version: VersionPaths) -> dict:
+    """A finished version's record, else its newest checkpoint's state; empty before there is one."""
     states = [path / "state.json" for path in version.finished_checkpoints().values()]
     record = version.record if version.record.exists() else states[-1] if states else None
-    return read_json(record).get("phases", []) if record else []
+    return read_json(record) if record else {}

@@ -12,11 +12,12 @@ from perdure.pipeline.core import logs
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import write_json
 from perdure.pipeline.core.hashes import hash_file
+from perdure.pipeline.core.kernel_words import in_words
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.records import VersionInputs, read_inputs
 from perdure.pipeline.evaluate.documents import table_name, write_tables
 from perdure.pipeline.model import collectives
-from perdure.pipeline.model.choices import Choices, choose, in_words
+from perdure.pipeline.model.choices import Choices, choose
 from perdure.pipeline.model.device import initialise
 from perdure.pipeline.model.language_model import build_model
 from perdure.pipeline.model.layout import Layout, layout_of

@@ -9,11 +9,12 @@ import torch
 import torch.distributed as dist
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
+from perdure.pipeline.core.kernel_words import facts
 from perdure.pipeline.core.manifest import differences
 from perdure.pipeline.core.paths import VersionPaths
 from perdure.pipeline.core.records import VersionInputs
 from perdure.pipeline.model import huggingface, weights
-from perdure.pipeline.model.choices import Choices, facts
+from perdure.pipeline.model.choices import Choices
 from perdure.pipeline.model.files import listed, model_tensors
 from perdure.pipeline.model.language_model import unwrap
 from perdure.pipeline.model.optimizer import make_optimizer

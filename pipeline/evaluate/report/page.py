@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from perdure.pipeline.core.kernel_words import fp8_words
 from perdure.pipeline.evaluate.bootstrap import doubt
 from perdure.pipeline.evaluate.report import abilities
 from perdure.pipeline.evaluate.report.date_chart import date_charts
@@ -47,6 +48,7 @@ def render_page(report: Report, version: str | None = None) -> str:
         "mixture": format_mixture,
         "origin": format_origin,
         "layout": format_layout,
+        "fp8": fp8_words,
         "fuar": format_fuar,
         "cutoff": cutoff_words,
         "perplexity": "{:,.4g}".format,

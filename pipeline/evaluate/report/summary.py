@@ -33,7 +33,7 @@ from perdure.pipeline.evaluate.units import (
 )
 from perdure.pipeline.plan.cutoffs import are_dated, initial_cutoff
 from perdure.pipeline.plan.forecast import expected_mixture
-from perdure.pipeline.plan.history import mixture_phases, source_ledger
+from perdure.pipeline.plan.history import mixture_phases, recorded_kernels, source_ledger
 from perdure.pipeline.plan.identity import deciding_fields
 from perdure.pipeline.plan.lineage import parent_of
 from perdure.pipeline.plan.merged import fitted_shares, origin_words
@@ -207,6 +207,7 @@ def _version(run: RunRecords, name: str) -> dict[str, Any]:
         "tokens_per_second": record["tokens_per_second"] if record else None,
         "seconds": record["seconds"] if record else None,
         "parallel": record["parallel"] if record else None,
+        "kernels": recorded_kernels(recipe.paths.version(name)),
         "weights_hash": record["weights_hash"] if record else None,
         "device": record.get("device") if record else None,
         "device_hours": None if spent is None else (spent + lost) / 3600,

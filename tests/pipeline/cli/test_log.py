@@ -47,6 +47,28 @@ def test_what_is_left_is_said_of_new_data_alone(recipe, capsys):
     )
 
 
+def test_what_computed_a_version_is_told_with_each_change(recipe, capsys):
+    entry.main(["log", str(recipe), "--json"])
+    versions = json.loads(capsys.readouterr().out)["versions"]
+    assert versions[0]["kernels"] == []
+    kernels = {"attention": "sdpa", "linears": "local", "fp8": None, "deterministic": True, "versions": {}}
+    words = "attention sdpa; linears local; fp8 none; deterministic yes"
+    for recorded, told in (
+        ([kernels | {"step": 0}], [f"computed by: {words}"]),
+        (
+            [kernels | {"step": 0}, kernels | {"step": 4, "attention": "flash2"}],
+            [
+                f"computed by: from step 1 on: {words}",
+                f"computed by: from step 5 on: {words.replace('sdpa', 'flash2')}",
+            ],
+        ),
+    ):
+        print_log(
+            {"name": "tiny", "unit": "nats_per_token", "versions": [versions[0] | {"kernels": recorded}]}
+        )
+        assert [line.strip() for line in capsys.readouterr().out.splitlines()[2:]] == told
+
+
 def test_a_difference_of_data_says_what_remaining_means(capsys):
     empty = {"versions": ["one", "two"], "recipe": [], "schedule": [], "data": [], "results": {}}
     empty["unit"] = "nats_per_token"

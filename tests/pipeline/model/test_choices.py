@@ -8,6 +8,7 @@ import torch
 from tiny import tiny_recipe
 
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.kernel_words import in_words
 from perdure.pipeline.model import choices
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -66,7 +67,7 @@ def test_a_cpu_computes_as_torch_chooses():
     assert (
         made.attention == "sdpa" and made.deterministic and set(made.versions) == {"torch", "megatron-core"}
     )
-    assert choices.in_words(made.as_json()) == (
+    assert in_words(made.as_json()) == (
         f"attention sdpa; linears local; fp8 none; deterministic yes; torch {torch.__version__}; "
         f"megatron-core {made.versions['megatron-core']}"
     )

@@ -10,6 +10,7 @@ from perdure.pipeline.evaluate.report.page import render_page
 from perdure.pipeline.evaluate.report.siblings import findings
 from perdure.pipeline.evaluate.report.summary import summarize
 from perdure.pipeline.evaluate.report.training import CURVE_POINTS
+from perdure.pipeline.recipe import FP8
 from tests.pipeline.evaluate.made_up import ALL
 
 
@@ -98,6 +99,26 @@ def test_what_follows_from_the_numbers_stands_in_the_report(report):
     passage = report["passages"]["update"]
     assert passage["excess"][0] is None and passage["selected_count"] == sum(passage["selected"])
     assert passage["excess"][1] == passage["loss"][1] - passage["reference_loss"][1]
+
+
+def test_what_computed_a_version_stands_on_its_page_with_each_change(recipe, run):
+    data = run(recipe, ALL)
+    path = recipe.directory / "versions/update/version.json"
+    first = {"step": 0, "attention": "flash2", "linears": "local", "fp8": None, "deterministic": True}
+    fp8 = FP8(recipe="current").model_dump()
+    then = first | {"step": 7, "linears": "transformer_engine", "fp8": fp8, "deterministic": False}
+    kernels = [entry | {"versions": {"torch": "2.11.0"}} for entry in (first, then)]
+    write_json(path, read_json(path) | {"kernels": kernels})
+    report = summarize(recipe, data)
+    assert [version["kernels"] for version in report["versions"]] == [[], [], kernels, []]
+    page = " ".join(render_page(report).split())
+    for step, linears, eight, only in (
+        (1, "local", "none", "yes"),
+        (8, "transformer_engine", "current, the first 1 and the last 1 layers in bf16", "no"),
+    ):
+        cells = f">{step}</td><td>flash2</td><td>{linears}</td><td>{eight}</td><td>{only}</td>"
+        assert cells + " <td>torch 2.11.0</td>" in page
+    assert "What computed each version" not in render_page(report, "base")
 
 
 def test_a_version_without_new_data_has_no_share_of_it(recipe, run):
