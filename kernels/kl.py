@@ -27,28 +27,28 @@ class Teacher(NamedTuple):
         hidden: [batch, sequence, D_t], with sequence parallelism this rank's [batch, sequence / tp, D_t].
         weight: [V / tp, D_t], this rank's rows of the teacher's output layer.
         kl_weight: float32 [N], factor of each token's KL.
-        index: int64 [K], places of the tokens with such a factor, ascending; None: the device is asked for them.
+        compared: int64 [K], places of the tokens with such a factor, ascending; None: the device is asked for them.
     """
 
     hidden: Tensor
     weight: Tensor
     kl_weight: Tensor
-    index: Tensor | None
+    compared: Tensor | None
 
     def places(self) -> Tensor:
-        """`index`, asked for if it has to be: then the host waits for the device."""
-        return self.kl_weight.nonzero()[:, 0] if self.index is None else self.index
+        """`compared`, asked for if it has to be: then the host waits for the device."""
+        return self.kl_weight.nonzero()[:, 0] if self.compared is None else self.compared
 
 
 def make_teacher(
-    hidden: Tensor | None, weight: Tensor | None, kl_weight: Tensor | None, index: Tensor | None
+    hidden: Tensor | None, weight: Tensor | None, kl_weight: Tensor | None, compared: Tensor | None
 ) -> Teacher | None:
-    """The teacher, if there is a weight, [batch, sequence], of its KL; `index` as in `Teacher`."""
+    """The teacher, if there is a weight, [batch, sequence], of its KL; `compared` as in `Teacher`."""
     if kl_weight is None:
         return None
     assert hidden is not None and weight is not None
     assert kl_weight.dtype == torch.float32
-    return Teacher(hidden, weight, kl_weight.reshape(-1), index)
+    return Teacher(hidden, weight, kl_weight.reshape(-1), compared)
 
 
 def teacher_inputs(
