@@ -92,17 +92,14 @@ def selective_linear_cross_entropy(
         use_nll: Whether the trainee's loss counts; without it tokens of the lowest `reference_nll` are selected.
         token_weight: float32 [batch, sequence], soft weights; None is 1.
         weigh: Makes these weights of all losses [batch, sequence], once known; of either sign. Not with `kl_weight`, `z_loss`.
-        teacher_hidden, teacher_weight: As `hidden` and `weight` of a frozen model, [batch, sequence, D_t] and [V / tp, D_t],
-            with the same `softcap`; without gradient.
+        teacher_hidden, teacher_weight: As `hidden` and `weight`, of a frozen model of width D_t with the same `softcap`.
         kl_weight: float32 [batch, sequence], factors of KL(teacher || student); None: the plain loss, bit for bit.
-        kl_index: int64 [K], places among the flattened tokens where `kl_weight` is not 0, ascending, from whoever knows them;
-            None: the device is asked, for which the host waits.
+        kl_index: int64 [K], ascending places in the flattened `kl_weight` that are not 0; None: the host asks, and waits.
         vocab_size: True size of the vocabulary; rows of `weight` beyond it are padding and get no probability.
         tp_group: Ranks that hold the other rows of `weight`; None: this rank holds all.
         dp_group: Ranks whose tokens compete under `dp_microbatch`; None: this rank alone.
         sequence_parallel: Whether `hidden` is this rank's part of the sequence; needs `tp_group`.
-        main_grad: float32 [V / tp, D], to which the gradient of `weight` is added, as Megatron's gradient accumulation
-            fusion does; autograd gets a dummy where `weight.grad_added_to_main_grad` exists, which is set.
+        main_grad: float32 [V / tp, D], to which Megatron's way adds the gradient of `weight`; autograd gets a dummy.
         cache: `triton` alone: bytes in which the forward pass may keep exponentials in bf16, so that the backward pass
             need not compute these logits again; relative error of a probability about 2^-9. Not with `softcap` or `kl_weight`.
         softcap: c, if logits are c * tanh(z / c) (Gemma 2, arXiv 2408.00118, section 2).
