@@ -10,7 +10,11 @@ from perdure.pipeline.core.errors import PerdureError, Problem
 from perdure.pipeline.core.hints import missing, near
 from perdure.pipeline.evaluate.harness import task_names
 from perdure.pipeline.evaluate.probes import Mistake, parse_probes
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.plan.domains import source_of
+from perdure.pipeline.plan.forecast import expected_mixture
+from perdure.pipeline.plan.lineage import ancestors
+from perdure.pipeline.plan.mixture import members
+from perdure.pipeline.recipe import Forget, Recipe
 
 Problems = Iterator[Problem]
 
@@ -74,4 +78,32 @@ def wandb(recipe: Recipe) -> Problems:
         yield Problem("logging.wandb", None, "needs Weights & Biases: install `perdure[wandb]`", absent=True)
 
 
-CHECKS = (probes, harness, wandb)
+def exact(recipe: Recipe) -> Problems:
+    """Checks that exact references are versions that read nothing of a source, and that somebody is to forget it."""
+    objectives = [version.objective for version in recipe.versions.values()]
+    forgotten = {source_of(each.source) for each in objectives if isinstance(each, Forget)}
+    for source, name in recipe.evaluation.exact.items():
+        where = f"evaluation.exact.{source}"
+        if source not in forgotten:
+            yield Problem(
+                where,
+                source,
+                "no version forgets it; should name the source of an `objective: {type: forget}`",
+            )
+        elif name not in recipe.versions:
+            yield Problem(where, name, f"no such version{near(name, recipe.versions)}")
+        elif source in {source_of(key.removeprefix("replay/")) for key in _read(recipe, name)}:
+            yield Problem(
+                where, name, f"it, or what it comes from, reads `{source}`; should be one that never did"
+            )
+
+
+def _read(recipe: Recipe, name: str) -> set[str]:
+    """Places in the mixtures of a version and its ancestors."""
+    found: set[str] = set()
+    for each in [name, *(ancestor for ancestor, _ in ancestors(recipe, name))]:
+        found |= members(expected_mixture(recipe, each)).keys()
+    return found
+
+
+CHECKS = (probes, harness, wandb, exact)

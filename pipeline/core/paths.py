@@ -105,6 +105,11 @@ class RunPaths:
         return self.directory / "contamination.json"
 
     @property
+    def forgotten(self) -> Path:
+        """JSON with what versions know of forgotten documents."""
+        return self.directory / "forgotten.json"
+
+    @property
     def lineage(self) -> Path:
         """JSON with each version's parent and tokens."""
         return self.directory / "lineage.json"

@@ -123,6 +123,7 @@ class Report(Metrics):
         harness: Scores of lm-evaluation-harness by version.
         harness_initial: Those of the initial model.
         harness_change: Their changes.
+        forgotten: By source that was to be forgotten, what versions know of it (`run/forgetting.py`); None if none was.
         measured: What identifies the held-out text and probes, see `perdure.pipeline.evaluate.record`.
         unmeasured: Finished versions that were not measured on these, and have no losses here.
         edited: By version, how today's recipe differs from the one that it was made by.
@@ -162,6 +163,7 @@ class Report(Metrics):
     harness: dict[str, dict[str, Any]] | None
     harness_initial: dict[str, Any] | None
     harness_change: dict[str, dict[str, Any]]
+    forgotten: dict[str, dict[str, Any]] | None
     measured: MeasuredOn
     unmeasured: list[str]
     edited: dict[str, list[str]]

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from perdure.pipeline.recipe.periods import period
-from perdure.pipeline.recipe.section import Positive, Section
+from perdure.pipeline.recipe.section import Name, Positive, Section
 
 
 class Contamination(Section):
@@ -45,6 +45,10 @@ class Evaluation(Section):
     """Looks for held-out documents and probes in the training shards; null does not."""
     harness: Harness | None = None
     """Other tools' tasks on the exports."""
+
+    exact: dict[str, Name] = Field(default={}, exclude_if=lambda exact: not exact)
+    """By forgotten source (`objective: {type: forget}`), the version that was trained as the others were, but never read it:
+    the exact reference, which the report compares forgetting with. Default: none."""
 
     @field_validator("model_cutoff")
     @classmethod

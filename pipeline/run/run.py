@@ -37,6 +37,7 @@ from perdure.pipeline.plan.plan import Plan
 from perdure.pipeline.plan.planning import build_plan
 from perdure.pipeline.plan.withdrawn import without_words
 from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.run.forgetting import measure_forgetting
 from perdure.pipeline.run.scoring import score_what_is_read
 from perdure.pipeline.run.version_inputs import refuse_edited, refuse_other, version_inputs
 from perdure.pipeline.train import ranks
@@ -118,7 +119,7 @@ def evaluate(recipe: Recipe, recipe_path: Path, version: str | None, ranks: int 
 
 
 def _look_beyond(recipe: Recipe, data: dict[str, Path]) -> None:
-    """Measures leaks between probes and training text, and tasks of lm-evaluation-harness.
+    """Measures leaks between probes and training text, tasks of lm-evaluation-harness, and what was to be forgotten.
 
     It may take long, or fail, so that a report stands before.
     """
@@ -128,6 +129,7 @@ def _look_beyond(recipe: Recipe, data: dict[str, Path]) -> None:
     with disk_errors(recipe.directory):
         look_for_leaks(recipe, data, tokenizer_directory(recipe))
         run_harness(recipe)
+        measure_forgetting(recipe, data)
 
 
 @contextmanager

@@ -70,6 +70,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> Report:
     found = {
         "name": run.recipe.name,
         **_losses_and_metrics(run, losses),
+        "forgotten": read_optional(recipe.paths.forgotten),
         "measured": run.on,
         "unmeasured": unmeasured(run.recipe, run.on),
         "edited": _edited(run.recipes, recipe),

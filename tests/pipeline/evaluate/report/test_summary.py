@@ -188,6 +188,34 @@ def test_a_run_with_one_finished_version_still_reports(recipe, run):
     assert loss_table(report).splitlines()[8].split() == ["control", "base", "-", "-", "-"]
 
 
+def test_what_was_to_be_forgotten_has_a_table_of_its_own(recipe, run):
+    data = run(recipe, ["base"])
+    assert summarize(recipe, data)["forgotten"] is None
+    told = {
+        "loss": 4.25,
+        "heldout_loss": 4.5,
+        "ks_p": 0.0312,
+        "auc": 0.875,
+        "priv_leak": -75.0,
+        "utility": 0.4286,
+    }
+    unknown = dict.fromkeys(told) | {"loss": 4.5}
+    versions = {"base": told, "reference": unknown}
+    write_json(
+        recipe.paths.forgotten, {"clean": {"exact": "reference", "documents": 1234, "versions": versions}}
+    )
+    page = render_page(summarize(recipe, data))
+    table = page.partition("What was to be forgotten</h2>")[2].partition("</section>")[0]
+    assert (
+        "clean, 1,234 documents" in table and 'reference <span class="muted">exact reference</span>' in table
+    )
+    cells = [cell.partition("<")[0] for cell in table.split('<td class="number">')[1:]]
+    assert cells[:6] == ["4.250", "4.500", "0.0312", "0.875", "-75.0", "0.4286"] and cells[6:8] == [
+        "4.500",
+        "",
+    ]
+
+
 def test_an_empty_run_still_reports(recipe):
     report = summarize(recipe, dict.fromkeys(recipe.sources))
     assert report["loss_matrix"] == [[None] * 3] * 5
