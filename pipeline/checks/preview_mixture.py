@@ -6,6 +6,7 @@ from rich.tree import Tree
 
 from perdure.pipeline.checks.packed import packed_words
 from perdure.pipeline.plan.domains import source_of
+from perdure.pipeline.plan.mixture import source_key
 from perdure.pipeline.plan.order import RANKED
 from perdure.pipeline.plan.parts import describe
 from perdure.pipeline.plan.withdrawn import without_words
@@ -36,6 +37,7 @@ def listed_some(words: list[str], most: int = LISTED) -> str:
 def mixture_tree(version: dict[str, Any], estimated: dict[str, bool]) -> Tree:
     """Every place in a mixture with what it takes, and what changes on the way."""
     tree = Tree("mixture")
+    plain = version["phases"][0]["plain"] if version["phases"] else []
     for part, share in (("new", 1 - version["replay_share"]), ("replay", version["replay_share"])):
         members = [member for member in version["mixture"] if member["part"] == part]
         if not members:
@@ -69,6 +71,7 @@ def mixture_tree(version: dict[str, Any], estimated: dict[str, bool]) -> Tree:
             branch.add(
                 f"{member['source']} {member['share']:.1%}, {member['tokens']:,} tokens{times}, {order}"
                 + packed_words(member["packed"])
+                + (", without prefix" if source_key(member["source"], part == "replay") in plain else "")
                 + without_words(member["withdrawn"])
             )
         if len(members) > LISTED:
