@@ -82,6 +82,7 @@ def write_inputs(directory: Path) -> None:
     ]
     for row in rows:
         asked, answered = row["text"][:30], row["text"][30:]
+        row["date"] = f"{2022 + int(row['id']) % 3}-{1 + int(row['id']) % 12:02d}"
         row["messages"] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     (directory / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (directory / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[::-1]))

@@ -235,9 +235,9 @@ def _problem(detail: Any, tree: dict, model: type[BaseModel]) -> Problem:
     if kind == "extra_forbidden":
         return Problem(name, value, f"{UNKNOWN_FIELD}{belongs(path, model)}")
     if kind == "union_tag_invalid":
-        return Problem(
-            f"{name}.type", value.get("type"), f"should be one of {detail['ctx']['expected_tags']}"
-        )
+        # What a version inherits does not stand in the recipe under its name.
+        tag = value.get("type") if isinstance(value, dict) else detail["ctx"]["tag"]
+        return Problem(f"{name}.type", tag, f"should be one of {detail['ctx']['expected_tags']}")
     if kind == "union_tag_not_found":
         return Problem(f"{name}.type", None, "required: names the kind of this section")
     if kind == "string_pattern_mismatch":

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.pipeline.recipe import RecipeSource, load_recipe
-from perdure.pipeline.recipe.load import read_tree
+from perdure.pipeline.recipe.load import read_tree, structural_problems
 from tests.pipeline.recipe.written import refused, write
 
 
@@ -183,3 +183,13 @@ def test_unreadable_files_are_refused(tmp_path):
 @pytest.mark.parametrize("override", ["training.seq_length", "=3", "training.seq_length=[1"])
 def test_malformed_overrides_are_refused(tmp_path, tree, override):
     assert "should" in refused(write(tmp_path / "r.yaml", tree), override)[0].remedy
+
+
+def test_a_mistake_that_a_merge_inherits_is_told_in_words(tree):
+    versions = tree["versions"]
+    versions["v1"]["schedule"] = {"type": "cosinus"}
+    versions["merged"] = {"start": {"type": "merge", "weights": {"v1": 1.0}}, "tokens": 0}
+    found = {problem.path: problem for problem in structural_problems(tree)}
+    for name in ("v1", "merged"):
+        problem = found[f"versions.{name}.schedule.type"]
+        assert problem.value == "cosinus" and problem.remedy.startswith("should be one of")
