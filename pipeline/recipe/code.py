@@ -1,6 +1,6 @@
 """Fields of sources of code: documents to be filled in the middle, and repositories as documents."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -27,16 +27,11 @@ class FillInTheMiddle(Section):
     `deepseek` (DeepSeek-Coder) or `qwen` (Qwen2.5-Coder), or three strings; a fourth is put behind the middle, as CodeLlama
     does with `<EOT>`. Each should be an added token of the tokenizer; one that is trained here gets them."""
 
-    @field_validator("sentinels")
+    @field_validator("sentinels", mode="before")
     @classmethod
-    def _three_or_four(cls, sentinels: "Convention | tuple[str, ...]") -> "Convention | tuple[str, ...]":
-        if isinstance(sentinels, tuple) and (
-            len(sentinels) not in (3, 4) or len({*sentinels}) < len(sentinels)
-        ):
-            raise ValueError(
-                "should be `starcoder`, `deepseek`, `qwen`, or a list of three or four different strings"
-            )
-        return sentinels
+    def _three_or_four(cls, sentinels: Any) -> Any:
+        """A family's name, or strings."""
+        return _sentinels(sentinels, get_args(Convention), (3, 4))
 
 
 class Repository(Section):
@@ -56,3 +51,24 @@ class Repository(Section):
     """What stands before a repository's name and before a file: the tokens and line ends of a family of models (`starcoder`:
     StarCoder2; `qwen`: Qwen2.5-Coder), or two strings. Default: the family that `fim` names. Each should be an added token of
     the tokenizer; one that is trained here gets them."""
+
+    @field_validator("sentinels", mode="before")
+    @classmethod
+    def _two(cls, sentinels: Any) -> Any:
+        """A family's name, or strings."""
+        return None if sentinels is None else _sentinels(sentinels, ("starcoder", "qwen"), (2,))
+
+
+def _sentinels(found: Any, families: tuple[str, ...], numbers: tuple[int, ...]) -> Any:
+    """What a recipe names between texts; one message says all that it may be.
+
+    Raises:
+        ValueError: If it is neither a family nor a list of so many different strings.
+    """
+    strings = isinstance(found, list | tuple) and all(isinstance(token, str) for token in found)
+    if strings and len(found) in numbers and len({*found}) == len(found) and min(map(len, found)) > 1:
+        return tuple(found)
+    if isinstance(found, str) and found in families:
+        return found
+    names, count = ", ".join(f"`{name}`" for name in families), " or ".join(map(str, numbers))
+    raise ValueError(f"should be {names}, or a list of {count} different strings of at least two characters")

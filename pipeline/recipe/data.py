@@ -258,7 +258,7 @@ class TrainedTokenizer(ChatTokenizer):
 
     type: Literal["train"]
     vocab_size: Annotated[Size, Field(ge=300)]
-    """Number of tokens, the separator `<|endoftext|>` and the sentinels of sources with `fim` included."""
+    """Number of tokens, the separator `<|endoftext|>` and the sentinels of `fim` and `repository` included."""
     sources: Annotated[list[str], Field(min_length=1)]
     """Names of the sources to train on."""
     sample_words: Positive = 200_000_000

@@ -48,10 +48,16 @@ def test_conversations_are_not_filled_in():
     assert "leave it out" in found(chats, f"{FIM}={{rate: 0.5}}")[FIM][1]
 
 
-@pytest.mark.parametrize("sentinels", ["codex", "[<a>, <b>]", "[<a>, <b>, <b>]"])
+@pytest.mark.parametrize(
+    "sentinels", ["codex", "[<a>, <b>]", "[<a>, <b>, <b>]", "[<a>, <b>, x]", "3", "[1, 2, 3]"]
+)
 def test_what_sentinels_can_be(sentinels):
     told = found(f"{FIM}={{sentinels: {sentinels}}}")
-    assert any(path.startswith(f"{FIM}.sentinels") for path in told), told
+    assert set(told) == {f"{FIM}.sentinels"}  # one line
+    assert "`qwen`, or a list of 3 or 4 different strings" in told[f"{FIM}.sentinels"][1]
+    if sentinels != "[<a>, <b>]":
+        told = found(f"sources.code.repository={{sentinels: {sentinels}}}")
+        assert "`qwen`, or a list of 2 different" in told["sources.code.repository.sentinels"][1]
 
 
 ROWS = "sources.code.reader={type: jsonl, path: x, repository_field: repo, path_field: path}"
