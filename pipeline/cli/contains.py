@@ -99,7 +99,8 @@ def _reads_words(reads: dict[str, dict[str, Any]]) -> str:
         steps = f"step {each['first_step']:,}"
         if each["last_step"] != each["first_step"]:
             steps = f"steps {each['first_step']:,} to {each['last_step']:,}"
-        words.append(f"{each['samples']:,} samples of {place} ({steps})")
+        samples = "1 sample" if each["samples"] == 1 else f"{each['samples']:,} samples"
+        words.append(f"{samples} of {place} ({steps})")
     return f"read it in {', '.join(words)}"
 
 

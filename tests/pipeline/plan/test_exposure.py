@@ -139,7 +139,7 @@ def test_withdrawn_documents_are_read_by_ancestors_alone(run, capsys):
     assert lines[0].startswith(f"a {IDS[1]}, ")
     told = dict(line.split(": ", 1) for line in lines[1:])
     assert told["clean"] == told["aside"] == "did not read it, nor did its ancestors"
-    assert told["base"].startswith("read it in ") and "samples of a (step" in told["base"]
+    assert told["base"].startswith("read it in ") and " of a (step" in told["base"]
     assert told["last"].startswith("did not read it; the last that had not, before base did: ")
 
 
