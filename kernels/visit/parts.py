@@ -1,4 +1,7 @@
-"""The parts of a visit, most valuable first: what each asks, how it is run, and how long it may take."""
+"""The parts of a visit, most valuable first: what each asks, how it is run, and how long it may take.
+
+Limits are for what hangs. Those of the first eight fit into a visit's time together; each later part gets what is left.
+"""
 
 import sys
 from dataclasses import dataclass, field

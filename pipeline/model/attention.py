@@ -29,16 +29,7 @@ class CoreAttention(torch.nn.Module):
     layer, for queries and for keys.
     """
 
-    def __init__(
-        self,
-        config: TransformerConfig,
-        layer_number,
-        attn_mask_type,
-        attention_type,
-        rotary_base: float,
-        rotary_scaling: Llama3Scaling | None,
-        **_kwargs,
-    ):
+    def __init__(self, rotary_base: float, rotary_scaling: Llama3Scaling | None, **_of_megatron):
         super().__init__()
         self.rotary = rotary_base, rotary_scaling
 
@@ -69,52 +60,40 @@ class CoreAttention(torch.nn.Module):
         assert attention_bias is None and packed_seq_params is None
         cosine, sine = rotary_angles(query.shape[0], query.shape[-1], *self.rotary, query.device, query.dtype)
         query, key = rotary(query, cosine, sine), rotary(key, cosine, sine)
-        if attention_mask is not None:
-            length, batch = query.shape[:2]
-            query, key, value = (x.transpose(0, 1).flatten(0, 1) for x in (query, key, value))
-            context = document_attention(query, key, value, attention_mask)
-            return context.view(batch, length, -1).transpose(0, 1)
+        if attention_mask is None:
+            return self.causal(query, key, value)
+        length, batch = query.shape[:2]
+        query, key, value = (x.transpose(0, 1).flatten(0, 1) for x in (query, key, value))
+        context = self.inside_documents(query, key, value, attention_mask)
+        return context.view(batch, length, -1).transpose(0, 1)
+
+    def causal(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention to all that came before: rotated, and shaped as for `forward`."""
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         context = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
         return context.permute(2, 0, 1, 3).flatten(2)
 
+    def inside_documents(self, query: Tensor, key: Tensor, value: Tensor, documents: Documents) -> Tensor:
+        """The same inside of documents: rotated, sequences one after another, [tokens, heads, head_dim]."""
+        return document_attention(query, key, value, documents)
 
-class TransformerEngineAttention(torch.nn.Module):
+
+class TransformerEngineAttention(CoreAttention):
     """`CoreAttention` by Transformer Engine's DotProductAttention, through Megatron's wrapper; it chooses among its own
     backends."""
 
-    def __init__(
-        self,
-        config: TransformerConfig,
-        layer_number,
-        attn_mask_type,
-        attention_type,
-        rotary_base: float,
-        rotary_scaling: Llama3Scaling | None,
-        **kwargs,
-    ):
-        super().__init__()
-        self.rotary = rotary_base, rotary_scaling
-        self.core = TEDotProductAttention(config, layer_number, AttnMaskType.causal, attention_type, **kwargs)
+    def __init__(self, config: TransformerConfig, layer_number: int, attention_type: str, **kwargs):
+        super().__init__(kwargs.pop("rotary_base"), kwargs.pop("rotary_scaling"))
+        kwargs["attn_mask_type"] = AttnMaskType.causal
+        self.core = TEDotProductAttention(config, layer_number, attention_type=attention_type, **kwargs)
 
-    def forward(
-        self,
-        query,
-        key,
-        value,
-        attention_mask: Documents | None = None,
-        attn_mask_type=None,
-        attention_bias=None,
-        packed_seq_params=None,
-    ):
-        """As `CoreAttention.forward`; documents are told as the lengths of one packed sequence (`thd`)."""
-        assert attention_bias is None and packed_seq_params is None
-        cosine, sine = rotary_angles(query.shape[0], query.shape[-1], *self.rotary, query.device, query.dtype)
-        query, key = rotary(query, cosine, sine), rotary(key, cosine, sine)
-        if attention_mask is None:
-            return self.core(query, key, value, None, AttnMaskType.causal)
-        length, batch = query.shape[:2]
-        ends, longest = attention_mask.ends, max(attention_mask.lengths)
+    def causal(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """As `CoreAttention.causal`."""
+        return self.core(query, key, value, None, AttnMaskType.causal)
+
+    def inside_documents(self, query: Tensor, key: Tensor, value: Tensor, documents: Documents) -> Tensor:
+        """As `CoreAttention.inside_documents`; they are told as the lengths of one packed sequence (`thd`)."""
+        ends, longest = documents.ends, max(documents.lengths)
         packed = PackedSeqParams(
             qkv_format="thd",
             cu_seqlens_q=ends,
@@ -122,9 +101,7 @@ class TransformerEngineAttention(torch.nn.Module):
             max_seqlen_q=longest,
             max_seqlen_kv=longest,
         )
-        query, key, value = (x.transpose(0, 1).flatten(0, 1) for x in (query, key, value))
-        context = self.core(query, key, value, None, AttnMaskType.causal, packed_seq_params=packed)
-        return context.view(batch, length, -1).transpose(0, 1)
+        return self.core(query, key, value, None, AttnMaskType.causal, packed_seq_params=packed)
 
 
 def document_attention(query: Tensor, key: Tensor, value: Tensor, documents: Documents) -> Tensor:

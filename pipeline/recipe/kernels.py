@@ -19,7 +19,8 @@ class FP8(Section):
 
     recipe: Literal["delayed", "current", "mxfp8"]
     """Where scales come from. `delayed`: one a tensor, from the largest values of the last 1024 steps (E4M3 forward, E5M2
-    backward; Micikevicius et al. 2022, arXiv 2209.05433); no checkpoint holds those, so it takes `deterministic: false`.
+    backward; Micikevicius et al. 2022, arXiv 2209.05433); no checkpoint holds those, so it takes `deterministic: false`, and a
+    start from a checkpoint warns that they begin anew.
     `current`: one a tensor, of the tensor itself (Megatron's `tensorwise`). `mxfp8`: one for every 32 values (E4M3; the OCP's
     microscaling formats), on GPUs of compute capability 10."""
     first_last_layers_bf16: bool = True

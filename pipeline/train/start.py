@@ -158,11 +158,17 @@ def adopt_layout(recipe: Recipe, name: str, state: TrainState) -> TrainState:
 
 
 def adopt_kernels(choices: Choices, state: TrainState) -> TrainState:
-    """The state of a checkpoint with what computes from here on; rank 0 warns if something else computed before.
+    """The state of a checkpoint with what computes from here on; rank 0 warns if something else computed before, and if
+    something of what computes is not in the checkpoint.
 
     Old checkpoints do not say what computed.
     """
     now, recorded = {"step": state.step, **choices.as_json()}, state.kernels or []
+    if state.step and choices.fp8 and choices.fp8["recipe"] == "delayed" and dist.get_rank() == 0:
+        logger.warning(
+            "kernels.fp8.recipe delayed: its scales are in no checkpoint and begin anew, so from here on this is not bit for "
+            "bit what a run without interruption would be"
+        )
     if recorded and (changes := changed_kernels(recorded[-1], now)):
         if dist.get_rank() == 0:
             logger.warning(

@@ -11,11 +11,13 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent / "engine"), str(Path(__file__).parents[1])]
 
 
-def train(directory: str, steps: int) -> dict:
-    """As `pretended_ranks.train`: what steps came to, and what was called of Transformer Engine."""
-    from gpu import pretended_ranks
+def train(directory: str, steps: int, capability: tuple[int, int] = (9, 0)) -> dict:
+    """As `pretended_ranks.train`, on a GPU of a compute capability: what steps came to, and what was called of Transformer
+    Engine."""
+    from gpu import machine, pretended_ranks
     from transformer_engine.pytorch import CALLS
 
+    machine.CAPABILITY = tuple(capability)
     return {"steps": pretended_ranks.train(directory, True, steps), "calls": CALLS}
 
 

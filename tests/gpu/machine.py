@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-GPUS = 8
+GPUS, CAPABILITY = 8, (9, 0)
 NAME = "NVIDIA H100 80GB HBM3"
 
 
@@ -93,7 +93,7 @@ def install_cuda() -> None:
     def nothing(*_args, **_kwargs):
         return None
 
-    cuda, properties = torch.cuda, types.SimpleNamespace(name=NAME, major=9, minor=0)
+    cuda, properties = torch.cuda, types.SimpleNamespace(name=NAME, major=CAPABILITY[0], minor=CAPABILITY[1])
     properties.multi_processor_count, properties.total_memory = 132, 80 << 30
     state = torch.get_rng_state()
     answers: dict[str, Any] = {
@@ -102,7 +102,7 @@ def install_cuda() -> None:
         "is_current_stream_capturing": False,
         "device_count": GPUS,
         "get_device_name": NAME,
-        "get_device_capability": (9, 0),
+        "get_device_capability": CAPABILITY,
         "get_device_properties": properties,
         "memory_allocated": 0,
         "max_memory_allocated": 0,

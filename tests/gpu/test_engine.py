@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from gpu.layouts import SEQUENCE, prepared
+from gpu.layouts import SEQUENCE, TENSORS, prepared
 from gpu.outcome import cut_back, mean_loss, weights
 from support import on_rank, start_ranks
 
@@ -73,6 +73,36 @@ def require_calls(calls: list[dict], fp8: bool) -> None:
             if fp8:  # Megatron says so only then
                 first = number % 2 == 0 and place < layers
                 assert {call["first"] for call in linears} == {first}
+
+
+DELAYED = {"recipe": "delayed", "first_last_layers_bf16": False}
+SHARED = {"amax_history_len": 1024, "amax_compute_algo": "max", "format": "HYBRID", "ranks": 2}
+BLOCKS = {"amax_history_len": None, "amax_compute_algo": None, "format": "E4M3", "ranks": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "capability", "name", "scales", "layers", "autocasts"),
+    [
+        # One FP8 context around all layers, since the real one updates scales as it ends; both ranks share largest values.
+        (TENSORS | {"kernels__fp8": DELAYED}, (9, 0), "TEDelayedScaling", SHARED, range(4), 1),
+        ({"kernels__fp8": {"recipe": "mxfp8"}}, (10, 0), "MXFP8BlockScaling", BLOCKS, (1, 2), 2),
+    ],
+    ids=["delayed", "mxfp8"],
+)
+def test_scales_of_fp8_reach_transformer_engine(
+    tmp_path, changes, capability, name, scales, layers, autocasts
+):
+    chosen = {f"kernels__{key}": value for key, value in ENGINE.items()} | {"kernels__deterministic": False}
+    version, ranks = prepared(tmp_path, chosen | changes | {"model__num_layers": 4})
+    for found in on_rank("train", version, 1, capability, script=THEIRS, ranks=ranks):
+        linears = [call for call in found["calls"] if call["module"] != "TEDotProductAttention"]
+        assert len(linears) == 2 * 4 * (len(LAYER) - 1)  # two micro-batches
+        for place, call in enumerate(linears):
+            inside = place // (len(LAYER) - 1) % 4 in layers
+            assert call["fp8"] == (name if inside else None)
+            assert call["scales"] == (scales if inside else None)
+        assert len({call["autocast"] for call in linears if call["fp8"]}) == 2 * autocasts
 
 
 def attentions(calls: list[dict]) -> list[dict]:

@@ -12,12 +12,11 @@ from support import on_rank, start_ranks
 from tiny import prepare_version, tiny_recipe
 
 from perdure.pipeline.model.huggingface import weights_hash, weights_reader
+from tests.pipeline.train.plain_layouts import DISTRIBUTED, LAYOUTS
 
 pytestmark = pytest.mark.slow
 
 STEPS, DECAY = 8, 0.75
-DISTRIBUTED = {"data_parallel": 2, "distributed_optimizer": True}
-LAYOUTS = {"one": {}, "tp2": {"tensor_parallel": 2}, "pp2": {"pipeline_parallel": 2}, "dp2": DISTRIBUTED}
 WEIGHTS = [[2, 0.5], [4, 0.125], [6, 0.25], [8, 0.125]]
 
 
@@ -41,13 +40,13 @@ def trained(request, tmp_path_factory):
 on_averaging_rank = partial(on_rank, script="averaging_ranks.py")
 
 
-def averaged(version, to, weights, shape="uniform", layout="one"):
+def averaged(version, to, weights, shape="uniform", layout="tp1"):
     """The export of an average under a layout."""
     (place := to / layout).mkdir()
     tree = yaml.safe_load((version / "recipe.yaml").read_text()) | {"parallel": LAYOUTS[layout]}
     (place / "recipe.yaml").write_text(yaml.safe_dump(tree))
     shutil.copy(version / "inputs.json", place)
-    ranks = 1 if layout == "one" else 2
+    ranks = 1 if layout == "tp1" else 2
     on_averaging_rank("export_average", place, version, weights, shape, place / "hf", ranks=ranks)
     return place / "hf"
 
@@ -64,7 +63,7 @@ def test_the_average_is_the_sum_of_the_fp32_weights_under_every_layout(trained, 
     )
     expected = load_file(tmp_path / "expected.safetensors")
     exports = {layout: averaged(version, tmp_path, WEIGHTS, layout=layout) for layout in LAYOUTS}
-    found = weights_reader(exports["one"])
+    found = weights_reader(exports["tp1"])
     for name, tensor in expected.items():
         assert torch.equal(found(name), tensor.to(found(name).dtype)), name
     assert len(expected) == 10
@@ -76,7 +75,7 @@ def test_one_checkpoint_is_its_export_bit_for_bit(trained, tmp_path):
     version, _ = trained
     result = perdure("export", version.parents[1], "v1", "--step", 4, "--to", tmp_path / "four")
     assert result.returncode == 0, result.stderr
-    for layout in ("one", "tp2"):
+    for layout in ("tp1", "tp2"):
         one = averaged(version, tmp_path, [[4, 1.0]], layout=layout)
         assert weights_hash(one) == weights_hash(tmp_path / "four")
         assert (one / "config.json").read_bytes() == (tmp_path / "four" / "config.json").read_bytes()

@@ -10,6 +10,7 @@ from tiny import prepare_version, random_data, random_documents, tiny_recipe, wr
 
 from perdure.pipeline.core.files import read_json
 from perdure.pipeline.model.layout import layout_of
+from tests.pipeline.train.plain_layouts import LAYOUTS
 
 pytestmark = pytest.mark.slow
 
@@ -24,12 +25,6 @@ CHANGES = {
         "replay": {"share": 0.5, "sources": {"b": {}}},
         "max_repetition": 100,
     },
-}
-LAYOUTS = {
-    "tp1": {},
-    "tp2": {"tensor_parallel": 2},
-    "pp2": {"pipeline_parallel": 2},
-    "dp2": {"data_parallel": 2, "distributed_optimizer": True},
 }
 
 

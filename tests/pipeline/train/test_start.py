@@ -1,5 +1,7 @@
 """What a run says as it begins."""
 
+from dataclasses import replace
+
 import pytest
 from tiny import tiny_recipe
 
@@ -60,3 +62,13 @@ def test_what_computes_is_kept_and_a_change_is_told(said, monkeypatch):
     )
     assert state_of_json(new.as_json()) == new
     assert new.rolled_back(old).kernels == new.kernels
+
+
+def test_each_start_from_a_checkpoint_says_that_delayed_scales_begin_anew(said, monkeypatch):
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    delayed = replace(OTHER, fp8=EIGHT_BITS | {"recipe": "delayed"}, deterministic=False)
+    fresh = adopt_kernels(delayed, TrainState(step=0))
+    assert said == []
+    adopt_kernels(delayed, replace(fresh, step=5))
+    (line,) = said
+    assert "delayed: its scales are in no checkpoint and begin anew" in line

@@ -8,9 +8,11 @@ import torch
 
 
 class FP8GlobalStateManager:
-    """What `fp8_autocast` sets."""
+    """What `fp8_autocast` sets; `entered`: how often it was, `group`: ranks that share their largest values."""
 
     recipe: Any = None
+    group: Any = None
+    entered = 0
 
     @classmethod
     def is_fp8_enabled(cls) -> bool:
@@ -40,10 +42,12 @@ def fp8_autocast(
     enabled=True, calibrating=False, fp8_recipe=None, fp8_group=None, _graph=False
 ) -> Iterator[None]:
     """FP8 inside of it, by a recipe."""
-    before = FP8GlobalStateManager.recipe
-    FP8GlobalStateManager.recipe = fp8_recipe if enabled else None
+    state = FP8GlobalStateManager
+    before = state.recipe, state.group
+    state.recipe, state.group = (fp8_recipe, fp8_group) if enabled else (None, None)
+    state.entered += enabled
     yield
-    FP8GlobalStateManager.recipe = before
+    state.recipe, state.group = before
 
 
 @contextmanager

@@ -82,11 +82,16 @@ class Linear(Base):
         """[sequence, batch, in] -> [sequence, batch, out], with the collectives of its kind."""
         from megatron.core.tensor_parallel import mappings  # which imports this package
 
-        recipe = FP8GlobalStateManager.get_fp8_recipe()
+        recipe, group = FP8GlobalStateManager.get_fp8_recipe(), FP8GlobalStateManager.group
+        told = {name: getattr(recipe, name, None) for name in ("amax_history_len", "amax_compute_algo")}
+        if recipe:
+            told |= {"format": recipe.fp8_format.name, "ranks": group and group.size()}
         CALLS.append(
             {
                 "module": type(self).__name__,
                 "fp8": recipe and type(recipe).__name__,
+                "scales": told if recipe else None,
+                "autocast": FP8GlobalStateManager.entered,
                 "first": is_first_microbatch,
                 "grad": torch.is_grad_enabled(),
                 "tokens": x.shape[0] * x.shape[1],
