@@ -99,7 +99,7 @@ def selective_linear_cross_entropy(
         tp_group: Ranks that hold the other rows of `weight`; None: this rank holds all.
         dp_group: Ranks whose tokens compete under `dp_microbatch`; None: this rank alone.
         sequence_parallel: Whether `hidden` is this rank's part of the sequence; needs `tp_group`.
-        main_grad: float32 [V / tp, D], to which Megatron's way adds the gradient of `weight`; autograd gets a dummy.
+        main_grad: float32 [V / tp, D], to which the gradient of `weight` is added; autograd gets a dummy, as Megatron has it.
         cache: `triton` alone: bytes in which the forward pass may keep exponentials in bf16, so that the backward pass
             need not compute these logits again; relative error of a probability about 2^-9. Not with `softcap` or `kl_weight`.
         softcap: c, if logits are c * tanh(z / c) (Gemma 2, arXiv 2408.00118, section 2).
