@@ -1,11 +1,14 @@
 """Checks of sources of conversations: their first messages, the chat template, and what cannot be done to them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from perdure.pipeline.core.errors import PerdureError, Problem
 from perdure.pipeline.data.chat import PROBE, ChatTemplate, read_template, render, special_tokens
+from perdure.pipeline.data.pairs import render_pair
 from perdure.pipeline.data.read.conversations import REASONS, conversation_of
+from perdure.pipeline.data.read.pairs import PLAIN, pair_of
+from perdure.pipeline.data.read.pairs import REASONS as PAIR_REASONS
 from perdure.pipeline.data.read.rows import first_values
 from perdure.pipeline.data.tokenizer.directory import read_tokenizer
 from perdure.pipeline.plan.domains import source_of
@@ -37,7 +40,7 @@ REWRITES = {
 
 
 def conversations(recipe: Recipe) -> Problems:
-    """Checks sources of conversations: the first of each file, what renders them, and their cleaning steps."""
+    """Checks sources of conversations and pairs: the first of each file, what renders them, and their cleaning steps."""
     sources = {name: source for name, source in recipe.sources.items() if source.has_conversations}
     if not sources:
         return
@@ -46,7 +49,8 @@ def conversations(recipe: Recipe) -> Problems:
         yield template
     for name, source in sources.items():
         assert isinstance(source.reader, RowsReader)
-        where, field = f"sources.{name}.reader.messages_field", source.reader.messages_field
+        option = "chosen_field" if source.has_pairs else "messages_field"
+        where, field = f"sources.{name}.reader.{option}", getattr(source.reader, option)
         found, wrong = _first(source)
         for number, step in enumerate(source.clean):
             if does := REWRITES.get(type(step)):
@@ -56,12 +60,13 @@ def conversations(recipe: Recipe) -> Problems:
             yield Problem(where, field, wrong)
             continue
         if isinstance(template, Problem):
-            if not template.path:
+            strings = source.has_pairs and all(each["messages"][0]["role"] == PLAIN for each in found)
+            if not (template.path or strings):
                 yield Problem(where, field, template.remedy)
             continue
         try:
             for conversation in found or [{"messages": PROBE}]:
-                render(template, conversation)
+                (render_pair if "rejected" in conversation else render)(template, conversation)
         except PerdureError as error:
             yield Problem(where, field, str(error))
         except ImportError:
@@ -69,17 +74,25 @@ def conversations(recipe: Recipe) -> Problems:
 
 
 def _first(source: Source) -> tuple[list[dict], str | None]:
-    """Conversations with which a source's files begin, and what is wrong with the first of them that is none."""
+    """Conversations, or pairs, with which a source's files begin, and what is wrong with the first of them that is none."""
     reader = source.reader
     if not isinstance(reader, JsonlReader | ParquetReader):
         return [], None
-    assert reader.messages_field is not None
+    fields: tuple[str | None, ...] = (reader.messages_field, reader.tools_field)
+    made: Callable[..., tuple[str, dict] | str] = conversation_of
+    reasons = REASONS
+    if source.has_pairs:
+        fields, made, reasons = (
+            (reader.prompt_field, reader.chosen_field, reader.rejected_field),
+            pair_of,
+            PAIR_REASONS,
+        )
     found = []
     try:
-        for place, row in first_values(reader, (reader.messages_field, reader.tools_field)):
-            conversation = conversation_of(*row)
+        for place, row in first_values(reader, fields):
+            conversation = made(*row)
             if isinstance(conversation, str):
-                return [], f"{place}: {REASONS[conversation]}"
+                return [], f"{place}: {reasons[conversation]}"
             found.append(conversation[1])
     except PerdureError:
         return [], None  # told already

@@ -32,6 +32,7 @@ def score_names(recipe: Recipe) -> Iterator[Problem]:
         selection = version.selection
         for field, model in (
             ("selection.reference", selection.reference if selection else None),
+            ("objective.reference", None if selection else version.scored_by),
             ("mixture.perplexity_model", version.mixture.perplexity_model),
         ):
             sources = {source_of(domain) for domain, _ in members(version.mixture).values()}

@@ -135,7 +135,7 @@ def _version(
         "lineage_tokens": (steps + steps_before(recipe, name)) * batch_tokens,
         "schedule": schedule.model_dump() | {"type": version.schedule.type},
         "learning_rate": [[step, learning_rate(schedule, step, steps)] for step in points],
-        "objective": version.objective.model_dump() if version.objective else None,
+        "objective": _objective(version),
         "selection": version.selection.model_dump() if version.selection else None,
         "anchor": version.anchor.model_dump() if version.anchor else None,
         "adapter": adapter_memory(recipe, version.adapter) if version.adapter else None,
@@ -239,3 +239,9 @@ def _layout(recipe: Recipe) -> dict[str, Any]:
         "micro_batches": layout.micro_batches(recipe.training),
         "ranks": [{"rank": rank} | layout.coordinates(rank)._asdict() for rank in range(layout.world_size)],
     }
+
+
+def _objective(version: Version) -> dict[str, Any] | None:
+    """A version's objective with the reference that it has by default."""
+    found = version.objective.model_dump() if version.objective else None
+    return found | {"reference": version.scored_by} if found and "reference" in found else found

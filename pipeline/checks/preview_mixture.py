@@ -127,5 +127,10 @@ def objective_words(objective: dict[str, Any]) -> str:
     """What a version learns in place of the next token of all text."""
     if objective["type"] == "forget":
         return f"forgets the documents of {objective['source']} by {objective['method']}, and retains the rest of the mixture"
+    if objective["type"] == "preference":
+        method, beta, reference = objective["method"].upper(), objective["beta"], objective["reference"]
+        words = f"learns from pairs by {method} with beta {beta:g} against {reference}"
+        weights = ", ".join(f"{weight:g} x {name}" for name, weight in objective["retain"].items())
+        return f"{words}; cross entropy beside it: {weights}" if weights else words
     turns = {"all": "turns", "last": "last turn of each conversation"}[objective["train_on"]]
     return f"instructed: trains on the assistant's {turns}"

@@ -60,7 +60,9 @@ def _fields(where: str, reader: JsonlReader | ParquetReader) -> Problems:
         return
     if fields is None:
         yield Problem(f"{where}.path", str(reader.path), "no JSON lines: should hold one object a line")
-    texts = ("messages_field", "tools_field") if reader.messages_field else ("text_field",)
+    texts = ["messages_field", "tools_field"] if reader.messages_field else ["text_field"]
+    if reader.chosen_field:
+        texts = ["prompt_field", "chosen_field", "rejected_field"]
     for option in (*texts, "repository_field", "path_field"):
         name = getattr(reader, option)
         if fields and name is not None and name not in fields:

@@ -28,16 +28,34 @@ REF_NATS_PER_UNIT = 1e-3
 """Sidecars hold milli-nats in uint16."""
 REF_MAX_UNITS = 65534
 """Largest stored loss; larger ones are clipped."""
-NO_LABEL, LABEL, LAST_LABEL, PREFIX = 0, 1, 2, 3
+NO_LABEL, LABEL, LAST_LABEL, PREFIX, REJECTED_LABEL, REJECTED = 0, 1, 2, 3, 4, 5
 """Values of a label mask (`.mask`, uint8, a value a token): the token is read and not trained on; is trained on; the same, in a
-conversation's last assistant turn; belongs to the prefix of a document, which can be left out, and is not trained on."""
+conversation's last assistant turn; belongs to the prefix of a document, which can be left out, and is not trained on. A pair of
+answers is a document of two halves, each with the prompt before it and a separator behind: after the chosen one's, which has
+the values above, tokens of the rejected answer, and others of its half."""
 REF_MISSING = 65535
 """Stored where the reference gave no finite loss; such tokens are never selected."""
 
 
 def are_labels(mask: np.ndarray) -> np.ndarray:
-    """Which tokens of a label mask count, bool."""
+    """Which tokens of a label mask count, bool; of pairs those of the chosen answers."""
     return (mask == LABEL) | (mask == LAST_LABEL)
+
+
+def label_sides(mask: np.ndarray, last_turn: bool = False) -> np.ndarray:
+    """Which tokens of a label mask are trained on, int8: 1, those of rejected answers -1, all others 0.
+
+    Args:
+        mask: uint8 [tokens].
+        last_turn: Whether only the last turn counts.
+    """
+    labels = mask == LAST_LABEL if last_turn else are_labels(mask)
+    return labels.astype(np.int8) - (mask == REJECTED_LABEL)
+
+
+def second_half(mask: np.ndarray) -> int:
+    """Where in a pair's label mask its rejected half begins; 0 in a mask of no pair."""
+    return int(np.argmax(mask >= REJECTED_LABEL)) if len(mask) else 0
 
 
 @dataclass(frozen=True)

@@ -93,15 +93,11 @@ def special_tokens(directory: Path) -> dict[str, str]:
 def load_template(directory: Path) -> ChatTemplate:
     """The chat template of a run's tokenizer.
 
-    Raises:
-        PerdureError: If it has none.
+    One that is missing is an empty text, which `render` refuses: pairs of strings need none.
     """
     from tokenizers import Tokenizer
 
-    if (found := read_template(directory)) is None:
-        raise PerdureError(
-            f"{directory}: the tokenizer has no chat template; name a file of one in `tokenizer.chat_template`"
-        )
+    found = read_template(directory) or (str(directory), "", "")
     added = Tokenizer.from_file(str(directory / "tokenizer.json")).get_added_tokens_decoder().values()
     spellings = tuple(token.content for token in added if token.special)
     name, text, with_tools = found
@@ -119,6 +115,10 @@ def render(template: ChatTemplate, conversation: dict[str, Any]) -> Rendered:
     Raises:
         PerdureError: If the template refuses it, or does not tell what of it is the assistant's.
     """
+    if not template.text:
+        raise PerdureError(
+            f"{template.name}: the tokenizer has no chat template; name a file of one in `tokenizer.chat_template`"
+        )
     messages, tools = conversation["messages"], conversation.get("tools")
     text = template.with_tools if tools else template.text
     answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
@@ -147,6 +147,11 @@ def render(template: ChatTemplate, conversation: dict[str, Any]) -> Rendered:
             )
         spans.append((len(before), len(before) + _turn_length(behind[len(before) :], template.spellings)))
     return Rendered(whole, tuple(spans), len(spans) - 1)
+
+
+def render_prompt(template: ChatTemplate, messages: list[dict]) -> str:
+    """Messages as they stand before an answer of the assistant's, without the header of its turn."""
+    return _render(template, template.text, messages, None)[0]
 
 
 def strings_of(template: ChatTemplate, conversation: dict[str, Any]) -> list[str]:

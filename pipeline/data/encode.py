@@ -11,6 +11,7 @@ from perdure.pipeline.core.shards import LABEL, PREFIX
 from perdure.pipeline.core.tokenizers import LoadedTokenizer
 from perdure.pipeline.data.chat import ChatTemplate, encode_chat, render, text_of_labels
 from perdure.pipeline.data.fim import Rendering, cut_apart
+from perdure.pipeline.data.pairs import encode_pair, render_pair
 from perdure.pipeline.data.read.conversations import CONVERSATION
 
 
@@ -25,6 +26,7 @@ class Encoded(NamedTuple):
         plain: Its first text that is tokenised as it stands, with the ids that the tokenizer gives for it and a separator
             behind them; None if there is no such text.
         has_sentinels: Whether its text has tokens that only stand between texts, whatever is done.
+        halves: Documents that it is to attention: two of a pair.
     """
 
     text: str
@@ -33,6 +35,7 @@ class Encoded(NamedTuple):
     num_bytes: int
     plain: tuple[str, list[int]] | None
     has_sentinels: bool = False
+    halves: int = 1
 
 
 def encode_texts(
@@ -79,12 +82,16 @@ def encode_texts(
 def encode_chats(
     tokenizer: LoadedTokenizer, documents: list[Document], template: ChatTemplate
 ) -> Iterator[Encoded]:
-    """Token ids of each conversation, as the template renders it, and the separator; with its labels."""
+    """Token ids of each conversation, or pair, as the template renders it, and the separator; with its labels."""
     eos = tokenizer.eos_id
     tokenizer.tokenizer.encode_special_tokens = False  # the template's own are tokens
     for document in documents:
+        conversation = document.metadata[CONVERSATION]
         try:
-            rendered = render(template, document.metadata[CONVERSATION])
+            if "rejected" in conversation:
+                yield _encode_pair(tokenizer, template, conversation)
+                continue
+            rendered = render(template, conversation)
         except PerdureError as error:
             raise PerdureError(f"document {document.id}: {error}") from None
         tokens, mask = encode_chat(rendered, tokenizer.tokenizer, eos, template.spellings)
@@ -111,3 +118,13 @@ def with_prefixes(
         before = [] if prefix is None else next(ids).ids
         mask = [PREFIX] * len(before) + [LABEL] * len(document.tokens)
         yield document._replace(tokens=[*before, *document.tokens], mask=mask)
+
+
+def _encode_pair(tokenizer: LoadedTokenizer, template: ChatTemplate, pair: dict) -> Encoded:
+    """A pair as it is written; its text, and bytes, are those of the prompt with the chosen answer."""
+    rendered = render_pair(template, pair)
+    half, second, mask = encode_pair(rendered, tokenizer.tokenizer, tokenizer.eos_id, template.spellings)
+    text = rendered[0].text
+    whole = [*half, tokenizer.eos_id] if text.endswith(template.special["eos_token"]) else half
+    num_bytes = len(text_of_labels(rendered[0], template.spellings).encode())
+    return Encoded(text, [*half, *second], mask, num_bytes, (text, whole), halves=2)

@@ -12,7 +12,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
 
-from perdure.pipeline.core.shards import NO_LABEL, PREFIX
+from perdure.pipeline.core.shards import LABEL, LAST_LABEL, PREFIX
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data.chat import ChatTemplate, load_template, strings_of
 from perdure.pipeline.data.cleaning.normalise import count_words, is_heldout, text_hash
@@ -143,7 +143,7 @@ class ShardWriter(PipelineStep):
                         text, ids = encoded.plain
                         sample.add(Document(text, document.id), digest, ids)
                     self.count(form)
-                    self.stat_update("separators", value=tokens.count(tokenizer.eos_id) - 1)
+                    self.stat_update("separators", value=tokens.count(tokenizer.eos_id) - encoded.halves)
                     num_bytes = encoded.num_bytes
                     language = document.metadata.get("language")
                     place = {"split": split, "shard": rank, "sequence": len(shards[split].sequence_lengths)}
@@ -191,7 +191,7 @@ class ShardWriter(PipelineStep):
     def count_mask(self, mask: list[int], split: str) -> None:
         """Counts the labels of a document, and whether it has a prefix."""
         before = mask.count(PREFIX)
-        self.stat_update(f"{split}_labels", value=len(mask) - mask.count(NO_LABEL) - before)
+        self.stat_update(f"{split}_labels", value=mask.count(LABEL) + mask.count(LAST_LABEL))
         if self.form.prefix is not None:
             self.stat_update("prefix_documents" if before else "prefix_without")
             self.stat_update("prefix_tokens", value=before)

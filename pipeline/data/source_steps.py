@@ -111,6 +111,8 @@ def make_shards(
     if source.prefix is not None:
         manifest |= {"label_mask": True, "prefix": source.prefix}
     manifest |= _between_texts(recipe, name, made.tokenizer)
+    if source.has_pairs:
+        manifest["pairs"] = True
     logger.info(f"tokenising {name}")
     tokenise_source(context, final, name, made, subset, source, exported, manifest)
     return final

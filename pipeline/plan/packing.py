@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.plan.domains import source_of
-from perdure.pipeline.recipe import Instruct, MixtureSource, Recipe
+from perdure.pipeline.recipe import Instruct, MixtureSource, Preference, Recipe
 
 Packing = tuple[str, str]
 """`packing` and `overlong` of a place in a mixture."""
@@ -64,10 +65,26 @@ def packing_of(recipe: Recipe, domain: str, member: MixtureSource) -> Packing | 
 
 
 def labels_of(recipe: Recipe, name: str, domain: str) -> str | None:
-    """`last` if the last turn alone counts of a source's conversations, in a version; None for all that its mask leaves."""
-    objective = recipe.versions[name].objective
-    chats = recipe.sources[source_of(domain)].has_conversations
-    return "last" if chats and isinstance(objective, Instruct) and objective.train_on == "last" else None
+    """What counts of a source's conversations in a version: `last`, the last turns alone; `pairs`, both answers; None: all that
+    its mask leaves."""
+    objective, source = recipe.versions[name].objective, recipe.sources[source_of(domain)]
+    if isinstance(objective, Preference):
+        return "pairs" if source.has_pairs else None
+    last = isinstance(objective, Instruct) and objective.train_on == "last"
+    return "last" if source.has_conversations and last else None
+
+
+def refuse_long(where: str, entry: dict, size: int) -> None:
+    """Refuses pairs that packing would drop where nobody asked for that.
+
+    Raises:
+        PerdureError: If there are some.
+    """
+    if dropped := entry["dropped_documents"]:
+        raise PerdureError(
+            f"{where}: {dropped:,} pairs are longer than training.seq_length = {size:,}, both answers with the prompt; raise "
+            f"it, or leave them out: `overlong: drop`"
+        )
 
 
 def next_fit(lengths: np.ndarray, size: int) -> np.ndarray:

@@ -29,7 +29,7 @@ from perdure.pipeline.plan.history import history_of_plan
 from perdure.pipeline.plan.lineage import continues_parent, switch_steps
 from perdure.pipeline.plan.mixture import is_replayed
 from perdure.pipeline.plan.order import RANKED, Order, count_documents, write_order
-from perdure.pipeline.plan.packing import Packed, Packing, labels_of, pack_order, packing_of
+from perdure.pipeline.plan.packing import Packed, Packing, labels_of, pack_order, packing_of, refuse_long
 from perdure.pipeline.plan.parts import build_part
 from perdure.pipeline.plan.permutation import hash_key, mix
 from perdure.pipeline.plan.plan import (
@@ -196,6 +196,8 @@ def _stream(
     if packing:
         entry |= dict(zip(("packing", "overlong"), packing))
         entry |= _packed(made, key, ordered, packing, recipe.training.seq_length)
+        if labels == "pairs" and not pool and not member.overlong:
+            refuse_long(f"version {name}: {domain}", entry, recipe.training.seq_length)
         if entry["samples_per_epoch"] == 0:
             raise PerdureError(
                 f"version {name}: no document of {domain} fits into training.seq_length = {recipe.training.seq_length:,}; "

@@ -25,20 +25,12 @@ from perdure.pipeline.recipe.code import FillInTheMiddle, Repository
 from perdure.pipeline.recipe.data import (
     DataStage,
     ExtendedTokenizer,
-    HuggingFaceReader,
     HuggingFaceTokenizer,
-    JsonlReader,
     LocalWorkers,
-    ParquetReader,
-    PythonCodeReader,
-    PythonDocsReader,
     RayTasks,
-    Reader,
-    RowsReader,
     SentencePieceTokenizer,
     SlurmArrays,
     Source,
-    TextReader,
     Tokenizer,
     TrainedTokenizer,
 )
@@ -67,7 +59,17 @@ from perdure.pipeline.recipe.load import (
 )
 from perdure.pipeline.recipe.logging import Logging, WeightsAndBiases
 from perdure.pipeline.recipe.mixture_sources import LowestPerplexity, MixtureSource
-from perdure.pipeline.recipe.objectives import Forget, Instruct
+from perdure.pipeline.recipe.objectives import Forget, Instruct, Preference
+from perdure.pipeline.recipe.readers import (
+    HuggingFaceReader,
+    JsonlReader,
+    ParquetReader,
+    PythonCodeReader,
+    PythonDocsReader,
+    Reader,
+    RowsReader,
+    TextReader,
+)
 from perdure.pipeline.recipe.root import Recipe
 from perdure.pipeline.recipe.schedules import (
     AutoregressiveSchedule,
@@ -162,6 +164,7 @@ __all__ = [
     "ParquetReader",
     "PersonalData",
     "Positive",
+    "Preference",
     "Projection",
     "PythonCodeReader",
     "PythonDocsReader",

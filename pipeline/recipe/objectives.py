@@ -1,10 +1,10 @@
-"""Fields of a version's objective: what it learns, if not the next token of all text."""
+"""What a version learns in place of the next token of all text: fields of `versions.<name>.objective`."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from perdure.pipeline.recipe.section import Section
+from perdure.pipeline.recipe.section import ModelName, Section
 
 
 class Instruct(Section):
@@ -52,4 +52,29 @@ class Forget(Section):
         return 0.125 if self.method == "simnpo" else 1.0
 
 
-Objective = Annotated[Instruct | Forget, Field(discriminator="type")]
+class Preference(Section):
+    """Learning from pairs of answers to a prompt, of which one is preferred, without a reward model and without sampling.
+
+    Each source of pairs has a reader with `chosen_field` and `rejected_field`. The loss is the mean over a batch's pairs,
+    plus for each source of `retain` its weight times the mean cross entropy of its labels, plus the mean cross entropy of
+    what is replayed. Needs `training.document_mask: true`.
+    """
+
+    type: Literal["preference"]
+    method: Literal["dpo", "ipo"] = "dpo"
+    """`dpo`: -log sigmoid(m), m = beta x (how much likelier the chosen answer has become than under the reference, minus the
+    same of the rejected one), log-likelihoods summed over an answer's tokens (Rafailov et al. 2023, arXiv 2305.18290). `ipo`:
+    (h - 1 / (2 beta))^2, h the same difference of log-likelihoods that are means over an answer's tokens (Azar et al. 2023,
+    arXiv 2310.12036, equation 17, as in `trl`): it stops where the difference is wide enough."""
+    beta: Annotated[float, Field(gt=0, le=1e6)] = 0.1
+    """How close the model stays to the reference: a large value keeps it near."""
+    reference: ModelName | None = None
+    """The model that likelihoods are compared with: an earlier version's name, or a Hugging Face directory (with a `/`). Its
+    losses are made once, by the scoring stage. Default: the parent of an update."""
+    retain: dict[str, Annotated[float, Field(ge=0, le=1e6)]] = Field(default_factory=dict)
+    """Weight of the mean cross entropy by name in `mixture.sources`, for every source that is not one of pairs: other prompts
+    with the parent's own answers, against what the pairs teach beyond what they are about. `{general: 0.2, near: 0.1}` is
+    that of C3PO (Stephan et al. 2024, arXiv 2402.10893): prompts of any kind, and such as are almost in the pairs' scope."""
+
+
+Objective = Annotated[Instruct | Forget | Preference, Field(discriminator="type")]

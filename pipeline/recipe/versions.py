@@ -10,7 +10,7 @@ from perdure.pipeline.recipe.averages import Average
 from perdure.pipeline.recipe.hooks import ElasticReset, Reptile
 from perdure.pipeline.recipe.keep import Keep
 from perdure.pipeline.recipe.mixture_sources import MixtureSource
-from perdure.pipeline.recipe.objectives import Forget, Objective
+from perdure.pipeline.recipe.objectives import Forget, Objective, Preference
 from perdure.pipeline.recipe.schedules import Schedule
 from perdure.pipeline.recipe.section import Budget, DocumentIds, ModelName, Positive, Section
 from perdure.pipeline.recipe.selection import Selection
@@ -131,8 +131,9 @@ class Version(Section):
     schedule: Schedule
     """The learning rate over its steps; a `merge` has its first parent's."""
     objective: Objective | None = None
-    """What is learnt: `{type: instruct}` trains on conversations, `{type: forget}` takes back what is known of some documents;
-    default: the next token of all text. Of a source of conversations the assistant's turns alone count under any."""
+    """What is learnt: `{type: instruct}` trains on conversations, `{type: preference}` on pairs of answers, `{type: forget}`
+    takes back what is known of some documents; default: the next token of all text. Of a source of conversations the
+    assistant's turns alone count under any, of one of pairs elsewhere than under `preference` the chosen answers."""
     selection: Selection | None = None
     """Selective-token loss; without it every token counts."""
     adapter: LoRA | None = None
@@ -191,12 +192,16 @@ class Version(Section):
                 if isinstance(self.start, Update) and self.objective.method == "npo"
                 else None
             )
+        if isinstance(self.objective, Preference):
+            return self.objective.reference or (self.start.parent if isinstance(self.start, Update) else None)
         selects = self.selection is not None and self.selection.needed_sidecars
         return self.selection.reference if self.selection and selects else None
 
     @property
     def unscored(self) -> tuple[str, ...]:
         """Names of new data of which training reads no losses of that model."""
+        if isinstance(self.objective, Preference):
+            return tuple(self.objective.retain)
         if not isinstance(self.objective, Forget):
             return ()
         parts = (self.mixture.sources, *(switch.sources for switch in self.mixture.switches))

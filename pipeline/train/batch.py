@@ -21,6 +21,7 @@ class Sample(NamedTuple):
         documents: Lengths of the documents that the inputs belong to, in order, padding as one more; they add up to
             the sequence. An end-of-sequence token opens the document that follows it.
         counted: bool [sequence], which of the valid labels count; None: all of them.
+        sides: int8 [sequence], 1 for a label of a chosen answer, -1 of a rejected one, 0 for all others; None: all are others.
     """
 
     tokens: np.ndarray
@@ -28,6 +29,7 @@ class Sample(NamedTuple):
     num_valid: int
     documents: tuple[int, ...]
     counted: np.ndarray | None = None
+    sides: np.ndarray | None = None
 
 
 class HostBatch(NamedTuple):
@@ -44,6 +46,7 @@ class HostBatch(NamedTuple):
     source: np.ndarray
     replayed: np.ndarray
     read: np.ndarray | None = None
+    sides: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Batch:
             parallelism this rank's part of the sequence; on the last pipeline stage, if they were asked for.
         amounts: What an objective counted in the whole global batch, float64; None: it counts nothing beforehand.
         host: As it was read: what the host knows of it without asking the device. None if it was not read.
+        sides: int8 [batch, sequence], see `Sample`; None: no label is of a pair.
+        label_weight: float32 [batch, 1], factor of a sample's cross entropy; None: the objective gives none.
     """
 
     indices: range
@@ -82,6 +87,8 @@ class Batch:
     read: torch.Tensor | None = None
     amounts: torch.Tensor | None = None
     host: HostBatch | None = None
+    sides: torch.Tensor | None = None
+    label_weight: torch.Tensor | None = None
 
 
 def collate(
@@ -116,7 +123,15 @@ def collate(
         source=np.array([0] * len(samples) if sources is None else sources, np.int64),
         replayed=np.array([False] * len(samples) if replayed is None else replayed),
         read=read if masked else None,
+        sides=_sides(samples, length),
     )
+
+
+def _sides(samples: Sequence[Sample], length: int) -> np.ndarray | None:
+    """int8 [samples, length]; None if no sample has any."""
+    if all(sample.sides is None for sample in samples):
+        return None
+    return np.stack([np.zeros(length, np.int8) if each.sides is None else each.sides for each in samples])
 
 
 def on_device(host: HostBatch, device: torch.device) -> Batch:
@@ -138,6 +153,7 @@ def on_device(host: HostBatch, device: torch.device) -> Batch:
         replayed=of(host.replayed),
         read=None if host.read is None else of(host.read),
         host=host,
+        sides=None if host.sides is None else of(host.sides),
     )
 
 

@@ -68,6 +68,7 @@ def open_dataset(
             tails=open_tails(plan_directory, key),
             packed="packing" in entry,
             last_turn=entry.get("labels") == "last",
+            pairs=entry.get("labels") == "pairs" and not is_replayed(key),
             complete=sidecar is not None and objective is not None and objective.adds_up_scores,
         )
         expect_random_access(streams[key])

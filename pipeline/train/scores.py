@@ -1,4 +1,4 @@
-"""What scores subtract, see `perdure.pipeline.recipe.versions.SCORES`: numbers of the reference, smoothed, or made."""
+"""What scores subtract, see `perdure.pipeline.recipe.selection.SCORES`: numbers of the reference, smoothed, or made."""
 
 from collections.abc import Iterable
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.core.files import read_json
-from perdure.pipeline.core.shards import LAST_LABEL, PREFIX, REF_MISSING, Shard, are_labels, open_shard
+from perdure.pipeline.core.shards import PREFIX, REF_MISSING, Shard, label_sides, open_shard, second_half
 from perdure.pipeline.evaluate.documents import Heldout
 from perdure.pipeline.train.batch import Sample
 from perdure.pipeline.train.paging import ask, find_place, memory_map
@@ -38,6 +38,7 @@ class Stream:
         last_turn: Whether only labels of a conversation's last assistant turn count.
         packed: Whether samples are made of whole entries (`plan/packing.py`): each sample begins behind a separator, whatever
             stands before it.
+        pairs: Whether labels of rejected answers count, too, and samples say of which answer each label is.
         complete: Whether scores of labels are added up, so that each must be there and none clipped.
 
     Entries of document -1 are padding, or documents that are withdrawn (`plan/withdrawn.py`): a sample has nothing in their
@@ -55,6 +56,7 @@ class Stream:
     masks: tuple[Shard, ...] = ()
     last_turn: bool = False
     packed: bool = False
+    pairs: bool = False
     complete: bool = False
 
 
@@ -252,8 +254,7 @@ def read_sample(stream: Stream, sample: int, seq_length: int, plain: bool = Fals
     last = min(first + 1 + seq_length, int(stream.ends[-1]))
     tokens = np.full(seq_length + 1, stream.eos_id, np.int64)
     reference = np.full(seq_length + 1, REF_MISSING, np.int32)
-    counted = np.zeros(seq_length + 1, bool) if stream.masks else None
-    prefix = np.zeros(seq_length + 1, bool)
+    prefix, sides = np.zeros(seq_length + 1, bool), np.zeros(seq_length + 1, np.int8)
     opening = [0]  # places of the inputs that open a document
     spans = _spans(stream, first + 1 if stream.packed else max(first, 0), last, first + 1)
     place = slice(0, 1)
@@ -261,10 +262,12 @@ def read_sample(stream: Stream, sample: int, seq_length: int, plain: bool = Fals
         shard = stream.shards[span.task]
         place = slice(span.place, span.place + span.stop - span.begin)
         tokens[place] = shard.values[span.begin : span.stop]
-        if counted is not None:
+        if stream.masks:
             mask = stream.masks[span.task].values[span.begin : span.stop]
-            counted[place] = mask == LAST_LABEL if stream.last_turn else are_labels(mask)
-            prefix[place] = mask == PREFIX
+            kinds, half = label_sides(mask, stream.last_turn), second_half(mask)
+            sides[place], prefix[place] = kinds if stream.pairs else np.maximum(kinds, 0), mask == PREFIX
+            if half and place.start + half > 1:  # the separator before it opens a document of its own
+                opening.append(place.start + half - 1)
         # The end-of-sequence token of a document opens the next one, or the padding.
         if span.stop == span.document[1] and 0 < place.stop - 1 < seq_length:
             opening.append(place.stop - 1)
@@ -279,17 +282,17 @@ def read_sample(stream: Stream, sample: int, seq_length: int, plain: bool = Fals
                 units = smoothed(units, stream.smoothing)
             reference[place] = units[span.begin - start : span.stop - start]
             if stream.complete:
-                labels = np.ones(span.stop - span.begin, bool) if counted is None else counted[place]
+                labels = sides[place] != 0 if stream.masks else np.ones(span.stop - span.begin, bool)
                 require_known(reference[place], labels, shard, span.document[0])
     num_valid = place.stop - 1
     if plain and prefix.any():
-        assert counted is not None
         kept = ~prefix[: num_valid + 1]
         if not kept[0]:  # the text comes right after the separator that stands before its document
             tokens[0], kept[0] = stream.eos_id, True
         opening = list(dict.fromkeys((np.cumsum(kept) - 1)[opening].tolist()))
         num_valid = int(kept.sum()) - 1
-        for array, padding in ((tokens, stream.eos_id), (reference, REF_MISSING), (counted, False)):
+        for array, padding in ((tokens, stream.eos_id), (reference, REF_MISSING), (sides, 0)):
             array[: num_valid + 1], array[num_valid + 1 :] = array[: len(kept)][kept], padding
     documents = tuple(stop - start for start, stop in pairwise([*opening, seq_length]))
-    return Sample(tokens, reference[1:], num_valid, documents, None if counted is None else counted[1:])
+    counted = sides[1:] != 0 if stream.masks else None
+    return Sample(tokens, reference[1:], num_valid, documents, counted, sides[1:] if stream.pairs else None)

@@ -10,6 +10,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.word_tokenizers import WordTokenizer
 
 from perdure.pipeline.data.read.conversations import CONVERSATION, text_of
+from perdure.pipeline.data.read.pairs import equal_answers
 
 LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 UNWANTED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
@@ -93,14 +94,16 @@ class Normaliser(PipelineStep):
         """Yields the documents that have text."""
         for document in data:
             if conversation := document.metadata.get(CONVERSATION):
-                for message in conversation["messages"]:
+                messages = [*conversation["messages"], *conversation.get("rejected", ())]
+                for message in messages:
                     message["content"] = normalise(message["content"])
-                if not all(
-                    message["content"] or message.get("tool_calls") for message in conversation["messages"]
-                ):
+                if not all(message["content"] or message.get("tool_calls") for message in messages):
                     self.stat_update("dropped:no_messages")
                     continue
-                document.text = text_of(conversation["messages"])
+                if equal_answers(conversation):
+                    self.stat_update("dropped:equal_answers")
+                    continue
+                document.text = text_of(messages)
             document.text = normalise(document.text)
             if not document.text:
                 self.stat_update("dropped:empty")

@@ -35,21 +35,30 @@ def conversation_of(messages: Any, tools: Any = None) -> tuple[str, dict[str, An
     Returns:
         The text that cleaning sees (`text_of`); and `messages`, and `tools` if there are some.
     """
-    messages, tools = _parsed(messages), _parsed(tools)
-    if not isinstance(messages, list) or not messages or not (tools is None or isinstance(tools, list)):
+    tools = _parsed(tools)
+    kept = kept_messages(messages)
+    if kept is None or not (tools is None or isinstance(tools, list)):
         return "no_messages"
-    kept: list[dict] = []
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            return "no_messages"
-        found = {key: value for key, value in message.items() if value is not None}
-        content = found.setdefault("content", "")
-        if not isinstance(content, str) or not (content or found.get("tool_calls")):
-            return "no_messages"
-        kept.append(found)
     if reason := wrong_roles([message["role"] for message in kept]):
         return reason
     return text_of(kept), {"messages": kept} | ({"tools": tools} if tools else {})
+
+
+def kept_messages(messages: Any) -> list[dict] | None:
+    """The messages of a list, or of JSON of one, without fields that are null; None if they are none or one is empty."""
+    messages = _parsed(messages)
+    if not isinstance(messages, list) or not messages:
+        return None
+    kept: list[dict] = []
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            return None
+        found = {key: value for key, value in message.items() if value is not None}
+        content = found.setdefault("content", "")
+        if not isinstance(content, str) or not (content or found.get("tool_calls")):
+            return None
+        kept.append(found)
+    return kept
 
 
 def text_of(messages: list[dict]) -> str:

@@ -38,6 +38,8 @@ def reader_step(source: recipe.Source) -> PipelineStep:
         step.where = reader.where
         if reader.messages_field is not None:
             step.fields = reader.messages_field, reader.tools_field
+        if reader.chosen_field is not None and reader.rejected_field is not None:
+            step.pair = reader.prompt_field, reader.chosen_field, reader.rejected_field
     return step
 
 

@@ -13,6 +13,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.readers.base import BaseDiskReader, BaseReader
 
 from perdure.pipeline.data.read.conversations import CONVERSATION, conversation_of
+from perdure.pipeline.data.read.pairs import pair_of
 from perdure.pipeline.data.read.repositories import PLACE
 from perdure.pipeline.data.read.rows import LONGEST
 from perdure.pipeline.data.read.values import as_json, without_surrogates
@@ -25,7 +26,9 @@ class CountedReader(BaseReader):
     where: Where = MappingProxyType({})
     """Documents that are taken."""
     fields: tuple[str, str | None] | None = None
-    """The fields of a conversation and of its tools, in place of a text's; None: documents are texts."""
+    """The fields of a conversation and of its tools, in place of a text's; None: documents are texts, or pairs."""
+    pair: tuple[str | None, str, str] | None = None
+    """The fields of a prompt, which may be a part of both answers, and of a chosen and a rejected answer."""
 
     repository: tuple[str, str] | None = None
     """The fields of a file's repository and path; None: documents are no files of repositories."""
@@ -37,6 +40,9 @@ class CountedReader(BaseReader):
         if self.fields is not None:
             messages, tools = (data.pop(field, None) if field else None for field in self.fields)
             found = conversation_of(messages, tools)
+        elif self.pair is not None:
+            found = pair_of(*(data.pop(field, None) if field else None for field in self.pair))
+        if self.fields is not None or self.pair is not None:
             if isinstance(found, str):
                 self.stat_update(f"dropped:{found}")
                 return None

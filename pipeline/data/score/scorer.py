@@ -18,8 +18,8 @@ from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.tokens.megatron_tokenizer import MegatronTokenizedFile
 
-from perdure.pipeline.core.files import write_atomic
-from perdure.pipeline.core.shards import REF_MAX_UNITS, REF_MISSING, Shard, open_shard
+from perdure.pipeline.core.files import read_json, write_atomic
+from perdure.pipeline.core.shards import REF_MAX_UNITS, REF_MISSING, Shard, open_shard, second_half
 from perdure.pipeline.data.backends.local import worker_number
 from perdure.pipeline.data.score.losses import SIDECARS, finite_mean, load_model, score_documents, to_units
 from perdure.pipeline.data.shard import PREFIXES
@@ -91,6 +91,14 @@ class Scorer(PipelineStep):
         for documents in _blocks(np.flatnonzero(asked & ~there), lengths):
             self._score(shard, documents, work / BLOCKS / f"{name}.{documents[0]:09d}.npz")
         self._write(rank, lengths, asked)
+
+    def _halves(self, rank: int, documents: np.ndarray) -> list[int]:
+        """Where the second half of each document begins, which does not see the first; 0 where it is no pair."""
+        if not read_json(self.data_dir / "manifest.json").get("pairs"):
+            return [0] * len(documents)
+        masks = open_shard(self.data_dir / f"{PREFIXES['train'].format(rank)}.mask")
+        places = ((masks.start(number), int(masks.lengths[number])) for number in documents.tolist())
+        return [second_half(masks.values[start : start + length]) for start, length in places]
 
     def _write(self, rank: int, lengths: np.ndarray, asked: np.ndarray) -> None:
         """Writes the shard's sidecars and table; documents that were not asked for have no tokens and no row."""
@@ -173,7 +181,11 @@ class Scorer(PipelineStep):
             for start, length in zip(starts, lengths.tolist(), strict=True)
         ]
         units, means = [], []
-        for scores in score_documents(model, texts, self.eos_id, *self.windows, self._tell):
+        halves = self._halves(int(file.name.split(".")[0]), documents)
+        parts = [part for text, half in zip(texts, halves) for part in np.split(text, [half] if half else [])]
+        found = score_documents(model, parts, self.eos_id, *self.windows, self._tell)
+        for half in halves:
+            scores = next(found) if not half else np.concatenate([next(found), next(found)], axis=1)
             units.append(to_units(scores))
             means.append([finite_mean(row) for row in scores])
         self._tell(0)
