@@ -84,6 +84,7 @@ def write_inputs(directory: Path) -> None:
         asked, answered = row["text"][:30], row["text"][30:]
         row["date"] = f"{2022 + int(row['id']) % 3}-{1 + int(row['id']) % 12:02d}"
         row["messages"] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        row |= {"prompt": asked, "chosen": answered[:40], "rejected": f"Not {answered[:40]}"}
     (directory / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (directory / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[::-1]))
 
@@ -102,7 +103,8 @@ def _small(tree: dict, directory: Path) -> dict:
     tree["model"] = _rich(directory)["model"]
     tree["tokenizer"] = {"type": "train", "vocab_size": 300, "sources": list(tree["sources"])[:1]}
     for source in tree["sources"].values():
-        conversations = {name: value for name, value in source["reader"].items() if name == "messages_field"}
+        fields = ("messages_field", "prompt_field", "chosen_field", "rejected_field")
+        conversations = {name: value for name, value in source["reader"].items() if name in fields}
         source["reader"] = {"type": "jsonl", "path": str(directory / "a.jsonl")} | conversations
         if conversations:
             tree["tokenizer"]["chat_template"] = str(RECIPES / "chat.jinja")
