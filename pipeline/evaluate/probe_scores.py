@@ -63,7 +63,7 @@ def scored(rows: list[dict], hits: dict[tuple[str, str], bool], seed: int) -> di
     """
     correct = np.array([hits[row["file"], row["id"]] for row in rows], float)
     guessed = float(np.mean([1 / len(row["scores"]) for row in rows]))
-    bounds = _mean_interval(correct, seed)
+    bounds = mean_interval(correct, seed)
     return {
         "items": len(rows),
         "correct": int(correct.sum()),
@@ -85,7 +85,7 @@ def changes(before: list[dict], after: list[dict], seed: int) -> dict[str, dict[
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for file, kind, keys, difference in _pairs(before, after):
         accuracy = float(np.mean([old[key] for key in keys]))
-        bounds = _mean_interval(difference, seed)
+        bounds = mean_interval(difference, seed)
         found.setdefault(file, {})[kind] = {
             "items": len(keys),
             "gained": int((difference > 0).sum()),
@@ -202,5 +202,6 @@ def _of_date(rows: list[dict], correct: np.ndarray, date: str) -> dict[str, Any]
     return {"items": int(of_date.sum()), "accuracy": float(correct[of_date].mean())}
 
 
-def _mean_interval(values: np.ndarray, seed: int) -> list[float] | None:
+def mean_interval(values: np.ndarray, seed: int) -> list[float] | None:
+    """The bootstrap interval of a mean over items; None of a single one."""
     return interval(resampled(values[None], np.ones(len(values)), seed)) if len(values) > 1 else None

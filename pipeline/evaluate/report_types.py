@@ -68,8 +68,9 @@ class Ability(TypedDict):
 
     Attributes:
         name: The domain, or the file of questions and their kind.
-        kind: `text`, `instructions`, `infilling` or `questions`.
-        values: By row of the loss matrix the loss in nats per token, or the share of questions answered rightly.
+        kind: `text`, `instructions`, `preferences`, `infilling` or `questions`.
+        values: By row of the loss matrix the loss in nats per token, or the share of questions answered rightly or of
+            pairs won.
         left: By row, of the best in the run the share that is left: the ratio of perplexities, or of shares.
     """
 
@@ -119,6 +120,8 @@ class Report(Metrics):
         fill_in_the_middle: By source that trains on documents to be filled in, per row of the loss matrix what the middles of
             held-out documents cost; None if no source does.
         abilities: What is measured of every version, on one scale, see `report/abilities.py`; None in a run of one stage.
+        preferences: By source of pairs, per row of the loss matrix how often the preferred answer is the likelier one; None
+            if there are none.
         contamination: Evaluation texts in the training data.
         harness: Scores of lm-evaluation-harness by version.
         harness_initial: Those of the initial model.
@@ -158,6 +161,7 @@ class Report(Metrics):
     labels: dict[str, dict[str, dict[str, dict[str, Any]]]]
     probes: dict[str, Any] | None
     fill_in_the_middle: dict[str, list[dict[str, Any] | None]] | None
+    preferences: dict[str, list[dict[str, Any] | None]] | None
     abilities: list[Ability] | None
     contamination: dict[str, Any] | None
     harness: dict[str, dict[str, Any]] | None

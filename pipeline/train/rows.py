@@ -1,4 +1,4 @@
-"""Losses of single rows, of which the last tokens are scored: choices of probes, and middles to be filled in."""
+"""Losses of single rows, of which the last tokens are scored: choices of probes, middles to be filled in, answers."""
 
 import math
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from perdure.pipeline.evaluate.infill import Row, infill_rows, infilled_sources
+from perdure.pipeline.evaluate.preferences import pair_rows, pair_sources, win_rate
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.train.batch import Batch, Sample, blank_sample
@@ -78,6 +79,36 @@ def measure_infills(
         tokens, num_bytes = (sum(getattr(row, key) for row in rows) for key in ("scored", "num_bytes"))
         sizes = {"tokens": tokens, "documents": len(rows), "bytes": num_bytes}
         found[source] = {"loss": total / tokens, "bits_per_byte": total / math.log(2) / num_bytes} | sizes
+    return found
+
+
+def measure_preferences(
+    model: torch.nn.Module,
+    recipe: Recipe,
+    data: Mapping[str, Path],
+    tokenizer: Path,
+    eos_id: int,
+    device: torch.device,
+) -> dict[str, dict]:
+    """How often the preferred answer is the likelier one, by source of pairs; all ranks call this.
+
+    Args:
+        model: The wrapped model.
+        recipe: The recipe.
+        data: By source its directory of shards.
+        tokenizer: The tokenizer's directory.
+        eos_id: Stands before every prompt.
+        device: This rank's device.
+
+    Returns:
+        As `evaluate.preferences.win_rate`, equal on all ranks. A source without held-out pairs is left out.
+    """
+    found = {}
+    for source in pair_sources(recipe):
+        if rows := pair_rows(recipe, source, data[source], tokenizer):
+            halves = [half for pair in rows for half in pair]
+            losses = row_losses(model, recipe, halves, eos_id, device).cpu().numpy()
+            found[source] = win_rate(rows, losses, recipe.seed)
     return found
 
 

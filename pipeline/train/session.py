@@ -26,7 +26,7 @@ from perdure.pipeline.plan.recorded import version_recipe
 from perdure.pipeline.recipe import Recipe, Version
 from perdure.pipeline.train import evaluate, fence
 from perdure.pipeline.train.probes import Question, encode_probes, score_probes
-from perdure.pipeline.train.rows import measure_infills
+from perdure.pipeline.train.rows import measure_infills, measure_preferences
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _announce(choices: Choices) -> None:
 
 
 def measure(session: Session, file: str, step: int) -> dict[str, dict]:
-    """Measures the held-out loss of every domain, middles to be filled in and the probes, and writes them; all ranks call this.
+    """Measures the held-out loss of every domain, middles, pairs and probes, and writes them; all ranks call this.
 
     Args:
         session: Its model is measured.
@@ -146,6 +146,9 @@ def measure(session: Session, file: str, step: int) -> dict[str, dict]:
     infills = measure_infills(
         session.model, recipe, session.data, session.tokenizer, session.inputs["eos_id"], session.device
     )
+    pairs = measure_preferences(
+        session.model, recipe, session.data, session.tokenizer, session.inputs["eos_id"], session.device
+    )
     if dist.get_rank() == 0:
         content = {
             "version": session.name,
@@ -155,6 +158,8 @@ def measure(session: Session, file: str, step: int) -> dict[str, dict]:
         }
         if infills:
             content["fill_in_the_middle"] = infills
+        if pairs:
+            content["preferences"] = pairs
         with fence.held(directory, session.attempt):
             tables = {"documents": [domain.documents for domain in domains.values()]}
             if answers is None:

@@ -39,11 +39,13 @@ def abilities(report: Report, recipe: Recipe) -> list[Ability] | None:
         found.append(
             _of_losses(f"middles of {source}", "infilling", [row["loss"] if row else None for row in middles])
         )
+    for source, pairs in (report["preferences"] or {}).items():
+        rates = [row["win_rate"] if row else None for row in pairs]
+        found.append(_of_shares(f"{source}: preferred", "preferences", rates))
     if probes := report["probes"]:
         for file, about in probes["files"].items():
-            found += [
-                _of_shares(f"{file}: {kind}", _accuracies(probes, file, kind)) for kind in about["kinds"]
-            ]
+            for kind in about["kinds"]:
+                found.append(_of_shares(f"{file}: {kind}", "questions", _accuracies(probes, file, kind)))
     stages = {stage_of(version) for version in recipe.versions.values() if not version.is_computed}
     return found if len(stages) > 1 or len({ability["kind"] for ability in found}) > 1 else None
 
@@ -59,10 +61,10 @@ def _of_losses(name: str, kind: str, values: list[float | None]) -> Ability:
     return {"name": name, "kind": kind, "values": values, "left": left}
 
 
-def _of_shares(name: str, values: list[float | None]) -> Ability:
+def _of_shares(name: str, kind: str, values: list[float | None]) -> Ability:
     best = max((value for value in values if value is not None), default=0.0)
     left = [None if value is None or not best else value / best for value in values]
-    return {"name": name, "kind": "questions", "values": values, "left": left}
+    return {"name": name, "kind": kind, "values": values, "left": left}
 
 
 def moved(report: Report, version: str) -> dict[str, tuple[float, float]]:
@@ -127,7 +129,7 @@ def shown(report: Report, path: list[str]) -> dict[str, Any] | None:
             {
                 "left": ability["left"][row],
                 "value": ability["values"][row],
-                "is_share": ability["kind"] == "questions",
+                "is_share": ability["kind"] in ("questions", "preferences"),
                 "change": before[ability["name"]][0] - before[ability["name"]][1]
                 if ability["name"] in before
                 else None,

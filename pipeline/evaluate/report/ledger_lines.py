@@ -14,6 +14,7 @@ def ledger_lines(report: Report) -> list[str]:
         *_gaps(report),
         *_answers(report),
         *_infills(report),
+        *_preferences(report),
         *stage_lines(report),
         *_missing(report),
         *_unmeasured(report),
@@ -81,6 +82,17 @@ def _infills(report: Report) -> list[str]:
                     f"left to right {whole:.3f}."
                 )
     return lines
+
+
+def _preferences(report: Report) -> list[str]:
+    """Lines on how often each version finds the preferred answer likelier."""
+    return [
+        f"{version['id']}: the preferred answer of {source} is the likelier one in {found['win_rate']:.0%} of "
+        f"{found['pairs']:,} pairs."
+        for source, rows in (report.get("preferences") or {}).items()
+        for version, found in zip(report["versions"], rows[1:])
+        if found
+    ]
 
 
 def _dated(version: str, found: dict | None) -> list[str]:

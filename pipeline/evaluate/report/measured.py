@@ -1,6 +1,7 @@
 """Measurements of a report beyond its loss matrix; docs/evaluation.md describes every key."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from perdure.pipeline.evaluate.contamination import contamination
 from perdure.pipeline.evaluate.dated import split
 from perdure.pipeline.evaluate.documents import table_name
 from perdure.pipeline.evaluate.infill import infilled_sources
+from perdure.pipeline.evaluate.preferences import pair_sources
 from perdure.pipeline.evaluate.record import initial_evaluation
 from perdure.pipeline.evaluate.report.harness_scores import harness_scores
 from perdure.pipeline.evaluate.report.ledger import Ancestry, by_label, draws, intervals, read_documents
@@ -90,17 +92,19 @@ def measured(
         "intervals": spans | {"missing": _missing(places, on, rows)},
         "labels": by_label(documents, recipe.seed),
         "probes": _probes(recipe, paths, places, on, cutoffs),
-        "fill_in_the_middle": _infills(recipe, evaluations),
+        "fill_in_the_middle": _by_source(infilled_sources(recipe), evaluations, "fill_in_the_middle"),
+        "preferences": _by_source(pair_sources(recipe), evaluations, "preferences"),
         "contamination": contamination(recipe, on),
         **harness_scores(recipe, paths),
     }
 
 
-def _infills(recipe: Recipe, evaluations: list[dict | None]) -> dict[str, list[dict | None]] | None:
-    """By source of which middles are measured, per row what they cost; None if none is."""
+def _by_source(
+    sources: Iterable[str], evaluations: list[dict | None], key: str
+) -> dict[str, list[dict | None]] | None:
+    """By source per row what its evaluation has under a key; None if none has anything."""
     found = {
-        source: [entry and entry.get("fill_in_the_middle", {}).get(source) for entry in evaluations]
-        for source in infilled_sources(recipe)
+        source: [entry and entry.get(key, {}).get(source) for entry in evaluations] for source in sources
     }
     return found if any(any(row) for row in found.values()) else None
 

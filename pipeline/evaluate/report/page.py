@@ -24,7 +24,15 @@ from perdure.pipeline.evaluate.units import BITS, NATS, UNIT_NAMES, in_unit
 from perdure.pipeline.evaluate.version_types import VersionSummary
 from perdure.pipeline.plan.cutoffs import cutoff_words
 
-LEDGER = ("macro", "labels", "probes", "fill_in_the_middle", "contamination", "harness_initial")
+LEDGER = (
+    "macro",
+    "labels",
+    "probes",
+    "fill_in_the_middle",
+    "preferences",
+    "contamination",
+    "harness_initial",
+)
 """Keys of a report that are null or missing where nothing was measured, see docs/evaluation.md."""
 LOSS_AXIS = Axis("training loss (nats per token)")
 _MARKED = 8
