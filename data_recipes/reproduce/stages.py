@@ -17,7 +17,7 @@ from perdure.data_recipes.reproduce.studies import (
     table,
 )
 from perdure.pipeline.evaluate.report.figures import Axis, line_chart
-from perdure.pipeline.evaluate.report_types import Report
+from perdure.pipeline.evaluate.report_types import Ability, Report
 
 TEXT, CHATS, PREFERRED, NEW = ("prose", "code"), "chats", "pairs: preferred", "tests"
 MEASURED = (*TEXT, CHATS, PREFERRED, NEW)
@@ -28,18 +28,26 @@ SOURCE = "ours"
 
 def value(report: Report, version: str, name: str) -> float:
     """What was measured: the loss in nats per token, or the share of pairs whose preferred answer is the likelier one."""
-    return _at(report, version, name, "values")
+    return _given(_ability(report, name)["values"][_row(report, version)])
 
 
 def left(report: Report, version: str, name: str) -> float:
     """What is left of the best in the run."""
-    return _at(report, version, name, "left")
+    return _given(_ability(report, name)["left"][_row(report, version)])
 
 
-def _at(report: Report, version: str, name: str, key: str) -> float:
-    row = [entry["id"] for entry in report["versions"]].index(version) + 1
-    (found,) = [ability[key][row] for ability in report["abilities"] or [] if ability["name"] == name]
+def _ability(report: Report, name: str) -> Ability:
+    (found,) = [ability for ability in report["abilities"] or [] if ability["name"] == name]
     return found
+
+
+def _row(report: Report, version: str) -> int:
+    return [entry["id"] for entry in report["versions"]].index(version) + 1
+
+
+def _given(number: float | None) -> float:
+    assert number is not None
+    return number
 
 
 def rise(report: Report, before: str, after: str, name: str) -> float:

@@ -71,7 +71,7 @@ class Ability(TypedDict):
         kind: `text`, `instructions`, `preferences`, `infilling` or `questions`.
         values: By row of the loss matrix the loss in nats per token, or the share of questions answered rightly or of
             pairs won.
-        left: By row, of the best in the run the share that is left: the ratio of perplexities, or of shares.
+        left: By row, of the best in the run the share that is left: the ratio of perplexities, or of shares beyond chance.
     """
 
     name: str

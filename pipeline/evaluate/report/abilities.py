@@ -11,6 +11,7 @@ from typing import Any
 from perdure.pipeline.evaluate.report.figures import Axis, Line, line_chart
 from perdure.pipeline.evaluate.report_types import Ability, Report
 from perdure.pipeline.plan.domains import source_of
+from perdure.pipeline.plan.withdrawn import forgotten_sources
 from perdure.pipeline.recipe import Recipe, Version
 
 COSTLY = 0.01
@@ -27,12 +28,17 @@ def stage_of(version: Version) -> str:
 def abilities(report: Report, recipe: Recipe) -> list[Ability] | None:
     """What is measured of every version, or None in a run whose versions are of one stage and whose data is of one kind.
 
+    What a version is to forget is no ability: the report has a part of its own on that.
+
     Args:
         report: Its losses, probes and middles.
         recipe: The run's.
     """
     found = []
+    forgotten = {source for name in recipe.versions for source in forgotten_sources(recipe, name)}
     for column, domain in enumerate(report["domains"]):
+        if source_of(domain) in forgotten:
+            continue
         kind = "instructions" if recipe.sources[source_of(domain)].has_conversations else "text"
         found.append(_of_losses(domain, kind, [row[column] for row in report["loss_matrix"]]))
     for source, middles in (report["fill_in_the_middle"] or {}).items():
@@ -41,18 +47,16 @@ def abilities(report: Report, recipe: Recipe) -> list[Ability] | None:
         )
     for source, pairs in (report["preferences"] or {}).items():
         rates = [row["win_rate"] if row else None for row in pairs]
-        found.append(_of_shares(f"{source}: preferred", "preferences", rates))
+        found.append(_of_shares(f"{source}: preferred", "preferences", rates, 0.5))
     if probes := report["probes"]:
         for file, about in probes["files"].items():
             for kind in about["kinds"]:
-                found.append(_of_shares(f"{file}: {kind}", "questions", _accuracies(probes, file, kind)))
+                rows = [(scores or {}).get(file, {}).get(kind) for scores in probes["scores"]]
+                right = [row["accuracy"] if row else None for row in rows]
+                chance = next((row["chance"] for row in rows if row and row["accuracy"] is not None), 0.0)
+                found.append(_of_shares(f"{file}: {kind}", "questions", right, chance))
     stages = {stage_of(version) for version in recipe.versions.values() if not version.is_computed}
     return found if len(stages) > 1 or len({ability["kind"] for ability in found}) > 1 else None
-
-
-def _accuracies(probes: dict[str, Any], file: str, kind: str) -> list[float | None]:
-    rows = ((scores or {}).get(file, {}).get(kind) for scores in probes["scores"])
-    return [row and row["accuracy"] for row in rows]
 
 
 def _of_losses(name: str, kind: str, values: list[float | None]) -> Ability:
@@ -61,9 +65,10 @@ def _of_losses(name: str, kind: str, values: list[float | None]) -> Ability:
     return {"name": name, "kind": kind, "values": values, "left": left}
 
 
-def _of_shares(name: str, kind: str, values: list[float | None]) -> Ability:
-    best = max((value for value in values if value is not None), default=0.0)
-    left = [None if value is None or not best else value / best for value in values]
+def _of_shares(name: str, kind: str, values: list[float | None], chance: float) -> Ability:
+    """Shares beyond what guessing gives; what is no better than that is nothing, and if all are, there is nothing to lose."""
+    best = max((value for value in values if value is not None), default=chance) - chance
+    left = [None if value is None or best <= 0 else max(0.0, value - chance) / best for value in values]
     return {"name": name, "kind": kind, "values": values, "left": left}
 
 

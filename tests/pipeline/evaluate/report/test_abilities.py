@@ -1,10 +1,11 @@
 """What a stage brought and what it cost, on one scale."""
 
 import math
+from pathlib import Path
 
 import pytest
 
-from perdure.pipeline.evaluate.report.abilities import moved, stage_lines
+from perdure.pipeline.evaluate.report.abilities import abilities, moved, stage_lines
 from perdure.pipeline.evaluate.report.page import render_page
 from perdure.pipeline.evaluate.report.summary import summarize
 from tests.pipeline.evaluate.made_up import ALL, RECIPE, make_recipe, write_run
@@ -34,6 +35,20 @@ def test_what_is_left_is_the_ratio_of_perplexities_to_the_best(report):
     assert found["prose"]["values"] == [9.0, 4.5, 4.75, 4.625, 5.5]
     assert found["prose"]["left"] == [math.exp(4.5 - loss) for loss in found["prose"]["values"]]
     assert found["clean"]["left"][2] == 1  # the instructed version
+
+
+def test_shares_are_counted_from_what_guessing_gives(report):
+    pairs = [None, *({"win_rate": rate} for rate in (0.5, 0.9, 0.7, 0.4))]
+    scores = [
+        {"facts": {"new": {"accuracy": right, "chance": 0.25}}} for right in (0.25, 0.25, 0.25, 0.2, 0.25)
+    ]
+    measured = report | {
+        "preferences": {"pairs": pairs},
+        "probes": {"files": {"facts": {"kinds": ["new"]}}, "scores": scores},
+    }
+    *_, preferred, facts = abilities(measured, make_recipe(Path("unused")))
+    assert preferred["left"] == [None, 0, 1, pytest.approx(0.5), 0]
+    assert facts["left"] == [None] * 5  # nobody is better than chance
 
 
 def test_every_version_is_compared_with_what_it_started_from(report):
