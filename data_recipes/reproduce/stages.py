@@ -27,7 +27,7 @@ SOURCE = "ours"
 
 
 def value(report: Report, version: str, name: str) -> float:
-    """What was measured: the loss in nats per token, or the share of pairs whose preferred answer is the likelier one."""
+    """What was measured: the loss in nats per token, or the share of pairs whose preferred answer has gained."""
     return _given(_ability(report, name)["values"][_row(report, version)])
 
 

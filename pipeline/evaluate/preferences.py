@@ -1,4 +1,4 @@
-"""Held-out pairs of answers: how often a model finds the preferred one likelier, without a reference and without sampling."""
+"""Held-out pairs of answers: how likely a model finds the preferred one, by itself and beside a reference."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.evaluate.documents import heldout
 from perdure.pipeline.evaluate.infill import Row
 from perdure.pipeline.evaluate.probe_scores import mean_interval
-from perdure.pipeline.recipe import Recipe
+from perdure.pipeline.plan.lineage import parent_of
+from perdure.pipeline.recipe import Preference, Recipe
 
 
 def pair_sources(recipe: Recipe) -> list[str]:
@@ -55,8 +56,8 @@ def _row(tokens: np.ndarray, mask: np.ndarray, decode: Any) -> Row:
     return Row(tokens[:stop].tolist(), len(answer), max(1, len(decode(answer).encode())))
 
 
-def win_rate(rows: list[tuple[Row, Row]], losses: np.ndarray, seed: int) -> dict[str, Any]:
-    """How often the chosen answer is the likelier one, by its log-likelihood per UTF-8 byte, as choices of probes are compared.
+def compare_answers(rows: list[tuple[Row, Row]], losses: np.ndarray, seed: int) -> dict[str, Any]:
+    """Compares the likelihoods of both answers of every pair.
 
     Args:
         rows: The pairs.
@@ -64,16 +65,55 @@ def win_rate(rows: list[tuple[Row, Row]], losses: np.ndarray, seed: int) -> dict
         seed: Of the resamples.
 
     Returns:
-        `pairs`; `win_rate` and its `interval` (bootstrap over pairs); `margin`, the mean difference of summed log-likelihoods
-        in nats, chosen less rejected.
+        `pairs`; `win_rate`, how often the chosen answer has the higher log-likelihood per UTF-8 byte, as choices of probes are
+        compared, and its `interval` (bootstrap over pairs); `margins`, by pair the difference of summed log-likelihoods in
+        nats, chosen less rejected, and their mean `margin`.
     """
     sizes = np.array([[half.num_bytes for half in pair] for pair in rows])
     chosen, rejected = (losses.reshape(-1, 2) / sizes).T
     won = (chosen < rejected).astype(float)
-    margin = float((losses[1::2] - losses[::2]).mean())
+    margins = losses[1::2] - losses[::2]
     return {
         "pairs": len(rows),
         "win_rate": float(won.mean()),
         "interval": mean_interval(won, seed),
-        "margin": margin,
+        "margin": float(margins.mean()),
+        "margins": margins.tolist(),
     }
+
+
+def reference_row(recipe: Recipe, source: str) -> int | None:
+    """The row of the loss matrix of the model that the first preference version on a source compares with; None without one."""
+    rows: dict[str | None, int] = {name: row for row, name in enumerate(recipe.versions, start=1)}
+    for version in recipe.versions.values():
+        if isinstance(version.objective, Preference) and source in version.mixture.sources:
+            return rows.get(version.objective.reference or parent_of(version))
+    return None
+
+
+def against_reference(
+    rows: list[dict[str, Any] | None], reference: int | None
+) -> list[dict[str, Any] | None]:
+    """Adds to each model's numbers its `accuracy`: how often its margin is above the reference's, a tie being half.
+
+    It is the accuracy of DPO's implicit rewards (Rafailov et al. 2023, arXiv 2305.18290), measured with one reference for all
+    versions. None if the reference is not measured.
+
+    Args:
+        rows: From `compare_answers`, by row of the loss matrix.
+        reference: Which row is the reference.
+    """
+    before = rows[reference] if reference is not None else None
+    return [
+        row
+        and {key: number for key, number in row.items() if key != "margins"}
+        | {"accuracy": _accuracy(row["margins"], before["margins"]) if before else None}
+        for row in rows
+    ]
+
+
+def _accuracy(margins: list[float], before: list[float]) -> float | None:
+    """How often a margin is above another; None if they are not of the same pairs."""
+    if len(margins) != len(before):
+        return None
+    return float((np.sign(np.subtract(margins, before)) / 2 + 0.5).mean())

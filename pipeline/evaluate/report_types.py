@@ -120,7 +120,7 @@ class Report(Metrics):
         fill_in_the_middle: By source that trains on documents to be filled in, per row of the loss matrix what the middles of
             held-out documents cost; None if no source does.
         abilities: What is measured of every version, on one scale, see `report/abilities.py`; None in a run of one stage.
-        preferences: By source of pairs, per row of the loss matrix how often the preferred answer is the likelier one; None
+        preferences: By source of pairs, per row of the loss matrix how likely the preferred answer is; None
             if there are none.
         contamination: Evaluation texts in the training data.
         harness: Scores of lm-evaluation-harness by version.

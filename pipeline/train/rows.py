@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from perdure.pipeline.evaluate.infill import Row, infill_rows, infilled_sources
-from perdure.pipeline.evaluate.preferences import pair_rows, pair_sources, win_rate
+from perdure.pipeline.evaluate.preferences import compare_answers, pair_rows, pair_sources
 from perdure.pipeline.model.layout import layout_of
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.train.batch import Batch, Sample, blank_sample
@@ -90,7 +90,7 @@ def measure_preferences(
     eos_id: int,
     device: torch.device,
 ) -> dict[str, dict]:
-    """How often the preferred answer is the likelier one, by source of pairs; all ranks call this.
+    """How likely the model finds the preferred answer beside the other, by source of pairs; all ranks call this.
 
     Args:
         model: The wrapped model.
@@ -101,14 +101,14 @@ def measure_preferences(
         device: This rank's device.
 
     Returns:
-        As `evaluate.preferences.win_rate`, equal on all ranks. A source without held-out pairs is left out.
+        As `evaluate.preferences.compare_answers`, equal on all ranks. A source without held-out pairs is left out.
     """
     found = {}
     for source in pair_sources(recipe):
         if rows := pair_rows(recipe, source, data[source], tokenizer):
             halves = [half for pair in rows for half in pair]
             losses = row_losses(model, recipe, halves, eos_id, device).cpu().numpy()
-            found[source] = win_rate(rows, losses, recipe.seed)
+            found[source] = compare_answers(rows, losses, recipe.seed)
     return found
 
 

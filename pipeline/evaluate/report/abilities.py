@@ -46,7 +46,8 @@ def abilities(report: Report, recipe: Recipe) -> list[Ability] | None:
             _of_losses(f"middles of {source}", "infilling", [row["loss"] if row else None for row in middles])
         )
     for source, pairs in (report["preferences"] or {}).items():
-        rates = [row["win_rate"] if row else None for row in pairs]
+        key = "win_rate" if all(row is None or row["accuracy"] is None for row in pairs) else "accuracy"
+        rates = [row[key] if row else None for row in pairs]
         found.append(_of_shares(f"{source}: preferred", "preferences", rates, 0.5))
     if probes := report["probes"]:
         for file, about in probes["files"].items():

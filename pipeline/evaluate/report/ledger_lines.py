@@ -87,8 +87,9 @@ def _infills(report: Report) -> list[str]:
 def _preferences(report: Report) -> list[str]:
     """Lines on how often each version finds the preferred answer likelier."""
     return [
-        f"{version['id']}: the preferred answer of {source} is the likelier one in {found['win_rate']:.0%} of "
-        f"{found['pairs']:,} pairs."
+        f"{version['id']}: the preferred answer of {source} is the likelier one by byte in {found['win_rate']:.0%} of "
+        f"{found['pairs']:,} pairs"
+        + ("." if found["accuracy"] is None else f", and has gained on the other in {found['accuracy']:.0%}.")
         for source, rows in (report.get("preferences") or {}).items()
         for version, found in zip(report["versions"], rows[1:])
         if found

@@ -14,7 +14,7 @@ from perdure.pipeline.evaluate.contamination import contamination
 from perdure.pipeline.evaluate.dated import split
 from perdure.pipeline.evaluate.documents import table_name
 from perdure.pipeline.evaluate.infill import infilled_sources
-from perdure.pipeline.evaluate.preferences import pair_sources
+from perdure.pipeline.evaluate.preferences import against_reference, pair_sources, reference_row
 from perdure.pipeline.evaluate.record import initial_evaluation
 from perdure.pipeline.evaluate.report.harness_scores import harness_scores
 from perdure.pipeline.evaluate.report.ledger import Ancestry, by_label, draws, intervals, read_documents
@@ -93,9 +93,16 @@ def measured(
         "labels": by_label(documents, recipe.seed),
         "probes": _probes(recipe, paths, places, on, cutoffs),
         "fill_in_the_middle": _by_source(infilled_sources(recipe), evaluations, "fill_in_the_middle"),
-        "preferences": _by_source(pair_sources(recipe), evaluations, "preferences"),
+        "preferences": _preferences(recipe, evaluations),
         "contamination": contamination(recipe, on),
         **harness_scores(recipe, paths),
+    }
+
+
+def _preferences(recipe: Recipe, evaluations: list[dict | None]) -> dict[str, list[dict | None]] | None:
+    found = _by_source(pair_sources(recipe), evaluations, "preferences")
+    return found and {
+        source: against_reference(rows, reference_row(recipe, source)) for source, rows in found.items()
     }
 
 

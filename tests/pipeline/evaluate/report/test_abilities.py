@@ -38,7 +38,7 @@ def test_what_is_left_is_the_ratio_of_perplexities_to_the_best(report):
 
 
 def test_shares_are_counted_from_what_guessing_gives(report):
-    pairs = [None, *({"win_rate": rate} for rate in (0.5, 0.9, 0.7, 0.4))]
+    pairs = [None, *({"win_rate": 0.5, "accuracy": rate} for rate in (0.5, 0.9, 0.7, 0.4))]
     scores = [
         {"facts": {"new": {"accuracy": right, "chance": 0.25}}} for right in (0.25, 0.25, 0.25, 0.2, 0.25)
     ]
