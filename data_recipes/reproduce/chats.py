@@ -19,7 +19,7 @@ from perdure.data_recipes.reproduce.studies import (
 from perdure.pipeline.evaluate.report_types import Report
 
 DOMAINS = ("german", "english", "chats")
-VERSIONS = ("plain", "text_replay", "chat_replay")
+VERSIONS = ("plain", "chat_replay")
 
 
 def before(report: Report) -> dict[str, float]:
@@ -65,9 +65,6 @@ def claim_rows(found: Sequence[Report]) -> list[list[str]]:
             "ours",
             less_than_half("chat_replay"),
             shown("chat_replay"),
-        ),
-        claim_row(
-            "a tenth of English text does, too", "ours", less_than_half("text_replay"), shown("text_replay")
         ),
         claim_row(
             "a tenth of conversations costs less than a tenth of what is learned of German",
