@@ -24,7 +24,8 @@ VERSIONS = ("plain", "chat_replay")
 
 def before(report: Report) -> dict[str, float]:
     """Losses of the model that all versions start from, in the report's unit."""
-    return dict(zip(report["domains"], report["loss_matrix"][0], strict=True))
+    found = zip(report["domains"], report["loss_matrix"][0], strict=True)
+    return {domain: loss for domain, loss in found if loss is not None}
 
 
 def rise(report: Report, version: str) -> float:
