@@ -29,7 +29,7 @@ quickstart: $(STAMP)  ## from real text to a model's next version, on this machi
 	$(VENV)/bin/perdure run data_recipes/quickstart.yaml
 
 test: $(STAMP)  ## all tests, fast ones first
-	$(PYTEST) $(WORKERS) --session-timeout=2400
+	$(PYTEST) $(WORKERS) --session-timeout=3000
 
 soak: $(STAMP)  ## all tests, with every kill, damaged file and combination of which `make test` takes a sample; hours
 	PERDURE_SOAK=1 $(PYTEST) $(WORKERS) -s --timeout=7200
