@@ -7,7 +7,7 @@ from perdure.pipeline.core.hints import near
 from perdure.pipeline.data.read.rows import first_fields, first_values
 from perdure.pipeline.plan.domains import parse
 from perdure.pipeline.recipe import HuggingFaceModel, JsonlReader, ParquetReader, Recipe, RowsReader, Source
-from perdure.pipeline.recipe.periods import no_date, period
+from perdure.pipeline.recipe.periods import is_missing, no_date, period
 
 Problems = Iterator[Problem]
 RANGE = "`web[2023-01..2023-06]`, either end may be left out"
@@ -38,7 +38,7 @@ def date_field(name: str, source: Source) -> Problems:
         for place, (value, metadata) in first_values(reader, (field, "metadata")):
             if value is None and isinstance(metadata, dict):
                 value = metadata.get(field)
-            if value not in (None, "") and period(_as_text(value)) is None and field not in reader.where:
+            if not is_missing(value) and period(_as_text(value)) is None and field not in reader.where:
                 yield Problem(where, field, f"{place}: {no_date(field, value)}")
                 return
     except PerdureError:

@@ -30,6 +30,12 @@ def prefix(name: str, source: Source) -> Problems:
             where, template, f"documents of the reader `{reader.type}` have no fields beside their text"
         )
         return
+    taken = {getattr(reader, "text_field", None): "text", getattr(reader, "id_field", None): "id"}
+    for field in fields_of(template):
+        if what := taken.get(field):
+            remedy = f"`{field}` is the document's {what}; a prefix can have any other field of its metadata"
+            yield Problem(where, template, remedy)
+            return
     if not isinstance(reader, JsonlReader | ParquetReader):
         return  # the data stage counts documents without
     try:
@@ -39,8 +45,7 @@ def prefix(name: str, source: Source) -> Problems:
     if not fields or "metadata" in fields:  # which has fields of its own
         return
     for field in fields_of(template):
-        known = field in fields - {reader.text_field, reader.id_field}
-        if not known and not (field == DATE and source.date_field):
+        if field not in fields and not (field == DATE and source.date_field):
             yield Problem(where, template, f"no document has the field `{field}`{near(field, fields)}")
 
 

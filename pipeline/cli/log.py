@@ -15,6 +15,7 @@ from perdure.pipeline.core.records import MeasuredOn, read_record
 from perdure.pipeline.evaluate.record import evaluation, measured_on, run_data_directories
 from perdure.pipeline.evaluate.units import default_unit
 from perdure.pipeline.plan.consumption import tokens_at
+from perdure.pipeline.plan.cutoffs import cutoff_of
 from perdure.pipeline.plan.domains import measured_domains
 from perdure.pipeline.plan.history import mixture_phases, recorded_kernels, source_ledger, steps_done
 from perdure.pipeline.plan.lineage import ancestors, parent_of
@@ -31,8 +32,8 @@ def log(recipe: Recipe) -> dict[str, Any]:
     Of a version that has begun, all of it is from its own records; the recipe speaks of what waits. `unit` is the one that
     held-out losses are shown in, `evaluation` in nats per token.
     """
-    on, recipes = _measured_on(recipe), recorded(recipe)
-    versions = [_version(made, name, on) for name, made in recipes.items()]
+    on, recipes, whole = _measured_on(recipe), recorded(recipe), as_recorded(recipe)
+    versions = [_version(made, name, on, whole) for name, made in recipes.items()]
     return {"name": recipe.name, "unit": _unit(versions), "versions": versions}
 
 
@@ -49,7 +50,7 @@ def _measured_on(recipe: Recipe) -> MeasuredOn | None:
     return measured_on(whole, run_data_directories(whole))
 
 
-def _version(recipe: Recipe, name: str, on: MeasuredOn | None) -> dict[str, Any]:
+def _version(recipe: Recipe, name: str, on: MeasuredOn | None, whole: Recipe) -> dict[str, Any]:
     version, paths = recipe.versions[name], recipe.paths.version(name)
     directory = paths.directory
     step_tokens = recipe.training.global_batch_size * recipe.training.seq_length
@@ -87,7 +88,7 @@ def _version(recipe: Recipe, name: str, on: MeasuredOn | None) -> dict[str, Any]
         "checkpoints": list(paths.finished_checkpoints()),
         "phases": mixture_phases(recipe, name),
         "sources": source_ledger(recipe, name),
-        "cutoff": read_record(paths).get("cutoff") if paths.record.exists() else None,
+        "cutoff": cutoff_of(whole, read_record(paths)) if paths.record.exists() else None,
         "kernels": recorded_kernels(paths),
         "evaluation": texts and {domain: text["loss"] for domain, text in texts.items()},
         "bits_per_byte": texts and {domain: text["bits_per_byte"] for domain, text in texts.items()},
@@ -106,7 +107,8 @@ def diff(recipe: Recipe, left: str, right: str) -> dict[str, Any]:
     """
     names = (left, right)
     on, recipes = _measured_on(recipe), recorded(recipe)
-    logs = [_version(recipes[name], name, on) for name in names]
+    whole = as_recorded(recipe)
+    logs = [_version(recipes[name], name, on, whole) for name in names]
     fields = [
         recipes[name].versions[name].model_dump(mode="json", exclude={"schedule", "keep"}) for name in names
     ]

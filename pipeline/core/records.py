@@ -123,7 +123,8 @@ class VersionInputs(TypedDict):
     fisher_checkpoint: NotRequired[str]
     """The parent's last checkpoint, whose moments alone are read, for an anchor."""
     cutoff_before: NotRequired[Cutoff]
-    """The cut-off of all that it starts from, where the recipe says what dates documents have."""
+    """The cut-off of the text that it starts from, where the recipe says what dates documents have; that of the first model
+    is added where it is read."""
     recipe: NotRequired[str]
     """SHA-256 of `recipe.yaml` beside it."""
 
@@ -185,7 +186,7 @@ class VersionRecord(TypedDict):
     adapter: NotRequired[dict[str, Any]]
     """What was trained in place of the weights, before it was merged into them."""
     cutoff: NotRequired[Cutoff]
-    """Its cut-off, where the recipe says what dates documents have."""
+    """Its cut-off, where the recipe says what dates documents have; that of the first model is added where it is read."""
 
 
 def read_inputs(version: VersionPaths) -> VersionInputs:

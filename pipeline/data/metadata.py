@@ -10,7 +10,7 @@ from pyarrow import parquet
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.data.fim import Infill
 from perdure.pipeline.data.repositories import Repositories
-from perdure.pipeline.recipe.periods import no_date, period
+from perdure.pipeline.recipe.periods import is_missing, no_date, period
 from perdure.pipeline.recipe.prefixes import rendered
 
 
@@ -48,7 +48,7 @@ def date_of(document: Document, field: str) -> str | None:
     Raises:
         PerdureError: If what stands there is no date.
     """
-    if (value := document.metadata.get(field)) in (None, ""):
+    if is_missing(value := document.metadata.get(field)):
         return None
     if (found := period(value)) is None:
         raise PerdureError(f"document {document.id}: {no_date(field, value)}")
@@ -59,7 +59,8 @@ def dates_summary(table: Path) -> dict[str, Any]:
     """What a manifest's `counts` say of dates.
 
     Returns:
-        `first` and `last`; `undated`, a number of documents by split; `by_date`: `documents` and `tokens` by date and split.
+        `first` and `last`, the oldest and the newest date, as precise as they are; `undated`, a number of documents by split;
+        `by_date`: `documents` and `tokens` by date and split.
     """
     undated, found = {"train": 0, "heldout": 0}, dict[str, dict[str, dict[str, int]]]()
     for batch in parquet.ParquetFile(table).iter_batches(columns=["split", "date", "num_tokens"]):
@@ -73,8 +74,8 @@ def dates_summary(table: Path) -> dict[str, Any]:
             splits[split]["tokens"] += row["num_tokens"]
     periods = [days for date in found if (days := period(date)) is not None]
     return {
-        "first": str(min(days.first for days in periods)) if periods else None,
-        "last": str(max(days.last for days in periods)) if periods else None,
+        "first": str(min(periods)) if periods else None,
+        "last": str(max(periods, key=lambda days: (days.last, days.first))) if periods else None,
         "undated": undated,
         "by_date": dict(sorted(found.items())),
     }

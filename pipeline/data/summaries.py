@@ -36,7 +36,7 @@ def _labels(split: dict) -> str:
     return f" ({split['labels']:,} of them labels)" if "labels" in split else ""
 
 
-def fim_line(counts: dict) -> str:
+def _fim(counts: dict) -> str:
     """What was transformed to be filled in the middle; empty if nothing was."""
     if not (fim := counts.get("fim")):
         return ""
@@ -48,12 +48,28 @@ def fim_line(counts: dict) -> str:
 
 
 def _prefixes(counts: dict) -> str:
-    """Of a source with prefixes, how many documents have one."""
+    """Of a source with prefixes, how many documents have one; else empty."""
     found = counts.get("prefix")
     if found is None:
         return ""
     without = f", {found['without']:,} lack a field of it and stay plain" if found["without"] else ""
-    return f"; {found['documents']:,} documents have the prefix{without}"
+    return f"{found['documents']:,} documents have the prefix{without}"
+
+
+def _dates(counts: dict) -> str:
+    """Of a source with dates, the oldest and the newest one, and how many documents have none; else empty."""
+    found = counts.get("dates")
+    if found is None:
+        return ""
+    undated = sum(found["undated"].values())
+    if found["first"] is None:
+        return f"dates: none, {undated:,} documents without"
+    return f"dates {found['first']} to {found['last']}, {undated:,} documents without"
+
+
+def feature_lines(counts: dict) -> list[str]:
+    """What a source's middles, prefixes and dates came to, a line for each that it has."""
+    return [line for line in (_fim(counts), _prefixes(counts), _dates(counts)) if line]
 
 
 def source_summary(name: str, counts: dict) -> str:
@@ -74,9 +90,8 @@ def source_summary(name: str, counts: dict) -> str:
             )
             + (f"; {joined:,} files joined others of their repositories" if joined else "")
             + (f"; {unparsable:,} files are no Python" if (unparsable := counts.get("unparsable")) else "")
-            + (f"; {line}" if (line := fim_line(counts)) else "")
         )
-        + _prefixes(counts)
+        + "".join(f"; {line}" for line in feature_lines(counts))
         + "".join(
             f"; of {file['file']}, {file['too_short']:,} of {file['strings']:,} strings were too short to be looked for"
             for step in counts["steps"]

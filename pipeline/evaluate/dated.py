@@ -25,10 +25,10 @@ MOST_DATES = 40
 def timing(date: Period, cutoff: Period) -> Timing:
     """Whether a fact of a date was there to be read before a cut-off.
 
-    It was, if its date begins and ends no later than the cut-off's does; it was not, if its date begins after the cut-off's
-    end. Both may be as coarse as years: `2024` against 2024-06 is undecided.
+    It was, if its date ends no later than the cut-off begins, or is the cut-off's own; it was not, if its date begins after
+    the cut-off's end. Both may be as coarse as years: `2024` against 2024-06 is undecided.
     """
-    if date.first <= cutoff.first and date.last <= cutoff.last:
+    if date.last <= cutoff.first or date == cutoff:
         return "known"
     return "unseen" if date.first > cutoff.last else "undecided"
 

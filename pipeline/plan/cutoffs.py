@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perdure.pipeline.core.records import Cutoff, read_record
+from perdure.pipeline.core.records import Cutoff, VersionRecord, read_record
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.history import history
 from perdure.pipeline.plan.order import shard_lengths
@@ -22,6 +22,17 @@ from perdure.pipeline.recipe.remembered import parents_of
 
 NO_TEXT: Cutoff = {"earliest": None, "latest": None, "unknown": []}
 """The cut-off of random weights."""
+
+
+def cutoff_of(recipe: Recipe, record: VersionRecord) -> Cutoff | None:
+    """The cut-off of a finished version, with the one that is declared of its first model today; None if none was recorded.
+
+    Args:
+        recipe: Today's, as `recorded.as_recorded` gives it.
+        record: The version's.
+    """
+    own = record.get("cutoff")
+    return None if own is None else newest([initial_cutoff(recipe), own])
 
 
 def are_dated(recipe: Recipe) -> bool:
@@ -40,7 +51,9 @@ def initial_cutoff(recipe: Recipe) -> Cutoff:
 
 
 def cutoff_before(recipe: Recipe, name: str, data: dict[str, Path]) -> Cutoff:
-    """The cut-off of all that a version starts from, and of the teacher that its predictions are held near.
+    """The cut-off of the text that a version starts from, and of the teacher that its predictions are held near.
+
+    That of the first model is no part of it: what is declared may change, and is added where it is read (`cutoff_of`).
 
     Args:
         recipe: The recipe.
@@ -56,7 +69,7 @@ def cutoff_before(recipe: Recipe, name: str, data: dict[str, Path]) -> Cutoff:
             cutoff_of_plan(plan, directory, data, end),
         ]
     elif isinstance(version.start, Init):
-        found = [initial_cutoff(recipe)]
+        found = [NO_TEXT]
     else:
         found = [_recorded(recipe, parent) for parent in parents_of(version)]
     teacher = version.anchor.model if isinstance(version.anchor, KLAnchor) else None
@@ -115,7 +128,7 @@ def _unknown(reason: str) -> Cutoff:
 
 
 def _recorded(recipe: Recipe, name: str) -> Cutoff:
-    """The cut-off of a finished version."""
+    """The cut-off of a finished version, but for that of its first model."""
     recorded = read_record(recipe.paths.version(name)).get("cutoff")
     return recorded or _unknown(f"{name} was made before its documents had dates (sources.<name>.date_field)")
 

@@ -1,12 +1,16 @@
 """Dates of documents, questions and models: periods of days, as precise as what was written."""
 
+import math
+import re
 from datetime import UTC, date, timedelta
 from typing import Any, NamedTuple
 
-from perdure.pipeline.recipe.where import moment
+from perdure.pipeline.recipe.where import PERIODS, moment
 
 PRECISIONS = {4: "year", 7: "month", 10: "day"}
 """What a date of so many characters names."""
+_WEEK = re.compile(r"[0-9]{4}-?W")
+"""How a week begins (ISO 8601: 2024-W05, 2024W05, and its days), which is no date here."""
 
 
 class Period(NamedTuple):
@@ -35,6 +39,8 @@ class Period(NamedTuple):
 def period(value: Any) -> Period | None:
     """The days that a date names: a year (2024, also as a number), a month (2024-05), a day, or the day of a time, in UTC.
 
+    Weeks are no dates: `2024-W05` is no year, month or day.
+
     Returns:
         None if the value is no date.
     """
@@ -47,7 +53,9 @@ def period(value: Any) -> Period | None:
     except OverflowError:
         return None
     text = value.strip()
-    if len(text) not in (4, 7):
+    if _WEEK.match(text):
+        return None
+    if len(text) not in PERIODS:
         return Period(first, first)
     return Period(first, first.replace(month=12, day=31) if len(text) == 4 else _month_end(first))
 
@@ -55,9 +63,15 @@ def period(value: Any) -> Period | None:
 def no_date(field: str, value: Any) -> str:
     """What is wrong with a date that is none, and what to do."""
     return (
-        f"{field} = {value!r:.60} is no date; should be as 2024, 2024-05 or 2024-05-17, or leave such documents out with "
-        f'`where: {{{field}: {{at_least: "1000"}}}}` of the reader'
+        f"{field} = {value!r:.60} is no date; should be as 2024, 2024-05 or 2024-05-17. Correct or empty it; or use "
+        f'`where: {{{field}: {{at_least: "1000"}}}}` of the reader, which also drops documents without a date'
     )
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a field is there and holds nothing: null, blanks, or NaN, which data frames write for it."""
+    blank = isinstance(value, str) and not value.strip()
+    return value is None or blank or (isinstance(value, float) and math.isnan(value))
 
 
 def _month_end(first: date) -> date:

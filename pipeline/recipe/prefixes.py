@@ -6,7 +6,7 @@ from string import Formatter
 from typing import Any
 from urllib.parse import urlsplit
 
-from perdure.pipeline.recipe.periods import period
+from perdure.pipeline.recipe.periods import is_missing, period
 
 URL, DATE = "url", "date"
 """Fields of which the prefix has the host alone, and the date as it was normalised."""
@@ -56,7 +56,7 @@ def _value(name: str, metadata: Mapping[str, Any], date_field: str | None) -> st
         found = period(metadata.get(date_field))
         return None if found is None else str(found)
     value = metadata.get(name)
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or is_missing(value):
         return None
     return _host(str(value)) if name == URL else str(value)
 

@@ -1,6 +1,7 @@
 """Conditions on the fields of the documents that a reader takes."""
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,8 @@ WHERE = "where"
 """The reason of documents that a reader's `where` leaves out: as many as it says, so that nobody need be told."""
 PERIODS = {4: "-01-01", 7: "-01"}
 """What makes a date of a year (2024) and of a month (2024-05), by their length."""
+_PERIOD = re.compile(r"[0-9]{4}(-[0-9]{2})?")
+"""A year or a month; weeks (2024W05) are as long."""
 
 
 class Condition(Section):
@@ -91,7 +94,7 @@ def moment(value: Any) -> datetime | None:
         return None
     text = value.strip()
     try:
-        found = datetime.fromisoformat(text + PERIODS.get(len(text), ""))
+        found = datetime.fromisoformat(text + (PERIODS[len(text)] if _PERIOD.fullmatch(text) else ""))
     except ValueError:
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)

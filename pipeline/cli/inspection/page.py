@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from perdure.pipeline.cli.inspection.schema import Inspection
-from perdure.pipeline.data.summaries import fim_line
+from perdure.pipeline.data.summaries import feature_lines
 from perdure.pipeline.evaluate.report.figures import SERIES_COLOURS
 from perdure.pipeline.evaluate.report.html import render
 from perdure.pipeline.evaluate.report.page import printable
@@ -36,7 +36,7 @@ def render_inspection(found: Inspection) -> str:
         shade=shade,
         halves=(SHADED, SHADED_EXCESS),
         flow=_flow,
-        fim_line=fim_line,
+        feature_lines=feature_lines,
         below=lambda quantiles: [f"{name} below" for name in quantiles],
         perplexity="{:,.4g}".format,
     )

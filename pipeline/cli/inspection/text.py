@@ -8,7 +8,7 @@ from rich.text import Text
 
 from perdure.pipeline.cli.inspection.schema import Distribution, Inspection, Sample, ScoredDocuments, Source
 from perdure.pipeline.data.cleaning.drops import drops_lines
-from perdure.pipeline.data.summaries import fim_line
+from perdure.pipeline.data.summaries import feature_lines
 
 EXAMPLES_SHOWN = 2
 """Dropped documents printed per step and reason; the page and the artefact have more."""
@@ -40,7 +40,7 @@ def print_inspection(found: Inspection) -> None:
             f"out: {train['documents']:,} documents, {train['tokens']:,} tokens to train on; "
             f"{heldout['documents']:,} documents, {heldout['tokens']:,} tokens held out"
         )
-        if line := fim_line(counts):
+        for line in feature_lines(counts):
             console.print(line)
         if lost := counts.get("without_tokens"):
             console.print(Text(_without_tokens(lost)))

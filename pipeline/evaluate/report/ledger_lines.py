@@ -63,7 +63,7 @@ def _answers(report: Report) -> list[str]:
                 for kind, entry in kinds.items()
             ]
             lines.append(f"{version['id']}: {file}: {', '.join(parts)}{_leaked(report, file)}")
-        lines += _dated(version["id"], (probes.get("split") or {row: None})[row])
+        lines += dated_lines(version["id"], (probes.get("split") or {row: None})[row])
         if (fuar := probes["fuar"].get(version["id"], {}).get("parent")) is not None:
             lines.append(f"{version['id']}: {format_fuar(fuar)}")
     return lines
@@ -96,7 +96,7 @@ def _preferences(report: Report) -> list[str]:
     ]
 
 
-def _dated(version: str, found: dict | None) -> list[str]:
+def dated_lines(version: str, found: dict | None) -> list[str]:
     """Lines on a version's dated probes, split by its cut-off."""
     if found is None:
         return []
@@ -112,6 +112,7 @@ def _dated(version: str, found: dict | None) -> list[str]:
             if "correct" in kinds.get(kind, {})
         ]
         parts.append(f"undecided {kinds['undecided']['items']}")
+        parts += [f"without date {undated}"] if (undated := kinds["undated"]["items"]) else []
         lines.append(f"{version}: {file}, newest text {found['cutoff']}: {', '.join(parts)}")
     return lines
 

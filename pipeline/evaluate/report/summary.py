@@ -31,7 +31,7 @@ from perdure.pipeline.evaluate.units import (
     default_unit,
     measured_text,
 )
-from perdure.pipeline.plan.cutoffs import are_dated, initial_cutoff
+from perdure.pipeline.plan.cutoffs import are_dated, cutoff_of, initial_cutoff
 from perdure.pipeline.plan.forecast import expected_mixture
 from perdure.pipeline.plan.history import mixture_phases, recorded_kernels, source_ledger
 from perdure.pipeline.plan.identity import deciding_fields
@@ -124,7 +124,7 @@ def _losses_and_metrics(run: RunRecords, losses: np.ndarray) -> dict[str, Any]:
 def _cutoffs(run: RunRecords) -> list[Cutoff | None]:
     """Per row of the loss matrix the model's cut-off; None if none is recorded."""
     first = initial_cutoff(run.recipe) if are_dated(run.recipe) else None
-    return [first, *(record.get("cutoff") if record else None for record in run.records.values())]
+    return [first, *(cutoff_of(run.recipe, record) if record else None for record in run.records.values())]
 
 
 def _training(run: RunRecords) -> dict[str, Any]:
@@ -217,7 +217,7 @@ def _version(run: RunRecords, name: str) -> dict[str, Any]:
         "phases": mixture_phases(recipe, name),
         "sources": source_ledger(recipe, name),
         "evaluation": evaluation and evaluation["domains"],
-        "cutoff": record.get("cutoff") if record else None,
+        "cutoff": cutoff_of(run.recipe, record) if record else None,
     }
 
 

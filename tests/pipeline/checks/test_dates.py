@@ -17,7 +17,15 @@ def problems(tmp_path, rows, *overrides):
 
 
 @pytest.mark.parametrize(
-    "row", [{"date": "2024-05"}, {"date": 2024}, {"date": None}, {"metadata": {"date": "2024"}}]
+    "row",
+    [
+        {"date": "2024-05"},
+        {"date": 2024},
+        {"date": None},
+        {"metadata": {"date": "2024"}},
+        {"date": " "},
+        {"date": float("nan")},
+    ],
 )
 def test_dates_have_no_problem(tmp_path, row):
     assert problems(tmp_path, [{"date": "2023"}, row]) == {}
@@ -28,6 +36,7 @@ def test_a_date_that_is_none_is_one_line_with_its_place(tmp_path):
     assert value == "date"
     assert told.startswith("news.jsonl, row 2: date = 'last May' is no date; should be as 2024")
     assert "\n" not in told
+    assert "2023W05' is no date" in problems(tmp_path, [{"date": "2023W05"}])[FIELD][1]
     unreadable = 'sources.prose.reader.where={date: {at_least: "1000"}}'
     assert problems(tmp_path, [{"date": "2023"}, {"date": "last May"}], unreadable) == {}
 
@@ -68,6 +77,7 @@ def test_ranges_of_dates_have_no_problem(tmp_path):
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
+        ("prose[2023W05..2024]", "'2023W05' is no date; a range is written"),
         ("prose[2023-01..soon]", "'soon' is no date; a range is written `web[2023-01..2023-06]`"),
         ("prose[2024..2023]", "2024 comes after 2023; should be the other way round"),
         ("prose[2023]", "no such source; dates are written `web[2023-01..2023-06]`"),

@@ -28,7 +28,8 @@ def test_a_prefix_of_known_fields_has_no_problem(tmp_path):
     ("template", "remedy"),
     [
         ("{ulr}", "no document has the field `ulr`; did you mean `url`?"),
-        ("{text}", "no document has the field `text`"),
+        ("{text}", "`text` is the document's text; a prefix can have any other field of its metadata"),
+        ("{id}", "`id` is the document's id; a prefix can have any other field of its metadata"),
         ("{date}", "no document has the field `date`"),
         ("plain", "should name a field of the metadata, as in `date: {date}`"),
         ("{url!r}", "`{url!r}` should be `{field}`"),

@@ -6,11 +6,12 @@ import pytest
 
 from perdure.pipeline.core.errors import PerdureError
 from perdure.pipeline.data.stage import run_data
+from perdure.pipeline.data.summaries import source_summary
 from tests.pipeline.data.made import counts
 from tests.pipeline.data.texts import random_text, write_jsonl
 
-DATES = ["2023", "2024-02", "2024-05-17", "2024-05-17T23:30:00-05:00", None]
-WRITTEN = ["2023", "2024-02", "2024-05-17", "2024-05-18", None]
+DATES = ["2023", "2024-02", "2024-05-17", "2024-05-17T23:30:00-05:00", None, " "]
+WRITTEN = ["2023", "2024-02", "2024-05-17", "2024-05-18", None, None]
 
 
 def rows(number=40):
@@ -30,7 +31,9 @@ def test_dates_stand_beside_documents_as_precise_as_they_were_written(make_recip
         f"d{n}": WRITTEN[n % len(DATES)] for n in range(len(table))
     }
     told = counts(dated)["dates"]
-    assert (told["first"], told["last"]) == ("2023-01-01", "2024-05-18")
+    assert (told["first"], told["last"]) == ("2023", "2024-05-18")
+    undated = sum(row["date"] is None for row in table)
+    assert f"; dates 2023 to 2024-05-18, {undated} documents without" in source_summary("news", counts(dated))
     for split in ("train", "heldout"):
         mine = [row for row in table if row["split"] == split]
         assert told["undated"][split] == sum(row["date"] is None for row in mine)
@@ -53,5 +56,5 @@ def test_text_that_is_no_date_stops_the_stage_and_is_named(make_recipe, tmp_path
         run_data(recipe)
     left_out = {"type": "jsonl", "path": str(path), "where": {"when": {"at_least": "1000"}}}
     told = counts(run_data(make_recipe({"news": left_out}, date_field="when"))["news"])
-    assert told["documents"]["dropped"]["where_unreadable"] == 1
+    assert told["documents"]["dropped"]["where_unreadable"] == 1 + 6  # and blanks
     assert told["dates"]["undated"] == {"train": 0, "heldout": 0}

@@ -3,6 +3,7 @@
 import pytest
 
 from perdure.pipeline.evaluate.dated import MOST_DATES, by_date, split, timing
+from perdure.pipeline.evaluate.report.ledger_lines import dated_lines
 from perdure.pipeline.plan.cutoffs import NO_TEXT
 from perdure.pipeline.recipe.periods import Period, period
 
@@ -48,11 +49,14 @@ def test_a_date_against_a_cutoff(date, until, expected):
 
 def test_a_cutoff_that_is_no_single_date_decides_what_it_can():
     between = Period(period("2024-06").first, period("2024").last)
-    assert [timing(period(date), between) for date in ("2024-06", "2024-07", "2025")] == [
+    assert [timing(period(date), between) for date in ("2024-05", "2024-06-01", "2025")] == [
         "known",
-        "undecided",
+        "known",
         "unseen",
     ]
+    # What is vague is no surer than what is exact.
+    vague = ("2024", "2024-06", "2024-07", "2024-06-15")
+    assert {timing(period(date), between) for date in vague} == {"undecided"}
 
 
 ANSWERS = [
@@ -82,6 +86,9 @@ def test_probes_are_split_by_the_cutoff_and_none_is_counted_twice():
     assert kinds["unseen"]["accuracy"] == pytest.approx(1 / 3)
     assert kinds["unseen"]["chance"] == 0.5
     assert "accuracy" not in kinds["undecided"]
+    (line,) = dated_lines("jan", found)
+    assert line.startswith("jan: facts.jsonl, newest text 2024-02: should know 2 of 3")
+    assert line.endswith(", undecided 1, without date 1")
 
 
 def test_an_unknown_cutoff_refuses_the_split_with_its_reason():

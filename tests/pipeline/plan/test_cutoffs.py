@@ -10,6 +10,7 @@ from perdure.pipeline.plan.cutoffs import (
     NO_TEXT,
     are_dated,
     cutoff_before,
+    cutoff_of,
     cutoff_of_plan,
     cutoff_words,
     initial_cutoff,
@@ -162,3 +163,23 @@ def test_the_first_model_has_the_cutoff_that_is_declared(tmp_path):
     assert "evaluation.model_cutoff" in initial_cutoff(silent)["unknown"][0]
     assert not are_dated(silent)
     assert initial_cutoff(tiny_recipe(tmp_path)) == NO_TEXT
+
+
+def test_what_is_declared_later_holds_of_finished_versions_and_what_follows_them(tmp_path):
+    model = {"type": "huggingface", "path": str(tiny_llama(tmp_path / "llama", 300))}
+    silent, later, earlier = (
+        tiny_recipe(
+            tmp_path / "out", model=model, versions=VERSIONS, sources__a__date_field="date", **declared
+        )
+        for declared in ({}, {"evaluation__model_cutoff": "2024-06"}, {"evaluation__model_cutoff": "2023"})
+    )
+    assert cutoff_before(silent, "base", {}) == NO_TEXT
+    record = {"cutoff": newest([cutoff_before(silent, "base", {}), known("2024-01-31")])}
+    paths = silent.paths.version("base")
+    paths.directory.mkdir(parents=True)
+    write_json(paths.record, record)
+    assert "none is declared" in cutoff_of(silent, record)["unknown"][0]
+    assert cutoff_of(later, record) == known("2024-06-01", "2024-06-30")
+    assert cutoff_of(earlier, record) == known("2024-01-31")
+    assert cutoff_before(later, "early", {}) == known("2024-01-31")  # a child's record takes the text alone
+    assert cutoff_of(later, {}) is None

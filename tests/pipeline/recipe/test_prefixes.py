@@ -10,6 +10,8 @@ METADATA = {
     "tags": ["a"],
     "flag": True,
     "empty": "",
+    "blank": "  ",
+    "nan": float("nan"),
 }
 
 
@@ -25,6 +27,8 @@ METADATA = {
         ("{tags}", None),
         ("{flag}", None),
         ("{empty}", None),
+        ("{blank}", None),
+        ("{nan}", None),
     ],
 )
 def test_a_template_is_filled_or_the_document_stays_plain(template, prefix):

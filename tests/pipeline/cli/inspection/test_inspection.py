@@ -145,6 +145,21 @@ def test_every_column_has_a_heading_with_and_without_topics(run):
         assert not re.search(r"<th[^>]*>\s*</th>", page)
 
 
+def test_prefixes_and_dates_are_shown_where_a_source_has_them(run, capsys):
+    found = gather.of_recipe(run[2])
+    plain = render_inspection(found)
+    assert "have the prefix" not in plain and "Dates" not in plain
+    found["sources"][0]["counts"] |= {
+        "prefix": {"documents": 30, "without": 8, "tokens": 90},
+        "dates": {"first": "2022", "last": "2024-05", "undated": {"train": 4, "heldout": 1}, "by_date": {}},
+    }
+    print_inspection(found)
+    text, page = capsys.readouterr().out.splitlines(), render_inspection(found)
+    assert "30 documents have the prefix, 8 lack a field of it and stay plain" in text
+    assert "dates 2022 to 2024-05, 5 documents without" in text
+    assert "30 documents have the prefix" in page and "Dates 2022 to 2024-05, 5 documents without." in page
+
+
 def test_the_page_is_whole_and_escapes_text(run):
     found = gather.of_recipe(run[2])
     page = render_inspection(found)
