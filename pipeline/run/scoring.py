@@ -67,8 +67,10 @@ def score_what_is_read(
     return found
 
 
-def score_by_model(recipe: Recipe, model: str, data: Path, wanted: np.ndarray | None) -> Path:
-    """Scores of documents of a source by a model, named as in the recipe."""
+def score_by_model(
+    recipe: Recipe, model: str, data: Path, wanted: np.ndarray | None, split: str = "train"
+) -> Path:
+    """Scores of documents of a source by a model, named as in the recipe; see `score.score_source`."""
     from perdure.pipeline.data.backends import remote_executor
 
     reference = _reference(recipe, model)
@@ -79,6 +81,7 @@ def score_by_model(recipe: Recipe, model: str, data: Path, wanted: np.ndarray | 
         wanted=wanted,
         workers=recipe.data.workers,
         executor=remote_executor(recipe, scoring=True),
+        split=split,
     )
     if (seconds := time.monotonic() - begun) > 1:
         source = read_json(data / "manifest.json")["source"]

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PLACES = {"train": "scores", "heldout": "heldout_scores"}
+"""Folder below a source's data that has the scores of a split's documents."""
+
 
 @dataclass(frozen=True)
 class ReferenceModel:
@@ -58,7 +61,7 @@ class ReferenceModel:
     hashes: Path | None = None
 
 
-def score_place(data_dir: Path, model: ReferenceModel) -> tuple[Path, dict]:
+def score_place(data_dir: Path, model: ReferenceModel, split: str = "train") -> tuple[Path, dict]:
     """Directory of the scores of all documents of a source by a model, made or not, and what they depend on."""
     inputs = {
         "format": FORMAT,
@@ -70,7 +73,7 @@ def score_place(data_dir: Path, model: ReferenceModel) -> tuple[Path, dict]:
         "precision": model.precision,
     }
     before = inputs | {"format": BEFORE}
-    places = [data_dir / "scores" / f"{model.label}@{hash_of(told)[:8]}" for told in (inputs, before)]
+    places = [data_dir / PLACES[split] / f"{model.label}@{hash_of(told)[:8]}" for told in (inputs, before)]
     return (places[1], before) if is_finished(places[1]) else (places[0], inputs)
 
 
@@ -81,8 +84,9 @@ def score_source(
     workers: int,
     wanted: np.ndarray | None = None,
     executor: "AbstractContextManager[Execute] | None" = None,
+    split: str = "train",
 ) -> Path:
-    """Scores documents of the training split of one source, unless that is done.
+    """Scores documents of one split of one source, unless that is done.
 
     Args:
         data_dir: The source's directory of shards.
@@ -90,6 +94,7 @@ def score_source(
         workers: Processes on CPU; with CUDA there is one for each device.
         wanted: Which documents, bool [documents over all shards]; default: all. Those that were scored before are kept, too.
         executor: Runs the tasks instead of `workers` processes here, see `backends.remote_executor`.
+        split: `train`, or `heldout`, each of whose documents is scored as one of the training split is: alone, and whole.
 
     Returns:
         A directory with `<task>.ref.{bin,idx}` (losses) and `<task>.ent.{bin,idx}` (entropies of the predictions), both
@@ -100,13 +105,15 @@ def score_source(
         PerdureError: If the model is missing or has another or a smaller vocabulary, or the disk is full.
     """
     from perdure.pipeline.data.score.scorer import scored_documents
+    from perdure.pipeline.data.shard import PREFIXES
 
-    place, inputs = score_place(data_dir, model)
+    place, inputs = score_place(data_dir, model, split)
     if is_whole(place):
         _check_origin(place, inputs)
         return place
     data = read_json(data_dir / "manifest.json")
-    lengths = [np.asarray(open_shard(data_dir / f"{task:05d}").lengths) for task in range(data["tasks"])]
+    shards = [data_dir / PREFIXES[split].format(task) for task in range(data["tasks"])]
+    lengths = [np.asarray(open_shard(shard).lengths) for shard in shards]
     borders = np.cumsum([len(part) for part in lengths])
     asked = np.ones(borders[-1], bool) if wanted is None else wanted.copy()
     earlier = None
@@ -124,7 +131,7 @@ def score_source(
     left = _left(place, tasks)
     final = place if asked.all() else place.with_name(f"{place.name}+{_digest(asked)}")
     tokens = int(np.concatenate(lengths)[asked & ~earlier[1] if earlier else asked].sum(dtype=np.int64))
-    whole = data["counts"]["train"]["tokens"]
+    whole = data["counts"][split]["tokens"]
     part = "" if tokens == whole else f" of {whole:,}"
     logger.info(f"scoring {data['source']} with {model.label}: {tokens:,}{part} tokens")
 
@@ -137,7 +144,8 @@ def score_source(
         workers = torch.cuda.device_count() or min(workers, data["tasks"])
         threads = max(1, torch.get_num_threads() // workers)
         executor = local(workers, scoring=True)
-    request = _Request(data_dir, final, model.directory, tasks, earlier[0] if earlier else None, left, tokens)
+    before = earlier[0] if earlier else None
+    request = _Request(data_dir, final, model.directory, tasks, before, left, tokens, split)
     with disk_errors(data_dir), executor as execute:
         _score(request, data, inputs, threads, execute)
     return final
@@ -154,6 +162,7 @@ class _Request(NamedTuple):
         earlier: Scores that have some of them, if there are any.
         left: Directories of work that ended before it was done.
         tokens: To be scored, now and in that work.
+        split: Of the documents.
     """
 
     data_dir: Path
@@ -163,6 +172,7 @@ class _Request(NamedTuple):
     earlier: Path | None
     left: list[Path]
     tokens: int
+    split: str
 
 
 def _partial(place: Path) -> list[Path]:
@@ -216,7 +226,7 @@ def _score(
     from perdure.pipeline.data.score.scorer import ASKED, PROGRESS, Scorer
     from perdure.pipeline.data.shard import shard_files
 
-    data_dir, final, model_dir, asked, earlier, left, tokens = request
+    data_dir, final, model_dir, asked, earlier, left, tokens, split = request
     with building(data_dir.parent.parent, final) as work:
         _take_over(work, left)
         for task, part in enumerate(asked):
@@ -226,6 +236,7 @@ def _score(
         artefact, tasks = work / "artefact", data["tasks"]
         precision, windows = inputs["precision"], (inputs["context"], inputs["overlap"])
         step = Scorer(data_dir, artefact, model_dir, data["eos_id"], windows, precision, threads, earlier)
+        step.split = split
         with telling(work / PROGRESS, data["source"], tokens):
             (counts,) = execute([step], tasks, work / "score")
         assert counts["documents"] == sum(int(part.sum()) for part in asked)

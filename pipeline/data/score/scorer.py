@@ -56,6 +56,8 @@ class Scorer(PipelineStep):
 
     type = "🔮 - SCORER"
     name = "Reference losses"
+    split = "train"
+    """Whose documents are scored: `train` or `heldout`."""
 
     def __init__(
         self,
@@ -76,7 +78,7 @@ class Scorer(PipelineStep):
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
         """Scores the documents of shard `rank` that are asked for and not scored yet; writes the scores of all asked for."""
         work, name = self.directory.parent, f"{rank:05d}"
-        shard = open_shard(self.data_dir / PREFIXES["train"].format(rank))
+        shard = open_shard(self.data_dir / PREFIXES[self.split].format(rank))
         lengths, asked = np.asarray(shard.lengths), np.ones(len(shard.lengths), bool)
         if (work / ASKED).exists():
             asked = np.load(work / ASKED / f"{name}.npy")
@@ -96,7 +98,7 @@ class Scorer(PipelineStep):
         """Where the second half of each document begins, which does not see the first; 0 where it is no pair."""
         if not read_json(self.data_dir / "manifest.json").get("pairs"):
             return [0] * len(documents)
-        masks = open_shard(self.data_dir / f"{PREFIXES['train'].format(rank)}.mask")
+        masks = open_shard(self.data_dir / f"{PREFIXES[self.split].format(rank)}.mask")
         places = ((masks.start(number), int(masks.lengths[number])) for number in documents.tolist())
         return [second_half(masks.values[start : start + length]) for start, length in places]
 

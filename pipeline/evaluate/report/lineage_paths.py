@@ -81,6 +81,11 @@ def paths(sources: list[str], recipes: dict[str, Recipe]) -> dict[str, LineagePa
     return found
 
 
+def learned_sources(sources: list[str], path: LineagePath) -> list[str]:
+    """Those of a path's sources that joined it."""
+    return [source for source, row in zip(sources, path.learned) if row is not None]
+
+
 def _new_sources(recipe: Recipe, name: str) -> list[str]:
     places = members(recipe.versions[name].mixture)
     return [source_of(domain) for key, (domain, _) in places.items() if not is_replayed(key)]

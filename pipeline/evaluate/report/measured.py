@@ -18,7 +18,7 @@ from perdure.pipeline.evaluate.preferences import against_reference, pair_source
 from perdure.pipeline.evaluate.record import initial_evaluation
 from perdure.pipeline.evaluate.report.harness_scores import harness_scores
 from perdure.pipeline.evaluate.report.ledger import Ancestry, by_label, draws, intervals, read_documents
-from perdure.pipeline.evaluate.report.lineage_paths import LineagePath, losses_along
+from perdure.pipeline.evaluate.report.lineage_paths import LineagePath, learned_sources, losses_along
 from perdure.pipeline.evaluate.report.metric_intervals import metric_intervals
 from perdure.pipeline.evaluate.report.siblings import compared, pairs
 from perdure.pipeline.plan.domains import measured_domains, source_of
@@ -118,7 +118,7 @@ def _by_source(
 
 def _shown(domains: list[str], sources: list[str], path: LineagePath) -> list[str]:
     """The domains of sources that a version or an ancestor trained on, or that the initial model is taken to know."""
-    learned = {source for source, row in zip(sources, path.learned) if row is not None}
+    learned = set(learned_sources(sources, path))
     return [domain for domain in domains if source_of(domain) in learned]
 
 

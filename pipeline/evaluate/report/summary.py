@@ -39,6 +39,7 @@ from perdure.pipeline.plan.lineage import parent_of
 from perdure.pipeline.plan.merged import fitted_shares, origin_words
 from perdure.pipeline.plan.mixture import is_replayed, members, mixture_shares, trained_fraction
 from perdure.pipeline.plan.plan import num_steps
+from perdure.pipeline.plan.planning import data_hash
 from perdure.pipeline.plan.recorded import as_recorded, made_schedule
 from perdure.pipeline.recipe import Recipe
 
@@ -70,7 +71,7 @@ def summarize(recipe: Recipe, data: dict[str, Path | None]) -> Report:
     found = {
         "name": run.recipe.name,
         **_losses_and_metrics(run, losses),
-        "forgotten": read_optional(recipe.paths.forgotten),
+        "forgotten": _forgotten(run, recipe.evaluation.exact, data),
         "measured": run.on,
         "unmeasured": unmeasured(run.recipe, run.on),
         "edited": _edited(run.recipes, recipe),
@@ -119,6 +120,23 @@ def _losses_and_metrics(run: RunRecords, losses: np.ndarray) -> dict[str, Any]:
         **measured(recipe, losses, run.rows, along, starts, run.on, run.places, _cutoffs(run)),
         "stability_gap": stability_gaps(recipe, run.steps, along, run.on, dict.fromkeys(domains, 1.0)),
     }
+
+
+def _forgotten(
+    run: RunRecords, exact: dict[str, str], data: dict[str, Path | None]
+) -> dict[str, dict[str, Any]] | None:
+    """What was measured of forgotten documents (`run/forgetting.py`), of today's data, versions and exact references alone."""
+    weights = {name: record and record["weights_hash"] for name, record in run.records.items()}
+    found = {}
+    for source, own in (read_optional(run.recipe.paths.forgotten) or {}).items():
+        place, made = data.get(source), own.get("weights", {})
+        versions = {
+            name: told for name, told in own["versions"].items() if made.get(name) == weights.get(name)
+        }
+        whole = own["exact"] == exact.get(source) and (own["exact"] is None or own["exact"] in versions)
+        if whole and versions and place is not None and own.get("data") == data_hash(place):
+            found[source] = own | {"versions": versions}
+    return found or None
 
 
 def _cutoffs(run: RunRecords) -> list[Cutoff | None]:

@@ -282,3 +282,17 @@ def test_inspection_shows_what_is_scored(here, news, model, tmp_path):
     assert without[number] and sample["model"] == "ref"
     last = max((news / "scores").iterdir(), key=lambda path: sum(map(len, values(path))))
     assert sample["losses"] == [round(unit / 1000, 3) for unit in values(last)[number]]
+
+
+def test_heldout_documents_are_scored_as_those_that_train(here, model, tmp_path):
+    """A source that holds the documents of its first shard out gives them the same scores, and shows them to nobody else."""
+    tasks = [random_documents(task, DOCUMENTS // TASKS, VOCAB, longest=70) for task in range(TASKS)]
+    data = write_data(tmp_path / "run" / "data" / "news@12345678", tasks, tasks[0], VOCAB)
+    trained = score(here, data, model)
+    place = score_source(data, ReferenceModel(model, **HOW), workers=1, executor=here(), split="heldout")
+    assert place == data / "heldout_scores" / trained.name
+    tables = [pq.read_table(scores / "docs.parquet") for scores in (trained, place)]
+    assert tables[1].equals(tables[0].slice(0, len(tasks[0]))) and len(tables[0]) == DOCUMENTS
+    for kind in ("ref", "ent"):
+        assert values(place, kind) == values(trained, kind)[: len(tasks[0])]
+    assert list((data / "scores").iterdir()) == [trained]  # which `data inspect` shows

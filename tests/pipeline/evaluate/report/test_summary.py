@@ -10,6 +10,7 @@ from perdure.pipeline.evaluate.report.page import render_page
 from perdure.pipeline.evaluate.report.siblings import findings
 from perdure.pipeline.evaluate.report.summary import summarize
 from perdure.pipeline.evaluate.report.training import CURVE_POINTS
+from perdure.pipeline.plan.planning import data_hash
 from perdure.pipeline.recipe import FP8
 from tests.pipeline.evaluate.made_up import ALL
 
@@ -189,7 +190,7 @@ def test_a_run_with_one_finished_version_still_reports(recipe, run):
 
 
 def test_what_was_to_be_forgotten_has_a_table_of_its_own(recipe, run):
-    data = run(recipe, ["base"])
+    data = run(recipe, ["base", "reference"])
     assert summarize(recipe, data)["forgotten"] is None
     told = {
         "loss": 4.25,
@@ -200,11 +201,27 @@ def test_what_was_to_be_forgotten_has_a_table_of_its_own(recipe, run):
         "utility": 0.4286,
     }
     unknown = dict.fromkeys(told) | {"loss": 4.5}
-    versions = {"base": told, "reference": unknown}
-    write_json(
-        recipe.paths.forgotten, {"clean": {"exact": "reference", "documents": 1234, "versions": versions}}
+    versions = {"base": told, "reference": unknown, "gone": told}
+    weights = {
+        name: read_json(recipe.paths.version(name).record)["weights_hash"] for name in ("base", "reference")
+    }
+    record = {"exact": "reference", "documents": 1234, "data": data_hash(data["clean"]), "versions": versions}
+    record["weights"] = weights | {"gone": "abc"}
+    write_json(recipe.paths.forgotten, {"clean": record})
+    named = recipe.model_copy(
+        update={"evaluation": recipe.evaluation.model_copy(update={"exact": {"clean": "reference"}})}
     )
-    page = render_page(summarize(recipe, data))
+    report = summarize(named, data)
+    assert list(report["forgotten"]["clean"]["versions"]) == ["base", "reference"]
+    assert summarize(recipe, data)["forgotten"] is None  # another exact reference
+    for other in (
+        {"data": "other"},
+        {"weights": {"base": weights["base"], "reference": "other"}},
+        {"weights": {}},
+    ):
+        write_json(recipe.paths.forgotten, {"clean": record | other})
+        assert summarize(named, data)["forgotten"] is None
+    page = render_page(report)
     table = page.partition("What was to be forgotten</h2>")[2].partition("</section>")[0]
     assert (
         "clean, 1,234 documents" in table and 'reference <span class="muted">exact reference</span>' in table
