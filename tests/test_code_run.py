@@ -51,12 +51,13 @@ def test_middles_cost_what_transformers_says(finished):
     (tokenizer,) = recipe.directory.glob("tokenizer@*")
     rows = infill_rows(recipe, "code", data, tokenizer)
     sentinels = read_json(data / "manifest.json")["fim"]["sentinels"]
+    file = read_json(data / "manifest.json")["repository"]["sentinels"][1]
     eos = read_json(data / "manifest.json")["eos_id"]
     model = AutoModelForCausalLM.from_pretrained(version / "hf", dtype=torch.float32)
     losses = []
     for row in rows:
         assert [row.tokens.count(token) for token in sentinels] == [1, 1, 1]  # half and half: PSM
-        assert row.tokens[0] == sentinels[0] and row.tokens[-row.scored - 1] == sentinels[2]
+        assert row.tokens[:2] == [file, sentinels[0]] and row.tokens[-row.scored - 1] == sentinels[2]
         assert len(row.tokens) <= recipe.training.seq_length
         tokens = torch.tensor([[eos, *row.tokens]])
         with torch.no_grad():
@@ -70,7 +71,9 @@ def test_middles_cost_what_transformers_says(finished):
     report = read_json(recipe.paths.report)
     initial, after = report["fill_in_the_middle"]["code"]
     assert after == measured and after["loss"] < initial["loss"] - 0.5
-    assert sum(len(row.tokens) for row in rows) <= recipe.evaluation.max_tokens
+    assert (
+        sum(len(row.tokens) - 6 for row in rows) <= recipe.evaluation.max_tokens
+    )  # sentinels, and cut tokens
     assert "filling in middles of code costs" in said
     page = Path(recipe.directory, "report", "index.html").read_text()
     assert "Filling in the middle" in page and "left to right" in page

@@ -31,7 +31,7 @@ REPOSITORY = {
     "qwen": ("<|repo_name|>", "<|file_sep|>"),
 }
 """What families of models put before a repository's name and before a file. Qwen2.5-Coder ends names and files in a line end,
-and fills in what stands behind the path; StarCoder2 does neither."""
+and has a file's path before what is filled in; StarCoder2 has it in the prefix, and no line ends. Neither cuts a path."""
 
 Part = str | int
 """A piece of a document: text, or the id of a token that is no text."""
@@ -167,7 +167,9 @@ def boundaries(draw: list[int], length: int) -> tuple[int, int]:
     return low, high
 
 
-def parts_of(text: str, places: tuple[int, int], spm: bool, sentinels: tuple[int, ...]) -> list[Part]:
+def parts_of(
+    text: str, places: tuple[int, int], spm: bool, sentinels: tuple[int, ...], before: str = ""
+) -> list[Part]:
     """A text with its middle last.
 
     Args:
@@ -175,28 +177,30 @@ def parts_of(text: str, places: tuple[int, int], spm: bool, sentinels: tuple[int
         places: Where its middle begins, and where it stops.
         spm: Whether the suffix comes first.
         sentinels: Before prefix, suffix and middle, and perhaps one behind the middle.
+        before: What the prefix begins with, and is never cut.
     """
     begin, stop = places
-    prefix, middle, suffix = text[:begin], text[begin:stop], text[stop:]
+    prefix, middle, suffix = before + text[:begin], text[begin:stop], text[stop:]
     before_prefix, before_suffix, before_middle, *end = sentinels
     if spm:
         return [before_prefix, before_suffix, suffix, before_middle, prefix, middle, *end]
     return [before_prefix, prefix, before_suffix, suffix, before_middle, middle, *end]
 
 
-def rendering(infill: Infill, document: str, text: str) -> Rendering:
+def rendering(infill: Infill, document: str, text: str, before: str = "") -> Rendering:
     """A text of a training document, transformed or not.
 
     Args:
         infill: How.
         document: Its id.
         text: Its text.
+        before: What stands before it in the same text, and is never cut.
     """
     whether, order, *places = draws(infill.seed, infill.view, document)
     if not chance(whether, infill.rate) or not text:
-        return Rendering([text])
+        return Rendering([before + text])
     spm = chance(order, infill.spm)
-    parts = parts_of(text, boundaries(places, len(text)), spm, infill.sentinels)
+    parts = parts_of(text, boundaries(places, len(text)), spm, infill.sentinels, before)
     return Rendering(parts, psm=not spm, spm=spm)
 
 

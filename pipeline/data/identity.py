@@ -27,7 +27,7 @@ READ_OTHERWISE = {"jsonl": {"broken_json", "invalid_utf8"}, "parquet": {"invalid
 
 FIM = 1
 """Version of what the stage makes of documents whose middle is to be filled in."""
-REPOSITORIES = 1
+REPOSITORIES = 2
 """Version of what the stage makes of repositories, and of what readers leave of their files."""
 CHATS = 1
 """Version of what the stage makes of conversations."""

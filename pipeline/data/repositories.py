@@ -40,7 +40,7 @@ class Repositories:
         sentinels: Ids of the tokens before a repository's name, and before a file.
         name_end: What stands behind a repository's name.
         file_end: What stands behind a file.
-        path_inside: Whether a file's path is a part of what is to be filled in.
+        path_inside: Whether the prefix of a file that is filled in begins with its path, which otherwise stands before it.
         seed: The recipe's seed.
         view: The source's name.
     """
@@ -157,10 +157,10 @@ def render_repository(form: Repositories, infill: Infill | None, document: Docum
     )
     for identifier, path, text in document.metadata[FILES]:
         before, code = (f"{path}\n" if named else ""), text + form.file_end
-        if form.path_inside:
-            before, code = "", before + code
-        found = rendering(infill, identifier, code) if chosen and infill else Rendering([code])
-        parts += [file_token, *([before] if before else []), *found.parts]
+        outside, inside = ("", before) if form.path_inside else (before, "")
+        transformed = rendering(infill, identifier, code, inside) if chosen and infill else None
+        found = transformed or Rendering([inside + code])
+        parts += [file_token, *([outside] if outside else []), *found.parts]
         psm, spm = psm + found.psm, spm + found.spm
     return Rendering(parts, psm, spm)
 

@@ -13,7 +13,7 @@ from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.core.tokenizers import load_tokenizer
 from perdure.pipeline.data.cleaning.drops import heavy_drops
 from perdure.pipeline.data.cleaning.normalise import is_heldout, text_hash
-from perdure.pipeline.data.fim import Infill, restored
+from perdure.pipeline.data.fim import Infill, rendering, restored
 from perdure.pipeline.data.leaks import texts as shard_texts
 from perdure.pipeline.data.repositories import FILES, Repositories, render_repository
 from perdure.pipeline.data.stage import run_data
@@ -54,6 +54,26 @@ def test_every_file_of_a_chosen_repository_can_be_filled_in(form):
 
     plain = tokens(render_repository(form, None, FILE).parts)
     assert restored(tokens(found.parts), INFILL.sentinels, form.sentinels) == plain
+
+
+@pytest.mark.parametrize("form", [STARCODER, QWEN])
+@pytest.mark.parametrize("spm", [0.0, 1.0])
+def test_a_path_is_never_cut(form, spm):
+    """StarCoder2's begins the prefix, Qwen2.5-Coder's stands before it; the places are those of the code alone."""
+    files = [(f"{number}", f"src/pkg/module_{number}.py", f"x = {number}") for number in range(100)]
+    infill = Infill(1.0, spm, INFILL.sentinels, 1, "code")
+    found = render_repository(form, infill, Document("", "me/it", metadata={FILES: files}))
+    begins = [place for place, part in enumerate(found.parts) if part == -9]
+    assert found.psm + found.spm == len(begins) == 100
+    for begin, (identifier, path, code) in zip(begins, files, strict=True):
+        alone = rendering(infill, identifier, code + form.file_end).parts
+        prefix = alone.index(-3) + 1 if spm else 1
+        expected = list(alone)
+        if form is STARCODER:
+            expected[prefix] = f"{path}\n{alone[prefix]}"
+        else:
+            expected = [f"{path}\n", *alone]
+        assert found.parts[begin + 1 : begin + 1 + len(expected)] == expected
 
 
 def test_shares_of_names_and_of_files_that_are_filled_in():
