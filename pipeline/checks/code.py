@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from perdure.pipeline.core.errors import PerdureError, Problem
-from perdure.pipeline.data.fim import repository_spellings, sentinels_of, unusable
-from perdure.pipeline.data.tokenizer.directory import read_tokenizer
+from perdure.pipeline.data.fim import is_separator, repository_spellings, sentinels_of, unusable
+from perdure.pipeline.data.tokenizer.directory import own_separator, read_tokenizer
+from perdure.pipeline.data.tokenizer.train import SEPARATOR
 from perdure.pipeline.recipe import (
     ExtendedTokenizer,
     HuggingFaceTokenizer,
@@ -13,6 +14,7 @@ from perdure.pipeline.recipe import (
     RowsReader,
     SentencePieceTokenizer,
     Source,
+    TrainedTokenizer,
 )
 
 Problems = Iterator[Problem]
@@ -29,7 +31,12 @@ def between_texts(recipe: Recipe) -> Problems:
                     yield Problem(f"{where}.{field}", field, remedy)
             continue
         yield from _repository(where, source)
-        for field, tokens in sentinels_of(source).items():
+        found = sentinels_of(source)
+        if shared := {*found.get("fim.sentinels", ())} & {*found.get("repository.sentinels", ())}:
+            remedy = f"{min(shared)!r} is one of `fim`, too; the tokens of both should differ"
+            assert source.repository is not None
+            yield Problem(f"{where}.repository.sentinels", source.repository.sentinels, remedy)
+        for field, tokens in found.items():
             if tokens and (reason := _unusable(recipe, tokens)):
                 section = getattr(source, field.partition(".")[0])
                 yield Problem(f"{where}.{field}", section.sentinels, reason)
@@ -53,6 +60,7 @@ def _repository(where: str, source: Source) -> Problems:
             if value is None:
                 remedy = "name the field, which `repository` of the source needs"
                 yield Problem(f"{where}.reader.{name}", value, remedy)
+        yield from _own_fields(where, source.reader)
     if not repository_spellings(source):
         remedy = "should be `starcoder`, `qwen`, or two tokens: what `fim` names has none for repositories"
         yield Problem(f"{where}.repository.sentinels", source.repository.sentinels, remedy)
@@ -62,14 +70,32 @@ def _repository(where: str, source: Source) -> Problems:
             yield Problem(f"{where}.{name}", value if isinstance(value, str) else value.type, remedy)
 
 
+def _own_fields(where: str, reader: RowsReader) -> Problems:
+    """Checks that repository and path stand in fields of their own."""
+    used = {getattr(reader, name, None): what for name, what in (("text_field", "text"), ("id_field", "id"))}
+    for name, what in (("repository_field", "repository"), ("path_field", "path")):
+        if (value := getattr(reader, name)) is None:
+            continue
+        if value in used:
+            yield Problem(
+                f"{where}.reader.{name}", value, f"should be another field than that of the {used[value]}"
+            )
+        used[value] = what
+
+
 def _unusable(recipe: Recipe, tokens: tuple[str, ...]) -> str | None:
     """Why the recipe's tokenizer cannot have these tokens between texts, as far as it is known before it is made."""
     spec = recipe.tokenizer
+    if isinstance(spec, TrainedTokenizer):
+        return is_separator(tokens, SEPARATOR)
     if isinstance(spec, SentencePieceTokenizer):
         return "a sentencepiece model tells no sentinels from text; choose a model's `tokenizer.json` that has them"
     if not isinstance(spec, HuggingFaceTokenizer | ExtendedTokenizer):
         return None
     try:
-        return unusable(read_tokenizer(spec.path / "tokenizer.json"), tokens)
+        separator = spec.eos_token or own_separator(spec.path)
+        return is_separator(tokens, separator) or unusable(
+            read_tokenizer(spec.path / "tokenizer.json"), tokens
+        )
     except (PerdureError, OSError):
         return None  # told already

@@ -63,7 +63,9 @@ def _fields(where: str, reader: JsonlReader | ParquetReader) -> Problems:
     texts = ["messages_field", "tools_field"] if reader.messages_field else ["text_field"]
     if reader.chosen_field:
         texts = ["prompt_field", "chosen_field", "rejected_field"]
-    for option in (*texts, "repository_field", "path_field"):
+    if fields and "metadata" not in fields:  # which has fields of its own
+        texts += ["repository_field", "path_field"]
+    for option in texts:
         name = getattr(reader, option)
         if fields and name is not None and name not in fields:
             yield Problem(f"{where}.{option}", name, f"no document has this field{near(name, fields)}")

@@ -37,14 +37,25 @@ def listed(recipe: Recipe, name: str, version: Version) -> Problems:
             read_ids(ids)
         except PerdureError as error:
             yield Problem(where, str(ids), str(error).removeprefix(f"{ids}: "), absent=True)
+    if any(source.repository is not None for source in recipe.sources.values()) and withdrawals(recipe, name):
+        yield from _not_in_repositories(recipe, name)
+
+
+def _not_in_repositories(recipe: Recipe, name: str) -> Problems:
+    """Checks that no copy of what is withdrawn, by a version or what it comes from, can stand in a repository that it reads."""
+    read = {source_of(domain) for domain, _ in members(expected_mixture(recipe, name)).values()}
     for where, source, _ in withdrawals(recipe, name):
-        for other, section in recipe.sources.items():
-            if section.repository is not None and other != source and where.startswith(f"versions.{name}."):
-                remedy = (
-                    f"copies of documents of `{source}` would stay in repositories of `{other}`, whose files are not looked "
-                    "for one by one; leave out its `repository`"
-                )
-                yield Problem(where, other, remedy)
+        for other in sorted(read & recipe.sources.keys() - {source}):
+            if recipe.sources[other].repository is None:
+                continue
+            remedy = (
+                f"copies of documents of `{source}` would stay in repositories of `{other}`, whose files are not looked for "
+                "one by one; leave out its `repository`"
+            )
+            if where.startswith(f"versions.{name}."):
+                yield Problem(where, source, remedy)
+            else:
+                yield Problem(f"versions.{name}.mixture", other, f"{where} applies here, too: {remedy}")
 
 
 def known(recipe: Recipe, name: str, version: Version) -> Problems:

@@ -121,17 +121,27 @@ def special_tokens(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(token for tokens in found for token in tokens))
 
 
-def sentinel_ids(tokenizer: "Tokenizer", tokens: tuple[str, ...], where: str) -> tuple[int, ...]:
+def sentinel_ids(
+    tokenizer: "Tokenizer", tokens: tuple[str, ...], separator: str, where: str
+) -> tuple[int, ...]:
     """Ids of sentinels.
 
     Raises:
-        PerdureError: If the tokenizer has one of them not as a single token, or puts blanks before texts.
+        PerdureError: If the tokenizer has one of them not as a single token, or puts blanks before texts, or one of them is the
+            separator.
     """
-    if reason := unusable(tokenizer, tokens):
+    if reason := is_separator(tokens, separator) or unusable(tokenizer, tokens):
         raise PerdureError(f"{where}: {reason}")
     found = [tokenizer.token_to_id(token) for token in tokens]
     assert None not in found
     return tuple(number for number in found if number is not None)
+
+
+def is_separator(tokens: tuple[str, ...], separator: str | None) -> str | None:
+    """Why the separator cannot stand between texts; None if it is not among these tokens."""
+    if separator not in tokens:
+        return None
+    return f"{separator!r} ends every document, so that it can announce no part of one; choose another token"
 
 
 def unusable(tokenizer: "Tokenizer", tokens: tuple[str, ...]) -> str | None:

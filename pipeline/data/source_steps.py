@@ -122,14 +122,17 @@ def _between_texts(recipe: Recipe, name: str, tokenizer: Path) -> dict[str, Any]
     """For the manifest, what stands between the texts of documents, with ids of tokens.
 
     Raises:
-        PerdureError: If the tokenizer lacks one of them.
+        PerdureError: If the tokenizer lacks one of them, or one is its separator.
     """
     source, found = recipe.sources[name], dict[str, Any]()
     if not (tokens := sentinels_of(source)):
         return found
-    loaded = load_tokenizer(tokenizer).tokenizer
+    loaded = load_tokenizer(tokenizer)
+    separator = loaded.tokenizer.id_to_token(loaded.eos_id)
+    assert separator is not None
     ids = {
-        field: sentinel_ids(loaded, spelled, f"sources.{name}.{field}") for field, spelled in tokens.items()
+        field: sentinel_ids(loaded.tokenizer, spelled, separator, f"sources.{name}.{field}")
+        for field, spelled in tokens.items()
     }
     if source.infilled:
         found["fim"] = settings(source.infilled, recipe, name) | {"sentinels": ids["fim.sentinels"]}

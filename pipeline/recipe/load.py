@@ -223,6 +223,8 @@ def _problem(detail: Any, tree: dict, model: type[BaseModel]) -> Problem:
     for position, part in enumerate(location):
         if isinstance(value, dict) and part not in value and position < len(location) - 1:
             continue  # the tag of a discriminated union, which is no key of the recipe
+        if isinstance(value, list) and not isinstance(part, int):
+            continue  # the member of a union, likewise
         path.append(str(part))
         value = (
             value.get(part) if isinstance(value, dict) else value[part] if isinstance(value, list) else None

@@ -21,8 +21,8 @@ class RowsReader(Section):
     """With `messages_field`: the field that holds the tools of a conversation, a list of JSON schemas as the chat template
     takes them; default: there are none."""
     repository_field: str | None = Field(default=None, exclude_if=lambda field: field is None)
-    """With `repository` of the source: the field that holds the name of a file's repository. A document without it is dropped
-    and counted (`no_repository`)."""
+    """With `repository` of the source: the field that holds the name of a file's repository, or its number. A document without
+    it is dropped and counted (`no_repository`)."""
     path_field: str | None = Field(default=None, exclude_if=lambda field: field is None)
     """With `repository` of the source: the field that holds the path of a file in its repository; likewise (`no_path`)."""
     prompt_field: str | None = Field(default=None, exclude_if=lambda field: field is None)

@@ -69,14 +69,19 @@ class CountedReader(BaseReader):
             metadata[CONVERSATION] = conversation
         metadata = as_json(metadata)
         if self.repository is not None:
-            for field, missing in zip(self.repository, ("no_repository", "no_path"), strict=True):
-                if not isinstance(metadata.get(field), str) or not metadata[field]:
-                    self.stat_update(f"dropped:{missing}")
-                    return None
+            name, path = map(metadata.get, self.repository)
+            if isinstance(name, bool) or not isinstance(name, str | int | float) or name == "":
+                self.stat_update("dropped:no_repository")
+                return None
+            if not isinstance(path, str) or not path:
+                self.stat_update("dropped:no_path")
+                return None
             metadata[PLACE] = [source_file, id_in_file]
         if reason := refusal(self.where, metadata):
             self.stat_update(f"dropped:{reason}")
             return None
+        if self.repository is not None:  # a number is a name, as it is an id
+            metadata[self.repository[0]] = str(metadata[self.repository[0]])
         return Document(
             text=text,
             id=f"{source_file}/{id_in_file}"

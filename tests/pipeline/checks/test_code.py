@@ -32,6 +32,18 @@ def test_sentinels_are_single_tokens(tmp_path):
     assert f"{FIM}.sentinels" not in found(spec, f"{FIM}={{rate: 0}}")
 
 
+@pytest.mark.parametrize("eos", ["", ", eos_token: <fim_middle>"])
+def test_the_separator_is_no_sentinel(tmp_path, eos):
+    spec = tokenizer(tmp_path, SENTINELS["starcoder"])
+    own = json.loads((tmp_path / "tokenizer_config.json").read_text())["eos_token"]
+    sentinels = SENTINELS["starcoder"] if eos else ("<fim_prefix>", own, "<fim_middle>")
+    listed = f"{FIM}={{sentinels: {json.dumps(sentinels)}}}"
+    told = found(spec.replace("}", f"{eos}}}"), listed)[f"{FIM}.sentinels"][1]
+    assert "ends every document" in told
+    told = found(f"{FIM}={{sentinels: [<|endoftext|>, <b>, <c>]}}")  # of a tokenizer that is trained here
+    assert "ends every document" in told[f"{FIM}.sentinels"][1]
+
+
 def test_a_tokenizer_that_puts_blanks_before_texts(tmp_path):
     spec = tokenizer(tmp_path, SENTINELS["starcoder"])
     path = tmp_path / "tokenizer.json"
@@ -76,6 +88,10 @@ def test_repositories_need_fields_and_tokens(tmp_path):
     assert f"{FIM}.sentinels" not in told and "no token '<repo_name>'" in told[f"{REPOSITORY}.sentinels"][1]
     told = found(ROWS, f"{REPOSITORY}={{sentinels: [<a>, <b>]}}")
     assert not any(path.startswith((REPOSITORY, "sources.code.reader.r")) for path in told)
+    told = found(ROWS, f"{REPOSITORY}={{sentinels: [<fim_prefix>, <b>]}}", f"{FIM}={{rate: 0.5}}")
+    assert told[f"{REPOSITORY}.sentinels"][1].startswith("'<fim_prefix>' is one of `fim`, too")
+    told = found(ROWS, f"{REPOSITORY}={{sentinels: [<|endoftext|>, <b>]}}")
+    assert "ends every document" in told[f"{REPOSITORY}.sentinels"][1]
     assert "has no use without `repository`" in found(ROWS)["sources.code.reader.repository_field"][1]
 
 
@@ -88,6 +104,23 @@ def test_fields_of_repositories_are_those_that_documents_have(tmp_path):
     )
     value, remedy = told["sources.code.reader.path_field"]
     assert value == "file" and remedy.startswith("no document has this field")
+    path.write_text('{"text": "x = 1", "metadata": {"repo": "a", "path": "b.py"}}\n')
+    told = found(ROWS.replace("path: x", f"path: {path}"), f"{REPOSITORY}={{sentinels: qwen}}")
+    assert not any(name.startswith("sources.code.reader.") for name in told)
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong", "what"),
+    [
+        (("repo", "repo"), "path_field", "repository"),
+        (("text", "path"), "repository_field", "text"),
+        (("repo", "id"), "path_field", "id"),
+    ],
+)
+def test_fields_of_repositories_are_their_own(fields, wrong, what):
+    reader = ROWS.replace("repo,", f"{fields[0]},").replace("path_field: path", f"path_field: {fields[1]}")
+    told = found(reader, f"{REPOSITORY}={{sentinels: qwen}}")
+    assert told[f"sources.code.reader.{wrong}"][1] == f"should be another field than that of the {what}"
 
 
 def test_what_repositories_cannot_be_combined_with(tmp_path):
@@ -105,5 +138,10 @@ def test_what_repositories_cannot_be_combined_with(tmp_path):
     told = found("sources.code.reader={type: text, path: x}", starcoder)
     assert "its documents have no fields" in told["sources.code.reader.type"][1]
     (tmp_path / "gone.txt").write_text("1\n")
+    told = found(ROWS, starcoder, f"versions.update.mixture.withdrawn={{prose: {tmp_path / 'gone.txt'}}}")
+    value, remedy = told["versions.update.mixture.withdrawn.prose"]
+    assert value == "prose" and "whose files are not looked for" in remedy
     told = found(ROWS, starcoder, f"versions.base.mixture.withdrawn={{prose: {tmp_path / 'gone.txt'}}}")
-    assert "whose files are not looked for" in told["versions.base.mixture.withdrawn.prose"][1]
+    assert "versions.base.mixture.withdrawn.prose" not in told  # which reads no repositories; its update does
+    value, remedy = told["versions.update.mixture"]
+    assert value == "code" and remedy.startswith("versions.base.mixture.withdrawn.prose applies here, too")

@@ -31,7 +31,7 @@ from perdure.pipeline.data.metadata import DocumentForm
 from perdure.pipeline.data.shard import ShardWriter
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.data.summaries import source_summary
-from perdure.pipeline.data.tokenizer.train import build_tokenizer
+from perdure.pipeline.data.tokenizer.train import SEPARATOR, build_tokenizer
 from perdure.pipeline.recipe import FillInTheMiddle, HuggingFaceTokenizer
 from tests.chats import chat_tokenizer
 from tests.pipeline.data.texts import random_text
@@ -170,7 +170,7 @@ def test_training_documents_alone_are_transformed(tmp_path, rows, special):
     """Tokens that are special, and tokens that are always matched, as Qwen's are: no text becomes one."""
     tokenizer = built(tmp_path, with_tokens(tmp_path / "tokenizer", STARCODER, special))
     loaded = load_tokenizer(tokenizer).tokenizer
-    ids = sentinel_ids(loaded, STARCODER, "here")
+    ids = sentinel_ids(loaded, STARCODER, SEPARATOR, "here")
     counts = write(tmp_path, tokenizer, [rows], DocumentForm(infill=infill(rate=1.0, sentinels=ids)))
     found, heldout = written(tmp_path)
     assert 3 < len(heldout) < 30 and len(found) == len(rows)
@@ -190,7 +190,9 @@ def test_training_documents_alone_are_transformed(tmp_path, rows, special):
 def test_bytes_do_not_depend_on_how_the_work_is_divided(tmp_path, rows):
     tokenizer = built(tmp_path, with_tokens(tmp_path / "tokenizer", STARCODER, True))
     form = DocumentForm(
-        infill=infill(sentinels=sentinel_ids(load_tokenizer(tokenizer).tokenizer, STARCODER, "here"))
+        infill=infill(
+            sentinels=sentinel_ids(load_tokenizer(tokenizer).tokenizer, STARCODER, SEPARATOR, "here")
+        )
     )
     made = []
     for number, tasks in enumerate([[rows], [rows[::2], rows[1::2]], [rows[40:], [], rows[:40]]]):
@@ -210,7 +212,8 @@ def test_a_text_that_is_a_sentinel_however_it_is_cut_is_dropped(tmp_path, rows):
     tokenizer = built(tmp_path, spec)
     form = DocumentForm(
         infill=infill(
-            rate=1e-9, sentinels=sentinel_ids(load_tokenizer(tokenizer).tokenizer, STARCODER, "here")
+            rate=1e-9,
+            sentinels=sentinel_ids(load_tokenizer(tokenizer).tokenizer, STARCODER, SEPARATOR, "here"),
         )
     )
     capitals = [Document(f"<FIM_PREFIX> {number}", f"capitals {number}") for number in range(9)]
@@ -247,10 +250,12 @@ def test_sentinels_that_are_several_tokens_are_refused(tmp_path):
     with pytest.raises(
         PerdureError, match=r"^here: the tokenizer has no token '<fim_middle>', and makes 12 of it"
     ):
-        sentinel_ids(Tokenizer.from_file(str(path)), STARCODER, "here")
+        sentinel_ids(Tokenizer.from_file(str(path)), STARCODER, SEPARATOR, "here")
     tree = json.loads(path.read_text())
     tree["pre_tokenizer"]["add_prefix_space"] = True
     path.write_text(json.dumps(tree))
+    with pytest.raises(PerdureError, match=r"^here: '<fim_suffix>' ends every document"):
+        sentinel_ids(Tokenizer.from_file(str(path)), STARCODER, "<fim_suffix>", "here")
     assert "a blank before every text" in str(unusable(Tokenizer.from_file(str(path)), STARCODER[:2]))
 
 

@@ -98,11 +98,11 @@ def test_shares_of_names_and_of_files_that_are_filled_in():
 
 @pytest.fixture(scope="module")
 def rows():
-    """Files of 12 repositories, those of each scattered; a few without repository or path, and a copy in another repository."""
+    """Files of 12 repositories, one a number, those of each scattered; a few without repository or path; a copy elsewhere."""
     made = [
         {
             "id": f"{number}",
-            "repo": f"owner/repo{number % 12}",
+            "repo": number % 12 if number % 12 == 7 else f"owner/repo{number % 12}",
             "path": f"pkg/m{number}.py",
             "text": f"import m{number + 12}\n# {random_text(number)}",
         }
@@ -111,6 +111,7 @@ def rows():
     bad = [
         {"id": "n", "path": "a.py", "text": random_text(900)},
         {"id": "p", "repo": "r", "path": 3, "text": random_text(901)},
+        {"id": "t", "repo": True, "path": "a.py", "text": random_text(902)},
     ]
     copy = made[5] | {"id": "copy", "repo": "owner/copy"}
     made = [*made, copy, *bad]
@@ -148,9 +149,9 @@ def test_a_repository_is_one_document_whatever_task_read_its_files(make_recipe, 
     gone = "5" if any("copy" in json.loads(row[1])["files"] for row in found[1].values()) else "copy"
     expected = defaultdict(list)
     for row in rows:
-        if row["id"] not in ("n", "p", gone):
+        if row["id"] not in ("n", "p", "t", gone):
             split = "heldout" if is_heldout(text_hash(row["text"].strip()), 0.2) else "train"
-            expected[row["repo"], split].append(row["id"])
+            expected[str(row["repo"]), split].append(row["id"])
     assert {key: json.loads(row[1])["files"] for key, row in found[1].items()} == expected
     for (name, split), row in made.items():
         ids = json.loads(row["metadata"])["files"]
@@ -160,7 +161,7 @@ def test_a_repository_is_one_document_whatever_task_read_its_files(make_recipe, 
             assert row["text"] == plain  # decoded without special tokens
     counts = read_json(directory / "manifest.json")["counts"]
     assert counts["documents"]["dropped"] == {
-        "exact_duplicate": 1, "joined": 96 - len(made), "no_path": 1, "no_repository": 1,
+        "exact_duplicate": 1, "joined": 96 - len(made), "no_path": 1, "no_repository": 2,
     }  # fmt: skip
     assert not any(drop["step"] == "repository" for drop in heavy_drops(counts, directory))
     assert f"{96 - len(made)} files joined others" in source_summary("code", counts)

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from perdure.pipeline.recipe import RecipeSource, load_recipe
 from perdure.pipeline.recipe.load import read_tree, structural_problems
@@ -183,6 +185,17 @@ def test_unreadable_files_are_refused(tmp_path):
 @pytest.mark.parametrize("override", ["training.seq_length", "=3", "training.seq_length=[1"])
 def test_malformed_overrides_are_refused(tmp_path, tree, override):
     assert "should" in refused(write(tmp_path / "r.yaml", tree), override)[0].remedy
+
+
+class Union(BaseModel):
+    """A field that is a word or a list of words."""
+
+    field: Literal["a"] | tuple[str, ...]
+
+
+def test_the_member_of_a_union_is_no_key():
+    problems = structural_problems({"field": ["x", 2]}, Union)
+    assert {problem.path: problem.value for problem in problems} == {"field": ["x", 2], "field.1": 2}
 
 
 def test_a_mistake_that_a_merge_inherits_is_told_in_words(tree):
