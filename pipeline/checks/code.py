@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 from perdure.pipeline.core.errors import PerdureError, Problem
 from perdure.pipeline.data.fim import is_separator, repository_spellings, sentinels_of, unusable
-from perdure.pipeline.data.tokenizer.directory import own_separator, read_tokenizer
-from perdure.pipeline.data.tokenizer.train import SEPARATOR
+from perdure.pipeline.data.tokenizer.directory import SEPARATOR, own_separator, read_tokenizer
 from perdure.pipeline.recipe import (
     ExtendedTokenizer,
     HuggingFaceTokenizer,

@@ -10,7 +10,6 @@ from perdure.pipeline.core.files import read_json
 from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.shards import open_shard
 from perdure.pipeline.core.tokenizers import LoadedTokenizer, load_tokenizer
-from perdure.pipeline.data.cleaning.normalise import text_hash
 from perdure.pipeline.data.fim import Part, boundaries, draws, parts_of
 from perdure.pipeline.evaluate.documents import heldout
 from perdure.pipeline.recipe import Recipe
@@ -131,7 +130,7 @@ def _texts(loaded: LoadedTokenizer, tokens: np.ndarray, key: str, form: _Form) -
     has_paths = bool(tokens[0] == name_token)
     for part in np.split(tokens, np.flatnonzero(tokens == file_token))[1:]:
         _, code = _split(_decode(loaded, part[1:]), has_paths)
-        yield _Text(part[1:], f"{text_hash(code.removesuffix(form.file_end)):016x}", has_paths)
+        yield _Text(part[1:], hash_of(code.removesuffix(form.file_end)), has_paths)
 
 
 def _split(text: str, has_path: bool) -> tuple[str, str]:

@@ -25,6 +25,8 @@ COPIED = (
 )
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 """Of these files, the ones that do not list the vocabulary."""
+SEPARATOR = "<|endoftext|>"
+"""Separates documents where the tokenizer is trained here."""
 PLAIN = {"tokenizer_class": "PreTrainedTokenizerFast"}
 """What stands for a `tokenizer_config.json` that is not there."""
 

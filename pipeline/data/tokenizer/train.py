@@ -16,15 +16,13 @@ from perdure.pipeline.core.integrity import is_whole, require_whole
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.data.chat import TEMPLATE, read_template, special_tokens
 from perdure.pipeline.data.context import StageContext
-from perdure.pipeline.data.tokenizer.directory import COPIED, SETTINGS, copy_files
+from perdure.pipeline.data.tokenizer.directory import COPIED, SEPARATOR, SETTINGS, copy_files
 from perdure.pipeline.data.tokenizer.extend import extend
 from perdure.pipeline.data.tokenizer.sentencepiece import convert, verify
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-SEPARATOR = "<|endoftext|>"
-"""Separates documents where the tokenizer is trained here."""
 LONGEST_WORD = 1024
 """Bytes of a word from which a tokenizer is trained whole; longer ones are cut."""
 SAMPLE = 200

@@ -31,7 +31,8 @@ from perdure.pipeline.data.metadata import DocumentForm
 from perdure.pipeline.data.shard import ShardWriter
 from perdure.pipeline.data.stage import run_data
 from perdure.pipeline.data.summaries import source_summary
-from perdure.pipeline.data.tokenizer.train import SEPARATOR, build_tokenizer
+from perdure.pipeline.data.tokenizer.directory import SEPARATOR
+from perdure.pipeline.data.tokenizer.train import build_tokenizer
 from perdure.pipeline.recipe import FillInTheMiddle, HuggingFaceTokenizer
 from tests.chats import chat_tokenizer
 from tests.pipeline.data.texts import random_text

@@ -6,9 +6,9 @@ import pytest
 from datatrove.data import Document
 from tokenizers import AddedToken, Tokenizer
 
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.core.tokenizers import load_tokenizer
-from perdure.pipeline.data.cleaning.normalise import text_hash
 from perdure.pipeline.data.context import StageContext
 from perdure.pipeline.data.fim import Infill, boundaries, draws, parts_of, restored
 from perdure.pipeline.data.metadata import DocumentForm
@@ -107,7 +107,7 @@ def test_files_of_a_repository_are_rows_as_in_training(tmp_path, tokenizer, fami
     assert len(found) > 5
     infill, before = Infill(1.0, 0.0, tuple(ids[:3]), 1, "a"), {}
     for _, path, text in files:
-        places = boundaries(draws(0, VIEW, f"{text_hash(text):016x}")[2:], len(text + end))
+        places = boundaries(draws(0, VIEW, hash_of(text))[2:], len(text + end))
         path = f"{path}\n" if names else ""
         outside, inside = ("", path) if own.path_inside else (path, "")
         cut = parts_of(text + end, places, False, infill.sentinels, inside)
