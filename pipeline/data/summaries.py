@@ -41,9 +41,16 @@ def _fim(counts: dict) -> str:
     if not (fim := counts.get("fim")):
         return ""
     documents, tokens = counts["train"]["documents"], counts["train"]["tokens"]
+    of = f"{fim['documents']:,} of {documents:,} training"
+    what, aside = f"{of} documents", ""
+    if any(step["step"] == "repository" for step in counts["steps"]):
+        what, aside = (
+            f"{fim['psm'] + fim['spm']:,} files in {of} repositories",
+            ", those of repositories aside",
+        )
     return (
-        f"fill in the middle: {fim['documents']:,} of {documents:,} training documents "
-        f"({fim['psm']:,} PSM, {fim['spm']:,} SPM), sentinels are {fim['tokens']:,} of {tokens:,} tokens"
+        f"fill in the middle: {what} ({fim['psm']:,} PSM, {fim['spm']:,} SPM), "
+        f"sentinels are {fim['tokens']:,} of {tokens:,} tokens{aside}"
     )
 
 

@@ -4,9 +4,9 @@
 
 - `answer`: the code that is right;
 - `outputs`: what the model gave, one or more;
-- `name`: the name of the API that an output has to use; default: the whole answer;
+- `name`: the name of the API that an output has to use; default: none is asked for;
 - `filled`: with each output in its place, the program that should parse; default: the outputs themselves;
-- `passed`: of each output, whether your own tests passed, for pass@k. Nothing is ever run here.
+- `passed`: of each output, whether your own tests passed, for pass@k; of every item or of none. Nothing is ever run here.
 """
 
 import argparse
@@ -24,12 +24,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from perdure.pipeline.core.console import print_json
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.hints import near
 
 
 class Item(BaseModel):
     """A line of a file of outputs."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     answer: Annotated[str, Field(min_length=1)]
     outputs: Annotated[list[str], Field(min_length=1)]
@@ -71,7 +72,7 @@ def score_at_k(scores: Sequence[float], k: int) -> float:
 
 
 def exact_match(answer: str, output: str) -> float:
-    """1 if an output is the answer, blanks around lines' ends and empty lines around both aside; else 0."""
+    """1 if an output is the answer, aside from common indentation, blanks at lines' ends and empty lines around it; else 0."""
     return float(_lines(answer) == _lines(output))
 
 
@@ -90,26 +91,28 @@ def prefix_match(answer: str, output: str) -> float:
     return _best([_names(line) for line in answer.split("\n")], [_names(line) for line in output.split("\n")])
 
 
-def uses(output: str, name: str, program: str | None = None) -> bool:
-    """Whether an output has the name of an API in it, and can be read as Python.
+def uses(output: str, name: str | None, program: str | None = None) -> bool:
+    """Whether an output has the name of an API in it, if one is asked for, and can be read as Python.
 
     Args:
         output: What the model gave.
-        name: The name.
+        name: The name; None: none is asked for.
         program: The program with the output in its place; None: the output alone, indented or not.
     """
-    return name in output and _parses(textwrap.dedent(output) if program is None else program)
+    return (name is None or name in output) and _parses(
+        textwrap.dedent(output) if program is None else program
+    )
 
 
 def item_scores(item: Item) -> dict[str, list[float]]:
     """Scores of every output of an item, by `em`, `ism`, `pm` and, if it says which passed, `pass`.
 
-    ISM and PM are 0 for an output that does not use the API or is no Python.
+    ISM and PM are 0 for an output that does not use the API that is asked for, or is no Python.
     """
     found: dict[str, list[float]] = {"em": [], "ism": [], "pm": []}
     programs: Sequence[str | None] = item.filled or [None] * len(item.outputs)
     for output, program in zip(item.outputs, programs, strict=True):
-        used = uses(output, item.name or item.answer, program)
+        used = uses(output, item.name, program)
         found["em"].append(exact_match(item.answer, output))
         found["ism"].append(identifier_match(item.answer, output) if used else 0.0)
         found["pm"].append(prefix_match(item.answer, output) if used else 0.0)
@@ -124,20 +127,17 @@ def score_file(path: Path, k: int = 1) -> dict[str, float]:
         k: Outputs that are drawn of each item.
 
     Returns:
-        `items`, and `em@k`, `ism@k`, `pm@k`; `pass@k` if every item says which outputs passed.
+        `items`, and `em@k`, `ism@k`, `pm@k`; `pass@k` if the items say which outputs passed.
 
     Raises:
-        PerdureError: At the first line that is no item, or has fewer than k outputs.
+        PerdureError: At the first line that is no item, has fewer than k outputs, or lacks `passed` where another has it.
     """
     sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
     items = read_items(path, k)
     for item in items:
         for name, scores in item_scores(item).items():
             sums[name] = sums.get(name, 0.0) + score_at_k(scores, k)
-            counts[name] = counts.get(name, 0) + 1
-    means = {f"{name}@{k}": value / len(items) for name, value in sums.items() if counts[name] == len(items)}
-    return {"items": len(items)} | means
+    return {"items": len(items)} | {f"{name}@{k}": value / len(items) for name, value in sums.items()}
 
 
 def read_items(path: Path, k: int) -> list[Item]:
@@ -147,12 +147,12 @@ def read_items(path: Path, k: int) -> list[Item]:
         PerdureError: As `score_file` does.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise PerdureError(
             f"{path}: cannot be read ({error}); should be JSON lines with `answer` and `outputs`"
         ) from None
-    found = []
+    found: list[Item] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -162,9 +162,16 @@ def read_items(path: Path, k: int) -> list[Item]:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             told = f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")
+            if first["type"] == "extra_forbidden":
+                told = f"{place}: unknown field{near(place, Item.model_fields)}"
             raise PerdureError(f"{path}: line {number}: {told}") from None
         if len(item.outputs) < k:
             raise PerdureError(f"{path}: line {number}: has {len(item.outputs)} outputs, fewer than k = {k}")
+        if found and (item.passed is None) != (found[0].passed is None):
+            has, other = ("lacks", "has") if item.passed is None else ("has", "lacks")
+            raise PerdureError(
+                f"{path}: line {number}: {has} `passed`, which the first item {other}; should be in all or in none"
+            )
         found.append(item)
     if not found:
         raise PerdureError(f"{path}: has no item; should be JSON lines with `answer` and `outputs`")

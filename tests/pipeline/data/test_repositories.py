@@ -169,6 +169,12 @@ def test_a_repository_is_one_document_whatever_task_read_its_files(make_recipe, 
     assert counts["fim"]["documents"] == train and counts["fim"]["psm"] == sum(
         len(json.loads(row["metadata"])["files"]) for (_, split), row in made.items() if split == "train"
     )
+    told, fim = source_summary("code", counts), counts["fim"]
+    assert (
+        f"fill in the middle: {fim['psm']} files in {train} of {train} training repositories ({fim['psm']} PSM, 0 SPM), "
+        f"sentinels are {3 * fim['psm']} of {counts['train']['tokens']:,} tokens, those of repositories aside"
+        in told
+    )
     shard, place = open_shard(directory / "00000"), next(directory.parents[1].glob("tokenizer@*"))
     searched = dict(shard_texts(shard, place, range(len(shard.lengths)), (sentinels, breaks)))
     trained = [row for (_, split), row in made.items() if split == "train" and row["shard"] == 0]

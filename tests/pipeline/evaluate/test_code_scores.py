@@ -53,6 +53,9 @@ def test_exact_matches_and_use():
     assert exact_match("  x = 1 \n", "x = 1") == 1 and exact_match("x = 1", "x = 2") == 0
     assert uses("x = torch_load2(p)", "torch_load") and not uses("x = other(p)", "torch_load")
     assert not uses("x = torch_load(p", "torch_load")
+    assert uses("f(x)", None) and not uses("f(x", None)
+    assert exact_match("    x = 1\n    y = 2", "x = 1\ny = 2") == 1
+    assert exact_match("if a:\n    x = 1", "if a:\n  x = 1") == 0  # inside a block indentation counts
     assert uses("    return f(x)", "f") and uses("f(", "f", "f()") and not uses("f()", "f", "f(")
 
 
@@ -66,7 +69,9 @@ def test_a_file_of_outputs(tmp_path):
     outputs = ["x = torch_load2(p)", "x = torch_load(p", answer]
     first = {"answer": answer, "name": "torch_load", "outputs": outputs, "passed": [True, False, True]}
     path = items(
-        tmp_path / "a.jsonl", first, {"answer": "f", "outputs": ["g", "f", "h"], "passed": [False] * 3}
+        tmp_path / "a.jsonl",
+        first,
+        {"answer": "f", "name": "f", "outputs": ["g", "f", "h"], "passed": [False] * 3},
     )
     found = score_file(path)
     expected = {
@@ -78,8 +83,16 @@ def test_a_file_of_outputs(tmp_path):
     }
     assert found == pytest.approx(expected)
     assert score_file(path, 3)["em@3"] == 1
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # a byte order mark
+    assert score_file(path) == found
     del first["passed"]
     assert "pass@1" not in score_file(items(tmp_path / "a.jsonl", first, {"answer": "f", "outputs": ["f"]}))
+
+
+def test_no_name_is_asked_for_if_none_is_given(tmp_path):
+    """Blanks in a call are no other call."""
+    path = items(tmp_path / "a.jsonl", {"answer": "np.matmul(a, b)", "outputs": ["np.matmul(a,b)"]})
+    assert score_file(path) == {"items": 1, "em@1": 0, "ism@1": 1, "pm@1": 1}
 
 
 @pytest.mark.parametrize(
@@ -91,6 +104,14 @@ def test_a_file_of_outputs(tmp_path):
         (
             '{"answer": "f", "outputs": ["f", "g"], "passed": [true]}',
             "line 2: `passed` has 1 entries",
+        ),
+        (
+            '{"answer": "f", "outputs": ["f", "g"], "passed": [true, true]}',
+            "line 2: has `passed`, which the first item lacks",
+        ),
+        (
+            '{"answer": "f", "outputs": ["f", "g"], "nmae": "f"}',
+            "line 2: nmae: unknown field; did you mean `name`",
         ),
     ],
 )
