@@ -86,6 +86,19 @@ def _end(process: subprocess.Popen) -> None:
         except subprocess.TimeoutExpired:
             continue
     process.wait()
+    # What it had started dies a moment after the signal, and the next part needs the memory.
+    deadline = time.monotonic() + GRACE
+    while _group_runs(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _group_runs(group: int) -> bool:
+    """Whether a process of a group is still there."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def environment(tiny: bool) -> dict[str, str]:
