@@ -250,6 +250,7 @@ def _checks(recipe: Recipe, of_versions: bool) -> list[Callable[[], Iterator[Pro
                     (
                         *mixtures.CHECKS,
                         *prefixes.CHECKS,
+                        dates.one_spelling,
                         chats.instruct,
                         chats.packing,
                         *preference.CHECKS,

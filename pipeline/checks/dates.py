@@ -2,12 +2,22 @@
 
 from collections.abc import Iterator
 
+from perdure.pipeline.checks.amounts import new_domains
 from perdure.pipeline.core.errors import PerdureError, Problem
 from perdure.pipeline.core.hints import near
 from perdure.pipeline.data.read.rows import first_fields, first_values
 from perdure.pipeline.plan.domains import parse
-from perdure.pipeline.recipe import HuggingFaceModel, JsonlReader, ParquetReader, Recipe, RowsReader, Source
+from perdure.pipeline.recipe import (
+    HuggingFaceModel,
+    JsonlReader,
+    ParquetReader,
+    Recipe,
+    RowsReader,
+    Source,
+    Version,
+)
 from perdure.pipeline.recipe.periods import is_missing, no_date, period
+from perdure.pipeline.recipe.remembered import parent_of, remembered
 
 Problems = Iterator[Problem]
 RANGE = "`web[2023-01..2023-06]`, either end may be left out"
@@ -63,6 +73,34 @@ def domain_dates(where: str, name: str, source: Source) -> Problems:
         yield Problem(
             where, name, f"{domain.since} comes after {domain.until}; should be the other way round"
         )
+
+
+def one_spelling(recipe: Recipe, name: str, version: Version) -> Problems:
+    """Checks that new data of the same dates is named as an ancestor named it: another name is read from its beginning."""
+    if (parent := parent_of(version)) is None:
+        return
+    before = _spelt(recipe, parent)
+    for domain in dict.fromkeys(new_domains(version)):
+        if (other := before.get(_same(domain) or ())) is not None and other != domain:
+            remedy = f"has the dates of `{other}`, which versions before read; name it alike, so that nothing is read twice"
+            yield Problem(f"versions.{name}.mixture.sources.{domain}", domain, remedy)
+
+
+@remembered
+def _spelt(recipe: Recipe, name: str) -> dict[tuple, str]:
+    """By what they hold, the new domains with dates of a version and its ancestors, as they were first named."""
+    parent = parent_of(recipe.versions[name])
+    found = dict(_spelt(recipe, parent)) if parent is not None else {}
+    for domain in new_domains(recipe.versions[name]):
+        if key := _same(domain):
+            found.setdefault(key, domain)
+    return found
+
+
+def _same(name: str) -> tuple | None:
+    """What a domain with dates holds, however they are written; None if it has none."""
+    domain = parse(name)
+    return domain.days and (domain.source, domain.language, domain.topic, domain.days)
 
 
 def _as_text(value: object) -> object:

@@ -56,7 +56,6 @@ def encode_texts(
         renderings = [Rendering([document.text]) for document in documents]
     texts = [part for rendering in renderings for part in rendering.parts if isinstance(part, str)]
     encodings = iter(tokenizer.tokenizer.encode_batch_fast(texts, add_special_tokens=False))
-    spellings, forbidden = tuple(sentinels), set(sentinels.values())
     for document, rendering in zip(documents, renderings, strict=True):
         tokens: list[int] = []
         plain, has_sentinels = None, False
@@ -65,14 +64,11 @@ def encode_texts(
                 tokens.append(part)
                 continue
             ids = next(encodings).ids
-            if forbidden.isdisjoint(ids):
+            if _none_of(sentinels, ids):
                 plain = plain or ((part, [*ids, tokenizer.eos_id]) if part else None)
             else:
-                pieces = tokenizer.tokenizer.encode_batch_fast(
-                    cut_apart(part, spellings), add_special_tokens=False
-                )
-                ids = [token for piece in pieces for token in piece.ids]
-                has_sentinels |= not forbidden.isdisjoint(ids)
+                ids = _cut(tokenizer, part, sentinels)
+                has_sentinels |= not _none_of(sentinels, ids)
             tokens += ids
         tokens.append(tokenizer.eos_id)
         size = len(document.text.encode())
@@ -103,7 +99,10 @@ def encode_chats(
 
 
 def with_prefixes(
-    tokenizer: LoadedTokenizer, encoded: Iterable[Encoded], prefixes: list[str | None]
+    tokenizer: LoadedTokenizer,
+    encoded: Iterable[Encoded],
+    prefixes: list[str | None],
+    sentinels: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[Encoded]:
     """Documents with prefixes, which are tokenised on their own, so that the tokens of a text are the same with and without.
 
@@ -111,13 +110,30 @@ def with_prefixes(
         tokenizer: The tokenizer.
         encoded: The documents.
         prefixes: Each document's, None for those that have none.
+        sentinels: Ids of tokens, by spelling, that no prefix may become.
     """
     texts = [prefix for prefix in prefixes if prefix is not None]
     ids = iter(tokenizer.tokenizer.encode_batch_fast(texts, add_special_tokens=False))
     for document, prefix in zip(encoded, prefixes, strict=True):
         before = [] if prefix is None else next(ids).ids
+        has_sentinels = document.has_sentinels
+        if prefix is not None and not _none_of(sentinels, before):
+            before = _cut(tokenizer, prefix, sentinels)
+            has_sentinels |= not _none_of(sentinels, before)
         mask = [PREFIX] * len(before) + [LABEL] * len(document.tokens)
-        yield document._replace(tokens=[*before, *document.tokens], mask=mask)
+        yield document._replace(tokens=[*before, *document.tokens], mask=mask, has_sentinels=has_sentinels)
+
+
+def _none_of(sentinels: Mapping[str, int], ids: list[int]) -> bool:
+    return set(sentinels.values()).isdisjoint(ids)
+
+
+def _cut(tokenizer: LoadedTokenizer, text: str, sentinels: Mapping[str, int]) -> list[int]:
+    """Tokens of a text in pieces of which none spells a sentinel."""
+    pieces = tokenizer.tokenizer.encode_batch_fast(
+        cut_apart(text, tuple(sentinels)), add_special_tokens=False
+    )
+    return [token for piece in pieces for token in piece.ids]
 
 
 def _encode_pair(tokenizer: LoadedTokenizer, template: ChatTemplate, pair: dict) -> Encoded:

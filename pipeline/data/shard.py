@@ -119,7 +119,8 @@ class ShardWriter(PipelineStep):
                     forms = [self.rendered(*pair) for pair in zip(batch, splits, strict=True)]
                     encoding = encode_texts(tokenizer, batch, forms, sentinels)
                 if self.form.prefix is not None:
-                    encoding = with_prefixes(tokenizer, encoding, list(map(self.form.prefix_of, batch)))
+                    prefixes = list(map(self.form.prefix_of, batch))
+                    encoding = with_prefixes(tokenizer, encoding, prefixes, sentinels)
                 for document, encoded, lost, digest, split, form in zip(
                     batch, encoding, missing, digests, splits, forms, strict=True
                 ):

@@ -140,7 +140,7 @@ def _newest_document(plan: Plan, directory: Path, source: str, data: Path, end: 
     if "date" not in table.schema_arrow.names:
         return _unknown(f"{source} has no dates (sources.{source}.date_field)")
     number = sum(map(len, shard_lengths(data)))
-    read = documents_read(plan, directory, source, number, until=end, replayed=True)
+    read = documents_read(plan, directory, source, number, until=end, for_cutoff=True)
     undated, dates, place = 0, set[str](), 0
     for batch in table.iter_batches(columns=["split", "date"]):
         train = batch["split"].to_numpy(zero_copy_only=False) == "train"

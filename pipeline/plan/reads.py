@@ -24,7 +24,7 @@ def documents_read(
     number: int,
     moving: bool = False,
     until: int | None = None,
-    replayed: bool = False,
+    for_cutoff: bool = False,
 ) -> np.ndarray:
     """The documents of a source of which a version's plan reads anything as new data.
 
@@ -35,7 +35,8 @@ def documents_read(
         number: Its training documents.
         moving: Whether shares change while training: any sample of the version may then come from any place.
         until: Global index before which its samples end; default: all of them.
-        replayed: Whether sources that are replayed by name count as well.
+        for_cutoff: Whether it is text that counts: sources that are replayed by name too, but no document of which the
+            separator alone is read, as the input before a sample's first label.
 
     Returns:
         bool [number], by number over all shards.
@@ -44,7 +45,7 @@ def documents_read(
     samples_read = plan.num_samples if until is None else until - plan.first_sample
     counts = consumed_between(plan, plan.first_sample, samples_read)
     for key, entry in plan.sources.items():
-        passed = is_replayed(key) and not (replayed and entry["pool"] is None)
+        passed = is_replayed(key) and not (for_cutoff and entry["pool"] is None)
         if passed or source_of(entry["source"]) != source:
             continue
         documents, ends = open_order(directory, key)
@@ -60,7 +61,7 @@ def documents_read(
             samples = _samples(plan, key, np.arange(begin, min(begin + SAMPLES, last)))
             # Its first input is the last token before its labels.
             begins = np.maximum(samples * plan.seq_length - 1, 0)
-            if "packing" in entry:  # it begins behind a separator of its own
+            if for_cutoff or "packing" in entry:  # packed, it begins behind a separator of its own
                 begins = samples * plan.seq_length
             stops = np.minimum((samples + 1) * plan.seq_length, int(ends[-1])) - 1
             entries += np.bincount(np.searchsorted(ends, begins, "right"), minlength=len(entries))

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from tiny import tiny_recipe
 
+from perdure.pipeline.checks.dates import one_spelling
 from tests.pipeline.checks.template import found
 
 FIELD = "sources.prose.date_field"
@@ -92,3 +94,28 @@ def test_a_range_that_is_none_is_one_line(tmp_path, name, remedy):
 def test_ranges_that_share_a_day_overlap(tmp_path):
     told = places(tmp_path, "prose[2023-01..2023-06]", "prose[2023-06-30..]")
     assert told[f"{MIXTURE}.prose[2023-06-30..]"][1].startswith("overlaps `prose[2023-01..2023-06]`")
+
+
+def test_the_same_dates_are_named_alike_in_a_lineage():
+    def said(*names):
+        versions = {
+            f"v{number}": {
+                "start": {"type": "update", "parent": f"v{number - 1}"} if number else {"type": "init"},
+                "tokens": 1024,
+                "mixture": {"sources": {name: {}}},
+                "schedule": {"type": "constant", "max_lr": 0.01, "warmup": 0},
+            }
+            for number, name in enumerate(names)
+        }
+        recipe = tiny_recipe("unused", versions=versions, sources__a__date_field="date")
+        return [
+            (problem.path, problem.remedy)
+            for name, version in recipe.versions.items()
+            for problem in one_spelling(recipe, name, version)
+        ]
+
+    ((path, remedy),) = said("a[..2023]", "b", "a[..2023-12]")
+    assert path == "versions.v2.mixture.sources.a[..2023-12]"
+    assert remedy.startswith("has the dates of `a[..2023]`")
+    assert said("a[..2023]", "a[..2023]") == said("a[..2023]", "a[2024..]", "a[..2022]") == []
+    assert said("a[..2023]", "a@de[..2023-12]") == said("a", "b", "a") == []

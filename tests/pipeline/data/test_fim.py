@@ -167,6 +167,22 @@ def written(directory):
 
 
 @pytest.mark.parametrize("special", [True, False])
+def test_no_prefix_becomes_a_sentinel(tmp_path, special):
+    tokenizer = built(tmp_path, with_tokens(tmp_path / "tokenizer", STARCODER, special))
+    loaded = load_tokenizer(tokenizer).tokenizer
+    ids = sentinel_ids(loaded, STARCODER, "here")
+    documents = [Document(random_text(seed), str(seed), metadata={"title": SPELLED}) for seed in range(30)]
+    form = DocumentForm(infill=infill(rate=1e-9, sentinels=ids), prefix="{title}: ")
+    write(tmp_path, tokenizer, [documents], form)
+    found, _ = written(tmp_path)
+    assert len(found) == len(documents)
+    for document in documents:
+        tokens = found[document.id]
+        assert not set(ids) & set(tokens)
+        assert loaded.decode(tokens[:-1]) == f"{SPELLED}: {document.text}"
+
+
+@pytest.mark.parametrize("special", [True, False])
 def test_training_documents_alone_are_transformed(tmp_path, rows, special):
     """Tokens that are special, and tokens that are always matched, as Qwen's are: no text becomes one."""
     tokenizer = built(tmp_path, with_tokens(tmp_path / "tokenizer", STARCODER, special))

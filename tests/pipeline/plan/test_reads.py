@@ -91,3 +91,22 @@ def test_a_plan_and_one_that_goes_on_after_it_read_these_documents_and_no_others
                 assert set(np.flatnonzero(found).tolist()) == documents_of_samples(plan, directory, source)
                 moving = documents_read(plan, directory, source, 240, moving=True)
                 assert not (found & ~moving).any()
+
+
+def test_a_cutoff_counts_no_document_of_which_the_separator_alone_is_read(tmp_path):
+    documents = [document[:SEQ] for document in random_documents(1, 40, 300, 90) if len(document) >= SEQ]
+    assert len(documents) > 10
+    data = {"a": write_data(tmp_path / "a", [documents], random_documents(2, 2, 300), 300)}
+    recipe = tiny_recipe(
+        tmp_path / "out",
+        training__global_batch_size=4,
+        training__micro_batch_size=2,
+        versions__v1__tokens=SEQ * 4,
+        versions__v1__mixture={"sources": {"a": {"order": "shuffled"}}, "max_repetition": 1e9},
+    )
+    plan = build_plan(tmp_path / "plan", recipe, "v1", data, {})
+    touched, read = (
+        documents_read(plan, tmp_path / "plan", "a", len(documents), for_cutoff=only)
+        for only in (False, True)
+    )
+    assert read.sum() == 4 < touched.sum()  # each sample is one document with its separator
