@@ -5,14 +5,16 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
+from perdure.pipeline.checks.lenient import BROKEN
 from perdure.pipeline.core.errors import PerdureError, Problem
 from perdure.pipeline.core.hints import missing, near
 from perdure.pipeline.evaluate.harness import task_names
 from perdure.pipeline.evaluate.probes import Mistake, parse_probes
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.forecast import expected_mixture
-from perdure.pipeline.plan.lineage import ancestors
+from perdure.pipeline.plan.lineage import lineage
 from perdure.pipeline.plan.mixture import members
 from perdure.pipeline.recipe import Forget, Recipe
 
@@ -80,16 +82,18 @@ def wandb(recipe: Recipe) -> Problems:
 
 def exact(recipe: Recipe) -> Problems:
     """Checks that exact references are versions that read nothing of a source, and that somebody is to forget it."""
-    objectives = [version.objective for version in recipe.versions.values()]
-    forgotten = {source_of(each.source) for each in objectives if isinstance(each, Forget)}
+    versions = recipe.versions.values()
+    forgetful = [version for version in versions if isinstance(version.objective, Forget)]
+    forgotten = {source_of(cast(Forget, version.objective).source) for version in forgetful}
+    is_told = any(version.objective is BROKEN for version in versions) or any(
+        cast(Forget, version.objective).source not in version.mixture.sources for version in forgetful
+    )
     for source, name in recipe.evaluation.exact.items():
         where = f"evaluation.exact.{source}"
         if source not in forgotten:
-            yield Problem(
-                where,
-                source,
-                "no version forgets it; should name the source of an `objective: {type: forget}`",
-            )
+            if not is_told:  # else it follows from that mistake
+                remedy = "no version forgets it; should name the source of an `objective: {type: forget}`"
+                yield Problem(where, source, remedy)
         elif name not in recipe.versions:
             yield Problem(where, name, f"no such version{near(name, recipe.versions)}")
         elif source in {source_of(key.removeprefix("replay/")) for key in _read(recipe, name)}:
@@ -99,9 +103,9 @@ def exact(recipe: Recipe) -> Problems:
 
 
 def _read(recipe: Recipe, name: str) -> set[str]:
-    """Places in the mixtures of a version and its ancestors."""
+    """Places in the mixtures of a version and all that it comes from."""
     found: set[str] = set()
-    for each in [name, *(ancestor for ancestor, _ in ancestors(recipe, name))]:
+    for each in lineage(recipe, name):
         found |= members(expected_mixture(recipe, each)).keys()
     return found
 

@@ -6,7 +6,7 @@ from perdure.pipeline.checks.mixtures import named_places
 from perdure.pipeline.checks.packed import packed
 from perdure.pipeline.checks.pools import pool_repetition
 from perdure.pipeline.checks.sizes import available_tokens, domain_tokens, finished_sources
-from perdure.pipeline.checks.withdrawn import known
+from perdure.pipeline.checks.withdrawn import exact_texts, known
 from perdure.pipeline.core.errors import Problem
 from perdure.pipeline.core.hints import near
 from perdure.pipeline.plan.domains import PLURALS, parse, source_of
@@ -37,6 +37,7 @@ def against_data(recipe: Recipe) -> list[Problem]:
                 *known(recipe, name, version),
             ]
             all_found += found or repetition(finished, recipe, name, version)
+        all_found += exact_texts(recipe)
     return all_found
 
 

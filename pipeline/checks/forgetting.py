@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 
+from perdure.pipeline.checks.mixtures import named_places
 from perdure.pipeline.core.errors import Problem
 from perdure.pipeline.core.hints import near
-from perdure.pipeline.plan.domains import source_of
+from perdure.pipeline.plan.domains import parse, source_of
 from perdure.pipeline.plan.packing import packing_of
+from perdure.pipeline.plan.withdrawn import forgotten_sources, is_forgotten
 from perdure.pipeline.recipe import Forget, KLAnchor, Recipe, Update, Version
+from perdure.pipeline.recipe.anchors import anchor_source
 
 Problems = Iterator[Problem]
 
@@ -20,6 +23,12 @@ def forgotten(recipe: Recipe, name: str, version: Version) -> Problems:
         remedy = f"is not in `mixture.sources`{near(objective.source, mixture.sources)}"
         yield Problem(f"{where}.objective.source", objective.source, remedy)
         return
+    if parse(objective.source).is_part:
+        remedy = (
+            "a part of a source cannot be forgotten, since all of its source would be withdrawn; put its documents into a "
+            "source of their own"
+        )
+        yield Problem(f"{where}.objective.source", objective.source, remedy)
     if len(mixture.sources) == 1 and mixture.replay is None:
         remedy = (
             "nothing is retained beside it, so that the model would be lost; name other sources, or `replay`"
@@ -36,6 +45,22 @@ def forgotten(recipe: Recipe, name: str, version: Version) -> Problems:
         yield Problem(f"{where}.objective.method", "npo", f"{remedy}, or `simnpo`")
     if objective.method == "graddiff" and objective.beta is not None:
         yield Problem(f"{where}.objective.beta", objective.beta, "has no use with `graddiff`")
+
+
+def read_again(recipe: Recipe, name: str, version: Version) -> Problems:
+    """Checks that nothing is read, or measured for an anchor, of sources that the version or what it comes from forgets."""
+    gone, where = forgotten_sources(recipe, name), f"versions.{name}"
+    places = [
+        (path, domain)
+        for path, domain, _ in named_places(version, f"{where}.mixture")
+        if ".replay.sources." in path or not is_forgotten(version, domain)
+    ]
+    if source := anchor_source(version.anchor):
+        places.append((f"{where}.anchor.estimate.source", source))
+    for path, domain in places if gone else ():
+        if source_of(domain) in gone:
+            remedy = "this version, or one that it comes from, forgets all of its documents; leave it out"
+            yield Problem(path, domain, remedy)
 
 
 def combined(recipe: Recipe, name: str, version: Version) -> Problems:
@@ -60,4 +85,4 @@ def combined(recipe: Recipe, name: str, version: Version) -> Problems:
         yield Problem("training.z_loss", recipe.training.z_loss, remedy)
 
 
-CHECKS = (forgotten, combined)
+CHECKS = (forgotten, read_again, combined)

@@ -10,11 +10,14 @@ from perdure.pipeline.core.hints import near
 from perdure.pipeline.data.stage import finished_data
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.forecast import expected_mixture
+from perdure.pipeline.plan.lineage import lineage
 from perdure.pipeline.plan.mixture import members
 from perdure.pipeline.plan.withdrawn import (
     documents_with,
+    forgotten_sources,
     is_forgotten,
     read_ids,
+    training_documents,
     unknown_ids,
     unknown_words,
     withdrawals,
@@ -60,16 +63,18 @@ def _not_in_repositories(recipe: Recipe, name: str) -> Problems:
 
 def known(recipe: Recipe, name: str, version: Version) -> Problems:
     """Checks, of sources whose data is there, that every withdrawn id is some document's, and that a source keeps documents."""
-    data = _finished(recipe)
+    data, wrong = _finished(recipe), False
     for source, ids in version.mixture.withdrawn.items():
         if (directory := data.get(source)) and (unknown := unknown_ids(directory, read_ids(ids))):
             where = f"versions.{name}.mixture.withdrawn.{source}"
             yield Problem(where, unknown[0], unknown_words(source, unknown))
-            return
-    if not withdrawals(recipe, name):
+            wrong = True
+    if wrong or not withdrawals(recipe, name):
         return
+    told_before = forgotten_sources(recipe, name)  # by the checks of forgetting
     for key, (domain, _member) in members(expected_mixture(recipe, name)).items():
-        told = None if is_forgotten(version, key) else left_out(recipe, name, source_of(domain))
+        known_already = is_forgotten(version, key) or source_of(domain) in told_before
+        told = None if known_already else left_out(recipe, name, source_of(domain))
         if told and (directory := data[source_of(domain)]):
             counts = read_json(directory / "manifest.json")["counts"]["train"]
             if told["documents"] == counts["documents"]:
@@ -77,6 +82,31 @@ def known(recipe: Recipe, name: str, version: Version) -> Problems:
                     "all of its documents are withdrawn; leave it out, or name the others in `replay.sources`"
                 )
                 yield Problem(f"versions.{name}.mixture", domain, remedy)
+
+
+def exact_texts(recipe: Recipe) -> Problems:
+    """Checks, of sources whose data is there, that exact references did not read what is forgotten in another source."""
+    data = _finished(recipe)
+    for source, reference in recipe.evaluation.exact.items():
+        if not (directory := data.get(source)) or reference not in recipe.versions:
+            continue
+        forgotten = {
+            text for batch in training_documents(directory, ["hash"]) for text in batch["hash"].to_pylist()
+        }
+        for name in lineage(recipe, reference):
+            try:
+                left = sorted(forgotten - set(withdrawn_texts(recipe, name, _there(data))))
+            except PerdureError:
+                continue  # told by other checks
+            domains = dict.fromkeys(domain for domain, _ in members(expected_mixture(recipe, name)).values())
+            for other in (each for each in domains if each != source and data.get(each)):
+                if number := _size(_there(data)[other], tuple(left))[0]:
+                    copies = f"{number:,} documents" if number > 1 else "a document"
+                    remedy = (
+                        f"`{name}` reads {copies} of `{other}` with the text of one of `{source}`; leave such out of it "
+                        "(`mixture.withdrawn`), or name a version that never read them"
+                    )
+                    yield Problem(f"evaluation.exact.{source}", reference, remedy)
 
 
 def left_out(recipe: Recipe, name: str, source: str) -> dict[str, int] | None:
@@ -95,6 +125,10 @@ def left_out(recipe: Recipe, name: str, source: str) -> dict[str, int] | None:
         return None  # told by the checks
     number, tokens = _size(data[source], tuple(texts))
     return {"documents": number, "tokens": tokens} if number else None
+
+
+def _there(data: dict[str, Path | None]) -> dict[str, Path]:
+    return {source: directory for source, directory in data.items() if directory}
 
 
 @asked_once

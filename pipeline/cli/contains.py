@@ -100,7 +100,8 @@ def _reads_words(reads: dict[str, dict[str, Any]]) -> str:
         if each["last_step"] != each["first_step"]:
             steps = f"steps {each['first_step']:,} to {each['last_step']:,}"
         samples = "1 sample" if each["samples"] == 1 else f"{each['samples']:,} samples"
-        words.append(f"{samples} of {place} ({steps})")
+        to_forget = ", to forget it" if each["forgotten"] else ""
+        words.append(f"{samples} of {place} ({steps}{to_forget})")
     return f"read it in {', '.join(words)}"
 
 

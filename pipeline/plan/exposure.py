@@ -16,7 +16,7 @@ from perdure.pipeline.plan.lineage import ancestors
 from perdure.pipeline.plan.mixture import is_replayed
 from perdure.pipeline.plan.permutation import epoch_key, inverse
 from perdure.pipeline.plan.plan import Plan, open_order, open_plan
-from perdure.pipeline.plan.withdrawn import CHUNK, documents_with, is_one_of
+from perdure.pipeline.plan.withdrawn import CHUNK, documents_with, is_forgotten, is_one_of
 from perdure.pipeline.recipe import Recipe
 from perdure.pipeline.recipe.remembered import parents_of
 
@@ -28,6 +28,7 @@ class Reads:
     Attributes:
         source: The domain.
         replayed: Whether it is replay.
+        forgotten: Whether it was read to be forgotten.
         samples: Samples that held anything of them, repetitions included.
         first_step: The step of the first one, 1 for the version's first step.
         last_step: Of the last one.
@@ -35,6 +36,7 @@ class Reads:
 
     source: str
     replayed: bool
+    forgotten: bool
     samples: int
     first_step: int
     last_step: int
@@ -113,7 +115,8 @@ def reads_of(recipe: Recipe, name: str, texts: list[str]) -> dict[str, Reads]:
         samples = samples_with(plan, version.plan, key, known[source], end)
         if len(samples):
             first, last = (int(index - plan.first_sample) // batch + 1 for index in (samples[0], samples[-1]))
-            found[key] = Reads(entry["source"], is_replayed(key), len(samples), first, last)
+            forgets = is_forgotten(recipe.versions[name], key)
+            found[key] = Reads(entry["source"], is_replayed(key), forgets, len(samples), first, last)
     return found
 
 

@@ -43,6 +43,14 @@ def ancestors(recipe: Recipe, name: str) -> list[tuple[str, int]]:
     return [*ancestors(recipe, parent), (parent, steps_taken(recipe, name))]
 
 
+def lineage(recipe: Recipe, name: str) -> list[str]:
+    """A version and all that it comes from, each once; of a merge, all that it is computed from."""
+    found = [name]
+    for each in found:
+        found += [parent for parent in parents_of(recipe.versions[each]) if parent not in found]
+    return found
+
+
 @remembered
 def steps_before(recipe: Recipe, name: str) -> int:
     """Number of training steps of all ancestors that a version builds on."""

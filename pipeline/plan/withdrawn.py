@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 
 from perdure.pipeline.core.errors import PerdureError
+from perdure.pipeline.core.hashes import hash_of
 from perdure.pipeline.core.hints import near
 from perdure.pipeline.plan.domains import source_of
 from perdure.pipeline.plan.packing import PADDING
@@ -82,7 +83,7 @@ def read_ids(listed: DocumentIds) -> list[str]:
     """
     if isinstance(listed, Path):
         try:
-            lines = listed.read_text(encoding="utf-8").splitlines()
+            lines = listed.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise PerdureError(f"{listed}: cannot be read: {reason}") from None
@@ -124,6 +125,12 @@ def withdrawn_texts(recipe: Recipe, name: str, data: dict[str, Path]) -> list[st
         for batch in matching(data[source], "id", ids, ["hash"]):
             found.update(batch["hash"].to_pylist())
     return sorted(found)
+
+
+def withdrawn_hash(recipe: Recipe, name: str, data: dict[str, Path]) -> str | None:
+    """What identifies the texts that are withdrawn from a version; None if nothing is; raises as `withdrawn_texts`."""
+    texts = withdrawn_texts(recipe, name, data)
+    return hash_of(texts)[:16] if texts else None
 
 
 def matching(data: Path, column: str, values: list[str], columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -213,4 +220,6 @@ def without_words(told: dict | None) -> str:
     """What is said of documents that are left out of a place in a mixture; empty if none is."""
     if not told:
         return ""
-    return f", without {told['documents']:,} withdrawn documents of {told['tokens']:,} tokens"
+    documents, tokens = told["documents"], told["tokens"]
+    words = "document" if documents == 1 else "documents", "token" if tokens == 1 else "tokens"
+    return f", without {documents:,} withdrawn {words[0]} of {tokens:,} {words[1]}"

@@ -12,6 +12,7 @@ from perdure.pipeline.core.records import read_inputs
 from perdure.pipeline.data import identity
 from perdure.pipeline.data.stage import finished_data, tokenizer_directory
 from perdure.pipeline.plan.planning import data_hash
+from perdure.pipeline.plan.withdrawn import withdrawals, withdrawn_hash
 from perdure.pipeline.recipe import HuggingFaceTokenizer, Recipe
 
 Changes = list[str]
@@ -44,12 +45,26 @@ def changed_data(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
             elif source in clean:
                 made = recipe.paths.data / Path(record["data"][source]).name / "manifest.json"
                 differing += _made_otherwise(made, clean[source], f"data.{source}.") if made.exists() else []
+        differing += _withdrawn(recipe, name, theirs.get("withdrawn"), finished)
         if differing:
             found[name] = (
                 "was trained on other data; restore it, give the version another name, or delete that directory to train it "
                 f"anew. What differs: {'; '.join(differing)}"
             )
     return found
+
+
+def _withdrawn(recipe: Recipe, name: str, then: str | None, finished: dict[str, Path | None]) -> Changes:
+    """What was withdrawn from a version, if it is something else now, so far as data is there to tell."""
+    asked = {source for _, source, _ in withdrawals(recipe, name)}
+    there = {source: directory for source, directory in finished.items() if directory}
+    if recipe.versions[name].is_computed or not asked <= there.keys():
+        return []
+    try:
+        now = withdrawn_hash(recipe, name, there)
+    except PerdureError:
+        return []  # an id that is nobody's, which has a problem of its own
+    return [] if now == then else [f"withdrawn: {then} -> {now}"]
 
 
 def _tokenizer_hash(recipe: Recipe) -> str | None:

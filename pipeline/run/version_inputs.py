@@ -37,7 +37,7 @@ from perdure.pipeline.plan.lineage import missing_checkpoint, models_needed, par
 from perdure.pipeline.plan.merged import fitted_domains
 from perdure.pipeline.plan.mixture import is_replayed, members, order_of_sources
 from perdure.pipeline.plan.planning import data_hash
-from perdure.pipeline.plan.withdrawn import forgotten_sources, withdrawn_texts
+from perdure.pipeline.plan.withdrawn import forgotten_sources, withdrawn_hash
 from perdure.pipeline.recipe import (
     Average,
     Branch,
@@ -115,8 +115,8 @@ def version_inputs(
             "perplexity_scores": {source: path.name for source, path in ranked.items()},
         },
     }
-    if not version.is_computed and (texts := withdrawn_texts(recipe, name, data)):
-        found["identity"]["withdrawn"] = hash_of(texts)[:16]
+    if not version.is_computed and (withdrawn := withdrawn_hash(recipe, name, data)):
+        found["identity"]["withdrawn"] = withdrawn
     if adapters:
         found["adapters"], found["identity"]["adapters"] = adapters, adapter_hashes
     if version.is_computed:
@@ -202,8 +202,10 @@ def _edited(recipe: Recipe, name: str, identity: RecipeIdentity | VersionIdentit
     path, found = version.inputs, read_inputs(version)
     if (other := found.get("version", name)) != name:
         raise PerdureError(f"{path}: is that of version {other}; {remedy(path)}")
-    recorded = _as_now(found["identity"])
-    differing = differences({key: recorded.get(key) for key in identity}, dict(identity))
+    recorded, now = _as_now(found["identity"]), dict[str, Any](identity)
+    if "data" in now:  # not of the recipe alone: it has `withdrawn`, if anything is
+        now.setdefault("withdrawn", None)
+    differing = differences({key: recorded.get(key) for key in now}, now)
     if not differing:
         return None
     told = (

@@ -1,9 +1,14 @@
 """What a version that forgets needs, and what cannot stand beside it, by name."""
 
+from pathlib import Path
+
 import pytest
 from tiny import tiny_recipe
 
-from perdure.pipeline.checks.forgetting import CHECKS
+from perdure.pipeline.checks.check import load_checked
+from perdure.pipeline.checks.forgetting import CHECKS, read_again
+from perdure.pipeline.core.errors import RecipeError
+from perdure.pipeline.recipe import RecipeSource
 
 PACKED = {"packing": "best_fit"}
 REPLAY = {"share": 0.5, "from_parents": True}
@@ -86,3 +91,55 @@ def test_what_cannot_stand_beside_it_is_named(field, changes):
 def test_anchors_of_weights_can_stand_beside_it_and_a_penalty_of_log_z_cannot():
     assert problems(version={"anchor": {"type": "l2", "strength": 0.1}}) == {}
     assert list(problems(z_loss=1e-4)) == ["training.z_loss"]
+
+
+def test_a_part_of_a_source_cannot_be_forgotten():
+    found = problems({"source": "a[2023-01..2023-03]"}, {"sources": {"a[2023-01..2023-03]": PACKED}})
+    value, remedy = found["objective.source"]
+    assert value == "a[2023-01..2023-03]" and remedy.startswith("a part of a source cannot be forgotten")
+
+
+def test_what_is_forgotten_is_not_read_again_by_name():
+    """The recipe alone decides it, of the version itself and of those that start from it."""
+    told = "this version, or one that it comes from, forgets all of its documents; leave it out"
+    assert problems(mixture={"replay": {"share": 0.5, "sources": {"a": {}, "b": {}}}}) == {
+        "mixture.replay.sources.a": ("a", told)
+    }
+    schedule = {"type": "constant", "max_lr": 0.01, "warmup": 0}
+    child = {"start": {"type": "update", "parent": "forgetful"}, "tokens": 32 * 8, "schedule": schedule}
+    anchor = {"type": "fisher", "strength": 1, "estimate": {"examples": 3, "source": "a"}}
+    base = child | {"start": {"type": "init"}, "mixture": {"sources": {"a": {}, "b": {}}}}
+    forgetful = child | {
+        "start": {"type": "update", "parent": "base"},
+        "objective": {"type": "forget", "source": "a"},
+        "mixture": {"sources": {"a": PACKED}, "replay": REPLAY},
+    }
+    versions = {"base": base, "forgetful": forgetful}
+    versions["child"] = child | {"mixture": {"sources": {"a/topic": {}, "b": {}}}, "anchor": anchor}
+    versions["well"] = child | {"mixture": {"sources": {"b": {}}, "replay": REPLAY}}
+    recipe = tiny_recipe("unused", versions=versions, training__document_mask=True)
+    found = [
+        (each.path, each.remedy)
+        for name in versions
+        for each in read_again(recipe, name, recipe.versions[name])
+    ]
+    assert found == [
+        ("versions.child.mixture.sources.a/topic", told),
+        ("versions.child.anchor.estimate.source", told),
+    ]
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "versions.forgetful.objective.method=ga",
+        "versions.forgetful.objective.beta=0",
+        "versions.forgetful.objective.source=privat",
+    ],
+)
+def test_a_mistake_of_the_objective_is_no_mistake_of_its_exact_reference(mistake):
+    recipe = Path(__file__).parents[3] / "data_recipes" / "forget.yaml"
+    with pytest.raises(RecipeError) as refused:
+        load_checked(RecipeSource(recipe, (mistake,)))
+    paths = [problem.path for problem in refused.value.problems]
+    assert mistake.partition("=")[0] in paths and not [path for path in paths if "exact" in path]

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from tiny import tiny_recipe
 
 from perdure.pipeline.cli import entry
+from perdure.pipeline.cli.contains import contains, print_contains
 from perdure.pipeline.core.files import write_json
-from perdure.pipeline.plan.exposure import last_clean, samples_with
+from perdure.pipeline.plan.exposure import last_clean, reads_of, samples_with
 from perdure.pipeline.plan.permutation import inverse, permute
 from perdure.pipeline.plan.plan import locate
 from perdure.pipeline.plan.planning import build_plan
+from perdure.pipeline.plan.withdrawn import matching
 from perdure.pipeline.train.dataset import open_dataset
 from perdure.pipeline.train.selection_report import label_documents
 from tests.pipeline.plan.numbered import SEQ
@@ -121,6 +123,7 @@ def test_the_command_tells_who_read_a_document_and_what_was_before(run, capsys):
                 "last_step": max(indices[3]) // 8 + 1,
                 "source": "a",
                 "replayed": key != "a",
+                "forgotten": False,
             }
             for key, indices in labelled(run, name).items()
             if 3 in indices
@@ -164,3 +167,24 @@ def test_a_version_that_stopped_before_is_the_last_clean_one(run):
     recipes = dict.fromkeys(recipe.versions, recipe)
     assert last_clean(recipes, "early", reads) is None
     assert last_clean(recipes, "late", reads).reader == "base"
+
+
+def test_a_version_that_read_a_document_to_forget_it_says_so(run, capsys):
+    tree = run.recipe.model_dump(mode="json")
+    tree["versions"]["packed"]["objective"] = {"type": "forget", "source": "a"}
+    recipe, text = type(run.recipe).model_validate(tree), contains(run.recipe, f"a:{IDS[0]}")
+    assert not any(each["forgotten"] for version in text["versions"] for each in version["reads"].values())
+    texts = [
+        row["hash"]
+        for batch in matching(run.data["a"], "id", [IDS[0]], ["hash"])
+        for row in batch.to_pylist()
+    ]
+    assert [each.forgotten for each in reads_of(recipe, "packed", texts).values()] == [
+        key == "a" for key in reads_of(recipe, "packed", texts)
+    ]
+    assert "a" in reads_of(recipe, "packed", texts)
+    one = {"samples": 1, "first_step": 3, "last_step": 3, "forgotten": True}
+    print_contains(
+        {"id": "x", "documents": [], "versions": [{"id": "v", "reads": {"a": one}, "last_without": None}]}
+    )
+    assert capsys.readouterr().out.startswith("v: read it in 1 sample of a (step 3, to forget it)")

@@ -245,3 +245,13 @@ def test_fishers_samples_leave_them_out(tmp_path, data):
     write_fisher_order(tmp_path, data["a"], documents_with(data["a"], "id", list(IDS)))
     documents, ends = open_fisher_order(tmp_path)
     assert np.array_equal(np.flatnonzero(documents == -1), GONE) and len(ends) == 60
+
+
+def test_a_file_of_ids_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "ids.txt").write_bytes(b"\xef\xbb\xbfpage-1\r\npage-2\r\n")
+    assert read_ids(tmp_path / "ids.txt") == ["page-1", "page-2"]
+
+
+def test_one_document_is_told_as_one():
+    assert without_words({"documents": 1, "tokens": 1}) == ", without 1 withdrawn document of 1 token"
+    assert without_words({"documents": 2, "tokens": 9}) == ", without 2 withdrawn documents of 9 tokens"

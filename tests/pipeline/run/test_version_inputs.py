@@ -14,7 +14,7 @@ from perdure.pipeline.core.hashes import hash_file, hash_of
 from perdure.pipeline.core.manifest import finish
 from perdure.pipeline.plan.fisher import open_fisher_order, sample_number
 from perdure.pipeline.recipe import FisherAnchor
-from perdure.pipeline.run import run
+from perdure.pipeline.run import changed, run
 from perdure.pipeline.run.fisher_inputs import fisher_checkpoint
 from perdure.pipeline.run.version_inputs import recipe_identity
 
@@ -226,3 +226,29 @@ def test_an_anchor_by_moments_needs_the_parents_last_checkpoint_and_one_by_sampl
         samples = -(-int(ends[-1]) // 32)
         numbers = [sample_number(index, int(ends[-1]), 32, recipe.seed) for index in range(samples)]
         assert sorted(numbers) == list(range(samples)) != numbers
+
+
+def test_a_list_of_withdrawn_documents_that_was_emptied_or_changed_is_noticed(tmp_path):
+    """By a run, and by `perdure check`, of a version that is there."""
+    ids = tmp_path / "ids.txt"
+    recipe = recipe_of(tmp_path, mixture=MIXTURE | {"withdrawn": {"a": str(ids)}})
+    ids.write_text("train/0/3\n")
+    prepared(recipe, "v1")
+    data = random_data(tmp_path)[0]
+
+    def checked():
+        with (
+            patch.object(changed, "finished_data", return_value=data),
+            patch.object(changed.identity, "clean_inputs", return_value={}),
+            patch.object(changed, "_tokenizer_hash", return_value=None),
+        ):
+            return changed.changed_data(recipe, ["v1"])
+
+    assert prepared(recipe, "v1") and checked() == {}
+    for text in ("", "train/0/4\n"):
+        ids.write_text(text)
+        with pytest.raises(PerdureError, match=r"What differs: withdrawn: '[0-9a-f]{16}' -> "):
+            prepared(recipe, "v1")
+        assert "What differs: withdrawn: " in checked()["v1"]
+    ids.write_text("train/0/3\n")
+    assert prepared(recipe, "v1") and checked() == {}
