@@ -40,6 +40,7 @@ def measure(directory: Path, size: int, wanted: int) -> dict:
     for name, part in (("a", ids[: len(ids) // 10]), ("b", ids)):
         (directory / name).mkdir()
         write_shard(directory / name / "00000", part)
+        finish(directory / name, {"tasks": 1, **facts})
         tokens = int(open_shard(directory / name / "00000").lengths.sum())
         places = directory / name, directory / "tokenizer", directory / "grams.npz"
         rows.append({"tokens": tokens} | on_rank("search", *places, script="bench/leaks.py", threads=2))
