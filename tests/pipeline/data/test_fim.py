@@ -170,7 +170,7 @@ def written(directory):
 def test_no_prefix_becomes_a_sentinel(tmp_path, special):
     tokenizer = built(tmp_path, with_tokens(tmp_path / "tokenizer", STARCODER, special))
     loaded = load_tokenizer(tokenizer).tokenizer
-    ids = sentinel_ids(loaded, STARCODER, "here")
+    ids = sentinel_ids(loaded, STARCODER, SEPARATOR, "here")
     documents = [Document(random_text(seed), str(seed), metadata={"title": SPELLED}) for seed in range(30)]
     form = DocumentForm(infill=infill(rate=1e-9, sentinels=ids), prefix="{title}: ")
     write(tmp_path, tokenizer, [documents], form)
